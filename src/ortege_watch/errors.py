@@ -1,0 +1,146 @@
+"""Every error that this library raises.
+
+::
+
+    OrtegeWatchError
+    ├── QueryError (also ValueError)   a query that no server should be sent
+    ├── DecodeError                    bytes or values that cannot be read
+    ├── TransportError                 no answer: unreachable, TLS, cut off
+    ├── ApiError                       an answer that says no
+    │   ├── AuthenticationError        the token is refused
+    │   ├── RateLimited                too many requests
+    │   └── QueryRejected              the server refuses this query
+    ├── DeadlineExceeded               the caller's own time limit passed
+    └── SubscriptionLost               a subscription that cannot go on
+
+No exception of httpx, websockets, msgspec or cattrs reaches a caller; where one was
+the cause, it is on ``__cause__``. No message holds a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ortege_watch.query import Query
+
+__all__ = [
+    "ApiError",
+    "AuthenticationError",
+    "DeadlineExceeded",
+    "DecodeError",
+    "OrtegeWatchError",
+    "QueryError",
+    "QueryRejected",
+    "RateLimited",
+    "SubscriptionLost",
+    "TransportError",
+]
+
+
+class OrtegeWatchError(Exception):
+    """Be the root of every error of this library.
+
+    Attributes:
+        query: the query that the error belongs to, where it belongs to one; an error
+            out of a subscription to several queries names the one that failed.
+    """
+
+    query: Query | None = None
+
+
+class QueryError(OrtegeWatchError, ValueError):
+    """Refuse a query, a member or a value before anything is sent.
+
+    The message names the path or the member, the reason, and what to do instead.
+    """
+
+
+class DecodeError(OrtegeWatchError):
+    """Report bytes or values that cannot be read.
+
+    Attributes:
+        problems: one sentence each, with its path (member and row, or JSON path).
+        excerpt: the beginning of what could not be read; empty where that would
+            say nothing.
+    """
+
+    def __init__(self, *problems: str, excerpt: str = "") -> None:
+        self.problems: Sequence[str] = problems
+        self.excerpt = excerpt
+        text = "; ".join(problems) or "cannot be read"
+        super().__init__(f"{text}: {excerpt!r}" if excerpt else text)
+
+
+class TransportError(OrtegeWatchError):
+    """Report that no answer came: unreachable host, TLS failure, connection cut."""
+
+
+class ApiError(OrtegeWatchError):
+    """Report an answer that says no.
+
+    Attributes:
+        status: the HTTP status (over a WebSocket, the frame's ``status``).
+        code: the server's own error type, such as ``"UserError"``; ``None`` without.
+        request_id: the id that the request carried, to find it in the server's log.
+        message: the server's sentence, as it came.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        self.message = message
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        where = f"status {status}" + (f", request {request_id}" if request_id else "")
+        super().__init__(f"{message} ({where})")
+
+
+class AuthenticationError(ApiError):
+    """Report a token that the server refuses, also after asking for another one.
+
+    Cube answers 403 ``Invalid token`` to a bad and to an expired token alike.
+    """
+
+
+class RateLimited(ApiError):
+    """Report 429 after the last retry.
+
+    Attributes:
+        retry_after: seconds that the server asks to wait; ``None`` if it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 429,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status=status, code=code, request_id=request_id)
+        self.retry_after = retry_after
+
+
+class QueryRejected(ApiError):
+    """Report a query that the server refuses; the message is the server's sentence."""
+
+
+class DeadlineExceeded(OrtegeWatchError):
+    """Report that the overall time limit of a call passed before its answer came."""
+
+
+class SubscriptionLost(OrtegeWatchError):
+    """Report a subscription that cannot go on, and why.
+
+    Raised where another attempt would fail the same way: no dialect is understood, or
+    a frame is larger than the client may take.
+    """

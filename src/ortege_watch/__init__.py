@@ -54,21 +54,24 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Load a public name on its first use and keep it."""
-    if name == "__version__":
-        from importlib.metadata import version
+# Hidden from type checkers: to them a name that is not imported above is an error.
+if not TYPE_CHECKING:
 
-        value: object = version("ortege-watch")
-    elif name in _HOMES:
-        from importlib import import_module
+    def __getattr__(name: str) -> object:
+        """Load a public name on its first use and keep it."""
+        if name == "__version__":
+            from importlib.metadata import version
 
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    else:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    globals()[name] = value
-    return value
+            value = version("ortege-watch")
+        elif name in _HOMES:
+            from importlib import import_module
+
+            value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        else:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

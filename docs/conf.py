@@ -1,0 +1,24 @@
+"""How Sphinx builds these pages: ``sphinx-build -W docs docs/_build``."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+
+project = "ortege-watch"
+author = "The ortege-watch authors"
+project_copyright = f"2026, {author}"
+version = release = installed_version("ortege-watch")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+source_suffix = {".md": "markdown"}
+
+html_theme = "furo"
+html_title = f"ortege-watch {release}"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+napoleon_numpy_docstring = False

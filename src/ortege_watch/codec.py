@@ -1,0 +1,174 @@
+"""JSON in and out, exactly, and the one strict structurer of values into classes.
+
+Numbers are exact in both directions: an integer of any size is an ``int``, every other
+number a ``Decimal``; no number is a binary float on the way. Rows are the exception in
+time, not in kind: an answer's ``data`` stays JSON text (``msgspec.Raw``) until somebody
+looks at it, because what is not created is what is won.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final, cast
+
+import msgspec
+
+from ortege_watch.errors import DecodeError, QueryError
+
+__all__ = [
+    "UNREADABLE",
+    "Body",
+    "ResultPart",
+    "decode_body",
+    "dumps",
+    "excerpt",
+    "loads",
+]
+
+_EXCERPT_LENGTH: Final = 200
+
+UNREADABLE: Final = (ValueError, ArithmeticError, RecursionError)
+"""What decoding raises: msgspec's errors and bad UTF-8 are ``ValueError``s, a number
+like ``1e99999999999999999999`` overflows even ``Decimal``, and nesting may be deep."""
+
+
+_NO_DATA: Final = (msgspec.Raw(), msgspec.Raw(b"null"))
+
+
+class ResultPart(msgspec.Struct, gc=False):
+    """One entry of ``results``, or the whole of an answer that has no such list.
+
+    Unknown keys are ignored; Cube 1.x drops keys that are null on 0.35.81.
+
+    Attributes:
+        data: the rows as JSON text, in whichever response form; empty if there are
+            none.
+        lastRefreshTime: when the server computed the rows, ISO 8601 in UTC.
+        total: the number of rows without limit and offset, where it was asked for.
+        annotation: titles and types of the members, as JSON text.
+        query: the query as the server normalised it, as JSON text.
+    """
+
+    data: msgspec.Raw = msgspec.Raw()
+    lastRefreshTime: str | None = None  # noqa: N815 - the wire's name
+    total: int | None = None
+    annotation: msgspec.Raw | None = None
+    query: msgspec.Raw | None = None
+
+
+class Body(ResultPart, gc=False):
+    """A Cube answer: a REST body, or what a WebSocket frame has under ``message``.
+
+    Attributes:
+        error: the server's sentence; also ``"Continue wait"``, which is no error.
+        type: the server's error type, such as ``"UserError"``.
+        queryType: ``"regularQuery"``, ``"compareDateRangeQuery"`` or
+            ``"blendingQuery"`` in an answer to ``queryType: "multi"``.
+        results: one entry for each query or date range, in such an answer.
+    """
+
+    error: str | None = None
+    type: str | None = None
+    queryType: str | None = None  # noqa: N815 - the wire's name
+    results: list[ResultPart] | None = None
+
+    @property
+    def parts(self) -> list[ResultPart]:
+        """List the results, whichever shape the answer has; none in an error."""
+        if self.results is not None:
+            return self.results
+        return [] if self.data in _NO_DATA else [self]
+
+
+_json = msgspec.json.Decoder(float_hook=Decimal)
+_body = msgspec.json.Decoder(Body)
+_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+def excerpt(data: bytes | str) -> str:
+    """Give the first 200 characters in printable form, for an error message."""
+    if isinstance(data, str):
+        text = data[: _EXCERPT_LENGTH + 1]
+    else:
+        # Four bytes are the longest UTF-8 character.
+        text = bytes(data[: 4 * _EXCERPT_LENGTH + 4]).decode("utf-8", "replace")
+    shown = "".join(
+        character if character.isprintable() else " "
+        for character in text[:_EXCERPT_LENGTH]
+    )
+    return shown + "…" if len(text) > _EXCERPT_LENGTH else shown
+
+
+def loads(data: bytes | str) -> Any:
+    """Read JSON with exact numbers: ``int`` of any size, else ``Decimal``.
+
+    Raises:
+        DecodeError: the data is no JSON, or holds a number or a nesting that is beyond
+            what can be represented.
+    """
+    try:
+        return _json.decode(data)
+    except UNREADABLE as error:
+        problem = f"this is no JSON that can be read ({error})"
+        raise DecodeError(problem, excerpt=excerpt(data)) from error
+
+
+def decode_body(data: bytes) -> Body:
+    """Read a Cube answer; its rows are checked to be JSON and stay text.
+
+    Raises:
+        DecodeError: anything else, such as HTML, half an answer, ``null`` or a number.
+    """
+    try:
+        return _body.decode(data)
+    except UNREADABLE as error:
+        problem = f"this is no answer of a Cube server ({error})"
+        raise DecodeError(problem, excerpt=excerpt(data)) from error
+
+
+def dumps(value: object) -> str:
+    """Write compact JSON with exact numbers; a ``Decimal`` becomes a JSON number.
+
+    Raises:
+        QueryError: the value holds something that JSON has no exact form for; the
+            message gives its path.
+    """
+    try:
+        return _encoder.encode(_plain(value, "$")).decode()
+    except QueryError:
+        raise
+    except UNREADABLE as error:
+        problem = f"this value cannot be written as JSON ({error})"
+        raise QueryError(problem) from error
+
+
+def _plain(value: object, path: str) -> object:
+    """Copy a value into what the encoder writes exactly, or refuse it."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case Decimal() if value.is_finite():
+            return value
+        case Mapping():
+            entries = cast("Mapping[object, object]", value)
+            return {
+                _key(key, path): _plain(entry, f"{path}.{key}")
+                for key, entry in entries.items()
+            }
+        case list() | tuple():
+            items = cast("list[object]", value)
+            return [_plain(item, f"{path}[{i}]") for i, item in enumerate(items)]
+        case float():
+            advice = "; use a Decimal, which is exact"
+        case _:
+            advice = "; use None, bool, int, Decimal, str, lists and dicts"
+    problem = f"{path}: {value!r} has no exact form in JSON{advice}"
+    raise QueryError(problem)
+
+
+def _key(key: object, path: str) -> str:
+    if isinstance(key, str):
+        return key
+    problem = f"{path}: the key {key!r} must be a string"
+    raise QueryError(problem)

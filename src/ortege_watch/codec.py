@@ -39,22 +39,24 @@ _NO_DATA: Final = (msgspec.Raw(), msgspec.Raw(b"null"))
 class ResultPart(msgspec.Struct, gc=False):
     """One entry of ``results``, or the whole of an answer that has no such list.
 
-    Unknown keys are ignored; Cube 1.x drops keys that are null on 0.35.81.
+    Unknown keys are ignored; Cube 1.x drops keys that are null on 0.35.81. A key that
+    is absent is empty text, one that is null the text ``null``: msgspec knows no
+    ``Raw | None``.
 
     Attributes:
         data: the rows as JSON text, in whichever response form; empty if there are
             none.
         lastRefreshTime: when the server computed the rows, ISO 8601 in UTC.
         total: the number of rows without limit and offset, where it was asked for.
-        annotation: titles and types of the members, as JSON text.
-        query: the query as the server normalised it, as JSON text.
+        annotation: titles and types of the members, as JSON text; empty without.
+        query: the query as the server normalised it, as JSON text; empty without.
     """
 
     data: msgspec.Raw = msgspec.Raw()
     lastRefreshTime: str | None = None  # noqa: N815 - the wire's name
     total: int | None = None
-    annotation: msgspec.Raw | None = None
-    query: msgspec.Raw | None = None
+    annotation: msgspec.Raw = msgspec.Raw()
+    query: msgspec.Raw = msgspec.Raw()
 
 
 class Body(ResultPart, gc=False):

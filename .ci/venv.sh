@@ -64,13 +64,28 @@ project_venv() {
         > /dev/null 2>&1 || new_venv .venv
 }
 
-# runtime_requirements: the names of the package's own requirements, one a line.
-runtime_requirements() {
-    .venv/bin/python - << 'PYTHON'
+# install_runtime DIRECTORY NAMES...: the package's own requirements in their pinned
+# versions, and of the tools only those that are named.
+install_runtime() {
+    local venv=$1 names
+    shift
+    names=$("$venv/bin/python" - << 'PYTHON'
 import re, tomllib
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 for line in [*project["dependencies"], *project["optional-dependencies"]["testing"]]:
     print(re.match(r"[\w.-]+", line).group())
 PYTHON
+    ) || return 1
+    # Hashes are all or nothing to pip, and its constraints are no closed list.
+    sed -n 's/ *\\$//; /==/p' .ci/requirements.txt > "$venv/constraints.txt"
+    # shellcheck disable=SC2086  # one word each
+    pip_install "$venv" --constraint "$venv/constraints.txt" "$@" $names
 }
+
+# ready WHAT: whether .venv was set up for WHAT with the requirements of today.
+ready() { [ "$(cat ".venv/ready-for-$1" 2> /dev/null)" = "$(requirements_stamp)" ]; }
+
+mark_ready() { requirements_stamp > ".venv/ready-for-$1"; }
+
+requirements_stamp() { cat pyproject.toml .ci/requirements.txt | cksum; }

@@ -1,0 +1,122 @@
+"""A real Cube server on a real PostgreSQL, for every test below this folder.
+
+Both are started here, on loopback, and end with the session. Where Node, npm or
+PostgreSQL is missing, the tests are skipped and the last lines of the run say so;
+with ``ORTEGE_WATCH_REQUIRE_INTEGRATION=1`` they fail instead.
+``ORTEGE_TEST_CUBE_URL`` (``https://…/cubejs-api/v1``) and ``ORTEGE_TEST_CUBE_TOKEN``
+point ``test_read_only.py`` at any other server; nothing is written there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+# The harness is not part of any package.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness.cube_server import CubeServer
+from harness.events import Events
+from harness.machine import Unavailable
+from harness.node_modules import PROJECT
+from harness.postgres import Postgres
+from harness.target import Target
+
+missing = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.integration)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if sentence := config.stash.get(missing, None):
+        terminalreporter.section("INTEGRATION TESTS DID NOT RUN", red=True, bold=True)
+        terminalreporter.write_line(sentence, red=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> Iterator[Postgres]:
+    """PostgreSQL with the tables of ``cube/tables.sql``."""
+    with available(pytestconfig):
+        server = Postgres()
+    try:
+        server.start()
+        server.execute((PROJECT / "tables.sql").read_text(encoding="utf-8"))
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_cube(
+    postgres: Postgres, pytestconfig: pytest.Config
+) -> Iterator[CubeServer]:
+    yield from run_cube(postgres, pytestconfig, websockets=True)
+
+
+@pytest.fixture
+def cube(shared_cube: CubeServer) -> CubeServer:
+    """Cube with WebSockets: one for all tests, started again where one killed it."""
+    if not shared_cube.alive():
+        shared_cube.kill()
+        shared_cube.start()
+    return shared_cube
+
+
+@pytest.fixture(scope="session")
+def rest_only_cube(
+    postgres: Postgres, pytestconfig: pytest.Config
+) -> Iterator[CubeServer]:
+    """Cube as it comes: WebSockets are off."""
+    yield from run_cube(postgres, pytestconfig, websockets=False)
+
+
+@pytest.fixture
+def events(postgres: Postgres, request: pytest.FixtureRequest) -> Events:
+    """Rows of ``stacks_contract_events`` under a contract that is this test's own."""
+    return Events(postgres, request.node.name)
+
+
+@pytest.fixture
+def target(request: pytest.FixtureRequest) -> Target:
+    """Whatever server there is to read from: another one, or the tests' own."""
+    if url := os.environ.get("ORTEGE_TEST_CUBE_URL"):
+        return Target(url=url, token=os.environ.get("ORTEGE_TEST_CUBE_TOKEN", ""))
+    cube: CubeServer = request.getfixturevalue("cube")
+    return Target(url=cube.url, token=cube.token())
+
+
+def run_cube(
+    postgres: Postgres, config: pytest.Config, *, websockets: bool
+) -> Iterator[CubeServer]:
+    """Start a Cube server, lend it, and end it."""
+    with available(config):
+        server = CubeServer(postgres, websockets=websockets)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def available(config: pytest.Config) -> Iterator[None]:
+    """Skip the test where something is missing; fail it where it must not be."""
+    try:
+        yield
+    except Unavailable as error:
+        sentence = config.stash[missing] = str(error)
+        if os.environ.get("ORTEGE_WATCH_REQUIRE_INTEGRATION") == "1":
+            raise pytest.fail.Exception(sentence, pytrace=False) from None
+        raise pytest.skip.Exception(sentence) from None

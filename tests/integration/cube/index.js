@@ -1,0 +1,32 @@
+// Starts an unmodified Cube server. Everything that differs between two servers of
+// the tests comes from the environment; see harness/cube_server.py.
+
+const net = require('net');
+const CubejsServer = require('@cubejs-backend/server');
+
+// Cube listens on every interface and has no option for it. A test server has no
+// business outside of this machine, so the port is bound to loopback.
+const { listen } = net.Server.prototype;
+net.Server.prototype.listen = function listenOnLoopback(port, ...rest) {
+  return listen.call(this, port, '127.0.0.1', ...rest);
+};
+
+// The tests hold the other end of stdin: however they end, this process ends too.
+process.stdin.resume();
+process.stdin.on('end', () => process.exit(0));
+
+const server = new CubejsServer({
+  telemetry: false,
+  processSubscriptionsInterval: Number(process.env.TEST_TICK_MILLISECONDS),
+  orchestratorOptions: {
+    // "Continue wait" after one second, so that a two-second query shows it.
+    continueWaitTimeout: 1,
+  },
+});
+
+server.listen().then(({ version, port }) => {
+  console.log(`Cube ${version} is listening on ${port}`);
+}).catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

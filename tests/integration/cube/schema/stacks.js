@@ -1,0 +1,49 @@
+// The cube that the live tests write to. Members are named as Ortege names them.
+cube('stacks_contract_events', {
+  sql: 'SELECT * FROM stacks_contract_events',
+
+  refreshKey: { every: '1 second' },
+
+  measures: {
+    count: { type: 'count' },
+    asset_amount: { sql: 'amount', type: 'sum' },
+    avg_amount: { sql: 'amount', type: 'avg' },
+    max_block: { sql: 'block_height', type: 'max' },
+    senders: { sql: 'sender_address', type: 'countDistinct' },
+  },
+
+  dimensions: {
+    id: { sql: 'id', type: 'number', primaryKey: true, shown: true },
+    tx_hash: { sql: 'tx_hash', type: 'string' },
+    contract_id: { sql: 'contract_id', type: 'string' },
+    function_name: { sql: 'function_name', type: 'string' },
+    sender_address: { sql: 'sender_address', type: 'string' },
+    asset_id: { sql: 'asset_id', type: 'string' },
+    amount: { sql: 'amount', type: 'number' },
+    block_height: { sql: 'block_height', type: 'number' },
+    success: { sql: 'success', type: 'boolean' },
+    tx_date: { sql: 'tx_date', type: 'time' },
+  },
+
+  segments: {
+    borrows: { sql: `${CUBE}.function_name = 'borrow'` },
+  },
+});
+
+// The same over a table that no test writes to: what Cube counts can be compared
+// with what SQL counts, whatever else goes on.
+cube('stacks_contract_calls', {
+  extends: stacks_contract_events,
+  sql: 'SELECT * FROM stacks_contract_calls',
+});
+
+// Every question takes two seconds, which is longer than Cube lets a caller wait.
+cube('slow_events', {
+  sql: 'SELECT 1 AS id, pg_sleep(2)',
+  measures: {
+    count: { type: 'count' },
+  },
+  dimensions: {
+    id: { sql: 'id', type: 'number', primaryKey: true, shown: true },
+  },
+});

@@ -1,0 +1,1 @@
+"""Ask a Cube server over REST."""

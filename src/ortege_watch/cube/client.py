@@ -1,0 +1,274 @@
+"""The clients that people use: one for tasks, one for threads, over the same flows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+from uuid import uuid4
+
+from ortege_watch._http import (
+    DEFAULT_MAX_SIZE,
+    AsyncClock,
+    AsyncHttp,
+    AsyncShell,
+    Clock,
+    Http,
+    Shell,
+)
+from ortege_watch.cube import flows
+from ortege_watch.cube.settings import DEADLINE, TIMEOUT, Limits, Settings
+
+if TYPE_CHECKING:
+    from ortege_watch.cube.exchange import Call, Retry
+    from ortege_watch.cube.models import DryRun, Sql
+    from ortege_watch.meta import Meta
+    from ortege_watch.query import Query
+    from ortege_watch.results import Result
+    from ortege_watch.tokens import TokenLike
+
+__all__ = ["AsyncCubeClient", "CubeClient", "Limits"]
+
+
+class AsyncCubeClient:
+    """Ask a Cube server questions, from tasks of asyncio or trio.
+
+    Every method retries what may pass and asks again while the server is still working
+    ("Continue wait" is never shown), until its deadline; every one takes ``timeout=``
+    and ``deadline=`` for itself alone. What they raise besides what is listed there:
+
+    - :class:`AuthenticationError`: the token is refused, and so is the one that the
+      provider gave when asked again;
+    - :class:`RateLimited`, :class:`ApiError`: still refused after the last retry, or an
+      answer that no retry can change;
+    - :class:`TransportError`: no answer, also after the last retry;
+    - :class:`DeadlineExceeded`: no time left for (another) attempt;
+    - :class:`DecodeError`: an answer that cannot be read;
+    - :class:`OrtegeWatchError` itself: the token provider failed.
+
+    Args:
+        url: the server, such as ``https://host/cubejs-api/v1``; the host alone, the
+            WebSocket's ``wss://`` form and trailing slashes are fine. By default what
+            the environment variable ``ORTEGE_URL`` says.
+        token: a JWT, or a function or async function that returns one: it is asked at
+            each call, and once more when its token is refused. A leading ``Bearer`` is
+            stripped. By default what ``ORTEGE_TOKEN`` says.
+        timeout: seconds that the server may be silent. Cube holds a request for 5 s
+            (0.35.81) to 10 s (1.7.43) at most.
+        deadline: seconds that a call may take with all its attempts; ``None`` for no
+            limit.
+        retry: how often a request is tried.
+        http: your own ``httpx.AsyncClient`` or transport; its limits on time are
+            replaced by these here, and it is not closed with this client.
+        clock: what tells the time and sleeps; for tests.
+        max_size: bytes that an answer may have, decompressed.
+
+    Raises:
+        QueryError: a URL, a token or a limit that is none.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: TokenLike | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        deadline: float | None = DEADLINE,
+        retry: Retry | None = None,
+        http: AsyncHttp | None = None,
+        clock: AsyncClock | None = None,
+        max_size: int = DEFAULT_MAX_SIZE,
+    ) -> None:
+        self._settings = Settings(
+            url, token, timeout=timeout, deadline=deadline, retry=retry
+        )
+        self._shell = AsyncShell(
+            self._settings.tokens, http=http, clock=clock, max_size=max_size
+        )
+
+    def __repr__(self) -> str:
+        return f"AsyncCubeClient({self._settings.endpoint.api!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client's connections; it cannot be used any more."""
+        await self._shell.aclose()
+
+    async def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
+        """Ask for the rows of a query.
+
+        Raises:
+            QueryError: the query compares date ranges, which is for :meth:`compare`.
+            QueryRejected: the server refuses the query.
+        """
+        return await self._shell.arun(flows.load(self._call(limits), query))
+
+    async def load_raw(
+        self, query: Mapping[str, Any], **limits: Unpack[Limits]
+    ) -> Result:
+        """Ask for the rows of a query in Cube's JSON form, which is sent as it is.
+
+        The types of the rows are those that the server's annotation names.
+
+        Raises:
+            QueryError: this is no mapping, cannot be written as JSON, or compares date
+                ranges.
+            QueryRejected: the server refuses the query.
+        """
+        return await self._shell.arun(flows.load_raw(self._call(limits), query))
+
+    async def compare(self, query: Query, **limits: Unpack[Limits]) -> list[Result]:
+        """Ask one query for each date range of its ``.compare([range, ...])``.
+
+        Returns:
+            One result for each range, in their order.
+
+        Raises:
+            QueryError: the query has no such selection.
+            QueryRejected: the server refuses the query.
+        """
+        return await self._shell.arun(flows.compare(self._call(limits), query))
+
+    async def blend(self, *queries: Query, **limits: Unpack[Limits]) -> list[Result]:
+        """Ask several queries that have one time granularity in common, in one request.
+
+        Returns:
+            One result for each query, in their order.
+
+        Raises:
+            QueryError: fewer than two queries, or their granularities or ``cache``
+                differ.
+            QueryRejected: the server refuses a query.
+        """
+        return await self._shell.arun(flows.blend(self._call(limits), queries))
+
+    async def sql(self, query: Query, **limits: Unpack[Limits]) -> Sql:
+        """Ask for the SQL that the server would run for a query.
+
+        Raises:
+            QueryError: the query compares date ranges.
+            QueryRejected: the server refuses the query.
+        """
+        return await self._shell.arun(flows.sql(self._call(limits), query))
+
+    async def dry_run(self, query: Query, **limits: Unpack[Limits]) -> DryRun:
+        """Have the server validate and normalise a query without running it.
+
+        Raises:
+            QueryRejected: the server refuses the query.
+        """
+        return await self._shell.arun(flows.dry_run(self._call(limits), query))
+
+    async def meta(self, **limits: Unpack[Limits]) -> Meta:
+        """Ask which cubes, measures, dimensions and segments there are."""
+        return await self._shell.arun(flows.meta(self._call(limits)))
+
+    async def ready(self, **limits: Unpack[Limits]) -> bool:
+        """Ask once, without a token, whether the server is ready for queries.
+
+        Returns:
+            ``False`` if the server says no, fails or cannot be reached; :meth:`load`
+            says why.
+
+        Raises:
+            ApiError: there is an answer, but not of a Cube server's ``/readyz``: a
+                gateway may hide that.
+        """
+        root = self._settings.endpoint.root
+        return await self._shell.arun(flows.ready(self._call(limits), root))
+
+    def _call(self, limits: Limits) -> Call:
+        return self._settings.call(str(uuid4()), self._shell.clock.now(), limits)
+
+
+class CubeClient:
+    """Ask a Cube server questions, from threads and scripts.
+
+    All is as with :class:`AsyncCubeClient`, without ``await``; ``http`` is an
+    ``httpx.Client`` or a transport for one, and ``token`` no async function. The
+    deadline is looked at between reads, so a call may pass it by one ``timeout``.
+    Threads may share a client.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: TokenLike | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        deadline: float | None = DEADLINE,
+        retry: Retry | None = None,
+        http: Http | None = None,
+        clock: Clock | None = None,
+        max_size: int = DEFAULT_MAX_SIZE,
+    ) -> None:
+        self._settings = Settings(
+            url, token, timeout=timeout, deadline=deadline, retry=retry
+        )
+        self._shell = Shell(
+            self._settings.tokens, http=http, clock=clock, max_size=max_size
+        )
+
+    def __repr__(self) -> str:
+        return f"CubeClient({self._settings.endpoint.api!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the client's connections; it cannot be used any more."""
+        self._shell.close()
+
+    def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
+        """Ask for the rows of a query; see :meth:`AsyncCubeClient.load`."""
+        return self._shell.run(flows.load(self._call(limits), query))
+
+    def load_raw(self, query: Mapping[str, Any], **limits: Unpack[Limits]) -> Result:
+        """Ask in Cube's JSON form; see :meth:`AsyncCubeClient.load_raw`."""
+        return self._shell.run(flows.load_raw(self._call(limits), query))
+
+    def compare(self, query: Query, **limits: Unpack[Limits]) -> list[Result]:
+        """Ask for several date ranges; see :meth:`AsyncCubeClient.compare`."""
+        return self._shell.run(flows.compare(self._call(limits), query))
+
+    def blend(self, *queries: Query, **limits: Unpack[Limits]) -> list[Result]:
+        """Ask several queries at once; see :meth:`AsyncCubeClient.blend`."""
+        return self._shell.run(flows.blend(self._call(limits), queries))
+
+    def sql(self, query: Query, **limits: Unpack[Limits]) -> Sql:
+        """Ask for the SQL of a query; see :meth:`AsyncCubeClient.sql`."""
+        return self._shell.run(flows.sql(self._call(limits), query))
+
+    def dry_run(self, query: Query, **limits: Unpack[Limits]) -> DryRun:
+        """Have a query validated; see :meth:`AsyncCubeClient.dry_run`."""
+        return self._shell.run(flows.dry_run(self._call(limits), query))
+
+    def meta(self, **limits: Unpack[Limits]) -> Meta:
+        """Ask which cubes there are; see :meth:`AsyncCubeClient.meta`."""
+        return self._shell.run(flows.meta(self._call(limits)))
+
+    def ready(self, **limits: Unpack[Limits]) -> bool:
+        """Ask whether the server is ready; see :meth:`AsyncCubeClient.ready`."""
+        root = self._settings.endpoint.root
+        return self._shell.run(flows.ready(self._call(limits), root))
+
+    def _call(self, limits: Limits) -> Call:
+        return self._settings.call(str(uuid4()), self._shell.clock.now(), limits)

@@ -1,0 +1,255 @@
+"""Every REST conversation with a Cube server, written once for both clients.
+
+Pure: each one is a generator (see ``effects.py``) that a driver of ``_http.py`` runs.
+Whatever they raise is listed at :func:`~ortege_watch.cube.exchange.exchange`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from ortege_watch import codec
+from ortege_watch.cube.effects import Conversation, Request, Response
+from ortege_watch.cube.exchange import Call, Retry, Server, exchange
+from ortege_watch.cube.models import DryRun, Sql
+from ortege_watch.errors import (
+    ApiError,
+    DecodeError,
+    OrtegeWatchError,
+    QueryError,
+    QueryRejected,
+)
+from ortege_watch.meta import Meta
+from ortege_watch.query import Query
+from ortege_watch.results import Result
+
+if TYPE_CHECKING:
+    from ortege_watch.codec import ResultPart
+
+__all__ = [
+    "Call",
+    "Retry",
+    "Server",
+    "blend",
+    "compare",
+    "dry_run",
+    "load",
+    "load_parts",
+    "load_raw",
+    "meta",
+    "ready",
+    "sql",
+]
+
+_PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})
+_NOT_READY: Final = frozenset({429, 500, 502, 503, 504})
+
+
+def load_parts(
+    call: Call,
+    query: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    *,
+    cache: str | None = None,
+) -> Conversation[list[ResultPart]]:
+    """Ask for the rows of a query as it goes over the wire; return them undecoded.
+
+    ``cache`` goes beside the query, where Cube from 1.5.10 on reads it and 0.35.81
+    ignores it. To get past the cache of that one too, the query carries ``renewQuery``
+    until the server refuses it, as 1.7.43 does: one extra request in a server's life.
+    """
+    if cache in _PAST_THE_CACHE and call.server.takes_renew_query:
+        try:
+            return (yield from _ask_parts(call, _renewing(query), cache))
+        except QueryRejected as error:
+            if '"renewQuery" is not allowed' not in error.message:
+                raise
+            call.server.takes_renew_query = False
+    return (yield from _ask_parts(call, query, cache))
+
+
+def _ask_parts(
+    call: Call, query: object, cache: str | None
+) -> Conversation[list[ResultPart]]:
+    question = {"query": query, "queryType": "multi"}
+    if cache is not None:
+        question["cache"] = cache
+    body = yield from exchange(
+        call, "POST", "/load", codec.decode_body, content=_json(question)
+    )
+    return body.parts
+
+
+def _renewing(
+    query: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+) -> dict[str, Any] | list[dict[str, Any]]:
+    if isinstance(query, Mapping):
+        return {**query, "renewQuery": True}
+    return [{**one, "renewQuery": True} for one in query]
+
+
+def load(call: Call, query: Query) -> Conversation[Result]:
+    """Ask for the rows of one query."""
+    wire = _to_wire(query, "load()")
+    with _about(query):
+        parts = yield from load_parts(call, wire, cache=query.cache)
+        return Result(_exactly(1, parts)[0], query)
+
+
+def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
+    """Ask for the rows of a query that is in Cube's JSON form; send it as it is."""
+    if not isinstance(query, Mapping):
+        raise QueryError(
+            f"load_raw() takes one mapping, not {type(query).__name__}: give a Query to"
+            " load(), several to blend()"
+        )
+    _refuse_ranges(query, "load_raw()")
+    parts = yield from load_parts(call, query)
+    return Result(_exactly(1, parts)[0])
+
+
+def compare(call: Call, query: Query) -> Conversation[list[Result]]:
+    """Ask one query for several date ranges; return one result for each, in order."""
+    wire = _to_wire(query, "compare()", compares=True)
+    ranges = _ranges(wire)
+    if not ranges:
+        raise QueryError(
+            "compare() takes a query with .compare([range, ...]) on a time dimension;"
+            " use load() for this one"
+        )
+    with _about(query):
+        parts = yield from load_parts(call, wire, cache=query.cache)
+        return [Result(part, query) for part in _exactly(ranges, parts)]
+
+
+def blend(call: Call, queries: Sequence[Query]) -> Conversation[list[Result]]:
+    """Ask several queries of one granularity at once; return one result for each."""
+    wires = [_to_wire(query, "blend()") for query in queries]
+    _refuse_unlike(queries, wires)
+    parts = yield from load_parts(call, wires, cache=queries[0].cache)
+    pairs = zip(_exactly(len(wires), parts), queries, strict=True)
+    return [Result(part, query) for part, query in pairs]
+
+
+def sql(call: Call, query: Query) -> Conversation[Sql]:
+    """Ask for the SQL that the server would run."""
+    content = _json({"query": _to_wire(query, "sql()")})
+    with _about(query):
+        answer = yield from exchange(call, "POST", "/sql", codec.loads, content=content)
+        return Sql.read(answer)
+
+
+def dry_run(call: Call, query: Query) -> Conversation[DryRun]:
+    """Ask the server to validate and normalise a query without running it."""
+    content = _json({"query": _to_wire(query, "dry_run()", compares=True)})
+    with _about(query):
+        answer = yield from exchange(
+            call, "POST", "/dry-run", codec.loads, content=content
+        )
+        return DryRun.read(answer)
+
+
+def meta(call: Call) -> Conversation[Meta]:
+    """Ask which cubes there are."""
+    return exchange(call, "GET", "/meta", Meta.read)
+
+
+def ready(call: Call, root: str) -> Conversation[bool]:
+    """Ask once, without a token, whether the server is ready for queries.
+
+    ``False`` stands for a server that says so, fails, or cannot be reached.
+
+    Raises:
+        ApiError: there is an answer, but not of a Cube server's ``/readyz``.
+    """
+    answer = yield Request(
+        method="GET",
+        url=root + "/readyz",
+        headers={"accept": "application/json", "x-request-id": call.request_id},
+        timeout=call.timeout,
+        limit=call.deadline,
+    )
+    response = answer.outcome
+    if not isinstance(response, Response) or response.status in _NOT_READY:
+        return False
+    if response.status == 200 and b'"health"' in response.content:
+        return True
+    raise ApiError(
+        f"{root}/readyz is not a Cube server's: {codec.excerpt(response.content)!r}",
+        status=response.status,
+        request_id=call.request_id,
+    )
+
+
+def _to_wire(query: Query, asked: str, *, compares: bool = False) -> dict[str, Any]:
+    if not isinstance(query, Query):
+        raise QueryError(
+            f"{asked} takes a Query, not {type(query).__name__}: Query.from_wire(mapping)"
+            " makes one from Cube's JSON form"
+        )
+    wire = query.to_wire()
+    if not compares:
+        _refuse_ranges(wire, asked)
+    return wire
+
+
+def _refuse_ranges(wire: Mapping[str, Any], asked: str) -> None:
+    if _ranges(wire):
+        raise QueryError(
+            f"{asked} gives one result and this query compares date ranges: use"
+            " compare()"
+        )
+
+
+def _ranges(wire: Mapping[str, Any]) -> int:
+    """Count the date ranges that a query compares; 0 for a query that does not."""
+    selections = wire.get("timeDimensions") or ()
+    return max(
+        (len(each.get("compareDateRange") or ()) for each in selections), default=0
+    )
+
+
+def _refuse_unlike(
+    queries: Sequence[Query], wires: Sequence[Mapping[str, Any]]
+) -> None:
+    if len(queries) < 2:
+        raise QueryError("blend() takes two queries or more: use load() for one")
+    granularities = {_granularity(wire) for wire in wires}
+    if len(granularities) > 1 or None in granularities:
+        raise QueryError(
+            "blend() takes queries of one granularity: give each the same"
+            ' .by("day") (or another) on its time dimension'
+        )
+    if len({query.cache for query in queries}) > 1:
+        raise QueryError("blend() takes queries of one cache=: give all the same")
+
+
+def _granularity(wire: Mapping[str, Any]) -> str | None:
+    return next(
+        (
+            each["granularity"]
+            for each in wire.get("timeDimensions", ())
+            if "granularity" in each
+        ),
+        None,
+    )
+
+
+def _exactly(count: int, parts: list[ResultPart]) -> list[ResultPart]:
+    if len(parts) != count:
+        raise DecodeError(f"the server sent {len(parts)} results where {count} belong")
+    return parts
+
+
+def _json(question: Mapping[str, Any]) -> bytes:
+    return codec.dumps(question).encode()
+
+
+@contextmanager
+def _about(query: Query) -> Iterator[None]:
+    try:
+        yield
+    except OrtegeWatchError as error:
+        error.query = query
+        raise

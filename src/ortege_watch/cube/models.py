@@ -1,0 +1,78 @@
+"""What a server says about a query without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from ortege_watch import codec
+from ortege_watch.errors import DecodeError
+
+__all__ = ["DryRun", "Sql"]
+
+
+@frozen(kw_only=True)
+class Sql:
+    """Hold the SQL that a server would run for a query.
+
+    Attributes:
+        statement: the SQL, with the database's placeholders.
+        params: the values of the placeholders, in order.
+        raw: the whole answer, as it came.
+    """
+
+    statement: str
+    params: tuple[Any, ...]
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, answer: Any) -> Sql:
+        """Read the answer of ``/sql``.
+
+        Raises:
+            DecodeError: it holds no statement.
+        """
+        match answer:
+            case {"sql": {"sql": [str(statement), [*params]]}}:
+                return cls(statement=statement, params=tuple(params), raw=answer)
+            case _:
+                raise _unknown("/sql", "no statement under sql.sql", answer)
+
+
+@frozen(kw_only=True)
+class DryRun:
+    """Hold what a server made of a query.
+
+    Attributes:
+        query_type: ``"regularQuery"`` or ``"compareDateRangeQuery"``.
+        queries: the normalised queries in Cube's JSON form, one for each date range.
+        raw: the whole answer, as it came.
+    """
+
+    query_type: str
+    queries: tuple[Mapping[str, Any], ...]
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, answer: Any) -> DryRun:
+        """Read the answer of ``/dry-run``.
+
+        Raises:
+            DecodeError: it holds no normalised queries.
+        """
+        match answer:
+            case {"queryType": str(query_type), "normalizedQueries": [*queries]} if all(
+                isinstance(query, Mapping) for query in queries
+            ):
+                return cls(query_type=query_type, queries=tuple(queries), raw=answer)
+            case _:
+                raise _unknown("/dry-run", "no list normalizedQueries", answer)
+
+
+def _unknown(path: str, problem: str, answer: object) -> DecodeError:
+    return DecodeError(
+        f"the answer of {path} has {problem}",
+        excerpt=codec.excerpt(codec.dumps(answer)),
+    )

@@ -130,7 +130,7 @@ class Shell:
         self._http = http if isinstance(http, httpx.Client) else None
         self._transport = http if isinstance(http, httpx.BaseTransport) else None
         self._is_ours = http is None
-        self._max_size = max_size
+        self.max_size = max_size
         self._closed = False
         self._lock = threading.Lock()
 
@@ -158,7 +158,7 @@ class Shell:
         return _answer(self.clock.now(), outcome, token)
 
     def _send(self, request: Request) -> Response | Failure:
-        body = _Body(self._max_size)
+        body = _Body(self.max_size)
         until = _end(request, self.clock.now())
         try:
             with _foreign_errors(request):
@@ -211,7 +211,7 @@ class AsyncShell:
         self._http = http if isinstance(http, httpx.AsyncClient) else None
         self._transport = http if isinstance(http, httpx.AsyncBaseTransport) else None
         self._is_ours = http is None
-        self._max_size = max_size
+        self.max_size = max_size
         self._closed = False
 
     async def arun(self, conversation: Conversation[T]) -> T:
@@ -238,7 +238,7 @@ class AsyncShell:
         return _answer(self.clock.now(), outcome, token)
 
     async def _send(self, request: Request) -> Response | Failure:
-        body = _Body(self._max_size)
+        body = _Body(self.max_size)
         try:
             with (
                 anyio.move_on_after(request.limit) as scope,

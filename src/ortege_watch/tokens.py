@@ -34,7 +34,7 @@ class TokenSource:
     Nothing here shows the token: no repr, no error message, no attribute.
     """
 
-    __slots__ = ("_ask",)
+    __slots__ = ("_ask", "is_fixed")
 
     def __init__(self, source: TokenLike) -> None:
         """Take a string, a function or an async function.
@@ -42,6 +42,8 @@ class TokenSource:
         Raises:
             QueryError: the string is no token, or the source is something else.
         """
+        self.is_fixed = not callable(source)
+        """Whether asking again gives the same token."""
         if callable(source):
             self._ask: Callable[[], str | Awaitable[str]] = source
             return

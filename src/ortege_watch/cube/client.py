@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from uuid import uuid4
@@ -20,11 +20,15 @@ from ortege_watch.cube import flows
 from ortege_watch.cube.settings import DEADLINE, TIMEOUT, Limits, Settings
 
 if TYPE_CHECKING:
+    from ortege_watch.codec import ResultPart
     from ortege_watch.cube.exchange import Call, Retry
     from ortege_watch.cube.models import DryRun, Sql
     from ortege_watch.meta import Meta
     from ortege_watch.query import Query
     from ortege_watch.results import Result
+    from ortege_watch.subscription.blocking import Updates
+    from ortege_watch.subscription.settings import Dialect
+    from ortege_watch.subscription.updates import AsyncUpdates, WatchOptions
     from ortege_watch.tokens import TokenLike
 
 __all__ = ["AsyncCubeClient", "CubeClient", "Limits"]
@@ -61,7 +65,7 @@ class AsyncCubeClient:
         http: your own ``httpx.AsyncClient`` or transport; its limits on time are
             replaced by these here, and it is not closed with this client.
         clock: what tells the time and sleeps; for tests.
-        max_size: bytes that an answer may have, decompressed.
+        max_size: bytes that an answer or a frame may have, decompressed.
 
     Raises:
         QueryError: a URL, a token or a limit that is none.
@@ -187,6 +191,24 @@ class AsyncCubeClient:
         root = self._settings.endpoint.root
         return await self._shell.arun(flows.ready(self._call(limits), root))
 
+    def watch(
+        self, *queries: Query, **options: Unpack[WatchOptions]
+    ) -> AsyncUpdates:
+        """Stay subscribed to the answers of one or more queries.
+
+        Enter what this returns with ``async with`` and iterate over it: it reconnects,
+        re-authorises and resubscribes by itself, and each :class:`Update` is the
+        difference to the one before. Needs asyncio.
+
+        Args:
+            queries: what to subscribe to, over one socket.
+            options: see :class:`WatchOptions`.
+
+        Raises:
+            QueryError: an option or a query that no subscription can be made of.
+        """
+        return _watch(self._settings, self._shell, queries, options)
+
     def _call(self, limits: Limits) -> Call:
         return self._settings.call(str(uuid4()), self._shell.clock.now(), limits)
 
@@ -270,5 +292,51 @@ class CubeClient:
         root = self._settings.endpoint.root
         return self._shell.run(flows.ready(self._call(limits), root))
 
+    def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> Updates:
+        """Stay subscribed to queries, with ``with`` and ``for``.
+
+        The subscription lives in a thread of its own, which also calls the callbacks
+        and a token function; see :meth:`AsyncCubeClient.watch`.
+        """
+        from ortege_watch.subscription.blocking import Updates  # noqa: PLC0415
+
+        shell = AsyncShell(self._settings.tokens, max_size=self._shell.max_size)
+        updates = _watch(self._settings, shell, queries, options)
+        return Updates(updates, aclose=shell.aclose)
+
     def _call(self, limits: Limits) -> Call:
         return self._settings.call(str(uuid4()), self._shell.clock.now(), limits)
+
+
+def _watch(
+    settings: Settings,
+    shell: AsyncShell,
+    queries: Sequence[Query],
+    options: WatchOptions,
+) -> AsyncUpdates:
+    # Importing websockets takes longer than all the rest, and REST needs none of it.
+    from ortege_watch.subscription.runner import Target  # noqa: PLC0415
+    from ortege_watch.subscription.updates import watch  # noqa: PLC0415
+
+    def poll(query: Query) -> Awaitable[ResultPart]:
+        call = settings.call(str(uuid4()), shell.clock.now(), {})
+        return shell.arun(flows.snapshot(call, query))
+
+    def remember(dialect: Dialect) -> None:
+        settings.dialect = dialect
+
+    target = Target(
+        url=settings.endpoint.socket,
+        token=settings.tokens.aget,
+        token_expires=not settings.tokens.is_fixed,
+        poll=poll,
+        clock=shell.clock,
+        max_size=shell.max_size,
+    )
+    return watch(
+        queries,
+        options,
+        target=target,
+        remembered=settings.dialect,
+        remember=remember,
+    )

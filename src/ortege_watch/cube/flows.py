@@ -40,6 +40,7 @@ __all__ = [
     "load_raw",
     "meta",
     "ready",
+    "snapshot",
     "sql",
 ]
 
@@ -95,6 +96,13 @@ def load(call: Call, query: Query) -> Conversation[Result]:
     with _about(query):
         parts = yield from load_parts(call, wire, cache=query.cache)
         return Result(_exactly(1, parts)[0], query)
+
+
+def snapshot(call: Call, query: Query) -> Conversation[ResultPart]:
+    """Ask for the rows of one query, and return them undecoded, for a subscription."""
+    with _about(query):
+        parts = yield from load_parts(call, _to_wire(query, "watch()"))
+        return _exactly(1, parts)[0]
 
 
 def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:

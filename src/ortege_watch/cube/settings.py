@@ -8,6 +8,7 @@ from typing import Final, TypedDict
 from ortege_watch.cube.endpoint import Endpoint
 from ortege_watch.cube.exchange import Call, Retry, Server
 from ortege_watch.errors import QueryError
+from ortege_watch.subscription.settings import Dialect
 from ortege_watch.tokens import TokenLike, TokenSource
 
 __all__ = ["DEADLINE", "TIMEOUT", "Limits", "Settings"]
@@ -53,6 +54,8 @@ class Settings:
         self.deadline = deadline
         self.retry = retry or Retry()
         self.server = Server()
+        self.dialect: Dialect | None = None
+        """The WebSocket dialect that worked last with this server."""
         self.call("", 0.0, {})  # refuses limits that are none
 
     def call(self, request_id: str, now: float, limits: Limits) -> Call:

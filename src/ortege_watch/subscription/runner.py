@@ -1,0 +1,390 @@
+"""The asyncio shell of one session: its socket, its timer, its tasks.
+
+It executes the session's effects and reports what happened; it decides nothing. All
+effects are executed without waiting: what takes time is a task that reports back, so
+events are handled one at a time, in order, on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol, assert_never
+
+import attrs
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidStatus,
+    WebSocketException,
+)
+
+from ortege_watch._http import AsyncClock, ssl_context
+from ortege_watch.codec import ResultPart
+from ortege_watch.errors import DecodeError, OrtegeWatchError, TransportError
+from ortege_watch.query import Query
+from ortege_watch.subscription import frames
+from ortege_watch.subscription.session import Session
+from ortege_watch.subscription.states import (
+    AskToken,
+    DeadlinePassed,
+    Deliver,
+    Disconnect,
+    Dropped,
+    Effect,
+    Event,
+    Fail,
+    Finish,
+    Log,
+    Open,
+    Opened,
+    OpenFailed,
+    Ping,
+    Poll,
+    Polled,
+    PollFailed,
+    Pong,
+    Received,
+    Send,
+    SwitchDialect,
+    TokenFailed,
+    TokenReady,
+    Unreadable,
+)
+from ortege_watch.tokens import expiry
+
+__all__ = ["LOGGER", "Host", "Link", "Target"]
+
+LOGGER: Final = logging.getLogger("ortege_watch.subscription")
+
+_CLOSE_WITHIN: Final = 1.0
+"""Seconds that a polite close may take before the socket is cut."""
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """Say where a session connects to, and with what.
+
+    Attributes:
+        url: the WebSocket address, ``ws://`` or ``wss://``.
+        token: asks the token provider.
+        token_expires: whether a token may be replaced before it expires; not for a
+            fixed string.
+        poll: asks one query over REST.
+        clock: what all time limits go by.
+        max_size: the largest frame to take; a result of 50,000 rows is 17 MB.
+    """
+
+    url: str
+    token: Callable[[], Awaitable[str]]
+    token_expires: bool
+    poll: Callable[[Query], Awaitable[ResultPart]]
+    clock: AsyncClock
+    max_size: int
+
+
+class Host(Protocol):
+    """What a link reports to."""
+
+    def deliver(self, message_id: str, part: ResultPart, *, resumed: bool) -> None:
+        """Take a snapshot."""
+
+    def fail(self, message_id: str, error: OrtegeWatchError, *, final: bool) -> None:
+        """Take an error of one query."""
+
+    def switch(self, link: Link, effect: SwitchDialect) -> None:
+        """Go on in the other dialect; the link is done."""
+
+    def finish(self, link: Link, error: OrtegeWatchError | None) -> None:
+        """Take the end of the link."""
+
+    def heard(self, link: Link) -> None:
+        """Note that a frame came."""
+
+    def changed(self, link: Link) -> None:
+        """Note that the link's state may have changed."""
+
+
+class _Redirected(connect):
+    """Open a socket without following redirects: they would take the token along."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+class Link:
+    """Run one session until it is closed."""
+
+    def __init__(
+        self,
+        session: Session,
+        target: Target,
+        host: Host,
+        *,
+        queries: Mapping[str, Query],
+    ) -> None:
+        self.session = session
+        self.queries = queries
+        """The queries that this link carries, by message id."""
+        self._target = target
+        self._clock = target.clock
+        self._host = host
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.Task[None] | None = None
+        self._timer_at: float | None = None
+        self._socket: _Socket | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Tell whether a task or a socket of it is still there."""
+        return bool(self._tasks)
+
+    def start(self) -> None:
+        """Begin; the session's first deadline starts the first attempt."""
+        self._arm()
+
+    async def aclose(self) -> None:
+        """End every task and the socket; returns when nothing is left of them."""
+        self.stop()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def stop(self) -> None:
+        """Begin to close: no event is handled any more."""
+        if self._closed:
+            return
+        self._closed = True
+        self._disconnect()
+        for task in self._tasks:
+            if task.get_name() != _CLOSING:
+                task.cancel()
+
+    def feed(self, event: Event) -> None:
+        """Hand the session an event and execute what it says."""
+        if self._closed:
+            return
+        for effect in self.session.handle(event, self._clock.now()):
+            self._execute(effect)
+        self._arm()
+        self._host.changed(self)
+
+    # ------------------------------------------------------------------ effects
+
+    def _execute(self, effect: Effect) -> None:  # noqa: C901 - one line an effect
+        match effect:
+            case Send(text=text):
+                if self._socket is not None:
+                    self._socket.outbox.put_nowait(text)
+            case Deliver(message_id=key, part=part, resumed=resumed):
+                self._host.deliver(key, part, resumed=resumed)
+            case Fail(message_id=key, error=error, final=final):
+                self._host.fail(key, error, final=final)
+            case Ping():
+                self._spawn(self._ping())
+            case AskToken():
+                self._spawn(self._ask_token())
+            case Open(token=token):
+                self._socket = socket = _Socket(self)
+                socket.task = self._spawn(socket.run(self._target, token))
+            case Disconnect():
+                self._disconnect()
+            case Poll(message_id=key):
+                self._spawn(self._poll(key))
+            case Log(level=level, text=text):
+                LOGGER.log(level, "%s", text)
+            case SwitchDialect():
+                self._host.switch(self, effect)
+            case Finish(error=error):
+                self._host.finish(self, error)
+            case _:
+                assert_never(effect)
+
+    async def _ask_token(self) -> None:
+        try:
+            token = await self._target.token()
+        except OrtegeWatchError as error:
+            self.feed(TokenFailed(error))
+            return
+        expires = expiry(token) if self._target.token_expires else None
+        if expires is not None:
+            expires += self._clock.now() - time.time()
+        self.feed(TokenReady(token, expires))
+
+    async def _poll(self, key: str) -> None:
+        try:
+            part = await self._target.poll(self.queries[key])
+        except OrtegeWatchError as error:
+            self.feed(PollFailed(key, error))
+        else:
+            self._host.heard(self)
+            self.feed(Polled(key, part))
+
+    async def _ping(self) -> None:
+        socket = self._socket
+        if socket is not None and await socket.ping() and socket is self._socket:
+            self.feed(Pong())
+
+    # ------------------------------------------------------- what a socket reports
+
+    def came(self, socket: _Socket, data: bytes) -> None:
+        """Take a frame."""
+        if socket is not self._socket:
+            return
+        self._host.heard(self)
+        try:
+            frame = frames.read(data)
+        except DecodeError as error:
+            self.feed(Unreadable(error))
+        else:
+            self.feed(Received(frame))
+
+    def report(self, socket: _Socket, event: Opened | OpenFailed | Dropped) -> None:
+        """Take what became of a socket; one that was given up is not heard."""
+        if socket is self._socket:
+            if not isinstance(event, Opened):
+                self._socket = None
+            self.feed(event)
+
+    def _disconnect(self) -> None:
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            self._spawn(socket.close(), name=_CLOSING)
+
+    # ----------------------------------------------------------------- the timer
+
+    def _arm(self) -> None:
+        """Keep a timer that fires at the deadline or before; too early is harmless."""
+        deadline = None if self._closed else self.session.deadline
+        if deadline is None or (
+            self._timer_at is not None and self._timer_at <= deadline
+        ):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._spawn(self._sleep_until(deadline))
+
+    async def _sleep_until(self, deadline: float) -> None:
+        await self._clock.sleep(max(0.0, deadline - self._clock.now()))
+        self._timer = self._timer_at = None
+        self.feed(DeadlinePassed())
+        self._arm()  # an early one changed nothing, and so armed nothing
+
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], name: str | None = None
+    ) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A defect, in the library or in a callback: it must not end in silence.
+            self._host.finish(self, _defect(error))
+
+
+_CLOSING: Final = "closing"
+
+
+def _defect(error: BaseException) -> OrtegeWatchError:
+    if isinstance(error, OrtegeWatchError):
+        return error
+    name = type(error).__name__
+    failure = OrtegeWatchError(f"the subscription failed unexpectedly: {name}")
+    failure.__cause__ = error
+    return failure
+
+
+class _Socket:
+    """One WebSocket connection, from its first packet to its last."""
+
+    def __init__(self, link: Link) -> None:
+        self.outbox: asyncio.Queue[str] = asyncio.Queue()
+        self.task: asyncio.Task[None] | None = None
+        self._link = link
+        self._connection: ClientConnection | None = None
+
+    async def run(self, target: Target, token: str) -> None:
+        """Open, then read until the connection is gone; report both."""
+        try:
+            connection = await self._open(target, token)
+        except InvalidStatus as error:
+            status = error.response.status_code
+            failure = TransportError(f"HTTP {status} was the answer to the upgrade")
+            failure.__cause__ = error
+            self._link.report(self, OpenFailed(failure, status))
+            return
+        except (OSError, WebSocketException, ValueError) as error:
+            self._link.report(self, OpenFailed(_unreachable(target.url, error)))
+            return
+        self._connection = connection
+        writer = asyncio.create_task(self._write(connection))
+        try:
+            self._link.report(self, Opened())
+            while True:
+                self._link.came(self, await connection.recv(decode=False))
+        except ConnectionClosed as error:
+            self._link.report(self, _dropped(error))
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+
+    async def _open(self, target: Target, token: str) -> ClientConnection:
+        return await _Redirected(
+            target.url,
+            additional_headers={"Authorization": f"Bearer {token}"},
+            ssl=ssl_context() if target.url.startswith("wss:") else None,
+            compression=None,  # Cube offers none, and it costs CPU
+            max_size=target.max_size,
+            open_timeout=None,  # the session has its own limits and its own pings
+            ping_interval=None,
+            close_timeout=_CLOSE_WITHIN,
+        )
+
+    async def _write(self, connection: ClientConnection) -> None:
+        try:
+            while True:
+                await connection.send(await self.outbox.get())
+        except ConnectionClosed:
+            pass  # the reader reports it
+
+    async def ping(self) -> bool:
+        """Send a ping; return whether it was answered."""
+        if self._connection is None:
+            return False
+        try:
+            await (await self._connection.ping())
+        except ConnectionClosed:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close politely, and cut the connection if the peer does not answer."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+        if self._connection is not None:
+            await self._connection.close()
+
+
+def _unreachable(url: str, error: Exception) -> TransportError:
+    host = url.split("/")[2]
+    reason = str(error) or type(error).__name__
+    failure = TransportError(f"no connection to {host}: {reason}")
+    failure.__cause__ = error
+    return failure
+
+
+def _dropped(error: ConnectionClosed) -> Dropped:
+    received, sent = error.rcvd, error.sent
+    code = 1006 if received is None else received.code
+    reason = f": {received.reason}" if received is not None and received.reason else ""
+    failure = TransportError(f"the connection was lost (code {code}{reason})")
+    failure.__cause__ = error
+    too_big = sent is not None and sent.code == 1009 and not error.rcvd_then_sent
+    return Dropped(code, failure, too_big=too_big)

@@ -1,0 +1,462 @@
+"""What ``watch()`` gives: an iterator of updates, for tasks and for threads.
+
+The latest-only mailbox is here: per query at most one undelivered snapshot, the
+newest, is kept, and it is compared with the last delivered one when the caller comes
+for it. So a slow loop costs no memory, and no row is lost that the newest snapshot has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypedDict
+
+import attrs
+
+from ortege_watch.codec import ResultPart
+from ortege_watch.errors import OrtegeWatchError, QueryError
+from ortege_watch.query import Query
+from ortege_watch.results import ChangedRow, Result, Row
+from ortege_watch.subscription.diff import difference
+from ortege_watch.subscription.runner import LOGGER, Link, Target
+from ortege_watch.subscription.session import Session
+from ortege_watch.subscription.settings import (
+    Dialect,
+    Reconnect,
+    Settings,
+    Transport,
+)
+from ortege_watch.subscription.states import ConnectionState, SwitchDialect
+
+__all__ = ["AsyncUpdates", "Update", "WatchOptions", "watch"]
+
+class WatchOptions(TypedDict, total=False):
+    """Say how ``watch()`` subscribes.
+
+    Attributes:
+        dialect: ``"cube"`` is the protocol of every Cube server, ``"ortege"`` the one
+            of the tutorial. ``"auto"`` begins with what worked last, at first with
+            Cube's, and tries the other one where it is not understood.
+        transport: ``"websocket"``, ``"rest"`` (polling), or ``"auto"``: a WebSocket,
+            and polling where the server refuses it.
+        retry: how to come back after an outage.
+        stale_after: seconds of silence after which the connection is tested, and given
+            up if it is dead. Cube speaks every 5 s.
+        on_state: called with each new :class:`ConnectionState`, on the event loop.
+        on_error: takes errors that may pass (:class:`ApiError`, :class:`DecodeError`);
+            without it they are raised out of the iteration, once each.
+    """
+
+    dialect: Literal["auto", "cube", "ortege"]
+    transport: Transport
+    retry: Reconnect
+    stale_after: float
+    on_state: Callable[[ConnectionState], object]
+    on_error: Callable[[OrtegeWatchError], object]
+
+
+def check(queries: Sequence[object], options: WatchOptions) -> None:
+    """Refuse what no subscription can be made of, before anything is opened.
+
+    Raises:
+        QueryError: no query, no :class:`Query`, one that compares date ranges, one
+            with a cache mode, or an option that is none.
+        TypeError: an unknown option.
+    """
+    if unknown := options.keys() - WatchOptions.__annotations__:
+        names = ", ".join(sorted(unknown))
+        raise TypeError(f"watch() got unexpected arguments: {names}")
+    if not queries:
+        raise QueryError("watch() needs a query")
+    for query in queries:
+        if not isinstance(query, Query):
+            kind = type(query).__name__
+            raise QueryError(f"watch() takes queries, not {kind}: build a Query")
+        if query.cache is not None:
+            raise QueryError(
+                f"cache={query.cache!r} has no effect on a subscription, which the "
+                "server refreshes by itself: leave it out"
+            )
+        if any("compareDateRange" in each for each in _time(query)):
+            raise QueryError("a subscription has one date range: use .over(range)")
+    dialect = options.get("dialect", "auto")
+    if dialect not in {"auto", "cube", "ortege"}:
+        raise QueryError(f'dialect {dialect!r}: give "auto", "cube" or "ortege"')
+    transport = options.get("transport", "auto")
+    if transport not in {"auto", "websocket", "rest"}:
+        raise QueryError(f'transport {transport!r}: give "auto", "websocket" or "rest"')
+    stale_after = options.get("stale_after", 60.0)
+    if not stale_after > 0:
+        raise QueryError(f"stale_after {stale_after!r}: give a number of seconds")
+
+
+def _time(query: Query) -> list[Mapping[str, Any]]:
+    selections: list[Mapping[str, Any]] = query.to_wire().get("timeDimensions", [])
+    return selections
+
+
+def watch(
+    queries: Sequence[Query],
+    options: WatchOptions,
+    *,
+    target: Target,
+    remembered: Dialect | None,
+    remember: Callable[[Dialect], object],
+) -> AsyncUpdates:
+    """Make the iterator for ``watch()`` of either client.
+
+    Args:
+        queries: what to subscribe to.
+        options: how.
+        target: where.
+        remembered: the dialect that worked last with this server.
+        remember: takes the dialect that works.
+    """
+    check(queries, options)
+    dialect = options.get("dialect", "auto")
+    settings = Settings(
+        reconnect=options.get("retry", Reconnect()),
+        transport=options.get("transport", "auto"),
+        stale_after=options.get("stale_after", Settings().stale_after),
+    )
+    return AsyncUpdates(
+        queries,
+        target=target,
+        settings=settings,
+        dialect=(remembered or "cube") if dialect == "auto" else dialect,
+        may_switch=dialect == "auto",
+        on_state=options.get("on_state"),
+        on_error=options.get("on_error"),
+        remember=remember,
+    )
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Update:
+    """One change of one query's answer.
+
+    Snapshots, not an event log: Cube sends the whole result each time, and this is
+    the difference between the last delivered one and the newest. Rows are compared by
+    their key, all columns that are no measure.
+
+    Attributes:
+        query: the query that was answered, as it was given to ``watch()``.
+        result: the whole snapshot.
+        added: rows whose key is new; in the first update, all rows.
+        changed: rows whose measures are new; each has the old row under ``before``.
+        removed: rows whose key is gone.
+        first: this is the first snapshot of the query.
+        resumed: this is the first snapshot after an outage, so its difference spans it.
+        received_at: when the snapshot arrived, by this machine's clock, in UTC.
+    """
+
+    query: Query
+    result: Result
+    added: Sequence[Row]
+    changed: Sequence[ChangedRow]
+    removed: Sequence[Row]
+    first: bool
+    resumed: bool
+    received_at: datetime
+
+    @property
+    def truncated(self) -> bool:
+        """Tell that the result is at its row limit: rows beyond it are unseen."""
+        return self.result.truncated
+
+
+@attrs.define
+class _Pending:
+    part: ResultPart
+    resumed: bool
+    received_at: datetime
+
+
+@attrs.define
+class _Channel:
+    """One query on its way to the caller."""
+
+    query: Query
+    wire: Mapping[str, Any]
+    pending: _Pending | None = None
+    last: Result | None = None
+    warned: bool = False
+    ended: bool = False
+
+
+class AsyncUpdates:
+    """Iterate over the updates of one or more queries; made by ``watch()``.
+
+    Enter it with ``async with``: that opens the connection, and leaving closes every
+    task and socket. Iterating again after an exception goes on where it stopped.
+
+    An iteration ends by itself only when every query has been refused for good.
+    """
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        *,
+        target: Target,
+        settings: Settings,
+        dialect: Dialect,
+        may_switch: bool,
+        on_state: Callable[[ConnectionState], object] | None,
+        on_error: Callable[[OrtegeWatchError], object] | None,
+        remember: Callable[[Dialect], object],
+    ) -> None:
+        self._channels: Final = {
+            str(number): _Channel(query, query.to_wire())
+            for number, query in enumerate(queries, 1)
+        }
+        self._settings = settings
+        self._dialect: Dialect = dialect
+        self._may_switch = may_switch
+        self._on_state = on_state
+        self._on_error = on_error
+        self._remember = remember
+        self._target = target
+        self._links: list[Link] = []
+        self._retired: list[Link] = []
+        self._state = ConnectionState.CONNECTING
+        self._last_seen: datetime | None = None
+        self._ready: deque[str | OrtegeWatchError] = deque()
+        self._arrived = asyncio.Event()
+        self._finished = False
+        self._entered = False
+
+    def __repr__(self) -> str:
+        return f"<AsyncUpdates {self._state} ({len(self._channels)} queries)>"
+
+    @property
+    def state(self) -> ConnectionState:
+        """Tell how the subscription is connected right now."""
+        return self._state
+
+    @property
+    def last_seen(self) -> datetime | None:
+        """Give the time of the last frame of any kind, in UTC; ``None`` before."""
+        return self._last_seen
+
+    # ------------------------------------------------------------------ the caller
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            message = "a subscription is entered once: call watch() again"
+            raise QueryError(message)
+        self._entered = True
+        self._start(self._dialect, may_switch=self._may_switch)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the subscription; an iteration that waits ends."""
+        self._finish(None)
+        for link in self._retired:
+            await link.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Update:
+        """Wait for the next update.
+
+        Raises:
+            QueryRejected: the server refuses a query for good; ``error.query`` is it.
+                The other queries go on.
+            ApiError, DecodeError: a query fails for now; said once, and it goes on.
+                Not raised where ``on_error`` takes them.
+            AuthenticationError, SubscriptionLost: nothing more will come.
+        """
+        if not self._entered:
+            message = "enter it first: async with cube.watch(query) as updates"
+            raise QueryError(message)
+        while True:
+            while self._ready:
+                ready = self._ready.popleft()
+                if isinstance(ready, OrtegeWatchError):
+                    raise ready
+                update = self._update(self._channels[ready])
+                if update is not None:
+                    return update
+            if self._finished:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def _update(self, channel: _Channel) -> Update | None:
+        """Compare the newest snapshot with the last delivered one."""
+        pending, channel.pending = channel.pending, None
+        if pending is None:
+            return None
+        result, last = Result(pending.part, channel.query), channel.last
+        try:
+            changes = difference(last, result)
+        except OrtegeWatchError as error:
+            error.query = channel.query
+            self._report(error)
+            return None
+        if last is not None and not changes:
+            return None
+        channel.last = result
+        if result.truncated and not channel.warned:
+            channel.warned = True
+            LOGGER.warning(
+                "a result is at its limit of %s rows, rows beyond it are unseen: narrow"
+                " the query, or raise its limit",
+                len(result),
+            )
+        return Update(
+            query=channel.query,
+            result=result,
+            added=changes.added,
+            changed=changes.changed,
+            removed=changes.removed,
+            first=last is None,
+            resumed=pending.resumed,
+            received_at=pending.received_at,
+        )
+
+    # ------------------------------------------------------- what the links report
+
+    def deliver(self, message_id: str, part: ResultPart, *, resumed: bool) -> None:
+        """Keep the newest snapshot."""
+        channel = self._channels[message_id]
+        if channel.pending is None:
+            self._ready.append(message_id)
+        else:
+            resumed = resumed or channel.pending.resumed
+        channel.pending = _Pending(part, resumed, datetime.now(UTC))
+        self._arrived.set()
+
+    def fail(self, message_id: str, error: OrtegeWatchError, *, final: bool) -> None:
+        """Pass on an error of one query."""
+        channel = self._channels[message_id]
+        channel.ended = channel.ended or final
+        error.query = channel.query
+        if final:
+            self._ready.append(error)
+            self._arrived.set()
+        else:
+            self._report(error)
+
+    def switch(self, link: Link, effect: SwitchDialect) -> None:
+        """Start again in the other dialect, which takes one socket a query if ours."""
+        self._retire(link)
+        proven = any(other.session.proven for other in self._links)
+        dialect = link.session.dialect
+        if proven:  # the dialect is right, only this query got no answer yet
+            self._link(dialect, link.queries, may_switch=False, after=effect)
+            return
+        for other in list(self._links):
+            self._retire(other)
+        other_dialect: Dialect = "ortege" if dialect == "cube" else "cube"
+        self._start(other_dialect, may_switch=True, after=effect)
+
+    def finish(self, link: Link, error: OrtegeWatchError | None) -> None:
+        """End everything on an error, or once no link is left."""
+        self._retire(link)
+        if error is not None or not self._links:
+            self._finish(error)
+
+    def heard(self, link: Link) -> None:
+        """Note the time."""
+        self._last_seen = datetime.now(UTC)
+
+    def changed(self, link: Link) -> None:
+        """Tell the caller about a new connection state."""
+        if link.session.proven:
+            self._remember(link.session.dialect)
+        states = {other.session.connection for other in self._links}
+        for state in _WORST_FIRST:
+            if state in states:
+                self._show(state)
+                return
+
+    # ------------------------------------------------------------------- the links
+
+    def _start(
+        self, dialect: Dialect, *, may_switch: bool, after: SwitchDialect | None = None
+    ) -> None:
+        keys = [key for key, channel in self._channels.items() if not channel.ended]
+        groups = [keys] if dialect == "cube" else [[key] for key in keys]
+        for group in groups:
+            self._link(dialect, group, may_switch=may_switch, after=after)
+
+    def _link(
+        self,
+        dialect: Dialect,
+        keys: Iterable[str],
+        *,
+        may_switch: bool,
+        after: SwitchDialect | None,
+    ) -> None:
+        channels = {key: self._channels[key] for key in keys}
+        session = Session(
+            {key: channel.wire for key, channel in channels.items()},
+            dialect=dialect,
+            may_switch=may_switch,
+            settings=self._settings,
+            draw=random.random,
+            new_id=lambda: str(uuid.uuid4()),
+            now=self._target.clock.now(),
+            delay=after.delay if after is not None else 0.0,
+            failures=after.failures if after is not None else 0,
+            because=after.because if after is not None else None,
+        )
+        queries = {key: channel.query for key, channel in channels.items()}
+        link = Link(session, self._target, self, queries=queries)
+        self._links.append(link)
+        link.start()
+
+    def _retire(self, link: Link) -> None:
+        if link in self._links:
+            self._links.remove(link)
+            link.stop()
+            self._retired = [each for each in self._retired if each.is_busy]
+            self._retired.append(link)
+
+    def _finish(self, error: OrtegeWatchError | None) -> None:
+        for link in list(self._links):
+            self._retire(link)
+        if self._finished:
+            return
+        self._finished = True
+        if error is not None:
+            LOGGER.error("the subscription ended: %s", error)
+            self._ready.append(error)
+        self._arrived.set()
+        self._show(ConnectionState.CLOSED)
+
+    def _report(self, error: OrtegeWatchError) -> None:
+        if self._on_error is not None:
+            self._on_error(error)
+        else:
+            self._ready.append(error)
+            self._arrived.set()
+
+    def _show(self, state: ConnectionState) -> None:
+        if state is not self._state:
+            self._state = state
+            if self._on_state is not None:
+                self._on_state(state)
+
+
+_WORST_FIRST: Final = (
+    ConnectionState.WAITING,
+    ConnectionState.CONNECTING,
+    ConnectionState.POLLING,
+    ConnectionState.LIVE,
+)

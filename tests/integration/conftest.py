@@ -10,6 +10,7 @@ point ``test_read_only.py`` at any other server; nothing is written there.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from harness.cube_server import CubeServer
-from harness.events import Events
+from harness.ledger import Ledger
 from harness.machine import Unavailable
 from harness.node_modules import PROJECT
 from harness.postgres import Postgres
 from harness.target import Target
+
+PATIENCE_SECONDS = 120
 
 missing = pytest.StashKey[str]()
 
@@ -43,6 +46,20 @@ def pytest_terminal_summary(
     if sentence := config.stash.get(missing, None):
         terminalreporter.section("INTEGRATION TESTS DID NOT RUN", red=True, bold=True)
         terminalreporter.write_line(sentence, red=True)
+
+
+@pytest.fixture(autouse=True)
+def patience() -> Iterator[None]:
+    """End a test that waits for ever, whether in a task or in a thread's lock."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"this test did not end within {PATIENCE_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE_SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")
@@ -83,9 +100,9 @@ def rest_only_cube(
 
 
 @pytest.fixture
-def events(postgres: Postgres, request: pytest.FixtureRequest) -> Events:
+def ledger(postgres: Postgres, request: pytest.FixtureRequest) -> Ledger:
     """Rows of ``stacks_contract_events`` under a contract that is this test's own."""
-    return Events(postgres, request.node.name)
+    return Ledger(postgres, request.node.name)
 
 
 @pytest.fixture

@@ -18,6 +18,18 @@ process.stdin.on('end', () => process.exit(0));
 const server = new CubejsServer({
   telemetry: false,
   processSubscriptionsInterval: Number(process.env.TEST_TICK_MILLISECONDS),
+  // A token may be limited to one contract, as a real deployment limits its users:
+  // what a subscription shows tells which token the server holds for it.
+  queryRewrite: (query, { securityContext }) => {
+    if (securityContext && securityContext.contract) {
+      query.filters.push({
+        member: 'stacks_contract_events.contract_id',
+        operator: 'equals',
+        values: [securityContext.contract],
+      });
+    }
+    return query;
+  },
   orchestratorOptions: {
     // "Continue wait" after one second, so that a two-second query shows it.
     continueWaitTimeout: 1,

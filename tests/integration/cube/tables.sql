@@ -32,4 +32,4 @@ INSERT INTO stacks_contract_calls (
     ('0x0a', 'SP2V.borrow-helper-v1-3', 'borrow', 'SPA', 'sBTC', 12.75, 150090, true, '2024-06-15 12:00:00Z'),
     ('0x0b', 'SP2V.borrow-helper-v1-3', 'repay', 'SPG', 'sBTC', 1000000, 150100, NULL, '2024-12-31 23:59:59Z'),
     ('0x0c', 'SP2V.borrow-helper-v1-3', NULL, NULL, NULL, NULL, 150110, NULL, '2025-01-01 00:00:00Z'),
-    ('0x0d', 'SP9.naïve-"quote''s"', '日本語', 'SPH', '💱', 1, 150120, true, '2025-02-28 23:00:00Z');
+    ('0x0d', 'SP9.naïve_"quote''s"-100%', '日本語', 'SPH', '💱', 1, 150120, true, '2025-02-28 23:00:00Z');

@@ -8,7 +8,8 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,15 @@ class Postgres:
         """Return the single value of a SELECT, as PostgreSQL prints it."""
         [[value]] = self.rows(sql)
         return value
+
+    @contextmanager
+    def without(self, table: str) -> Iterator[None]:
+        """Have no such table for a while, as in a migration that goes wrong."""
+        self.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+        try:
+            yield
+        finally:
+            self.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
 
     def _how(self) -> dict[str, Any]:
         """Return under whom and where to run a program of PostgreSQL."""

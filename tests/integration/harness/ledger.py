@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 TABLE = "stacks_contract_events"
 
 
-class Events:
+class Ledger:
     """Inserts events of one contract and tells them apart by their ``tx_hash``.
 
     Attributes:

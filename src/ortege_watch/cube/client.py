@@ -191,9 +191,7 @@ class AsyncCubeClient:
         root = self._settings.endpoint.root
         return await self._shell.arun(flows.ready(self._call(limits), root))
 
-    def watch(
-        self, *queries: Query, **options: Unpack[WatchOptions]
-    ) -> AsyncUpdates:
+    def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> AsyncUpdates:
         """Stay subscribed to the answers of one or more queries.
 
         Enter what this returns with ``async with`` and iterate over it: it reconnects,

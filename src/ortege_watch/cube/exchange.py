@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, assert_never
 
 from attrs import field, frozen, mutable
 
@@ -179,8 +179,10 @@ class _Exchange(Generic[T]):
                     yield from self._ask_again(asked_at)
                 case Unauthorized(error):
                     yield from self._renew_token(error)
-                case Passing(error, retry_after):
-                    yield from self._back_off(error, retry_after)
+                case Passing() as passing:
+                    yield from self._back_off(passing)
+                case never:
+                    assert_never(never)
 
     def _attempt(self) -> Conversation[Verdict[T]]:
         call = self.call
@@ -239,19 +241,19 @@ class _Exchange(Generic[T]):
         if self.waits > _QUICK_WAITS and pause > 0:
             yield from self._pause(pause)
 
-    def _back_off(
-        self, error: OrtegeWatchError, retry_after: float | None
-    ) -> Conversation[None]:
+    def _back_off(self, passing: Passing) -> Conversation[None]:
         self.failures += 1
-        asked = retry_after or 0.0
+        asked = passing.retry_after or 0.0
         if self.failures >= self.call.retry.attempts or asked > _LONGEST_RETRY_AFTER:
-            raise error
+            raise passing.error
         pause = max(self.call.retry.delay(self.failures, self.draw), asked)
-        if self.now + pause >= self.call.until:
-            raise self._late() from error
-        yield from self._pause(pause)
+        yield from self._pause(pause, passing.error)
 
-    def _pause(self, seconds: float) -> Conversation[None]:
+    def _pause(
+        self, seconds: float, cause: OrtegeWatchError | None = None
+    ) -> Conversation[None]:
+        if self.now + seconds >= self.call.until:
+            raise self._late() from cause
         self._note((yield Pause(seconds)))
 
     def _note(self, answer: Answer) -> None:

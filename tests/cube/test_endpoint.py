@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortege_watch.cube.endpoint import Endpoint
+from ortege_watch.errors import QueryError
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://cube.example.com",
+        "https://cube.example.com/",
+        "https://cube.example.com/cubejs-api",
+        "https://cube.example.com/cubejs-api/",
+        "https://cube.example.com/cubejs-api/v1",
+        "https://cube.example.com/cubejs-api/v1//",
+        "https://cube.example.com/cubejs-api/v1/load",
+        "https://cube.example.com/cubejs-api/v1/load/",
+        "wss://cube.example.com/cubejs-api/v1/load/",
+        "wss://cube.example.com",
+        "HTTPS://cube.example.com",
+        "  https://cube.example.com/cubejs-api/v1\n",
+    ],
+)
+def test_every_form_means_the_same_server(url):
+    assert Endpoint.parse(url) == Endpoint(
+        api="https://cube.example.com/cubejs-api/v1",
+        root="https://cube.example.com",
+        socket="wss://cube.example.com/cubejs-api/v1/load/",
+        host="cube.example.com",
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "api", "root", "socket"),
+    [
+        (
+            "ws://localhost:4000/",
+            "http://localhost:4000/cubejs-api/v1",
+            "http://localhost:4000",
+            "ws://localhost:4000/cubejs-api/v1/load/",
+        ),
+        (
+            "http://[::1]:4000/data",
+            "http://[::1]:4000/data/cubejs-api/v1",
+            "http://[::1]:4000/data",
+            "ws://[::1]:4000/data/cubejs-api/v1/load/",
+        ),
+        (
+            "https://example.com/own-base/v1",
+            "https://example.com/own-base/v1",
+            "https://example.com",
+            "wss://example.com/own-base/v1/load/",
+        ),
+    ],
+)
+def test_prefixes_and_other_base_paths_are_kept(url, api, root, socket):
+    endpoint = Endpoint.parse(url)
+    assert (endpoint.api, endpoint.root, endpoint.socket) == (api, root, socket)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("", "no address"),
+        ("cube.example.com", "no address"),
+        ("ftp://cube.example.com", "no address"),
+        ("https://", "no address"),
+        ("https:///cubejs-api", "no address"),
+        ("https://cube example.com", "no address"),
+        ("https://cube.example.com:0", "no address"),
+        ("https://cube.example.com:99999", "cannot be read"),
+        ("https://cube.example.com:port", "cannot be read"),
+        ("https://[::1", "cannot be read"),
+        ("https://" + "a" * 64 + ".com", "cannot be read"),
+        ("https://cube..com", "cannot be read"),
+        ("https://cube.example.com?token=x", "a query or a fragment"),
+        ("https://cube.example.com#x", "a query or a fragment"),
+        ("https://me:pass@cube.example.com", "token="),
+        (None, "not NoneType"),
+    ],
+)
+def test_what_is_no_address_is_refused(url, reason):
+    with pytest.raises(QueryError, match=reason) as caught:
+        Endpoint.parse(url)
+    assert "pass@" not in str(caught.value)
+
+
+@given(st.text() | st.text().map("https://".__add__))
+def test_any_text_is_read_or_refused(text):
+    with contextlib.suppress(QueryError):
+        assert Endpoint.parse(text).api.endswith("/v1")

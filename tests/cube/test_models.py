@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from ortege_watch.cube.models import DryRun, Sql
+from ortege_watch.errors import DecodeError
+
+
+def test_sql_is_a_statement_and_its_values():
+    answer = {"sql": {"sql": ["SELECT $1", ["a", Decimal("1.5")]], "order": {}}}
+    sql = Sql.read(answer)
+    assert (sql.statement, sql.params) == ("SELECT $1", ("a", Decimal("1.5")))
+    assert sql.raw is answer
+
+
+def test_a_dry_run_gives_the_normalised_queries():
+    answer = {"queryType": "regularQuery", "normalizedQueries": [{"limit": 10000}]}
+    run = DryRun.read(answer)
+    assert (run.query_type, run.queries) == ("regularQuery", ({"limit": 10000},))
+    assert run.raw is answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, 5, [], {}, {"sql": {"sql": "SELECT 1"}}, {"sql": {"sql": ["SELECT 1"]}}],
+)
+def test_another_answer_is_no_sql(answer):
+    with pytest.raises(DecodeError, match="/sql has no statement"):
+        Sql.read(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        {"queryType": "regularQuery"},
+        {"queryType": "regularQuery", "normalizedQueries": ["limit"]},
+        {"queryType": 1, "normalizedQueries": []},
+    ],
+)
+def test_another_answer_is_no_dry_run(answer):
+    with pytest.raises(DecodeError, match="/dry-run has no list"):
+        DryRun.read(answer)

@@ -1,0 +1,332 @@
+"""The part of a fake server that answers questions; frames and HTTP are its envelopes.
+
+Pure but for the tables, the faults and the clock that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal, TypeAlias
+
+import attrs
+import msgspec
+
+from ortege_watch.testing import _dates, _tokens
+from ortege_watch.testing._evaluate import Evaluated, evaluate, member_kind
+from ortege_watch.testing._faults import Faults
+from ortege_watch.testing._messages import decode
+from ortege_watch.testing._query import Plan, Request, Settings, request
+from ortege_watch.testing._refusal import Refusal
+from ortege_watch.testing._table import Table
+
+Generation: TypeAlias = Literal["strict", "classic", "tutorial"]
+Numbers: TypeAlias = Literal["string", "json"]
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
+encode: Callable[[Any], bytes] = _encoder.encode
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """Hold the answer to a call.
+
+    Attributes:
+        status: its HTTP status.
+        body: ready to be encoded.
+        rows: of a good answer to a query, what decides whether it has changed.
+        passing: whether time alone may change the answer.
+    """
+
+    status: int
+    body: Any
+    rows: bytes | None = None
+    passing: bool = False
+
+
+@attrs.define(kw_only=True)
+class Gateway:
+    """Answer load, sql, dry-run and meta from tables.
+
+    Attributes:
+        refreshed: unix seconds of the last change or refresh, ``lastRefreshTime``.
+        version: counts whatever can change an answer.
+    """
+
+    generation: Generation
+    tables: Mapping[str, Table]
+    faults: Faults
+    secret: str
+    now: Callable[[], float]
+    numbers: Numbers
+    settings: Settings
+    refreshed: float
+    version: int = 0
+    revoked: set[str] = attrs.field(factory=set)
+
+    @property
+    def classic(self) -> bool:
+        """Whether this is the older generation."""
+        return self.generation == "classic"
+
+    def moment(self) -> datetime:
+        """Tell the time of day."""
+        return datetime.fromtimestamp(self.now(), UTC)
+
+    def authorize(self, token: Any) -> None:
+        """Check a token.
+
+        Raises:
+            Refusal: 403, in Cube's words.
+        """
+        if not token:
+            raise Refusal("Authorization header isn't set", status=403)
+        good = _tokens.verified(token, self.secret, now=self.now())
+        if not good or token in self.revoked:
+            raise Refusal("Invalid token", status=403)
+
+    def refusal(self, refusal: Refusal) -> Answer:
+        """Write a refusal as this generation does."""
+        body = refusal.body(with_stack=self.classic)
+        return Answer(status=refusal.status, body=body)
+
+    def load(self, query: Any, query_type: Any = None, cache: Any = None) -> Answer:
+        """Answer a query; never raises."""
+        try:
+            asked = self._request(query, query_type, cache)
+            # Members are looked up before the database is asked.
+            answers = [self._evaluate(plan) for plan in asked.plans]
+            if self.faults.take_wait():
+                return Answer(status=200, body={"error": "Continue wait"})
+            failing = self.faults.take("failing")
+            if failing is not None:
+                sentence, status = failing
+                return Answer(status=status, body={"error": sentence})
+        except Refusal as refusal:
+            return self.refusal(refusal)
+        pairs = zip(asked.plans, answers, strict=True)
+        data = [_data(answer, asked.format, self.numbers) for answer in answers]
+        results = [
+            self._result(plan, answer, raw)
+            for (plan, answer), raw in zip(pairs, data, strict=True)
+        ]
+        body = results[0]
+        if query_type == "multi":
+            body = {
+                "queryType": asked.type,
+                "results": results,
+                "pivotQuery": asked.pivot(),
+                "slowQuery": False,
+            }
+        rows = encode(body) if self.classic else b"\n".join(bytes(raw) for raw in data)
+        passing = any(plan.relative for plan in asked.plans)
+        return Answer(status=200, body=body, rows=rows, passing=passing)
+
+    def _request(self, query: Any, query_type: Any, cache: Any) -> Request:
+        if not query or query == "undefined":
+            raise Refusal("Query param is required")
+        if isinstance(query, str):
+            try:
+                query = decode(query)
+            except ValueError as error:
+                raise Refusal(
+                    f"Unable to decode query param as JSON, error: {error}"
+                ) from None
+        return request(
+            query,
+            query_type=query_type,
+            cache=cache,
+            now=self.moment(),
+            settings=self.settings,
+        )
+
+    def _evaluate(self, plan: Plan) -> Evaluated:
+        return evaluate(plan, self.tables, classic=self.classic)
+
+    def _result(
+        self, plan: Plan, answer: Evaluated, data: msgspec.Raw
+    ) -> dict[str, Any]:
+        moment = datetime.fromtimestamp(self.refreshed, UTC)
+        rest = {
+            "lastRefreshTime": f"{_dates.stamp(moment)}Z",
+            "annotation": self._annotation(plan),
+            "dataSource": "default",
+            "dbType": "postgres",
+            "external": False,
+            "slowQuery": False,
+        }
+        if self.classic:
+            return {"query": plan.wire, "data": data, **rest, "total": answer.total}
+        total = {} if answer.total is None else {"total": answer.total}
+        return {"query": plan.wire, **rest, **total, "data": data}
+
+    def _annotation(self, plan: Plan) -> dict[str, Any]:
+        times: dict[str, Any] = {}
+        for one in plan.wire["timeDimensions"]:
+            if one.get("granularity"):
+                path, unit = one["dimension"], one["granularity"]
+                about = self._about(path)
+                grain = {"name": unit, "title": unit, "interval": f"1 {unit}"}
+                shown = about if self.classic else {**about, "granularity": grain}
+                times[f"{path}.{unit}"] = shown
+                times[path] = about
+        return {
+            "measures": {p: self._about(p) for p in plan.wire.get("measures") or ()},
+            "dimensions": {p: self._about(p) for p in plan.wire["dimensions"]},
+            "segments": {
+                p: {"title": _title(p), "shortTitle": _title(p.split(".")[1])}
+                for p in plan.wire.get("segments") or ()
+            },
+            "timeDimensions": times,
+        }
+
+    def _about(self, path: str) -> dict[str, Any]:
+        table, name, kind = member_kind(self.tables, path)
+        about = {"title": _title(path), "shortTitle": _title(name)}
+        if kind != "measure":
+            return {**about, "type": kind}
+        return {**about, "type": "number", **_drill(table, name)}
+
+    def sql(self, query: Any) -> Answer:
+        """Show a statement for a query; nothing runs it."""
+        try:
+            asked = self._request(query, "multi", None)
+            for plan in asked.plans:
+                self._evaluate(plan)
+        except Refusal as refusal:
+            return self.refusal(refusal)
+        bodies = [_statement(plan) for plan in asked.plans]
+        regular = asked.type == "regularQuery"
+        return Answer(status=200, body=bodies[0] if regular else bodies)
+
+    def dry_run(self, query: Any) -> Answer:
+        """Check a query without running it."""
+        try:
+            asked = self._request(query, "multi", None)
+            for plan in asked.plans:
+                self._evaluate(plan)
+        except Refusal as refusal:
+            return self.refusal(refusal)
+        orders = [dict(plan.order or ()) for plan in asked.plans]
+        body = {
+            "queryType": asked.type,
+            "normalizedQueries": [plan.wire for plan in asked.plans],
+            "queryOrder": orders,
+            "transformedQueries": [{} for _ in asked.plans],
+            "pivotQuery": asked.pivot(),
+        }
+        return Answer(status=200, body=body)
+
+    def meta(self) -> Answer:
+        """Describe the tables."""
+        cubes = [_described(table) for table in self.tables.values()]
+        return Answer(status=200, body={"cubes": cubes})
+
+
+def _title(path: str) -> str:
+    words = path.replace(".", "_").split("_")
+    return " ".join(word[:1].upper() + word[1:] for word in words)
+
+
+def _drill(table: Table, measure: str) -> dict[str, Any]:
+    paths = [f"{table.name}.{name}" for name in table.drill_members.get(measure, ())]
+    measures = [p for p in paths if p.split(".", 1)[1] in table.measures]
+    dimensions = [p for p in paths if p not in measures]
+    grouped = {"measures": measures, "dimensions": dimensions}
+    return {"drillMembers": paths, "drillMembersGrouped": grouped}
+
+
+def _described(table: Table) -> dict[str, Any]:
+    def named(name: str) -> dict[str, Any]:
+        path = f"{table.name}.{name}"
+        return {"name": path, "title": _title(path)}
+
+    shown = {"isVisible": True, "public": True}
+    measures = [
+        {
+            **named(name),
+            "shortTitle": _title(name),
+            "cumulativeTotal": False,
+            "cumulative": False,
+            "type": "number",
+            "aggType": _AGG_TYPES.get(measure.function, measure.function),
+            **_drill(table, name),
+            **shown,
+        }
+        for name, measure in table.measures.items()
+    ]
+    dimensions = [
+        {
+            **named(name),
+            "type": kind,
+            "shortTitle": _title(name),
+            "suggestFilterValues": True,
+            **shown,
+            "primaryKey": name == table.primary_key,
+        }
+        for name, kind in table.dimensions.items()
+    ]
+    segments = [
+        {**named(name), "shortTitle": _title(name), **shown} for name in table.segments
+    ]
+    return {
+        "name": table.name,
+        "type": "cube",
+        "title": _title(table.name),
+        **shown,
+        "measures": measures,
+        "dimensions": dimensions,
+        "segments": segments,
+        "hierarchies": [],
+    }
+
+
+_AGG_TYPES = {"count_distinct": "countDistinct"}
+
+
+def _statement(plan: Plan) -> dict[str, Any]:
+    members = [*plan.wire["dimensions"], *(plan.wire.get("measures") or ())]
+    members += [t["dimension"] for t in plan.wire["timeDimensions"]]
+    aliases = {path.replace(".", "__"): path for path in members}
+    columns = ", ".join(f'{path} "{alias}"' for alias, path in aliases.items())
+    table = members[0].split(".", 1)[0]
+    limit = plan.wire["limit"]
+    text = f"SELECT {columns} FROM {table} LIMIT {limit}"  # noqa: S608 - never run
+    order = dict(plan.order or ())
+    return {
+        "sql": {
+            "sql": [text, []],
+            "aliasNameToMember": aliases,
+            "cacheKeyQueries": [],
+            "order": order,
+            "dataSource": "default",
+            "external": False,
+        }
+    }
+
+
+def _data(answer: Evaluated, shape: str, numbers: Numbers) -> msgspec.Raw:
+    rows = [[_shown(value, numbers) for value in row] for row in answer.rows]
+    data: Any
+    match shape:
+        case "compact":
+            data = {"members": answer.members, "dataset": rows}
+        case "columnar":
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            columns = columns or [[] for _ in answer.members]
+            data = {"members": answer.members, "columns": columns}
+        case _:
+            data = [dict(zip(answer.members, row, strict=True)) for row in rows]
+    return msgspec.Raw(encode(data))
+
+
+def _shown(value: Any, numbers: Numbers) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, datetime):
+        return _dates.stamp(value)
+    if numbers == "string":
+        return format(value, "f") if isinstance(value, Decimal) else str(value)
+    # The native result pipeline prints whole numbers with a fraction.
+    return Decimal(f"{value}.0") if isinstance(value, int) else Decimal(f"{value:f}")

@@ -133,7 +133,7 @@ def pair_to_wire(
 
 
 def parse_moment(
-    text: str, zone: tzinfo, what: str, *, drop_offset: bool = False
+    text: Any, zone: tzinfo, what: str, *, drop_offset: bool = False
 ) -> date:
     """Read a day or a time of Cube's JSON; without an offset it is wall clock of zone.
 
@@ -147,7 +147,7 @@ def parse_moment(
     Raises:
         QueryError: anything else, relative words above all.
     """
-    if not _MOMENT.fullmatch(text):
+    if not isinstance(text, str) or not _MOMENT.fullmatch(text):
         raise QueryError(
             f"{what}: {text!r} is no date; write YYYY-MM-DD or "
             'YYYY-MM-DDTHH:MM:SS.mmm. Relative words such as "last 7 days" stand alone '

@@ -33,6 +33,9 @@ Value: TypeAlias = Scalar | date | None
 TYPES: tuple[type, ...] = (Decimal, int, str, bool, datetime, object)
 
 
+_MOST_DIGITS = 4000
+
+
 def check_text(text: str, what: str) -> str:
     """Return ``text`` as a plain ``str``; refuse what UTF-8 cannot carry.
 
@@ -77,10 +80,7 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
         ):
             return _check_digits(int(value), what)
         case Decimal() if declared in {Decimal, object}:
-            if not value.is_finite():
-                message = f"{what}: {value} is no number that can be compared with"
-                raise QueryError(message)
-            return value
+            return _check_decimal(value, what)
         case datetime() if declared in {datetime, object}:
             return _check_aware(value, what)
         case _:
@@ -175,11 +175,15 @@ def _check_aware(value: datetime, what: str) -> datetime:
 
 
 def _check_digits(value: int, what: str) -> int:
-    try:
-        str(value)
-    except ValueError:
-        message = f"{what}: an int of {value.bit_length()} bits is too long to be sent"
-        raise QueryError(message) from None
+    if value.bit_length() > 3 * _MOST_DIGITS:
+        raise QueryError(f"{what}: an int of {value.bit_length()} bits is too long")
+    return value
+
+
+def _check_decimal(value: Decimal, what: str) -> Decimal:
+    # Written out, a large exponent would be as many zeros.
+    if not value.is_finite() or abs(value.adjusted()) > _MOST_DIGITS:
+        raise QueryError(f"{what}: {value} is no number that can be compared with")
     return value
 
 

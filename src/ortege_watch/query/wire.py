@@ -13,7 +13,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
 from typing import Any, TypeVar, cast
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import OPERATORS, Condition, Filter, Group
@@ -92,7 +92,7 @@ class _Reader:
             if value is None:
                 raise QueryError(f"{key}: null is refused; leave the key out")
         with _at("timezone"):
-            self.zone = check_zone(_canonical(wire.get("timezone", "UTC")))
+            self.zone = _zone(wire.get("timezone", "UTC"))
 
     def query(self) -> Query:
         """Read the whole query."""
@@ -349,9 +349,14 @@ def _scalar(value: Any, path: str) -> str | None:
     return None if value is None else plain(check_value(value, object, path))
 
 
-def _canonical(name: Any) -> Any:
-    """Correct the case of a zone's name, as servers do."""
-    return _zones().get(name.lower(), name) if isinstance(name, str) else name
+def _zone(name: Any) -> ZoneInfo:
+    """Find a zone in whichever case its name is written, as servers do."""
+    try:
+        return check_zone(name)
+    except QueryError:
+        if not isinstance(name, str) or (known := _zones().get(name.lower())) is None:
+            raise
+        return check_zone(known)
 
 
 @cache

@@ -8,11 +8,17 @@ looks at it, because what is not created is what is won.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, TypeVar, cast, get_args, get_origin
 
+import attrs
+import cattrs
 import msgspec
+from cattrs.cols import list_structure_factory, mapping_structure_factory
+from cattrs.gen import make_dict_structure_fn
 
 from ortege_watch.errors import DecodeError, QueryError
 
@@ -20,11 +26,20 @@ __all__ = [
     "UNREADABLE",
     "Body",
     "ResultPart",
+    "converter",
     "decode_body",
     "dumps",
     "excerpt",
+    "is_number",
     "loads",
+    "structure",
 ]
+
+T = TypeVar("T")
+
+is_number: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
+"""Tell whether text is a decimal number; ``Decimal`` itself also takes ``"1_000"``,
+``" 5"``, ``"NaN"`` and the digits of every script."""
 
 _EXCERPT_LENGTH: Final = 200
 
@@ -174,3 +189,141 @@ def _key(key: object, path: str) -> str:
         return key
     problem = f"{path}: the key {key!r} must be a string"
     raise QueryError(problem)
+
+
+def structure(cls: type[T], value: Any) -> T:
+    """Make an instance of ``cls`` out of JSON values, strictly.
+
+    Nothing is guessed: ``None`` is no text, ``"false"`` no boolean, ``1.9`` no integer,
+    text no list. Unknown keys are ignored, so that servers may add some.
+
+    Raises:
+        DecodeError: one problem for each value that does not fit, with its path.
+    """
+    try:
+        return converter.structure(value, cls)
+    except Exception as error:
+        problems = cattrs.transform_error(error, format_exception=_problem)
+        raise DecodeError(*problems) from error
+
+
+def _problem(error: BaseException, _type: object) -> str:
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    return str(error) or type(error).__name__
+
+
+def _unfit(value: object, expected: str) -> TypeError:
+    return TypeError(f"{excerpt(repr(value))} is no {expected}")
+
+
+def _exactly(cls: type[Any], expected: str) -> Callable[[Any, Any], Any]:
+    def structure_exactly(value: Any, _: Any) -> Any:
+        if type(value) is not cls:
+            raise _unfit(value, expected)
+        return value
+
+    return structure_exactly
+
+
+def _structure_decimal(value: Any, _: Any) -> Decimal:
+    if type(value) in {int, Decimal} or (type(value) is str and is_number(value)):
+        return Decimal(value)
+    raise _unfit(value, "decimal number")
+
+
+def _structure_datetime(value: Any, _: Any) -> datetime:
+    moment = datetime.fromisoformat(value) if type(value) is str else None
+    if moment is None or moment.utcoffset() is None:
+        raise _unfit(value, "time with a zone, as ISO 8601 writes it")
+    return moment
+
+
+def _structure_float(value: Any, _: Any) -> float:
+    problem = f"{excerpt(repr(value))} is for a float, which is not exact; use Decimal"
+    raise TypeError(problem)
+
+
+def _structure_literal(value: Any, of: Any) -> Any:
+    # Compared with their types: True is 1 to Python.
+    if (type(value), value) not in [(type(arg), arg) for arg in get_args(of)]:
+        allowed = ", ".join(map(repr, get_args(of)))
+        problem = f"{excerpt(repr(value))} is none of {allowed}"
+        raise TypeError(problem)
+    return value
+
+
+_LISTS: Final[dict[Any, Callable[[Any], Any]]] = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+    Sequence: list,
+}
+
+
+def _list_hook(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    """Make the hook of a list, a set, or a tuple of one type."""
+    make = _LISTS[get_origin(cls) or cls]
+    item, *more = get_args(cls) or (Any,)
+    if make is tuple and more not in ([...], []):
+        problem = f"{cls} cannot be read; write a class or tuple[..., ...]"
+        raise TypeError(problem)
+    of_items: Any = list[item]  # type: ignore[valid-type]
+    structure_items = list_structure_factory(of_items, converter)
+
+    def structure_list(value: Any, _: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise _unfit(value, "list")
+        return make(structure_items(value, of_items))
+
+    return structure_list
+
+
+def _object_hook(make: Any) -> Any:
+    """Make the factory of hooks for classes or dictionaries."""
+
+    def hook(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+        structure_object = make(cls, converter)
+
+        def structure_mapping(value: Any, _: Any) -> Any:
+            if not isinstance(value, Mapping):
+                raise _unfit(value, "object")
+            return structure_object(value, cls)
+
+        return structure_mapping
+
+    return hook
+
+
+def _is_attrs_class(cls: Any) -> bool:
+    origin: Any = get_origin(cls)
+    return attrs.has(origin or cls)
+
+
+def _strict_converter() -> cattrs.Converter:
+    """Make a cattrs converter that guesses nothing; by default it is permissive."""
+    strict = cattrs.Converter()
+    exact = {str: "text", int: "whole number", bool: "boolean", bytes: "JSON value"}
+    for cls, expected in exact.items():
+        strict.register_structure_hook(cls, _exactly(cls, expected))
+    strict.register_structure_hook(Decimal, _structure_decimal)
+    strict.register_structure_hook(datetime, _structure_datetime)
+    strict.register_structure_hook(float, _structure_float)
+
+    def has_origin(*origins: Any) -> Callable[[Any], bool]:
+        return lambda cls: (get_origin(cls) or cls) in origins
+
+    strict.register_structure_hook_func(has_origin(Literal), _structure_literal)
+    strict.register_structure_hook_factory(has_origin(*_LISTS), _list_hook)
+    strict.register_structure_hook_factory(
+        has_origin(dict, Mapping), _object_hook(mapping_structure_factory)
+    )
+    strict.register_structure_hook_factory(
+        _is_attrs_class, _object_hook(make_dict_structure_fn)
+    )
+    return strict
+
+
+converter: Final = _strict_converter()
+"""The one converter from JSON values into classes; see ``structure``."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import attrs
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query.values import TYPES, check_text
+from ortege_watch.query.values import TYPES, check_text, shown
 
 __all__ = ["Member"]
 
@@ -49,13 +49,15 @@ class Member(Generic[T]):
 
 def _check_name(name: Any, kind: str) -> None:
     if not isinstance(name, str):
-        raise QueryError(f'a {kind} is named by a string "cube.member", not {name!r}')
+        raise QueryError(
+            f'a {kind} is named by a string "cube.member", not {shown(name)}'
+        )
     if not _NAME.fullmatch(name):
         check_text(name, kind)
         hint = "write cube.member, of ASCII letters, digits and underscores"
         if name.count(".") == 2:
             hint = "a granularity is selected by TimeDimension(...).by(...)"
-        raise QueryError(f"{kind} {name!r}: malformed name; {hint}")
+        raise QueryError(f"{kind} {shown(name)}: malformed name; {hint}")
 
 
 def _type_advice(type: Any) -> str:
@@ -64,4 +66,4 @@ def _type_advice(type: Any) -> str:
     if type is date:
         return "Cube knows no days, only times; declare datetime or a TimeDimension"
     known = ", ".join(allowed.__name__ for allowed in TYPES)
-    return f"{type!r} is no type of a member; declare one of {known}"
+    return f"{shown(type)} is no type of a member; declare one of {known}"

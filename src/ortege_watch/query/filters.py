@@ -22,6 +22,7 @@ from ortege_watch.query.values import (
     check_value,
     day_end,
     plain,
+    shown,
     wall_clock,
 )
 
@@ -133,12 +134,16 @@ class Condition(Filter):
 
     def __attrs_post_init__(self) -> None:
         if getattr(self.member, "kind", "segment") == "segment":
-            message = f"{self.member!r} cannot be compared; segments go into segments="
+            message = (
+                f"{shown(self.member)} cannot be compared; segments go into segments="
+            )
             raise QueryError(message)
         takes = OPERATORS.get(self.operator)
         if takes is None:
             known = ", ".join(OPERATORS)
-            message = f"{self.member.name}: no operator {self.operator!r}; use {known}"
+            message = (
+                f"{self.member.name}: no operator {shown(self.operator)}; use {known}"
+            )
             raise QueryError(message)
         checked = _CHECKS[takes](self.member, self.values, self._what)
         object.__setattr__(self, "values", checked)
@@ -216,7 +221,7 @@ class Group(Filter):
 
     def __attrs_post_init__(self) -> None:
         if self.operator not in ("and", "or"):
-            message = f'a group is "and" or "or", not {self.operator!r}'
+            message = f'a group is "and" or "or", not {shown(self.operator)}'
             raise QueryError(message)
         if not self.filters:
             message = f'an empty "{self.operator}" group says nothing; leave it out'
@@ -265,7 +270,7 @@ def check_filter(filter_: object, what: str) -> None:
     """
     if not isinstance(filter_, Filter):
         raise QueryError(
-            f"{what}: {filter_!r} is no filter; write member.eq(value) and the like "
+            f"{what}: {shown(filter_)} is no filter; write member.eq(value) and the like "
             "(== compares members and makes no filter)"
         )
 

@@ -7,6 +7,7 @@ filters, orders and time selections; ``==`` never does.
 from __future__ import annotations
 
 import builtins
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import datetime
@@ -18,6 +19,7 @@ import attrs
 from ortege_watch.errors import QueryError
 from ortege_watch.query.base import Member
 from ortege_watch.query.filters import Condition
+from ortege_watch.query.values import shown
 
 __all__ = [
     "Column",
@@ -31,15 +33,15 @@ __all__ = [
 T = TypeVar("T")
 
 
-class Orderable:
+class Orderable(ABC):
     """Be something that rows may be ordered by."""
 
     __slots__ = ()
 
     @property
+    @abstractmethod
     def order_name(self) -> str:
         """Name what Cube is told to order by."""
-        raise NotImplementedError
 
     def asc(self) -> Order:
         """Order rows by this, smallest or earliest first."""
@@ -63,10 +65,10 @@ class Order:
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.member, Orderable):
-            raise QueryError(f"{self.member!r} has no column to order by")
+            raise QueryError(f"{shown(self.member)} has no column to order by")
         if self.direction not in ("asc", "desc"):
             raise QueryError(
-                f'the direction is "asc" or "desc", not {self.direction!r}'
+                f'the direction is "asc" or "desc", not {shown(self.direction)}'
             )
 
     @property
@@ -267,7 +269,7 @@ def _present(member: Member[Any], method: str, value: Any) -> Any:
 def _several(member: Member[Any], method: str, values: Any) -> tuple[Any, ...]:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise QueryError(
-            f"{member.name}.{method}: give a list of values, not {values!r}"
+            f"{member.name}.{method}: give a list of values, not {shown(values)}"
         )
     # The order of a set of strings changes between runs; the wire form must not.
     return tuple(

@@ -17,7 +17,7 @@ from ortege_watch.query.members import (
     Segment,
 )
 from ortege_watch.query.times import TimeDimension, TimeSelection
-from ortege_watch.query.values import check_text
+from ortege_watch.query.values import check_text, shown
 
 __all__ = [
     "CACHE_MODES",
@@ -45,7 +45,9 @@ T = TypeVar("T")
 
 def _items(value: Any, slot: str) -> tuple[Any, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise QueryError(f"{slot}: takes a list; write {slot}=[...], not {value!r}")
+        raise QueryError(
+            f"{slot}: takes a list; write {slot}=[...], not {shown(value)}"
+        )
     return tuple(value)
 
 
@@ -70,9 +72,7 @@ def _misplaced(item: Any, slot: str) -> str:
         case Dimension() | TimeDimension():
             home = "dimensions="
             if slot == "time" and isinstance(item, TimeDimension):
-                return (
-                    f'{item!r} selects nothing here; add .by("day") or .over("today")'
-                )
+                return f'{shown(item)} selects nothing here; add .by("day") or .over("today")'
         case TimeSelection():
             home = "time="
         case Segment():
@@ -80,12 +80,10 @@ def _misplaced(item: Any, slot: str) -> str:
         case Filter():
             home = "where= or having="
         case str():
-            return (
-                f'{item!r} is a string; declare the member, such as Measure("{item}")'
-            )
+            return f'{shown(item)} is a string; declare the member, such as Measure("{item}")'
         case _:
-            return f"{item!r} is no member of a cube"
-    return f"{item!r} belongs into {home}"
+            return f"{shown(item)} is no member of a cube"
+    return f"{shown(item)} belongs into {home}"
 
 
 def _measures(value: Sequence[Measure[Any]]) -> tuple[Measure[Any], ...]:
@@ -112,7 +110,7 @@ def _filters(value: Any, slot: str, kind: str, other: str) -> tuple[Filter, ...]
         check_filter(item, slot)
         if item.kind != kind:
             raise QueryError(
-                f"{slot}: {item!r} restricts a {item.kind}; put it into {other}="
+                f"{slot}: {shown(item)} restricts a {item.kind}; put it into {other}="
             )
     return filters
 
@@ -129,7 +127,7 @@ def _order(value: Sequence[Order]) -> tuple[Order, ...]:
     orders = _items(value, "order")
     for item in orders:
         if not isinstance(item, Order):
-            message = f"order: {item!r} is no order; write member.asc() or .desc()"
+            message = f"order: {shown(item)} is no order; write member.asc() or .desc()"
             raise QueryError(message)
     names = [item.name for item in orders]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -139,11 +137,11 @@ def _order(value: Sequence[Order]) -> tuple[Order, ...]:
 
 def _count(value: Any, slot: str, most: int | None = None) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        message = f"{slot}: give a whole number from 0 on, not {value!r}"
+        message = f"{slot}: give a whole number from 0 on, not {shown(value)}"
         raise QueryError(message)
     if most is not None and value > most:
         raise QueryError(
-            f"{slot}: {value} is more than the {most} rows that a server gives at "
+            f"{slot}: {shown(value)} is more than the {most} rows that a server gives at "
             "once; ask for pages with limit and offset"
         )
     return int(value)
@@ -159,7 +157,7 @@ def _offset(value: int) -> int:
 
 def _flag(value: Any, slot: str) -> bool:
     if not isinstance(value, bool):
-        raise QueryError(f"{slot}: give True or False, not {value!r}")
+        raise QueryError(f"{slot}: give True or False, not {shown(value)}")
     return value
 
 
@@ -173,7 +171,7 @@ def _ungrouped(value: bool) -> bool:
 
 def _choice(value: str | None, slot: str, choices: Sequence[str]) -> str | None:
     if value is not None and value not in choices:
-        raise QueryError(f"{slot}: {value!r} is none of {', '.join(choices)}")
+        raise QueryError(f"{slot}: {shown(value)} is none of {', '.join(choices)}")
     return value
 
 
@@ -190,7 +188,7 @@ def _join_hints(value: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
     for hint in hints:
         for cube in hint:
             if not isinstance(cube, str):
-                raise QueryError(f"join_hints: {cube!r} is no name of a cube")
+                raise QueryError(f"join_hints: {shown(cube)} is no name of a cube")
             check_text(cube, "join_hints")
     return hints
 
@@ -213,7 +211,7 @@ def check_zone(value: Any) -> ZoneInfo:
         except (KeyError, ValueError, OSError):
             pass
     raise QueryError(
-        f"timezone: {value!r} is no IANA time zone; write a name such as "
+        f"timezone: {shown(value)} is no IANA time zone; write a name such as "
         '"America/Los_Angeles", "Etc/GMT-5" or "UTC" (abbreviations and offsets are '
         "refused by servers, and case matters)"
     )

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, tzinfo
 from typing import Any, TypeAlias
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query.values import check_moment, day_end, wall_clock
+from ortege_watch.query.values import check_moment, day_end, shown, wall_clock
 
 __all__ = ["Range", "check_range", "parse_moment", "range_to_wire", "relative"]
 
@@ -58,7 +58,7 @@ def relative(text: str, what: str) -> Range:
         return (day, day)
     match = _RELATIVE.fullmatch(words)
     if not match:
-        hint = f"{what}: {text!r} is no range that Cube reads reliably; write {_FORMS}"
+        hint = f"{what}: {shown(text)} is no range that Cube reads reliably; write {_FORMS}"
         raise QueryError(hint)
     points = [_parse(p, what) for p in match.groups() if p and _DAY.fullmatch(p)]
     check_ordered(points, what)
@@ -85,7 +85,7 @@ def check_range(value: Any, what: str) -> Range:
             check_ordered(pair, what)
             return pair
         case _:
-            message = f"{what}: {value!r} is no range; write {_FORMS}"
+            message = f"{what}: {shown(value)} is no range; write {_FORMS}"
             raise QueryError(message)
 
 
@@ -149,7 +149,7 @@ def parse_moment(
     """
     if not isinstance(text, str) or not _MOMENT.fullmatch(text):
         raise QueryError(
-            f"{what}: {text!r} is no date; write YYYY-MM-DD or "
+            f"{what}: {shown(text)} is no date; write YYYY-MM-DD or "
             'YYYY-MM-DDTHH:MM:SS.mmm. Relative words such as "last 7 days" stand alone '
             'as a dateRange: .over("last 7 days")'
         )
@@ -168,5 +168,5 @@ def _parse(text: str, what: str) -> date:
         moment = datetime.fromisoformat(text)
         moment.astimezone(UTC) if moment.tzinfo else None
     except (ValueError, OverflowError):
-        raise QueryError(f"{what}: {text!r} is on no calendar") from None
+        raise QueryError(f"{what}: {shown(text)} is on no calendar") from None
     return moment

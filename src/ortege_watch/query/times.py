@@ -14,6 +14,7 @@ from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import Condition
 from ortege_watch.query.members import Column, Orderable
 from ortege_watch.query.ranges import Range, check_range, range_to_wire
+from ortege_watch.query.values import shown
 
 __all__ = ["GRANULARITIES", "TimeDimension", "TimeSelection"]
 
@@ -100,12 +101,12 @@ def _granularity(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or not re.fullmatch("[a-zA-Z0-9_]{1,128}", value):
         raise QueryError(
-            f"by: {value!r} is no granularity; use {', '.join(GRANULARITIES)} or a "
+            f"by: {shown(value)} is no granularity; use {', '.join(GRANULARITIES)} or a "
             "name of the cube's own"
         )
     likely = value.lower().removesuffix("s")
     if likely in GRANULARITIES and value not in GRANULARITIES:
-        raise QueryError(f"by: {value!r} is no granularity; use {likely!r}")
+        raise QueryError(f"by: {shown(value)} is no granularity; use {likely!r}")
     return value
 
 
@@ -113,9 +114,7 @@ def _compared(value: Any) -> tuple[Range, ...] | None:
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        message = (
-            f'compare: give a list of ranges, such as ["this month"], not {value!r}'
-        )
+        message = f'compare: give a list of ranges, such as ["this month"], not {shown(value)}'
         raise QueryError(message)
     return tuple(check_range(item, f"compare[{i}]") for i, item in enumerate(value))
 
@@ -151,7 +150,7 @@ class TimeSelection(Orderable):
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.dimension, TimeDimension):
-            message = f"{self.dimension!r} is no TimeDimension"
+            message = f"{shown(self.dimension)} is no TimeDimension"
             raise QueryError(message)
         if self.range is not None and self.compared is not None:
             raise QueryError(

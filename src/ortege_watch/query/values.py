@@ -22,6 +22,7 @@ __all__ = [
     "check_value",
     "day_end",
     "plain",
+    "shown",
     "wall_clock",
 ]
 
@@ -36,6 +37,16 @@ TYPES: tuple[type, ...] = (Decimal, int, str, bool, datetime, object)
 _MOST_DIGITS = 4000
 
 
+def shown(value: object) -> str:
+    """Show a value in an error: shortly, and whatever it is."""
+    try:
+        text = repr(value)
+    except ValueError:
+        # An int of more than 4300 digits.
+        text = f"a very long {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def check_text(text: str, what: str) -> str:
     """Return ``text`` as a plain ``str``; refuse what UTF-8 cannot carry.
 
@@ -45,9 +56,7 @@ def check_text(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        message = (
-            f"{what}: {text!r} holds a lone surrogate; give text that UTF-8 can say"
-        )
+        message = f"{what}: {shown(text)} holds a lone surrogate; give text that UTF-8 can say"
         raise QueryError(message) from None
     return str.__str__(text)
 
@@ -68,8 +77,8 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
     match value:
         case float():
             raise QueryError(
-                f"{what}: {value!r} is a binary float, which is not exact; "
-                f'write Decimal("{value!r}")'
+                f"{what}: {shown(value)} is a binary float, which is not exact; "
+                f'write Decimal("{float.__repr__(value)}")'
             )
         case bool() if declared in {bool, object}:
             return value
@@ -85,7 +94,7 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
             return _check_aware(value, what)
         case _:
             raise QueryError(
-                f"{what}: {value!r} is of type {type(value).__name__}, but the member "
+                f"{what}: {shown(value)} is of type {type(value).__name__}, but the member "
                 f"is declared {declared.__name__}; {_advice(value, declared)}"
             )
 
@@ -103,13 +112,13 @@ def check_moment(value: Any, what: str) -> date:
             return value
         case str():
             raise QueryError(
-                f"{what}: {value!r} is text; write date(2024, 5, 1) or an aware "
+                f"{what}: {shown(value)} is text; write date(2024, 5, 1) or an aware "
                 "datetime. Relative words belong into a time selection: "
                 '.over("last 7 days")'
             )
         case _:
             raise QueryError(
-                f"{what}: {value!r} is of type {type(value).__name__}; "
+                f"{what}: {shown(value)} is of type {type(value).__name__}; "
                 "give a date or an aware datetime"
             )
 
@@ -169,7 +178,7 @@ def day_end(day: date) -> str:
 def _check_aware(value: datetime, what: str) -> datetime:
     if value.utcoffset() is None:
         raise QueryError(
-            f"{what}: {value!r} is naive; give it a zone, such as tzinfo=timezone.utc"
+            f"{what}: {shown(value)} is naive; give it a zone, such as tzinfo=timezone.utc"
         )
     return value
 

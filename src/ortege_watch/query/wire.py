@@ -27,7 +27,7 @@ from ortege_watch.query.members import (
 from ortege_watch.query.query import Query, check_zone
 from ortege_watch.query.ranges import Range, check_range, parse_moment
 from ortege_watch.query.times import TimeDimension, TimeSelection
-from ortege_watch.query.values import check_value, plain
+from ortege_watch.query.values import check_value, plain, shown
 
 __all__ = ["read_query"]
 
@@ -236,7 +236,7 @@ class _Reader:
         operator = leaf.get("operator")
         if not isinstance(operator, str) or operator not in {*OPERATORS, *_SYNONYMS}:
             known = ", ".join([*OPERATORS, *_SYNONYMS])
-            raise QueryError(f"{path}.operator: {operator!r} is none of {known}")
+            raise QueryError(f"{path}.operator: {shown(operator)} is none of {known}")
         operator = _SYNONYMS.get(operator, operator)
         takes = OPERATORS[operator]
         dated = takes in {"range", "day", "moment"}
@@ -293,7 +293,7 @@ class _Reader:
         if isinstance(value, str) and value.lower() in {"true", "false"}:
             return value.lower() == "true"
         if not isinstance(value, bool):
-            raise QueryError(f"{key}: give true or false, not {value!r}")
+            raise QueryError(f"{key}: give true or false, not {shown(value)}")
         return value
 
     def cache(self) -> str | None:
@@ -376,7 +376,7 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 def _list(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield the items of a JSON list with their paths."""
     if not isinstance(value, list | tuple):
-        raise QueryError(f"{path}: give a list, not {value!r}")
+        raise QueryError(f"{path}: give a list, not {shown(value)}")
     for i, item in enumerate(cast("Iterable[Any]", value)):
         yield f"{path}[{i}]", item
 
@@ -384,11 +384,11 @@ def _list(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _mapping(value: Any, path: str, keys: frozenset[str]) -> Mapping[str, Any]:
     """Return a JSON object that has no other keys."""
     if not isinstance(value, Mapping):
-        raise QueryError(f"{path}: give an object, not {value!r}")
+        raise QueryError(f"{path}: give an object, not {shown(value)}")
     for key in value:
         if key not in keys:
             hint = _REFUSED.get(key, f"is none of {', '.join(sorted(keys))}")
-            raise QueryError(f"{path}: {key!r} {hint}")
+            raise QueryError(f"{path}: {shown(key)} {hint}")
     return cast("Mapping[str, Any]", value)
 
 

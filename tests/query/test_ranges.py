@@ -1,0 +1,212 @@
+"""Ranges: words, days, instants."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ortege_watch.errors import QueryError
+from ortege_watch.query.ranges import (
+    check_range,
+    pair_to_wire,
+    parse_moment,
+    range_to_wire,
+    relative,
+)
+
+UNITS = ["second", "minute", "hour", "day", "week", "month", "quarter", "year"]
+MAY_1 = date(2024, 5, 1)
+MAY_2 = date(2024, 5, 2)
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+UTC_ZONE = ZoneInfo("UTC")
+TOKYO = ZoneInfo("Asia/Tokyo")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "today",
+        "yesterday",
+        "tomorrow",
+        *(f"{which} {unit}" for which in ("this", "last", "next") for unit in UNITS),
+        *(f"{which} 2 {unit}s" for which in ("last", "next") for unit in UNITS),
+        "last 1 day",
+        "last 1440 minutes",
+        "from 7 days ago to now",
+        "from now to 2 weeks from now",
+        "from 2 days from now to 1 month from now",
+        "from 2024-05-01 to now",
+        "from 2024-05-01 to 2024-05-01",
+        "from 90 seconds ago to 1 second ago",
+    ],
+)
+def test_takes_the_words_that_every_server_reads_alike(words):
+    assert relative(words, "x") == words
+    assert range_to_wire(words, TOKYO, "x") == words
+
+
+def test_case_and_spaces_do_not_matter():
+    assert relative("  Last 7\t DAYS ", "x") == "last 7 days"
+
+
+def test_a_day_in_words_is_that_day():
+    assert relative("2024-05-01", "x") == (MAY_1, MAY_1)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "June 2024",
+        "2024",
+        "2024-05",
+        "2024-05-01T10:00:00",
+        "gibberish",
+        "now",
+        "this weekend",
+        "last week or so",
+        "this 2 days",
+        "last 0 days",
+        "last -1 days",
+        "last 07 days",
+        "last ٣ days",
+        "last two days",
+        "last 7 fortnights",
+        "7 days ago",
+        "from last week to today",
+        "from yesterday to now",
+        "from 2024-05-01T10:00:00 to now",
+        "from 2 quarters ago to now",
+        "from now",
+        "last 7 days\n; drop",
+        "monday",
+    ],
+)
+def test_refuses_words_that_a_server_would_guess_at(words):
+    with pytest.raises(QueryError, match="no range that Cube reads reliably; write"):
+        relative(words, "seen")
+
+
+def test_refuses_days_that_are_on_no_calendar():
+    for words in ("2023-02-29", "from 2024-13-01 to now"):
+        with pytest.raises(QueryError, match="on no calendar"):
+            relative(words, "x")
+
+
+def test_words_may_not_end_before_they_start():
+    with pytest.raises(QueryError, match="swap 2024-05-02 and 2024-05-01"):
+        relative("from 2024-05-02 to 2024-05-01", "x")
+
+
+def test_takes_a_day_and_pairs():
+    assert check_range(MAY_1, "x") == (MAY_1, MAY_1)
+    assert check_range((MAY_1, MAY_2), "x") == (MAY_1, MAY_2)
+    assert check_range([MAY_1, NOON], "x") == (MAY_1, NOON)
+    assert check_range((NOON, NOON), "x") == (NOON, NOON)
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (NOON, r"give \(start, end\)"),
+        ((MAY_2, MAY_1), "ends before it starts"),
+        ((NOON, NOON - timedelta(microseconds=1)), "ends before it starts"),
+        (("yesterday", "today"), r'.over\("last 7 days"\)'),
+        (("2024-05-01", "2024-05-02"), r"write date\(2024, 5, 1\)"),
+        ((NOON, NOON.replace(tzinfo=None)), "naive"),
+        ((MAY_1,), "is no range; write"),
+        ((MAY_1, MAY_1, MAY_2), "is no range; write"),
+        ((), "is no range; write"),
+        (None, "is no range; write"),
+        (7, "is no range; write"),
+    ],
+)
+def test_refuses_what_is_no_range(value, advice):
+    with pytest.raises(QueryError, match=advice):
+        check_range(value, "x")
+
+
+@pytest.mark.parametrize(
+    ("pair", "texts"),
+    [
+        ((MAY_1, MAY_2), ["2024-05-01", "2024-05-02"]),
+        ((MAY_1, NOON), ["2024-05-01", "2024-05-01T21:00:00.000"]),
+        ((NOON, MAY_1), ["2024-05-01T21:00:00.000", "2024-05-01"]),
+        (
+            (NOON + timedelta(microseconds=1), NOON + timedelta(microseconds=1)),
+            ["2024-05-01T21:00:00.000", "2024-05-01T21:00:00.001"],
+        ),
+    ],
+)
+def test_spells_days_as_days_and_instants_as_wall_clock(pair, texts):
+    assert range_to_wire(pair, TOKYO, "x") == texts
+
+
+def test_a_range_to_be_left_out_is_rounded_inwards():
+    start = NOON + timedelta(microseconds=1)
+    pair = (start, start + timedelta(milliseconds=2))
+    assert pair_to_wire(pair, UTC_ZONE, "x", inward=True) == [
+        "2024-05-01T12:00:00.001",
+        "2024-05-01T12:00:00.002",
+    ]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (datetime(2024, 5, 1, 15, tzinfo=UTC), MAY_1),
+        (MAY_2, datetime(2024, 5, 1, 14, 59, tzinfo=UTC)),
+    ],
+)
+def test_a_day_and_an_instant_are_compared_in_the_zone(pair):
+    with pytest.raises(QueryError, match="ends before it starts: 2024-05-02"):
+        range_to_wire(pair, TOKYO, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2024-05-01", MAY_1),
+        ("2024-05-01T12:00", datetime(2024, 5, 1, 12, tzinfo=TOKYO)),
+        ("2024-05-01 12:00:00", datetime(2024, 5, 1, 12, tzinfo=TOKYO)),
+        ("2024-05-01T12:00:00.5", datetime(2024, 5, 1, 12, 0, 0, 500000, TOKYO)),
+        ("2024-05-01T12:00:00.123456", datetime(2024, 5, 1, 12, 0, 0, 123456, TOKYO)),
+        ("2024-05-01T12:00:00.000Z", NOON),
+        ("2024-05-01T14:00:00+02:00", NOON),
+        ("2024-05-01T14:00:00+0200", NOON),
+        ("2024-05-01T14:00:00+02", NOON),
+    ],
+)
+def test_reads_moments(text, moment):
+    assert parse_moment(text, TOKYO, "x") == moment
+
+
+def test_drops_an_offset_into_utc_as_servers_do():
+    text = "2024-05-01T14:00:00+02:00"
+    moment = datetime(2024, 5, 1, 12, tzinfo=TOKYO)
+    assert parse_moment(text, TOKYO, "x", drop_offset=True) == moment
+
+
+@pytest.mark.parametrize(
+    "text", ["yesterday", "last 7 days", "", "2024", "1e3", 5, None]
+)
+def test_refuses_what_is_no_moment(text):
+    with pytest.raises(QueryError, match="is no date; write YYYY-MM-DD"):
+        parse_moment(text, TOKYO, "x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-02-30",
+        "0000-01-01",
+        "2024-05-01T24:00:00",
+        "2024-05-01T12:60",
+        "0001-01-01T00:00:00+14:00",
+    ],
+)
+def test_refuses_what_is_on_no_calendar(text):
+    with pytest.raises(QueryError, match="on no calendar"):
+        parse_moment(text, TOKYO, "x")

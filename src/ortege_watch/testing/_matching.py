@@ -106,10 +106,10 @@ def _dated(
             "operator does not exist: text >= timestamp with time zone"
         )
     if stem in {"inDateRange", "onTheDate"}:
+        begin = _moment(values[0], where, end=False)
         if len(values) < 2:
             # Servers that do not resolve a single value drop the filter in silence.
             return _always
-        begin = _moment(values[0], where, end=False)
         end = _moment(values[1], where, end=True)
         negated = stem != operator
         return lambda value: value is not None and (begin <= value <= end) != negated

@@ -150,7 +150,7 @@ def read(data: bytes) -> Frame:
     """
     try:
         wire = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except codec.UNREADABLE as error:
         problem = f"a frame cannot be read ({error})"
         raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
     if wire.messageProcessedId is not None:

@@ -59,6 +59,10 @@ __all__ = ["LOGGER", "Host", "Link", "Target"]
 
 LOGGER: Final = logging.getLogger("ortege_watch.subscription")
 
+_SILENT: Final = logging.Logger("websockets")
+"""At level DEBUG the library logs headers and frames: both carry the token."""
+_SILENT.disabled = True
+
 _CLOSE_WITHIN: Final = 1.0
 """Seconds that a polite close may take before the socket is cut."""
 
@@ -135,6 +139,7 @@ class Link:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._socket: _Socket | None = None
 
     @property
@@ -185,7 +190,9 @@ class Link:
             case Ping():
                 self._spawn(self._ping())
             case AskToken():
-                self._spawn(self._ask_token())
+                if self._asking is not None:  # it took too long
+                    self._asking.cancel()
+                self._asking = self._spawn(self._ask_token())
             case Open(token=token):
                 self._socket = socket = _Socket(self)
                 socket.task = self._spawn(socket.run(self._target, token))
@@ -337,6 +344,7 @@ class _Socket:
     async def _open(self, target: Target, token: str) -> ClientConnection:
         return await _Redirected(
             target.url,
+            logger=_SILENT,
             additional_headers={"Authorization": f"Bearer {token}"},
             ssl=ssl_context() if target.url.startswith("wss:") else None,
             compression=None,  # Cube offers none, and it costs CPU

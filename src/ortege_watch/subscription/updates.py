@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict
+from typing import Any, Final, Literal, Self, TypedDict, TypeVar
 
 import attrs
 
@@ -34,6 +34,8 @@ from ortege_watch.subscription.settings import (
 from ortege_watch.subscription.states import ConnectionState, SwitchDialect
 
 __all__ = ["AsyncUpdates", "Update", "WatchOptions", "watch"]
+
+T = TypeVar("T")
 
 class WatchOptions(TypedDict, total=False):
     """Say how ``watch()`` subscribes.
@@ -82,7 +84,7 @@ def check(queries: Sequence[object], options: WatchOptions) -> None:
                 f"cache={query.cache!r} has no effect on a subscription, which the "
                 "server refreshes by itself: leave it out"
             )
-        if any("compareDateRange" in each for each in _time(query)):
+        if query.compares:
             raise QueryError("a subscription has one date range: use .over(range)")
     dialect = options.get("dialect", "auto")
     if dialect not in {"auto", "cube", "ortege"}:
@@ -93,11 +95,6 @@ def check(queries: Sequence[object], options: WatchOptions) -> None:
     stale_after = options.get("stale_after", 60.0)
     if not stale_after > 0:
         raise QueryError(f"stale_after {stale_after!r}: give a number of seconds")
-
-
-def _time(query: Query) -> list[Mapping[str, Any]]:
-    selections: list[Mapping[str, Any]] = query.to_wire().get("timeDimensions", [])
-    return selections
 
 
 def watch(
@@ -442,7 +439,7 @@ class AsyncUpdates:
 
     def _report(self, error: OrtegeWatchError) -> None:
         if self._on_error is not None:
-            self._on_error(error)
+            self._call(self._on_error, error)
         else:
             self._ready.append(error)
             self._arrived.set()
@@ -451,7 +448,18 @@ class AsyncUpdates:
         if state is not self._state:
             self._state = state
             if self._on_state is not None:
-                self._on_state(state)
+                self._call(self._on_state, state)
+
+    def _call(self, callback: Callable[[T], object], argument: T) -> None:
+        """Call the caller's code; if it fails, the iteration ends and says so."""
+        try:
+            callback(argument)
+        except Exception as error:  # noqa: BLE001 - theirs may raise anything
+            self._on_state = self._on_error = None
+            kind = type(error).__name__
+            failure = OrtegeWatchError(f"a callback of the subscription failed: {kind}")
+            failure.__cause__ = error
+            self._finish(failure)
 
 
 _WORST_FIRST: Final = (

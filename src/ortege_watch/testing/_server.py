@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from http import HTTPStatus
+from http.client import responses
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # SO_LINGER on with a time of zero: closing sends a reset.
 _RESET = struct.pack("ii", 1, 0)
+# At level DEBUG websockets logs headers and frames: both may carry a real token.
+_SILENT = logging.Logger("websockets")
+_SILENT.disabled = True
 _LEAVING = 5.0
 # Turns of the loop in which a connection accepted last of all may still turn up.
 _STRAGGLERS = 3
@@ -84,7 +88,7 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.application = server.application
         self.websocket: ServerProtocol | None = None
-        self._http = h11.Connection(h11.SERVER)
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=2**20)
         self._request: h11.Request | None = None
         self._content = bytearray()
         self._held: list[bytes | None] = []
@@ -128,6 +132,7 @@ class Connection(asyncio.Protocol):
             self.websocket is not None
             and self.websocket.state is State.OPEN
             and self._transport is not None
+            and not self._transport.is_closing()
         )
 
     def send(self, data: bytes, *, binary: bool = False) -> None:
@@ -226,12 +231,14 @@ class Connection(asyncio.Protocol):
     def _respond(self, response: HttpResponse) -> None:
         body, cut = response.body, self.application.faults.take_cut()
         headers = {"content-length": str(len(body)), **response.headers}
-        reason = HTTPStatus(response.status).phrase
         start = h11.Response(
             status_code=response.status,
             headers=list(headers.items()),
-            reason=reason.encode(),
+            reason=responses.get(response.status, "").encode(),
         )
+        bodiless = response.status in {204, 304}
+        if bodiless or (self._request and self._request.method == b"HEAD"):
+            body = b""
         self._write(self._http.send(start) or b"")
         if cut:
             self._write(body[: len(body) // 2])
@@ -248,7 +255,9 @@ class Connection(asyncio.Protocol):
     # WebSocket
 
     def _accept(self, event: h11.Request) -> None:
-        websocket = ServerProtocol(max_size=self.application.max_frame)
+        websocket = ServerProtocol(
+            max_size=self.application.max_frame, logger=_SILENT
+        )
         self.websocket = websocket
         lines = [b"GET %b HTTP/1.1" % event.target]
         lines += [b"%b: %b" % (name, value) for name, value in event.headers]
@@ -302,10 +311,13 @@ class Connection(asyncio.Protocol):
             return
         if self.application.faults.silent:
             self._held.append(data)
-        elif data is None:
-            self._transport.close()
         elif data:
             self._transport.write(data)
+        elif data is None and self.websocket is not None:
+            # To close with bytes unread would reset: the close frame might be lost.
+            self._transport.write_eof()
+        elif data is None:
+            self._transport.close()
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

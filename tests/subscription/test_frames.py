@@ -1,0 +1,164 @@
+"""Frames, out and in, against captured conversations."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortege_watch.errors import DecodeError
+from ortege_watch.subscription import frames
+
+CAPTURED = sorted((Path(__file__).parents[1] / "data" / "frames").glob("canonical-*"))
+LINES = [
+    (path.stem, number, line)
+    for path in CAPTURED
+    for number, line in enumerate(path.read_text().splitlines(), 1)
+]
+
+
+def of(prefix: str):
+    return [
+        pytest.param(line.removeprefix(prefix), id=f"{stem}:{number}")
+        for stem, number, line in LINES
+        if line.startswith(prefix)
+    ]
+
+
+@pytest.mark.parametrize("line", of("S< "))
+def test_every_captured_frame_of_a_server_is_read(line):
+    wire = json.loads(line)
+    frame = frames.read(line.encode())
+    match frame:
+        case frames.Handshake():
+            assert wire == {"handshake": True}
+        case frames.Processed(message_id=key):
+            assert wire == {"messageProcessedId": key}
+        case frames.FrameError(status=status, message=message):
+            assert "messageId" not in wire
+            assert (status, message) == (wire["status"], wire["message"]["error"])
+        case frames.Answer(message_id=key, body=body, status=status):
+            assert (key, status) == (wire["messageId"], wire["status"])
+            assert body.error == wire["message"].get("error")
+            rows = [json.loads(bytes(part.data)) for part in body.parts]
+            assert rows == [r["data"] for r in wire["message"].get("results", [])]
+
+
+def test_what_is_sent_is_what_the_captured_clients_sent():
+    captured = {
+        json.dumps(json.loads(line.removeprefix("C> ")), sort_keys=True)
+        for _, _, line in LINES
+        if line.startswith("C> ")
+    }
+    query = {"measures": ["stacks_contract_events.count"]}
+    for text in (
+        frames.authorization("<jwt>"),
+        frames.subscribe("1", query, "req-1"),
+        frames.unsubscribe("1"),
+        frames.tutorial_subscribe(query, "6b6d5c0e-2f1e-4c53-9d0a-1d1c7b6d7f11"),
+    ):
+        assert json.dumps(json.loads(text), sort_keys=True) in captured
+
+
+def test_the_envelope_is_the_one_that_every_cube_accepts():
+    frame = json.loads(frames.subscribe("12", {"measures": ["a.b"]}, "r"))
+    assert frame.keys() == {"messageId", "requestId", "method", "params"}
+    assert frame["params"] == {"query": {"measures": ["a.b"]}, "queryType": "multi"}
+    assert re.fullmatch("[1-9][0-9]{0,15}", frame["messageId"])
+    assert json.loads(frames.authorization("x")).keys() == {"authorization"}
+    assert json.loads(frames.unsubscribe("12")) == {"unsubscribe": "12"}
+
+
+def test_a_number_as_id_is_read_as_a_string():
+    assert frames.read(b'{"messageProcessedId":1}') == frames.Processed("1")
+    frame = frames.read(b'{"messageId":7,"message":{"error":"x"},"status":400}')
+    assert isinstance(frame, frames.Answer)
+    assert frame.message_id == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('{"data":[{"a":"1"}]}', '[{"a":"1"}]'),
+        ('{"results":[{"data":[]}]}', "[]"),
+    ],
+)
+def test_an_answer_of_the_tutorial_has_no_id(text, rows):
+    frame = frames.read(text.encode())
+    assert isinstance(frame, frames.Answer)
+    assert frame.message_id is None
+    assert bytes(frame.body.parts[0].data).decode() == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "message"),
+    [
+        ('{"error":"no"}', 400, "no"),
+        ('{"error":"no","status":403}', 403, "no"),
+        ('{"message":{},"status":500}', 500, "no reason given"),
+    ],
+)
+def test_an_error_without_an_id_belongs_to_no_query(text, status, message):
+    assert frames.read(text.encode()) == frames.FrameError(status, message)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"null",
+        b"5",
+        b'"text"',
+        b"[]",
+        b"{}",
+        b"{",
+        b"<html>",
+        b"\x00\xff\xfe",
+        b'{"handshake":false}',
+        b'{"handshake":"yes"}',
+        b'{"messageId":"1","message":"text","status":200}',
+        b'{"messageId":{},"message":{},"status":200}',
+        b'{"messageId":"1","message":{"results":{}},"status":200}',
+        b'{"data":[1,2}',
+        b'{"messageId":"1","message":{"error":"\xff"},"status":200}',
+        b"[" * 100_000,
+    ],
+)
+def test_anything_else_is_one_error_of_ours(data):
+    with pytest.raises(DecodeError) as caught:
+        frames.read(data)
+    assert len(str(caught.value)) < 1000
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_no_bytes_raise_anything_else(data):
+    try:
+        frames.read(data)
+    except DecodeError:
+        pass
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["messageId", "message", "status", "error", "data", "results", "handshake"]
+        ),
+        inner,
+    ),
+    max_leaves=12,
+)
+
+
+@given(json_values)
+def test_no_json_raises_anything_else(value):
+    try:
+        frame = frames.read(json.dumps(value).encode())
+    except DecodeError:
+        return
+    assert isinstance(frame, frames.Frame)

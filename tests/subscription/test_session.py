@@ -1,0 +1,934 @@
+"""The state machine by transcripts: what happened, and what it does about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from ortege_watch import codec
+from ortege_watch.answers import api_error
+from ortege_watch.errors import (
+    ApiError,
+    AuthenticationError,
+    DecodeError,
+    OrtegeWatchError,
+    QueryRejected,
+    RateLimited,
+    SubscriptionLost,
+    TransportError,
+)
+from ortege_watch.subscription import frames, live, opening
+from ortege_watch.subscription.session import Session
+from ortege_watch.subscription.settings import Reconnect, Settings
+from ortege_watch.subscription.states import (
+    AskingToken,
+    AskToken,
+    Authorizing,
+    Closed,
+    Connecting,
+    ConnectionState,
+    DeadlinePassed,
+    Deliver,
+    Disconnect,
+    Dropped,
+    Effect,
+    Event,
+    Fail,
+    Finish,
+    Live,
+    Log,
+    Open,
+    Opened,
+    OpenFailed,
+    Ping,
+    Poll,
+    Polled,
+    PollFailed,
+    Polling,
+    Pong,
+    Received,
+    Send,
+    SwitchDialect,
+    TokenFailed,
+    TokenReady,
+    Unreadable,
+    Waiting,
+)
+
+COUNT = {"measures": ["events.count"]}
+SUM = {"measures": ["events.asset_amount"], "dimensions": ["events.sender_address"]}
+
+
+class Script:
+    """A session, a clock that stands still until moved, and what was done."""
+
+    def __init__(self, queries=None, *, dialect="cube", may_switch=True, **options):
+        settings = options.pop("settings", Settings())
+        self.now = 1000.0
+        self.session = Session(
+            queries or {"1": COUNT},
+            dialect=dialect,
+            may_switch=may_switch,
+            settings=settings,
+            draw=lambda: 0.0,
+            new_id=lambda: "an-id",
+            now=self.now,
+            **options,
+        )
+
+    @property
+    def state(self):
+        return self.session.state
+
+    def on(self, event: Event) -> list[Effect]:
+        effects = self.session.handle(event, self.now)
+        return [effect for effect in effects if not isinstance(effect, Log)]
+
+    def logs(self, event: Event) -> list[Log]:
+        effects = self.session.handle(event, self.now)
+        return [effect for effect in effects if isinstance(effect, Log)]
+
+    def wait(self, seconds: float = 0.0) -> list[Effect]:
+        """Move the clock, or let it come to the deadline; then say so."""
+        deadline = self.session.deadline
+        assert deadline is not None
+        self.now = self.now + seconds if seconds else max(self.now, deadline)
+        return self.on(DeadlinePassed())
+
+    def receive(self, frame: frames.Frame) -> list[Effect]:
+        return self.on(Received(frame))
+
+    def go_live(self, token: str = "t", expires_at: float | None = None) -> None:
+        assert self.wait() == [AskToken()]
+        assert self.on(TokenReady(token, expires_at)) == [Open(token)]
+        self.on(Opened())
+        if self.session.dialect == "cube":
+            self.receive(frames.Handshake())
+        assert isinstance(self.state, Live)
+
+
+def answer(rows: str = "[]", *, key: str | None = "1", at: str | None = None):
+    part = {"data": json.loads(rows), "lastRefreshTime": at}
+    body = codec.decode_body(codec.dumps({"results": [part]}).encode())
+    return frames.Answer(key, body, 200)
+
+
+def refusal(message: str, status: int = 400, key: str | None = "1"):
+    body = codec.decode_body(codec.dumps({"error": message}).encode())
+    return frames.Answer(key, body, status)
+
+
+def sent(effects: list[Effect]) -> list[dict]:
+    return [json.loads(e.text) for e in effects if isinstance(e, Send)]
+
+
+def kinds(effects: list[Effect]) -> list[type]:
+    return [type(effect) for effect in effects]
+
+
+def part(rows: str = "[]", at: str | None = None):
+    return answer(rows, at=at).body.parts[0]
+
+
+GONE = Dropped(1006, TransportError("gone"))
+INVALID = frames.FrameError(403, "Invalid token")
+
+
+# ------------------------------------------------------------------ the way to live
+
+
+def test_token_socket_authorisation_then_every_query():
+    script = Script({"1": COUNT, "2": SUM})
+    assert script.session.connection is ConnectionState.WAITING
+    assert script.wait() == [AskToken()]
+    assert script.on(TokenReady("jwt")) == [Open("jwt")]
+    assert script.session.connection is ConnectionState.CONNECTING
+    assert sent(script.on(Opened())) == [{"authorization": "jwt"}]
+    subscribed = sent(script.receive(frames.Handshake()))
+    assert subscribed == [
+        {
+            "messageId": key,
+            "requestId": "an-id",
+            "method": "subscribe",
+            "params": {"query": query, "queryType": "multi"},
+        }
+        for key, query in (("1", COUNT), ("2", SUM))
+    ]
+    assert script.session.connection is ConnectionState.LIVE
+
+
+def test_the_first_delay_is_kept():
+    script = Script(delay=3.0)
+    assert script.session.deadline == script.now + 3.0
+    script.now += 2.9
+    assert script.on(DeadlinePassed()) == []
+
+
+def test_a_token_is_in_no_repr():
+    script = Script()
+    script.wait()
+    effects = script.on(TokenReady("s3cret"))
+    shown = repr([effects, script.state, TokenReady("s3cret")])
+    shown += repr(script.on(Opened())) + repr(script.state)
+    script.receive(frames.Handshake())
+    shown += repr(script.state) + repr(vars(script.session))
+    assert "s3cret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("prepare", "event", "words"),
+    [
+        ([], DeadlinePassed(), "gave no token"),
+        ([TokenReady("t")], OpenFailed(TransportError("no route")), "no route"),
+        ([TokenReady("t")], OpenFailed(TransportError("busy"), 503), "busy"),
+        ([TokenReady("t")], DeadlinePassed(), "did not open in time"),
+        ([TokenReady("t"), Opened()], GONE, "gone"),
+        (
+            [TokenReady("t"), Opened(), Received(INVALID)],
+            TokenFailed(OrtegeWatchError("no luck")),
+            "no luck",
+        ),
+        ([TokenReady("t"), Opened(), Received(frames.Handshake())], GONE, "gone"),
+    ],
+)
+def test_every_outage_on_the_way_is_logged_and_tried_again(prepare, event, words):
+    script = Script()
+    script.wait()
+    for step in prepare:
+        script.on(step)
+    if isinstance(event, DeadlinePassed):
+        script.now = script.session.deadline
+    [log] = script.logs(event)
+    assert log.level == logging.WARNING
+    assert words in log.text
+    assert "next attempt in 0.5 s" in log.text
+    assert script.state == Waiting(script.now + 0.5)
+    assert script.wait() == [AskToken()]
+
+
+def test_a_provider_that_fails_at_first_ends_it_and_later_is_tried_again():
+    error = OrtegeWatchError("the provider failed")
+    script = Script()
+    script.wait()
+    assert script.on(TokenFailed(error)) == [Disconnect(), Finish(error)]
+
+    script = Script()
+    script.go_live()
+    script.on(GONE)
+    script.wait()
+    assert script.on(TokenFailed(error)) == []
+    assert isinstance(script.state, Waiting)
+
+
+def test_attempts_may_be_limited():
+    script = Script(settings=Settings(reconnect=Reconnect(attempts=2)))
+    error = TransportError("no route")
+    for _ in range(2):
+        script.wait()
+        script.on(TokenReady("t"))
+        assert script.on(OpenFailed(error)) == []
+    script.wait()
+    script.on(TokenReady("t"))
+    assert script.on(OpenFailed(error)) == [Disconnect(), Finish(error)]
+    assert script.session.connection is ConnectionState.CLOSED
+
+
+# ----------------------------------------------------------------------- back-off
+
+
+def test_delays_double_while_sessions_do_not_hold():
+    script = Script()
+    delays = []
+    for _ in range(9):
+        script.go_live()
+        script.now += 9.9
+        script.on(GONE)
+        delays.append(script.session.deadline - script.now)
+    assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_delays_restart_after_a_session_that_held():
+    script = Script()
+    for _ in range(5):
+        script.go_live()
+        script.on(GONE)
+    script.go_live()
+    script.now += 10.0
+    script.on(GONE)
+    assert script.session.deadline - script.now == 0.5
+
+
+def test_a_server_that_accepts_and_drops_is_not_hammered():
+    script = Script()
+    start, attempts = script.now, 0
+    while script.now - start < 60:
+        script.go_live()
+        attempts += 1
+        script.on(GONE)
+        script.now = script.session.deadline
+    assert attempts <= 10
+
+
+# ------------------------------------------------------------------------- tokens
+
+
+def test_a_refused_token_is_asked_for_once_more_on_the_same_socket():
+    script = Script()
+    script.wait()
+    script.on(TokenReady("old"))
+    script.on(Opened())
+    assert script.receive(INVALID) == [AskToken()]
+    assert sent(script.on(TokenReady("new"))) == [{"authorization": "new"}]
+    script.receive(frames.Handshake())
+    assert isinstance(script.state, Live)
+
+
+@pytest.mark.parametrize("second", ["old", "new"])
+def test_a_second_refusal_is_final(second):
+    script = Script()
+    script.wait()
+    script.on(TokenReady("old"))
+    script.on(Opened())
+    script.receive(INVALID)
+    effects = script.on(TokenReady(second))
+    if second == "new":
+        effects = script.receive(INVALID)
+    assert kinds(effects) == [Disconnect, Finish]
+    assert isinstance(effects[1].error, AuthenticationError)
+    assert effects[1].error.message == "Invalid token"
+
+
+@pytest.mark.parametrize("second", ["old", "new"])
+def test_an_upgrade_may_refuse_the_token_too(second):
+    script = Script()
+    script.wait()
+    script.on(TokenReady("old"))
+    assert script.on(OpenFailed(TransportError("HTTP 401"), 401)) == [AskToken()]
+    assert isinstance(script.state, AskingToken)
+    effects = script.on(TokenReady(second))
+    if second == "new":
+        assert effects == [Open("new")]
+        effects = script.on(OpenFailed(TransportError("HTTP 401"), 401))
+    assert isinstance(effects[-1].error, AuthenticationError)
+
+
+def test_a_token_is_renewed_on_the_live_socket_before_it_expires():
+    script = Script()
+    script.go_live("one", expires_at=script.now + 400)
+    while not (effects := script.wait()) == [AskToken()]:
+        script.receive(frames.Processed("1"))
+        assert not [s for s in sent(effects) if "authorization" in s]
+    assert script.now == 1000 + 340
+    assert sent(script.on(TokenReady("two", script.now + 400))) == [
+        {"authorization": "two"}
+    ]
+    assert script.receive(frames.Handshake()) == []
+    assert script.state.handshake_by is None
+    assert script.state.token == "two"
+
+
+def test_a_short_token_is_renewed_after_three_quarters():
+    script = Script()
+    script.go_live("one", expires_at=script.now + 40)
+    assert script.wait() == [AskToken()]
+    assert script.now == 1000 + 30
+
+
+def test_a_provider_without_a_newer_token_is_asked_again_later():
+    script = Script()
+    script.go_live("one", expires_at=script.now + 40)
+    script.wait()
+    assert script.on(TokenReady("one", 1040.0)) == []
+    assert script.wait() == [AskToken()]
+    assert script.on(TokenFailed(OrtegeWatchError("down"))) == []
+    assert isinstance(script.state, Live)
+    assert script.wait() == [AskToken()]
+
+
+def test_a_renewed_token_that_is_refused_is_asked_for_once_more():
+    script = Script()
+    script.go_live("one", expires_at=script.now + 40)
+    script.wait()
+    script.on(TokenReady("two", 1080.0))
+    assert script.receive(INVALID) == [AskToken()]
+    assert sent(script.on(TokenReady("three", 1080.0))) == [{"authorization": "three"}]
+    effects = script.receive(INVALID)
+    assert isinstance(effects[-1].error, AuthenticationError)
+
+
+def test_a_provider_that_repeats_a_refused_token_ends_it():
+    script = Script()
+    script.go_live("one")
+    script.receive(INVALID)
+    effects = script.on(TokenReady("one"))
+    assert isinstance(effects[-1].error, AuthenticationError)
+
+
+def test_a_provider_that_fails_after_a_refusal_costs_the_socket():
+    script = Script()
+    script.go_live("one")
+    script.receive(INVALID)
+    assert script.on(TokenFailed(OrtegeWatchError("down"))) == [Disconnect()]
+    assert isinstance(script.state, Waiting)
+
+
+def test_a_renewal_without_an_answer_costs_the_socket():
+    script = Script()
+    script.go_live("one", expires_at=script.now + 40)
+    script.wait()
+    script.on(TokenReady("two", 2000.0))
+    assert script.wait() == [Disconnect()]
+    assert isinstance(script.state, Waiting)
+
+
+# ------------------------------------------------------------------------ silence
+
+
+def test_silence_is_pinged_and_then_given_up():
+    script = Script(settings=Settings(resend_every=1000.0))
+    script.go_live()
+    assert script.wait() == [Ping()]
+    assert script.now == 1060
+    assert script.wait() == [Disconnect()]
+    assert script.now == 1070
+
+
+def test_a_pong_is_life_for_a_while():
+    script = Script(settings=Settings(resend_every=1000.0))
+    script.go_live()
+    script.wait()
+    assert script.on(Pong()) == []
+    assert script.wait() == [Disconnect()]  # 120 s without a frame
+    assert script.now == 1120
+
+
+@pytest.mark.parametrize(
+    "frame", [frames.Processed("1"), frames.Handshake(), answer(), refusal("Error: x")]
+)
+def test_any_frame_is_life(frame):
+    script = Script(settings=Settings(resend_every=1000.0))
+    script.go_live()
+    script.wait()
+    script.receive(frame)
+    assert script.state.pong_by is None
+    assert script.session.deadline == script.now + 60
+
+
+def test_every_query_is_sent_again_within_a_minute():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    for _ in range(3):
+        before = script.now
+        effects = script.wait()
+        assert script.now - before <= 60
+        assert [frame["messageId"] for frame in sent(effects)] == ["1", "2"]
+        script.receive(frames.Processed("1"))
+
+
+# ---------------------------------------------------------------- snapshots, errors
+
+
+def test_snapshots_are_delivered_and_marked_after_an_outage():
+    script = Script()
+    script.go_live()
+    [first] = script.receive(answer('[{"a": "1"}]'))
+    assert first == Deliver("1", first.part, resumed=False)
+    [again] = script.receive(answer())
+    assert not again.resumed
+    script.on(GONE)
+    script.go_live()
+    [resumed] = script.receive(answer())
+    assert resumed.resumed
+    [after] = script.receive(answer())
+    assert not after.resumed
+
+
+def test_continue_wait_is_never_shown():
+    script = Script()
+    script.go_live()
+    assert script.receive(refusal("Continue wait", 200)) == []
+    assert isinstance(script.state, Live)
+
+
+def test_an_older_snapshot_waits_for_a_newer_one():
+    script = Script()
+    script.go_live()
+    script.receive(answer("[1]", at="2026-11-22T06:00:09.000Z"))
+    assert script.receive(answer("[0]", at="2026-11-22T06:00:01.000Z")) == []
+    [newer] = script.receive(answer("[2]", at="2026-11-22T06:00:10.000Z"))
+    assert bytes(newer.part.data) == b"[2]"
+    assert script.state.release_at is None
+
+
+def test_an_older_snapshot_is_believed_in_the_end():
+    script = Script()
+    script.go_live()
+    script.receive(answer("[1]", at="2026-11-22T06:00:09.000Z"))
+    script.receive(answer("[0]", at="2026-11-22T06:00:01.000Z"))
+    [late] = script.wait()
+    assert script.now == 1015
+    assert bytes(late.part.data) == b"[0]"
+    [next_one] = script.receive(answer("[3]", at="2026-11-22T06:00:02.000Z"))
+    assert bytes(next_one.part.data) == b"[3]"
+
+
+def test_a_validation_error_ends_its_query_once_and_not_the_others():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    effects = script.receive(refusal("Cube 'nope' not found for path 'nope.count'"))
+    assert kinds(effects) == [Fail, Send]
+    assert effects[0].final
+    assert isinstance(effects[0].error, QueryRejected)
+    assert sent(effects) == [{"unsubscribe": "1"}]
+    assert script.receive(refusal("Cube 'nope' not found")) == []
+    assert script.receive(answer()) == []  # one frame in flight may follow
+    assert kinds(script.receive(answer(key="2"))) == [Deliver]
+    effects = script.receive(refusal("'x' not found for path 'y.x'", key="2"))
+    assert effects[-2:] == [Disconnect(), Finish(None)]
+
+
+def test_a_passing_error_is_said_once_until_the_query_is_well_again():
+    script = Script()
+    script.go_live()
+    database = refusal("Error: the connection to the database was lost")
+    [failure] = script.receive(database)
+    assert isinstance(failure.error, ApiError)
+    assert not failure.final
+    assert script.receive(database) == []
+    assert kinds(script.receive(answer())) == [Deliver]
+    assert kinds(script.receive(database)) == [Fail]
+
+
+def test_an_error_without_a_sentence_is_an_error():
+    script = Script()
+    script.go_live()
+    body = codec.decode_body(b"{}")
+    [failure] = script.receive(frames.Answer("1", body, 500))
+    assert failure.error.status == 500
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_an_answer_of_another_shape_is_said_once(count):
+    script = Script()
+    script.go_live()
+    results = [{"data": []}] * count
+    body = codec.decode_body(codec.dumps({"results": results}).encode())
+    [failure] = script.receive(frames.Answer("1", body, 200))
+    assert isinstance(failure.error, DecodeError)
+    assert str(count) in str(failure.error)
+    assert script.receive(frames.Answer("1", body, 200)) == []
+
+
+def test_a_server_that_forgot_the_token_is_connected_anew():
+    script = Script()
+    script.go_live()
+    assert script.receive(refusal("Not authorized", 403)) == [Disconnect()]
+    assert isinstance(script.state, Waiting)
+
+
+def test_a_missing_scope_ends_the_query():
+    script = Script()
+    script.go_live()
+    effects = script.receive(refusal("API scope is missing: data", 403))
+    assert isinstance(effects[0].error, QueryRejected)
+    assert effects[0].final
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Unreadable(DecodeError("garbage")),
+        Received(answer(key="99")),
+        Received(answer(key=None)),
+        Received(frames.Processed("99")),
+        Received(frames.FrameError(500, "TypeError: oh")),
+    ],
+)
+def test_what_cannot_be_understood_costs_the_socket_and_nothing_else(event):
+    script = Script()
+    script.go_live()
+    assert script.on(event) == [Disconnect()]
+    script.go_live()
+    assert kinds(script.receive(answer())) == [Deliver]
+
+
+# ------------------------------------------------------------------ frames too big
+
+
+def test_a_frame_beyond_our_limit_ends_it_with_advice():
+    script = Script()
+    script.go_live()
+    effects = script.on(Dropped(1006, TransportError("x"), too_big=True))
+    assert isinstance(effects[-1].error, SubscriptionLost)
+    assert "max_size" in str(effects[-1].error)
+
+
+def test_a_query_too_big_for_the_server_ends_alone():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    [failure] = script.on(Dropped(1009, TransportError("too big")))
+    assert failure.message_id == "2"
+    assert failure.error.status == 413
+    assert isinstance(script.state, Waiting)
+    script.go_live()
+    effects = script.on(Dropped(1009, TransportError("too big")))
+    assert effects[-1] == Finish(None)
+
+
+# ----------------------------------------------------------------------- dialects
+
+
+def tutorial_refusal(status: int = 400):
+    return frames.FrameError(status, "messageId is required")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Received(frames.FrameError(400, "what is an authorization?")),
+        Received(answer()),
+        Unreadable(DecodeError("hello?")),
+        DeadlinePassed(),
+    ],
+)
+def test_a_greeting_that_is_not_understood_leads_to_the_other_dialect(event):
+    script = Script()
+    script.wait()
+    script.on(TokenReady("t"))
+    script.on(Opened())
+    if isinstance(event, DeadlinePassed):
+        script.now = script.session.deadline
+    effects = script.on(event)
+    assert kinds(effects) == [Disconnect, SwitchDialect]
+    assert effects[1].delay == 0.0
+    assert effects[1].failures == 1
+    assert isinstance(script.state, Closed)
+
+
+def test_two_drops_before_the_handshake_lead_to_the_other_dialect():
+    script = Script()
+    for expected in ([], [Disconnect, SwitchDialect]):
+        script.wait()
+        script.on(TokenReady("t"))
+        script.on(Opened())
+        effects = script.on(GONE)
+        assert kinds(effects) == expected
+    assert effects[1].delay > 0
+
+
+def test_a_dialect_that_worked_is_kept():
+    script = Script()
+    script.go_live()
+    script.on(GONE)
+    script.wait()
+    script.on(TokenReady("t"))
+    script.on(Opened())
+    assert script.receive(frames.FrameError(400, "what?")) == [Disconnect()]
+    assert isinstance(script.state, Waiting)
+
+
+def test_the_tutorial_dialect_sends_one_frame_with_legacy_filters():
+    query = {
+        "measures": ["e.amount"],
+        "filters": [
+            {"member": "e.id", "operator": "equals", "values": ["x"]},
+            {"or": [{"member": "e.a", "operator": "set"}]},
+        ],
+    }
+    script = Script({"1": query}, dialect="ortege")
+    script.wait()
+    assert script.on(TokenReady("t")) == [Open("t")]
+    assert sent(script.on(Opened())) == [
+        {
+            "queryType": "subscribe",
+            "query": {
+                "measures": ["e.amount"],
+                "filters": [
+                    {"dimension": "e.id", "operator": "equals", "values": ["x"]},
+                    {"or": [{"dimension": "e.a", "operator": "set"}]},
+                ],
+            },
+            "requestId": "an-id",
+        }
+    ]
+    assert script.session.connection is ConnectionState.CONNECTING
+    assert kinds(script.receive(answer(key=None))) == [Deliver]
+    assert script.session.connection is ConnectionState.LIVE
+    script.now += 59
+    assert script.on(DeadlinePassed()) == []  # it is not sent again
+    script.now += 1
+    assert script.on(DeadlinePassed()) == [Ping()]
+    assert script.on(Pong()) == []
+    assert script.state.lost_at is None  # this dialect has no heartbeat
+
+
+def test_an_error_in_the_tutorial_dialect_is_not_unsubscribed_from():
+    script = Script(dialect="ortege")
+    script.go_live()
+    script.receive(answer(key=None))
+    effects = script.receive(refusal("Invalid query format: x", key=None))
+    assert kinds(effects) == [Fail, Disconnect, Finish]
+
+
+def test_if_neither_dialect_is_understood_the_error_names_both():
+    because = api_error("what is an authorization?", status=400)
+    script = Script(dialect="ortege", because=because, failures=1)
+    script.go_live()
+    effects = script.receive(tutorial_refusal())
+    [finish] = [e for e in effects if isinstance(e, Finish)]
+    assert isinstance(finish.error, SubscriptionLost)
+    assert "what is an authorization?" in str(finish.error)
+    assert "messageId is required" in str(finish.error)
+
+
+@pytest.mark.parametrize(
+    ("because", "status"),
+    [(TransportError("silence"), 400), (api_error("what?", status=400), 500)],
+)
+def test_an_outage_is_no_verdict_about_a_dialect(because, status):
+    script = Script(dialect="ortege", because=because, failures=1)
+    script.go_live()
+    effects = script.receive(tutorial_refusal(status))
+    assert kinds(effects) == [Disconnect, SwitchDialect]
+    assert effects[1].delay > 0
+    assert effects[1].failures == 2
+
+
+def test_silence_in_the_tutorial_dialect_leads_back():
+    script = Script(dialect="ortege", because=TransportError("silence"), failures=1)
+    script.go_live()
+    assert kinds(script.wait()) == [Disconnect, SwitchDialect]
+    assert script.now == 1060
+
+
+@pytest.mark.parametrize("dialect", ["cube", "ortege"])
+def test_a_pinned_dialect_that_is_refused_is_final(dialect):
+    script = Script(dialect=dialect, may_switch=False)
+    script.wait()
+    script.on(TokenReady("t"))
+    script.on(Opened())
+    effects = script.receive(tutorial_refusal())
+    assert isinstance(effects[-1].error, SubscriptionLost)
+    assert dialect in str(effects[-1].error)
+
+
+def test_a_pinned_dialect_survives_an_outage():
+    script = Script(may_switch=False)
+    for event in (DeadlinePassed(), GONE, GONE, GONE):
+        script.wait()
+        script.on(TokenReady("t"))
+        script.on(Opened())
+        if isinstance(event, DeadlinePassed):
+            script.now = script.session.deadline
+        assert Finish not in kinds(script.on(event))
+        assert isinstance(script.state, Waiting)
+
+
+def test_a_pinned_tutorial_dialect_waits_for_ever():
+    script = Script(dialect="ortege", may_switch=False)
+    script.go_live()
+    for _ in range(5):
+        assert script.wait() == [Ping()]
+        script.on(Pong())
+
+
+# ------------------------------------------------------------------------ polling
+
+
+def refuse_upgrade(script: Script, status: int = 403) -> list[Effect]:
+    script.wait()
+    script.on(TokenReady("t"))
+    return script.on(OpenFailed(TransportError(f"HTTP {status}"), status))
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404])
+def test_where_websockets_are_off_queries_are_polled(status):
+    script = Script({"1": COUNT, "2": SUM})
+    assert refuse_upgrade(script, status) == [Poll("1"), Poll("2")]
+    assert script.session.connection is ConnectionState.POLLING
+    assert kinds(script.on(Polled("1", part()))) == [Deliver]
+    assert script.wait() == [Poll("1")]  # "2" is still on its way
+    assert script.now == 1005
+    script.on(Polled("1", part()))
+    script.on(Polled("2", part()))
+    assert script.wait() == [Poll("1"), Poll("2")]
+
+
+def test_polling_is_said_once():
+    script = Script()
+    script.wait()
+    script.on(TokenReady("t"))
+    [log] = script.logs(OpenFailed(TransportError("HTTP 403"), 403))
+    assert "WebSockets are disabled or blocked" in log.text
+    assert script.logs(Polled("1", part())) == []
+
+
+def test_a_websocket_only_subscription_says_what_is_wrong():
+    script = Script(settings=Settings(transport="websocket"))
+    effects = refuse_upgrade(script)
+    assert isinstance(effects[-1].error, SubscriptionLost)
+    assert "disabled or blocked" in str(effects[-1].error)
+
+
+def test_rest_only_needs_no_socket():
+    script = Script(settings=Settings(transport="rest"))
+    assert script.wait() == [Poll("1")]
+
+
+@pytest.mark.parametrize("transport", ["auto", "websocket"])
+def test_a_server_that_restarts_is_not_taken_for_one_without_websockets(transport):
+    script = Script(settings=Settings(transport=transport))
+    script.go_live()
+    script.on(GONE)
+    assert refuse_upgrade(script) == []
+    assert refuse_upgrade(script) == []
+    polls = refuse_upgrade(script)
+    assert polls == ([Poll("1")] if transport == "auto" else [])
+
+
+def test_polling_goes_on_through_outages_with_back_off():
+    script = Script()
+    refuse_upgrade(script)
+    error = TransportError("no route")
+    delays = []
+    for _ in range(7):
+        script.on(PollFailed("1", error))
+        delays.append(script.session.deadline - script.now)
+        script.wait()
+    assert delays == [5, 5, 5, 5, 8, 16, 30]
+    [deliver] = script.on(Polled("1", part()))
+    assert not deliver.resumed
+    script.wait()
+    script.on(PollFailed("1", error))
+    script.wait()
+    [deliver] = script.on(Polled("1", part()))
+    assert deliver.resumed
+
+
+def test_polling_honours_retry_after():
+    script = Script()
+    refuse_upgrade(script)
+    script.on(PollFailed("1", RateLimited("slow down", retry_after=42.0)))
+    assert script.session.deadline == script.now + 42
+    script.wait()
+    script.on(PollFailed("1", RateLimited("slow down")))
+    assert script.session.deadline - script.now == 5
+
+
+def test_polling_ends_with_the_token_the_query_or_the_attempts():
+    script = Script()
+    refuse_upgrade(script)
+    error = AuthenticationError("Invalid token", status=403)
+    assert script.on(PollFailed("1", error))[-1] == Finish(error)
+
+    script = Script()
+    refuse_upgrade(script)
+    passing = api_error("Error: deadlock", status=400)
+    assert script.on(PollFailed("1", passing)) == [Fail("1", passing, final=False)]
+    assert script.on(PollFailed("1", passing)) == []
+    rejected = api_error("'x' not found for path 'y.x'", status=400)
+    effects = script.on(PollFailed("1", rejected))
+    assert effects[0] == Fail("1", rejected, final=True)
+    assert effects[-1] == Finish(None)
+
+    script = Script(settings=Settings(reconnect=Reconnect(attempts=0)))
+    refuse_upgrade(script)
+    error = TransportError("no route")
+    assert script.on(PollFailed("1", error))[-1] == Finish(error)
+
+
+# ------------------------------------------------------------------- every state
+
+
+EVENTS: list[Event] = [
+    DeadlinePassed(),
+    TokenReady("t"),
+    TokenFailed(TransportError("x")),
+    Opened(),
+    OpenFailed(TransportError("x")),
+    Received(frames.Handshake()),
+    Unreadable(DecodeError("x")),
+    Pong(),
+    GONE,
+    Polled("1", part()),
+    PollFailed("1", TransportError("x")),
+]
+
+
+def live_session() -> Script:
+    script = Script()
+    script.go_live()
+    return script
+
+
+def reach(*events: Event) -> Script:
+    script = Script()
+    script.wait()
+    for event in events:
+        script.on(event)
+    return script
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "make",
+    [
+        Script,
+        reach,
+        lambda: reach(TokenReady("t")),
+        lambda: reach(TokenReady("t"), Opened()),
+        live_session,
+        lambda: reach(TokenReady("t"), OpenFailed(TransportError("x"), 404)),
+    ],
+    ids=["waiting", "asking", "connecting", "authorizing", "live", "polling"],
+)
+def test_every_state_takes_every_event(make, event):
+    script = make()
+    before = script.state
+    script.on(event)
+    allowed = successors()[type(before).__name__] | {type(before).__name__}
+    assert type(script.state).__name__ in allowed
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda e: type(e).__name__)
+def test_closed_is_final(event):
+    script = Script()
+    script.wait()
+    script.on(TokenFailed(TransportError("x")))
+    closed = script.state
+    assert isinstance(closed, Closed)
+    assert script.session.deadline is None
+    assert script.on(event) == []
+    assert script.state is closed
+
+
+def successors() -> dict[str, set[str]]:
+    """Read the transitions out of the return types, which mypy holds the code to."""
+    handlers = {
+        Waiting: opening.waiting,
+        AskingToken: opening.asking_token,
+        Connecting: opening.connecting,
+        Authorizing: opening.authorizing,
+        Live: live.live,
+        Polling: live.polling,
+    }
+    return {
+        state.__name__: {
+            each.__name__ for each in get_args(get_type_hints(handler)["return"])
+        }
+        - {state.__name__}
+        for state, handler in handlers.items()
+    }
+
+
+def test_the_diagram_in_the_docs_is_the_machine():
+    page = Path(__file__).parents[2] / "docs" / "subscriptions.md"
+    drawn: dict[str, set[str]] = {}
+    for before, after in re.findall(r"^\s*(\w+) --> (\w+)", page.read_text(), re.M):
+        drawn.setdefault(before, set()).add(after)
+    assert drawn == successors()

@@ -1,0 +1,262 @@
+"""The state machine against a hostile world, by a stateful hypothesis test."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from ortege_watch import codec
+from ortege_watch.errors import DecodeError, TransportError
+from ortege_watch.subscription import frames
+from ortege_watch.subscription.session import Session
+from ortege_watch.subscription.settings import Settings
+from ortege_watch.subscription.states import (
+    AskToken,
+    Closed,
+    DeadlinePassed,
+    Deliver,
+    Disconnect,
+    Dropped,
+    Event,
+    Finish,
+    Live,
+    Log,
+    Open,
+    Opened,
+    OpenFailed,
+    Ping,
+    Poll,
+    Polled,
+    PollFailed,
+    Polling,
+    Pong,
+    Received,
+    Send,
+    TokenReady,
+    Unreadable,
+    Waiting,
+)
+
+LIMITS = Settings()
+QUERIES = {"1": {"measures": ["e.count"]}, "2": {"measures": ["e.sum"]}}
+BODY = codec.decode_body(b'{"results":[{"data":[]}]}')
+
+
+class World(RuleBasedStateMachine):
+    """A provider, a network and a Cube server that do whatever they like."""
+
+    @initialize(draw=st.floats(0, 1, exclude_max=True))
+    def begin(self, draw: float) -> None:
+        self.now = 0.0
+        self.session = Session(
+            QUERIES,
+            dialect="cube",
+            may_switch=False,
+            settings=LIMITS,
+            draw=lambda: draw,
+            new_id=lambda: "id",
+            now=self.now,
+        )
+        self.tokens = 0
+        self.asked = False
+        self.socket: str | None = None  # None, "opening", "open"
+        self.sent: list[dict] = []
+        self.handshakes = 0
+        self.shook_at: float | None = None
+        self.subscribed_at: float | None = None
+        self.pinged = False
+        self.polls: set[str] = set()
+        self.failures = 0
+        self.closed = False
+
+    # -------------------------------------------------------------- the shell
+
+    def tell(self, event: Event) -> None:
+        before = self.session.state
+        for effect in self.session.handle(event, self.now):
+            self.execute(effect)
+        state = self.session.state
+        if isinstance(state, Waiting) and not isinstance(before, Waiting):
+            self.check_delay(state)
+            self.shook_at = None
+        self.closed = self.closed or isinstance(state, Closed)
+
+    def execute(self, effect: object) -> None:
+        assert not self.closed, "nothing is done after the end"
+        match effect:
+            case Send(text=text):
+                assert self.socket == "open", "a frame for a dead socket"
+                self.record(json.loads(text))
+            case Ping():
+                assert self.socket == "open", "a ping for a dead socket"
+                self.pinged = True
+            case Open():
+                assert self.socket is None, "two sockets at once"
+                self.socket = "opening"
+            case Disconnect():
+                self.hang_up()
+            case AskToken():
+                self.asked = True  # the shell gives up an earlier question
+            case Poll(message_id=key):
+                assert key not in self.polls, "a query is asked twice at once"
+                self.polls.add(key)
+            case Deliver() | Finish() | Log():
+                pass
+            case _:
+                raise AssertionError(effect)
+
+    def record(self, frame: dict) -> None:
+        if "authorization" in frame:
+            assert self.sent.count(frame) == 0, "authorised twice with one token"
+        else:
+            assert self.handshakes, "a query before the handshake"
+            assert frame["method"] == "subscribe"
+            self.subscribed_at = self.now
+        if not self.sent:
+            assert "authorization" in frame, "authorisation comes first"
+        self.sent.append(frame)
+
+    def hang_up(self) -> None:
+        self.socket = None
+        self.sent = []
+        self.handshakes = 0
+        self.pinged = False
+
+    def check_delay(self, state: Waiting) -> None:
+        held = self.shook_at is not None and self.now - self.shook_at >= 10
+        self.failures = 0 if held else self.failures
+        whole = min(60.0, 2.0**self.failures)
+        delay = state.until - self.now
+        # delay == until - now carries the rounding of one float subtraction
+        assert whole / 2 - 1e-6 <= delay <= whole + 1e-6
+        self.failures += 1
+
+    # -------------------------------------------------------------- the world
+
+    @rule(seconds=st.floats(0, 90))
+    def time_passes(self, seconds: float) -> None:
+        end = self.now + seconds
+        while True:
+            deadline = self.session.deadline
+            if deadline is None or deadline > end:
+                break
+            self.now = max(self.now, deadline)
+            self.tell(DeadlinePassed())
+        self.now = end
+
+    @precondition(lambda self: self.asked)
+    @rule(expires=st.none() | st.floats(1, 500))
+    def the_provider_answers(self, expires: float | None) -> None:
+        self.asked = False
+        self.tokens += 1
+        at = None if expires is None else self.now + expires
+        self.tell(TokenReady(f"token-{self.tokens}", at))
+
+    @precondition(lambda self: self.socket == "opening")
+    @rule()
+    def the_socket_opens(self) -> None:
+        self.socket = "open"
+        self.tell(Opened())
+
+    @precondition(lambda self: self.socket == "opening")
+    @rule(status=st.sampled_from([None, 401, 403, 500, 503]))
+    def the_socket_does_not_open(self, status: int | None) -> None:
+        self.hang_up()
+        self.tell(OpenFailed(TransportError("x"), status))
+
+    @precondition(lambda self: self.socket == "open" and self.sent)
+    @rule()
+    def the_server_shakes_hands(self) -> None:
+        self.handshakes += 1
+        if self.shook_at is None:
+            self.shook_at = self.now
+        self.tell(Received(frames.Handshake()))
+
+    @precondition(lambda self: self.socket == "open" and self.handshakes)
+    @rule(
+        frame=st.sampled_from(
+            [
+                frames.Processed("1"),
+                frames.Answer("1", BODY, 200),
+                frames.Answer("2", BODY, 200),
+                frames.Answer("7", BODY, 200),
+                frames.FrameError(500, "oh"),
+            ]
+        )
+    )
+    def the_server_speaks(self, frame: frames.Frame) -> None:
+        self.tell(Received(frame))
+
+    @precondition(lambda self: self.socket == "open")
+    @rule()
+    def the_server_speaks_in_tongues(self) -> None:
+        self.tell(Unreadable(DecodeError("x")))
+
+    @precondition(lambda self: self.socket == "open")
+    @rule()
+    def the_connection_is_lost(self) -> None:
+        self.hang_up()
+        self.tell(Dropped(1006, TransportError("x")))
+
+    @precondition(lambda self: self.pinged)
+    @rule()
+    def the_server_answers_a_ping(self) -> None:
+        self.pinged = False
+        self.tell(Pong())
+
+    @precondition(lambda self: self.polls)
+    @rule(well=st.booleans())
+    def rest_answers(self, well: bool) -> None:
+        key = self.polls.pop()
+        error = TransportError("x")
+        self.tell(Polled(key, BODY.parts[0]) if well else PollFailed(key, error))
+
+    # -------------------------------------------------------------- what holds
+
+    @invariant()
+    def something_is_due(self) -> None:
+        """Never a hang: unless all is over, there is always a next deadline."""
+        if hasattr(self, "session") and not self.closed:
+            assert self.session.deadline is not None
+
+    @invariant()
+    def a_live_query_was_sent_within_the_last_minute(self) -> None:
+        if hasattr(self, "session") and isinstance(self.session.state, Live):
+            assert self.subscribed_at is not None
+            assert self.now - self.subscribed_at <= 60
+
+    def teardown(self) -> None:
+        """Progress: once the world is kind, every query is live again."""
+        if not hasattr(self, "session"):
+            return
+        for _ in range(40):
+            if self.closed or isinstance(self.session.state, Polling):
+                return
+            if self.asked:
+                self.the_provider_answers(None)
+            elif self.socket == "opening":
+                self.the_socket_opens()
+            elif self.socket == "open" and not self.handshakes:
+                self.the_server_shakes_hands()
+            elif isinstance(self.session.state, Live):
+                methods = [f.get("messageId") for f in self.sent if "method" in f]
+                assert set(methods) == set(QUERIES)
+                return
+            else:
+                deadline = self.session.deadline
+                assert deadline is not None
+                self.time_passes(max(0.0, deadline - self.now) + 1e-6)
+        raise AssertionError(f"no progress: {self.session.state}")
+
+
+World.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
+TestWorld = World.TestCase

@@ -67,7 +67,11 @@ def test_members_are_typed():
     meta = Meta.read(BODY)
     measure = meta.member("stacks_contract_events.count")
     assert isinstance(measure, MeasureMeta)
-    assert (measure.type, measure.agg_type, measure.public) == ("number", "count", False)
+    assert (measure.type, measure.agg_type, measure.public) == (
+        "number",
+        "count",
+        False,
+    )
     assert measure.short_title == "Count"
     assert measure.drill_members == ("stacks_contract_events.contract_id",)
     dimension = meta.member("stacks_contract_events.contract_id")
@@ -93,9 +97,11 @@ def test_what_is_missing_is_named_with_what_is_spelt_alike():
     meta = Meta.read(BODY)
     with pytest.raises(QueryError, match="did you mean 'stacks_contract_events'"):
         meta.cube("stacks_contract_event")
-    with pytest.raises(QueryError, match=r"did you mean 'stacks_contract_events\.count"):
+    with pytest.raises(
+        QueryError, match=r"did you mean 'stacks_contract_events\.count"
+    ):
         meta.member("stacks_contract_events.counts")
-    with pytest.raises(QueryError, match="the server has no cube 'x'$"):
+    with pytest.raises(QueryError, match=r"the server has no cube 'x'$"):
         meta.cube("x")
 
 

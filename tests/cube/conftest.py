@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import attrs
@@ -20,7 +20,6 @@ from ortege_watch.cube.effects import (
     Response,
 )
 
-
 T = TypeVar("T")
 
 
@@ -28,7 +27,7 @@ T = TypeVar("T")
 class Play:
     """Drive one conversation; keep what it asked for."""
 
-    outcomes: Iterable[Response | Failure]
+    outcomes: Iterator[Response | Failure] = attrs.field(converter=iter)
     tokens: Iterable[str] = ("token-1", "token-2", "token-3")
     takes: float = 0.0  # seconds that each request takes
     draw: float = 0.0
@@ -36,7 +35,7 @@ class Play:
     effects: list[Effect] = attrs.field(factory=list)
 
     def run(self, conversation: Conversation[T]) -> T:
-        outcomes, tokens = iter(self.outcomes), iter(self.tokens)
+        tokens = iter(self.tokens)
         effect = next(conversation)
         while True:
             self.effects.append(effect)
@@ -44,7 +43,7 @@ class Play:
             match effect:
                 case Request():
                     self.now += self.takes
-                    outcome = next(outcomes)
+                    outcome = next(self.outcomes)
                 case GetToken():
                     token = next(tokens)
                 case Pause(seconds):

@@ -4,22 +4,27 @@ from decimal import Decimal
 
 import pytest
 
+from ortege_watch import codec
 from ortege_watch.cube.models import DryRun, Sql
 from ortege_watch.errors import DecodeError
 
 
+def written(answer):
+    return codec.dumps(answer).encode()
+
+
 def test_sql_is_a_statement_and_its_values():
     answer = {"sql": {"sql": ["SELECT $1", ["a", Decimal("1.5")]], "order": {}}}
-    sql = Sql.read(answer)
+    sql = Sql.read(written(answer))
     assert (sql.statement, sql.params) == ("SELECT $1", ("a", Decimal("1.5")))
-    assert sql.raw is answer
+    assert sql.raw == answer
 
 
 def test_a_dry_run_gives_the_normalised_queries():
     answer = {"queryType": "regularQuery", "normalizedQueries": [{"limit": 10000}]}
-    run = DryRun.read(answer)
+    run = DryRun.read(written(answer))
     assert (run.query_type, run.queries) == ("regularQuery", ({"limit": 10000},))
-    assert run.raw is answer
+    assert run.raw == answer
 
 
 @pytest.mark.parametrize(
@@ -28,7 +33,7 @@ def test_a_dry_run_gives_the_normalised_queries():
 )
 def test_another_answer_is_no_sql(answer):
     with pytest.raises(DecodeError, match="/sql has no statement"):
-        Sql.read(answer)
+        Sql.read(written(answer))
 
 
 @pytest.mark.parametrize(
@@ -42,4 +47,4 @@ def test_another_answer_is_no_sql(answer):
 )
 def test_another_answer_is_no_dry_run(answer):
     with pytest.raises(DecodeError, match="/dry-run has no list"):
-        DryRun.read(answer)
+        DryRun.read(written(answer))

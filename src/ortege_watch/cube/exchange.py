@@ -172,7 +172,8 @@ class _Exchange(Generic[T]):
         yield from self._get_token()
         while True:
             asked_at = self.now
-            match (yield from self._attempt()):
+            verdict = yield from self._attempt()
+            match verdict:
                 case Done(value):
                     return value
                 case StillRunning():
@@ -181,8 +182,8 @@ class _Exchange(Generic[T]):
                     yield from self._renew_token(error)
                 case Passing() as passing:
                     yield from self._back_off(passing)
-                case never:
-                    assert_never(never)
+                case _:
+                    assert_never(verdict)
 
     def _attempt(self) -> Conversation[Verdict[T]]:
         call = self.call

@@ -76,10 +76,14 @@ def _ask_parts(
     question = {"query": query, "queryType": "multi"}
     if cache is not None:
         question["cache"] = cache
-    body = yield from exchange(
-        call, "POST", "/load", codec.decode_body, content=_json(question)
-    )
-    return body.parts
+    return exchange(call, "POST", "/load", _parts, content=_json(question))
+
+
+def _parts(data: bytes) -> list[ResultPart]:
+    parts = codec.decode_body(data).parts
+    if not parts:
+        raise DecodeError("the answer holds no rows")
+    return parts
 
 
 def _renewing(
@@ -144,18 +148,16 @@ def sql(call: Call, query: Query) -> Conversation[Sql]:
     """Ask for the SQL that the server would run."""
     content = _json({"query": _to_wire(query, "sql()")})
     with _about(query):
-        answer = yield from exchange(call, "POST", "/sql", codec.loads, content=content)
-        return Sql.read(answer)
+        return (yield from exchange(call, "POST", "/sql", Sql.read, content=content))
 
 
 def dry_run(call: Call, query: Query) -> Conversation[DryRun]:
     """Ask the server to validate and normalise a query without running it."""
     content = _json({"query": _to_wire(query, "dry_run()", compares=True)})
     with _about(query):
-        answer = yield from exchange(
-            call, "POST", "/dry-run", codec.loads, content=content
+        return (
+            yield from exchange(call, "POST", "/dry-run", DryRun.read, content=content)
         )
-        return DryRun.read(answer)
 
 
 def meta(call: Call) -> Conversation[Meta]:

@@ -28,17 +28,18 @@ class Sql:
     raw: Mapping[str, Any]
 
     @classmethod
-    def read(cls, answer: Any) -> Sql:
-        """Read the answer of ``/sql``.
+    def read(cls, data: bytes) -> Sql:
+        """Read the body of ``/sql``.
 
         Raises:
             DecodeError: it holds no statement.
         """
+        answer = codec.loads(data)
         match answer:
             case {"sql": {"sql": [str(statement), [*params]]}}:
                 return cls(statement=statement, params=tuple(params), raw=answer)
             case _:
-                raise _unknown("/sql", "no statement under sql.sql", answer)
+                raise DecodeError("the answer of /sql has no statement under sql.sql")
 
 
 @frozen(kw_only=True)
@@ -56,23 +57,19 @@ class DryRun:
     raw: Mapping[str, Any]
 
     @classmethod
-    def read(cls, answer: Any) -> DryRun:
-        """Read the answer of ``/dry-run``.
+    def read(cls, data: bytes) -> DryRun:
+        """Read the body of ``/dry-run``.
 
         Raises:
             DecodeError: it holds no normalised queries.
         """
+        answer = codec.loads(data)
         match answer:
             case {"queryType": str(query_type), "normalizedQueries": [*queries]} if all(
                 isinstance(query, Mapping) for query in queries
             ):
                 return cls(query_type=query_type, queries=tuple(queries), raw=answer)
             case _:
-                raise _unknown("/dry-run", "no list normalizedQueries", answer)
-
-
-def _unknown(path: str, problem: str, answer: object) -> DecodeError:
-    return DecodeError(
-        f"the answer of {path} has {problem}",
-        excerpt=codec.excerpt(codec.dumps(answer)),
-    )
+                raise DecodeError(
+                    "the answer of /dry-run has no list normalizedQueries"
+                )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Final, TypedDict
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from ortege_watch.cube.endpoint import Endpoint
 from ortege_watch.cube.exchange import Call, Retry, Server
 from ortege_watch.errors import QueryError
-from ortege_watch.subscription.settings import Dialect
 from ortege_watch.tokens import TokenLike, TokenSource
+
+if TYPE_CHECKING:
+    from ortege_watch.subscription.settings import Dialect
 
 __all__ = ["DEADLINE", "TIMEOUT", "Limits", "Settings"]
 

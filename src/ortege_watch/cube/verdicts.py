@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from attrs import frozen
 
 from ortege_watch import codec
 from ortege_watch.answers import api_error, is_unauthorized
-from ortege_watch.codec import Body
 from ortege_watch.errors import ApiError, DecodeError, OrtegeWatchError
 
 if TYPE_CHECKING:
@@ -72,7 +71,8 @@ def judge(
 
     Args:
         response: any response, whatever its body is.
-        decode: reads the body of a 2xx; raises :class:`DecodeError`.
+        decode: reads the body of a 2xx; raises :class:`DecodeError` for all that is no
+            answer, the server's own errors included.
         token: what the request was sent with; it is cut out of every text.
         request_id: the id for the errors.
 
@@ -82,47 +82,44 @@ def judge(
     """
     if not 200 <= response.status < 300:
         return _refusal(response, token, request_id)
+    if not response.content.strip():
+        raise DecodeError("the answer is empty")
     try:
-        value = _read(response.content, decode)
+        return Done(decode(response.content))
     except DecodeError as error:
-        text = _excerpt(response, token)
-        raise DecodeError(*error.problems, excerpt=text) from error.__cause__
-    sentence, code = _complaint(value)
+        sentence, code = _complaint(response.content)
+        if sentence is None:
+            text = _excerpt(response, token)
+            raise DecodeError(*error.problems, excerpt=text) from error.__cause__
     if sentence == "Continue wait":
         return StillRunning()
-    if sentence is not None:
-        raise api_error(
-            _without(token, sentence),
-            status=response.status,
-            code=code,
-            request_id=request_id,
-        )
-    return Done(value)
-
-
-def _read(content: bytes, decode: Callable[[bytes], T]) -> T:
-    if not content.strip():
-        raise DecodeError("the answer is empty")
-    return decode(content)
-
-
-def _complaint(value: object) -> tuple[str | None, str | None]:
-    """Return what an answer complains of and its error type, or two times ``None``."""
-    if isinstance(value, Body):
-        return value.error, value.type
-    if not isinstance(value, Mapping):
-        return None, None
-    error, code = value.get("error"), value.get("type")
-    return (
-        error if isinstance(error, str) else None,
-        code if isinstance(code, str) else None,
+    raise api_error(
+        _without(token, sentence),
+        status=response.status,
+        code=code,
+        request_id=request_id,
     )
+
+
+def _complaint(content: bytes) -> tuple[str | None, str | None]:
+    """Return a server's own words and its error type, or two times ``None``."""
+    try:
+        body = codec.loads(content)
+    except DecodeError:
+        return None, None
+    match body:
+        case {"error": str(sentence), "type": str(code)}:
+            return sentence, code
+        case {"error": str(sentence)}:
+            return sentence, None
+        case _:
+            return None, None
 
 
 def _refusal(response: Response, token: str, request_id: str) -> Unauthorized | Passing:
     status = response.status
     wait = retry_after(response)
-    sentence, code = _complaint(_json(response.content))
+    sentence, code = _complaint(response.content)
     if sentence is None:
         error = _unspoken(response, token, request_id, wait)
     else:
@@ -181,13 +178,6 @@ def _http_date(text: str) -> float | None:
             moment = moment.replace(tzinfo=UTC)
         return moment.timestamp()
     except (ValueError, OverflowError):
-        return None
-
-
-def _json(content: bytes) -> Any:
-    try:
-        return codec.loads(content)
-    except DecodeError:
         return None
 
 

@@ -35,15 +35,26 @@ class Shape:
         attributes: for each of them, the attribute of the cells.
         cells: the class of the cells.
         shortest: no row in the default form has fewer bytes.
+        is_plain: no column's name begins like what stands between strings in JSON.
     """
 
-    __slots__ = ("_decoder", "attributes", "cells", "columns", "shortest")
+    __slots__ = (
+        "_decoder",
+        "attributes",
+        "cells",
+        "columns",
+        "is_plain",
+        "shortest",
+    )
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.columns = columns
         self.attributes = {name: f"c{i}" for i, name in enumerate(columns)}
         # Around each name at least two quotes, a colon, a digit and a comma.
         self.shortest = max(2, 1 + sum(len(name) + 5 for name in columns))
+        self.is_plain = bool(columns) and all(
+            name[:1].isalnum() or name[:1] == "_" for name in columns
+        )
         self._decoder: msgspec.json.Decoder[Any] | None = None
         try:
             self.cells = _cells(
@@ -59,17 +70,21 @@ class Shape:
             self.cells = _cells([(name, Any) for name in self.attributes.values()])
 
     def decode(self, data: bytes) -> list[Cells] | None:
-        """Read a JSON list of rows; ``None`` if it may be anything but such rows."""
+        """Read a JSON list of rows; ``None`` if these are not all of this shape.
+
+        Raises:
+            DecodeError: a row has a key twice.
+        """
         if self._decoder is None:
             return None
         try:
             rows: list[Cells] = self._decoder.decode(data)
         except codec.UNREADABLE:
             return None
-        # A key that stands twice in its row is one colon too many. A colon after a
-        # quote inside of a value is so as well, and costs such rows the slow way.
+        # A key that stands twice in its row is one colon too many; so is a colon after
+        # a quote inside of a value.
         if data.count(b'":') != len(rows) * len(self.columns):
-            return None
+            _check_keys(data)
         return rows
 
 
@@ -134,12 +149,17 @@ def _read_unlike(data: bytes) -> tuple[Shape, list[Cells]]:
             problem = f"row {i} is no object"
             raise DecodeError(problem, excerpt=codec.excerpt(repr(row)))
         columns.update(row)
-    json.loads(data, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+    _check_keys(data)
     shape = shape_of(tuple(sorted(columns)))
     cells = shape.cells
     return shape, [
         cells(*[row.get(name, msgspec.UNSET) for name in shape.columns]) for row in rows
     ]
+
+
+def _check_keys(data: bytes) -> None:
+    """Raise a DecodeError if a row has a key twice."""
+    json.loads(data, object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> None:

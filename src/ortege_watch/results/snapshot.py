@@ -60,6 +60,11 @@ class Snapshot:
             self.length = len(self.cells)
         return self.shape, self.cells
 
+    def adopt(self, other: Snapshot) -> None:
+        """Take over what is known of a snapshot with the same text."""
+        self.shape, self.cells, self.length = other.shape, other.cells, other.length
+        self.flat = other.flat
+
     def open(self) -> tuple[Layout, list[Cells]]:
         """Read all rows, and tell what their columns hold."""
         shape, cells = self.read()

@@ -1,0 +1,1 @@
+"""Staying subscribed: frames, the state machine, differences, delivery."""

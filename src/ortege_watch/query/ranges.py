@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, tzinfo
+from datetime import date, datetime, tzinfo
 from typing import Any, TypeAlias
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query.values import check_moment, day_end, shown, wall_clock
+from ortege_watch.query.values import (
+    check_instant,
+    check_moment,
+    day_end,
+    shown,
+    wall_clock,
+)
 
 __all__ = ["Range", "check_range", "parse_moment", "range_to_wire", "relative"]
 
@@ -154,19 +160,18 @@ def parse_moment(
             'as a dateRange: .over("last 7 days")'
         )
     moment = _parse(text, what)
-    if not isinstance(moment, datetime):
-        return moment
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=zone)
-    return moment.astimezone(UTC).replace(tzinfo=zone) if drop_offset else moment
+    if isinstance(moment, datetime):
+        if drop_offset and moment.tzinfo is not None:
+            moment = check_instant(moment, what).replace(tzinfo=None)
+        return check_instant(
+            moment if moment.tzinfo else moment.replace(tzinfo=zone), what
+        )
+    return moment
 
 
 def _parse(text: str, what: str) -> date:
+    kind = date if _DAY.fullmatch(text) else datetime
     try:
-        if _DAY.fullmatch(text):
-            return date.fromisoformat(text)
-        moment = datetime.fromisoformat(text)
-        moment.astimezone(UTC) if moment.tzinfo else None
-    except (ValueError, OverflowError):
+        return kind.fromisoformat(text)
+    except ValueError:
         raise QueryError(f"{what}: {shown(text)} is on no calendar") from None
-    return moment

@@ -17,6 +17,7 @@ __all__ = [
     "TYPES",
     "Scalar",
     "Value",
+    "check_instant",
     "check_moment",
     "check_text",
     "check_value",
@@ -64,7 +65,7 @@ def check_text(text: str, what: str) -> str:
 def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
     """Return ``value`` in its plain type where a member declared so may take it.
 
-    ``Decimal`` members take ``int`` as well. A ``float`` is refused everywhere.
+    Instants are returned in UTC. ``Decimal`` members take ``int`` as well. A ``float`` is refused everywhere.
 
     Args:
         value: what the caller compares with.
@@ -91,7 +92,7 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
         case Decimal() if declared in {Decimal, object}:
             return _check_decimal(value, what)
         case datetime() if declared in {datetime, object}:
-            return _check_aware(value, what)
+            return check_instant(value, what)
         case _:
             raise QueryError(
                 f"{what}: {shown(value)} is of type {type(value).__name__}, but the member "
@@ -100,14 +101,14 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
 
 
 def check_moment(value: Any, what: str) -> date:
-    """Return a ``date`` (a whole day) or an aware ``datetime`` (an instant).
+    """Return a ``date`` (a whole day) or a ``datetime`` in UTC (an instant).
 
     Raises:
         QueryError: anything else, with advice for strings and naive datetimes.
     """
     match value:
         case datetime():
-            return _check_aware(value, what)
+            return check_instant(value, what)
         case date():
             return value
         case str():
@@ -121,6 +122,25 @@ def check_moment(value: Any, what: str) -> date:
                 f"{what}: {shown(value)} is of type {type(value).__name__}; "
                 "give a date or an aware datetime"
             )
+
+
+def check_instant(value: datetime, what: str) -> datetime:
+    """Return an aware ``datetime`` in UTC.
+
+    In other zones two instants of one wall time would be equal, or unequal to both.
+
+    Raises:
+        QueryError: it is naive, or out of the calendar in UTC.
+    """
+    if value.utcoffset() is None:
+        raise QueryError(
+            f"{what}: {shown(value)} is naive; give it a zone, such as "
+            "tzinfo=timezone.utc"
+        )
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise _beyond(value, what) from None
 
 
 def plain(value: Value) -> str | None:
@@ -137,15 +157,14 @@ def plain(value: Value) -> str | None:
         case Decimal():
             return format(value, "f")
         case datetime():
-            utc = value.astimezone(UTC).replace(tzinfo=None)
-            exact = "microseconds" if utc.microsecond % 1000 else "milliseconds"
-            return utc.isoformat(timespec=exact)
+            exact = "microseconds" if value.microsecond % 1000 else "milliseconds"
+            return value.replace(tzinfo=None).isoformat(timespec=exact)
         case _:
             return str(value)
 
 
 def wall_clock(moment: datetime, zone: tzinfo, what: str, *, up: bool) -> str:
-    """Spell an instant as ``YYYY-MM-DDTHH:MM:SS.mmm`` on the clocks of ``zone``.
+    """Spell a UTC instant as ``YYYY-MM-DDTHH:MM:SS.mmm`` on the clocks of ``zone``.
 
     Cube compares milliseconds; finer parts are rounded up or down as the caller says.
     Where clocks are set back, an hour is shown twice and Cube means the first; an
@@ -155,13 +174,11 @@ def wall_clock(moment: datetime, zone: tzinfo, what: str, *, up: bool) -> str:
         QueryError: the second of two equal wall times, or a year beyond 1 to 9999.
     """
     try:
-        exact = moment.astimezone(UTC)
-        if finer := exact.microsecond % 1000:
-            exact += timedelta(microseconds=1000 * up - finer)
-        local = exact.astimezone(zone)
+        if finer := moment.microsecond % 1000:
+            moment += timedelta(microseconds=1000 * up - finer)
+        local = moment.astimezone(zone)
     except OverflowError:
-        message = f"{what}: {moment!r} is beyond the years that can be said"
-        raise QueryError(message) from None
+        raise _beyond(moment, what) from None
     if local.fold:
         raise QueryError(
             f"{what}: clocks in {zone} show {local:%Y-%m-%d %H:%M} twice and Cube means "
@@ -175,12 +192,8 @@ def day_end(day: date) -> str:
     return f"{day.isoformat()}T23:59:59.999"
 
 
-def _check_aware(value: datetime, what: str) -> datetime:
-    if value.utcoffset() is None:
-        raise QueryError(
-            f"{what}: {shown(value)} is naive; give it a zone, such as tzinfo=timezone.utc"
-        )
-    return value
+def _beyond(value: datetime, what: str) -> QueryError:
+    return QueryError(f"{what}: {value!r} is beyond the years that can be said")
 
 
 def _check_digits(value: int, what: str) -> int:

@@ -15,6 +15,8 @@ from functools import cache
 from typing import Any, TypeVar, cast
 from zoneinfo import ZoneInfo, available_timezones
 
+import attrs
+
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import OPERATORS, Condition, Filter, Group
 from ortege_watch.query.members import (
@@ -36,7 +38,11 @@ T = TypeVar("T")
 _SYNONYMS = {"in": "equals", "notIn": "notEquals"}
 # Deeper groups are no query that anybody wrote; they would exhaust the stack.
 _DEEPEST = 50
-_SLOTS = {"time": "timeDimensions", "join_hints": "joinHints"}
+_SLOTS = {
+    "time": "timeDimensions",
+    "join_hints": "joinHints",
+    "response_format": "responseFormat",
+}
 _KEYS = frozenset(
     [
         "measures",
@@ -316,14 +322,10 @@ def _dimension(name: Any) -> Dimension[object] | TimeSelection:
 
 
 def _on_measures(found: Filter) -> Filter:
-    match found:
-        case Group():
-            return Group(found.operator, tuple(map(_on_measures, found.filters)))
-        case Condition():
-            member = Measure(found.member.name, found.member.type)
-            return Condition(member, found.operator, found.values)
-        case _:
-            return found
+    if isinstance(found, Group):
+        return Group(found.operator, tuple(map(_on_measures, found.filters)))
+    [leaf] = found.conditions()
+    return attrs.evolve(leaf, member=Measure(leaf.member.name, leaf.member.type))
 
 
 def _days(operator: str, values: list[Any], path: str) -> tuple[str, list[Any]]:

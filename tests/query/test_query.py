@@ -1,0 +1,389 @@
+"""Queries: what is checked, what is sent."""
+
+from __future__ import annotations
+
+import copy
+import datetime  # noqa: ICN001
+import json
+import pickle
+import zoneinfo
+from datetime import UTC, date
+from decimal import Decimal
+
+import attrs
+import pytest
+
+from ortege_watch import query as language
+from ortege_watch.errors import QueryError
+from ortege_watch.query import (
+    Dimension,
+    Measure,
+    Query,
+    Segment,
+    TimeDimension,
+    TimeSelection,
+)
+
+
+class Events:
+    asset_amount = Measure("stacks_contract_events.asset_amount", Decimal)
+    contract_id = Dimension("stacks_contract_events.contract_id", str)
+    function_name = Dimension("stacks_contract_events.function_name", str)
+    sender_address = Dimension("stacks_contract_events.sender_address", str)
+    tx_date = TimeDimension("stacks_contract_events.tx_date")
+
+
+amount, sender, seen = Events.asset_amount, Events.sender_address, Events.tx_date
+large = Segment("stacks_contract_events.large")
+DAY = date(2024, 5, 1)
+
+
+def test_the_query_of_the_tutorial():
+    borrow = "SP2VCQJGH7PHP2DJK7Z0V48AGBHQAW3R3ZW1QF4N.borrow-helper-v1-3"
+    query = Query(
+        measures=[Events.asset_amount],
+        dimensions=[
+            Events.contract_id,
+            Events.function_name,
+            Events.sender_address,
+            Events.tx_date,
+        ],
+        where=[
+            Events.contract_id.eq(borrow),
+            Events.function_name.in_(["withdraw", "supply", "borrow"]),
+        ],
+    )
+    assert query.to_wire() == {
+        "measures": ["stacks_contract_events.asset_amount"],
+        "dimensions": [
+            "stacks_contract_events.contract_id",
+            "stacks_contract_events.function_name",
+            "stacks_contract_events.sender_address",
+            "stacks_contract_events.tx_date",
+        ],
+        "filters": [
+            {
+                "member": "stacks_contract_events.contract_id",
+                "operator": "equals",
+                "values": [borrow],
+            },
+            {
+                "member": "stacks_contract_events.function_name",
+                "operator": "equals",
+                "values": ["withdraw", "supply", "borrow"],
+            },
+        ],
+    }
+
+
+def test_everything_a_query_can_say():
+    query = Query(
+        measures=[amount],
+        dimensions=[sender],
+        time=[seen.by("day").over("last 7 days")],
+        segments=[large],
+        where=[seen.before(datetime.datetime(2024, 5, 1, 12, tzinfo=UTC))],
+        having=[amount.gt(5)],
+        order=[seen.asc(), amount.desc()],
+        limit=0,
+        offset=20,
+        total=True,
+        timezone="Asia/Tokyo",
+        ungrouped=True,
+        cache="no-cache",
+        response_format="compact",
+        join_hints=[["a", "b"], ["b", "c"]],
+    )
+    assert query.to_wire() == {
+        "measures": [amount.name],
+        "dimensions": [sender.name],
+        "timeDimensions": [
+            {"dimension": seen.name, "granularity": "day", "dateRange": "last 7 days"}
+        ],
+        "segments": [large.name],
+        "filters": [
+            {
+                "member": seen.name,
+                "operator": "beforeDate",
+                "values": ["2024-05-01T21:00:00.000"],
+            },
+            {"member": amount.name, "operator": "gt", "values": ["5"]},
+        ],
+        "order": [[seen.name, "asc"], [amount.name, "desc"]],
+        "limit": 0,
+        "offset": 20,
+        "total": True,
+        "timezone": "Asia/Tokyo",
+        "ungrouped": True,
+        "responseFormat": "compact",
+        "joinHints": [["a", "b"], ["b", "c"]],
+    }
+    assert json.loads(json.dumps(query.to_wire())) == query.to_wire()
+
+
+def test_what_says_nothing_is_left_out():
+    query = Query(measures=[amount], dimensions=[], where=(), limit=None, offset=0)
+    assert query.to_wire() == {"measures": [amount.name]}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"timezone": "Europe/Berlin"},
+        {"time": [seen.by("day")]},
+        {"where": [seen.on(DAY) | sender.eq("a")]},
+    ],
+)
+def test_the_zone_is_named_where_something_depends_on_it(more):
+    wire = Query(measures=[amount], **more).to_wire()
+    assert wire["timezone"] == more.get("timezone", "UTC")
+
+
+def test_lists_become_tuples_and_repetitions_count_once():
+    query = Query(measures=[amount, Measure(amount.name)], dimensions=(sender, sender))
+    assert query.measures == (amount,)
+    assert query.dimensions == (sender,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ({}, "the query asks for nothing"),
+        ({"measures": []}, "the query asks for nothing"),
+        ({"time": [seen.over("today")]}, "the query asks for nothing"),
+        ({"segments": [large], "where": [sender.eq("a")]}, "asks for nothing"),
+        ({"measures": "cube.x"}, r"measures: takes a list; write measures=\[...\]"),
+        ({"measures": amount}, "measures: takes a list"),
+        ({"measures": {amount}}, "measures: takes a list"),
+        ({"measures": {"a": 1}}, "measures: takes a list"),
+        ({"measures": None}, "measures: takes a list"),
+        ({"measures": ["cube.x"]}, r'declare the member, such as Measure\("cube.x"\)'),
+        ({"measures": [sender]}, r"measures: Dimension\(.*\) belongs into dimensions="),
+        ({"dimensions": [amount]}, "belongs into measures="),
+        ({"dimensions": [seen.by("day")]}, "belongs into time="),
+        ({"dimensions": [large]}, "belongs into segments="),
+        ({"measures": [amount.gt(5)]}, "belongs into where= or having="),
+        ({"measures": [5]}, "measures: 5 is no member of a cube"),
+        ({"time": [seen]}, r'add .by\("day"\) or .over\("today"\)'),
+        ({"time": [sender]}, "belongs into dimensions="),
+        ({"segments": [sender]}, "segments: .* belongs into dimensions="),
+        (
+            {"measures": [amount, Measure(amount.name, int)]},
+            "asset_amount is there twice, as Measure",
+        ),
+        (
+            {"time": [seen.by("day"), seen.by("day").over("today")]},
+            "tx_date.day is there twice",
+        ),
+        (
+            {"measures": [amount], "dimensions": [Dimension(amount.name)]},
+            "asset_amount is a measure as well",
+        ),
+        (
+            {"time": [seen.compare(["today"]), seen.by("day").compare(["today"])]},
+            "only one time selection",
+        ),
+    ],
+)
+def test_refuses_members_that_are_out_of_place(arguments, advice):
+    with pytest.raises(QueryError, match=advice):
+        Query(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ({"where": sender.eq("a")}, r"where: takes a list; write where=\[...\]"),
+        ({"where": [amount.gt(5)]}, "restricts a measure; put it into having="),
+        ({"having": [sender.eq("a")]}, "restricts a dimension; put it into where="),
+        ({"having": [seen.on(DAY) | sender.eq("a")]}, "put it into where="),
+        ({"where": [sender == "a"]}, r"where: False is no filter; write member.eq"),
+        ({"where": [sender]}, "is no filter"),
+        (
+            {"where": [seen.in_range(DAY, datetime.datetime(2024, 4, 30, tzinfo=UTC))]},
+            "ends before it starts",
+        ),
+        ({"order": [amount]}, r"is no order; write member.asc\(\)"),
+        ({"order": amount.asc()}, "order: takes a list"),
+        ({"order": [sender.asc()]}, "sender_address is not asked for"),
+        ({"order": [amount.asc(), amount.desc()]}, "asset_amount is there twice"),
+        ({"order": [seen.asc()], "time": [seen.over("today")]}, "is not asked for"),
+        (
+            {"order": [seen.by("day").asc()], "dimensions": [seen]},
+            "order by that",
+        ),
+        (
+            {
+                "order": [seen.by("hour").asc()],
+                "time": [seen.by("day"), seen.by("hour")],
+            },
+            "a server takes .*tx_date for .*tx_date.day; order by that",
+        ),
+    ],
+)
+def test_refuses_filters_and_orders_that_are_out_of_place(arguments, advice):
+    with pytest.raises(QueryError, match=advice):
+        Query(measures=[amount], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ({"limit": 50_001}, "limit: 50001 is more than the 50000 rows"),
+        ({"limit": -1}, "limit: give a whole number from 0 on, not -1"),
+        ({"limit": True}, "limit: give a whole number"),
+        ({"limit": 1.0}, "limit: give a whole number"),
+        ({"limit": "10"}, "limit: give a whole number"),
+        pytest.param({"limit": 10**5000}, "limit: a very long int", id="huge"),
+        ({"offset": -1}, "offset: give a whole number"),
+        ({"offset": None}, "offset: give a whole number"),
+        ({"total": 1}, "total: give True or False, not 1"),
+        ({"ungrouped": "true"}, "ungrouped: give True or False"),
+        ({"cache": "renew"}, "cache: 'renew' is none of stale-if-slow"),
+        ({"response_format": "rows"}, "response_format: 'rows' is none of default"),
+        ({"join_hints": "a"}, "join_hints: takes a list"),
+        ({"join_hints": ["ab"]}, "join_hints: takes a list"),
+        ({"join_hints": [["a", 5]]}, "join_hints: 5 is no name"),
+        ({"join_hints": [["\ud800"]]}, "join_hints: .*surrogate"),
+    ],
+)
+def test_refuses_settings_that_no_server_takes(arguments, advice):
+    with pytest.raises(QueryError, match=advice):
+        Query(measures=[amount], **arguments)
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "",
+        "PST",
+        "+05:00",
+        "GMT+5",
+        "america/los_angeles!",
+        "America",
+        "/etc/localtime",
+        "../UTC",
+        "localtime",
+        "Factory",
+        "posix/UTC",
+        "right/UTC",
+        "tzdata.zi",
+        "Europe/Berlin\0",
+        "\ud800",
+        None,
+        5,
+    ],
+)
+def test_refuses_what_is_no_time_zone(zone):
+    with pytest.raises(QueryError, match=r"timezone: .* is no IANA time zone; write"):
+        Query(measures=[amount], timezone=zone)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/Los_Angeles", "Etc/GMT+5", "Japan"])
+def test_knows_its_zone(zone):
+    query = Query(measures=[amount], timezone=zone)
+    assert query.timezone == zone
+    assert query.zone == zoneinfo.ZoneInfo(zone)
+
+
+@pytest.mark.parametrize("mode", [None, *language.query.CACHE_MODES])
+def test_the_cache_mode_is_kept_and_not_part_of_the_json(mode):
+    query = Query(measures=[amount], cache=mode)
+    assert query.cache == mode
+    assert "cache" not in query.to_wire()
+
+
+def test_a_range_of_a_day_and_an_instant_depends_on_the_zone():
+    instant = datetime.datetime(2024, 5, 2, 2, tzinfo=UTC)
+    ranged = Query(measures=[amount], where=[seen.in_range(date(2024, 5, 2), instant)])
+    with pytest.raises(QueryError, match="ends before it starts"):
+        attrs.evolve(ranged, timezone="America/New_York")
+
+
+def test_maps_the_columns_of_its_result():
+    day, hour = seen.by("day"), seen.by("hour")
+    query = Query(measures=[amount], dimensions=[sender], time=[day, hour])
+    assert query.columns == {
+        amount.name: amount,
+        sender.name: sender,
+        f"{seen.name}.day": day,
+        f"{seen.name}.hour": hour,
+        seen.name: day,
+    }
+    query = Query(dimensions=[seen], time=[day, TimeSelection(sender_time)])
+    assert query.columns == {seen.name: seen, f"{seen.name}.day": day}
+    assert query.measure_names == ()
+
+
+sender_time = TimeDimension("stacks_contract_events.other")
+
+
+def test_names_its_measures_and_knows_that_it_compares():
+    count = Measure("stacks_contract_events.count", int)
+    query = Query(measures=[count, amount], time=[seen.over("today")])
+    assert query.measure_names == (count.name, amount.name)
+    assert not query.compares
+    assert attrs.evolve(query, time=[seen.compare(["today"])]).compares
+
+
+def test_is_refined_into_new_queries():
+    query = Query(measures=[amount], dimensions=[sender], where=[sender.is_set()])
+    refined = query.filter(sender.ne("a"), amount.gt(5)).limit_to(3)
+    assert refined.where == (sender.is_set(), sender.ne("a"))
+    assert refined.having == (amount.gt(5),)
+    assert refined.limit == 3
+    assert refined.limit_to(None).limit is None
+    ordered = refined.order_by(sender.asc()).order_by(amount.desc())
+    assert ordered.order == (amount.desc(),)
+    assert ordered.order_by() == refined
+    assert (
+        query.filter()
+        == query
+        == Query(measures=[amount], dimensions=[sender], where=[sender.is_set()])
+    )
+    with pytest.raises(QueryError, match="filter: 'a' is no filter"):
+        query.filter("a")
+    with pytest.raises(QueryError, match="limit"):
+        query.limit_to(-1)
+
+
+QUERIES = [
+    Query(measures=[amount]),
+    Query(dimensions=[sender, seen], limit=5, offset=2, total=True, timezone="Japan"),
+    Query(
+        measures=[Measure("a.b", int)],
+        time=[seen.by("day").over((DAY, DAY)), seen.over("today")],
+        segments=[large],
+        where=[(sender.eq("a") | seen.on(DAY)) & sender.ne("b")],
+        having=[Measure("a.b", int).gt(1)],
+        order=[seen.by("day").desc()],
+        cache="no-cache",
+        response_format="columnar",
+        join_hints=[["a", "b"]],
+    ),
+    Query(measures=[amount], time=[seen.compare(["today", (DAY, DAY)])]),
+]
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=repr)
+def test_a_query_is_a_value(query):
+    names = {**vars(language), "datetime": datetime, "zoneinfo": zoneinfo}
+    assert eval(repr(query), names) == query
+    assert pickle.loads(pickle.dumps(query)) == copy.deepcopy(query) == query
+    assert hash(attrs.evolve(query)) == hash(query)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        query.limit = 5
+
+
+def test_a_query_is_easy_to_read():
+    query = Query(measures=[amount], order=[amount.desc()], limit=5)
+    name = "stacks_contract_events.asset_amount"
+    assert repr(query) == (
+        f"Query(measures=[Measure('{name}')], order=[Measure('{name}').desc()], limit=5)"
+    )
+
+
+def test_the_json_is_the_callers_own():
+    query = Query(measures=[amount], where=[sender.in_(["a"])])
+    query.to_wire()["filters"][0]["values"].append("b")
+    assert query.to_wire()["filters"][0]["values"] == ["a"]

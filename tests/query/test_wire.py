@@ -1,0 +1,561 @@
+"""Queries read from Cube's JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from ortege_watch.errors import QueryError
+from ortege_watch.query import Dimension, Measure, Query, TimeDimension
+
+
+def leaf(operator, *values, member="stories.category"):
+    return {"member": member, "operator": operator, "values": list(values)}
+
+
+def read(**wire):
+    return Query.from_wire({"measures": ["stories.count"], **wire})
+
+
+def filters(*given, **more):
+    return read(filters=list(given), **more).to_wire()["filters"]
+
+
+# The shapes of queries that Cube's documentation shows ("Query format", "Queries").
+DOCUMENTED = [
+    {
+        "measures": ["stories.count"],
+        "dimensions": ["stories.category"],
+        "filters": [leaf("equals", "No", member="stories.is_draft")],
+        "timeDimensions": [
+            {
+                "dimension": "stories.time",
+                "dateRange": ["2015-01-01", "2015-12-31"],
+                "granularity": "month",
+            }
+        ],
+        "limit": 100,
+        "offset": 50,
+        "order": {"stories.time": "asc", "stories.count": "desc"},
+        "timezone": "America/Los_Angeles",
+    },
+    {
+        "measures": ["stories.count"],
+        "dimensions": ["stories.time.month"],
+        "order": [["stories.time", "asc"], ["stories.count", "asc"]],
+    },
+    {
+        "dimensions": ["visitors.source"],
+        "filters": [
+            {
+                "or": [
+                    leaf("equals", "some", member="visitors.source"),
+                    {
+                        "and": [
+                            leaf("equals", "other", member="visitors.source"),
+                            leaf("equals", "0", member="visitors.cards"),
+                        ]
+                    },
+                ]
+            }
+        ],
+    },
+    {
+        "measures": ["stories.count"],
+        "timeDimensions": [
+            {
+                "dimension": "stories.time",
+                "compareDateRange": ["this week", ["2020-05-21", "2020-05-28"]],
+                "granularity": "month",
+            }
+        ],
+    },
+    {
+        "measures": ["stories.count"],
+        "timeDimensions": [
+            {
+                "dimension": "stories.time",
+                "dateRange": "last week",
+                "granularity": "day",
+            }
+        ],
+    },
+    {
+        "dimensions": ["stories.category"],
+        "segments": ["stories.popular"],
+        "ungrouped": True,
+        "total": True,
+        "responseFormat": "compact",
+        "cache": "stale-while-revalidate",
+        "joinHints": [["stories", "authors"]],
+    },
+    {
+        "dimensions": ["orders.status"],
+        "filters": [{"member": "orders.count", "operator": "measureFilter"}],
+    },
+    *(
+        {
+            "measures": ["stories.count"],
+            "timeDimensions": [{"dimension": "stories.time", "dateRange": words}],
+        }
+        for words in (
+            "today",
+            "last quarter",
+            "last 360 days",
+            "next month",
+            "last 6 months",
+            "from 7 days ago to now",
+            "from now to 2 weeks from now",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("wire", DOCUMENTED)
+def test_reads_what_the_documentation_shows(wire):
+    query = Query.from_wire(wire)
+    assert Query.from_wire(query.to_wire()).to_wire() == query.to_wire()
+
+
+def test_keeps_what_it_reads():
+    wire = {
+        "measures": ["stories.count"],
+        "dimensions": ["stories.category"],
+        "timeDimensions": [
+            {
+                "dimension": "stories.time",
+                "granularity": "month",
+                "dateRange": ["2015-01-01", "2015-12-31T10:00:00.000"],
+            }
+        ],
+        "segments": ["stories.popular"],
+        "filters": [
+            leaf("equals", "No", None),
+            {"or": [leaf("set"), {"and": [leaf("contains", "a"), leaf("gt", "5")]}]},
+            leaf("gte", "5.50", member="stories.count"),
+        ],
+        "order": [["stories.time", "asc"], ["stories.count", "desc"]],
+        "limit": 100,
+        "offset": 50,
+        "total": True,
+        "timezone": "America/Los_Angeles",
+        "ungrouped": True,
+        "responseFormat": "columnar",
+        "joinHints": [["stories", "authors"]],
+    }
+    del wire["filters"][1]["or"][0]["values"]
+    assert Query.from_wire(wire).to_wire() == wire
+
+
+def test_members_are_not_declared():
+    query = read(dimensions=["stories.category"])
+    assert query.measures == (Measure("stories.count", object),)
+    assert query.dimensions == (Dimension("stories.category", object),)
+
+
+def test_members_that_stand_twice_count_once():
+    query = read(
+        measures=["a.b", "a.b"],
+        dimensions=["a.c", "a.c", "a.t.day", "a.t.day"],
+        timeDimensions=[{"dimension": "a.t", "granularity": "day"}] * 2,
+        order=[["a.b", "asc"], ["a.b", "desc"], ["a.t.day", "asc"], ["a.t", "desc"]],
+    )
+    assert query.to_wire() == {
+        "measures": ["a.b"],
+        "dimensions": ["a.c"],
+        "timeDimensions": [{"dimension": "a.t", "granularity": "day"}],
+        "order": [["a.b", "asc"], ["a.t", "asc"]],
+        "timezone": "UTC",
+    }
+
+
+def test_a_dimension_with_a_granularity_is_a_selection():
+    query = Query.from_wire({"dimensions": ["a.t.month", "a.t"]})
+    assert query.time == (TimeDimension("a.t").by("month"),)
+    assert [member.name for member in query.dimensions] == ["a.t"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (leaf("in", "a"), leaf("equals", "a")),
+        (leaf("notIn", "a", None), leaf("notEquals", "a", None)),
+        (leaf("equals", 5, True, Decimal("42.50"), None, ""), leaf("equals", "5", "true", "42.50", None, "")),
+        (
+            {"dimension": "stories.category", "operator": "equals", "values": [10]},
+            leaf("equals", "10"),
+        ),
+        (leaf("set", "ignored"), {"member": "stories.category", "operator": "set"}),
+        (
+            {"member": "stories.category", "operator": "notSet", "values": "ignored"},
+            {"member": "stories.category", "operator": "notSet"},
+        ),
+        (
+            {"member": "stories.count", "operator": "measureFilter"},
+            {"member": "stories.count", "operator": "measureFilter"},
+        ),
+        (leaf("notContains", "a", None), leaf("notContains", "a", None)),
+        (leaf("inDateRange", "2024-05-01"), leaf("inDateRange", "2024-05-01", "2024-05-01")),
+        (
+            leaf("notInDateRange", "2024-05-01"),
+            leaf("notInDateRange", "2024-05-01", "2024-05-01"),
+        ),
+        (leaf("onTheDate", "2024-05-01"), leaf("onTheDate", "2024-05-01", "2024-05-01")),
+        (
+            leaf("onTheDate", "2024-05-01", "2024-05-01"),
+            leaf("onTheDate", "2024-05-01", "2024-05-01"),
+        ),
+        (
+            leaf("onTheDate", "2024-05-01", "2024-05-02"),
+            leaf("inDateRange", "2024-05-01", "2024-05-02"),
+        ),
+        (leaf("beforeDate", "2024-05-01"), leaf("beforeDate", "2024-05-01")),
+        (leaf("beforeOrOnDate", "2024-05-01"), leaf("beforeOrOnDate", "2024-05-01T23:59:59.999")),
+        (leaf("afterDate", "2024-05-01"), leaf("afterDate", "2024-05-01T23:59:59.999")),
+        (leaf("afterOrOnDate", "2024-05-01 10:00"), leaf("afterOrOnDate", "2024-05-01T10:00:00.000")),
+        (
+            leaf("afterDate", "2024-05-01T10:00:00Z"),
+            leaf("afterDate", "2024-05-01T19:00:00.000"),
+        ),
+        ({"or": [leaf("set")]}, {"or": [{"member": "stories.category", "operator": "set"}]}),
+        (
+            {"and": [{"and": [leaf("gt", "1"), leaf("gt", "2")]}, leaf("gt", "3")]},
+            {"and": [leaf("gt", "1"), leaf("gt", "2"), leaf("gt", "3")]},
+        ),
+        (
+            {"or": [leaf("gt", "1"), {"and": []}, {"and": [{"or": []}]}]},
+            {"or": [leaf("gt", "1")]},
+        ),
+    ],
+)  # fmt: skip
+def test_reads_every_form_of_a_filter(given, sent):
+    assert filters(given, timezone="Asia/Tokyo") == [sent]
+
+
+@pytest.mark.parametrize("empty", [{"or": []}, {"and": []}, {"or": [{"and": []}]}])
+def test_an_empty_group_restricts_nothing_as_on_servers(empty):
+    assert "filters" not in read(filters=[empty]).to_wire()
+
+
+def test_a_filter_on_a_measure_of_the_query_is_a_filter_on_a_measure():
+    on_measure = leaf("gt", "5", member="stories.count")
+    other = leaf("lt", "9", member="stories.other")
+    unknown = leaf("equals", "a")
+    date_of_measure = leaf("afterDate", "2024-05-01", member="stories.count")
+    query = read(filters=[unknown, on_measure])
+    assert [f.kind for f in (*query.where, *query.having)] == ["dimension", "measure"]
+    # Neighbours in a group, and whatever follows, are measures as well.
+    query = read(filters=[{"or": [other, on_measure]}, unknown, date_of_measure])
+    assert query.where == ()
+    assert len(query.having) == 3
+    # A known dimension is none, and is moved to the front.
+    known = leaf("set", member="stories.time")
+    query = read(
+        filters=[on_measure, known, other],
+        timeDimensions=[{"dimension": "stories.time"}],
+    )
+    assert [f.member.name for f in query.where] == ["stories.time"]
+    assert [f.member.name for f in query.having] == ["stories.count", "stories.other"]
+
+
+def test_a_group_of_a_measure_and_a_dimension_is_refused():
+    group = {"or": [leaf("gt", "5", member="stories.count"), leaf("set")]}
+    with pytest.raises(QueryError, match=r"filters\[1\]: .*category is a dimension"):
+        read(filters=[leaf("set"), group], dimensions=["stories.category"])
+
+
+def test_moments_are_wall_clock_of_the_zone():
+    query = read(
+        filters=[leaf("beforeDate", "2024-05-01T10:00:00.000")], timezone="Asia/Tokyo"
+    )
+    assert query.where == (
+        TimeDimension("stories.category").before(datetime(2024, 5, 1, 1, tzinfo=UTC)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("LAST 7 days", "last 7 days"),
+        ("2024-05-01", ["2024-05-01", "2024-05-01"]),
+        (["2024-05-01"], ["2024-05-01", "2024-05-01"]),
+        (["2024-05-01", "2024-05-02"], ["2024-05-01", "2024-05-02"]),
+        (
+            ["2024-05-01T10:00", "2024-05-01T12:00:00.5"],
+            ["2024-05-01T10:00:00.000", "2024-05-01T12:00:00.500"],
+        ),
+        # As servers do: the clock of UTC, read in the query's zone.
+        (
+            ["2024-05-01T10:00:00+02:00", "2024-05-01T12:00:00Z"],
+            ["2024-05-01T08:00:00.000", "2024-05-01T12:00:00.000"],
+        ),
+        # Clocks were set forward at two.
+        (
+            ["2024-03-10T02:30:00.000", "2024-03-10"],
+            ["2024-03-10T03:30:00.000", "2024-03-10"],
+        ),
+    ],
+)
+def test_reads_every_form_of_a_range(given, sent):
+    zone = "America/New_York"
+    selection = {"dimension": "a.t", "granularity": None, "dateRange": given}
+    [wire] = read(timeDimensions=[selection], timezone=zone).to_wire()["timeDimensions"]
+    assert wire == {"dimension": "a.t", "dateRange": sent}
+    compared = {"dimension": "a.t", "compareDateRange": [given], "dateRange": "today"}
+    [wire] = read(timeDimensions=[compared], timezone=zone).to_wire()["timeDimensions"]
+    assert wire == {"dimension": "a.t", "compareDateRange": [sent]}
+
+
+@pytest.mark.parametrize(
+    ("order", "sent"),
+    [
+        ({"stories.count": "asc", "a.t": "desc"}, [["stories.count", "asc"], ["a.t", "desc"]]),
+        ([["a.t", "asc"]], [["a.t", "asc"]]),
+        ([("a.t.day", "desc")], [["a.t", "desc"]]),
+    ],
+)  # fmt: skip
+def test_reads_every_form_of_an_order(order, sent):
+    time = [{"dimension": "a.t", "granularity": "day"}]
+    assert read(timeDimensions=time, order=order).to_wire()["order"] == sent
+
+
+@pytest.mark.parametrize("order", [{}, [], ()])
+def test_no_order_is_the_servers_order(order):
+    assert read(order=order).order == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "value"),
+    [
+        ({"limit": "10"}, "limit", 10),
+        ({"limit": Decimal("10.0")}, "limit", 10),
+        ({"limit": 0}, "limit", 0),
+        ({"offset": "0"}, "offset", 0),
+        ({"offset": 7}, "offset", 7),
+        ({"total": "true"}, "total", True),
+        ({"total": "False"}, "total", False),
+        ({"ungrouped": True}, "ungrouped", True),
+        ({"timezone": "america/los_ANGELES"}, "timezone", "America/Los_Angeles"),
+        ({"cache": "no-cache"}, "cache", "no-cache"),
+        ({"cacheMode": "must-revalidate"}, "cache", "must-revalidate"),
+        ({"cacheMode": "no-cache", "cache": "stale-if-slow"}, "cache", "stale-if-slow"),
+        ({"renewQuery": True}, "cache", "no-cache"),
+        ({"renewQuery": False}, "cache", None),
+        ({"renewQuery": True, "cache": "stale-if-slow"}, "cache", "stale-if-slow"),
+        ({"responseFormat": "default"}, "response_format", "default"),
+        ({"joinHints": [["a", "b"]]}, "join_hints", (("a", "b"),)),
+    ],
+)
+def test_reads_every_form_of_a_setting(more, name, value):
+    found = getattr(read(**more), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("wire", "message"),
+    [
+        ('{"measures": []}', "query: this is JSON text; parse it first"),
+        (b"{}", "query: this is JSON text"),
+        ([{"measures": ["a.b"]}], "query: a list of queries is a blend"),
+        (None, "query: give an object, not None"),
+        (5, "query: give an object, not 5"),
+        ({}, "the query asks for nothing"),
+        ({"measures": ["a.b"], "foo": 1}, "query: 'foo' is none of cache, cacheMode"),
+        ({"queryType": "multi"}, "query: 'queryType' stands beside the query"),
+        (
+            {"subqueryJoins": []},
+            "query: 'subqueryJoins' is taken by Cube's SQL API alone",
+        ),
+        ({"maskedMembers": []}, "query: 'maskedMembers' is refused by every server"),
+        ({"rowLimit": 5}, "query: 'rowLimit' is what servers answer; ask with limit"),
+        ({5: 5}, "query: 5 is none of"),
+        ({"measures": None}, "measures: null is refused; leave the key out"),
+        ({"measures": "a.b"}, "measures: give a list, not 'a.b'"),
+        ({"measures": ["a.b", "a-b.c"]}, r"measures\[1\]: Measure 'a-b.c': malformed"),
+        ({"measures": [5]}, r"measures\[0\]: .* not 5"),
+        ({"measures": ["a.b.day"]}, r"measures\[0\]: .*TimeDimension"),
+        ({"dimensions": [["a.b"]]}, r"dimensions\[0\]: "),
+        ({"dimensions": ["a.t.weeks"]}, r"dimensions\[0\]: by: 'weeks'.*use 'week'"),
+        ({"dimensions": ["a.b.c.d"]}, r"dimensions\[0\]: .*malformed"),
+        ({"measures": ["a.b"], "dimensions": ["a.b"]}, "dimensions: a.b is a measure"),
+        ({"measures": ["a.b"], "segments": {"a": 1}}, "segments: give a list"),
+        ({"timezone": "PST"}, "timezone: .*'PST' is no IANA time zone"),
+        ({"timezone": 5}, "timezone: "),
+    ],
+)
+def test_refuses_with_the_path(wire, message):
+    with pytest.raises(QueryError, match=f"^{message}"):
+        Query.from_wire(wire)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"limit": 50001}, "limit: 50001 is more"),
+        ({"limit": "x"}, "limit: give a whole number"),
+        ({"limit": "1" * 10}, "limit: give a whole number"),
+        ({"limit": "\u0661"}, "limit: give a whole number"),
+        ({"limit": 1.0}, "limit: give a whole number"),
+        ({"limit": Decimal("1.5")}, "limit: give a whole number"),
+        ({"limit": Decimal("NaN")}, "limit: give a whole number"),
+        ({"limit": True}, "limit: give a whole number"),
+        ({"offset": -1}, "offset: give a whole number"),
+        ({"total": "yes"}, "total: give true or false, not 'yes'"),
+        ({"ungrouped": 1}, "ungrouped: give true or false"),
+        ({"renewQuery": "no"}, "renewQuery: give true or false"),
+        ({"cache": "x"}, "cache: 'x' is none of"),
+        ({"cache": ["no-cache"]}, "cache: "),
+        ({"responseFormat": "x"}, "responseFormat: 'x' is none of"),
+        ({"joinHints": [5]}, "joinHints: takes a list"),
+        ({"order": "a.b"}, "order: give a list"),
+        ({"order": [["stories.count"]]}, r"order\[0\]: give \[member"),
+        ({"order": [[5, "asc"]]}, r"order\[0\]: give \[member"),
+        ({"order": {"stories.count": "none"}}, "order.stories.count: the direction"),
+        ({"order": {"a.b": "asc"}}, "order.a.b: is not asked for"),
+        ({"order": {5: "asc"}}, "order.5: is not asked for"),
+        ({"timeDimensions": {}}, "timeDimensions: give a list"),
+        ({"timeDimensions": ["a.t"]}, r"timeDimensions\[0\]: give an object"),
+        ({"timeDimensions": [{}]}, r"timeDimensions\[0\].dimension: "),
+        (
+            {"timeDimensions": [{"dimension": "a.t", "x": 1}]},
+            r"timeDimensions\[0\]: 'x'",
+        ),
+        (
+            {"timeDimensions": [{"dimension": "a.t", "granularity": ""}]},
+            r"timeDimensions\[0\].granularity: by: ''",
+        ),
+        (
+            {"timeDimensions": [{"dimension": "a.t", "granularity": ["day"]}]},
+            r"timeDimensions\[0\].granularity: ",
+        ),
+        (
+            {"timeDimensions": [{"dimension": "a.t", "dateRange": ["today"]}]},
+            r"timeDimensions\[0\].dateRange\[0\]: 'today' is no date.*last 7 days",
+        ),
+        (
+            {"timeDimensions": [{"dimension": "a.t", "dateRange": []}]},
+            r"timeDimensions\[0\].dateRange: .* is no range",
+        ),
+        (
+            {"timeDimensions": [{"dimension": "a.t", "dateRange": ["2024-05-01"] * 3}]},
+            r"timeDimensions\[0\].dateRange: .* is no range",
+        ),
+        (
+            {"timeDimensions": [{"dimension": "a.t", "compareDateRange": []}]},
+            r"timeDimensions\[0\].compareDateRange: .*give a list of ranges",
+        ),
+        (
+            {"timeDimensions": [{"dimension": "a.t", "compareDateRange": ["June"]}]},
+            r"timeDimensions\[0\].compareDateRange\[0\]: 'June'",
+        ),
+        (
+            {
+                "timeDimensions": [
+                    {
+                        "dimension": "a.t",
+                        "dateRange": ["2024-05-01T10:00", "2024-04-30"],
+                    }
+                ]
+            },
+            r"timeDimensions\[0\]: a.t: ends before it starts",
+        ),
+        (
+            {
+                "timeDimensions": [
+                    {"dimension": "a.t", "compareDateRange": ["today"]},
+                    {"dimension": "a.u", "compareDateRange": ["today"]},
+                ]
+            },
+            "timeDimensions: only one",
+        ),
+        ({"filters": [5]}, r"filters\[0\]: give an object"),
+        ({"filters": [{}]}, r"filters\[0\]: name one member"),
+        (
+            {"filters": [{**leaf("set"), "dimension": "a.b"}]},
+            r"filters\[0\]: name one member",
+        ),
+        ({"filters": [{**leaf("set"), "x": 1}]}, r"filters\[0\]: 'x' is none of"),
+        ({"filters": [leaf("like", "a")]}, r"filters\[0\].operator: 'like' is none of"),
+        ({"filters": [leaf(["equals"], "a")]}, r"filters\[0\].operator: "),
+        ({"filters": [leaf("equals", "a", member="a")]}, r"filters\[0\].member: "),
+        (
+            {"filters": [{"dimension": 5, "operator": "set"}]},
+            r"filters\[0\].dimension: ",
+        ),
+        ({"filters": [{**leaf("equals"), "values": "a"}]}, r"filters\[0\].values: "),
+        ({"filters": [leaf("equals")]}, r"filters\[0\].values: .*empty list"),
+        ({"filters": [leaf("equals", 0.5)]}, r"filters\[0\].values\[0\]: .*Decimal"),
+        ({"filters": [leaf("equals", "a", {})]}, r"filters\[0\].values\[1\]: "),
+        ({"filters": [leaf("equals", "\ud800")]}, r"filters\[0\].values\[0\]: .*UTF-8"),
+        ({"filters": [leaf("gt", 1, 2)]}, r"filters\[0\].values: .*exactly one value"),
+        ({"filters": [leaf("gt", None)]}, r"filters\[0\].values: .*for NULL"),
+        ({"filters": [leaf("contains", None)]}, r"filters\[0\].values: .*one text"),
+        (
+            {"filters": [leaf("inDateRange", "last week")]},
+            r"filters\[0\].values\[0\]: 'last week' is no date.*over\(\"last 7 days\"\)",
+        ),
+        (
+            {"filters": [leaf("afterDate", 5)]},
+            r"filters\[0\].values\[0\]: 5 is no date",
+        ),
+        ({"filters": [leaf("afterDate", None)]}, r"filters\[0\].values\[0\]: None"),
+        (
+            {"filters": [leaf("onTheDate", "2024-05-01T10:00")]},
+            r"filters\[0\].values: one instant is no range; give two",
+        ),
+        ({"filters": [leaf("onTheDate")]}, r"filters\[0\].values: .*1 value, not 0"),
+        (
+            {"filters": [leaf("inDateRange", *["2024-05-01"] * 3)]},
+            r"filters\[0\].values: .*2 values, not 3",
+        ),
+        (
+            {"filters": [leaf("inDateRange", "2024-05-01T10:00", "2024-04-30")]},
+            r"filters\[0\].values: .*ends before it starts",
+        ),
+        ({"filters": [{"or": [leaf("set")], "and": []}]}, r"filters\[0\]: give \"or\""),
+        ({"filters": [{"or": [leaf("set")], "member": "a.b"}]}, r"filters\[0\]: give"),
+        ({"filters": [{"or": leaf("set")}]}, r"filters\[0\].or: give a list"),
+        (
+            {"filters": [{"or": [{"and": [leaf("set"), leaf("like")]}]}]},
+            r"filters\[0\].or\[0\].and\[1\].operator: 'like'",
+        ),
+    ],
+)
+def test_refuses_parts_with_the_path(more, message):
+    with pytest.raises(QueryError, match=f"^{message}"):
+        read(**more)
+
+
+def nested(depth):
+    found = leaf("set")
+    for level in range(depth):
+        found = {("or", "and")[level % 2]: [found]}
+    return found
+
+
+def test_groups_may_be_deep_but_not_bottomless():
+    assert filters(nested(50))
+    with pytest.raises(QueryError, match="at most 50 deep"):
+        read(filters=[nested(51)])
+    with pytest.raises(QueryError, match="at most 50 deep"):
+        read(filters=[nested(5000)])
+
+
+def test_the_second_of_two_equal_wall_times_is_read_as_the_first():
+    wire = leaf("beforeDate", "2024-11-03T01:30:00.000")
+    query = read(filters=[wire], timezone="America/New_York")
+    assert query.to_wire()["filters"] == [wire]
+    [condition] = query.where
+    [moment] = condition.values
+    assert moment == datetime(2024, 11, 3, 5, 30, tzinfo=UTC)
+
+
+def test_a_day_is_read_as_a_day():
+    query = read(filters=[leaf("afterOrOnDate", "2024-05-01")])
+    [condition] = query.where
+    assert condition.values == (date(2024, 5, 1),)
+    assert query.zone == ZoneInfo("UTC")

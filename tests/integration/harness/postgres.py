@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import pwd
 import shutil
 import subprocess
 import tempfile
@@ -65,20 +64,26 @@ def find_programs() -> Path:
     )
 
 
-def unprivileged_user() -> str | None:
-    """Return whom to run PostgreSQL as: it refuses root; others run it themselves.
+def unprivileged() -> dict[str, Any]:
+    """Return as whom to run PostgreSQL, as arguments of `subprocess.Popen`.
+
+    PostgreSQL refuses to be run by root; everybody else runs it as themselves.
 
     Raises:
-        Unavailable: this is root, and there is nobody else to be.
+        Unavailable: this is root, and there is nobody else to be; or no POSIX system.
     """
+    if os.name != "posix":
+        raise Unavailable("the real servers are started on POSIX systems only")
     if os.geteuid() != 0:
-        return None
+        return {}
+    import pwd
+
     for name in ("postgres", "nobody"):
         try:
-            pwd.getpwnam(name)
+            user = pwd.getpwnam(name)
         except KeyError:
             continue
-        return name
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     raise Unavailable(
         "PostgreSQL refuses to run as root, and this machine has neither a user "
         "`postgres` nor a user `nobody`: run the tests as an ordinary user"
@@ -94,7 +99,7 @@ class Postgres:
 
     def __init__(self) -> None:
         self._programs = find_programs()
-        self._user = unprivileged_user()
+        self._who = unprivileged()
         self._directory = Path(tempfile.mkdtemp(prefix="ow-postgres-"))
         self._data = self._directory / "data"
         self._log = self._directory / "log"
@@ -107,15 +112,16 @@ class Postgres:
         Raises:
             RuntimeError: it cannot be made or does not start; the text shows its log.
         """
-        if self._user is not None:
-            shutil.chown(self._directory, self._user)
+        if self._who:
+            shutil.chown(self._directory, self._who["user"])
         initdb = subprocess.run(
             [
                 *(self._programs / "initdb", "--pgdata", self._data),
                 *("--auth", "trust", "--username", USER),
                 *("--encoding", "UTF8", "--locale", "C", "--no-sync"),
             ],
-            **self._how(),
+            cwd=self._directory,
+            **self._who,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -137,7 +143,8 @@ class Postgres:
                     *("-p", str(self.port)),
                     *(f"--{name}={value}" for name, value in settings.items()),
                 ],
-                **self._how(),
+                cwd=self._directory,
+                **self._who,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -189,14 +196,6 @@ class Postgres:
             yield
         finally:
             self.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
-
-    def _how(self) -> dict[str, Any]:
-        """Return under whom and where to run a program of PostgreSQL."""
-        how: dict[str, Any] = {"cwd": self._directory}
-        if self._user is not None:
-            group = pwd.getpwnam(self._user).pw_gid
-            how |= {"user": self._user, "group": group, "extra_groups": []}
-        return how
 
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:

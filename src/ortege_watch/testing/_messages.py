@@ -14,6 +14,13 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+def _number(text: str) -> int | Decimal:
+    # To JavaScript 10.0 and 10 are the same; where it keeps all digits, at least.
+    value = Decimal(text)
+    whole = value.adjusted() < 21 and value == value.to_integral_value()
+    return int(value) if whole else value
+
+
 def decode(text: str | bytes) -> Any:
     """Read JSON, numbers exact.
 
@@ -23,7 +30,7 @@ def decode(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode()
-        return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
+        return json.loads(text, parse_float=_number, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         if error.pos >= len(error.doc):
             raise ValueError("Unexpected end of JSON input") from None

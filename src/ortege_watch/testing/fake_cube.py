@@ -330,8 +330,10 @@ class FakeCube(Misbehaviour):
     def _note_change(self) -> None:
         """Note a change of the rows; subscriptions see it when told to."""
         with self._core.lock:
-            self._core.gateway.refreshed = self._now()
-            self._core.gateway.version += 1
+            gateway = self._core.gateway
+            # Answers show milliseconds: two changes within one are still two.
+            gateway.refreshed = max(self._now(), gateway.refreshed + 0.001)
+            gateway.version += 1
         if self._push == "change":
             self._server.wake()
 

@@ -1,0 +1,321 @@
+"""Each fault does what it says, and passes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    InvalidStatus,
+)
+from websockets.frames import Opcode
+
+from ortege_watch.testing import FakeCube
+
+COUNT = {"measures": ["stacks_contract_events.count"]}
+
+
+@pytest.fixture
+def cube():
+    with FakeCube(tick=60) as cube:
+        yield cube
+
+
+async def authorized(cube):
+    socket = await connect(cube.ws_url)
+    await socket.send(json.dumps({"authorization": cube.token()}))
+    assert await socket.recv() == '{"handshake":true}'
+    return socket
+
+
+async def subscribed(cube):
+    socket = await authorized(cube)
+    params = {"query": COUNT, "queryType": "multi"}
+    frame = {"messageId": "1", "method": "subscribe", "params": params}
+    await socket.send(json.dumps(frame))
+    await socket.recv()
+    await socket.recv()
+    return socket
+
+
+def get(cube, **more):
+    params = {"query": json.dumps(COUNT)}
+    headers = {"authorization": cube.token()}
+    return httpx.get(f"{cube.url}/load", params=params, headers=headers, **more)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_drop(cube, reset):
+    async with await subscribed(cube) as socket:
+        cube.drop(reset=reset)
+        assert (cube.connections, cube.sockets, cube.subscriptions) == (0, 0, [])
+        with pytest.raises(ConnectionClosedError):
+            await socket.recv()
+        assert socket.close_code == 1006
+    await (await authorized(cube)).close()
+    assert len(cube.attempts) == 2
+
+
+async def test_close(cube):
+    async with await authorized(cube) as socket:
+        cube.close(1012, "again later")
+        with pytest.raises(ConnectionClosed):
+            await socket.recv()
+        assert (socket.close_code, socket.close_reason) == (1012, "again later")
+    await cube.wait_until_async(lambda: cube.connections == cube.sockets == 0)
+    cube.close()  # nobody is there
+
+
+async def test_down_and_up(cube):
+    socket = await authorized(cube)
+    url = cube.url
+    cube.down()
+    with pytest.raises(OSError):
+        await connect(cube.ws_url)
+    cube.down()
+    cube.up()
+    cube.up()
+    assert cube.url == url
+    await (await authorized(cube)).close()
+    await socket.close()
+
+
+async def test_restart(cube):
+    async with await subscribed(cube) as socket:
+        cube.restart()
+        assert cube.subscriptions == []
+        with pytest.raises(ConnectionClosedError):
+            await socket.recv()
+    assert get(cube).status_code == 200
+
+
+async def test_forget(cube):
+    async with await subscribed(cube) as socket:
+        cube.forget()
+        assert (cube.connections, cube.subscriptions) == (1, [])
+        await socket.ping()
+
+
+async def test_silence(cube):
+    async with await subscribed(cube) as socket:
+        cube.silence()
+        cube.tables["stacks_contract_events"].insert({})
+        pong = await socket.ping()
+        await socket.send(json.dumps({"unsubscribe": "1"}))
+        await cube.wait_until_async(lambda: not cube.subscriptions)
+        asking = asyncio.create_task(connect(cube.ws_url).__aenter__())
+        await cube.wait_until_async(lambda: len(cube.attempts) == 2)
+        assert not pong.done()
+        assert not asking.done()
+        assert "silent" not in repr(cube)
+        cube.speak()
+        await pong
+        await (await asking).close()
+
+
+async def test_a_client_that_goes_in_a_silence(cube):
+    socket = await authorized(cube)
+    cube.silence()
+    socket.close_timeout = 0.01
+    await socket.close()
+    await cube.wait_until_async(lambda: cube.sockets == 0)
+    cube.speak()
+
+
+async def test_a_silence_of_some_seconds(cube):
+    async with await authorized(cube) as socket:
+        cube.silence(0.01)
+        await (await socket.ping())
+
+
+async def test_a_subscription_goes_on_after_a_silence():
+    with FakeCube(tick=0.02) as cube:
+        async with await subscribed(cube) as socket:
+            cube.silence()
+            cube.tables["stacks_contract_events"].insert({})
+            cube.speak()
+            while (frame := json.loads(await socket.recv())).keys() == {"messageProcessedId"}:
+                pass
+            assert frame["message"]["results"][0]["data"] == [{COUNT["measures"][0]: "1"}]
+
+
+async def test_slow(cube):
+    async with await authorized(cube) as socket:
+        cube.slow(0.05)
+        began = time.monotonic()
+        await socket.send("nonsense")
+        await socket.recv()
+        assert time.monotonic() - began >= 0.05
+        cube.slow(0)
+        began = time.monotonic()
+        assert get(cube).status_code == 200
+
+
+async def test_a_slow_answer_to_one_who_has_gone(cube):
+    cube.slow(0.02)
+    with pytest.raises(httpx.ReadTimeout):
+        get(cube, timeout=0.001)
+    await cube.wait_until_async(lambda: cube.sockets == 0)
+    cube.slow(0.01)
+    async with connect(cube.ws_url):
+        pass
+
+
+@pytest.mark.parametrize("after", ["upgrade", "handshake"])
+async def test_accept_and_drop(cube, after):
+    cube.accept_and_drop(after=after)
+    for _ in range(2):
+        async with connect(cube.ws_url) as socket:
+            with pytest.raises(ConnectionClosedError):
+                await socket.send(json.dumps({"authorization": cube.token()}))
+                assert await socket.recv() == '{"handshake":true}'
+                assert after == "handshake"
+                await socket.recv()
+    cube.accept_and_drop(False)
+    await (await authorized(cube)).close()
+
+
+@pytest.mark.parametrize("status", [401, 502, 599])
+async def test_refuse(cube, status):
+    cube.refuse(status, times=2)
+    assert get(cube).status_code == status
+    with pytest.raises(InvalidStatus) as caught:
+        await connect(cube.ws_url)
+    assert caught.value.response.status_code == status
+    assert caught.value.response.headers["content-type"] == "text/html; charset=utf-8"
+    await (await authorized(cube)).close()
+    cube.refuse(status)
+    assert [get(cube).status_code for _ in range(3)] == [status] * 3
+    cube.heal()
+    assert get(cube).status_code == 200
+
+
+async def test_refuse_handshake(cube):
+    cube.refuse_handshake(times=1)
+    async with connect(cube.ws_url) as socket:
+        for expected in (
+            {"message": {"error": "Invalid token"}, "status": 403},
+            {"handshake": True},
+        ):
+            await socket.send(json.dumps({"authorization": cube.token()}))
+            assert json.loads(await socket.recv()) == expected
+
+
+def test_error(cube):
+    cube.error(429, {"error": "slow down"}, headers={"Retry-After": "2"})
+    cube.error(200, '{"half', times=2)
+    cube.error(504, b"")
+    cube.error(204)
+    limited = get(cube)
+    assert (limited.status_code, limited.headers["retry-after"]) == (429, "2")
+    assert limited.json() == {"error": "slow down"}
+    assert [get(cube).text for _ in range(2)] == ['{"half'] * 2
+    assert (get(cube).status_code, get(cube).status_code) == (504, 204)
+    assert get(cube).status_code == 200
+    cube.error(503, "<html>", times=None, headers={"Content-Type": "text/plain"})
+    assert {get(cube).headers["content-type"] for _ in range(3)} == {"text/plain"}
+    cube.heal()
+    assert get(cube).status_code == 200
+
+
+def test_an_answer_without_a_body_to_head(cube):
+    assert httpx.head(f"{cube.url}/load").status_code == 404
+
+
+def test_cut(cube):
+    cube.cut()
+    with pytest.raises(httpx.RemoteProtocolError):
+        get(cube)
+    assert get(cube).status_code == 200
+
+
+async def test_continue_wait(cube):
+    cube.continue_wait(2)
+    for _ in range(2):
+        answer = get(cube)
+        assert (answer.status_code, answer.text) == (200, '{"error":"Continue wait"}')
+    assert get(cube).json()["data"]
+    async with await authorized(cube) as socket:
+        cube.continue_wait()
+        frame = {"messageId": "1", "method": "load", "params": {"query": COUNT}}
+        await socket.send(json.dumps(frame))
+        waiting = '{"messageId":"1","message":{"error":"Continue wait"},"status":200}'
+        assert await socket.recv() == waiting
+
+
+async def test_a_subscription_waits_by_itself():
+    with FakeCube(tick=0.02) as cube:
+        async with await subscribed(cube) as socket:
+            cube.continue_wait()
+            frames = []
+            while not frames or "results" not in frames[-1]["message"]:
+                frame = json.loads(await socket.recv())
+                frames += [frame] if "message" in frame else []
+            assert frames[0]["message"] == {"error": "Continue wait"}
+
+
+def test_fail_query(cube):
+    cube.fail_query("Error: gone", status=500, times=1)
+    answer = get(cube)
+    assert (answer.status_code, answer.json()) == (500, {"error": "Error: gone"})
+    assert get(cube).status_code == 200
+    cube.fail_query()
+    assert [get(cube).status_code for _ in range(2)] == [400, 400]
+
+
+async def test_garbage(cube):
+    async with connect(cube.ws_url) as socket:
+        await cube.wait_until_async(lambda: cube.connections)
+        cube.garbage("{")
+        cube.garbage(b"\x00{")
+        cube.garbage("")
+        assert [await socket.recv() for _ in range(3)] == ["{", b"\x00{", ""]
+        cube.garbage(b"\xff", text=True)
+        with pytest.raises(ConnectionClosedError):
+            await socket.recv()
+        assert socket.close_code == 1006
+        assert socket.protocol.close_sent.code == 1007
+
+
+async def test_big_frame(cube):
+    async with connect(cube.ws_url, max_size=2_000_000) as socket:
+        await cube.wait_until_async(lambda: cube.connections)
+        cube.big_frame(2_000_000)
+        assert len(await socket.recv()) == 2_000_000
+        cube.big_frame(2_000_001)
+        with pytest.raises(ConnectionClosedError):
+            await socket.recv()
+        assert socket.protocol.close_sent.code == 1009
+
+
+async def test_fragment(cube):
+    cube.tables["stacks_contract_events"].insert({"contract_id": "Ωλ"})
+    async with await authorized(cube) as socket:
+        cube.fragment(50)
+        query = {"dimensions": ["stacks_contract_events.contract_id"]}
+        frame = {"messageId": "1", "method": "load", "params": {"query": query}}
+        await socket.send(json.dumps(frame))
+        pieces = [piece async for piece in socket.recv_streaming(decode=False)]
+        assert len(pieces) > 10
+        data = json.loads(b"".join(pieces))["message"]["data"]
+        assert data == [{"stacks_contract_events.contract_id": "Ωλ"}]
+        cube.heal()
+        await socket.recv()
+        cube.garbage("x" * 1000)
+        assert len([piece async for piece in socket.recv_streaming()]) == 1
+
+
+async def test_messages_in_fragments_are_taken(cube):
+    async with connect(cube.ws_url) as socket:
+        await socket.send(["non", "sen", "se"])
+        await socket.recv()
+        await socket.send([b"{", b"}"])
+        await socket.recv()
+        assert cube.frames == ["nonsense", {}]
+        assert Opcode.TEXT is not Opcode.BINARY

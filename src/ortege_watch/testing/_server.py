@@ -411,8 +411,10 @@ class Server:
 
     async def _ticks(self) -> None:
         while True:
+            # Not wait_for(): on 3.11 it swallows a cancellation that meets a wake-up.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self.interval)
+                async with asyncio.timeout(self.interval):
+                    await self._wake.wait()
             self._wake.clear()
             with self.lock:
                 try:

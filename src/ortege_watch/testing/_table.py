@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, cast, overload
 
 import attrs
 
@@ -115,6 +115,12 @@ class Table:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    # Overloads, not a union: else checkers take a dict of mixed values for a
+    # dict[str, object].
+    @overload
+    def insert(self, rows: Row) -> None: ...
+    @overload
+    def insert(self, rows: Iterable[Row]) -> None: ...
     def insert(self, rows: Row | Iterable[Row]) -> None:
         """Add one row or several.
 

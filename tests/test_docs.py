@@ -1,4 +1,8 @@
-"""Every Python block of the README and of the documentation runs."""
+"""Every Python block of the README and of the documentation runs.
+
+``ORTEGE_URL`` and ``ORTEGE_TOKEN`` name a fake server while a page runs; the page knows
+it as ``fake``, to change rows in an invisible block. Tables have the rows below.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,16 @@ import ast
 import asyncio
 import inspect
 import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
+
+from ortege_watch.testing import FakeCube
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -18,6 +27,39 @@ PAGES = [
     for path in [*ROOT.glob("README.md"), *sorted(ROOT.glob("docs/**/*.md"))]
     if "_build" not in path.parts
 ]
+
+POOL = "SP2VCQJGH7PHP2DJK7Z0V48AGBHQAW3R3ZW1QF4N.borrow-helper-v1-3"
+SENDERS = (
+    "SP3FBR2AGK5H9QBDH3EEN6DF8EK8JY7RX8QJ5SVTE",
+    "SP1P72Z3704VMT3DMHPP2CB8TGQWGDBHD3RPR9GZS",
+)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCube]:
+    with FakeCube() as fake:
+        fake.tables["stacks_contract_events"].insert(
+            {
+                "contract_id": POOL,
+                "function_name": function,
+                "sender_address": sender,
+                "tx_date": datetime(2024, 5, day, 12, 30, tzinfo=UTC),
+                "asset_amount": Decimal("1000.5") * day,
+            }
+            for day, function in enumerate(("supply", "borrow", "withdraw"), 1)
+            for sender in SENDERS
+        )
+        fake.tables["stacks_oracle_prices"].insert(
+            {
+                "token": token,
+                "price": price,
+                "tx_date": datetime(2024, 5, 1, tzinfo=UTC),
+            }
+            for token, price in (("STX", Decimal("0.81")), ("sBTC", Decimal(64_250)))
+        )
+        monkeypatch.setenv("ORTEGE_URL", fake.url)
+        monkeypatch.setenv("ORTEGE_TOKEN", fake.token())
+        yield fake
 
 
 class Evaluator:
@@ -53,10 +95,10 @@ def run_blocks(page: Path, namespace: dict[str, object]) -> int:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_of_the_page_runs(page: Path) -> None:
+def test_every_block_of_the_page_runs(page: Path, fake: FakeCube) -> None:
     text = page.read_text("utf-8")
     assert not re.search(r"```+\s*\{?(py|pycon|python3|Python)\b", text)
-    count = run_blocks(page, {"__name__": "__main__"})
+    count = run_blocks(page, {"__name__": "__main__", "fake": fake})
     assert count >= len(re.findall(r"^\s*```+\s*python", text, re.MULTILINE))
 
 
@@ -70,6 +112,20 @@ def test_blocks_share_names_and_may_await(tmp_path: Path) -> None:
     out: list[int] = []
     assert run_blocks(page, {"out": out}) == 3
     assert out == [1]
+
+
+def test_a_block_finds_the_fake_server(tmp_path: Path, fake: FakeCube) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\n"
+        "from ortege_watch import AsyncCubeClient, Dimension, Query\n"
+        'token = Dimension("stacks_oracle_prices.token")\n'
+        "async with AsyncCubeClient() as cube:\n"
+        "    result = await cube.load(Query(dimensions=[token]))\n"
+        'assert sorted(row[token] for row in result) == ["STX", "sBTC"]\n'
+        "```\n"
+    )
+    assert run_blocks(page, {}) == 1
 
 
 def test_a_block_that_fails_names_its_place(tmp_path: Path) -> None:

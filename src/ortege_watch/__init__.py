@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ortege_watch.cube.client import AsyncCubeClient, CubeClient
+    from ortege_watch.cube.exchange import Retry
+    from ortege_watch.cube.models import DryRun, Sql
     from ortege_watch.errors import (
         ApiError,
         AuthenticationError,
@@ -21,20 +24,64 @@ if TYPE_CHECKING:
         SubscriptionLost,
         TransportError,
     )
+    from ortege_watch.meta import Meta
+    from ortege_watch.query import (
+        Condition,
+        Dimension,
+        Filter,
+        Group,
+        Measure,
+        Member,
+        Order,
+        Query,
+        Segment,
+        TimeDimension,
+        TimeSelection,
+    )
+    from ortege_watch.results import ChangedRow, Result, Row
+    from ortege_watch.subscription.blocking import Updates
+    from ortege_watch.subscription.settings import Reconnect
+    from ortege_watch.subscription.states import ConnectionState
+    from ortege_watch.subscription.updates import AsyncUpdates, Update
 
     __version__: str
 
 __all__ = [
     "ApiError",
+    "AsyncCubeClient",
+    "AsyncUpdates",
     "AuthenticationError",
+    "ChangedRow",
+    "Condition",
+    "ConnectionState",
+    "CubeClient",
     "DeadlineExceeded",
     "DecodeError",
+    "Dimension",
+    "DryRun",
+    "Filter",
+    "Group",
+    "Measure",
+    "Member",
+    "Meta",
+    "Order",
     "OrtegeWatchError",
+    "Query",
     "QueryError",
     "QueryRejected",
     "RateLimited",
+    "Reconnect",
+    "Result",
+    "Retry",
+    "Row",
+    "Segment",
+    "Sql",
     "SubscriptionLost",
+    "TimeDimension",
+    "TimeSelection",
     "TransportError",
+    "Update",
+    "Updates",
     "__version__",
 ]
 
@@ -42,15 +89,40 @@ __all__ = [
 # checkers, and one in __all__; a test compares the three.
 _HOMES = {
     "ApiError": "errors",
+    "AsyncCubeClient": "cube.client",
+    "AsyncUpdates": "subscription.updates",
     "AuthenticationError": "errors",
+    "ChangedRow": "results",
+    "Condition": "query",
+    "ConnectionState": "subscription.states",
+    "CubeClient": "cube.client",
     "DeadlineExceeded": "errors",
     "DecodeError": "errors",
+    "Dimension": "query",
+    "DryRun": "cube.models",
+    "Filter": "query",
+    "Group": "query",
+    "Measure": "query",
+    "Member": "query",
+    "Meta": "meta",
+    "Order": "query",
     "OrtegeWatchError": "errors",
+    "Query": "query",
     "QueryError": "errors",
     "QueryRejected": "errors",
     "RateLimited": "errors",
+    "Reconnect": "subscription.settings",
+    "Result": "results",
+    "Retry": "cube.exchange",
+    "Row": "results",
+    "Segment": "query",
+    "Sql": "cube.models",
     "SubscriptionLost": "errors",
+    "TimeDimension": "query",
+    "TimeSelection": "query",
     "TransportError": "errors",
+    "Update": "subscription.updates",
+    "Updates": "subscription.blocking",
 }
 
 

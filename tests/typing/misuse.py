@@ -5,8 +5,28 @@
 
 from __future__ import annotations
 
+from datetime import date
+from decimal import Decimal
+
 import ortege_watch
-from ortege_watch import ApiError
+from ortege_watch import (
+    ApiError,
+    AsyncCubeClient,
+    CubeClient,
+    Dimension,
+    Measure,
+    Query,
+    Row,
+    Segment,
+    TimeDimension,
+)
+
+fee = Measure("events.fee")
+count = Measure("events.count", int)
+sender = Dimension("events.sender")
+seen = TimeDimension("events.seen")
+large = Segment("events.large")
+query = Query(measures=[fee])
 
 
 def an_unknown_name_is_not_a_public_one() -> None:
@@ -15,3 +35,54 @@ def an_unknown_name_is_not_a_public_one() -> None:
 
 def an_error_needs_its_status() -> None:
     ApiError("no")  # E: Missing named argument "status"
+
+
+def a_value_has_the_type_of_its_member() -> None:
+    fee.gt("5")  # E: call-overload
+    fee.gt(0.1)  # E: call-overload
+    count.eq(Decimal(5))  # E: arg-type
+    sender.eq(5)  # E: arg-type
+    sender.in_([5])  # E: list-item
+    seen.before("2024-05-01")  # E: arg-type
+
+
+def a_method_belongs_to_some_members() -> None:
+    fee.contains("5")  # E: attr-defined
+    count.in_range(1, 2)  # E: attr-defined
+    seen.eq(date(2024, 5, 1))  # E: attr-defined
+    large.eq(True)  # E: attr-defined
+    large.asc()  # E: attr-defined
+    Dimension("events.height", int).contains("5")  # E: Invalid self argument
+
+
+def each_argument_of_a_query_takes_its_own_kind() -> None:
+    Query([fee])  # E: Too many positional arguments
+    Query(measures=fee)  # E: arg-type
+    Query(measures=[sender])  # E: list-item
+    Query(dimensions=[fee])  # E: list-item
+    Query(segments=[sender])  # E: list-item
+    Query(measures=[fee], where=[fee])  # E: list-item
+    Query(measures=[fee], order=[fee])  # E: list-item
+    Query(measures=[fee], limit="5")  # E: arg-type
+
+
+def a_query_is_frozen() -> None:
+    query.limit = 5  # E: read-only
+
+
+def a_row_knows_what_it_holds(row: Row) -> None:
+    name: str = row[fee]  # E: assignment
+    maybe: Decimal = row.get(fee)  # E: assignment
+    print(name, maybe)
+
+
+def clients_take_queries(client: CubeClient) -> None:
+    client.load("query")  # E: arg-type
+    client.load(query, patience=5)  # E: patience
+    client.watch("query")  # E: arg-type
+    client.watch(query, dialect="graphql")  # E: arg-type
+
+
+async def a_subscription_is_entered_as_its_client(client: AsyncCubeClient) -> None:
+    with client.watch(query) as updates:  # E: __enter__
+        print(updates)

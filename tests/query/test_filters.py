@@ -110,6 +110,8 @@ def test_a_group_has_an_operator_and_filters():
     ("member", "operator", "values", "advice"),
     [
         (sender, "like", ("a",), "calls.sender: no operator 'like'; use equals"),
+        (sender, ["equals"], ("a",), "no operator"),
+        (sender, "equals", "abc", "calls.sender.eq: give the values as a tuple"),
         (sender, "equals", (), "calls.sender.eq: an empty list"),
         (height, "gt", (1, 2), "calls.height.gt: takes exactly one value, not 2"),
         (height, "lte", (), "takes exactly one value, not 0"),

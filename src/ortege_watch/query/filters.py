@@ -138,14 +138,16 @@ class Condition(Filter):
                 f"{shown(self.member)} cannot be compared; segments go into segments="
             )
             raise QueryError(message)
-        takes = OPERATORS.get(self.operator)
-        if takes is None:
+        if self.operator not in list(OPERATORS):
             known = ", ".join(OPERATORS)
             message = (
                 f"{self.member.name}: no operator {shown(self.operator)}; use {known}"
             )
             raise QueryError(message)
-        checked = _CHECKS[takes](self.member, self.values, self._what)
+        if not isinstance(self.values, tuple):
+            raise QueryError(f"{self._what}: give the values as a tuple")
+        check = _CHECKS[OPERATORS[self.operator]]
+        checked = check(self.member, self.values, self._what)
         object.__setattr__(self, "values", checked)
 
     @property

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import version as installed_version
+from typing import TYPE_CHECKING
+
+from pygments.lexers.special import TextLexer
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "ortege-watch"
 author = "The ortege-watch authors"
@@ -19,6 +25,13 @@ html_title = f"ortege-watch {release}"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+# Members have an attribute `type`, so the builtin's name is ambiguous to Sphinx.
+suppress_warnings = ["ref.python"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 napoleon_numpy_docstring = False
+
+
+def setup(app: Sphinx) -> None:
+    """Show diagrams as the text they are; code hosts draw them."""
+    app.add_lexer("mermaid", TextLexer)

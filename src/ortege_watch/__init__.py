@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ortege_watch.cube.client import AsyncCubeClient, CubeClient
     from ortege_watch.cube.exchange import Retry
     from ortege_watch.cube.models import DryRun, Sql
+    from ortege_watch.cube.settings import Limits
     from ortege_watch.errors import (
         ApiError,
         AuthenticationError,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ortege_watch.subscription.blocking import Updates
     from ortege_watch.subscription.settings import Reconnect
     from ortege_watch.subscription.states import ConnectionState
-    from ortege_watch.subscription.updates import AsyncUpdates, Update
+    from ortege_watch.subscription.updates import AsyncUpdates, Update, WatchOptions
 
     __version__: str
 
@@ -61,6 +62,7 @@ __all__ = [
     "DryRun",
     "Filter",
     "Group",
+    "Limits",
     "Measure",
     "Member",
     "Meta",
@@ -82,6 +84,7 @@ __all__ = [
     "TransportError",
     "Update",
     "Updates",
+    "WatchOptions",
     "__version__",
 ]
 
@@ -102,6 +105,7 @@ _HOMES = {
     "DryRun": "cube.models",
     "Filter": "query",
     "Group": "query",
+    "Limits": "cube.settings",
     "Measure": "query",
     "Member": "query",
     "Meta": "meta",
@@ -123,6 +127,7 @@ _HOMES = {
     "TransportError": "errors",
     "Update": "subscription.updates",
     "Updates": "subscription.blocking",
+    "WatchOptions": "subscription.updates",
 }
 
 

@@ -1,0 +1,162 @@
+"""A plan as JSON that a signer can use as it is: the call and its post-conditions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from liquidation_bot.clarity import Principal, UInt, Value, represent, serialize
+from liquidation_bot.model import shown
+
+if TYPE_CHECKING:
+    from liquidation_bot.decide import Plan
+    from liquidation_bot.market import Market, Reserve
+
+__all__ = ["LIQUIDATOR", "call", "canonical", "document"]
+
+LIQUIDATOR = "<the liquidator's address>"
+"""Stands in the post-conditions where the bot was not told who will sign."""
+
+
+def document(
+    plan: Plan, market: Market, *, caveats: Sequence[str], liquidator: str | None
+) -> dict[str, Any]:
+    """Write a plan as JSON values; amounts are texts, for numbers lose digits in JSON.
+
+    Args:
+        plan: what to do.
+        market: where.
+        caveats: what the sources leave out.
+        liquidator: the address that will sign; None leaves a placeholder.
+
+    Returns:
+        ``id`` (a hash of all the rest), ``call`` and what it was computed from.
+    """
+    sizing, prices = plan.sizing, plan.prices
+    body: dict[str, Any] = {
+        "what": "a plan: nothing was signed, nothing was sent",
+        "made_at": plan.made_at,
+        "borrower": plan.borrower,
+        "market": {"name": market.name, "as_of": market.as_of.isoformat()},
+        "health": shown(plan.health, 8),
+        "pays": {
+            "asset": plan.debt.symbol,
+            "amount": str(sizing.paid),
+            "shown": shown(sizing.paid, plan.debt.decimals),
+        },
+        "seizes": {
+            "asset": plan.collateral.symbol,
+            "amount": str(sizing.seized),
+            "bonus": str(sizing.bonus),
+            "fee": str(sizing.fee),
+            "to_liquidator": str(sizing.to_liquidator),
+            "shown": shown(sizing.to_liquidator, plan.collateral.decimals),
+        },
+        "usd": {
+            "paid": shown(plan.paid_usd, 8),
+            "gained_after_slippage": shown(plan.gained_usd, 8),
+            "profit": shown(plan.profit_usd, 8),
+        },
+        "prices": [
+            {
+                "asset": reserve.symbol,
+                "price": shown(price.price, 8),
+                "at": price.at,
+                "confidence": None
+                if price.confidence is None
+                else shown(price.confidence, 8),
+            }
+            for reserve, price in zip((plan.debt, plan.collateral), prices, strict=True)
+        ],
+        "call": call(plan, market, liquidator),
+        "unverified": [*market.unverified, *caveats],
+    }
+    return {"id": hashlib.sha256(canonical(body).encode()).hexdigest()[:16], **body}
+
+
+def canonical(document: dict[str, Any]) -> str:
+    """Write JSON in the one form that is compared and hashed."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+
+
+def call(plan: Plan, market: Market, liquidator: str | None) -> dict[str, Any]:
+    """Write the contract call: the ten arguments of ``liquidation-call``.
+
+    Each argument has its name, its source text (``repr``) and its consensus bytes
+    (``hex``). There is no argument for the least collateral to get: a post-condition
+    in deny mode is the only guard against slippage.
+    """
+    return {
+        "contract": market.liquidation,
+        "function": "liquidation-call",
+        "arguments": [
+            {"name": name, "repr": represent(value), "hex": f"0x{_hex(value)}"}
+            for name, value in _arguments(plan, market)
+        ],
+        "post_condition_mode": "deny",
+        "post_conditions": _conditions(plan, market, liquidator or LIQUIDATOR),
+    }
+
+
+def _hex(value: Value) -> str:
+    return serialize(value).hex()
+
+
+def _arguments(plan: Plan, market: Market) -> list[tuple[str, Value]]:
+    assets = [
+        {
+            "asset": Principal(each.asset),
+            "lp-token": Principal(each.z_token),
+            "oracle": Principal(each.oracle),
+        }
+        for each in market.reserves
+    ]
+    return [
+        ("assets", assets),
+        ("collateral-lp", Principal(plan.collateral.z_token)),
+        ("collateral-to-liquidate", Principal(plan.collateral.asset)),
+        ("debt-asset", Principal(plan.debt.asset)),
+        ("collateral-oracle", Principal(plan.collateral.oracle)),
+        ("debt-oracle", Principal(plan.debt.oracle)),
+        ("liquidated-user", Principal(plan.borrower)),
+        ("debt-amount", UInt(plan.requested)),
+        ("to-receive-atoken", False),
+        # The signer may put a fresh price message in; none relies on the chain's own.
+        ("price-feed-bytes", None),
+    ]
+
+
+def _conditions(plan: Plan, market: Market, liquidator: str) -> list[dict[str, str]]:
+    """Allow the three transfers of a liquidation, and no other."""
+    return [
+        _condition(liquidator, plan.debt, "lte", plan.requested),
+        _condition(market.vault, plan.collateral, "gte", plan.least),
+        {
+            "type": "ft-postcondition",
+            "address": plan.borrower,
+            "condition": "lte",
+            "amount": str(_most_burnt(plan)),
+            "asset": f"{plan.collateral.z_token}::{plan.collateral.z_token_name}",
+        },
+    ]
+
+
+def _most_burnt(plan: Plan) -> int:
+    """Give the most z-tokens the borrower may lose: all that could be seized."""
+    return next(
+        each.supplied
+        for each in plan.position.holdings
+        if each.asset == plan.collateral.asset
+    )
+
+
+def _condition(
+    address: str, reserve: Reserve, condition: str, amount: int
+) -> dict[str, str]:
+    common = {"address": address, "condition": condition, "amount": str(amount)}
+    if not reserve.token:
+        return {"type": "stx-postcondition", **common}
+    asset = f"{reserve.asset}::{reserve.token}"
+    return {"type": "ft-postcondition", **common, "asset": asset}

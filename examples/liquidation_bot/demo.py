@@ -1,0 +1,289 @@
+"""The demonstration: a made-up market on a server of its own, from loss to plan.
+
+The bot is the same as ever; only its server, its market and its clock are made up. The
+story waits for what the bot says, so it fails if the bot does not do what it tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from liquidation_bot.bot import Bot, Settings
+from liquidation_bot.decide import Limits
+from liquidation_bot.display import Display, Note
+from liquidation_bot.engine import Engine
+from liquidation_bot.executor import DryRunExecutor, Executor
+from liquidation_bot.market import Market
+from liquidation_bot.ortege import OrtegePositions, OrtegePrices
+from ortege_watch import AsyncCubeClient, Reconnect
+from ortege_watch.testing import FakeCube
+
+__all__ = ["MARKET", "StoryBroken", "run"]
+
+MARKET: Final = Path(__file__).parent / "markets" / "demo.toml"
+
+ALICE: Final = "SPAZ0AWR4XF9F2K6PB1YTESJY00Z1KAFHBC4S6AK"
+BOB: Final = "SP3VGRTTC0XNGZ2HNE3REXHC82VJYNGV66BEMBWB7"
+CAROL: Final = "SPS3HK8H59555WZVXFFPN2VQGC7MGFHEF029831C"
+LIQUIDATOR: Final = "SP2YDZST3GTH0W4DNKBH10WAZNAM0MS4VSJRCG7NR"
+
+_BEGIN: Final = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+_PATIENCE: Final = 10.0
+
+
+class StoryBroken(Exception):
+    """Report that the bot did not do what the story tells."""
+
+
+class _Clock:
+    """Be a clock that the story moves; it is noon when it begins."""
+
+    def __init__(self) -> None:
+        self._seconds = int(_BEGIN.timestamp())
+
+    def now(self) -> int:
+        return self._seconds
+
+    def moment(self) -> datetime:
+        return datetime.fromtimestamp(self._seconds, UTC)
+
+    def pass_by(self, seconds: int) -> None:
+        self._seconds += seconds
+
+
+class _Listener:
+    """Show what the bot shows, and let the story wait for it."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._notes: list[Note] = []
+        self._more = asyncio.Event()
+        self._heard = 0
+
+    def show(self, note: Note, engine: Engine, /) -> None:
+        self._notes.append(note)
+        self._display.show(note, engine)
+        self._more.set()
+
+    def close(self) -> None:
+        self._display.close()
+
+    async def hear(self, kind: str, *words: str) -> None:
+        """Wait for the next note of a kind with all these words in it."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while not self._found(kind, words):
+                    self._more.clear()
+                    await self._more.wait()
+        except TimeoutError:
+            raise StoryBroken(
+                f"the bot did not say {kind}: {', '.join(words)}"
+            ) from None
+
+    def _found(self, kind: str, words: Sequence[str]) -> bool:
+        for place in range(self._heard, len(self._notes)):
+            note = self._notes[place]
+            if note.kind == kind and all(word in note.text for word in words):
+                self._heard = place + 1
+                return True
+        return False
+
+    def count(self, kind: str) -> int:
+        return sum(note.kind == kind for note in self._notes)
+
+
+@attrs.frozen(kw_only=True)
+class _World:
+    """What the story plays on."""
+
+    cube: FakeCube
+    clock: _Clock
+    listener: _Listener
+    engine: Engine
+    market: Market
+
+    def tell(self, text: str) -> None:
+        self.listener.show(Note("story", self.clock.now(), text), self.engine)
+
+    def price(self, symbol: str, dollars: str) -> None:
+        self.cube.tables["stacks_oracle_prices"].insert(
+            {
+                "token": symbol,
+                "price": Decimal(dollars),
+                "tx_date": self.clock.moment(),
+            }
+        )
+
+    def holds(
+        self, who: str, symbol: str, *, supply: str = "0", borrow: str = "0"
+    ) -> None:
+        self.cube.tables["stacks_dapp_zest_positions_net"].insert(
+            {
+                "lender_address": who,
+                "asset_id": self._asset_id(symbol),
+                "total_supply": Decimal(supply),
+                "total_borrow": Decimal(borrow),
+                "total_repaid": Decimal(0),
+            }
+        )
+
+    def event(self, who: str, function: str, amount: str) -> None:
+        self.cube.tables["stacks_contract_events"].insert(
+            {
+                "contract_id": self.market.watched[0],
+                "function_name": function,
+                "sender_address": who,
+                "asset_amount": Decimal(amount),
+                "tx_date": self.clock.moment(),
+            }
+        )
+
+    def _asset_id(self, symbol: str) -> str:
+        return next(
+            each.asset_ids[0] for each in self.market.reserves if each.symbol == symbol
+        )
+
+
+async def run(
+    display: Display,
+    *,
+    executor: Executor | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Tell the story.
+
+    Args:
+        display: shows it.
+        executor: takes the plan; by default it is only shown.
+        limits: what is worth a plan.
+
+    Raises:
+        StoryBroken: the bot did not do what the story tells.
+    """
+    market, clock, listener = Market.load(MARKET), _Clock(), _Listener(display)
+    engine = Engine(market, limits or Limits(), cool_down=3600)
+    async with (
+        FakeCube(now=lambda: float(clock.now())) as fake,
+        AsyncCubeClient(fake.url, fake.token()) as cube,
+    ):
+        world = _World(
+            cube=fake, clock=clock, listener=listener, engine=engine, market=market
+        )
+        _open_the_market(world)
+        bot = Bot(
+            cube=cube,
+            engine=engine,
+            positions=OrtegePositions(cube, market),
+            prices=OrtegePrices(cube, market),
+            executor=executor or DryRunExecutor(None),
+            display=listener,
+            settings=Settings(
+                liquidator=LIQUIDATOR, reconnect=Reconnect(base=0.5, cap=1.0)
+            ),
+            now=clock.now,
+        )
+        running = asyncio.create_task(bot.run())
+        telling = asyncio.create_task(_tell(world))
+        try:
+            await asyncio.wait([running, telling], return_when="FIRST_COMPLETED")
+            if running.done():
+                await running
+            await telling
+        finally:
+            for task in (running, telling):
+                task.cancel()
+            await asyncio.gather(running, telling, return_exceptions=True)
+        _sum_up(world)
+
+
+def _open_the_market(world: _World) -> None:
+    for symbol, dollars in {"stSTX": "0.80", "aeUSDC": "1", "sBTC": "60000"}.items():
+        world.price(symbol, dollars)
+    world.holds(ALICE, "stSTX", supply="10000")
+    world.holds(ALICE, "aeUSDC", borrow="5000")
+    world.holds(BOB, "sBTC", supply="0.05")
+    world.holds(BOB, "aeUSDC", borrow="2000")
+
+
+async def _tell(world: _World) -> None:
+    world.tell(
+        "1. The market. Alice has 10,000 stSTX and owes 5,000 aeUSDC; Bob has 0.05 sBTC "
+        "and owes 2,000 aeUSDC.\n   Nobody is in danger: health is above 1."
+    )
+    await world.listener.hear("prices", "stSTX 0.8")
+    await world.listener.hear("link", "live")
+    await world.cube.wait_until_async(lambda: len(world.cube.subscriptions) == 2)
+    await _event(world)
+    await _price_drop(world)
+    await _outage(world)
+    await _stale_price(world)
+
+
+def _sum_up(world: _World) -> None:
+    plans, skipped = world.listener.count("plan"), world.engine.skipped
+    if plans != 1:
+        raise StoryBroken(f"there are {plans} plans, not one")
+    counts = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common())
+    world.tell(
+        f"The end: one plan, nothing signed, nothing sent. Skipped: {counts}.\n"
+        "   Server, market and addresses were made up; see README.md beside the bot."
+    )
+
+
+async def _event(world: _World) -> None:
+    world.clock.pass_by(20)
+    world.tell(
+        "2. An event. Bob borrows 150 aeUSDC more. The row only says that he moved: "
+        "his position is read again."
+    )
+    world.holds(BOB, "aeUSDC", borrow="150")
+    world.event(BOB, "borrow", "150")
+    await world.listener.hear("event", "moved")
+
+
+async def _price_drop(world: _World) -> None:
+    world.clock.pass_by(40)
+    world.tell(
+        "3. A price drop. stSTX falls to 0.70. No event of the protocol tells that; "
+        "the price does,\n   and everybody who holds stSTX is looked at again."
+    )
+    world.price("stSTX", "0.70")
+    await world.listener.hear("prices", "stSTX 0.7")
+    await world.listener.hear("plan", "health 0.98", "pay 2,500.00 aeUSDC")
+
+
+async def _outage(world: _World) -> None:
+    world.clock.pass_by(30)
+    world.tell(
+        "4. An outage. The server goes away; meanwhile Alice borrows 10 more, and Carol "
+        "appears.\n   What happened is caught up with, and Alice gets no second plan."
+    )
+    world.cube.down()
+    await world.listener.hear("link", "waiting")
+    world.holds(ALICE, "aeUSDC", borrow="10")
+    world.event(ALICE, "borrow", "10")
+    world.holds(CAROL, "stSTX", supply="3000")
+    world.holds(CAROL, "aeUSDC", borrow="500")
+    world.event(CAROL, "borrow", "500")
+    world.clock.pass_by(60)
+    world.cube.up()
+    await world.listener.hear("link", "live")
+    await world.listener.hear("event", "moved during the outage")
+    await world.listener.hear("skip", "planned already")
+
+
+async def _stale_price(world: _World) -> None:
+    world.clock.pass_by(600)
+    world.tell(
+        "5. A stale price. Ten minutes later stSTX and aeUSDC have new prices, and sBTC "
+        "has none.\n   Bob may be in danger or not: on an old price nothing is decided."
+    )
+    world.price("aeUSDC", "1")
+    await world.listener.hear("skip", "stale price", "sBTC")

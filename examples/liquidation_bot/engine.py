@@ -1,0 +1,167 @@
+"""The bot's memory and its reactions: inputs in, decisions out. Pure and repeatable.
+
+The same inputs give the same decisions, so a recorded session can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+import attrs
+
+from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
+from liquidation_bot.model import Position, Price, shown
+
+if TYPE_CHECKING:
+    from liquidation_bot.market import Market
+
+__all__ = ["Decision", "Engine", "Input", "PositionsRead", "PricesSeen", "Tick"]
+
+Decision: TypeAlias = Plan | Skip
+
+
+@attrs.frozen
+class PositionsRead:
+    """Say that positions were read anew; each borrower of them is looked at again.
+
+    Attributes:
+        at: unix seconds.
+        positions: as they are now.
+    """
+
+    at: int
+    positions: tuple[Position, ...]
+
+
+@attrs.frozen
+class PricesSeen:
+    """Say that prices came; every holder of an asset whose price moved is looked at.
+
+    Attributes:
+        at: unix seconds.
+        prices: in any order, old ones among them.
+    """
+
+    at: int
+    prices: tuple[Price, ...]
+
+
+@attrs.frozen
+class Tick:
+    """Say that time has passed; everybody is looked at again.
+
+    Attributes:
+        at: unix seconds.
+    """
+
+    at: int
+
+
+Input: TypeAlias = PositionsRead | PricesSeen | Tick
+
+
+class Engine:
+    """Keep positions and prices, and decide about whoever an input concerns.
+
+    Attributes:
+        market: the protocol's parameters.
+        limits: what is worth a plan.
+        cool_down: seconds after a plan in which its borrower gets no other.
+        positions: of every borrower that has debt, by address.
+        prices: the newest of each asset.
+        cool_downs: until when a borrower gets no other plan, in unix seconds.
+        decisions: the last one about each borrower.
+        skipped: how often each reason was given.
+        plans: how many plans were made.
+    """
+
+    def __init__(
+        self,
+        market: Market,
+        limits: Limits,
+        *,
+        cool_down: int,
+        cool_downs: Mapping[str, int] | None = None,
+    ) -> None:
+        self.market = market
+        self.limits = limits
+        self.cool_down = cool_down
+        self.positions: dict[str, Position] = {}
+        self.prices: dict[str, Price] = {}
+        self.cool_downs = dict(cool_downs or {})
+        self.decisions: dict[str, Decision] = {}
+        self.skipped: Counter[Reason] = Counter()
+        self.plans = 0
+
+    def handle(self, given: Input) -> list[Decision]:
+        """Take an input; return what was decided, one for each borrower concerned."""
+        match given:
+            case PositionsRead(at, positions):
+                return [self._read(position, at) for position in positions]
+            case PricesSeen(at, prices):
+                moved = {price.asset for price in prices if self._newer(price, at)}
+                return self._look(self._holders(moved), at)
+            case Tick(at):
+                self.cool_downs = {
+                    borrower: until
+                    for borrower, until in self.cool_downs.items()
+                    if until > at
+                }
+                return self._look(self.positions.values(), at)
+            case _:
+                assert_never(given)
+
+    def prices_in_words(self) -> str:
+        """Write the prices for people, in the registry's order."""
+        return ", ".join(
+            f"{reserve.symbol} {shown(self.prices[reserve.asset].price, 8)}"
+            for reserve in self.market.reserves
+            if reserve.asset in self.prices
+        )
+
+    def _newer(self, price: Price, at: int) -> bool:
+        """Keep the newest price; one whose time lies ahead must not stay for ever."""
+        known = self.prices.get(price.asset)
+        if known is not None and price.at < known.at <= at:
+            return False
+        self.prices[price.asset] = price
+        return price != known
+
+    def _holders(self, assets: set[str]) -> list[Position]:
+        return [each for each in self.positions.values() if each.assets & assets]
+
+    def _read(self, position: Position, at: int) -> Decision:
+        if position.has_debt:
+            self.positions[position.borrower] = position
+        else:
+            self.positions.pop(position.borrower, None)
+        decision = self._decide(position, at)
+        if not position.has_debt:
+            self.decisions.pop(position.borrower, None)
+        return decision
+
+    def _look(self, positions: Iterable[Position], at: int) -> list[Decision]:
+        return [self._decide(position, at) for position in list(positions)]
+
+    def _decide(self, position: Position, at: int) -> Decision:
+        decision: Decision = decide(
+            position, self.prices, self.market, self.limits, now=at
+        )
+        if isinstance(decision, Plan):
+            until = self.cool_downs.get(position.borrower, 0)
+            if until > at:
+                decision = Skip(
+                    borrower=position.borrower,
+                    reason=Reason.COOLING_DOWN,
+                    detail=f"there is a plan already, {until - at} s until another",
+                    health=decision.health,
+                )
+            else:
+                self.cool_downs[position.borrower] = at + self.cool_down
+                self.plans += 1
+        if isinstance(decision, Skip):
+            self.skipped[decision.reason] += 1
+        self.decisions[position.borrower] = decision
+        return decision

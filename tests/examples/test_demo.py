@@ -1,0 +1,70 @@
+"""The demonstration, as CI and newcomers run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(*arguments, cwd=EXAMPLES, **env):
+    """Run Python with a clean environment of ours."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("ORTEGE_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**kept, **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cwd"),
+    [
+        (["-m", "liquidation_bot", "--demo"], EXAMPLES),
+        (["examples/liquidation_bot", "--demo"], EXAMPLES.parent),
+    ],
+)
+def test_the_demo_tells_its_story_and_ends(arguments, cwd):
+    done = run(*arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout
+    chapters = [
+        "1. The market",
+        "2. An event",
+        "3. A price drop",
+        "health 0.9800: pay 2,500.00 aeUSDC, get 3,892.85 stSTX",
+        "4. An outage",
+        "moved during the outage",
+        "planned already",
+        "5. A stale price",
+        "stale price",
+        "The end: one plan",
+    ]
+    places = [told.index(chapter) for chapter in chapters]
+    assert places == sorted(places)
+    assert told.count(" plan ") == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({}, ["ORTEGE_URL", "ORTEGE_TOKEN"]),
+        ({"ORTEGE_URL": "http://127.0.0.1:1"}, ["ORTEGE_TOKEN"]),
+        ({"ORTEGE_TOKEN": "secret-token"}, ["ORTEGE_URL"]),
+    ],
+)
+def test_without_a_server_it_says_what_to_set(env, named):
+    done = run("-m", "liquidation_bot", **env)
+    assert done.returncode == 2
+    assert all(name in done.stderr for name in named)
+    assert "--demo" in done.stderr
+    assert "secret-token" not in done.stderr + done.stdout

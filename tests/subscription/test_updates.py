@@ -327,18 +327,13 @@ def snapshot(count: int):
     return codec.decode_body(json.dumps({"data": rows}).encode()).parts[0]
 
 
-async def test_the_socket_lives_while_the_loop_body_works(clock):
-    cube = FakeCube(clock=clock)
-    async with watching(cube=cube, clock=clock) as watch:
+async def test_the_socket_lives_while_the_loop_body_works():
+    cube = FakeCube(tick=0.02)
+    async with watching(cube=cube, stale_after=0.2) as watch:
         async for _ in watch.updates:
+            await watch.hear(0.5)
             break
-        for _ in range(10):  # ten minutes in the loop body
-            await clock.wait_for_sleepers(1)
-            await clock.advance(60)
-            sent = len(cube.frames)
-            watch.cube.refresh()
         assert len(cube.attempts) == 1
-        assert sent > 5
         watch.insert("SP1")
         assert senders((await watch.next()).added) == ["SP1"]
 
@@ -436,7 +431,8 @@ async def test_a_refused_query_ends_alone_with_the_servers_sentence():
         assert len({type(each) for each in seen}) == 2
         watch.insert("SP1")
         assert senders((await watch.next()).added) == ["SP1"]
-        assert len(watch.cube.subscriptions) == 1
+        cube = watch.cube
+        await cube.wait_until_async(lambda: len(cube.subscriptions) == 1)
 
 
 async def test_when_every_query_is_refused_the_iteration_ends():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from ortege_watch import AsyncCubeClient, Dimension, Measure, Query
@@ -69,8 +70,16 @@ class Watching:
 
     async def wait_out(self, clock) -> None:
         """Move the clock until the back-off delay has passed, and no further."""
-        while self.updates.state == "waiting":
+        said = len(self.states)
+        while len(self.states) == said:
             await clock.advance(clock.sleepers[0])
+
+    async def hear(self, seconds: float) -> None:
+        """Do something else until the server has been heard for so long."""
+        until = datetime.now(UTC) + timedelta(seconds=seconds)
+        async with asyncio.timeout(10):
+            while self.updates.last_seen < until:
+                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -259,8 +259,9 @@ class AsyncUpdates:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the subscription; an iteration that waits ends."""
+        """Close the subscription; an iteration ends, whatever was still to come."""
         self._finish(None)
+        self._ready.clear()
         for link in self._retired:
             await link.aclose()
 

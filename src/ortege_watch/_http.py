@@ -315,7 +315,11 @@ def _build(client: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.
 def _response(response: httpx.Response, body: _Body) -> Response:
     return Response(
         status=response.status_code,
-        headers=dict(response.headers),
+        # A dict of httpx's own mapping would look each name up among all.
+        headers={
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in response.headers.raw
+        },
         content=body.content(),
         received_at=time.time(),
     )

@@ -37,7 +37,9 @@ __all__ = [
 
 T = TypeVar("T")
 
-is_number: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?").fullmatch
+is_number: Final = re.compile(
+    r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+).fullmatch
 """Tell whether text is a decimal number; ``Decimal`` itself also takes ``"1_000"``,
 ``" 5"``, ``"NaN"`` and the digits of every script."""
 

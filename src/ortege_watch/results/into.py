@@ -37,6 +37,9 @@ __all__ = ["convert"]
 
 T = TypeVar("T")
 
+_WORTH_IT: Final = 4
+"""Rows; fewer are read one by one."""
+
 _READ_BY_US: Final = frozenset({Decimal, int, str, bool, datetime})
 
 _UNTYPED: Final = frozenset({Any, object})
@@ -115,9 +118,10 @@ def convert(
     if not cells:
         return []
     plan = _plan(layout, cast("Any", cls))
-    made = _at_once(plan, layout, cells, cls)
-    if made is not None:
-        return made
+    if len(cells) >= _WORTH_IT:
+        made = _at_once(plan, layout, cells, cls)
+        if made is not None:
+            return made
     return [_one(plan, layout, row, cls, index + i) for i, row in enumerate(cells)]
 
 

@@ -35,7 +35,7 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     _layout: Layout
     _cells: Cells
     # Its place in the result, for error messages; -1 where that is not known.
-    _index: int = -1
+    _index: int
 
     @overload
     def __getitem__(self, column: Member[T]) -> T: ...
@@ -149,7 +149,7 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
         return f"{type(self).__name__}({shown!r})"
 
 
-class ChangedRow(Row, frozen=True, eq=False, gc=False, kw_only=True):
+class ChangedRow(Row, frozen=True, eq=False, gc=False):
     """A row whose measures have changed; it has the new values.
 
     Attributes:

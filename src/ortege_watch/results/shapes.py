@@ -23,7 +23,8 @@ __all__ = ["Cells", "Shape", "first_shape", "read_rows", "shape_of"]
 Cells: TypeAlias = Any
 """An instance of ``Shape.cells``: one attribute for each column."""
 
-_FIRST_ROW: Final = 1 << 16
+_LOOKED_AT: Final = 1 << 16
+_EMPTY: Final = len("[]")
 _TRIES: Final = 8
 
 
@@ -81,11 +82,22 @@ class Shape:
             rows: list[Cells] = self._decoder.decode(data)
         except codec.UNREADABLE:
             return None
-        # A key that stands twice in its row is one colon too many; so is a colon after
-        # a quote inside of a value.
-        if data.count(b'":') != len(rows) * len(self.columns):
+        if not self._has_all_keys_once(data):
             _check_keys(data)
         return rows
+
+    def _has_all_keys_once(self, data: bytes) -> bool:
+        """Tell whether no key stands twice; ``False`` if that must be looked at.
+
+        A key that stands twice in its row is one colon too many; so is a colon after a
+        quote inside of a value. Keys come from the query, so that one row has what all
+        have: no more than the first 64 kB are counted, for counting all would take as
+        long as reading them.
+        """
+        if len(data) > _LOOKED_AT:
+            data = data[: data.rfind(b'},{"', 0, _LOOKED_AT) + 1]
+        rows = data.count(b'},{"') + (len(data) > _EMPTY)
+        return data.count(b'":') == rows * len(self.columns)
 
 
 def _cells(fields: list[Any]) -> type[msgspec.Struct]:
@@ -98,8 +110,14 @@ def shape_of(columns: tuple[str, ...]) -> Shape:
     return Shape(columns)
 
 
-def read_rows(data: memoryview) -> tuple[Shape, list[Cells]]:
+def read_rows(
+    data: memoryview, likely: Shape | None = None
+) -> tuple[Shape, list[Cells]]:
     """Read rows in whichever response form they are: default, compact or columnar.
+
+    Args:
+        data: JSON text.
+        likely: the columns that are expected.
 
     Raises:
         DecodeError: the data is in none of these forms, a row is no object or has a
@@ -112,6 +130,9 @@ def read_rows(data: memoryview) -> tuple[Shape, list[Cells]]:
     if start != b"[":
         problem = "an answer's rows are a list of objects, or an object with a table"
         raise DecodeError(problem, excerpt=codec.excerpt(text))
+    rows = likely.decode(text) if likely else None
+    if likely is not None and rows:
+        return likely, rows
     shape = first_shape(data)
     rows = shape.decode(text) if shape else None
     if shape is None or rows is None:
@@ -121,7 +142,7 @@ def read_rows(data: memoryview) -> tuple[Shape, list[Cells]]:
 
 def first_shape(data: memoryview) -> Shape | None:
     """Read the columns of the first row alone; ``None`` if that is not easily done."""
-    start = bytes(data[:_FIRST_ROW])
+    start = bytes(data[:_LOOKED_AT])
     end = 0
     for _ in range(_TRIES):
         end = start.find(b"}", end) + 1

@@ -37,6 +37,9 @@ class Snapshot:
         cells: the rows; ``None`` until they are read.
         length: the number of rows; ``None`` until it is known.
         flat: whether no value holds a list; ``None`` until somebody looked.
+        known: what the columns hold, or most likely do before the rows are read.
+        keys: the key of each row as it was sent, if no two are alike; ``None`` if some
+            are, or until somebody looked.
     """
 
     def __init__(self, part: ResultPart, query: Query | None) -> None:
@@ -47,7 +50,8 @@ class Snapshot:
         self.cells: list[Cells] | None = None
         self.length: int | None = None
         self.flat: bool | None = None
-        self._layout: Layout | None = None
+        self.keys: list[Any] | None = None
+        self.known: Layout | None = None
 
     def read(self) -> tuple[Shape, list[Cells]]:
         """Read all rows, if that has not been done.
@@ -56,9 +60,15 @@ class Snapshot:
             DecodeError: see ``read_rows``.
         """
         if self.shape is None or self.cells is None:
-            self.shape, self.cells = read_rows(self.raw)
+            likely = self.known.shape if self.known else None
+            self.shape, self.cells = read_rows(self.raw, likely)
             self.length = len(self.cells)
         return self.shape, self.cells
+
+    def follow(self, other: Snapshot) -> None:
+        """Expect the columns of an earlier answer to the same query."""
+        if self.query is other.query and self.part.annotation == other.part.annotation:
+            self.known = self.known or other.known
 
     def adopt(self, other: Snapshot) -> None:
         """Take over what is known of a snapshot with the same text."""
@@ -68,9 +78,7 @@ class Snapshot:
     def open(self) -> tuple[Layout, list[Cells]]:
         """Read all rows, and tell what their columns hold."""
         shape, cells = self.read()
-        if self._layout is None:
-            self._layout = self.lay_out(shape)
-        return self._layout, cells
+        return self.lay_out(shape), cells
 
     @cached_property
     def annotation(self) -> Mapping[str, Any]:
@@ -95,6 +103,11 @@ class Snapshot:
 
     def lay_out(self, shape: Shape) -> Layout:
         """Tell what columns hold, as the query declares them, else as annotated."""
+        if self.known is None or self.known.shape is not shape:
+            self.known, self.keys = self._new_layout(shape), None
+        return self.known
+
+    def _new_layout(self, shape: Shape) -> Layout:
         query = self.query
         kinds = {} if query is None else declared(query)
         if not kinds.keys() >= shape.attributes.keys():

@@ -21,24 +21,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 import msgspec
 
+from ortege_watch.results.layout import Layout
 from ortege_watch.results.result import snapshot_of
 from ortege_watch.results.rows import ChangedRow, Row
-from ortege_watch.results.shapes import first_shape
+from ortege_watch.results.shapes import Cells, first_shape
 from ortege_watch.results.values import canonical, is_verbatim, sort_key
 from ortege_watch.subscription.windows import find_windows, is_flat
 
 if TYPE_CHECKING:
     from ortege_watch.results import Result
-    from ortege_watch.results.layout import Layout
-    from ortege_watch.results.shapes import Cells, Shape
+    from ortege_watch.results.shapes import Shape
     from ortege_watch.results.snapshot import Snapshot
 
 __all__ = ["Difference", "difference"]
 
 _WORTH_IT: Final = 8192
 """Bytes; below, reading all rows is cheaper than searching for those that differ."""
-
-Side: TypeAlias = "tuple[Layout, Sequence[Cells]]"
 
 
 @attrs.frozen
@@ -75,11 +73,26 @@ def difference(before: Result | None, after: Result) -> Difference:
     if before is None:
         return Difference(added=tuple(after))
     old, new = snapshot_of(before), snapshot_of(after)
+    new.follow(old)
     if old.part.data == new.part.data:
         new.adopt(old)
         return Difference()
     found = _by_text(old, new) if len(old.raw) >= _WORTH_IT else None
-    return _by_values(old.open(), new.open()) if found is None else found
+    return _by_values(_all_rows(old), _all_rows(new), new) if found is None else found
+
+
+@attrs.frozen
+class _Rows:
+    """Rows to be compared, with a layout, and their keys if no two are alike."""
+
+    layout: Layout
+    cells: Sequence[Cells]
+    keys: list[Any] | None = None
+
+
+def _all_rows(snapshot: Snapshot) -> _Rows:
+    layout, cells = snapshot.open()
+    return _Rows(layout, cells, snapshot.keys)
 
 
 def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
@@ -103,7 +116,9 @@ def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
     )
     if before.length is not None:
         after.length = before.length - len(old) + len(new)
-    return _by_values((before.lay_out(shape), old), (after.lay_out(shape), new))
+    return _by_values(
+        _Rows(before.lay_out(shape), old), _Rows(after.lay_out(shape), new)
+    )
 
 
 def _is_searchable(raw: memoryview) -> bool:
@@ -121,54 +136,80 @@ def _read(pieces: Iterable[bytes], shape: Shape) -> list[Cells] | None:
     return found
 
 
-def _by_values(before: Side, after: Side) -> Difference:
-    """Compare all rows that are given."""
-    if before[0] is not after[0]:
+def _by_values(
+    before: _Rows, after: _Rows, snapshot: Snapshot | None = None
+) -> Difference:
+    """Compare all rows that are given; ``snapshot`` is to remember the newer keys."""
+    if before.layout is not after.layout:
         return _by_meaning(before, after)
-    layout = after[0]
     try:
-        return _as_sent(layout, before[1], after[1])
+        return _as_sent(before, after, snapshot)
     except TypeError:
         # A value that is a list or an object cannot be looked up.
         return _by_meaning(before, after)
 
 
-def _as_sent(layout: Layout, old: Sequence[Cells], new: Sequence[Cells]) -> Difference:
+def _as_sent(before: _Rows, after: _Rows, snapshot: Snapshot | None) -> Difference:
     """Compare rows of one layout, at first by their values as they were sent.
 
     Raises:
         TypeError: a value is not hashable.
     """
+    layout = after.layout
     key_of = _getter(layout, layout.keys)
-    old_keys, new_keys = list(map(key_of, old)), list(map(key_of, new))
-    gone = dict(zip(old_keys, old, strict=True))
-    if len(gone) < len(old) or len(set(new_keys)) < len(new):
-        return _by_meaning(*_without_common(layout, old, new))
+    keys = list(map(key_of, after.cells))
+    if keys == before.keys:
+        # The same rows in the same order: all that is left to compare is measures.
+        if snapshot is not None:
+            snapshot.keys = before.keys
+        return _changes(layout, before.cells, after.cells)
+    old = dict(zip(before.keys or map(key_of, before.cells), before.cells, strict=True))
+    if len(old) < len(before.cells) or len(set(keys)) < len(keys):
+        return _by_meaning(*_without_common(before, after))
+    if snapshot is not None:
+        snapshot.keys = keys
     added: list[Cells] = []
-    pairs: list[tuple[Cells, Cells]] = []
-    for key, row in zip(new_keys, new, strict=True):
-        was = gone.pop(key, None)
+    pairs: list[Cells] = []
+    were: list[Cells] = []
+    for key, row in zip(keys, after.cells, strict=True):
+        was = old.pop(key, None)
         if was is None:
             added.append(row)
         elif was != row:
-            pairs.append((was, row))
-    removed = list(gone.values())
-    left = [*added, *removed, *(row for _, row in pairs)]
+            were.append(was)
+            pairs.append(row)
+    removed = list(old.values())
+    left = added + removed + pairs
     if not all(_is_verbatim(layout, name, left) for name in layout.keys):
         # Keys that were sent differently may mean the same.
-        return _by_meaning(*_without_common(layout, old, new))
-    differ = _comparison(layout)
-    return Difference(
-        added=tuple(map(Row, repeat(layout), added)),
-        changed=tuple(
-            [_changed(layout, was, row) for was, row in pairs if differ(was, row)]
-        ),
-        removed=tuple(map(Row, repeat(layout), removed)),
+        return _by_meaning(*_without_common(before, after))
+    return attrs.evolve(
+        _changes(layout, were, pairs),
+        added=_rows(layout, added),
+        removed=_rows(layout, removed),
     )
 
 
-def _changed(layout: Layout, was: Cells, row: Cells) -> ChangedRow:
-    return ChangedRow(layout, row, before=Row(layout, was))
+def _changes(layout: Layout, old: Sequence[Cells], new: Sequence[Cells]) -> Difference:
+    """Compare rows that have the same key, one by one."""
+    differ = _comparison(layout)
+    places = [
+        place
+        for place, (was, row) in enumerate(zip(old, new, strict=True))
+        if was != row and differ(was, row)
+    ]
+    were = _rows(layout, [old[place] for place in places])
+    return Difference(changed=_changed(layout, [new[place] for place in places], were))
+
+
+def _changed(
+    layout: Layout, cells: Iterable[Cells], were: Iterable[Row]
+) -> tuple[ChangedRow, ...]:
+    return tuple(map(ChangedRow, repeat(layout), cells, repeat(-1), were))
+
+
+def _rows(layout: Layout, cells: Iterable[Cells]) -> tuple[Row, ...]:
+    return tuple(map(Row, repeat(layout), cells, repeat(-1)))
 
 
 def _getter(layout: Layout, names: Iterable[str]) -> Callable[[Cells], Hashable]:
@@ -184,14 +225,13 @@ def _is_verbatim(layout: Layout, name: str, rows: Sequence[Cells]) -> bool:
     return is_verbatim(column, kind, layout.zone)
 
 
-def _without_common(
-    layout: Layout, old: Sequence[Cells], new: Sequence[Cells]
-) -> tuple[Side, Side]:
+def _without_common(before: _Rows, after: _Rows) -> tuple[_Rows, _Rows]:
     """Leave out pairs of rows that were sent alike."""
+    layout = after.layout
     whole = _getter(layout, layout.shape.columns)
-    common = Counter(map(whole, old)) & Counter(map(whole, new))
+    common = Counter(map(whole, before.cells)) & Counter(map(whole, after.cells))
 
-    def rest(rows: Sequence[Cells]) -> Side:
+    def rest(rows: Sequence[Cells]) -> _Rows:
         left = common.copy()
         found: list[Cells] = []
         for row in rows:
@@ -200,9 +240,9 @@ def _without_common(
                 left[values] -= 1
             else:
                 found.append(row)
-        return layout, found
+        return _Rows(layout, found)
 
-    return rest(old), rest(new)
+    return rest(before.cells), rest(after.cells)
 
 
 def _comparison(layout: Layout) -> Callable[[Cells, Cells], bool]:
@@ -231,26 +271,25 @@ _NUMBERS: Final = frozenset({Decimal, int})
 
 
 def _are_unequal(one: Any, other: Any) -> bool:
-    """Tell whether two texts differ as numbers; ``False`` may mean anything.
+    """Tell whether two texts differ as numbers; ``False`` proves nothing.
 
-    ``Decimal`` takes more than servers may send, but texts that it takes for different
-    numbers are not the same one to anybody.
+    Numbers that are rounded to different floats are different numbers, so no exact
+    value need be made for most. What is no number differs anyhow.
     """
     try:
-        return type(one) is type(other) is str and Decimal(one) != Decimal(other)
-    except ArithmeticError:
+        return type(one) is type(other) is str and float(one) != float(other)
+    except ValueError:
         return False
 
 
-def _by_meaning(before: Side, after: Side) -> Difference:
+def _by_meaning(before: _Rows, after: _Rows) -> Difference:
     """Compare rows by what their values mean, with several rows to a key.
 
     Rows of one key that are equal cancel each other; what is left is paired in order of
     the values, because nothing says which row has become which.
     """
-    layouts = before[0], after[0]
-    keys = sorted({*layouts[0].keys, *layouts[1].keys})
-    columns = {*layouts[0].kinds, *layouts[1].kinds}
+    keys = sorted({*before.layout.keys, *after.layout.keys})
+    columns = {*before.layout.kinds, *after.layout.kinds}
     values = sorted(columns.difference(keys))
     old, new = _by_key(before, keys, values), _by_key(after, keys, values)
     added: list[int] = []
@@ -259,24 +298,20 @@ def _by_meaning(before: Side, after: Side) -> Difference:
     for key in {**old, **new}:
         olds, news = old.get(key, []), new.get(key, [])
         common = Counter(row for row, _ in olds) & Counter(row for row, _ in news)
-        gone, come = _rest(olds, common), _rest(news, common)
-        both = min(len(gone), len(come))
-        changed += zip(come[:both], gone[:both], strict=True)
-        removed += gone[both:]
-        added += come[both:]
+        went, came = _rest(olds, common), _rest(news, common)
+        both = min(len(went), len(came))
+        changed += zip(came[:both], went[:both], strict=True)
+        removed += went[both:]
+        added += came[both:]
 
-    def old_row(place: int) -> Row:
-        return Row(layouts[0], before[1][place])
-
+    were = [before.cells[place] for _, place in sorted(changed)]
+    pairs = [after.cells[place] for place, _ in sorted(changed)]
+    gone = [before.cells[place] for place in sorted(removed)]
+    come = [after.cells[place] for place in sorted(added)]
     return Difference(
-        added=tuple([Row(layouts[1], after[1][place]) for place in sorted(added)]),
-        changed=tuple(
-            [
-                ChangedRow(layouts[1], after[1][place], before=old_row(was))
-                for place, was in sorted(changed)
-            ]
-        ),
-        removed=tuple([old_row(place) for place in sorted(removed)]),
+        added=_rows(after.layout, come),
+        changed=_changed(after.layout, pairs, _rows(before.layout, were)),
+        removed=_rows(before.layout, gone),
     )
 
 
@@ -284,7 +319,7 @@ Values: TypeAlias = "tuple[Hashable, ...]"
 Keyed: TypeAlias = "dict[Values, list[tuple[Values, int]]]"
 
 
-def _by_key(side: Side, keys: Sequence[str], values: Sequence[str]) -> Keyed:
+def _by_key(side: _Rows, keys: Sequence[str], values: Sequence[str]) -> Keyed:
     """Give the values and the places of the rows of each key."""
     found: Keyed = {}
     rows = zip(_meanings(side, keys), _meanings(side, values), strict=True)
@@ -293,9 +328,9 @@ def _by_key(side: Side, keys: Sequence[str], values: Sequence[str]) -> Keyed:
     return found
 
 
-def _meanings(side: Side, names: Sequence[str]) -> list[Values]:
+def _meanings(side: _Rows, names: Sequence[str]) -> list[Values]:
     """Give what the named columns mean; rows may lack some."""
-    layout, rows = side
+    layout, rows = side.layout, side.cells
     columns: list[list[Hashable]] = [
         [
             canonical(value, layout.kinds[name], layout.zone)

@@ -1,0 +1,396 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import date
+from decimal import Decimal
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortege_watch.cube import flows
+from ortege_watch.cube.effects import Failure, Request, Response
+from ortege_watch.cube.flows import Call, Server
+from ortege_watch.errors import (
+    ApiError,
+    DecodeError,
+    OrtegeWatchError,
+    QueryError,
+    QueryRejected,
+    TransportError,
+)
+from ortege_watch.query import Dimension, Measure, Query, TimeDimension
+
+count = Measure("events.count", int)
+sender = Dimension("events.sender", str)
+at = TimeDimension("events.at")
+QUERY = Query(measures=[count], dimensions=[sender], limit=5)
+DAILY = Query(measures=[count], time=[at.by("day").over("last 7 days")])
+HOURLY = Query(measures=[count], time=[at.by("hour").over("last 7 days")])
+MAY, JUNE = (date(2024, 5, 1), date(2024, 5, 31)), (date(2024, 6, 1), date(2024, 6, 30))
+COMPARED = Query(measures=[count], time=[at.by("day").compare([MAY, JUNE])])
+
+ROW = {"events.count": "5", "events.sender": "SP1"}
+RENEW_REFUSED = {"error": 'Invalid query format: "renewQuery" is not allowed'}
+
+
+def call(**settings):
+    known = {"api": "https://host/cubejs-api/v1", "request_id": "7d2b", "started": 0.0}
+    return Call(**known | settings)
+
+
+def part(*rows):
+    return {"data": list(rows), "annotation": {}, "lastRefreshTime": None}
+
+
+def multi(*parts):
+    return {"queryType": "regularQuery", "results": list(parts)}
+
+
+@pytest.fixture
+def loaded(answer):
+    return answer(200, multi(part(ROW)))
+
+
+def test_load_asks_with_the_uniform_envelope(play, loaded):
+    server = play([loaded])
+    result = server.run(flows.load(call(), QUERY))
+    assert [row[count] for row in result] == [5]
+    assert result.query is QUERY
+    assert server.questions == [{"query": QUERY.to_wire(), "queryType": "multi"}]
+    assert server.requests[0].url == "https://host/cubejs-api/v1/load"
+    assert server.requests[0].method == "POST"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        multi(part(ROW)),
+        {"query": {}, "data": [ROW], "annotation": {}, "total": None},
+        {"data": [ROW]},
+    ],
+)
+def test_every_shape_of_an_answer_is_taken(play, answer, body):
+    result = play([answer(200, body)]).run(flows.load(call(), QUERY))
+    assert [row[sender] for row in result] == ["SP1"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (multi(part(), part()), "2 results where 1 belong"),
+        (multi(), "holds no rows"),
+        ({"cubes": []}, "holds no rows"),
+        ({"data": None, "error": None}, "holds no rows"),
+    ],
+)
+def test_one_query_has_one_result(play, answer, body, reason):
+    with pytest.raises(DecodeError, match=reason) as caught:
+        play([answer(200, body)]).run(flows.load(call(), QUERY))
+    assert caught.value.query is QUERY
+
+
+def test_an_error_names_its_query(play, answer):
+    server = play([answer(400, {"error": "Cube 'events' not found"})])
+    with pytest.raises(QueryRejected) as caught:
+        server.run(flows.load(call(), QUERY))
+    assert caught.value.query is QUERY
+
+
+def test_a_snapshot_is_the_undecoded_rows_of_a_query(play, loaded):
+    server = play([loaded])
+    snapshot = server.run(flows.snapshot(call(), QUERY))
+    assert bytes(snapshot.data) == json.dumps([ROW]).encode()
+    with pytest.raises(QueryError, match="use compare"):
+        play([]).run(flows.snapshot(call(), COMPARED))
+
+
+# ------------------------------------------------------------------ past the cache
+
+
+@pytest.mark.parametrize("cache", ["stale-if-slow", "stale-while-revalidate"])
+def test_a_mild_cache_mode_goes_beside_the_query(play, loaded, cache):
+    server = play([loaded])
+    server.run(flows.load(call(), Query(measures=[count], cache=cache)))
+    (question,) = server.questions
+    assert question["cache"] == cache
+    assert question["query"] == {"measures": ["events.count"]} | question["query"]
+    assert "renewQuery" not in question["query"]
+    assert "cache" not in question["query"]
+
+
+@pytest.mark.parametrize("cache", ["must-revalidate", "no-cache"])
+def test_an_old_server_renews_with_one_request(play, loaded, cache):
+    server, known = play([loaded, loaded]), Server()
+    for _ in range(2):
+        query = Query(measures=[count], cache=cache)
+        server.run(flows.load(call(server=known), query))
+    assert [each["query"]["renewQuery"] for each in server.questions] == [True, True]
+    assert [each["cache"] for each in server.questions] == [cache, cache]
+
+
+def test_a_new_server_is_asked_twice_once(play, loaded, answer):
+    query = Query(measures=[count], cache="no-cache")
+    server, known = play([answer(400, RENEW_REFUSED), loaded, loaded]), Server()
+    for _ in range(2):
+        result = server.run(flows.load(call(server=known), query))
+        assert [row[count] for row in result] == [5]
+    first, *others = server.questions
+    assert first["query"]["renewQuery"] is True
+    assert ["renewQuery" in each["query"] for each in others] == [False, False]
+    assert [each["cache"] for each in others] == ["no-cache", "no-cache"]
+    spans = [each.headers["x-request-id"][-1] for each in server.requests]
+    assert spans == ["1", "2", "1"]
+
+
+def test_another_refusal_says_nothing_of_renewing(play, answer):
+    query, known = Query(measures=[count], cache="no-cache"), Server()
+    server = play([answer(400, {"error": "no such cube"})])
+    with pytest.raises(QueryRejected, match="no such cube"):
+        server.run(flows.load(call(server=known), query))
+    assert known.takes_renew_query
+
+
+def test_the_question_without_renewing_has_the_same_deadline(play, answer):
+    server = play([answer(400, RENEW_REFUSED)] * 2, takes=7.0)
+    query = Query(measures=[count], cache="no-cache")
+    with pytest.raises(QueryRejected):
+        server.run(flows.load(call(deadline=20.0), query))
+    assert [each.limit for each in server.requests] == [20.0, 13.0]
+
+
+# ----------------------------------------------------------------- raw, many at once
+
+
+def test_load_raw_sends_the_mapping_as_it_is(play, loaded):
+    raw = {"measures": ["events.count"], "filters": [], "renewQuery": True}
+    server = play([loaded])
+    result = server.run(flows.load_raw(call(), raw))
+    assert [row["events.count"] for row in result] == ["5"]
+    assert result.query is None
+    assert server.questions == [{"query": raw, "queryType": "multi"}]
+
+
+def test_load_raw_sends_exact_numbers(play, loaded):
+    server = play([loaded])
+    server.run(flows.load_raw(call(), {"limit": 2**70, "x": Decimal("0.10")}))
+    assert f'"limit":{2**70},"x":0.10'.encode() in server.requests[0].content
+
+
+@pytest.mark.parametrize("raw", [QUERY, [QUERY.to_wire()], None, "{}"])
+def test_load_raw_takes_one_mapping(play, raw):
+    server = play([])
+    with pytest.raises(QueryError, match="takes one mapping"):
+        server.run(flows.load_raw(call(), raw))
+    assert server.effects == []
+
+
+def test_compare_gives_a_result_for_each_range(play, answer):
+    server = play([answer(200, multi(part({"events.count": "1"}), part()))])
+    results = server.run(flows.compare(call(), COMPARED))
+    assert [[row[count] for row in result] for result in results] == [[1], []]
+    assert all(result.query is COMPARED for result in results)
+    assert server.questions == [{"query": COMPARED.to_wire(), "queryType": "multi"}]
+
+
+def test_compare_wants_as_many_results_as_ranges(play, answer):
+    with pytest.raises(DecodeError, match="sent 1 results where 2 belong"):
+        play([answer(200, multi(part()))]).run(flows.compare(call(), COMPARED))
+
+
+@pytest.mark.parametrize("query", [QUERY, DAILY])
+def test_compare_wants_ranges(play, query):
+    with pytest.raises(QueryError, match="use load"):
+        play([]).run(flows.compare(call(), query))
+
+
+@pytest.mark.parametrize("flow", [flows.load, flows.sql])
+def test_ranges_are_for_compare(play, flow):
+    with pytest.raises(QueryError, match="use compare"):
+        play([]).run(flow(call(), COMPARED))
+    with pytest.raises(QueryError, match="use compare"):
+        play([]).run(flows.load_raw(call(), COMPARED.to_wire()))
+
+
+@pytest.mark.parametrize("flow", [flows.load, flows.compare, flows.sql, flows.dry_run])
+def test_a_mapping_is_no_query(play, flow):
+    with pytest.raises(QueryError, match="takes a Query, not dict"):
+        play([]).run(flow(call(), QUERY.to_wire()))
+
+
+def test_blend_gives_a_result_for_each_query(play, answer):
+    other = Query(measures=[Measure("calls.fee")], time=[at.by("day")])
+    server = play([answer(200, multi(part({"events.count": "1"}), part()))])
+    results = server.run(flows.blend(call(), [DAILY, other]))
+    assert [result.query for result in results] == [DAILY, other]
+    assert [len(result) for result in results] == [1, 0]
+    wires = [DAILY.to_wire(), other.to_wire()]
+    assert server.questions == [{"query": wires, "queryType": "multi"}]
+
+
+def test_blend_gets_past_the_cache(play, answer):
+    fresh = Query(measures=[count], time=[at.by("day")], cache="no-cache")
+    server = play([answer(200, multi(part(), part()))])
+    server.run(flows.blend(call(), [fresh, fresh]))
+    (question,) = server.questions
+    assert [each["renewQuery"] for each in question["query"]] == [True, True]
+    assert question["cache"] == "no-cache"
+
+
+@pytest.mark.parametrize(
+    ("queries", "advice"),
+    [
+        ([], "two queries or more"),
+        ([DAILY], "two queries or more"),
+        ([DAILY, HOURLY], "of one granularity"),
+        ([DAILY, QUERY], "of one granularity"),
+        ([QUERY, QUERY], "of one granularity"),
+        ([DAILY, COMPARED], "use compare"),
+        (
+            [DAILY, Query(measures=[count], time=[at.by("day")], cache="no-cache")],
+            "of one cache=",
+        ),
+    ],
+)
+def test_blend_wants_queries_alike(play, queries, advice):
+    server = play([])
+    with pytest.raises(QueryError, match=advice):
+        server.run(flows.blend(call(), queries))
+    assert server.effects == []
+
+
+# ------------------------------------------------------------ what is not about rows
+
+
+def test_sql(play, answer):
+    server = play([answer(200, {"sql": {"sql": ["SELECT $1", ["a"]]}})])
+    sql = server.run(flows.sql(call(), QUERY))
+    assert (sql.statement, sql.params) == ("SELECT $1", ("a",))
+    assert server.requests[0].url.endswith("/v1/sql")
+    assert server.questions == [{"query": QUERY.to_wire()}]
+
+
+def test_dry_run(play, answer):
+    body = {"queryType": "compareDateRangeQuery", "normalizedQueries": [{}, {}]}
+    server = play([answer(200, body)])
+    run = server.run(flows.dry_run(call(), COMPARED))
+    assert len(run.queries) == 2
+    assert server.requests[0].url.endswith("/v1/dry-run")
+
+
+@pytest.mark.parametrize("flow", [flows.sql, flows.dry_run])
+def test_an_error_of_theirs_names_its_query(play, answer, flow):
+    with pytest.raises(DecodeError) as caught:
+        play([answer(200, {})]).run(flow(call(), QUERY))
+    assert caught.value.query is QUERY
+
+
+def test_meta(play, answer):
+    body = {"cubes": [{"name": "events", "segments": [{"name": "events.loud"}]}]}
+    server = play([answer(200, {"error": "Continue wait"}), answer(200, body)])
+    meta = server.run(flows.meta(call()))
+    assert "events.loud" in meta
+    assert {each.method for each in server.requests} == {"GET"}
+    assert server.requests[0].url.endswith("/v1/meta")
+
+
+def test_a_refused_meta(play, answer):
+    server = play([answer(403, {"error": "API scope is missing: meta"})])
+    with pytest.raises(ApiError, match="API scope is missing: meta"):
+        server.run(flows.meta(call()))
+
+
+def test_ready_asks_once_without_a_token(play, answer):
+    server = play([answer(200, {"health": "HEALTH"})])
+    assert server.run(flows.ready(call(), "https://host")) is True
+    (asked,) = server.effects
+    assert isinstance(asked, Request)
+    assert asked.url == "https://host/readyz"
+    assert "authorization" not in asked.headers
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Response(status=500, content=b'{"health":"DOWN"}'),
+        Response(status=502, content=b"<html>"),
+        Response(status=429),
+        Failure(error=TransportError("refused"), retry=True),
+        Failure(error=TransportError("late"), expired=True),
+    ],
+)
+def test_a_server_that_cannot_say_yes_is_not_ready(play, outcome):
+    server = play([outcome])
+    assert server.run(flows.ready(call(), "https://host")) is False
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "content"), [(404, b"<html>no"), (200, b"<html>app"), (302, b"")]
+)
+def test_another_answer_is_not_about_readiness(play, status, content):
+    with pytest.raises(ApiError, match="https://host/readyz is not a Cube") as caught:
+        play([Response(status=status, content=content)]).run(
+            flows.ready(call(), "https://host")
+        )
+    assert caught.value.status == status
+
+
+# ---------------------------------------------------------------- whatever is answered
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "results",
+                    "data",
+                    "error",
+                    "type",
+                    "sql",
+                    "cubes",
+                    "queryType",
+                    "name",
+                    "normalizedQueries",
+                    "annotation",
+                    "measures",
+                    "health",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+bodies = st.binary(max_size=30) | anything.map(lambda body: json.dumps(body).encode())
+responses = st.builds(
+    Response,
+    status=st.sampled_from([200, 200, 200, 400, 403, 404, 429, 500, 503]),
+    headers=st.sampled_from([{}, {"retry-after": "1"}, {"retry-after": formatdate(9)}]),
+    content=bodies,
+)
+conversations = st.sampled_from(
+    [
+        lambda: flows.load(call(), QUERY),
+        lambda: flows.load(call(), Query(measures=[count], cache="no-cache")),
+        lambda: flows.load_raw(call(), {}),
+        lambda: flows.compare(call(), COMPARED),
+        lambda: flows.blend(call(), [DAILY, DAILY]),
+        lambda: flows.sql(call(), QUERY),
+        lambda: flows.dry_run(call(), QUERY),
+        lambda: flows.meta(call()),
+        lambda: flows.ready(call(), "https://host"),
+    ]
+)
+
+
+@given(st.lists(responses), conversations)
+def test_whatever_is_answered_nothing_foreign_is_raised(play, script, begin):
+    gone = Failure(error=TransportError("gone"))
+    with contextlib.suppress(OrtegeWatchError):
+        play([*script, gone]).run(begin())

@@ -21,8 +21,10 @@ CAPTURES = {
 def conversations():
     for generation, name in CAPTURES.items():
         text = (FRAMES / name).read_text()
-        for title, body in re.findall(r"^=== (.*)\n((?:.+\n?)*)", text, re.M):
-            yield pytest.param(generation, body.splitlines(), id=f"{generation}: {title}")
+        for title, body in re.findall(r"^=== (.*)\n((?:.+\n?)*)", text, re.MULTILINE):
+            yield pytest.param(
+                generation, body.splitlines(), id=f"{generation}: {title}"
+            )
 
 
 def masked(frame: str) -> str:

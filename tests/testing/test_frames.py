@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 from websockets.asyncio.client import connect
@@ -18,15 +19,15 @@ def fake(generation="strict", **more):
     return FakeCube(generation, tick=more.pop("tick", 60), **more)
 
 
-async def call(socket, frame):
-    await socket.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
-    return json.loads(await socket.recv())
+async def call(ws, frame):
+    await ws.send(frame if isinstance(frame, str | bytes) else json.dumps(frame))
+    return json.loads(await ws.recv())
 
 
 async def authorized(cube):
-    socket = await connect(cube.ws_url)
-    assert await call(socket, {"authorization": cube.token()}) == {"handshake": True}
-    return socket
+    ws = await connect(cube.ws_url)
+    assert await call(ws, {"authorization": cube.token()}) == {"handshake": True}
+    return ws
 
 
 def subscribe(message_id="1", query=COUNT, **more):
@@ -59,33 +60,81 @@ UUID = "6b6d5c0e-2f1e-4c53-9d0a-1d1c7b6d7f11"
         ("[]", 400, "Invalid input: expected object, received array"),
         ({}, 400, REJECTED),
         ({"method": ["load"]}, 400, REJECTED),
-        ({"authorization": None}, 400, "authorization: Invalid input: expected string, received null"),
+        (
+            {"authorization": None},
+            400,
+            "authorization: Invalid input: expected string, received null",
+        ),
         ({"authorization": "x", "a": 1, "b": 2}, 400, 'Unrecognized keys: "a", "b"'),
         ({"authorization": ""}, 403, "Authorization header isn't set"),
         ({"authorization": "Bearer x"}, 403, "Invalid token"),
         ({"unsubscribe": None}, 400, "unsubscribe: Invalid input"),
-        (subscribe(UUID), 400, "messageId: Too big: expected string to have <=16 characters"),
+        (
+            subscribe(UUID),
+            400,
+            "messageId: Too big: expected string to have <=16 characters",
+        ),
         (subscribe(None), 400, "messageId: Invalid input"),
-        (subscribe(requestId=None), 400, "requestId: Invalid input: expected string, received null"),
-        (subscribe(requestId=1), 400, "requestId: Invalid input: expected string, received number"),
-        (subscribe(requestId="x" * 65), 400, "requestId: Too big: expected string to have <=64 characters"),
+        (
+            subscribe(requestId=None),
+            400,
+            "requestId: Invalid input: expected string, received null",
+        ),
+        (
+            subscribe(requestId=1),
+            400,
+            "requestId: Invalid input: expected string, received number",
+        ),
+        (
+            subscribe(requestId="x" * 65),
+            400,
+            "requestId: Too big: expected string to have <=64 characters",
+        ),
         (subscribe(extra=1), 400, 'Unrecognized key: "extra"'),
-        (subscribe() | {"params": None}, 400, "params: Invalid input: expected object, received null"),
-        (subscribe() | {"params": []}, 400, "params: Invalid input: expected object, received array"),
-        (subscribe() | {"params": True}, 400, "params: Invalid input: expected object, received boolean"),
-        (subscribe() | {"params": "x"}, 400, "params: Invalid input: expected object, received string"),
-        ({"messageId": 1, "method": "load"}, 400, "params: Invalid input: expected object, received undefined"),
-        (subscribe() | {"params": {"signal": {}}}, 400, 'params: Unrecognized key: "signal"'),
-        (subscribe() | {"params": {"queryType": {}}}, 400, "params.queryType: Invalid input: expected string, received object"),
+        (
+            subscribe() | {"params": None},
+            400,
+            "params: Invalid input: expected object, received null",
+        ),
+        (
+            subscribe() | {"params": []},
+            400,
+            "params: Invalid input: expected object, received array",
+        ),
+        (
+            subscribe() | {"params": True},
+            400,
+            "params: Invalid input: expected object, received boolean",
+        ),
+        (
+            subscribe() | {"params": "x"},
+            400,
+            "params: Invalid input: expected object, received string",
+        ),
+        (
+            {"messageId": 1, "method": "load"},
+            400,
+            "params: Invalid input: expected object, received undefined",
+        ),
+        (
+            subscribe() | {"params": {"signal": {}}},
+            400,
+            'params: Unrecognized key: "signal"',
+        ),
+        (
+            subscribe() | {"params": {"queryType": {}}},
+            400,
+            "params.queryType: Invalid input: expected string, received object",
+        ),
     ],
 )
 async def test_the_schema_of_strict_servers(frame, status, error):
-    async with fake() as cube, connect(cube.ws_url) as socket:
-        answer = await call(socket, frame)
+    async with fake() as cube, connect(cube.ws_url) as ws:
+        answer = await call(ws, frame)
         assert (answer["status"], answer["message"]) == (status, {"error": error})
         if isinstance(frame, dict) and "messageId" in frame:
             assert answer["messageId"] == frame["messageId"]
-        assert await call(socket, {"authorization": cube.token()}) == {"handshake": True}
+        assert await call(ws, {"authorization": cube.token()}) == {"handshake": True}
 
 
 @pytest.mark.parametrize(
@@ -101,8 +150,8 @@ async def test_the_schema_of_strict_servers(frame, status, error):
     ],
 )
 async def test_the_frames_of_classic_servers(frame, status, error):
-    async with fake("classic") as cube, connect(cube.ws_url) as socket:
-        answer = await call(socket, frame)
+    async with fake("classic") as cube, connect(cube.ws_url) as ws:
+        answer = await call(ws, frame)
         assert (answer["status"], answer["message"]["error"]) == (status, error)
 
 
@@ -120,87 +169,95 @@ async def test_the_frames_of_classic_servers(frame, status, error):
     ],
 )
 async def test_classic_servers_echo_the_id_as_it_came(frame, status, error):
-    async with fake("classic") as cube:
-        async with await authorized(cube) as socket:
-            answer = await call(socket, frame)
-            assert answer["messageId"] == frame["messageId"]
-            assert (answer["status"], answer["message"]["error"]) == (status, error)
+    async with fake("classic") as cube, await authorized(cube) as ws:
+        answer = await call(ws, frame)
+        assert answer["messageId"] == frame["messageId"]
+        assert (answer["status"], answer["message"]["error"]) == (status, error)
 
 
 async def test_strict_servers_echo_the_id_as_a_string_and_take_binary_frames():
-    async with fake() as cube, await authorized(cube) as socket:
+    async with fake() as cube, await authorized(cube) as ws:
         for message_id in (0, -1, "x"):
-            frame = {"messageId": message_id, "method": "load", "params": {"query": COUNT}}
-            answer = await call(socket, json.dumps(frame).encode())
+            frame = {
+                "messageId": message_id,
+                "method": "load",
+                "params": {"query": COUNT},
+            }
+            answer = await call(ws, json.dumps(frame).encode())
             assert list(answer) == ["messageId", "status", "message"]
             assert answer["message"]["data"] == [{COUNT["measures"][0]: "0"}]
             assert answer["messageId"] == str(message_id)
-            done = json.loads(await socket.recv())
+            done = json.loads(await ws.recv())
             assert done == {"messageProcessedId": str(message_id)}
 
 
 @pytest.mark.parametrize("generation", ["strict", "classic"])
 async def test_every_method(generation):
-    async with fake(generation) as cube, await authorized(cube) as socket:
+    async with fake(generation) as cube, await authorized(cube) as ws:
         for method in ("sql", "dry-run"):
             frame = {"messageId": "1", "method": method, "params": {"query": COUNT}}
-            answer = await call(socket, frame)
+            answer = await call(ws, frame)
             assert list(answer) == ["messageId", "message", "status"]
             assert answer["status"] == 200
-            assert (await socket.recv()).startswith(HEARTBEAT)
-        answer = await call(socket, {"messageId": "2", "method": "meta"})
+            assert (await ws.recv()).startswith(HEARTBEAT)
+        answer = await call(ws, {"messageId": "2", "method": "meta"})
         assert answer["message"]["cubes"]
 
 
 async def test_the_null_frame_kills_a_classic_server():
-    async with fake("classic") as cube, connect(cube.ws_url) as other:
-        async with connect(cube.ws_url) as socket:
-            await socket.send("null")
-            for one in (socket, other):
-                with pytest.raises(ConnectionClosedError):
-                    await one.recv()
-                assert one.close_code == 1006
+    async with (
+        fake("classic") as cube,
+        connect(cube.ws_url) as other,
+        connect(cube.ws_url) as ws,
+    ):
+        await ws.send("null")
+        for one in (ws, other):
+            with pytest.raises(ConnectionClosedError):
+                await one.recv()
+            assert one.close_code == 1006
 
 
 @pytest.mark.parametrize("generation", ["strict", "classic"])
 async def test_pushes(generation):
-    async with fake(generation) as cube, await authorized(cube) as socket:
+    async with fake(generation) as cube, await authorized(cube) as ws:
         table = cube.tables["stacks_contract_events"]
-        first = await call(socket, subscribe())
+        first = await call(ws, subscribe())
         assert rows(first) == [[{COUNT["measures"][0]: "0"}]]
-        assert (await socket.recv()).startswith(HEARTBEAT)
+        assert (await ws.recv()).startswith(HEARTBEAT)
         table.insert({})
-        changed = json.loads(await socket.recv())
+        changed = json.loads(await ws.recv())
         assert rows(changed) == [[{COUNT["measures"][0]: "1"}]]
-        assert (await socket.recv()).startswith(HEARTBEAT)
+        assert (await ws.recv()).startswith(HEARTBEAT)
         cube.refresh()
-        answer = await socket.recv()
+        answer = await ws.recv()
         if generation == "classic":
             assert rows(json.loads(answer)) == rows(changed)
-            answer = await socket.recv()
+            answer = await ws.recv()
         assert answer.startswith(HEARTBEAT)
 
 
 async def test_an_identical_subscription_on_a_live_socket_gets_no_data():
-    async with fake() as cube, await authorized(cube) as socket:
-        await call(socket, subscribe())
-        await socket.recv()
-        assert await call(socket, subscribe()) == {"messageProcessedId": "1"}
+    async with fake() as cube, await authorized(cube) as ws:
+        await call(ws, subscribe())
+        await ws.recv()
+        assert await call(ws, subscribe()) == {"messageProcessedId": "1"}
         other = {"dimensions": ["stacks_contract_events.contract_id"]}
-        answer = await call(socket, subscribe(query=other))
+        answer = await call(ws, subscribe(query=other))
         assert rows(answer) == [[]]
         assert cube.subscriptions == [other]
 
 
 async def test_changes_wait_for_the_tick_where_told_to():
-    async with FakeCube(tick=0.05, push="tick") as cube:
-        async with await authorized(cube) as socket:
-            await call(socket, subscribe())
-            await socket.recv()
-            cube.tables["stacks_contract_events"].insert({})
-            while (frame := await socket.recv()).startswith(HEARTBEAT):
-                pass
-            assert rows(json.loads(frame)) == [[{COUNT["measures"][0]: "1"}]]
+    async with (
+        FakeCube(tick=0.05, push="tick") as cube,
+        await authorized(cube) as ws,
+    ):
+        await call(ws, subscribe())
+        await ws.recv()
+        cube.tables["stacks_contract_events"].insert({})
+        while (frame := await ws.recv()).startswith(HEARTBEAT):
+            pass
+        assert rows(json.loads(frame)) == [[{COUNT["measures"][0]: "1"}]]
 
 
 async def test_time_alone_changes_the_answer_to_a_relative_range():
@@ -213,52 +270,54 @@ async def test_time_alone_changes_the_answer_to_a_relative_range():
     }
     async with fake(now=lambda: now[0], tick=0.02) as cube:
         cube.tables["stacks_contract_events"].insert({"tx_date": "2023-11-15T05:00"})
-        async with await authorized(cube) as socket:
-            await call(socket, subscribe("1", {**COUNT, "timeDimensions": [time]}))
+        async with await authorized(cube) as ws:
+            await call(ws, subscribe("1", {**COUNT, "timeDimensions": [time]}))
             later = {**COUNT, "filters": [{"and": [leaf]}], "timezone": "Asia/Tokyo"}
-            await call(socket, subscribe("2", later))
+            await call(ws, subscribe("2", later))
             now[0] += 24 * 3600
             seen = {}
             while seen != {"1": "1", "2": "0"}:
-                frame = json.loads(await socket.recv())
+                frame = json.loads(await ws.recv())
                 if "message" in frame:
                     ((row,),) = rows(frame)
                     seen[frame["messageId"]] = row[COUNT["measures"][0]]
 
 
 async def test_a_failing_subscription_gets_its_error_at_every_tick():
-    async with fake(tick=0.02) as cube, await authorized(cube) as socket:
+    async with fake(tick=0.02) as cube, await authorized(cube) as ws:
         cube.fail_query("Error: no disk", status=400)
         for _ in range(3):
-            frame = await call(socket, subscribe()) if _ == 0 else json.loads(await socket.recv())
+            frame = (
+                await call(ws, subscribe()) if _ == 0 else json.loads(await ws.recv())
+            )
             assert frame["message"] == {"error": "Error: no disk"}
-            assert (await socket.recv()).startswith(HEARTBEAT)
+            assert (await ws.recv()).startswith(HEARTBEAT)
         cube.heal()
         while "results" not in frame.get("message", {}):
-            frame = json.loads(await socket.recv())
+            frame = json.loads(await ws.recv())
         assert rows(frame) == [[{COUNT["measures"][0]: "0"}]]
 
 
 async def test_unsubscribing():
-    async with fake() as cube, await authorized(cube) as socket:
-        await call(socket, subscribe("1"))
-        await socket.recv()
-        await socket.send('{"unsubscribe":"7"}')
-        await socket.send('{"unsubscribe":"1"}')
+    async with fake() as cube, await authorized(cube) as ws:
+        await call(ws, subscribe("1"))
+        await ws.recv()
+        await ws.send('{"unsubscribe":"7"}')
+        await ws.send('{"unsubscribe":"1"}')
         await cube.wait_until_async(lambda: not cube.subscriptions)
-        assert await call(socket, {"authorization": cube.token()}) == {"handshake": True}
+        assert await call(ws, {"authorization": cube.token()}) == {"handshake": True}
 
 
 async def test_a_failed_authorization_leaves_the_old_one_in_force():
-    async with fake() as cube, await authorized(cube) as socket:
-        assert (await call(socket, {"authorization": "x"}))["status"] == 403
-        assert (await call(socket, subscribe()))["status"] == 200
+    async with fake() as cube, await authorized(cube) as ws:
+        assert (await call(ws, {"authorization": "x"}))["status"] == 403
+        assert (await call(ws, subscribe()))["status"] == 200
 
 
 async def test_closing_forgets_everything():
     async with fake() as cube:
-        async with await authorized(cube) as socket:
-            await call(socket, subscribe())
+        async with await authorized(cube) as ws:
+            await call(ws, subscribe())
             assert (cube.connections, cube.subscriptions) == (1, [COUNT])
         await cube.wait_until_async(lambda: cube.connections == 0)
         assert cube.subscriptions == []
@@ -267,8 +326,8 @@ async def test_closing_forgets_everything():
 
 @pytest.mark.parametrize("path", ["/", "/anything?x=1", "/cubejs-api/v1/load/"])
 async def test_any_path_is_upgraded(path):
-    async with fake() as cube, connect(f"ws://127.0.0.1:{cube.port}{path}") as socket:
-        assert (await call(socket, {"authorization": "x"}))["status"] == 403
+    async with fake() as cube, connect(f"ws://127.0.0.1:{cube.port}{path}") as ws:
+        assert (await call(ws, {"authorization": "x"}))["status"] == 403
 
 
 async def test_websockets_off():
@@ -289,11 +348,32 @@ async def test_websockets_off():
 
 async def test_frames_beyond_the_limit_close_with_1009():
     async with fake() as cube:
-        socket = await connect(cube.ws_url)
-        await socket.send(b"x" * 50_000_001)
+        ws = await connect(cube.ws_url)
+        await ws.send(b"x" * 50_000_001)
         with pytest.raises(ConnectionClosedError):
-            await socket.recv()
-        assert socket.close_code == 1009
+            await ws.recv()
+        assert ws.close_code == 1009
+
+
+def upgrade(cube, key=b"dGhlIHNhbXBsZSBub25jZQ=="):
+    return (
+        b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"sec-websocket-version: 13\r\nsec-websocket-key: " + key + b"\r\n\r\n"
+    )
+
+
+def test_a_frame_may_come_together_with_the_upgrade():
+    frame = b"\x81\x82\x00\x00\x00\x00{}"
+    with fake() as cube, socket.create_connection(("127.0.0.1", cube.port)) as raw:
+        raw.sendall(upgrade(cube) + frame)
+        cube.wait_until(lambda: cube.frames == [{}])
+
+
+def test_an_upgrade_that_is_wrong():
+    with fake() as cube, socket.create_connection(("127.0.0.1", cube.port)) as raw:
+        raw.sendall(upgrade(cube, key=b"short"))
+        assert raw.makefile("rb").read().startswith(b"HTTP/1.1 400 Bad Request")
+        assert cube.connections == 0
 
 
 # The tutorial's dialect
@@ -320,28 +400,34 @@ async def test_the_tutorials_gateway_reads_the_header():
 
 
 async def test_the_tutorials_gateway_answers_with_rows_alone():
-    async with fake("tutorial", tick=0.02) as cube:
-        async with connect(cube.ws_url, **bearer(cube.token())) as socket:
-            assert await call(socket, envelope()) == {"data": [{COUNT["measures"][0]: "0"}]}
-            cube.refresh()
-            cube.tables["stacks_contract_events"].insert({})
-            assert json.loads(await socket.recv()) == {"data": [{COUNT["measures"][0]: "1"}]}
-            assert cube.subscriptions == [COUNT]
-            answer = await call(socket, envelope({"measures": ["a.b"]}))
-            assert answer == {
-                "type": "UserError",
-                "error": "Cube 'a' not found for path 'a.b'",
-                "status": 400,
-            }
+    async with (
+        fake("tutorial", tick=0.02) as cube,
+        connect(cube.ws_url, **bearer(cube.token())) as ws,
+    ):
+        assert await call(ws, envelope()) == {"data": [{COUNT["measures"][0]: "0"}]}
+        cube.refresh()
+        cube.tables["stacks_contract_events"].insert({})
+        assert json.loads(await ws.recv()) == {"data": [{COUNT["measures"][0]: "1"}]}
+        assert cube.subscriptions == [COUNT]
+        answer = await call(ws, envelope({"measures": ["a.b"]}))
+        assert answer == {
+            "type": "UserError",
+            "error": "Cube 'a' not found for path 'a.b'",
+            "status": 400,
+        }
 
 
 @pytest.mark.parametrize("frame", ["{", {"authorization": "x"}, subscribe()])
 async def test_the_tutorials_gateway_does_not_know_cubes_frames(frame):
-    async with fake("tutorial") as cube:
-        async with connect(cube.ws_url, **bearer(cube.token())) as socket:
-            answer = await call(socket, frame)
-            assert answer == {"error": "queryType must be 'subscribe'", "status": 400}
-    async with fake("tutorial", manners="silence") as cube:
-        async with connect(cube.ws_url, **bearer(cube.token())) as socket:
-            await socket.send(frame if isinstance(frame, str) else json.dumps(frame))
-            assert list(await call(socket, envelope())) == ["data"]
+    async with (
+        fake("tutorial") as cube,
+        connect(cube.ws_url, **bearer(cube.token())) as ws,
+    ):
+        answer = await call(ws, frame)
+        assert answer == {"error": "queryType must be 'subscribe'", "status": 400}
+    async with (
+        fake("tutorial", manners="silence") as cube,
+        connect(cube.ws_url, **bearer(cube.token())) as ws,
+    ):
+        await ws.send(frame if isinstance(frame, str) else json.dumps(frame))
+        assert list(await call(ws, envelope())) == ["data"]

@@ -47,7 +47,9 @@ async def subscribed(cube):
 def get(cube, **more):
     params = {"query": json.dumps(COUNT)}
     headers = {"authorization": cube.token()}
-    return httpx.get(f"{cube.url}/load", params=params, headers=headers, **more)
+    return httpx.get(
+        f"{cube.url}/load", params=params, headers=headers, **more, verify=False
+    )
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -140,9 +142,13 @@ async def test_a_subscription_goes_on_after_a_silence():
             cube.silence()
             cube.tables["stacks_contract_events"].insert({})
             cube.speak()
-            while (frame := json.loads(await socket.recv())).keys() == {"messageProcessedId"}:
+            while (frame := json.loads(await socket.recv())).keys() == {
+                "messageProcessedId"
+            }:
                 pass
-            assert frame["message"]["results"][0]["data"] == [{COUNT["measures"][0]: "1"}]
+            assert frame["message"]["results"][0]["data"] == [
+                {COUNT["measures"][0]: "1"}
+            ]
 
 
 async def test_slow(cube):
@@ -172,10 +178,10 @@ async def test_accept_and_drop(cube, after):
     cube.accept_and_drop(after=after)
     for _ in range(2):
         async with connect(cube.ws_url) as socket:
-            with pytest.raises(ConnectionClosedError):
+            if after == "handshake":
                 await socket.send(json.dumps({"authorization": cube.token()}))
                 assert await socket.recv() == '{"handshake":true}'
-                assert after == "handshake"
+            with pytest.raises(ConnectionClosedError):
                 await socket.recv()
     cube.accept_and_drop(False)
     await (await authorized(cube)).close()
@@ -225,7 +231,7 @@ def test_error(cube):
 
 
 def test_an_answer_without_a_body_to_head(cube):
-    assert httpx.head(f"{cube.url}/load").status_code == 404
+    assert httpx.head(f"{cube.url}/load", verify=False).status_code == 404
 
 
 def test_cut(cube):

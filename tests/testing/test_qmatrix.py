@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from ortege_watch.testing import Table
-from ortege_watch.testing._evaluate import evaluate
 from ortege_watch.testing._faults import Faults
 from ortege_watch.testing._gateway import Gateway
 from ortege_watch.testing._query import Settings
@@ -43,7 +42,12 @@ NOT_REPLAYED = {
 def events() -> Table:
     old = [
         ("2024-05-01T10:00:00", "SP000.pox-4", "stack-stx", Decimal("1000.500000")),
-        ("2024-05-01T12:30:00", "SP1Y5.arkadiko-swap", "swap-x-for-y", Decimal("42.125")),
+        (
+            "2024-05-01T12:30:00",
+            "SP1Y5.arkadiko-swap",
+            "swap-x-for-y",
+            Decimal("42.125"),
+        ),
         ("2024-05-02T09:15:00", "SP1Y5.arkadiko-swap", "swap-y-for-x", None),
         ("2024-05-03T08:00:00", "SP000.pox-4", "delegate-stx", Decimal(7)),
         ("2024-06-10T11:00:00", "SP2Z.alex-vault", "transfer", Decimal(9)),
@@ -148,7 +152,9 @@ SPECIAL = {
     "equals values as string (not array)": counted(filters=[{**POX, "values": "x"}]),
     "no operator": counted(filters=[{"member": POX["member"], "values": ["x"]}]),
     "dimension legacy key": counted(
-        filters=[{**{k: POX[k] for k in ("operator", "values")}, "dimension": POX["member"]}]
+        filters=[
+            {**{k: POX[k] for k in ("operator", "values")}, "dimension": POX["member"]}
+        ]
     ),
     "filter on measure": {**BY_CONTRACT, "filters": [MANY]},
     "or": counted(filters=[{"or": [POX, ALEX]}]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
 
 from ortege_watch.testing._gateway import Answer, Gateway, encode
 from ortege_watch.testing._messages import (
@@ -19,12 +18,6 @@ from ortege_watch.testing._refusal import Refusal
 
 BASE: Final = "/cubejs-api/v1"
 _READ: Final = ("GET", "POST")
-
-
-def parse_target(target: str) -> tuple[str, dict[str, str]]:
-    """Split a request target into its path and its fields."""
-    parts = urlsplit(target)
-    return parts.path, dict(parse_qsl(parts.query, keep_blank_values=True))
 
 
 def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:

@@ -15,22 +15,22 @@ from urllib.parse import parse_qsl, urlsplit
 
 import attrs
 import h11
-from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request as Handshake
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from ortege_watch.testing._messages import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
+    from websockets.http11 import Request as Handshake
+
     from ortege_watch.testing._faults import Faults
 
 T = TypeVar("T")
 # SO_LINGER on with a time of zero: closing sends a reset.
 _RESET = struct.pack("ii", 1, 0)
 # At level DEBUG websockets logs headers and frames: both may carry a real token.
-_SILENT = logging.Logger("websockets")
+_SILENT = logging.getLogger("ortege_watch.testing.websockets")
 _SILENT.disabled = True
 _LEAVING = 5.0
 # Turns of the loop in which a connection accepted last of all may still turn up.
@@ -144,11 +144,9 @@ class Connection(asyncio.Protocol):
         pieces = [data[i : i + size] for i in range(0, len(data), size)] or [b""]
         first, rest = pieces[0], pieces[1:]
         begin = self.websocket.send_binary if binary else self.websocket.send_text
-        # A client may have closed meanwhile.
-        with contextlib.suppress(InvalidState):
-            begin(first, fin=not rest)
-            for index, piece in enumerate(rest, 1):
-                self.websocket.send_continuation(piece, fin=index == len(rest))
+        begin(first, fin=not rest)
+        for index, piece in enumerate(rest, 1):
+            self.websocket.send_continuation(piece, fin=index == len(rest))
         self._flush(self.websocket, torn=count > 1)
 
     def close(self, code: int, reason: str) -> None:
@@ -255,17 +253,15 @@ class Connection(asyncio.Protocol):
     # WebSocket
 
     def _accept(self, event: h11.Request) -> None:
-        websocket = ServerProtocol(
-            max_size=self.application.max_frame, logger=_SILENT
-        )
+        websocket = ServerProtocol(max_size=self.application.max_frame, logger=_SILENT)
         self.websocket = websocket
         lines = [b"GET %b HTTP/1.1" % event.target]
         lines += [b"%b: %b" % (name, value) for name, value in event.headers]
         trailing = self._http.trailing_data[0]
         websocket.receive_data(b"\r\n".join(lines) + b"\r\n\r\n")
         for handshake in websocket.events_received():
-            if isinstance(handshake, Handshake):
-                websocket.send_response(websocket.accept(handshake))
+            answer = websocket.accept(cast("Handshake", handshake))
+            websocket.send_response(answer)
         self._flush(websocket)
         if self.is_open:
             self.application.opened(self)
@@ -274,11 +270,11 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, websocket: ServerProtocol, data: bytes) -> None:
         websocket.receive_data(data)
-        events = websocket.events_received()
+        frames = cast("list[Frame]", websocket.events_received())
         self._flush(websocket)
-        for event in events:
-            if isinstance(event, Frame) and event.opcode in _DATA:
-                self._part(event)
+        for frame in frames:
+            if frame.opcode in _DATA:
+                self._part(frame)
         if websocket.close_expected() and self._transport is not None:
             # A client that does not answer the close frame is not waited for long.
             self.server.loop.call_later(_LEAVING, self.drop)
@@ -371,6 +367,7 @@ class Server:
         """
         started = threading.Event()
         failures: list[BaseException] = []
+        self._stop, self._wake = asyncio.Event(), asyncio.Event()
 
         def run() -> None:
             try:
@@ -451,7 +448,8 @@ class Server:
 
     def run(self, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine in the loop and wait for it; from any other thread."""
-        return asyncio.run_coroutine_threadsafe(action(), self.loop).result()
+        loop = self.loop
+        return asyncio.run_coroutine_threadsafe(action(), loop).result()
 
     def call(self, action: Callable[[], T]) -> T:
         """Run a function in the loop, under the lock, and wait for it."""

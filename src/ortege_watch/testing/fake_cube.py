@@ -279,11 +279,12 @@ class FakeCube(Misbehaviour):
 
     @property
     def subscriptions(self) -> list[Any]:
-        """The queries that are subscribed to, over all connections."""
+        """The queries that are subscribed to, over all open connections."""
         with self._core.lock:
             return [
                 self._core.dialect.query(subscription)
-                for peer in self._core.peers.values()
+                for connection, peer in self._core.peers.items()
+                if connection.is_open
                 for subscription in peer.subscriptions.values()
             ]
 

@@ -1,0 +1,254 @@
+"""FakeCube lives and dies cleanly, and can be waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import threading
+import warnings
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from ortege_watch.testing import FakeCube, ManualClock, Table
+
+
+def threads():
+    return {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("generation", ["strict", "classic", "tutorial"])
+def test_leaving_ends_thread_sockets_and_loop(generation):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        before = threads()
+        with FakeCube(generation) as cube:
+            raw = socket.create_connection(("127.0.0.1", cube.port))
+            half = socket.create_connection(("127.0.0.1", cube.port))
+            half.sendall(b"GET / HT")
+            keep = httpx.Client()
+            keep.get(f"http://127.0.0.1:{cube.port}/readyz")
+            assert threads() - before == {"fake-server"}
+        assert threads() == before
+        assert (raw.recv(10), half.recv(10)) == (b"", b"")
+        with pytest.raises(OSError):
+            socket.create_connection(("127.0.0.1", cube.port))
+        for one in (raw, half, keep):
+            one.close()
+        gc.collect()
+    assert [str(w.message) for w in caught] == []
+    assert "not running" in repr(cube)
+
+
+async def test_leaving_ends_open_websockets():
+    async with FakeCube() as cube:
+        open_ones = [await connect(cube.ws_url) for _ in range(3)]
+        await cube.wait_until_async(lambda: cube.connections == 3)
+    for one in open_ones:
+        await one.wait_closed()
+        assert one.close_code == 1006
+
+
+def test_several_at_once():
+    with FakeCube() as one, FakeCube("classic") as other:
+        assert one.port != other.port
+        one.drop()
+        assert (
+            httpx.get(f"http://127.0.0.1:{other.port}/livez", verify=False).status_code
+            == 200
+        )
+
+
+def test_a_port_of_ones_own():
+    with FakeCube() as cube:
+        port = cube.port
+        assert cube.url == f"http://127.0.0.1:{port}/cubejs-api/v1"
+        assert cube.ws_url == f"ws://127.0.0.1:{port}/cubejs-api/v1/load/"
+        with pytest.raises(OSError), FakeCube(port=port):
+            pass
+    with FakeCube(port=port) as again:
+        assert again.port == port
+
+
+def test_it_may_be_started_again():
+    cube = FakeCube()
+    cube.tables["prices"].insert({"symbol": "STX"})
+    for _ in range(2):
+        cube.start()
+        assert (
+            httpx.get(f"http://127.0.0.1:{cube.port}/livez", verify=False).status_code
+            == 200
+        )
+        cube.stop()
+        cube.stop()
+
+
+def test_leaving_right_after_a_change():
+    for _ in range(50):
+        with FakeCube(tick=0.001) as cube:
+            cube.refresh()
+
+
+def test_commands_before_it_runs():
+    cube = FakeCube()
+    with pytest.raises(RuntimeError, match="use it in a with block"):
+        cube.drop()
+
+
+def test_an_unknown_generation():
+    with pytest.raises(ValueError, match="must be one of classic, strict, tutorial"):
+        FakeCube("modern")
+
+
+def test_the_tables_of_ortege_are_there():
+    cube = FakeCube(tables=[Table("prices", dimensions={"mine": "string"})])
+    assert set(cube.tables) >= {
+        "stacks_contract_events",
+        "stacks_contract_calls",
+        "stacks_dapp_zest_positions",
+        "stacks_dapp_zest_positions_net",
+        "stacks_oracle_prices",
+        "stacks_tokens",
+    }
+    assert cube.tables["prices"].dimensions == {"mine": "string"}
+    events = cube.tables["stacks_contract_events"]
+    assert events.dimensions["tx_date"] == "time"
+    assert events.measures.keys() == {"asset_amount", "count"}
+
+
+def test_tables_come_and_go():
+    with FakeCube() as cube:
+        with pytest.raises(ValueError, match="the table's name is 'b', not 'a'"):
+            cube.tables["a"] = Table("b")
+        old, new = Table("a"), Table("a")
+        cube.tables["a"] = old
+        cube.tables["a"] = new
+        assert cube.tables["a"] is new
+        count = len(cube.tables)
+        del cube.tables["a"]
+        assert len(cube.tables) == count - 1
+        with pytest.raises(KeyError):
+            cube.tables["a"]
+
+
+def test_a_defect_of_the_fake_is_not_kept_secret():
+    def broken(row):
+        raise ZeroDivisionError
+
+    wrong = Table("t", measures={"n": "count"}, segments={"s": broken}, rows=[{}])
+    query = '{"measures":["t.n"],"segments":["t.s"]}'
+
+    def ask(cube):
+        with contextlib.suppress(httpx.RemoteProtocolError):
+            headers = {"authorization": cube.token()}
+            httpx.get(
+                f"{cube.url}/load",
+                params={"query": query},
+                headers=headers,
+                verify=False,
+            )
+
+    with (
+        pytest.raises(RuntimeError, match="the fake server failed") as caught,
+        FakeCube(tables=[wrong]) as cube,
+    ):
+        ask(cube)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+    def fail():
+        with FakeCube(tables=[wrong]) as cube:
+            ask(cube)
+            raise KeyError
+
+    with pytest.raises(KeyError):  # the test's own error comes first
+        fail()
+
+
+async def test_a_defect_in_a_tick_is_not_kept_secret_either():
+    now = [1_000_000.0]
+
+    def broken(row):
+        if now[0] > 1_000_000.0:
+            raise ZeroDivisionError
+        return True
+
+    wrong = Table("t", measures={"n": "count"}, segments={"s": broken}, rows=[{}])
+    frame = '{"queryType":"subscribe","query":{"measures":["t.n"],"segments":["t.s"]}}'
+    cube = FakeCube("tutorial", tables=[wrong], now=lambda: now[0])
+    cube.start()
+    header = {"Authorization": cube.token()}
+    async with connect(cube.ws_url, additional_headers=header) as one:
+        await one.send(frame)
+        await one.recv()
+        now[0] += 1
+        cube.refresh()
+        await cube.wait_until_async(lambda: cube._core.failures)
+    with pytest.raises(RuntimeError, match="the fake server failed"):
+        cube.stop()
+
+
+# Waiting
+
+
+def test_wait_until_wakes_when_something_happens():
+    with FakeCube() as cube:
+        thread = threading.Thread(
+            target=lambda: httpx.get(
+                f"http://127.0.0.1:{cube.port}/livez", verify=False
+            )
+        )
+        thread.start()
+        cube.wait_until(lambda: cube.requests)
+        thread.join()
+        cube.wait_until(lambda: True, timeout=0)
+
+
+def test_wait_until_gives_up():
+    with (
+        FakeCube() as cube,
+        pytest.raises(TimeoutError, match=r"not within 0.01 s: <FakeCube strict"),
+    ):
+        cube.wait_until(lambda: cube.connections, timeout=0.01)
+
+
+async def test_wait_until_async_gives_up():
+    async with FakeCube() as cube:
+        with pytest.raises(TimeoutError, match="0 connections, 0 subscriptions"):
+            await cube.wait_until_async(lambda: cube.connections, timeout=0.01)
+        assert cube._core.watchers == []
+
+
+async def test_wait_until_async_leaves_the_loop_alone():
+    async with FakeCube() as cube:
+        waiting = asyncio.create_task(cube.wait_until_async(lambda: cube.connections))
+        async with connect(cube.ws_url):
+            await waiting
+
+
+async def test_attempts_are_timed_with_the_clock_of_the_test():
+    clock = ManualClock()
+    async with FakeCube(clock=clock) as cube:
+        for _ in range(3):
+            await (await connect(cube.ws_url)).close()
+            await clock.advance(10)
+        assert cube.attempts == [0, 10, 20]
+        assert [request.upgrade for request in cube.requests] == [True] * 3
+
+
+def test_changes_from_many_threads():
+    with FakeCube() as cube:
+        table = cube.tables["prices"]
+
+        def insert():
+            for _ in range(100):
+                table.insert({"symbol": "x"})
+
+        several = [threading.Thread(target=insert) for _ in range(4)]
+        for thread in several:
+            thread.start()
+        for thread in several:
+            thread.join()
+        assert len(table.rows) == 400

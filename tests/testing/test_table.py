@@ -1,0 +1,120 @@
+"""Tables keep what they are given, exactly, and refuse what a database would."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+
+from ortege_watch.testing import Table
+
+
+def table(rows=()):
+    return Table(
+        "prices",
+        measures={"price": "max", "tokens": "count_distinct(token)"},
+        dimensions={"token": "string", "open": "boolean", "at": "time"},
+        rows=rows,
+    )
+
+
+def test_rows_have_every_column():
+    prices = table([{"token": "STX"}])
+    prices.insert({"price": Decimal("0.50")})
+    prices.insert(iter([{"open": True}]))
+    assert prices.rows == [
+        {"price": None, "token": "STX", "open": None, "at": None},
+        {"price": Decimal("0.50"), "token": None, "open": None, "at": None},
+        {"price": None, "token": None, "open": True, "at": None},
+    ]
+    assert repr(prices) == "<Table 'prices' with 3 rows>"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2024-05-01T10:00:00",
+        "2024-05-01 10:00:00+00:00",
+        "2024-05-01T12:00:00+02:00",
+        datetime(2024, 5, 1, 10, tzinfo=UTC),
+        datetime(2024, 5, 1, 12, tzinfo=timezone(timedelta(hours=2))),
+    ],
+)
+def test_times_are_kept_in_utc(value):
+    (row,) = table([{"at": value}]).rows
+    assert row["at"].isoformat() == "2024-05-01T10:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"prise": 1}, "prices has no column 'prise'; it has price, token, open, at"),
+        (
+            {"price": 0.1},
+            "price holds values of type number, not 0.1; give an int or a Dec",
+        ),
+        ({"price": True}, "price holds values of type number, not True"),
+        ({"price": "1"}, "price holds values of type number, not '1'"),
+        ({"token": 1}, "token holds values of type string, not 1"),
+        ({"open": 1}, "open holds values of type boolean, not 1"),
+        ({"at": 1}, "at holds values of type time, not 1"),
+        ({"at": "soon"}, "Invalid isoformat string: 'soon'"),
+        (
+            {"at": datetime(2024, 5, 1)},  # noqa: DTZ001 - that is the point
+            "at needs a datetime with a time zone",
+        ),
+    ],
+)
+def test_rows_that_are_refused(row, problem):
+    prices = table()
+    with pytest.raises(ValueError, match=problem):
+        prices.insert([{"token": "STX"}, row])
+    assert prices.rows == []
+    with pytest.raises(ValueError, match=problem):
+        prices.replace([row])
+
+
+def test_update_and_delete():
+    prices = table([{"token": "STX", "price": 1}, {"token": "sBTC", "price": 2}])
+    before = prices.rows
+    assert prices.update({"token": "STX"}, {"price": 3}) == 1
+    assert (
+        prices.update(
+            lambda row: row["price"] > 1, lambda row: {"price": row["price"] * 2}
+        )
+        == 2
+    )
+    assert [row["price"] for row in prices.rows] == [6, 4]
+    assert [row["price"] for row in before] == [1, 2]
+    with pytest.raises(ValueError, match=r"not 0\.5"):
+        prices.update({}, {"price": 0.5})
+    assert prices.delete({"token": "STX", "price": 6}) == 1
+    assert prices.delete({"token": "STX"}) == 0
+    prices.replace([])
+    assert prices.rows == []
+
+
+def test_listeners_hear_of_every_change():
+    prices, heard = table(), []
+    stop = prices.on_change(lambda: heard.append(len(prices.rows)))
+    prices.insert({})
+    prices.insert([{}, {}])
+    prices.update({}, {"price": 1})
+    prices.delete({})
+    prices.replace([{}])
+    assert heard == [1, 3, 3, 0, 1]
+    stop()
+    prices.insert({})
+    assert len(heard) == 5
+
+
+@pytest.mark.parametrize("spec", ["median", "sum()", "sum(a", "", "SUM"])
+def test_measures_that_are_not_known(spec):
+    with pytest.raises(ValueError, match="measure 'x' is declared as"):
+        Table("t", measures={"x": spec})
+
+
+def test_dimensions_that_are_not_known():
+    with pytest.raises(ValueError, match="dimension 'x' has type 'geo'"):
+        Table("t", dimensions={"x": "geo"})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
-import httpx
 from harness.machine import LOOPBACK, free_port, tail
 from harness.node_modules import PROJECT, find_node, node_modules
 from harness.postgres import DATABASE, USER, Postgres
@@ -123,8 +123,13 @@ class CubeServer:
         if not self.alive():
             code = None if self._process is None else self._process.returncode
             raise ChildProcessError(f"it ended with {code}")
+        # Asked many times while Cube starts, so without a client that costs CPU.
+        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=10)
         try:
             # Cube looks into its database for this answer.
-            return httpx.get(f"{self.host}/readyz", trust_env=False).status_code == 200
-        except httpx.TransportError:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+        except OSError:
             return False
+        finally:
+            connection.close()

@@ -132,6 +132,8 @@ async def test_a_client_that_goes_in_a_silence(cube):
 
 async def test_a_silence_of_some_seconds(cube):
     async with await authorized(cube) as socket:
+        cube.silence()
+        cube.silence(60)
         cube.silence(0.01)
         await (await socket.ping())
 

@@ -19,8 +19,8 @@ from ortege_watch.testing._rest import presented, respond
 from ortege_watch.testing._table import Table
 
 if TYPE_CHECKING:
+    from ortege_watch.testing._connection import Connection
     from ortege_watch.testing._faults import Faults
-    from ortege_watch.testing._server import Connection
 
 _PAGE = b"<html><body>%d</body></html>\n"
 

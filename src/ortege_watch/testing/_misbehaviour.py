@@ -12,8 +12,11 @@ from ortege_watch.testing._gateway import encode
 from ortege_watch.testing._messages import response
 
 if TYPE_CHECKING:
+    import asyncio
+
+    from ortege_watch.testing._connection import Connection
     from ortege_watch.testing._core import Core
-    from ortege_watch.testing._server import Connection, Server
+    from ortege_watch.testing._server import Server
 
 
 class Misbehaviour:
@@ -24,6 +27,7 @@ class Misbehaviour:
 
     _core: Core
     _server: Server
+    _speaking: asyncio.TimerHandle | None = None
 
     def drop(self, *, reset: bool = False) -> None:
         """End every TCP connection without a close frame, as a dying server does.
@@ -66,12 +70,16 @@ class Misbehaviour:
         Args:
             seconds: speak again after that long; None: when told to.
         """
-        with self._core.lock:
+
+        def silence() -> None:
             self._core.faults.silent = True
-        if seconds is not None:
-            self._server.call(
-                lambda: self._server.loop.call_later(seconds, self._speak)
-            )
+            if self._speaking is not None:
+                self._speaking.cancel()
+            if seconds is not None:
+                loop = self._server.loop
+                self._speaking = loop.call_later(seconds, self._speak)
+
+        self._server.call(silence)
 
     def speak(self) -> None:
         """End a silence: send what was held back."""
@@ -126,7 +134,7 @@ class Misbehaviour:
         headers: Mapping[str, str] | None = None,
         times: int | None = 1,
     ) -> None:
-        """Give HTTP requests this answer; several calls make a queue.
+        """Give HTTP requests this answer, good or bad; several calls make a queue.
 
         Args:
             status: of the answer.

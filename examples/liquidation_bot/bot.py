@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from liquidation_bot import call
 from liquidation_bot.decide import Plan, Reason, Skip
-from liquidation_bot.display import Display, Kind, Note, short
+from liquidation_bot.display import Display, Kind, Note, library_log, short
 from liquidation_bot.engine import (
     Decision,
     Engine,
@@ -25,13 +24,7 @@ from liquidation_bot.engine import (
     Tick,
 )
 from liquidation_bot.model import PositionSource, PriceSource, SourceError, shown
-from liquidation_bot.ortege import (
-    OrtegePositions,
-    OrtegePrices,
-    events_query,
-    missing_members,
-    moved,
-)
+from liquidation_bot.ortege import OrtegePrices, events_query, moved
 from liquidation_bot.state import State
 from ortege_watch import (
     AsyncCubeClient,
@@ -41,7 +34,8 @@ from ortege_watch import (
 )
 
 if TYPE_CHECKING:
-    from liquidation_bot.executor import Executor
+    from liquidation_bot.executor import Executor, Guard
+    from liquidation_bot.record import Session
 
 __all__ = ["Bot", "MembersMissing", "Settings"]
 
@@ -71,7 +65,6 @@ class Settings:
         resync: how often everybody is read again.
         retry_reading: how soon what could not be read is tried again.
         once: look once and end.
-        liquidator: the address in post-conditions; None leaves a placeholder.
         reconnect: how the subscription comes back after an outage.
     """
 
@@ -80,7 +73,6 @@ class Settings:
     resync: float = 300.0
     retry_reading: float = 10.0
     once: bool = False
-    liquidator: str | None = None
     reconnect: Reconnect = attrs.field(factory=Reconnect)
 
 
@@ -89,9 +81,11 @@ class Bot:
 
     Args:
         cube: asked for events, and by the sources for more.
-        engine: decides.
+        session: the market, and what decides.
         positions: where positions are read.
         prices: where prices are read; Ortege's are watched as well.
+        borrowers: names at most that many addresses to begin with.
+        members: what the server must have.
         executor: takes the plans.
         display: shows what happens.
         settings: how to run.
@@ -100,28 +94,35 @@ class Bot:
         save: keeps the state before a plan leaves.
         record: takes every input, for a replay.
         state: what survived from before.
+        guard: may hold a plan back; None where the executor only writes.
     """
 
     def __init__(
         self,
         *,
         cube: AsyncCubeClient,
-        engine: Engine,
+        session: Session,
         positions: PositionSource,
         prices: PriceSource,
+        borrowers: Callable[[int], Awaitable[Sequence[str]]],
+        members: Sequence[str],
         executor: Executor,
         display: Display,
         settings: Settings,
         now: Callable[[], int],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         save: Callable[[State], object] = lambda _: None,
-        record: Callable[[Input], object] = lambda _: None,
+        record: Callable[[Input], object] | None = None,
         state: State | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._cube = cube
-        self._engine = engine
+        self._session = session
+        self._engine = session.engine()
         self._positions = positions
         self._prices = prices
+        self._borrowers = borrowers
+        self._members = members
         self._executor = executor
         self._display = display
         self._settings = settings
@@ -130,8 +131,14 @@ class Bot:
         self._save = save
         self._record = record
         self._state = state or State()
+        self._guard = guard
         self._one_at_a_time = asyncio.Lock()
         self._unread: set[str] = set()
+
+    @property
+    def engine(self) -> Engine:
+        """Give the engine, to look at."""
+        return self._engine
 
     async def run(self) -> None:
         """Look at everybody, then stay subscribed.
@@ -140,11 +147,14 @@ class Bot:
             MembersMissing: the server lacks members.
             OrtegeWatchError: the server cannot be asked, or nothing more will come.
         """
-        await self._check_server()
-        self._say("start", self._introduction())
-        await self._load()
-        if self._settings.once:
-            return
+        with library_log(lambda text: self._say("link", text)):
+            await self._check_server()
+            self._introduce()
+            await self._load()
+            if not self._settings.once:
+                await self._stay()
+
+    async def _stay(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._resync())
@@ -154,21 +164,19 @@ class Bot:
 
     async def _check_server(self) -> None:
         meta = await self._cube.meta()
-        missing = missing_members(
-            meta,
-            positions=isinstance(self._positions, OrtegePositions),
-            prices=isinstance(self._prices, OrtegePrices),
-        )
+        missing = [name for name in self._members if name not in meta]
         if missing:
             raise MembersMissing(missing)
 
-    def _introduction(self) -> str:
+    def _introduce(self) -> None:
         market = self._engine.market
-        doubts = f"; not verified: {len(market.unverified)} points, see plans"
-        return (
+        self._say(
+            "start",
             f"{market.name}, {len(market.reserves)} reserves as of {market.as_of} "
-            f"({market.source}){doubts if market.unverified else ''}"
+            f"(source: {market.source})",
         )
+        for doubt in market.unverified:
+            self._say("start", f"not verified: {doubt}")
 
     # ------------------------------------------------------------------- what comes
 
@@ -176,7 +184,7 @@ class Bot:
         """Read prices and everybody who owes: the first look."""
         await self._read_prices()
         try:
-            found = await self._positions.borrowers(self._settings.most_borrowers)
+            found = await self._borrowers(self._settings.most_borrowers)
         except SourceError as error:
             self._say("trouble", str(error))
             return
@@ -287,7 +295,8 @@ class Bot:
 
     async def _take(self, given: Input) -> None:
         async with self._one_at_a_time:
-            self._record(given)
+            if self._record is not None:
+                self._record(given)
             before = dict(self._engine.decisions)
             prices = self._engine.prices_in_words()
             decisions = self._engine.handle(given)
@@ -308,19 +317,18 @@ class Bot:
             )
 
     async def _execute(self, plan: Plan) -> None:
-        document = call.document(
-            plan,
-            self._engine.market,
-            caveats=[*self._positions.caveats, *self._prices.caveats],
-            liquidator=self._settings.liquidator,
-        )
+        document = self._session.document(plan)
+        most = plan.most_paid_usd
+        held = self._guard.refusal(most, self._state.spent) if self._guard else None
+        spends = self._guard is not None and held is None
         self._state = attrs.evolve(
             self._state,
             plans=self._state.plans + 1,
             cool_downs=dict(self._engine.cool_downs),
+            spent=self._state.spent + (most if spends else 0),
         )
         self._save(self._state)
-        done = await self._executor.execute(document)
+        done = f"held back: {held}" if held else await self._executor.execute(document)
         self._say("plan", f"{in_words(plan)} ({done})", plan=document)
 
     def _say(self, kind: Kind, text: str, **data: Any) -> None:

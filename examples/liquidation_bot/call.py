@@ -138,7 +138,7 @@ def _conditions(plan: Plan, market: Market, liquidator: str) -> list[dict[str, s
             "address": plan.borrower,
             "condition": "lte",
             "amount": str(_most_burnt(plan)),
-            "asset": f"{plan.collateral.z_token}::{plan.collateral.z_token_name}",
+            "asset": plan.collateral.z_moves,
         },
     ]
 
@@ -156,7 +156,6 @@ def _condition(
     address: str, reserve: Reserve, condition: str, amount: int
 ) -> dict[str, str]:
     common = {"address": address, "condition": condition, "amount": str(amount)}
-    if not reserve.token:
+    if not reserve.moves:
         return {"type": "stx-postcondition", **common}
-    asset = f"{reserve.asset}::{reserve.token}"
-    return {"type": "ft-postcondition", **common, "asset": asset}
+    return {"type": "ft-postcondition", **common, "asset": reserve.moves}

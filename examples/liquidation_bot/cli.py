@@ -1,49 +1,288 @@
-"""The command line."""
+"""The program: puts the parts together, runs them, and ends with a clean exit code."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final, TextIO
 
-from liquidation_bot import demo
+from liquidation_bot import demo, executor, options, ortege
+from liquidation_bot.bot import Bot, MembersMissing, Settings
+from liquidation_bot.clarity import ClarityError, check_principal
+from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, JsonLines, Lines
+from liquidation_bot.fixture import FixturePositions, FixturePrices
+from liquidation_bot.market import Market, MarketError
+from liquidation_bot.model import PositionSource, PriceSource, SourceError
+from liquidation_bot.node import Node, NodePositions, NodePrices
+from liquidation_bot.record import Recorder, RecordError, Session, replay
+from liquidation_bot.state import State, StateError
+from ortege_watch import AsyncCubeClient, OrtegeWatchError, QueryError
 
 __all__ = ["main"]
 
-OK, FAILED, WRONG_USE = 0, 1, 2
+OK: Final = 0
+FAILED: Final = 1
+WRONG_USE: Final = 2
+INTERRUPTED: Final = 130
+
+_USE: Final = (
+    MarketError,
+    MembersMissing,
+    QueryError,
+    RecordError,
+    StateError,
+    executor.ExecutorError,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bot; return the exit code."""
-    options = _parser().parse_args(arguments)
-    display: Display = (JsonLines if options.log == "json" else Lines)(_print)
-    if options.demo:
-        return _demo(display)
-    missing = [n for n in ("ORTEGE_URL", "ORTEGE_TOKEN") if not os.environ.get(n)]
-    if missing:
-        print(f"Set {' and '.join(missing)}, or try --demo.", file=sys.stderr)
-        return WRONG_USE
-    return OK
-
-
-def _demo(display: Display) -> int:
+    chosen = options.parse(arguments)
     try:
-        asyncio.run(demo.run(display))
-    except demo.StoryBroken as error:
-        print(f"The demonstration failed: {error}", file=sys.stderr)
-        return FAILED
+        if chosen.replay is not None:
+            return asyncio.run(_replay(chosen))
+        if chosen.demo:
+            return _run(chosen, sys.stdout, lambda display: _demo(chosen, display))
+        if not _have_server():
+            return WRONG_USE
+        return _run(chosen, sys.stderr, lambda display: _live(chosen, display))
+    except _USE as error:
+        return _failed(WRONG_USE, error)
+    except (OrtegeWatchError, SourceError, demo.StoryBroken, OSError) as error:
+        return _failed(FAILED, error)
+
+
+def _failed(code: int, error: Exception) -> int:
+    print(f"liquidation_bot: {error}", file=sys.stderr)
+    return code
+
+
+def _have_server() -> bool:
+    missing = [
+        name for name in ("ORTEGE_URL", "ORTEGE_TOKEN") if not os.environ.get(name)
+    ]
+    if missing:
+        print(
+            f"liquidation_bot: set {' and '.join(missing)} in the environment, or try "
+            "--demo, which needs no account",
+            file=sys.stderr,
+        )
+    return not missing
+
+
+# ------------------------------------------------------------------------- signals
+
+
+def _run(
+    chosen: argparse.Namespace,
+    log: TextIO,
+    work: Callable[[Display], Coroutine[Any, Any, None]],
+) -> int:
+    display = _display(chosen.log, log)
+    try:
+        return asyncio.run(_until_signal(work(display)))
+    finally:
+        display.close()
+
+
+async def _until_signal(work: Coroutine[Any, Any, None]) -> int:
+    """Run until it ends or a signal comes; everything is closed in either case."""
+    task = asyncio.ensure_future(work)
+    received: list[signal.Signals] = []
+
+    def stop(which: signal.Signals) -> None:
+        received.append(which)
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for which in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(which, stop, which)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not received:
+            raise
+    return INTERRUPTED if signal.SIGINT in received else OK
+
+
+def _display(kind: str, log: TextIO) -> Display:
+    if kind == "auto":
+        rich = importlib.util.find_spec("rich") is not None
+        kind = "table" if rich and log.isatty() else "lines"
+    if kind == "table":
+        if importlib.util.find_spec("rich") is None:
+            raise executor.ExecutorError("--log table needs rich: pip install rich")
+        from rich.console import Console  # noqa: PLC0415 - optional
+
+        from liquidation_bot.table import LiveTable  # noqa: PLC0415 - needs rich
+
+        return LiveTable(Console(file=log))
+
+    def write(line: str) -> None:
+        print(line, file=log, flush=True)
+
+    return JsonLines(write) if kind == "json" else Lines(write)
+
+
+# --------------------------------------------------------------------------- modes
+
+
+async def _demo(chosen: argparse.Namespace, display: Display) -> None:
+    at_a_terminal = sys.stdout.isatty() and chosen.log != "json"
+    await demo.run(
+        display,
+        executor=executor.DryRunExecutor(chosen.plans),
+        # A reader needs time for each chapter, a pipe none.
+        pause=2.5 if at_a_terminal else 0.0,
+    )
+
+
+async def _replay(chosen: argparse.Namespace) -> int:
+    again = executor.DryRunExecutor(chosen.plans, _plan_to_stdout)
+    for plan in replay(chosen.replay):
+        await again.execute(plan)
     return OK
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="liquidation_bot")
-    parser.add_argument("--demo", action="store_true")
-    parser.add_argument("--log", choices=["lines", "json"], default="lines")
-    return parser
-
-
-def _print(line: str) -> None:
+def _plan_to_stdout(line: str) -> None:
     print(line, flush=True)
+
+
+async def _live(chosen: argparse.Namespace, display: Display) -> None:
+    market = Market.load(chosen.market)
+    state = State.load(chosen.state) if chosen.state else State()
+    async with AsyncExitStack() as stack:
+        cube = await stack.enter_async_context(AsyncCubeClient())
+        node = None
+        if chosen.node:
+            node = await stack.enter_async_context(Node(chosen.node))
+        positions = _positions(chosen, cube, node, market)
+        prices = _prices(chosen, cube, node, market)
+        session = Session(
+            market=market,
+            limits=_limits(chosen),
+            cool_down=chosen.cool_down,
+            cool_downs=state.cool_downs,
+            caveats=[*positions.caveats, *prices.caveats],
+            liquidator=chosen.liquidator,
+        )
+        record = None
+        if chosen.record:
+            record = stack.enter_context(Recorder(chosen.record, session))
+        bot = Bot(
+            cube=cube,
+            session=session,
+            positions=positions,
+            prices=prices,
+            borrowers=_borrowers(chosen, cube, market),
+            members=ortege.members(
+                positions=chosen.positions == "ortege" or chosen.borrowers is None,
+                prices=chosen.prices == "ortege",
+            ),
+            executor=_executor(chosen),
+            guard=_guard(chosen),
+            display=display,
+            settings=_settings(chosen),
+            now=lambda: int(time.time()),
+            save=lambda state: state.save(chosen.state) if chosen.state else None,
+            record=record,
+            state=state,
+        )
+        await bot.run()
+
+
+def _limits(chosen: argparse.Namespace) -> Limits:
+    return Limits(
+        min_profit=chosen.min_profit,
+        allow_unprofitable=chosen.allow_unprofitable,
+        transaction_fee=chosen.transaction_fee,
+        slippage_bps=chosen.slippage_bps,
+        wallet_cap=chosen.wallet_cap,
+        margin=chosen.margin,
+    )
+
+
+def _settings(chosen: argparse.Namespace) -> Settings:
+    return Settings(
+        most_borrowers=chosen.most_borrowers,
+        window=chosen.window,
+        resync=chosen.resync,
+        once=chosen.once,
+    )
+
+
+def _executor(chosen: argparse.Namespace) -> executor.Executor:
+    if chosen.execute:
+        return executor.load(chosen.execute)
+    return executor.DryRunExecutor(chosen.plans, _plan_to_stdout)
+
+
+def _guard(chosen: argparse.Namespace) -> executor.Guard | None:
+    if not chosen.execute:
+        return None
+    return executor.Guard(chosen.cap, chosen.kill_file)
+
+
+def _positions(
+    chosen: argparse.Namespace,
+    cube: AsyncCubeClient,
+    node: Node | None,
+    market: Market,
+) -> PositionSource:
+    if chosen.positions == "ortege":
+        return ortege.OrtegePositions(cube, market)
+    if chosen.positions == "node" and node is not None:
+        return NodePositions(node, market)
+    return FixturePositions.load(Path(chosen.positions))
+
+
+def _prices(
+    chosen: argparse.Namespace,
+    cube: AsyncCubeClient,
+    node: Node | None,
+    market: Market,
+) -> PriceSource:
+    if chosen.prices == "ortege":
+        return ortege.OrtegePrices(cube, market)
+    if chosen.prices == "node" and node is not None:
+        return NodePrices(node, market)
+    return FixturePrices.load(Path(chosen.prices))
+
+
+def _borrowers(
+    chosen: argparse.Namespace, cube: AsyncCubeClient, market: Market
+) -> Callable[[int], Awaitable[Sequence[str]]]:
+    if chosen.borrowers is None:
+        return ortege.OrtegePositions(cube, market).borrowers
+    listed = read_borrowers(chosen.borrowers)
+
+    async def first(most: int) -> Sequence[str]:
+        return listed[:most]
+
+    return first
+
+
+def read_borrowers(path: Path) -> list[str]:
+    """Read addresses, one a line; what follows a # is a comment.
+
+    Raises:
+        SourceError: the file cannot be read, or a line is no address.
+    """
+    found: list[str] = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if address := line.partition("#")[0].strip():
+                check_principal(address)
+                found.append(address)
+    except (OSError, UnicodeDecodeError, ClarityError) as error:
+        raise SourceError(f"cannot read the borrowers in {path}: {error}") from None
+    return list(dict.fromkeys(found))

@@ -114,6 +114,11 @@ class Plan:
     prices: tuple[Price, Price]
     position: Position
 
+    @property
+    def most_paid_usd(self) -> int:
+        """Value the most that the call can take out of the wallet."""
+        return usd(self.requested, self.debt.decimals, self.prices[0].price)
+
 
 class _Refused(Exception):
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -196,6 +201,12 @@ def _holdings(case: _Case) -> list[tuple[Holding, Reserve]]:
                 Reason.UNKNOWN_ASSET, f"the market file has no reserve {holding.asset}"
             )
         if holding.borrowed or _counts(holding, reserve):
+            debt, seized = bool(holding.borrowed), _counts(holding, reserve)
+            if debt > reserve.payable or seized > reserve.seizable:
+                raise _Refused(
+                    Reason.UNKNOWN_ASSET,
+                    f"the market file has no parameters of {reserve.symbol}",
+                )
             found.append((holding, reserve))
     if not any(_counts(holding, reserve) for holding, reserve in found):
         raise _Refused(Reason.NO_COLLATERAL, "has nothing that could be seized")

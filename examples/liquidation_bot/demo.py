@@ -21,7 +21,8 @@ from liquidation_bot.display import Display, Note
 from liquidation_bot.engine import Engine
 from liquidation_bot.executor import DryRunExecutor, Executor
 from liquidation_bot.market import Market
-from liquidation_bot.ortege import OrtegePositions, OrtegePrices
+from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
+from liquidation_bot.record import Session
 from ortege_watch import AsyncCubeClient, Reconnect
 from ortege_watch.testing import FakeCube
 
@@ -108,17 +109,21 @@ class _World:
     listener: _Listener
     engine: Engine
     market: Market
+    pause: float
 
-    def tell(self, text: str) -> None:
+    async def tell(self, text: str) -> None:
+        """Begin a chapter, after a pause to read the one before."""
+        await asyncio.sleep(self.pause)
         self.listener.show(Note("story", self.clock.now(), text), self.engine)
 
-    def price(self, symbol: str, dollars: str) -> None:
+    def price(self, **dollars: str) -> None:
         self.cube.tables["stacks_oracle_prices"].insert(
             {
                 "token": symbol,
-                "price": Decimal(dollars),
+                "price": Decimal(price),
                 "tx_date": self.clock.moment(),
             }
+            for symbol, price in dollars.items()
         )
 
     def holds(
@@ -156,6 +161,7 @@ async def run(
     *,
     executor: Executor | None = None,
     limits: Limits | None = None,
+    pause: float = 0.0,
 ) -> None:
     """Tell the story.
 
@@ -163,32 +169,46 @@ async def run(
         display: shows it.
         executor: takes the plan; by default it is only shown.
         limits: what is worth a plan.
+        pause: seconds before each chapter, for readers.
 
     Raises:
         StoryBroken: the bot did not do what the story tells.
     """
     market, clock, listener = Market.load(MARKET), _Clock(), _Listener(display)
-    engine = Engine(market, limits or Limits(), cool_down=3600)
+    session = Session(
+        market=market,
+        limits=limits or Limits(),
+        cool_down=3600,
+        cool_downs={},
+        caveats=[*OrtegePositions.caveats, *OrtegePrices.caveats],
+        liquidator=LIQUIDATOR,
+    )
     async with (
         FakeCube(now=lambda: float(clock.now())) as fake,
         AsyncCubeClient(fake.url, fake.token()) as cube,
     ):
-        world = _World(
-            cube=fake, clock=clock, listener=listener, engine=engine, market=market
-        )
-        _open_the_market(world)
+        positions = OrtegePositions(cube, market)
         bot = Bot(
             cube=cube,
-            engine=engine,
-            positions=OrtegePositions(cube, market),
+            session=session,
+            positions=positions,
             prices=OrtegePrices(cube, market),
+            borrowers=positions.borrowers,
             executor=executor or DryRunExecutor(None),
             display=listener,
-            settings=Settings(
-                liquidator=LIQUIDATOR, reconnect=Reconnect(base=0.5, cap=1.0)
-            ),
+            settings=Settings(reconnect=Reconnect(base=0.5, cap=1.0)),
+            members=members(positions=True, prices=True),
             now=clock.now,
         )
+        world = _World(
+            cube=fake,
+            clock=clock,
+            listener=listener,
+            engine=bot.engine,
+            market=market,
+            pause=pause,
+        )
+        _open_the_market(world)
         running = asyncio.create_task(bot.run())
         telling = asyncio.create_task(_tell(world))
         try:
@@ -200,12 +220,11 @@ async def run(
             for task in (running, telling):
                 task.cancel()
             await asyncio.gather(running, telling, return_exceptions=True)
-        _sum_up(world)
+        await _sum_up(world)
 
 
 def _open_the_market(world: _World) -> None:
-    for symbol, dollars in {"stSTX": "0.80", "aeUSDC": "1", "sBTC": "60000"}.items():
-        world.price(symbol, dollars)
+    world.price(stSTX="0.80", aeUSDC="1", sBTC="60000")
     world.holds(ALICE, "stSTX", supply="10000")
     world.holds(ALICE, "aeUSDC", borrow="5000")
     world.holds(BOB, "sBTC", supply="0.05")
@@ -213,7 +232,7 @@ def _open_the_market(world: _World) -> None:
 
 
 async def _tell(world: _World) -> None:
-    world.tell(
+    await world.tell(
         "1. The market. Alice has 10,000 stSTX and owes 5,000 aeUSDC; Bob has 0.05 sBTC "
         "and owes 2,000 aeUSDC.\n   Nobody is in danger: health is above 1."
     )
@@ -226,12 +245,12 @@ async def _tell(world: _World) -> None:
     await _stale_price(world)
 
 
-def _sum_up(world: _World) -> None:
+async def _sum_up(world: _World) -> None:
     plans, skipped = world.listener.count("plan"), world.engine.skipped
     if plans != 1:
         raise StoryBroken(f"there are {plans} plans, not one")
     counts = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common())
-    world.tell(
+    await world.tell(
         f"The end: one plan, nothing signed, nothing sent. Skipped: {counts}.\n"
         "   Server, market and addresses were made up; see README.md beside the bot."
     )
@@ -239,7 +258,7 @@ def _sum_up(world: _World) -> None:
 
 async def _event(world: _World) -> None:
     world.clock.pass_by(20)
-    world.tell(
+    await world.tell(
         "2. An event. Bob borrows 150 aeUSDC more. The row only says that he moved: "
         "his position is read again."
     )
@@ -250,18 +269,18 @@ async def _event(world: _World) -> None:
 
 async def _price_drop(world: _World) -> None:
     world.clock.pass_by(40)
-    world.tell(
+    await world.tell(
         "3. A price drop. stSTX falls to 0.70. No event of the protocol tells that; "
         "the price does,\n   and everybody who holds stSTX is looked at again."
     )
-    world.price("stSTX", "0.70")
+    world.price(stSTX="0.70")
     await world.listener.hear("prices", "stSTX 0.7")
     await world.listener.hear("plan", "health 0.98", "pay 2,500.00 aeUSDC")
 
 
 async def _outage(world: _World) -> None:
     world.clock.pass_by(30)
-    world.tell(
+    await world.tell(
         "4. An outage. The server goes away; meanwhile Alice borrows 10 more, and Carol "
         "appears.\n   What happened is caught up with, and Alice gets no second plan."
     )
@@ -281,9 +300,9 @@ async def _outage(world: _World) -> None:
 
 async def _stale_price(world: _World) -> None:
     world.clock.pass_by(600)
-    world.tell(
+    await world.tell(
         "5. A stale price. Ten minutes later stSTX and aeUSDC have new prices, and sBTC "
         "has none.\n   Bob may be in danger or not: on an old price nothing is decided."
     )
-    world.price("aeUSDC", "1")
+    world.price(stSTX="0.71", aeUSDC="1")
     await world.listener.hear("skip", "stale price", "sBTC")

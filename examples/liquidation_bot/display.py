@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -12,7 +14,7 @@ import attrs
 if TYPE_CHECKING:
     from liquidation_bot.engine import Engine
 
-__all__ = ["Display", "JsonLines", "Kind", "Lines", "Note", "short"]
+__all__ = ["Display", "JsonLines", "Kind", "Lines", "Note", "library_log", "short"]
 
 Kind: TypeAlias = Literal[
     "story", "start", "link", "prices", "event", "skip", "plan", "trouble", "end"
@@ -80,6 +82,22 @@ class JsonLines:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+@contextmanager
+def library_log(show: Callable[[str], object]) -> Iterator[None]:
+    """Show what the library warns of, among everything else, while this lasts."""
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show(record.getMessage())
+
+    handler, logger = Shown(logging.WARNING), logging.getLogger("ortege_watch")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def short(address: str) -> str:

@@ -34,6 +34,8 @@ FUNCTIONS: Final = (
 
 _NAME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]{0,127}")
 
+_FEED: Final = re.compile(r"[0-9a-f]{64}")
+
 T = TypeVar("T")
 
 
@@ -48,11 +50,11 @@ class Reserve:
     Attributes:
         symbol: for people.
         asset: the token's contract.
-        token: the token's name in its contract, for post-conditions; "" where the
-            asset that moves is STX itself.
+        moves: what moves when it is paid, ``contract::token``, for post-conditions;
+            "" where that is STX itself.
         decimals: of the token.
-        z_token: the contract of the supplier's token.
-        z_token_name: its name in that contract.
+        z_token: the contract that speaks for the supplier's token.
+        z_moves: what is burnt when it is seized, ``contract::token``.
         oracle: the price oracle's contract.
         price_token: what Ortege's price cube calls the token.
         asset_ids: what Ortege's position cube calls the token.
@@ -60,6 +62,10 @@ class Reserve:
         bonus: the liquidation bonus.
         close_factor: the part of a debt in it that one call may pay.
         fee_bps: the protocol's part of a bonus in it, in hundredths of a percent.
+        payable: the file has its close factor. A call must name every reserve, so one
+            is listed without it too; nothing is decided about debts in it then.
+        seizable: the file has its threshold, bonus and fee; likewise.
+        feed: its price feed at Pyth, 32 bytes in hex; "" for none.
         collateral: it may be collateral.
         e_mode: the e-mode it belongs to; 0 for none.
         e_mode_threshold: the threshold in that e-mode.
@@ -68,17 +74,20 @@ class Reserve:
 
     symbol: str
     asset: str
-    token: str
+    moves: str
     decimals: int
     z_token: str
-    z_token_name: str
+    z_moves: str
     oracle: str
     price_token: str
     asset_ids: tuple[str, ...]
-    threshold: int
-    bonus: int
-    close_factor: int
-    fee_bps: int
+    threshold: int = 0
+    bonus: int = 0
+    close_factor: int = 0
+    fee_bps: int = 0
+    payable: bool = True
+    seizable: bool = True
+    feed: str = ""
     collateral: bool = True
     e_mode: int = 0
     e_mode_threshold: int = 0
@@ -114,6 +123,7 @@ class Market:
         amounts: what Ortege's positions are counted in.
         reserves: all of them, in the registry's order.
         node: names of contracts for reading from a node; empty where not needed.
+        text: the file itself, for a record of the session.
     """
 
     name: str
@@ -129,6 +139,7 @@ class Market:
     amounts: Literal["tokens", "smallest"]
     reserves: tuple[Reserve, ...]
     node: Mapping[str, str] = attrs.field(factory=dict)
+    text: str = attrs.field(default="", repr=False, eq=False)
 
     @classmethod
     def load(cls, path: Path) -> Market:
@@ -154,7 +165,7 @@ class Market:
             table = tomllib.loads(text, parse_float=Decimal)
         except tomllib.TOMLDecodeError as error:
             raise MarketError(f"the market file is no TOML: {error}") from None
-        return _market(_Section(table, "market"))
+        return attrs.evolve(_market(_Section(table, "market")), text=text)
 
     def reserve(self, asset: str) -> Reserve | None:
         """Find the reserve of an asset by its contract."""
@@ -189,6 +200,9 @@ class _Section:
         if not all(isinstance(each, str) and each for each in values):
             raise self.wrong(key, "must be a list of texts")
         return tuple(values)
+
+    def has(self, *keys: str) -> bool:
+        return any(key in self._table for key in keys)
 
     def whole(self, key: str, most: int, default: int | None = None) -> int:
         value = self.take(key, int, default)
@@ -229,10 +243,13 @@ class _Section:
             raise self.wrong(key, f"must name a contract, not the account {value}")
         return value
 
-    def name(self, key: str, default: str | None = None) -> str:
-        value = self.text(key, default)
-        if value and not _NAME.fullmatch(value):
-            raise self.wrong(key, f"is no Clarity name: {value!r}")
+    def token(self, key: str) -> str:
+        value = self.text(key)
+        contract, _, name = value.partition("::")
+        if value and not _NAME.fullmatch(name):
+            raise self.wrong(key, f"must be contract::token, not {value!r}")
+        if value:
+            self._contract(key, contract)
         return value
 
     def section(self, key: str) -> _Section:
@@ -285,20 +302,28 @@ def _tables(section: _Section, key: str) -> list[dict[str, Any]]:
 
 
 def _reserve(section: _Section) -> Reserve:
+    payable = section.has("close_factor")
+    seizable = section.has("threshold", "bonus", "fee_bps")
+    feed = section.text("feed", "")
+    if feed and not _FEED.fullmatch(feed):
+        raise section.wrong("feed", f"must be 64 hexadecimal digits, not {feed!r}")
     reserve = Reserve(
         symbol=section.text("symbol"),
         asset=section.contract("asset"),
-        token=section.name("token"),
+        moves=section.token("moves"),
         decimals=section.whole("decimals", 38),
         z_token=section.contract("z_token"),
-        z_token_name=section.name("z_token_name"),
+        z_moves=section.token("z_moves"),
         oracle=section.contract("oracle"),
         price_token=section.text("price_token"),
         asset_ids=section.texts("asset_ids"),
-        threshold=section.percentage("threshold"),
-        bonus=section.percentage("bonus"),
-        close_factor=section.percentage("close_factor"),
-        fee_bps=section.whole("fee_bps", 10_000),
+        threshold=section.percentage("threshold") if seizable else 0,
+        bonus=section.percentage("bonus") if seizable else 0,
+        close_factor=section.percentage("close_factor") if payable else 0,
+        fee_bps=section.whole("fee_bps", 10_000) if seizable else 0,
+        payable=payable,
+        seizable=seizable,
+        feed=feed,
         collateral=section.take("collateral", bool, default=True),
         e_mode=section.whole("e_mode", 255, 0),
         e_mode_threshold=section.percentage("e_mode_threshold", Decimal(0)),

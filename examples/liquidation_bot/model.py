@@ -95,14 +95,6 @@ class PositionSource(Protocol):
         """Say what its positions leave out; every plan repeats it."""
         ...
 
-    async def borrowers(self, most: int) -> Sequence[str]:
-        """Name at most that many addresses that have debt.
-
-        Raises:
-            SourceError: they cannot be read now.
-        """
-        ...
-
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
         """Read one position for each address; an empty one where there is none.
 

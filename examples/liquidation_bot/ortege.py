@@ -18,7 +18,6 @@ from ortege_watch import (
     AsyncCubeClient,
     Dimension,
     Measure,
-    Meta,
     OrtegeWatchError,
     Query,
     Row,
@@ -33,7 +32,7 @@ __all__ = [
     "Positions",
     "Prices",
     "events_query",
-    "missing_members",
+    "members",
     "moved",
 ]
 
@@ -75,22 +74,20 @@ _MOST_PRICES: Final = 1_000
 _OTHERS: Final = frozenset({"repay", "liquidation-call"})
 
 
-def missing_members(meta: Meta, *, positions: bool, prices: bool) -> list[str]:
-    """Name the members that the bot needs and the server does not have.
+def members(*, positions: bool, prices: bool) -> list[str]:
+    """Name the members that the bot asks for.
 
     Args:
-        meta: what the server has.
-        positions: positions are read from Ortege.
-        prices: prices are read from Ortege.
+        positions: positions or borrowers are asked from Ortege.
+        prices: prices are.
     """
     cubes = [Events, *([Positions] if positions else []), *([Prices] if prices else [])]
-    needed = [
+    return [
         member.name
         for cube in cubes
         for member in vars(cube).values()
         if isinstance(member, Measure | Dimension | TimeDimension)
     ]
-    return [name for name in needed if name not in meta]
 
 
 def events_query(market: Market, since: datetime) -> Query:

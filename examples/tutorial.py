@@ -1,0 +1,29 @@
+"""Print events of a Zest helper contract as they happen: Ortege's tutorial, shortened.
+
+Set ORTEGE_URL (such as https://host/cubejs-api/v1) and ORTEGE_TOKEN, then run it. The
+contract is the tutorial's; it has been replaced since.
+"""
+
+from decimal import Decimal
+
+from ortege_watch import CubeClient, Dimension, Measure, Query, TimeDimension
+
+HELPER = "SP2VCQJGH7PHP2DJK7Z0V48AGBHQAW3R3ZW1QF4N.borrow-helper-v1-3"
+
+amount = Measure("stacks_contract_events.asset_amount", Decimal)
+contract = Dimension("stacks_contract_events.contract_id")
+function = Dimension("stacks_contract_events.function_name")
+sender = Dimension("stacks_contract_events.sender_address")
+date = TimeDimension("stacks_contract_events.tx_date")
+
+query = Query(
+    measures=[amount],
+    dimensions=[contract, function, sender, date],
+    where=[contract.eq(HELPER), function.in_(["withdraw", "supply", "borrow"])],
+)
+
+if __name__ == "__main__":
+    with CubeClient() as cube, cube.watch(query) as updates:
+        for update in updates:
+            for row in update.added:
+                print(row[date], row[function], row[sender], row.get(amount))

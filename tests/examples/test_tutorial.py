@@ -1,0 +1,51 @@
+"""The tutorial's script, run as it stands against a fake server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ortege_watch.testing import FakeCube
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HELPER = "SP2VCQJGH7PHP2DJK7Z0V48AGBHQAW3R3ZW1QF4N.borrow-helper-v1-3"
+
+
+def event(function, sender, contract=HELPER):
+    return {
+        "contract_id": contract,
+        "function_name": function,
+        "sender_address": sender,
+        "asset_amount": 7,
+        "tx_date": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    }
+
+
+@pytest.mark.parametrize("generation", ["strict", "classic", "tutorial"])
+def test_it_prints_what_is_there_and_what_comes(generation):
+    with FakeCube(generation) as cube:
+        events = cube.tables["stacks_contract_events"]
+        events.insert(event("supply", "SP1"))
+        events.insert(event("repay", "SP2"))
+        events.insert(event("borrow", "SP3", contract="SP1.other"))
+        env = {**os.environ, "ORTEGE_URL": cube.url, "ORTEGE_TOKEN": cube.token()}
+        with subprocess.Popen(
+            [sys.executable, "-u", "tutorial.py"],
+            cwd=EXAMPLES,
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as program:
+            try:
+                assert program.stdout is not None
+                first = program.stdout.readline()
+                assert first == "2026-01-02 03:04:05+00:00 supply SP1 7\n"
+                events.insert(event("borrow", "SP4"))
+                assert " borrow SP4 7" in program.stdout.readline()
+            finally:
+                program.kill()

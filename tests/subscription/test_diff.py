@@ -6,13 +6,14 @@ from decimal import Decimal
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ortege_watch.codec import ResultPart
 from ortege_watch.errors import DecodeError
 from ortege_watch.query import Dimension, Measure, Query, TimeDimension
 from ortege_watch.results import Result
+from ortege_watch.results.result import snapshot_of
 from ortege_watch.subscription import diff
 from ortege_watch.subscription.diff import Difference, difference
 from ortege_watch.subscription.windows import find_windows, is_flat
@@ -97,15 +98,17 @@ def edited(before, changes):
 
 
 def number(value, random, vary):
-    forms = [f'"{value}"', f"{value}"]
-    if vary:
-        forms += [f'"{value}0"' if "." in str(value) else f'"{value}.0"', f'"0{value}"']
-    form = random.choice(forms if vary else forms[:1])
-    return form.replace("0-", "-0") if form != '"0-0.0"' else '"-0.0"'
+    """Write a number in one of its forms."""
+    if not vary:
+        return f'"{value}"'
+    sign, digits = ("-", str(value)[1:]) if value < 0 else ("", str(value))
+    longer = digits + ("0" if "." in digits else ".0")
+    text = sign + random.choice([digits, longer])
+    return random.choice([text, f'"{text}"', f'"{sign}0{digits}"'])
 
 
 def sent(rows, random, vary):
-    """Write rows in the default form, each time in another way if ``vary``."""
+    """Write rows in the default form, each in another way if ``vary``."""
     written = []
     for values in rows:
         cells = []
@@ -128,49 +131,373 @@ def sent(rows, random, vary):
     return ("[" + glue.join(written) + "]").encode()
 
 
+def table(rows, form):
+    """Write rows in the compact or the columnar form, by other types where possible."""
+    cells = [
+        [value if isinstance(value, str | None) else str(value) for value in each]
+        for each in rows
+    ]
+    if form == "compact":
+        return {"members": NAMES, "dataset": cells}
+    columns = [list(column) for column in zip(*cells, strict=True)] or [[]] * 4
+    return {"members": NAMES, "columns": columns}
+
+
 def expected(before, after):
-    """Count rows that were added, the new and the old ones of the changed, removed."""
-    added, come, went, removed = Counter(), Counter(), Counter(), Counter()
+    """Count what was added, changed and removed, and name the rows on either side."""
     olds, news = Counter(before), Counter(after)
     olds, news = olds - news, news - olds
-    keys = {each[:2] for each in [*olds, *news]}
-    sizes = [0, 0, 0]
-    for key in keys:
-        old = Counter({each: n for each, n in olds.items() if each[:2] == key})
-        new = Counter({each: n for each, n in news.items() if each[:2] == key})
-        both = min(old.total(), new.total())
-        sizes[0] += new.total() - both
-        sizes[1] += both
-        sizes[2] += old.total() - both
-    del added, come, went, removed
-    return sizes, olds, news
+    counts = [0, 0, 0]
+    for key in {each[:2] for each in [*olds, *news]}:
+        old = sum(n for each, n in olds.items() if each[:2] == key)
+        new = sum(n for each, n in news.items() if each[:2] == key)
+        both = min(old, new)
+        counts = [counts[0] + new - both, counts[1] + both, counts[2] + old - both]
+    return counts, olds, news
 
 
 def values(each):
-    return tuple(each.as_dict().get(name) for name in NAMES)
+    return tuple(each.as_dict()[name] for name in NAMES)
 
 
 def check(before, after, found):
-    sizes, olds, news = expected(before, after)
-    got = [len(found.added), len(found.changed), len(found.removed)]
-    assert got == sizes
+    counts, olds, news = expected(before, after)
+    assert [len(found.added), len(found.changed), len(found.removed)] == counts
     assert Counter(map(values, (*found.added, *found.changed))) == news
     old_rows = (*found.removed, *(each.before for each in found.changed))
     assert Counter(map(values, old_rows)) == olds
     for each in found.changed:
         assert values(each)[:2] == values(each.before)[:2]
-    assert bool(found) == (before_counts(before) != before_counts(after))
+    assert bool(found) == (Counter(before) != Counter(after))
 
 
-def before_counts(rows):
-    return Counter(rows)
+bases = st.lists(rows, max_size=12)
+snapshots = bases.flatmap(
+    lambda base: st.tuples(st.just(base), edits.map(lambda each: edited(base, each)))
+)
 
 
-@settings(max_examples=400)
-@given(st.lists(rows, max_size=12), edits, forms, st.booleans(), st.booleans())
-def test_differences_are_those_of_the_values(base, changes, random, vary, text):
-    after = edited(base, changes)
-    one, other = result(sent(base, random, vary)), result(sent(after, random, vary))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diff, "_WORTH_IT", 3 if text else 10**9)
-        check(base, after, difference(one, other))
+@settings(max_examples=100)
+@given(snapshots, forms, st.booleans())
+def test_differences_are_those_of_the_values(pair, random, vary):
+    before, after = pair
+    one, other = result(sent(before, random, vary)), result(sent(after, random, vary))
+    check(before, after, difference(one, other))
+    # The keys of the older snapshot are known by now.
+    again = result(sent(before, random, vary))
+    check(after, before, difference(other, again))
+    if not vary:
+        check(before, after, difference(again, result(sent(after, random, vary))))
+
+
+@settings(max_examples=100)
+@given(snapshots, forms, st.booleans())
+def test_differences_of_texts_are_those_of_the_values(pair, random, vary):
+    before, after = pair
+    one, other = result(sent(before, random, vary)), result(sent(after, random, vary))
+    found = diff._by_text(snapshot_of(one), snapshot_of(other))
+    if found is not None:
+        check(before, after, found)
+    length = snapshot_of(other).length
+    assert length is None
+    one, other = result(sent(before, random, vary)), result(sent(after, random, vary))
+    len(one)
+    if diff._by_text(snapshot_of(one), snapshot_of(other)) is not None:
+        assert snapshot_of(other).length == len(after)
+
+
+@given(snapshots, forms, st.sampled_from(["compact", "columnar"]))
+def test_response_forms_may_differ(pair, random, form):
+    before, after = pair
+    one, other = result(sent(before, random, True)), result(table(after, form))
+    check(before, after, difference(one, other))
+    check(after, before, difference(other, one))
+
+
+# ------------------------------------------------------------------ by example
+
+
+def test_without_a_snapshot_before_all_is_new():
+    found = difference(None, result([row("a"), row("b")]))
+    assert senders(found.added) == ["a", "b"]
+    assert (found.changed, found.removed) == ((), ())
+    assert not difference(None, result([]))
+
+
+def test_rows_are_added_changed_and_removed():
+    before = result([row("a"), row("b"), row("c")])
+    after = result([row("d"), row("b", amount="2"), row("a")])
+    found = difference(before, after)
+    assert senders(found.added) == ["d"]
+    assert senders(found.removed) == ["c"]
+    (changed,) = found.changed
+    assert (changed[SENDER], changed[AMOUNT], changed.before[AMOUNT]) == ("b", 2, 1)
+    assert isinstance(found, Difference)
+    assert found
+
+
+def test_the_same_text_is_no_difference_and_is_not_read_again():
+    before, after = result([row("a")]), result([row("a")])
+    assert len(before) == 1
+    assert difference(before, after) == Difference()
+    assert snapshot_of(after).cells is snapshot_of(before).cells
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"e.amount": "1.0"}, {"e.amount": 1}),
+        ({"e.amount": "1.0"}, {"e.amount": "1.00"}),
+        ({"e.height": "1"}, {"e.height": 1}),
+        ({"e.height": "1"}, {"e.height": "1.0"}),
+        ({"e.amount": "junk"}, {"e.amount": "junk"}),
+        ({"e.amount": "nan", "e.count": "1"}, {"e.amount": "nan", "e.count": "1.0"}),
+        ({"e.amount": None}, {"e.amount": None}),
+        ({"e.sender": None}, {"e.sender": None}),
+        ({"e.sender": {"a": [1, {"b": 2}]}}, {"e.sender": {"a": [1, {"b": 2}]}}),
+    ],
+)
+def test_equal_values_are_equal_however_they_are_sent(one, other):
+    before, after = result([row("a") | one]), result([row("a") | other, row("b")])
+    found = difference(before, after)
+    assert senders(found.added) == ["b"]
+    assert (found.changed, found.removed) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1.0", "1.1"),
+        ("1", None),
+        (None, "0"),
+        ("nan", "NaN"),
+        ("1_0", "10"),
+        ("9007199254740992", "9007199254740993"),
+        (10**400, 10**400 + 1),
+        ([1], [2]),
+        ({"a": 1}, [["a", 1]]),
+    ],
+)
+def test_other_values_are_a_change(one, other):
+    before, after = result([row("a", amount=one)]), result([row("a", amount=other)])
+    (changed,) = difference(before, after).changed
+    assert changed["e.sender"] == changed.before["e.sender"] == "a"
+
+
+def test_duplicate_keys_are_a_multiset():
+    before = result([row("a", amount="1"), row("a", amount="2"), row("b")])
+    after = result([row("a", amount="3"), row("b"), row("a", amount="1"), row("b")])
+    found = difference(before, after)
+    assert senders(found.added) == ["b"]
+    assert [(each.before[AMOUNT], each[AMOUNT]) for each in found.changed] == [(2, 3)]
+    assert found.removed == ()
+
+
+def test_keys_that_were_sent_differently_within_a_snapshot_are_one_key():
+    base = [row("a", "1", amount="1"), row("a", "1.0", amount="2")]
+    swapped = [row("a", "1", amount="2"), row("a", "1.0", amount="1")]
+    one, other, last = result(base), result([*base, row("b")]), result(base[::-1])
+    assert senders(difference(one, other).added) == ["b"]
+    assert senders(difference(other, last).removed) == ["b"]
+    again = result(swapped)
+    assert not difference(result(base), again)
+    assert not difference(last, result(swapped[::-1]))
+
+
+def test_times_with_a_zone_are_compared_as_instants():
+    at = TimeDimension("e.at")
+    query = Query(measures=[COUNT], time=[at.by("hour")], timezone="Europe/Berlin")
+
+    def at_time(text):
+        return result([{"e.at.hour": text, "e.at": text, "e.count": "1"}], query)
+
+    berlin = at_time("2026-07-01T12:00:00.000")
+    assert not difference(berlin, at_time("2026-07-01T10:00:00Z"))
+    assert difference(berlin, at_time("2026-07-01T12:00:00Z")).added
+
+
+def test_without_a_query_the_annotation_names_the_measures():
+    annotation = msgspec.Raw(b'{"measures":{"e.amount":{"type":"number"}}}')
+    before = result([{"e.sender": "a", "e.amount": "1"}], None, annotation=annotation)
+    after = result([{"e.sender": "a", "e.amount": "2"}], None, annotation=annotation)
+    (changed,) = difference(before, after).changed
+    assert (changed["e.amount"], changed.before["e.amount"]) == (2, 1)
+
+
+def test_with_neither_all_columns_are_the_key():
+    before, after = result([{"a": 1}], None), result([{"a": 2}], None)
+    found = difference(before, after)
+    assert [each["a"] for each in found.added] == [2]
+    assert [each["a"] for each in found.removed] == [1]
+
+
+def test_without_dimensions_there_is_one_row_and_one_key():
+    query = Query(measures=[COUNT])
+    before, after = result([{"e.count": "5"}], query), result([{"e.count": "6"}], query)
+    (changed,) = difference(before, after).changed
+    assert (changed[COUNT], changed.before[COUNT]) == (6, 5)
+
+
+def test_without_measures_rows_only_come_and_go():
+    query = Query(dimensions=[SENDER])
+    before = result([{"e.sender": "a"}, {"e.sender": "b"}, {"e.sender": "b"}], query)
+    after = result([{"e.sender": "b"}, {"e.sender": "c"}], query)
+    found = difference(before, after)
+    assert senders(found.added) == ["c"]
+    assert sorted(senders(found.removed)) == ["a", "b"]
+    assert difference(result([], query), result([], query)) == Difference()
+
+
+def test_columns_may_come_and_go():
+    before = result([{"e.sender": "a"}, {"e.sender": "b", "x": 1}], None)
+    after = result([{"e.sender": "a"}, {"e.sender": "b", "y": 1}], None)
+    found = difference(before, after)
+    assert [each.as_dict() for each in found.added] == [{"e.sender": "b", "y": 1}]
+    assert [each.as_dict() for each in found.removed] == [{"e.sender": "b", "x": 1}]
+
+
+@pytest.mark.parametrize("data", [b"5", b'[{"e.sender":"a"},5]', b"[", b""])
+def test_rows_that_cannot_be_read_are_a_decode_error(data):
+    with pytest.raises(DecodeError):
+        difference(result([row("a")]), result(data))
+    with pytest.raises(DecodeError):
+        difference(result(data), result([row("a")]))
+
+
+# ------------------------------------------------------------- large snapshots
+
+
+def searched(before, after):
+    """Compare as texts; the outcome must be there, and that of the values."""
+    one, other = snapshot_of(result(before)), snapshot_of(result(after))
+    found = diff._by_text(one, other)
+    assert found is not None
+    assert one.cells is other.cells is None
+    by_values = diff._by_values(diff._all_rows(one), diff._all_rows(other))
+    assert found == by_values
+    return found
+
+
+BASE = many(400)
+MORE = [row(f"new {i}") for i in range(100)]
+
+
+def test_rows_changed_in_place_are_found_in_the_text():
+    after = [dict(each) for each in BASE]
+    for place in (0, 1, 200, 399):
+        after[place]["e.amount"] = "2.0"
+    found = searched(BASE, after)
+    assert [each["e.height"] for each in found.changed] == [0, 1, 200, 399]
+    assert {each[AMOUNT] for each in found.changed} == {2}
+
+
+@pytest.mark.parametrize("place", [0, 1, 200, 399, 400])
+@pytest.mark.parametrize("n", [1, 100])
+def test_rows_that_come_and_go_are_found_in_the_text(place, n):
+    after = [*BASE[:place], *MORE[:n], *BASE[place:]]
+    names = [f"new {i}" for i in range(n)]
+    assert senders(searched(BASE, after).added) == names
+    assert senders(searched(after, BASE).removed) == names
+
+
+def test_the_newest_rows_of_a_limited_result_move_it():
+    found = searched(BASE, [*MORE[:5], *BASE[:-5]])
+    assert len(found.added) == len(found.removed) == 5
+
+
+def test_all_rows_may_go():
+    before, after = result(BASE), result([])
+    assert len(difference(before, after).removed) == 400
+    assert len(difference(after, before).added) == 400
+
+
+def test_small_changes_read_no_unchanged_row():
+    before, after = result(BASE), result([*BASE, row("z")])
+    assert len(before) == 400
+    assert senders(difference(before, after).added) == ["z"]
+    assert snapshot_of(after).cells is None
+    assert len(after) == 401
+    assert not after.truncated
+
+
+def test_large_changes_are_compared_by_values():
+    after = [each | {"e.amount": "2"} for each in BASE]
+    one, other = result(BASE), result(after)
+    assert diff._by_text(snapshot_of(one), snapshot_of(other)) is None
+    assert len(difference(one, other).changed) == 400
+    # Now the keys are known, and in the same order.
+    last = result([each | {"e.amount": "3"} for each in BASE])
+    assert {each[AMOUNT] for each in difference(other, last).changed} == {3}
+    assert not difference(last, result([each | {"e.amount": 3} for each in BASE]))
+    assert not difference(last, result(snapshot_of(last).raw.tobytes()[::1] + b" "))
+
+
+@pytest.mark.parametrize(
+    "value", ['},{"e.sender":"x', '"},{"', '},{"', "[", 'a"},{"e.sender":"b', '\\"},{']
+)
+def test_values_may_look_like_rows(value):
+    before = [*BASE[:200], row(value), *BASE[200:]]
+    after = [*BASE[:200], row(value, amount="7"), *BASE[201:]]
+    found = difference(result(before), result(after))
+    assert senders(found.changed) == [value]
+    assert [each["e.height"] for each in found.removed] == [200]
+
+
+def test_lists_as_values_are_never_mistaken_for_rows():
+    query = Query(dimensions=[Dimension("e.a")])
+    inner = [{"e.a": str(i)} for i in range(900)]
+    before = [{"e.a": inner}]
+    after = [{"e.a": [*inner[:450], {"e.a": "x"}, *inner[451:]]}]
+    found = difference(result(before, query), result(after, query))
+    assert len(found.added) == len(found.removed) == 1
+
+
+def test_a_list_in_a_new_row_ends_the_search_in_later_texts():
+    before, then = result(BASE), result([*BASE, row([{"a": 1}])])
+    assert len(difference(before, then).added) == 1
+    assert snapshot_of(then).flat is None
+    last = result([*BASE, row([{"a": 2}])])
+    assert len(difference(then, last).added) == 1
+    assert snapshot_of(then).flat is False
+
+
+def test_columns_named_like_punctuation_are_compared_by_values():
+    rows = [{",": str(i)} for i in range(2000)]
+    found = difference(result(rows, None), result([*rows, {",": "x"}], None))
+    assert [each[","] for each in found.added] == ["x"]
+
+
+def test_pieces_are_read_one_by_one():
+    # Together, two halves of rows would be one row.
+    shape = snapshot_of(result([{"a": "1"}])).read()[0]
+    assert diff._read([b'{"a":"x}', b'{y"}'], shape) is None
+    assert diff._read([b'{"a":"x,y"}'], shape) is not None
+
+
+@given(st.lists(st.sampled_from(["[", ":", " ", "a", "],["]), max_size=20).map("".join))
+def test_a_text_is_flat_if_no_bracket_may_open_a_value(text):
+    data = b"[" + text.encode() + b"]"
+    assert is_flat(memoryview(data)) == (":[" not in text and " [" not in text)
+
+
+def test_brackets_are_found_between_chunks():
+    for padding in range((1 << 16) - 3, (1 << 16) + 3):
+        data = b"[" + b"x" * padding + b":[]"
+        assert not is_flat(memoryview(data))
+        assert is_flat(memoryview(data.replace(b":", b"-")))
+
+
+def test_rows_longer_than_a_chunk_are_found():
+    def long(tail):
+        return [row("x" * 5000 + str(i) + "y" * 5000 + tail) for i in range(50)]
+
+    before, after = long("a"), long("a")
+    after[25] |= {"e.amount": "9"}
+    assert len(searched(before, after).changed) == 1
+
+
+def test_texts_that_differ_everywhere_are_given_up_early():
+    for separators in ((",", ":"), (", ", ": ")):
+        one = json.dumps(many(1000), separators=separators).encode()
+        other = json.dumps(many(1000, amount="2"), separators=separators).encode()
+        assert find_windows(memoryview(one), memoryview(other)) is None

@@ -203,7 +203,8 @@ def read_column(values: list[Any], kind: Kind, zone: tzinfo) -> list[Any]:
             except ArithmeticError:
                 pass
         if kind is datetime and zone is UTC and _are_times(values):
-            return [datetime.fromisoformat(value + "+00:00") for value in values]
+            zoned = "+00:00\n".join([*values, ""]).split("\n")
+            return list(map(datetime.fromisoformat, zoned[:-1]))
     read = reader(kind, zone)
     return [None if value is None else read(value) for value in values]
 

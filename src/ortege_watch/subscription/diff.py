@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from decimal import Decimal
 from itertools import repeat
-from operator import attrgetter
+from operator import and_, attrgetter, ne, or_
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
@@ -158,48 +158,58 @@ def _as_sent(before: _Rows, after: _Rows, snapshot: Snapshot | None) -> Differen
     layout = after.layout
     key_of = _getter(layout, layout.keys)
     keys = list(map(key_of, after.cells))
+    added: list[Cells] = []
+    removed: list[Cells] = []
+    were: list[Cells] = []
+    pairs: list[Cells] = []
     if keys == before.keys:
-        # The same rows in the same order: all that is left to compare is measures.
-        if snapshot is not None:
-            snapshot.keys = before.keys
-        return _changes(layout, before.cells, after.cells)
-    old = dict(zip(before.keys or map(key_of, before.cells), before.cells, strict=True))
-    if len(old) < len(before.cells) or len(set(keys)) < len(keys):
-        return _by_meaning(*_without_common(before, after))
+        # The same rows in the same order: no key need be looked up.
+        for was, row in zip(before.cells, after.cells, strict=True):
+            if was != row:
+                were.append(was)
+                pairs.append(row)
+    else:
+        old_keys = before.keys or map(key_of, before.cells)
+        old = dict(zip(old_keys, before.cells, strict=True))
+        if len(old) < len(before.cells) or len(set(keys)) < len(keys):
+            return _by_meaning(*_without_common(before, after))
+        for key, row in zip(keys, after.cells, strict=True):
+            was = old.pop(key, None)
+            if was is None:
+                added.append(row)
+            elif was != row:
+                were.append(was)
+                pairs.append(row)
+        removed += old.values()
     if snapshot is not None:
         snapshot.keys = keys
-    added: list[Cells] = []
-    pairs: list[Cells] = []
-    were: list[Cells] = []
-    for key, row in zip(keys, after.cells, strict=True):
-        was = old.pop(key, None)
-        if was is None:
-            added.append(row)
-        elif was != row:
-            were.append(was)
-            pairs.append(row)
-    removed = list(old.values())
     left = added + removed + pairs
     if not all(_is_verbatim(layout, name, left) for name in layout.keys):
         # Keys that were sent differently may mean the same.
         return _by_meaning(*_without_common(before, after))
-    return attrs.evolve(
-        _changes(layout, were, pairs),
+    places = _changed_places(layout, were, pairs)
+    return Difference(
         added=_rows(layout, added),
+        changed=_changed(
+            layout,
+            [pairs[place] for place in places],
+            _rows(layout, [were[place] for place in places]),
+        ),
         removed=_rows(layout, removed),
     )
 
 
-def _changes(layout: Layout, old: Sequence[Cells], new: Sequence[Cells]) -> Difference:
-    """Compare rows that have the same key, one by one."""
+def _changed_places(
+    layout: Layout, old: Sequence[Cells], new: Sequence[Cells]
+) -> list[int]:
+    """Tell which pairs of rows differ that have one key and were sent differently."""
     differ = _comparison(layout)
-    places = [
+    surely = _surely_changed(layout, old, new)
+    return [
         place
-        for place, (was, row) in enumerate(zip(old, new, strict=True))
-        if was != row and differ(was, row)
+        for place, (sure, was, row) in enumerate(zip(surely, old, new, strict=True))
+        if sure or differ(was, row)
     ]
-    were = _rows(layout, [old[place] for place in places])
-    return Difference(changed=_changed(layout, [new[place] for place in places], were))
 
 
 def _changed(
@@ -245,6 +255,30 @@ def _without_common(before: _Rows, after: _Rows) -> tuple[_Rows, _Rows]:
     return rest(before.cells), rest(after.cells)
 
 
+def _surely_changed(
+    layout: Layout, old: Sequence[Cells], new: Sequence[Cells]
+) -> Iterable[bool]:
+    """Tell where rows surely differ; ``False`` proves nothing.
+
+    Numbers that are rounded to different floats are different numbers: for most rows
+    there is no need to make exact values only in order to compare them.
+    """
+    changed: Iterable[bool] = repeat(False, len(new))
+    for name, kind in layout.kinds.items():
+        if kind not in _NUMBERS or name in layout.keys:
+            continue
+        value_of = _getter(layout, [name])
+        ones: list[Any] = list(map(value_of, old))
+        others: list[Any] = list(map(value_of, new))
+        try:
+            unequal = list(map(ne, map(float, ones), map(float, others)))
+        except (TypeError, ValueError, OverflowError):
+            continue
+        # What is no number at all is not even equal to itself as a float.
+        changed = list(map(or_, changed, map(and_, unequal, map(ne, ones, others))))
+    return changed
+
+
 def _comparison(layout: Layout) -> Callable[[Cells, Cells], bool]:
     """Make the function that tells whether two rows of one key differ."""
     measures = [
@@ -258,8 +292,7 @@ def _comparison(layout: Layout) -> Callable[[Cells, Cells], bool]:
         for attribute, kind in measures:
             one, other = getattr(was, attribute), getattr(row, attribute)
             if one != other and (
-                (kind in _NUMBERS and _are_unequal(one, other))
-                or canonical(one, kind, zone) != canonical(other, kind, zone)
+                canonical(one, kind, zone) != canonical(other, kind, zone)
             ):
                 return True
         return False
@@ -268,18 +301,6 @@ def _comparison(layout: Layout) -> Callable[[Cells, Cells], bool]:
 
 
 _NUMBERS: Final = frozenset({Decimal, int})
-
-
-def _are_unequal(one: Any, other: Any) -> bool:
-    """Tell whether two texts differ as numbers; ``False`` proves nothing.
-
-    Numbers that are rounded to different floats are different numbers, so no exact
-    value need be made for most. What is no number differs anyhow.
-    """
-    try:
-        return type(one) is type(other) is str and float(one) != float(other)
-    except ValueError:
-        return False
 
 
 def _by_meaning(before: _Rows, after: _Rows) -> Difference:

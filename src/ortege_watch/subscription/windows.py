@@ -25,6 +25,11 @@ Window: TypeAlias = tuple[bytes, bytes]
 _FIRST_CHUNK: Final = 1 << 10
 _LARGEST_CHUNK: Final = 1 << 18
 _REACH: Final = 1 << 16
+# How many bytes may differ in place, apart from a share of the text; a window that only
+# adds or removes rows counts as so many.
+_ALLOWED: Final = 2048
+_PRICE: Final = 128
+# How many rows in a row must differ for rows to be looked for further on.
 _SEARCHED: Final = frozenset({0, 3, 15})
 
 
@@ -82,10 +87,10 @@ class _Search:
             self.j += start - self.i
             self.i = start
             more = self._step(max(i - 2, start), max(j - 2, self.j), streak)
+            if self.spent > len(self.before) // 64 + self.i // 16 + _ALLOWED:
+                return None
             if not more:
                 return self.found
-            if self.spent > len(self.before) // 64 + self.i // 16 + 4096:
-                return None
 
     def _common(self) -> int:
         """Count the bytes that are the same from here on."""
@@ -139,7 +144,7 @@ class _Search:
         """Note what ends at ``i`` and ``j``, and go on behind the commas there."""
         window = bytes(self.before[self.i : i]), bytes(self.after[self.j : j])
         self.found.append(window)
-        self.spent += len(window[0]) + len(window[1])
+        self.spent += _PRICE + 2 * min(len(window[0]), len(window[1]))
         self.i, self.j = i + 1, j + 1
         return i < self.end
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import version as installed_version
-from typing import TYPE_CHECKING
-
-from pygments.lexers.special import TextLexer
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 project = "ortege-watch"
 author = "The ortege-watch authors"
 project_copyright = f"2026, {author}"
 version = release = installed_version("ortege-watch")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib.mermaid",
+]
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
 
@@ -23,6 +22,7 @@ html_theme = "furo"
 html_title = f"ortege-watch {release}"
 
 myst_enable_extensions = ["colon_fence", "deflist"]
+myst_fence_as_directive = ["mermaid"]  # code hosts draw the same fences
 myst_heading_anchors = 3
 
 # Members have an attribute `type`, so the builtin's name is ambiguous to Sphinx.
@@ -30,8 +30,3 @@ suppress_warnings = ["ref.python"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 napoleon_numpy_docstring = False
-
-
-def setup(app: Sphinx) -> None:
-    """Show diagrams as the text they are; code hosts draw them."""
-    app.add_lexer("mermaid", TextLexer)

@@ -160,6 +160,7 @@ def test_token_socket_authorisation_then_every_query():
         for key, query in (("1", COUNT), ("2", SUM))
     ]
     assert script.session.connection is ConnectionState.LIVE
+    assert script.session.proven
 
 
 def test_the_first_delay_is_kept():
@@ -337,6 +338,13 @@ def test_a_short_token_is_renewed_after_three_quarters():
     script.go_live("one", expires_at=script.now + 40)
     assert script.wait() == [AskToken()]
     assert script.now == 1000 + 30
+
+
+@pytest.mark.parametrize(("left", "wait"), [(2.0, 1.5), (0.5, 1.0), (-5.0, 10.0)])
+def test_a_token_that_is_nearly_over_does_not_make_it_hammer(left, wait):
+    script = Script()
+    script.go_live("one", expires_at=script.now + left)
+    assert script.state.renew_at == script.now + wait
 
 
 def test_a_provider_without_a_newer_token_is_asked_again_later():
@@ -929,6 +937,8 @@ def successors() -> dict[str, set[str]]:
 def test_the_diagram_in_the_docs_is_the_machine():
     page = Path(__file__).parents[2] / "docs" / "subscriptions.md"
     drawn: dict[str, set[str]] = {}
-    for before, after in re.findall(r"^\s*(\w+) --> (\w+)", page.read_text(), re.M):
+    for before, after in re.findall(
+        r"^\s*(\w+) --> (\w+)", page.read_text(), re.MULTILINE
+    ):
         drawn.setdefault(before, set()).add(after)
     assert drawn == successors()

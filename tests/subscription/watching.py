@@ -67,7 +67,6 @@ class Watching:
         async with asyncio.timeout(10):
             return await anext(self.updates)
 
-
     async def wait_out(self, clock) -> None:
         """Move the clock until the back-off delay has passed, and no further."""
         said = len(self.states)
@@ -86,7 +85,8 @@ class Watching:
 async def watching(
     *queries: Query, cube: FakeCube | None = None, token=None, clock=None, **options
 ) -> AsyncIterator[Watching]:
-    with cube or FakeCube() as cube:
+    cube = cube or FakeCube()
+    with cube:
         client = AsyncCubeClient(cube.url, token or cube.token(), clock=clock)
         states = States()
         queries = queries or (QUERY,)
@@ -99,5 +99,3 @@ async def watching(
 
 def senders(rows) -> list[str]:
     return sorted(row[Events.sender] for row in rows)
-
-

@@ -43,6 +43,9 @@ __all__ = ["Context"]
 _REFUSALS_BEFORE_POLLING: Final = 3
 """How often a server that has spoken WebSocket before may refuse the upgrade."""
 
+_ASK_AGAIN_AFTER: Final = 10.0
+"""Seconds after which a provider that has no better token is asked again."""
+
 
 @attrs.define(kw_only=True)
 class Context:
@@ -136,14 +139,20 @@ class Context:
         if expires_at is None:
             return None
         left = expires_at - self.now
+        if left <= 0:  # the provider's clock, or ours, is wrong
+            return self.now + _ASK_AGAIN_AFTER
         margin = min(self.settings.renew_before, left / 4)
-        return self.now + max(5.0, left - margin)
+        return self.now + max(1.0, left - margin)
 
     def poll(self, pending: frozenset[str] = frozenset()) -> Polling:
         """Ask every query over REST whose last answer has come."""
         idle = frozenset(self.book.open) - pending
         self.do(*(Poll(key) for key in sorted(idle)))
         return Polling(self.now + self.settings.poll_every, pending | idle)
+
+    def ask_again_at(self) -> float:
+        """Give the time to ask a provider again that has failed."""
+        return self.now + _ASK_AGAIN_AFTER
 
     # ------------------------------------------------------------------ ways out
 

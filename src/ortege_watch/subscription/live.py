@@ -46,9 +46,6 @@ __all__ = ["live", "polling"]
 _FRAME_TOO_BIG: Final = 1009
 """The close code for a frame that is larger than the receiver takes."""
 
-_ASK_AGAIN_AFTER: Final = 10.0
-"""Seconds after which a provider that failed is asked for the next token again."""
-
 
 def live(context: Context, state: Live, event: Event) -> Live | Waiting | Closed:
     """Take frames, notice silence, renew queries and tokens."""
@@ -66,7 +63,7 @@ def live(context: Context, state: Live, event: Event) -> Live | Waiting | Closed
             if context.refused_token is not None:
                 return context.give_up_socket(state, error)
             context.log(logging.WARNING, f"{error}; the live token is kept for now")
-            return attrs.evolve(state, renew_at=context.now + _ASK_AGAIN_AFTER)
+            return attrs.evolve(state, renew_at=context.ask_again_at())
         case Unreadable(error=error):
             # What it held is unknown, and the server pushes a result only once.
             return context.give_up_socket(state, error)

@@ -59,7 +59,7 @@ __all__ = ["LOGGER", "Host", "Link", "Target"]
 
 LOGGER: Final = logging.getLogger("ortege_watch.subscription")
 
-_SILENT: Final = logging.Logger("websockets")
+_SILENT: Final = logging.Logger("websockets")  # noqa: LOG001 - nobody may enable it
 """At level DEBUG the library logs headers and frames: both carry the token."""
 _SILENT.disabled = True
 
@@ -104,7 +104,7 @@ class Host(Protocol):
     def finish(self, link: Link, error: OrtegeWatchError | None) -> None:
         """Take the end of the link."""
 
-    def heard(self, link: Link) -> None:
+    def heard(self) -> None:
         """Note that a frame came."""
 
     def changed(self, link: Link) -> None:
@@ -178,7 +178,7 @@ class Link:
 
     # ------------------------------------------------------------------ effects
 
-    def _execute(self, effect: Effect) -> None:  # noqa: C901 - one line an effect
+    def _execute(self, effect: Effect) -> None:
         match effect:
             case Send(text=text):
                 if self._socket is not None:
@@ -226,7 +226,7 @@ class Link:
         except OrtegeWatchError as error:
             self.feed(PollFailed(key, error))
         else:
-            self._host.heard(self)
+            self._host.heard()
             self.feed(Polled(key, part))
 
     async def _ping(self) -> None:
@@ -240,7 +240,7 @@ class Link:
         """Take a frame."""
         if socket is not self._socket:
             return
-        self._host.heard(self)
+        self._host.heard()
         try:
             frame = frames.read(data)
         except DecodeError as error:

@@ -8,6 +8,7 @@ for it. So a slow loop costs no memory, and no row is lost that the newest snaps
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import uuid
 from collections import deque
@@ -37,6 +38,9 @@ __all__ = ["AsyncUpdates", "Update", "WatchOptions", "watch"]
 
 T = TypeVar("T")
 
+_DEFAULTS: Final = Settings()
+
+
 class WatchOptions(TypedDict, total=False):
     """Say how ``watch()`` subscribes.
 
@@ -49,6 +53,7 @@ class WatchOptions(TypedDict, total=False):
         retry: how to come back after an outage.
         stale_after: seconds of silence after which the connection is tested, and given
             up if it is dead. Cube speaks every 5 s.
+        poll_every: seconds between two rounds of questions where it polls.
         on_state: called with each new :class:`ConnectionState`, on the event loop.
         on_error: takes errors that may pass (:class:`ApiError`, :class:`DecodeError`);
             without it they are raised out of the iteration, once each.
@@ -58,6 +63,7 @@ class WatchOptions(TypedDict, total=False):
     transport: Transport
     retry: Reconnect
     stale_after: float
+    poll_every: float
     on_state: Callable[[ConnectionState], object]
     on_error: Callable[[OrtegeWatchError], object]
 
@@ -92,9 +98,10 @@ def check(queries: Sequence[object], options: WatchOptions) -> None:
     transport = options.get("transport", "auto")
     if transport not in {"auto", "websocket", "rest"}:
         raise QueryError(f'transport {transport!r}: give "auto", "websocket" or "rest"')
-    stale_after = options.get("stale_after", 60.0)
-    if not stale_after > 0:
-        raise QueryError(f"stale_after {stale_after!r}: give a number of seconds")
+    for name in ("stale_after", "poll_every"):
+        seconds = options.get(name, 1.0)
+        if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
+            raise QueryError(f"{name} {seconds!r}: give a number of seconds")
 
 
 def watch(
@@ -119,7 +126,8 @@ def watch(
     settings = Settings(
         reconnect=options.get("retry", Reconnect()),
         transport=options.get("transport", "auto"),
-        stale_after=options.get("stale_after", Settings().stale_after),
+        stale_after=options.get("stale_after", _DEFAULTS.stale_after),
+        poll_every=options.get("poll_every", _DEFAULTS.poll_every),
     )
     return AsyncUpdates(
         queries,
@@ -221,6 +229,7 @@ class AsyncUpdates:
         self._links: list[Link] = []
         self._retired: list[Link] = []
         self._state = ConnectionState.CONNECTING
+        self._shown: ConnectionState | None = None
         self._last_seen: datetime | None = None
         self._ready: deque[str | OrtegeWatchError] = deque()
         self._arrived = asyncio.Event()
@@ -247,6 +256,7 @@ class AsyncUpdates:
             message = "a subscription is entered once: call watch() again"
             raise QueryError(message)
         self._entered = True
+        self._show(ConnectionState.CONNECTING)
         self._start(self._dialect, may_switch=self._may_switch)
         return self
 
@@ -369,7 +379,7 @@ class AsyncUpdates:
         if error is not None or not self._links:
             self._finish(error)
 
-    def heard(self, link: Link) -> None:
+    def heard(self) -> None:
         """Note the time."""
         self._last_seen = datetime.now(UTC)
 
@@ -446,8 +456,8 @@ class AsyncUpdates:
             self._arrived.set()
 
     def _show(self, state: ConnectionState) -> None:
-        if state is not self._state:
-            self._state = state
+        if state is not self._shown:
+            self._shown = self._state = state
             if self._on_state is not None:
                 self._call(self._on_state, state)
 

@@ -65,7 +65,10 @@ class Layout:
             found = column, self.kinds.get(column)
         else:
             try:
-                found = column.name, column.type
+                kind = column.type
+                if kind is object:  # undeclared: out of Query.from_wire
+                    kind = self.kinds.get(column.name)
+                found = column.name, kind
             except AttributeError:
                 problem = (
                     f"a row takes a member or the name of a column, not {column!r}"
@@ -117,7 +120,11 @@ def _implied(name: str) -> Kind:
 
 
 def declared(query: Query) -> dict[str, Kind]:
-    """List the columns that a query asks for, with their types."""
+    """List the columns that a query asks for, with their declared types.
+
+    A member that came out of ``Query.from_wire`` has none: it is left to the server's
+    annotation.
+    """
     kinds: dict[str, Kind] = {member.name: member.type for member in query.dimensions}
     for selection in query.time:
         if selection.granularity is not None:
@@ -125,7 +132,7 @@ def declared(query: Query) -> dict[str, Kind]:
         # Deprecated, but servers of both generations still send it.
         kinds.setdefault(selection.dimension.name, datetime)
     kinds.update((member.name, member.type) for member in query.measures)
-    return kinds
+    return {name: kind for name, kind in kinds.items() if kind is not object}
 
 
 def annotated(annotation: Mapping[str, Any]) -> dict[str, Kind]:

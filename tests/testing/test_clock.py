@@ -69,6 +69,18 @@ async def test_a_cancelled_sleeper_is_forgotten():
     assert clock.now() == 5
 
 
+async def test_who_is_left_after_a_cancellation_wakes_in_order():
+    clock = ManualClock()
+    tasks = [asyncio.create_task(clock.sleep(n)) for n in (1, 4, 2, 5, 6, 3)]
+    await clock.wait_for_sleepers(6)
+    tasks[0].cancel()
+    await asyncio.wait(tasks[:1])
+    await clock.advance(3)
+    assert [task.done() for task in tasks[1:]] == [False, True, False, False, True]
+    await clock.advance(3)
+    await asyncio.gather(*tasks[1:])
+
+
 async def test_waiting_for_sleepers_that_do_not_come():
     clock = ManualClock()
     with pytest.raises(TimeoutError, match=r"0 tasks sleep after 0\.01 s, not 2"):

@@ -236,6 +236,17 @@ async def test_pushes(generation):
         assert answer.startswith(HEARTBEAT)
 
 
+async def test_two_changes_within_a_millisecond_are_two():
+    cube = fake("classic", now=lambda: 1_000_000.0)
+    async with cube, await authorized(cube) as ws:
+        first = await call(ws, subscribe())
+        await ws.recv()
+        cube.refresh()
+        second = json.loads(await ws.recv())
+        assert rows(first) == rows(second)
+        assert first != second
+
+
 async def test_an_identical_subscription_on_a_live_socket_gets_no_data():
     async with fake() as cube, await authorized(cube) as ws:
         await call(ws, subscribe())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import socket
 import time
 
 import httpx
@@ -28,20 +30,20 @@ def cube():
 
 
 async def authorized(cube):
-    socket = await connect(cube.ws_url)
-    await socket.send(json.dumps({"authorization": cube.token()}))
-    assert await socket.recv() == '{"handshake":true}'
-    return socket
+    ws = await connect(cube.ws_url)
+    await ws.send(json.dumps({"authorization": cube.token()}))
+    assert await ws.recv() == '{"handshake":true}'
+    return ws
 
 
 async def subscribed(cube):
-    socket = await authorized(cube)
+    ws = await authorized(cube)
     params = {"query": COUNT, "queryType": "multi"}
     frame = {"messageId": "1", "method": "subscribe", "params": params}
-    await socket.send(json.dumps(frame))
-    await socket.recv()
-    await socket.recv()
-    return socket
+    await ws.send(json.dumps(frame))
+    await ws.recv()
+    await ws.recv()
+    return ws
 
 
 def get(cube, **more):
@@ -54,28 +56,40 @@ def get(cube, **more):
 
 @pytest.mark.parametrize("reset", [False, True])
 async def test_drop(cube, reset):
-    async with await subscribed(cube) as socket:
+    async with await subscribed(cube) as ws:
         cube.drop(reset=reset)
         assert (cube.connections, cube.sockets, cube.subscriptions) == (0, 0, [])
         with pytest.raises(ConnectionClosedError):
-            await socket.recv()
-        assert socket.close_code == 1006
+            await ws.recv()
+        assert ws.close_code == 1006
     await (await authorized(cube)).close()
     assert len(cube.attempts) == 2
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_drop_resets_where_told_to(cube, reset):
+    with socket.create_connection(("127.0.0.1", cube.port)) as raw:
+        cube.wait_until(lambda: cube.sockets == 1)
+        cube.drop(reset=reset)
+        if reset:
+            with pytest.raises(ConnectionResetError):
+                raw.recv(1)
+        else:
+            assert raw.recv(1) == b""
+
+
 async def test_close(cube):
-    async with await authorized(cube) as socket:
+    async with await authorized(cube) as ws:
         cube.close(1012, "again later")
         with pytest.raises(ConnectionClosed):
-            await socket.recv()
-        assert (socket.close_code, socket.close_reason) == (1012, "again later")
+            await ws.recv()
+        assert (ws.close_code, ws.close_reason) == (1012, "again later")
     await cube.wait_until_async(lambda: cube.connections == cube.sockets == 0)
     cube.close()  # nobody is there
 
 
 async def test_down_and_up(cube):
-    socket = await authorized(cube)
+    ws = await authorized(cube)
     url = cube.url
     cube.down()
     with pytest.raises(OSError):
@@ -85,31 +99,31 @@ async def test_down_and_up(cube):
     cube.up()
     assert cube.url == url
     await (await authorized(cube)).close()
-    await socket.close()
+    await ws.close()
 
 
 async def test_restart(cube):
-    async with await subscribed(cube) as socket:
+    async with await subscribed(cube) as ws:
         cube.restart()
         assert cube.subscriptions == []
         with pytest.raises(ConnectionClosedError):
-            await socket.recv()
+            await ws.recv()
     assert get(cube).status_code == 200
 
 
 async def test_forget(cube):
-    async with await subscribed(cube) as socket:
+    async with await subscribed(cube) as ws:
         cube.forget()
         assert (cube.connections, cube.subscriptions) == (1, [])
-        await socket.ping()
+        await ws.ping()
 
 
 async def test_silence(cube):
-    async with await subscribed(cube) as socket:
+    async with await subscribed(cube) as ws:
         cube.silence()
         cube.tables["stacks_contract_events"].insert({})
-        pong = await socket.ping()
-        await socket.send(json.dumps({"unsubscribe": "1"}))
+        pong = await ws.ping()
+        await ws.send(json.dumps({"unsubscribe": "1"}))
         await cube.wait_until_async(lambda: not cube.subscriptions)
         asking = asyncio.create_task(connect(cube.ws_url).__aenter__())
         await cube.wait_until_async(lambda: len(cube.attempts) == 2)
@@ -122,43 +136,44 @@ async def test_silence(cube):
 
 
 async def test_a_client_that_goes_in_a_silence(cube):
-    socket = await authorized(cube)
+    ws = await authorized(cube)
     cube.silence()
-    socket.close_timeout = 0.01
-    await socket.close()
+    ws.close_timeout = 0.01
+    await ws.close()
     await cube.wait_until_async(lambda: cube.sockets == 0)
     cube.speak()
 
 
 async def test_a_silence_of_some_seconds(cube):
-    async with await authorized(cube) as socket:
+    async with await authorized(cube) as ws:
         cube.silence()
         cube.silence(60)
         cube.silence(0.01)
-        await (await socket.ping())
+        await (await ws.ping())
 
 
-async def test_a_subscription_goes_on_after_a_silence():
-    with FakeCube(tick=0.02) as cube:
-        async with await subscribed(cube) as socket:
-            cube.silence()
+async def test_a_subscription_goes_on_after_a_silence_where_it_stands_then(cube):
+    async with await subscribed(cube) as ws:
+        cube.silence()
+        for _ in range(3):
+            looks = itertools.count()
+            seen = lambda looks=looks: next(looks)  # noqa: E731 - at the second look
+            ticking = asyncio.create_task(cube.wait_until_async(seen))
+            await asyncio.sleep(0)
             cube.tables["stacks_contract_events"].insert({})
-            cube.speak()
-            while (frame := json.loads(await socket.recv())).keys() == {
-                "messageProcessedId"
-            }:
-                pass
-            assert frame["message"]["results"][0]["data"] == [
-                {COUNT["measures"][0]: "1"}
-            ]
+            await ticking
+        cube.speak()
+        (result,) = json.loads(await ws.recv())["message"]["results"]
+        assert result["data"] == [{COUNT["measures"][0]: "3"}]
+        assert await ws.recv() == '{"messageProcessedId":"1"}'
 
 
 async def test_slow(cube):
-    async with await authorized(cube) as socket:
+    async with await authorized(cube) as ws:
         cube.slow(0.05)
         began = time.monotonic()
-        await socket.send("nonsense")
-        await socket.recv()
+        await ws.send("nonsense")
+        await ws.recv()
         assert time.monotonic() - began >= 0.05
         cube.slow(0)
         began = time.monotonic()
@@ -179,12 +194,12 @@ async def test_a_slow_answer_to_one_who_has_gone(cube):
 async def test_accept_and_drop(cube, after):
     cube.accept_and_drop(after=after)
     for _ in range(2):
-        async with connect(cube.ws_url) as socket:
+        async with connect(cube.ws_url) as ws:
             if after == "handshake":
-                await socket.send(json.dumps({"authorization": cube.token()}))
-                assert await socket.recv() == '{"handshake":true}'
+                await ws.send(json.dumps({"authorization": cube.token()}))
+                assert await ws.recv() == '{"handshake":true}'
             with pytest.raises(ConnectionClosedError):
-                await socket.recv()
+                await ws.recv()
     cube.accept_and_drop(False)
     await (await authorized(cube)).close()
 
@@ -206,13 +221,13 @@ async def test_refuse(cube, status):
 
 async def test_refuse_handshake(cube):
     cube.refuse_handshake(times=1)
-    async with connect(cube.ws_url) as socket:
+    async with connect(cube.ws_url) as ws:
         for expected in (
             {"message": {"error": "Invalid token"}, "status": 403},
             {"handshake": True},
         ):
-            await socket.send(json.dumps({"authorization": cube.token()}))
-            assert json.loads(await socket.recv()) == expected
+            await ws.send(json.dumps({"authorization": cube.token()}))
+            assert json.loads(await ws.recv()) == expected
 
 
 def test_error(cube):
@@ -249,21 +264,21 @@ async def test_continue_wait(cube):
         answer = get(cube)
         assert (answer.status_code, answer.text) == (200, '{"error":"Continue wait"}')
     assert get(cube).json()["data"]
-    async with await authorized(cube) as socket:
+    async with await authorized(cube) as ws:
         cube.continue_wait()
         frame = {"messageId": "1", "method": "load", "params": {"query": COUNT}}
-        await socket.send(json.dumps(frame))
+        await ws.send(json.dumps(frame))
         waiting = '{"messageId":"1","message":{"error":"Continue wait"},"status":200}'
-        assert await socket.recv() == waiting
+        assert await ws.recv() == waiting
 
 
 async def test_a_subscription_waits_by_itself():
     with FakeCube(tick=0.02) as cube:
-        async with await subscribed(cube) as socket:
+        async with await subscribed(cube) as ws:
             cube.continue_wait()
             frames = []
             while not frames or "results" not in frames[-1]["message"]:
-                frame = json.loads(await socket.recv())
+                frame = json.loads(await ws.recv())
                 frames += [frame] if "message" in frame else []
             assert frames[0]["message"] == {"error": "Continue wait"}
 
@@ -278,52 +293,52 @@ def test_fail_query(cube):
 
 
 async def test_garbage(cube):
-    async with connect(cube.ws_url) as socket:
+    async with connect(cube.ws_url) as ws:
         await cube.wait_until_async(lambda: cube.connections)
         cube.garbage("{")
         cube.garbage(b"\x00{")
         cube.garbage("")
-        assert [await socket.recv() for _ in range(3)] == ["{", b"\x00{", ""]
+        assert [await ws.recv() for _ in range(3)] == ["{", b"\x00{", ""]
         cube.garbage(b"\xff", text=True)
         with pytest.raises(ConnectionClosedError):
-            await socket.recv()
-        assert socket.close_code == 1006
-        assert socket.protocol.close_sent.code == 1007
+            await ws.recv()
+        assert ws.close_code == 1006
+        assert ws.protocol.close_sent.code == 1007
 
 
 async def test_big_frame(cube):
-    async with connect(cube.ws_url, max_size=2_000_000) as socket:
+    async with connect(cube.ws_url, max_size=2_000_000) as ws:
         await cube.wait_until_async(lambda: cube.connections)
         cube.big_frame(2_000_000)
-        assert len(await socket.recv()) == 2_000_000
+        assert len(await ws.recv()) == 2_000_000
         cube.big_frame(2_000_001)
         with pytest.raises(ConnectionClosedError):
-            await socket.recv()
-        assert socket.protocol.close_sent.code == 1009
+            await ws.recv()
+        assert ws.protocol.close_sent.code == 1009
 
 
 async def test_fragment(cube):
     cube.tables["stacks_contract_events"].insert({"contract_id": "Ωλ"})
-    async with await authorized(cube) as socket:
+    async with await authorized(cube) as ws:
         cube.fragment(50)
         query = {"dimensions": ["stacks_contract_events.contract_id"]}
         frame = {"messageId": "1", "method": "load", "params": {"query": query}}
-        await socket.send(json.dumps(frame))
-        pieces = [piece async for piece in socket.recv_streaming(decode=False)]
+        await ws.send(json.dumps(frame))
+        pieces = [piece async for piece in ws.recv_streaming(decode=False)]
         assert len(pieces) > 10
         data = json.loads(b"".join(pieces))["message"]["data"]
         assert data == [{"stacks_contract_events.contract_id": "Ωλ"}]
         cube.heal()
-        await socket.recv()
+        await ws.recv()
         cube.garbage("x" * 1000)
-        assert len([piece async for piece in socket.recv_streaming()]) == 1
+        assert len([piece async for piece in ws.recv_streaming()]) == 1
 
 
 async def test_messages_in_fragments_are_taken(cube):
-    async with connect(cube.ws_url) as socket:
-        await socket.send(["non", "sen", "se"])
-        await socket.recv()
-        await socket.send([b"{", b"}"])
-        await socket.recv()
+    async with connect(cube.ws_url) as ws:
+        await ws.send(["non", "sen", "se"])
+        await ws.recv()
+        await ws.send([b"{", b"}"])
+        await ws.recv()
         assert cube.frames == ["nonsense", {}]
         assert Opcode.TEXT is not Opcode.BINARY

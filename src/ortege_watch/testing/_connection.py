@@ -98,7 +98,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self._transport = cast("asyncio.Transport", transport)
-        self.server.connections.add(self)
+        with self._guarded():
+            self.server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
@@ -115,9 +116,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """End."""
-        self.server.connections.discard(self)
         self._transport = None
         with self._guarded():
+            self.server.connections.discard(self)
             self.application.closed(self)
 
     # What the application calls

@@ -65,7 +65,8 @@ class Misbehaviour:
     def silence(self, seconds: float | None = None) -> None:
         """Accept connections and read, but send nothing: no answer, tick or pong.
 
-        What would be sent is held back until :meth:`speak`.
+        What would be sent is held back until :meth:`speak`; subscriptions stand
+        still, and are run once after it.
 
         Args:
             seconds: speak again after that long; None: when told to.
@@ -229,6 +230,7 @@ class Misbehaviour:
             for connection in tuple(self._server.connections):
                 connection.release()
             self._core.changed()
+        self._server.wake()
 
     def _ask_again(self) -> None:
         """Let the next tick run every subscription, and have it at once."""

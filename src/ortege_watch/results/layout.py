@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, tzinfo
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from ortege_watch.errors import DecodeError, QueryError
 from ortege_watch.results.values import Kind, Reader, reader, zone_of
@@ -24,6 +24,11 @@ _ANNOTATED: Final[dict[Any, Kind]] = {
     "boolean": bool,
 }
 
+Place: TypeAlias = tuple[str, str, Reader]
+"""A column's name, its attribute in the cells, and what reads its values."""
+
+_MOST_PLACES: Final = 256
+
 
 class Layout:
     """Know how the columns of a shape are read; rows of many results share it.
@@ -35,7 +40,7 @@ class Layout:
         zone: what times without a zone are meant in.
     """
 
-    __slots__ = ("_found", "keys", "kinds", "shape", "zone")
+    __slots__ = ("_found", "_places", "keys", "kinds", "shape", "zone")
 
     def __init__(
         self,
@@ -48,18 +53,32 @@ class Layout:
         self.kinds = dict(kinds)
         self.keys = keys
         self.zone = zone
-        self._found: dict[tuple[str, Kind], tuple[str, str, Reader]] = {}
+        self._found: dict[tuple[str, Kind], Place] = {}
+        self._places: dict[int, tuple[object, Place]] = {}
 
-    def find(
-        self, column: str | Member[Any] | TimeSelection
-    ) -> tuple[str, str, Reader]:
+    def find(self, column: str | Member[Any] | TimeSelection) -> Place:
         """Give a column's name, its attribute in the cells, and what reads its values.
 
-        A member is read as it is declared itself, a name as the query declares it.
+        A loop over rows asks for the same few objects again and again: they are known
+        by identity, and kept, so that no other object takes their place.
 
         Raises:
             QueryError: this is neither a name nor anything that has a column.
             DecodeError: there is no such column; the message lists those there are.
+        """
+        known = self._places.get(id(column))
+        if known is not None:
+            return known[1]
+        place = self._find(column)
+        if len(self._places) >= _MOST_PLACES:  # members made anew for each access
+            self._places.clear()
+        self._places[id(column)] = column, place
+        return place
+
+    def _find(self, column: str | Member[Any] | TimeSelection) -> Place:
+        """Give a column's name, its attribute in the cells, and what reads its values.
+
+        A member is read as it is declared itself, a name as the query declares it.
         """
         if isinstance(column, str):
             found = column, self.kinds.get(column)

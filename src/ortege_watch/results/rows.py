@@ -56,11 +56,15 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
                 sent is not of the type.
         """
         name, attribute, read = self._layout.find(column)
-        value = self._read(name, attribute, read)
-        if value is None:
-            reason = "is NULL; row.get(member) gives None for it"
-            raise unreadable(name, None, self._index, reason)
-        return value
+        value = getattr(self._cells, attribute)
+        if value is not None and value is not msgspec.UNSET:
+            try:
+                return read(value)
+            except ValueError as error:
+                raise unreadable(name, value, self._index, str(error)) from error
+        self._read(name, attribute, read)  # says so if it is absent
+        reason = "is NULL; row.get(member) gives None for it"
+        raise unreadable(name, None, self._index, reason)
 
     @overload
     def get(self, column: Member[T], default: None = None) -> T | None: ...

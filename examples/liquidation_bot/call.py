@@ -130,8 +130,10 @@ def _arguments(plan: Plan, market: Market) -> list[tuple[str, Value]]:
 
 def _conditions(plan: Plan, market: Market, liquidator: str) -> list[dict[str, str]]:
     """Allow the three transfers of a liquidation, and no other."""
+    # Where the collateral is the limit, rounding may ask for a unit more.
+    most = max(plan.requested, plan.sizing.paid)
     return [
-        _condition(liquidator, plan.debt, "lte", plan.requested),
+        _condition(liquidator, plan.debt, "lte", most),
         _condition(market.vault, plan.collateral, "gte", plan.least),
         {
             "type": "ft-postcondition",

@@ -1,0 +1,144 @@
+"""Plans as JSON: the ten arguments, the post-conditions, and no number that loses."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from liquidation_bot.call import LIQUIDATOR, canonical, document
+from liquidation_bot.clarity import Principal, UInt, deserialize
+from liquidation_bot.decide import Limits, decide
+
+
+@pytest.fixture
+def plan(world):
+    return decide(world.danger(), world.prices(), world.market, Limits(), now=world.now)
+
+
+def written(plan, world, **more):
+    given = {"caveats": ["beware"], "liquidator": None, **more}
+    return document(plan, world.market, **given)
+
+
+def test_the_ten_arguments_in_their_order(plan, world):
+    call = written(plan, world)["call"]
+    market = world.market
+    assert call["contract"] == market.liquidation
+    assert call["function"] == "liquidation-call"
+    arguments = {each["name"]: each for each in call["arguments"]}
+    assert list(arguments) == [
+        "assets",
+        "collateral-lp",
+        "collateral-to-liquidate",
+        "debt-asset",
+        "collateral-oracle",
+        "debt-oracle",
+        "liquidated-user",
+        "debt-amount",
+        "to-receive-atoken",
+        "price-feed-bytes",
+    ]
+    values = {
+        name: deserialize(bytes.fromhex(each["hex"][2:]))
+        for name, each in arguments.items()
+    }
+    ststx, aeusdc, _ = market.reserves
+    assert values["assets"] == tuple(
+        {
+            "asset": Principal(each.asset),
+            "lp-token": Principal(each.z_token),
+            "oracle": Principal(each.oracle),
+        }
+        for each in market.reserves
+    )
+    assert values["collateral-lp"] == Principal(ststx.z_token)
+    assert values["collateral-to-liquidate"] == Principal(ststx.asset)
+    assert values["debt-asset"] == Principal(aeusdc.asset)
+    assert values["collateral-oracle"] == Principal(ststx.oracle)
+    assert values["debt-oracle"] == Principal(aeusdc.oracle)
+    assert values["liquidated-user"] == Principal(world.alice)
+    assert values["debt-amount"] == UInt(2_500_000_000)
+    assert values["to-receive-atoken"] is False
+    assert values["price-feed-bytes"] is None
+    assert arguments["debt-amount"]["repr"] == "u2500000000"
+    assert arguments["liquidated-user"]["repr"] == f"'{world.alice}"
+
+
+def test_deny_mode_allows_three_transfers(plan, world):
+    call = written(plan, world, liquidator=world.bob)["call"]
+    ststx, aeusdc, _ = world.market.reserves
+    assert call["post_condition_mode"] == "deny"
+    assert call["post_conditions"] == [
+        {
+            "type": "ft-postcondition",
+            "address": world.bob,
+            "condition": "lte",
+            "amount": "2500000000",
+            "asset": aeusdc.moves,
+        },
+        {
+            "type": "ft-postcondition",
+            "address": world.market.vault,
+            "condition": "gte",
+            "amount": str(3_928_571_428 * 99 // 100),
+            "asset": ststx.moves,
+        },
+        {
+            "type": "ft-postcondition",
+            "address": world.alice,
+            "condition": "lte",
+            "amount": "10000000000",
+            "asset": ststx.z_moves,
+        },
+    ]
+
+
+def test_without_an_address_there_is_a_placeholder(plan, world):
+    [first, *_] = written(plan, world)["call"]["post_conditions"]
+    assert first["address"] == LIQUIDATOR
+
+
+def test_stx_itself_has_a_condition_of_its_own(plan, world):
+    stx = attrs.evolve(plan, debt=attrs.evolve(plan.debt, moves=""))
+    [first, *_] = written(stx, world, liquidator=world.bob)["call"]["post_conditions"]
+    assert first == {
+        "type": "stx-postcondition",
+        "address": world.bob,
+        "condition": "lte",
+        "amount": "2500000000",
+    }
+
+
+def test_it_says_what_it_is_and_what_is_not_known(plan, world):
+    found = written(plan, world)
+    assert found["what"] == "a plan: nothing was signed, nothing was sent"
+    assert found["unverified"] == [*world.market.unverified, "beware"]
+    assert found["market"]["as_of"] == "2026-11-22"
+    assert found["usd"]["profit"] == "197.65000009"
+    assert found["health"] == "0.98"
+
+
+def test_no_number_in_it_can_lose_a_digit(plan, world):
+    def numbers(value):
+        if isinstance(value, dict):
+            return [n for each in value.values() for n in numbers(each)]
+        if isinstance(value, list):
+            return [n for each in value for n in numbers(each)]
+        return [value] if isinstance(value, int | float) else []
+
+    found = written(plan, world)
+    assert json.loads(canonical(found)) == found
+    assert all(type(n) is int and n < 2**53 for n in numbers(found))
+
+
+def test_the_id_is_of_the_content(plan, world):
+    assert written(plan, world) == written(plan, world)
+    others = [
+        attrs.evolve(plan, made_at=plan.made_at + 1),
+        attrs.evolve(plan, borrower=world.bob),
+    ]
+    ids = {written(each, world)["id"] for each in [plan, *others]}
+    assert len(ids) == 3
+    assert all(len(each) == 16 for each in ids)

@@ -1,0 +1,265 @@
+"""Every reason to leave a borrower alone, and the plan where there is none."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
+from liquidation_bot.model import Holding
+from liquidation_bot.zest import MAX, ONE, Sizing
+
+
+def decided(world, position=None, prices=None, limits=None, **changes):
+    """Decide about the vectors' position, with changes to the market."""
+    return decide(
+        position or world.danger(),
+        world.prices() if prices is None else prices,
+        attrs.evolve(world.market, **changes),
+        limits or Limits(),
+        now=world.now,
+    )
+
+
+def test_the_derived_vector_is_a_plan(world):
+    plan = decided(world)
+    assert isinstance(plan, Plan)
+    assert plan.borrower == world.alice
+    assert plan.health == 98_000_000
+    assert plan.requested == 2_500_000_000
+    assert plan.sizing == Sizing(
+        2_500_000_000, 3_928_571_428, 357_142_857, 35_714_285, 3_892_857_143
+    )
+    assert plan.paid_usd == 2_500 * ONE
+    # 3892.857143 stSTX at 0.70, less one percent for selling it
+    assert plan.gained_usd == 272_500_000_010 * 99 // 100
+    assert plan.profit_usd == plan.gained_usd - plan.paid_usd - ONE // 10
+    assert plan.least == 3_928_571_428 * 99 // 100
+    assert plan.most_paid_usd == 2_500 * ONE
+
+
+def reserve(world, index, **changes):
+    """Give the market's reserves with one of them changed."""
+    reserves = list(world.market.reserves)
+    reserves[index] = attrs.evolve(reserves[index], **changes)
+    return tuple(reserves)
+
+
+def test_nobody_without_debt(world):
+    skip = decided(world, world.position((world.ststx, 10**10, 0)))
+    assert (skip.reason, skip.health) == (Reason.NO_DEBT, None)
+    assert decided(world, world.position()).reason == Reason.NO_DEBT
+
+
+@pytest.mark.parametrize(
+    "collateral", [(), (("supplied", 0),), (("as_collateral", False),)]
+)
+def test_nobody_without_collateral(world, collateral):
+    fields = {"supplied": 10**10, **dict(collateral)}
+    position = world.position(
+        Holding(asset=world.ststx, **fields), (world.aeusdc, 0, 10**9)
+    )
+    assert decided(world, position).reason == (
+        Reason.NO_COLLATERAL if collateral else Reason.HEALTHY
+    )
+
+
+def test_a_reserve_that_may_be_no_collateral_is_none(world):
+    skip = decided(world, reserves=reserve(world, 0, collateral=False))
+    assert skip.reason == Reason.NO_COLLATERAL
+
+
+def test_assets_without_a_reserve_are_not_guessed(world):
+    position = world.position(
+        *world.danger().holdings, Holding(asset="SP1.new", supplied=1)
+    )
+    skip = decided(world, position)
+    assert skip.reason == Reason.UNKNOWN_ASSET
+    assert "SP1.new" in skip.detail
+
+
+@pytest.mark.parametrize(("index", "what"), [(0, "seizable"), (1, "payable")])
+def test_reserves_without_parameters_are_not_guessed(world, index, what):
+    skip = decided(world, reserves=reserve(world, index, **{what: False}))
+    assert skip.reason == Reason.UNKNOWN_ASSET
+    other = {"seizable": "payable", "payable": "seizable"}[what]
+    assert isinstance(
+        decided(world, reserves=reserve(world, index, **{other: False})), Plan
+    )
+
+
+def test_prices_that_are_not_there(world):
+    prices = world.prices()
+    del prices[world.aeusdc]
+    skip = decided(world, prices=prices)
+    assert (skip.reason, skip.health) == (Reason.NO_PRICE, None)
+    assert "aeUSDC" in skip.detail
+    assert decided(world, prices=world.prices(ststx=0)).reason == Reason.NO_PRICE
+
+
+@pytest.mark.parametrize(
+    ("age", "stale"), [(0, False), (360, False), (361, True), (-60, False), (-61, True)]
+)
+def test_old_prices_and_prices_from_the_future(world, age, stale):
+    prices = world.prices()
+    prices[world.ststx] = world.price(world.ststx, 70_000_000, at=world.now - age)
+    decision = decided(world, prices=prices)
+    if stale:
+        assert decision.reason == Reason.STALE_PRICE
+        assert decision.health == 98_000_000  # for people to see, not to act on
+    else:
+        assert isinstance(decision, Plan)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "wide"),
+    [(None, False), (0, False), (3_500_000, False), (3_500_001, True)],
+)
+def test_prices_that_are_too_uncertain(world, confidence, wide):
+    prices = world.prices()
+    prices[world.ststx] = world.price(world.ststx, 70_000_000, confidence=confidence)
+    decision = decided(world, prices=prices)  # five percent are taken
+    assert isinstance(decision, Skip) == wide
+    if wide:
+        assert decision.reason == Reason.WIDE_PRICE
+
+
+def test_a_stale_price_of_what_does_not_matter_does_not_matter(world):
+    prices = world.prices()
+    prices[world.sbtc] = world.price(world.sbtc, 1, at=0)
+    idle = Holding(asset=world.sbtc, supplied=5, as_collateral=False)
+    position = world.position(*world.danger().holdings, idle)
+    assert isinstance(decided(world, position, prices), Plan)
+
+
+def test_healthy(world):
+    skip = decided(world, prices=world.prices(ststx=80_000_000))
+    assert (skip.reason, skip.health) == (Reason.HEALTHY, 112_000_000)
+
+
+def test_debt_that_is_worth_nothing_is_healthy(world):
+    position = world.position((world.ststx, 10**10, 0), (world.sbtc, 0, 1))
+    skip = decided(world, position, world.prices(sbtc=1))
+    assert (skip.reason, skip.health) == (Reason.HEALTHY, MAX)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "margin", "expected"),
+    [
+        (98_000_000, 0, Reason.HEALTHY),  # not below
+        (98_000_001, 0, None),
+        (98_000_001, 1, None),
+        (98_000_001, 2, Reason.TOO_CLOSE),
+        (97_999_999, 2, Reason.TOO_CLOSE),
+        (97_999_998, 2, Reason.HEALTHY),
+        (98_002_000, 2_000, None),
+    ],
+)
+def test_near_the_threshold_it_is_too_close_to_call(world, threshold, margin, expected):
+    decision = decided(world, limits=Limits(margin=margin), health_threshold=threshold)
+    assert getattr(decision, "reason", None) == expected
+
+
+def test_the_wallets_cap_limits_what_is_paid(world):
+    plan = decided(world, limits=Limits(wallet_cap=100 * ONE))
+    assert plan.requested == plan.sizing.paid == 100_000_000
+    assert plan.most_paid_usd == 100 * ONE
+    assert decided(world, limits=Limits(wallet_cap=0)).reason == Reason.OVER_CAP
+
+
+def test_dust_is_too_small(world):
+    position = world.position((world.ststx, 10, 0), (world.aeusdc, 0, 10))
+    decision = decided(
+        world,
+        position,
+        limits=Limits(allow_unprofitable=True),
+        reserves=reserve(world, 1, close_factor=0),
+    )
+    assert decision.reason == Reason.TOO_SMALL
+
+
+def test_profit_is_what_is_left_after_everything(world):
+    profit = decided(world).profit_usd
+    assert isinstance(decided(world, limits=Limits(min_profit=profit)), Plan)
+    skip = decided(world, limits=Limits(min_profit=profit + 1))
+    assert skip.reason == Reason.UNPROFITABLE
+    costly = Limits(transaction_fee=500 * ONE)
+    assert decided(world, limits=costly).reason == Reason.UNPROFITABLE
+    slippery = Limits(slippage_bps=1_000)
+    assert decided(world, limits=slippery).reason == Reason.UNPROFITABLE
+
+
+def test_what_loses_money_is_planned_only_when_told_to(world):
+    limits = Limits(transaction_fee=500 * ONE, allow_unprofitable=True)
+    plan = decided(world, limits=limits)
+    assert isinstance(plan, Plan)
+    assert plan.profit_usd < 0
+
+
+def test_the_pair_that_earns_most_is_chosen(world):
+    position = world.position(
+        (world.ststx, 10_000_000_000, 0),  # bonus 10 %
+        (world.sbtc, 10_000_000, 0),  # bonus 8 %, 6000 USD
+        (world.aeusdc, 0, 9_600_000_000),
+    )
+    plan = decided(world, position)
+    assert plan.collateral.symbol == "stSTX"
+    better = reserve(world, 2, bonus=20_000_000)
+    assert decided(world, position, reserves=better).collateral.symbol == "sBTC"
+
+
+def test_of_two_debts_the_one_that_earns_most(world):
+    position = world.position(
+        (world.ststx, 10_000_000_000, 0),
+        (world.aeusdc, 0, 1_000_000_000),
+        (world.sbtc, 0, 7_000_000),
+    )
+    plan = decided(world, position)
+    assert plan.debt.symbol == "sBTC"
+    assert plan.health < ONE
+
+
+def test_e_mode_has_its_own_threshold_and_bonus(world):
+    reserves = reserve(
+        world, 0, e_mode=1, e_mode_threshold=85_000_000, e_mode_bonus=5_000_000
+    )
+    normal = decided(world, reserves=reserves)
+    assert normal.sizing.bonus == 357_142_857
+    position = attrs.evolve(world.danger(), e_mode=1)
+    assert decided(world, position, reserves=reserves).reason == Reason.HEALTHY
+    lower = decided(world, position, world.prices(ststx=55_000_000), reserves=reserves)
+    assert lower.health == 93_500_000
+    assert lower.sizing.bonus == lower.sizing.seized - 4_545_454_545
+    assert lower.sizing.seized == 4_772_727_272
+    other = attrs.evolve(position, e_mode=2)
+    assert decided(world, other, reserves=reserves).health == 98_000_000
+
+
+amounts = st.integers(0, 10**14)
+
+
+@given(
+    supplied=amounts,
+    borrowed=amounts,
+    price=st.integers(0, 10**12),
+    cap=st.none() | st.integers(0, 10**14),
+    fee=st.integers(0, 10**10),
+)
+def test_no_plan_breaks_a_limit(world, supplied, borrowed, price, cap, fee):
+    market = world.market
+    limits = Limits(wallet_cap=cap, transaction_fee=fee)
+    position = world.position((world.ststx, supplied, 0), (world.aeusdc, 0, borrowed))
+    decision = decide(
+        position, world.prices(ststx=price), market, limits, now=world.now
+    )
+    if isinstance(decision, Skip):
+        assert decision.detail
+        return
+    assert decision.health <= market.health_threshold - limits.margin
+    assert decision.profit_usd >= limits.min_profit
+    assert 0 < decision.sizing.seized <= supplied
+    assert 0 < decision.requested <= borrowed
+    assert cap is None or decision.most_paid_usd <= cap
+    assert decision.least <= decision.sizing.seized

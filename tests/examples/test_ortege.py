@@ -1,0 +1,221 @@
+"""What is asked from Ortege and how its answers are read, on a fake server."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import attrs
+import pytest
+
+from liquidation_bot.market import FUNCTIONS
+from liquidation_bot.model import Holding, Position, SourceError
+from liquidation_bot.ortege import (
+    OrtegePositions,
+    OrtegePrices,
+    events_query,
+    members,
+    moved,
+)
+from ortege_watch import AsyncCubeClient, Retry
+from ortege_watch.testing import FakeCube
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+@pytest.fixture(params=["strict", "classic"])
+async def fake(request):
+    async with FakeCube(request.param, now=NOW.timestamp) as cube:
+        yield cube
+
+
+@pytest.fixture
+async def client(fake):
+    async with AsyncCubeClient(
+        fake.url, fake.token(), retry=Retry(attempts=1)
+    ) as client:
+        yield client
+
+
+def held(world, who, asset, supply="0", borrow="0", repaid="0"):
+    """Make a row of the positions' cube."""
+    ids = {each.asset: each.asset_ids[0] for each in world.market.reserves}
+    return {
+        "lender_address": who,
+        "asset_id": ids.get(asset, asset),
+        "total_supply": None if supply is None else Decimal(supply),
+        "total_borrow": None if borrow is None else Decimal(borrow),
+        "total_repaid": None if repaid is None else Decimal(repaid),
+    }
+
+
+async def test_positions_in_tokens_become_smallest_units(world, fake, client):
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    table.insert(held(world, world.alice, world.ststx, supply="10000.1234569"))
+    table.insert(held(world, world.alice, world.aeusdc, borrow="5000", repaid="0.5"))
+    table.insert(held(world, world.bob, world.sbtc, supply="1"))
+    found = await OrtegePositions(client, world.market).positions(
+        [world.alice, world.bob, "SP0"], world.now
+    )
+    assert list(found) == [
+        Position(
+            borrower=world.alice,
+            holdings=(
+                Holding(asset=world.ststx, supplied=10_000_123_456),
+                Holding(asset=world.aeusdc, borrowed=4_999_500_000),
+            ),
+            read_at=world.now,
+        ),
+        Position(
+            borrower=world.bob,
+            holdings=(Holding(asset=world.sbtc, supplied=10**8),),
+            read_at=world.now,
+        ),
+        Position(borrower="SP0", holdings=(), read_at=world.now),
+    ]
+
+
+async def test_the_market_says_what_amounts_are_counted_in(world, fake, client):
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    table.insert(held(world, world.alice, world.ststx, supply="7", borrow=None))
+    market = attrs.evolve(world.market, amounts="smallest")
+    [found] = await OrtegePositions(client, market).positions([world.alice], 0)
+    assert found.holdings == (Holding(asset=world.ststx, supplied=7),)
+
+
+async def test_more_repaid_than_borrowed_is_no_debt(world, fake, client):
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    table.insert(
+        held(world, world.alice, world.ststx, supply=None, borrow="5", repaid="6")
+    )
+    table.insert(held(world, world.alice, world.aeusdc, supply="-1"))
+    [found] = await OrtegePositions(client, world.market).positions([world.alice], 0)
+    assert found.holdings == ()
+
+
+async def test_an_unknown_asset_is_kept_as_something(world, fake, client):
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    table.insert(held(world, world.alice, "SP1.new::new", supply="0.001"))
+    [found] = await OrtegePositions(client, world.market).positions([world.alice], 0)
+    assert found.holdings == (Holding(asset="SP1.new::new", supplied=1),)
+
+
+async def test_many_addresses_are_asked_a_few_hundred_at_once(world, fake, client):
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    addresses = [f"SP{number}" for number in range(450)]
+    table.insert([held(world, who, world.sbtc, borrow="1") for who in addresses])
+    found = await OrtegePositions(client, world.market).positions(addresses, 0)
+    assert [each.borrower for each in found] == addresses
+    assert all(each.has_debt for each in found)
+    assert len(fake.requests) == 3
+
+
+async def test_borrowers_are_those_who_borrowed_most_and_not_all(world, fake, client):
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    for number in range(5):
+        table.insert(held(world, f"SP{number}", world.sbtc, borrow=str(number)))
+    source = OrtegePositions(client, world.market)
+    assert await source.borrowers(3) == ["SP4", "SP3", "SP2"]
+    assert await source.borrowers(10) == ["SP4", "SP3", "SP2", "SP1"]
+
+
+async def test_what_cannot_be_asked_now_is_a_source_error(world, fake, client):
+    fake.refuse(503)
+    positions = OrtegePositions(client, world.market)
+    with pytest.raises(SourceError, match="Ortege gave no positions"):
+        await positions.positions([world.alice], 0)
+    with pytest.raises(SourceError, match="Ortege gave no positions"):
+        await positions.borrowers(1)
+    with pytest.raises(SourceError, match="Ortege gave no prices"):
+        await OrtegePrices(client, world.market).prices()
+
+
+async def test_the_newest_price_of_each_token(world, fake, client):
+    def row(token, price, minutes):
+        return {
+            "token": token,
+            "price": None if price is None else Decimal(price),
+            "tx_date": NOW - timedelta(minutes=minutes),
+        }
+
+    fake.tables["stacks_oracle_prices"].insert(
+        [
+            row("stSTX", "0.9", 5),
+            row("stSTX", "0.700000019", 1),
+            row("stSTX", None, 0),
+            row("aeUSDC", "1", 3),
+            row("other", "5", 0),
+        ]
+    )
+    source = OrtegePrices(client, world.market)
+    unix = int(NOW.timestamp())
+    expected = [
+        world.price(world.aeusdc, 10**8, at=unix - 180),
+        world.price(world.ststx, 70_000_001, at=unix - 60),
+    ]
+    assert await source.prices() == expected
+    since = source.query(NOW - timedelta(minutes=2))
+    assert source.read(await client.load(since)) == expected[1:]
+
+
+def event(market, function, who, *, minutes=1, contract=None):
+    return {
+        "contract_id": contract or market.watched[0],
+        "function_name": function,
+        "sender_address": who,
+        "asset_amount": 1,
+        "tx_date": NOW - timedelta(minutes=minutes),
+    }
+
+
+async def test_events_of_all_seven_functions_within_the_window(world, fake, client):
+    events = fake.tables["stacks_contract_events"]
+    events.insert(
+        [event(world.market, each, f"SP{n}") for n, each in enumerate(FUNCTIONS)]
+    )
+    events.insert(event(world.market, "transfer", "SPx"))
+    events.insert(event(world.market, "supply", "SPx", contract="SP1.other"))
+    events.insert(event(world.market, "supply", "SPx", minutes=61))
+    query = events_query(world.market, NOW - timedelta(hours=1))
+    async with client.watch(query) as updates:
+        update = await anext(updates)
+        addresses, everybody = moved(update)
+        assert addresses == [f"SP{n}" for n in range(7)]
+        assert not everybody  # the first snapshot: everybody was just read
+        events.insert(event(world.market, "borrow", "SP9"))
+        assert moved(await anext(updates)) == (["SP9"], False)
+
+
+@pytest.mark.parametrize("function", ["repay", "liquidation-call"])
+async def test_of_some_events_the_sender_is_not_the_borrower(
+    world, fake, client, function
+):
+    query = events_query(world.market, NOW - timedelta(hours=1))
+    async with client.watch(query) as updates:
+        await anext(updates)
+        events = fake.tables["stacks_contract_events"]
+        events.insert(event(world.market, function, "SPz"))
+        assert moved(await anext(updates)) == (["SPz"], True)
+
+
+async def test_rows_beyond_the_limit_are_unseen_so_everybody_is_read(
+    world, fake, client
+):
+    events = fake.tables["stacks_contract_events"]
+    events.insert(event(world.market, "supply", "SP1"))
+    query = events_query(world.market, NOW - timedelta(hours=1)).limit_to(1)
+    async with client.watch(query) as updates:
+        assert moved(await anext(updates)) == (["SP1"], True)
+
+
+def test_the_members_that_are_needed():
+    events = members(positions=False, prices=False)
+    assert len(events) == 5
+    assert all(name.startswith("stacks_contract_events.") for name in events)
+    assert len(members(positions=True, prices=False)) == 10
+    assert len(members(positions=True, prices=True)) == 13
+
+
+async def test_a_server_with_all_members_lacks_none(fake, client):
+    meta = await client.meta()
+    assert all(name in meta for name in members(positions=True, prices=True))

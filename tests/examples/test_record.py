@@ -1,0 +1,174 @@
+"""Sessions there and back: the same plans, to the last byte."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liquidation_bot.call import canonical
+from liquidation_bot.decide import Limits, Plan
+from liquidation_bot.engine import PositionsRead, PricesSeen, Tick
+from liquidation_bot.record import (
+    Recorder,
+    RecordError,
+    Session,
+    position_from,
+    price_from,
+    replay,
+)
+
+
+def session(world, **changes):
+    given = {
+        "market": world.market,
+        "limits": Limits(wallet_cap=10**13, min_profit=0),
+        "cool_down": 100,
+        "cool_downs": {"SP9": 5},
+        "caveats": ("ünverified",),
+        "liquidator": world.bob,
+    }
+    return Session(**{**given, **changes})
+
+
+def recorded(path, session, inputs):
+    """Record a session as the bot does; return its plans as written."""
+    engine, plans = session.engine(), []
+    with Recorder(path, session) as record:
+        for given in inputs:
+            record(given)
+            plans += [
+                canonical(session.document(decision))
+                for decision in engine.handle(given)
+                if isinstance(decision, Plan)
+            ]
+    return plans
+
+
+def story(world):
+    """Make a session with three plans."""
+    return [
+        PricesSeen(world.now, tuple(world.prices().values())),
+        PositionsRead(world.now, (world.danger(), world.danger(who=world.bob))),
+        PositionsRead(world.now + 1, (world.danger(),)),
+        Tick(world.now + 100),
+        PricesSeen(
+            world.now + 101,
+            (world.price(world.sbtc, 10**38, at=world.now + 101, confidence=3),),
+        ),
+    ]
+
+
+def test_a_replay_makes_the_same_plans_to_the_byte(tmp_path, world):
+    path = tmp_path / "session"
+    plans = recorded(path, session(world), story(world))
+    assert len(plans) == 4
+    assert [canonical(plan) for plan in replay(path)] == plans
+
+
+def test_settings_decide_in_a_replay_as_they_did(tmp_path, world):
+    path = tmp_path / "session"
+    running = {world.alice: world.now + 50}
+    plans = recorded(path, session(world, cool_downs=running), story(world))
+    assert len(plans) == 3
+    assert [canonical(plan) for plan in replay(path)] == plans
+    strict = session(world, limits=Limits(min_profit=10**20))
+    assert recorded(path, strict, story(world)) == list(replay(path)) == []
+
+
+@given(st.data())
+def test_any_session_is_replayed(tmp_path_factory, world, data):
+    path = tmp_path_factory.mktemp("sessions") / "session"
+    steps = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, 60), st.integers(1, 120), st.integers(0, 12_000)),
+            max_size=12,
+        )
+    )
+    now, inputs = world.now, story(world)[:1]
+    for seconds, price, supplied in steps:
+        now += seconds
+        moved = world.price(world.ststx, price * 10**6, at=now - price)
+        held = (world.ststx, supplied * 10**6, 0), (world.aeusdc, 0, 5 * 10**9)
+        inputs += [
+            PricesSeen(now, (moved,)),
+            PositionsRead(now, (world.position(*held),)),
+            Tick(now),
+        ]
+    plans = recorded(path, session(world), inputs)
+    assert [canonical(plan) for plan in replay(path)] == plans
+
+
+def test_each_line_is_there_before_it_is_handled(tmp_path, world):
+    path = tmp_path / "session"
+    with Recorder(path, session(world)) as record:
+        record(Tick(7))
+        lines = path.read_text().splitlines()
+    assert json.loads(lines[0])["record"] == 1
+    assert json.loads(lines[1]) == {"Tick": {"at": 7}}
+
+
+def test_a_line_that_was_cut_off_ends_the_replay(tmp_path, world):
+    path = tmp_path / "session"
+    plans = recorded(path, session(world), story(world)[:2])
+    assert len(plans) == 2
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert list(replay(path)) == []
+    path.write_bytes(whole + b'{"Tick": {"a')
+    assert [canonical(plan) for plan in replay(path)] == plans
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty"),
+        ("{}\n", "line 1"),
+        ("[]\n", "line 1"),
+        ("no JSON\n", "line 1"),
+        ('{"record": 2}\n', "this version"),
+        ('{"record": 1, "market": ""}\n', "line 1"),
+    ],
+)
+def test_what_is_no_record_is_refused(tmp_path, content, message):
+    path = tmp_path / "session"
+    path.write_text(content)
+    with pytest.raises(RecordError, match=message):
+        list(replay(path))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "[]",
+        '{"Tick": {}}',
+        '{"Tick": 5}',
+        '{"Other": {"at": 1}}',
+        '{"PricesSeen": {"at": 1, "prices": [{"asset": "a"}]}}',
+        '{"PositionsRead": {"at": 1, "positions": [{}]}}',
+        '{"PositionsRead": {"at": 1, "positions": [{"holdings": [1]}]}}',
+    ],
+)
+def test_lines_that_are_no_input_are_named(tmp_path, world, line):
+    path = tmp_path / "session"
+    recorded(path, session(world), [])
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(RecordError, match="line 2"):
+        list(replay(path))
+
+
+def test_a_record_that_is_not_there(tmp_path):
+    with pytest.raises(RecordError, match="cannot read the record"):
+        list(replay(tmp_path / "none"))
+
+
+def test_positions_and_prices_come_back(world):
+    position = world.danger()
+    assert position_from(json.loads(json.dumps(attrs.asdict(position)))) == position
+    price = world.price(world.ststx, 10**38, confidence=0)
+    assert price_from(json.loads(json.dumps(attrs.asdict(price)))) == price

@@ -6,7 +6,9 @@ used (PEP 562): ``import ortege_watch`` itself loads nothing but this file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+# Not from typing, whose import costs as much as the whole of this one: type checkers
+# know the name, whoever defines it.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from ortege_watch.cube.client import AsyncCubeClient, CubeClient

@@ -106,6 +106,55 @@ def compare_tutorial(rows: int, rounds: int) -> list[float]:
     return ratios
 
 
+def in_child(code: str) -> float:
+    """Return what a snippet assigns to ``cost``, in a Python of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint(cost)"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    return float(done.stdout)
+
+
+IMPORT = (
+    "import time; t = time.process_time(); import {}; cost = time.process_time() - t"
+)
+SECOND = """
+import time, httpx, ortege_watch
+first = {0}
+t = time.process_time()
+for _ in range(20): {0}
+cost = time.process_time() - t
+"""
+OURS = 'ortege_watch.AsyncCubeClient("http://127.0.0.1", "t")'
+
+
+def compare_start(rounds: int) -> tuple[list[float], list[float]]:
+    """Return the ratios of importing us / httpx, and of a second client / httpx's."""
+    imports, clients = [], []
+    for _ in range(rounds):
+        ours, theirs = IMPORT.format("ortege_watch"), IMPORT.format("httpx")
+        imports.append(in_child(ours) / in_child(theirs))
+        ours, theirs = SECOND.format(OURS), SECOND.format("httpx.Client()")
+        clients.append(in_child(ours) / in_child(theirs))
+    return imports, clients
+
+
+def check() -> None:
+    """See that every receiver sees the same rows; nothing is timed."""
+    for case, name in NAMES.items():
+        with server(50, case, 6, 0.05) as port:
+            updates = 2 if case == "none" else 6
+            floor = receive("floor", port, 6, updates)
+            ours = receive("library", port, 6, updates)
+            theirs = receive("tutorial", port, 6, updates)
+        if not floor[2:] == ours[2:] == theirs[2:]:
+            raise SystemExit(f"not the same rows: {floor} {ours} {theirs}")
+        print(f"{name}: {floor[2]} rows, {ours[1]} updates, sum {floor[3]}")
+
+
 def line(
     name: str, rows: int, ratios: list[float], goal: float | None, note: str
 ) -> str:
@@ -115,9 +164,14 @@ def line(
 
 
 def main() -> None:
+    """Print every ratio beside its goal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
+    parser.add_argument("--check", action="store_true", help="compare rows, not times")
     options = parser.parse_args()
+    if options.check:
+        check()
+        return
     rounds = 3 if options.quick else 7
     sizes = [10, 1_000] if options.quick else list(FRAMES)
     print("library / (websockets + orjson.loads), CPU time; smaller is better")
@@ -129,6 +183,10 @@ def main() -> None:
             fine = 0.85 <= middle <= 1.15
             note = f"(floor / floor {middle:.2f}{'' if fine else ': DISTURBED'})"
             print(line(name, rows, ratios, GOALS.get((case, rows)), note), flush=True)
+    print("\nstart-up, CPU time; smaller is better")
+    imports, clients = compare_start(rounds)
+    print(line("import, to import httpx", 0, imports, 0.05, ""))
+    print(line("second client, to httpx's", 0, clients, 0.05, ""), flush=True)
     print("\nthe tutorial's stack / library, CPU time; larger is better")
     for rows in TUTORIAL_SIZES[: 1 if options.quick else 2]:
         ratios = compare_tutorial(rows, 2 if options.quick else 3)

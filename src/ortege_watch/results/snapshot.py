@@ -86,12 +86,16 @@ class Snapshot:
         return _entries(self.part.annotation)
 
     @cached_property
+    def normalized(self) -> Mapping[str, Any]:
+        """What the server made of the query, or nothing."""
+        return _entries(self.part.query)
+
+    @cached_property
     def limit(self) -> int:
         """How many rows the answer may have."""
         if self.query is not None and self.query.limit is not None:
             return self.query.limit
-        said = _entries(self.part.query)
-        limit = said.get("limit", said.get("rowLimit"))
+        limit = self.normalized.get("limit", self.normalized.get("rowLimit"))
         return limit if isinstance(limit, int) else DEFAULT_LIMIT
 
     def most(self) -> int:
@@ -113,7 +117,10 @@ class Snapshot:
         if not kinds.keys() >= shape.attributes.keys():
             kinds = annotated(self.annotation) | kinds
         if query is None:
-            return lay_out(shape, kinds, annotated_measures(self.annotation), "UTC")
+            # A query in Cube's JSON form may be in another zone than UTC.
+            zone = self.normalized.get("timezone") or "UTC"
+            measures = annotated_measures(self.annotation)
+            return lay_out(shape, kinds, measures, str(zone))
         measures = [member.name for member in query.measures]
         return lay_out(shape, kinds, measures, query.timezone)
 

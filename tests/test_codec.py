@@ -1,9 +1,15 @@
 from __future__ import annotations
 
 import contextlib
+import enum
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
+from typing import Any, Literal
 
+import attrs
 import msgspec
 import pytest
 from hypothesis import given
@@ -202,3 +208,149 @@ def test_no_bytes_get_another_error_out(data):
     for read in (codec.loads, codec.decode_body):
         with contextlib.suppress(DecodeError):
             read(data)
+
+
+# ------------------------------------------------------------------- structuring
+
+
+class Level(enum.Enum):
+    HIGH = "high"
+
+
+@attrs.frozen
+class Inner:
+    x: int
+    y: str | None = None
+
+
+@attrs.frozen
+class Outer:
+    name: str
+    inners: tuple[Inner, ...]
+    flag: bool
+    amount: Decimal
+    named: Mapping[str, Inner]
+    level: Level | None = None
+    choice: Literal[1, "x"] = 1
+    anything: Any = None
+    at: datetime | None = None
+    extra: dict[str, Any] = attrs.Factory(dict)
+    tags: frozenset[str] = frozenset()
+    inner: Inner | None = None
+    items: list = attrs.Factory(list)
+
+
+GOOD = {
+    "name": "n",
+    "inners": [{"x": 1, "unknown": 1}],
+    "flag": True,
+    "amount": "1.50",
+    "named": {"a": {"x": 2}},
+}
+
+
+def test_values_are_structured():
+    outer = codec.structure(
+        Outer,
+        GOOD
+        | {
+            "level": "high",
+            "choice": "x",
+            "anything": [1],
+            "at": "2026-11-22T06:03:11.405Z",
+            "extra": {"q": None},
+            "tags": ["a"],
+            "inner": {"x": 1, "y": "z"},
+            "items": [1, "2"],
+        },
+    )
+    assert outer == Outer(
+        name="n",
+        inners=(Inner(1),),
+        flag=True,
+        amount=Decimal("1.50"),
+        named={"a": Inner(2)},
+        level=Level.HIGH,
+        choice="x",
+        anything=[1],
+        at=datetime(2026, 11, 22, 6, 3, 11, 405000, tzinfo=UTC),
+        extra={"q": None},
+        tags=frozenset({"a"}),
+        inner=Inner(1, "z"),
+        items=[1, "2"],
+    )
+    assert codec.structure(Outer, GOOD).level is None
+    assert codec.structure(list[Inner], [{"x": 1}]) == [Inner(1)]
+    assert codec.structure(Decimal, 5) == Decimal(5)
+    assert codec.structure(Decimal, Decimal("0.1")) == Decimal("0.1")
+    assert codec.converter.structure({"x": 1}, Inner) == Inner(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("name", None, "None is no text @ $.name"),
+        ("name", 5, "5 is no text @ $.name"),
+        ("inners", "ab", "'ab' is no list @ $.inners"),
+        ("inners", [{"x": "1"}], "'1' is no whole number @ $.inners[0].x"),
+        ("inners", [{"x": 1}, {"x": True}], "True is no whole number @ $.inners[1].x"),
+        ("inners", [{}], "'x' is missing @ $.inners[0].x"),
+        ("inners", [5], "5 is no object @ $.inners[0]"),
+        ("flag", "false", "'false' is no boolean @ $.flag"),
+        ("flag", 1, "1 is no boolean @ $.flag"),
+        ("amount", "1_0", "'1_0' is no decimal number @ $.amount"),
+        ("amount", "NaN", "'NaN' is no decimal number @ $.amount"),
+        ("amount", True, "True is no decimal number @ $.amount"),
+        ("amount", "1e99999999999999999999", "no decimal number @ $.amount"),
+        ("named", [1], "[1] is no object @ $.named"),
+        ("named", {"a": 5}, "5 is no object @ $.named['a']"),
+        ("level", "low", "'low' is not a valid Level @ $.level"),
+        ("choice", True, "True is none of 1, 'x' @ $.choice"),
+        ("choice", [], "[] is none of 1, 'x' @ $.choice"),
+        ("at", "2026-11-22T06:03:11", "is no time with a zone"),
+        ("at", "yesterday", "is no time with a zone"),
+        ("at", 5, "5 is no time with a zone"),
+        ("extra", 5, "5 is no object @ $.extra"),
+        ("tags", "abc", "'abc' is no list @ $.tags"),
+        ("inner", 5, "5 is no object @ $.inner"),
+    ],
+)
+def test_structuring_guesses_nothing(name, value, problem):
+    with pytest.raises(DecodeError) as raised:
+        codec.structure(Outer, GOOD | {name: value})
+    (said,) = raised.value.problems
+    assert problem in said
+
+
+def test_every_problem_is_reported():
+    with pytest.raises(DecodeError) as raised:
+        codec.structure(Outer, {"name": 5, "inners": [], "flag": "x", "named": {}})
+    assert list(raised.value.problems) == [
+        "5 is no text @ $.name",
+        "'x' is no boolean @ $.flag",
+        "'amount' is missing @ $.amount",
+    ]
+
+
+@attrs.frozen
+class Refusing:
+    x: int
+
+    def __attrs_post_init__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("cls", "value", "problem"),
+    [
+        (Inner, None, "None is no object @ $"),
+        (float, Decimal("0.1"), "is for a float, which is not exact; use Decimal"),
+        (bytes, 5, "5 is no JSON value"),
+        (tuple[int, str], [1, "a"], "cannot be read; write a class or tuple"),
+        (str | int, 5, "Unsupported type"),
+        (Refusing, {"x": 1}, "RuntimeError @ $"),
+    ],
+)
+def test_what_cannot_be_structured_is_a_decode_error(cls, value, problem):
+    with pytest.raises(DecodeError, match=re.escape(problem)):
+        codec.structure(cls, value)

@@ -8,6 +8,7 @@ looks at it, because what is not created is what is won.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -230,15 +231,18 @@ def _exactly(cls: type[Any], expected: str) -> Callable[[Any, Any], Any]:
 
 def _structure_decimal(value: Any, _: Any) -> Decimal:
     if type(value) in {int, Decimal} or (type(value) is str and is_number(value)):
-        return Decimal(value)
+        with contextlib.suppress(ArithmeticError):
+            return Decimal(value)
     raise _unfit(value, "decimal number")
 
 
 def _structure_datetime(value: Any, _: Any) -> datetime:
-    moment = datetime.fromisoformat(value) if type(value) is str else None
-    if moment is None or moment.utcoffset() is None:
-        raise _unfit(value, "time with a zone, as ISO 8601 writes it")
-    return moment
+    if type(value) is str:
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(value)
+            if moment.utcoffset() is not None:
+                return moment
+    raise _unfit(value, "time with a zone, as ISO 8601 writes it")
 
 
 def _structure_float(value: Any, _: Any) -> float:

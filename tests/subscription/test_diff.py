@@ -16,7 +16,6 @@ from ortege_watch.results import Result
 from ortege_watch.results.result import snapshot_of
 from ortege_watch.subscription import diff
 from ortege_watch.subscription.diff import Difference, difference
-from ortege_watch.subscription.windows import find_windows, is_flat
 
 AMOUNT = Measure("e.amount", Decimal)
 COUNT = Measure("e.count", int)
@@ -474,19 +473,6 @@ def test_pieces_are_read_one_by_one():
     assert diff._read([b'{"a":"x,y"}'], shape) is not None
 
 
-@given(st.lists(st.sampled_from(["[", ":", " ", "a", "],["]), max_size=20).map("".join))
-def test_a_text_is_flat_if_no_bracket_may_open_a_value(text):
-    data = b"[" + text.encode() + b"]"
-    assert is_flat(memoryview(data)) == (":[" not in text and " [" not in text)
-
-
-def test_brackets_are_found_between_chunks():
-    for padding in range((1 << 16) - 3, (1 << 16) + 3):
-        data = b"[" + b"x" * padding + b":[]"
-        assert not is_flat(memoryview(data))
-        assert is_flat(memoryview(data.replace(b":", b"-")))
-
-
 def test_rows_longer_than_a_chunk_are_found():
     def long(tail):
         return [row("x" * 5000 + str(i) + "y" * 5000 + tail) for i in range(50)]
@@ -494,10 +480,3 @@ def test_rows_longer_than_a_chunk_are_found():
     before, after = long("a"), long("a")
     after[25] |= {"e.amount": "9"}
     assert len(searched(before, after).changed) == 1
-
-
-def test_texts_that_differ_everywhere_are_given_up_early():
-    for separators in ((",", ":"), (", ", ": ")):
-        one = json.dumps(many(1000), separators=separators).encode()
-        other = json.dumps(many(1000, amount="2"), separators=separators).encode()
-        assert find_windows(memoryview(one), memoryview(other)) is None

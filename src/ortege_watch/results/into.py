@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
+from itertools import count, repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast
 
@@ -26,6 +27,7 @@ from ortege_watch.results.values import (
     read_as_sent,
     read_column,
     reader,
+    row_at,
     unreadable,
 )
 
@@ -109,12 +111,14 @@ def convert(
         layout: what the columns hold.
         cells: the rows.
         cls: the class.
-        index: the number of the first row, for error messages.
+        index: the number of the first row, for error messages; -1 if they have none.
 
     Raises:
         QueryError: the class cannot take such rows, whatever their values are.
         DecodeError: a value does not fit its field.
     """
+    if not isinstance(cls, type):
+        raise _no_class(cls)
     if not cells:
         return []
     plan = _plan(layout, cast("Any", cls))
@@ -122,7 +126,11 @@ def convert(
         made = _at_once(plan, layout, cells, cls)
         if made is not None:
             return made
-    return [_one(plan, layout, row, cls, index + i) for i, row in enumerate(cells)]
+    places = repeat(-1) if index < 0 else count(index)
+    return [
+        _one(plan, layout, row, cls, place)
+        for row, place in zip(cells, places, strict=False)
+    ]
 
 
 def _at_once(
@@ -154,8 +162,7 @@ def _one(plan: _Plan, layout: Layout, cells: Cells, cls: type[T], index: int) ->
     try:
         return cls(**arguments)
     except Exception as error:
-        where = f"row {index}" if index >= 0 else "a row"
-        problem = f"{cls.__name__} refuses {where}: {error}"
+        problem = f"{cls.__name__} refuses {row_at(index)}: {error}"
         raise DecodeError(problem) from error
 
 
@@ -163,7 +170,7 @@ def _value(source: _Source, layout: Layout, cells: Cells, index: int) -> Any:
     value = getattr(cells, source.attribute)
     field = source.field
     if value is msgspec.UNSET:
-        problem = f"there is no column {source.column!r} in row {index}"
+        problem = f"there is no column {source.column!r} in {row_at(index)}"
         raise DecodeError(problem)
     if value is None:
         if field.nullable:
@@ -174,8 +181,12 @@ def _value(source: _Source, layout: Layout, cells: Cells, index: int) -> Any:
         if field.type in _READ_BY_US or field.type in _UNTYPED:
             return reader(source.kind, layout.zone)(value)
         return codec.structure(field.type, read_as_sent(value))
-    except (ValueError, DecodeError) as error:
+    except ValueError as error:
         raise unreadable(source.column, value, index, str(error)) from error
+    except DecodeError as error:
+        problem = error.problems[0].removesuffix(" @ $")
+        reason = f"does not fit {field.argument} ({problem})"
+        raise unreadable(source.column, value, index, reason) from error
 
 
 @lru_cache(maxsize=256)
@@ -228,10 +239,9 @@ def _names(column: str) -> set[str]:
 
 @lru_cache(maxsize=256)
 def _target(cls: Any) -> _Target:
-    of_attrs: bool = isinstance(cls, type) and attrs.has(cls)
-    if not (of_attrs or (isinstance(cls, type) and dataclasses.is_dataclass(cls))):
-        problem = f"rows go into an attrs class or a dataclass; {cls!r} is neither"
-        raise QueryError(problem)
+    of_attrs: bool = attrs.has(cls)
+    if not of_attrs and not hasattr(cls, "__dataclass_fields__"):
+        raise _no_class(cls)
     try:
         hints = typing.get_type_hints(cls)
     except NameError as error:
@@ -244,6 +254,11 @@ def _target(cls: Any) -> _Target:
         if attribute.init
     )
     return _Target(fields, of_attrs and _is_plain(cls))
+
+
+def _no_class(cls: object) -> QueryError:
+    problem = f"rows go into an attrs class or a dataclass; {cls!r} is neither"
+    return QueryError(problem)
 
 
 def _field(attribute: Any, annotation: Any, cls: type[Any]) -> _Field:

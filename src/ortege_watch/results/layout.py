@@ -40,7 +40,7 @@ class Layout:
         zone: what times without a zone are meant in.
     """
 
-    __slots__ = ("_found", "_places", "keys", "kinds", "shape", "zone")
+    __slots__ = ("_places", "keys", "kinds", "shape", "zone")
 
     def __init__(
         self,
@@ -53,7 +53,6 @@ class Layout:
         self.kinds = dict(kinds)
         self.keys = keys
         self.zone = zone
-        self._found: dict[tuple[str, Kind], Place] = {}
         self._places: dict[int, tuple[object, Place]] = {}
 
     def find(self, column: str | Member[Any] | TimeSelection) -> Place:
@@ -81,26 +80,21 @@ class Layout:
         A member is read as it is declared itself, a name as the query declares it.
         """
         if isinstance(column, str):
-            found = column, self.kinds.get(column)
+            name: str = column
+            kind: Kind = self.kinds.get(column)
         else:
             try:
-                kind = column.type
-                if kind is object:  # undeclared: out of Query.from_wire
-                    kind = self.kinds.get(column.name)
-                found = column.name, kind
+                name, kind = column.name, column.type
             except AttributeError:
                 problem = (
                     f"a row takes a member or the name of a column, not {column!r}"
                 )
                 raise QueryError(problem) from None
-        try:
-            return self._found[found]
-        except KeyError:
-            name, kind = found
+            if kind is object:  # undeclared: out of Query.from_wire
+                kind = self.kinds.get(name)
         if name not in self.kinds:
             raise self.missing(name, self.kinds)
-        place = name, self.shape.attributes[name], reader(kind, self.zone)
-        return self._found.setdefault(found, place)
+        return name, self.shape.attributes[name], reader(kind, self.zone)
 
     def missing(self, name: str, columns: Iterable[str]) -> DecodeError:
         """Say that a row has no such column, and which ones it has."""
@@ -146,10 +140,9 @@ def declared(query: Query) -> dict[str, Kind]:
     """
     kinds: dict[str, Kind] = {member.name: member.type for member in query.dimensions}
     for selection in query.time:
-        if selection.granularity is not None:
-            kinds[selection.name] = datetime
+        kinds[selection.name] = datetime
         # Deprecated, but servers of both generations still send it.
-        kinds.setdefault(selection.dimension.name, datetime)
+        kinds[selection.dimension.name] = datetime
     kinds.update((member.name, member.type) for member in query.measures)
     return {name: kind for name, kind in kinds.items() if kind is not object}
 

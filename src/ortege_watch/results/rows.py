@@ -139,6 +139,10 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
             return NotImplemented
         return self._canonical() == other._canonical()
 
+    def __ne__(self, other: object) -> bool:
+        # Python would derive it, but msgspec brings its own, which knows no __eq__.
+        return not self == other
+
     def __hash__(self) -> int:
         return hash(frozenset(self._canonical().items()))
 

@@ -30,6 +30,7 @@ __all__ = [
     "is_verbatim",
     "read_column",
     "reader",
+    "row_at",
     "sort_key",
     "unreadable",
     "zone_of",
@@ -262,6 +263,10 @@ def sort_key(value: Hashable) -> tuple[int, Any]:
 
 def unreadable(column: str, value: object, index: int, reason: str) -> DecodeError:
     """Say which value of which row cannot be read, and why."""
-    where = f"row {index}" if index >= 0 else "a row"
     shown = codec.excerpt(repr(value))
-    return DecodeError(f"{column} in {where} {reason}: {shown}")
+    return DecodeError(f"{column} in {row_at(index)} {reason}: {shown}")
+
+
+def row_at(index: int) -> str:
+    """Name a row in an error message; -1 is a row whose place is not known."""
+    return f"row {index}" if index >= 0 else "a row"

@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NewType
+
+import attrs
+import msgspec
+import pytest
+
+from ortege_watch.codec import ResultPart
+from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.query import Dimension, Measure, Query, TimeDimension
+from ortege_watch.results import Result, into
+
+AMOUNT = Measure("e.amount", Decimal)
+AT = TimeDimension("e.at")
+QUERY = Query(
+    measures=[AMOUNT, Measure("e.count", int)],
+    dimensions=[Dimension("e.sender"), Dimension("e.active", bool)],
+    time=[AT.by("day")],
+)
+ROW = {
+    "e.amount": "1000.500000",
+    "e.count": 5,
+    "e.sender": "SP1",
+    "e.active": True,
+    "e.at.day": "2026-11-22T00:00:00.000",
+    "e.at": "2026-11-22T00:00:00.000",
+}
+DAY = datetime(2026, 11, 22, tzinfo=UTC)
+Sender = NewType("Sender", str)
+
+
+# One row is read by itself, many are read at once: the outcome must be the same.
+@pytest.fixture(params=[1, 9], ids=["one", "many"])
+def n(request):
+    return request.param
+
+
+def result(rows, query=QUERY):
+    data = msgspec.Raw(json.dumps(rows).encode())
+    return Result(ResultPart(data=data), query)
+
+
+def made(cls, n, **values):
+    changed = {f"e.{name}": value for name, value in values.items()}
+    return result([ROW] * (n - 1) + [ROW | changed]).into(cls)[-1]
+
+
+@attrs.frozen(kw_only=True)
+class Frozen:
+    amount: Decimal
+    sender: str
+    active: bool
+    at: datetime
+    count: int = 7
+    note: str = "none"
+    nothing: int | None = None
+
+
+@attrs.define
+class Mutable:
+    sender: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    sender: str
+    count: int
+    note: list[int] = dataclasses.field(default_factory=list)
+    other: int = 3
+    computed: int = dataclasses.field(default=0, init=False)
+
+
+def test_rows_go_into_attrs_classes_and_dataclasses(n):
+    assert made(Frozen, n) == Frozen(
+        amount=Decimal("1000.500000"), sender="SP1", active=True, at=DAY, count=5
+    )
+    assert made(Mutable, n) == Mutable("SP1", 5)
+    assert made(Plain, n) == Plain("SP1", 5)
+    assert len(result([ROW] * n).into(Frozen)) == n
+
+
+def test_no_rows_make_no_instances():
+    assert result([]).into(Frozen) == []
+
+
+@attrs.frozen
+class Named:
+    who: str = attrs.field(metadata={"column": "e.sender"})
+    much: Decimal = attrs.field(metadata={"column": AMOUNT})
+    day: datetime = attrs.field(metadata={"column": AT.by("day")})
+    e_count: int
+    at_day: datetime
+
+
+def test_fields_name_their_columns(n):
+    assert made(Named, n) == Named("SP1", Decimal("1000.500000"), DAY, 5, DAY)
+
+
+@attrs.frozen
+class Nullable:
+    amount: Decimal | None
+    sender: str | None
+    count: int | None
+
+
+def test_null_is_none_where_that_is_allowed(n):
+    assert made(Nullable, n, amount=None, count="3.0") == Nullable(None, "SP1", 3)
+    assert made(Nullable, n, sender="null") == Nullable(
+        Decimal("1000.500000"), "null", 5
+    )
+
+
+class Side(enum.Enum):
+    ONE = "SP1"
+
+
+@attrs.frozen
+class Structured:
+    sender: Side
+    active: Any
+    amount: object
+    count: int | None
+
+
+@attrs.frozen
+class NewTyped:
+    sender: Sender
+
+
+def test_other_types_are_structured(n):
+    assert made(Structured, n) == Structured(Side.ONE, True, Decimal("1000.500000"), 5)
+    assert made(Structured, n, active=None).active is None
+    assert made(NewTyped, n) == NewTyped(Sender("SP1"))
+    with pytest.raises(DecodeError, match=r"e.sender in row \d does not fit sender \("):
+        made(Structured, n, sender="x")
+    with pytest.raises(DecodeError, match=r"is NULL; annotate sender with"):
+        made(Structured, n, sender=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("amount", "1_0", "e.amount in row {} is no decimal number: '1_0'"),
+        (
+            "amount",
+            "\N{ARABIC-INDIC DIGIT FIVE}",
+            "e.amount in row {} is no decimal number",
+        ),
+        ("amount", "1.2.3", "e.amount in row {} is no decimal number"),
+        ("amount", None, "e.amount in row {} is NULL; annotate amount with `| None`"),
+        ("count", "1.5", "e.count in row {} is no whole number"),
+        ("sender", 5, "e.sender in row {} is no text"),
+        ("active", "no", "e.active in row {} is no boolean: 'no'"),
+        ("at", "2026-02-30T00:00:00.000", "e.at in row {} is no time"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_with_its_place(n, name, value, problem):
+    with pytest.raises(DecodeError) as raised:
+        made(Frozen, n, **{name: value})
+    assert problem.format(n - 1) in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["5", "5.0", 5, "05"])
+def test_every_form_of_a_number_is_read(n, value):
+    made_ = made(Frozen, n, count=value, amount=value)
+    assert (made_.count, made_.amount) == (5, 5)
+    assert type(made_.count) is int
+    assert type(made_.amount) is Decimal
+
+
+def above_zero(instance, attribute, value):
+    if value <= 0:
+        message = "must be positive"
+        raise ValueError(message)
+
+
+def surely(instance, attribute, value):
+    assert value < 100
+
+
+@attrs.frozen
+class Validated:
+    count: int = attrs.field(validator=[above_zero, surely])
+
+
+def test_validators_of_the_class_run(n):
+    assert made(Validated, n) == Validated(5)
+    with pytest.raises(
+        DecodeError, match=r"Validated refuses row \d: must be"
+    ) as raised:
+        made(Validated, n, count=-1)
+    assert isinstance(raised.value.__cause__, ValueError)
+    with pytest.raises(DecodeError, match="Validated refuses"):
+        made(Validated, n, count=100)
+
+
+@attrs.frozen
+class Converted:
+    count: int = attrs.field(converter=lambda value: value * 2)
+
+
+@attrs.frozen
+class Private:
+    _count: int
+
+
+@attrs.frozen
+class Derived:
+    count: int
+    twice: int = attrs.field(init=False)
+    thrice: int = attrs.Factory(lambda self: self.count * 3, takes_self=True)
+
+    def __attrs_post_init__(self):
+        object.__setattr__(self, "twice", self.count * 2)
+
+
+@attrs.frozen
+class PreInit:
+    count: int
+
+    def __attrs_pre_init__(self):
+        pass
+
+
+@attrs.frozen(cache_hash=True)
+class Cached:
+    count: int
+
+
+@attrs.define
+class Own:
+    count: int
+
+    def __init__(self, count):
+        self.__attrs_init__(count + 1)
+
+
+class Inherited(Mutable):
+    def __init__(self, **more):
+        super().__init__(**more)
+
+
+@attrs.frozen
+class New:
+    count: int
+
+    def __new__(cls, *_, **__):
+        return super().__new__(cls)
+
+
+def test_classes_are_made_as_they_want_to_be(n):
+    assert made(Converted, n).count == 10
+    assert made(Private, n) == Private(5)
+    derived = made(Derived, n)
+    assert (derived.twice, derived.thrice) == (10, 15)
+    assert made(PreInit, n) == PreInit(5)
+    assert hash(made(Cached, n)) == hash(Cached(5))
+    assert made(Own, n).count == 6
+    assert type(made(Inherited, n)) is Inherited
+    assert made(New, n) == New(5)
+
+
+def test_msgspec_makes_instances_where_nothing_gets_lost():
+    makes = {cls: into._target(cls).direct for cls in (Frozen, Mutable, Validated)}
+    assert makes == dict.fromkeys(makes, True)
+    others = (Converted, Private, Derived, PreInit, Cached, Own, Inherited, New, Plain)
+    assert not any(into._target(cls).direct for cls in others)
+
+
+@attrs.frozen
+class Missing:
+    other: str
+
+
+@attrs.frozen
+class Ambiguous:
+    count: int
+
+
+@attrs.frozen
+class Float:
+    amount: float | None
+
+
+@attrs.frozen
+class Misnamed:
+    count: int = attrs.field(metadata={"column": "e.other"})
+
+
+@attrs.frozen
+class Unresolved:
+    count: Nowhere  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("cls", "problem"),
+    [
+        (Missing, "Missing.other has no column; there are: e.sender, .*metadata"),
+        (Misnamed, "Misnamed.count has no column"),
+        (Float, "Float.amount: float is not exact; use Decimal"),
+        (Unresolved, "annotations of Unresolved cannot be resolved"),
+        (int, "an attrs class or a dataclass; <class 'int'> is neither"),
+        (Mutable("a", 1), "is neither"),
+        (Plain("a", 1), "is neither"),
+    ],
+)
+def test_classes_that_cannot_take_such_rows_are_refused(n, cls, problem):
+    with pytest.raises(QueryError, match=problem):
+        made(cls, n)
+
+
+def test_an_ambiguous_field_names_the_candidates():
+    rows = [{"a.count": 1, "b.count": 2}]
+    with pytest.raises(QueryError, match=r"Ambiguous.count may be a.count or b.count"):
+        result(rows, None).into(Ambiguous)
+
+
+def test_a_row_may_lack_a_column(n):
+    rows = [{"e.sender": "a", "e.count": 1}] * n + [{"e.sender": "b"}]
+    with pytest.raises(DecodeError, match=rf"no column 'e.count' in row {n}"):
+        result(rows).into(Mutable)
+
+
+@attrs.frozen
+class Choice:
+    sender: str | int | None
+
+
+def test_choices_of_types_are_left_to_the_converter(n):
+    assert result([ROW | {"e.sender": None}] * n).into(Choice) == [Choice(None)] * n
+    with pytest.raises(DecodeError, match=r"does not fit sender \(Unsupported type"):
+        made(Choice, n)

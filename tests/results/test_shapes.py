@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from ortege_watch.errors import DecodeError
+from ortege_watch.results import shapes
+from ortege_watch.results.shapes import first_shape, read_rows, shape_of
+
+UNSET = msgspec.UNSET
+
+
+def rows_of(data, likely=None):
+    if not isinstance(data, bytes):
+        data = json.dumps(data, separators=(",", ":")).encode()
+    shape, rows = read_rows(memoryview(data), likely)
+    cells = [
+        {name: getattr(row, attribute) for name, attribute in shape.attributes.items()}
+        for row in rows
+    ]
+    return shape.columns, cells
+
+
+ROWS = [{"b": "1", "a": None}, {"a": True, "b": 2}]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ROWS,
+        json.dumps(ROWS, indent=2).encode(),
+        {"members": ["b", "a"], "dataset": [["1", None], [2, True]]},
+        {"members": ["b", "a"], "columns": [["1", 2], [None, True]]},
+    ],
+)
+def test_every_response_form_gives_the_same_rows(data):
+    columns, cells = rows_of(data)
+    assert columns == ("a", "b")
+    assert cells == [{"a": None, "b": "1"}, {"a": True, "b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("data", "columns", "n"),
+    [
+        ([], (), 0),
+        ([{}], (), 1),
+        ({"members": [], "dataset": []}, (), 0),
+        ({"members": [], "dataset": [[], []]}, (), 2),
+        ({"members": [], "columns": []}, (), 0),
+        ({"members": ["a"], "dataset": []}, ("a",), 0),
+        ({"members": ["a"], "columns": [[]]}, ("a",), 0),
+    ],
+)
+def test_there_may_be_no_rows(data, columns, n):
+    found, cells = rows_of(data)
+    assert (found, len(cells)) == (columns, n)
+
+
+def test_numbers_are_exact():
+    data = b'[{"a":18446744073709551617,"b":0.1,"c":1.0,"d":1e400}]'
+    (cells,) = rows_of(data)[1]
+    assert cells["a"] == 2**64 + 1
+    assert cells["b"] == Decimal("0.1")
+    assert str(cells["c"]) == "1.0"
+    assert cells["d"] == Decimal("1e400")
+
+
+def test_rows_may_lack_columns_that_others_have():
+    columns, cells = rows_of([{"a": 1}, {"b": 2, "a": None}])
+    assert columns == ("a", "b")
+    assert cells == [{"a": 1, "b": UNSET}, {"a": None, "b": 2}]
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "", ",", "é"])
+def test_columns_may_have_any_name(name):
+    assert rows_of([{name: 1}, {name: 2}]) == ((name,), [{name: 1}, {name: 2}])
+
+
+@pytest.mark.parametrize("value", ['"},{"', '":', "}", "\\", "}" * 20, 'x"},{"a":"y'])
+def test_values_may_look_like_json(value):
+    assert rows_of([{"a": value}, {"a": value}])[1] == [{"a": value}, {"a": value}]
+
+
+def test_escapes_are_read():
+    assert rows_of(b'[{"\\u0061":"\\u00e9\\ud83d\\ude00"}]')[1] == [
+        {"a": "é\U0001f600"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "list of objects"),
+        (b"null", "list of objects"),
+        (b'"[]"', "list of objects"),
+        (b"[", "no JSON"),
+        (b"[1]", "row 0 is no object"),
+        (b'[{"a":1},[1]]', "row 1 is no object"),
+        (b'[{"a":1},null]', "row 1 is no object"),
+        (b'[{"a":1,"a":2}]', "a row has a more than once"),
+        (b'[{"a":1},{"a":1,"a":1}]', "a row has a more than once"),
+        (b'[{"a":1},{"b":1,"b":1}]', "a row has b more than once"),
+        (b'[{"a":"\\ud800"}]', "no JSON"),
+        (b'[{"a":"\xff"}]', "no JSON"),
+        (b'[{"a":' + b"9" * 5000 + b"}]", "no JSON"),
+        (b'[{"a":NaN}]', "no JSON"),
+        (b'[{"a":1e99999999999999999999}]', "no JSON"),
+        (b"{}", "a table of rows cannot be read"),
+        (b'{"members":["a"]}', "neither dataset nor columns"),
+        (b'{"members":["a"],"dataset":[[1],5]}', "cannot be read"),
+        (b'{"members":["a"],"dataset":[[1],[1,2]]}', "row 1 has 2 values instead of 1"),
+        (b'{"members":["a","b"],"dataset":[[1]]}', "row 0 has 1 values instead of 2"),
+        (b'{"members":["a","a"],"dataset":[[1,2]]}', "names a column twice: a, a"),
+        (b'{"members":["a","b"],"columns":[[1]]}', "2 columns are named, but 1 are"),
+        (b'{"members":["a","b"],"columns":[[1],[]]}', "column 1 has 0 values instead"),
+        (b'{"members":["a"],"dataset":[["\\ud800"]]}', "cannot be read"),
+        (b'{"members":["a"],"dataset":[[' + b"9" * 5000 + b"]]}", "cannot be read"),
+    ],
+)
+def test_what_are_no_rows_is_a_decode_error(data, problem):
+    with pytest.raises(DecodeError, match=problem):
+        rows_of(data)
+
+
+def test_nested_too_deeply():
+    with pytest.raises(DecodeError):
+        rows_of(b'[{"a":' + b"[" * 5000 + b"]" * 5000 + b"}]")
+
+
+def test_the_expected_columns_are_tried_first():
+    likely = shape_of(("a", "b"))
+    assert rows_of(ROWS, likely)[0] == likely.columns
+    assert rows_of([{"c": 1}], likely) == (("c",), [{"c": 1}])
+    assert rows_of([], likely) == ((), [])
+
+
+def test_many_rows_are_read_alike():
+    many = [{"a": f"{i}", "b": i} for i in range(5000)]
+    assert rows_of(many)[1] == many
+    twice = b"[" + b",".join([b'{"a":1,"a":2}'] * 6000) + b"]"
+    with pytest.raises(DecodeError, match="more than once"):
+        rows_of(twice)
+
+
+@pytest.mark.parametrize(
+    ("data", "columns"),
+    [
+        (b'[{"b":1,"a":2},{"c":3}]', ("a", "b")),
+        (b'[ {"a":"}}}"} ]', ("a",)),
+        (b"[]", None),
+        (b"[5,{}]", None),
+        (b'[{"a":"' + b"}" * 20 + b'"}]', None),
+        (b'[{"a":"' + b"x" * (1 << 17) + b'"}]', None),
+    ],
+)
+def test_the_first_row_tells_the_columns(data, columns):
+    shape = first_shape(memoryview(data))
+    assert (shape and shape.columns) == columns
+
+
+def test_a_row_longer_than_what_is_looked_at_is_read():
+    rows = [{"a": "x" * (1 << 17)}, {"a": "y"}]
+    assert rows_of(rows)[1] == rows
+
+
+def test_no_row_is_shorter_than_the_shortest():
+    for columns in ((), ("a",), ("a", "bc")):
+        row = json.dumps(dict.fromkeys(columns, 0), separators=(",", ":"))
+        assert shape_of(columns).shortest == len(row)
+
+
+def test_shapes_are_made_once():
+    assert shape_of(("a", "b")) is shape_of(("a", "b"))
+    assert shapes.shape_of(("a",)).is_plain
+    assert not shape_of(()).is_plain
+    assert not shape_of((",",)).is_plain
+    assert not shape_of(("",)).is_plain
+    assert shape_of(("_a",)).is_plain

@@ -22,6 +22,9 @@ SHELLS = {
     "ortege_watch.subscription.runner",
     "ortege_watch.subscription.updates",
     "ortege_watch.testing",
+    "ortege_watch.watchbus.asgi",
+    "ortege_watch.watchbus.nonces",
+    "ortege_watch.watchbus.receiver",
 }
 
 

@@ -11,7 +11,9 @@
     │   ├── RateLimited                too many requests
     │   └── QueryRejected              the server refuses this query
     ├── DeadlineExceeded               the caller's own time limit passed
-    └── SubscriptionLost               a subscription that cannot go on
+    ├── SubscriptionLost               a subscription that cannot go on
+    ├── SignatureError                 a signed request that is not accepted
+    └── WatchBusError                  the watch-bus or a provider says no
 
 No exception of httpx, websockets, msgspec or cattrs reaches a caller; where one was
 the cause, it is on ``__cause__``. No message holds a token.
@@ -20,6 +22,7 @@ the cause, it is on ``__cause__``. No message holds a token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,8 +37,11 @@ __all__ = [
     "QueryError",
     "QueryRejected",
     "RateLimited",
+    "SignatureError",
+    "SignatureReason",
     "SubscriptionLost",
     "TransportError",
+    "WatchBusError",
 ]
 
 
@@ -144,3 +150,63 @@ class SubscriptionLost(OrtegeWatchError):
     Raised where another attempt would fail the same way: no dialect is understood, or
     a frame is larger than the client may take.
     """
+
+
+class SignatureReason(StrEnum):
+    """Say why a signed request is not accepted; each is equal to its text."""
+
+    MISSING_HEADER = "missing_header"
+    MALFORMED_HEADER = "malformed_header"
+    MALFORMED_TIMESTAMP = "malformed_timestamp"
+    EXPIRED = "expired"
+    IN_THE_FUTURE = "in_the_future"
+    MALFORMED_NONCE = "malformed_nonce"
+    UNKNOWN_APP = "unknown_app"
+    BAD_SIGNATURE = "bad_signature"
+    REPLAY = "replay"
+    BODY_TOO_LARGE = "body_too_large"
+    QUERY_PRESENT = "query_present"
+    OTHER_PATH = "other_path"
+    NONCES_FULL = "nonces_full"
+
+
+class SignatureError(OrtegeWatchError):
+    """Refuse a signed request. No part of a secret or a signature is in the message.
+
+    Attributes:
+        reason: which rule it breaks, for a program to look at.
+        delta: for ``EXPIRED`` and ``IN_THE_FUTURE``, how many seconds the request is
+            older than the verifier's clock (negative: younger); else ``None``.
+    """
+
+    def __init__(
+        self, reason: SignatureReason, message: str, *, delta: float | None = None
+    ) -> None:
+        self.reason = reason
+        self.delta = delta
+        super().__init__(message)
+
+
+class WatchBusError(OrtegeWatchError):
+    """Report an answer of the watch-bus, or of a provider, that says no.
+
+    Attributes:
+        code: the result code as text, such as ``"000005"``; ``None`` where the answer
+            has none. Never compare codes as numbers: a sibling system gives ``00001``
+            another meaning than ``000001``.
+        reason: the answer's own words, such as ``"timestamp is expired"``.
+        status: the HTTP status; ``None`` outside HTTP.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        reason: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        self.code = code
+        self.reason = reason
+        self.status = status
+        super().__init__(message)

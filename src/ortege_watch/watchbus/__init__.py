@@ -1,0 +1,1 @@
+"""The watch-bus: signed alerts about blockchain entities, in both directions."""

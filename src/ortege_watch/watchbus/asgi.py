@@ -1,0 +1,229 @@
+"""Take alerts over HTTP: an ASGI 3 application around a verifier and a handler."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, Protocol, TypeAlias
+
+from anyio import to_thread
+
+from ortege_watch.errors import (
+    DecodeError,
+    OrtegeWatchError,
+    SignatureError,
+    SignatureReason,
+)
+from ortege_watch.watchbus.alerts import AlertInfo, decode_alerts
+from ortege_watch.watchbus.envelope import ResultCode, error_answer, ok_answer, refusal
+from ortege_watch.watchbus.headers import Headers
+from ortege_watch.watchbus.nonces import MemoryNonces
+from ortege_watch.watchbus.receiver import RequestVerifier
+from ortege_watch.watchbus.signing import CONTENT_TYPE
+
+__all__ = ["AlertApp", "AlertHandler", "HandledAlerts", "RecentAlerts", "alert_app"]
+
+logger: Final = logging.getLogger("ortege_watch.watchbus")
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+AlertHandler: TypeAlias = Callable[[AlertInfo], object]
+"""A function, plain or async, that takes one alert."""
+
+
+class HandledAlerts(Protocol):
+    """Remember which alerts were handled; a ``set`` fits, apart from its growth."""
+
+    def __contains__(self, key: object, /) -> bool: ...
+
+    def add(self, key: str, /) -> None:
+        """Remember an alert by its dedupe key; called when its handler returned."""
+        ...
+
+
+class RecentAlerts:
+    """Remember the alerts that were handled last, in this process's memory.
+
+    Args:
+        limit: how many. The oldest is forgotten: it would be handled again.
+    """
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
+        self._keys: dict[str, None] = {}
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def add(self, key: str) -> None:
+        """Remember an alert by its dedupe key."""
+        self._keys[key] = None
+        if len(self._keys) > self._limit:
+            del self._keys[next(iter(self._keys))]
+
+
+def alert_app(
+    verifier: RequestVerifier,
+    handler: AlertHandler,
+    *,
+    handled: HandledAlerts | None = None,
+) -> AlertApp:
+    """Make an ASGI 3 application that receives alerts.
+
+    Run it with any ASGI server, or mount it into another application. The verifier's
+    path is the whole path that the sender asked for, so mount at a prefix of it.
+
+    The sender is told that all is well when the handler returned for every alert of its
+    request. If one raises, the others are handled all the same, and the answer is a
+    500: the sender tries again, and then only what failed is handled. An alert that
+    came before is skipped, whatever request it is in.
+
+    Args:
+        verifier: accepts the requests; its ``path`` and ``max_body`` are the app's.
+        handler: called with each alert, one after the other for a request. A plain
+            function runs in a worker thread, an async one on the event loop.
+        handled: remembers alerts by :meth:`AlertInfo.dedupe_key`, on the event loop;
+            by default the last 100,000 in memory. Give one with a file behind it to
+            have the same after a restart.
+    """
+    memory = RecentAlerts() if handled is None else handled
+    return AlertApp(verifier, handler, memory)
+
+
+class AlertApp:
+    """Be the application; :func:`alert_app` makes it.
+
+    It is an object and no function, so that Starlette's ``Route`` takes it as an ASGI
+    application.
+    """
+
+    def __init__(
+        self, verifier: RequestVerifier, handler: AlertHandler, handled: HandledAlerts
+    ) -> None:
+        self._verifier = verifier
+        self._handler = handler
+        self._handled = handled
+        self._running: set[str] = set()
+        self._is_async = inspect.iscoroutinefunction(handler)
+        # A store with a file or a network behind it must not stop the event loop.
+        self._waits = not isinstance(verifier.nonces, MemoryNonces)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "lifespan":
+                await _lifespan(receive, send)
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            case kind:
+                raise OrtegeWatchError(f"an ASGI connection of type {kind!r}")
+
+    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+        try:
+            self._verifier.check_target(self._target(scope))
+            if scope["method"] != self._verifier.method:
+                answer = error_answer(ResultCode.SERVER_ERROR, "method not allowed")
+                allow = (b"allow", self._verifier.method.encode())
+                await _answer(send, 405, answer, allow)
+                return
+            body = await self._body(receive)
+            if body is None:
+                return  # the sender is gone, and nobody waits for an answer
+            status, answer = await self._take(scope["headers"], body)
+        except SignatureError as error:
+            logger.warning("a request is refused: %s", error)
+            status, answer = refusal(error)
+        except DecodeError as error:
+            logger.warning("a signed request cannot be read: %s", error)
+            problem = "; ".join(error.problems)
+            status, answer = 400, error_answer(ResultCode.SERVER_ERROR, problem)
+        except OrtegeWatchError:
+            logger.exception("a request could not be verified")
+            status, answer = 503, error_answer(ResultCode.SERVER_ERROR, "try again")
+        await _answer(send, status, answer)
+
+    def _target(self, scope: Message) -> str:
+        """Return what was asked: the whole path, also where the app is mounted."""
+        # Some frameworks leave a mount's prefix in the path, some cut it off.
+        path = scope["path"]
+        raw_path = (scope.get("raw_path") or b"").decode("latin-1")
+        known = self._verifier.path
+        if known in {scope.get("root_path", "") + path, raw_path}:
+            path = known
+        query = scope.get("query_string", b"").decode("latin-1")
+        return f"{path}?{query}" if query else path
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        limit = self._verifier.max_body
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if len(body) > limit:
+                problem = f"the body has more than {limit} bytes"
+                raise SignatureError(SignatureReason.BODY_TOO_LARGE, problem)
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    async def _take(self, headers: Headers, body: bytes) -> tuple[int, bytes]:
+        if self._waits:
+            app_id = await to_thread.run_sync(self._verifier.verify, headers, body)
+        else:
+            app_id = self._verifier.verify(headers, body)
+        done = [await self._handle(each, app_id) for each in decode_alerts(body)]
+        if all(done):
+            return 200, ok_answer()
+        return 500, error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
+
+    async def _handle(self, alert: AlertInfo, app_id: str) -> bool:
+        """Handle an alert, unless that was done before; tell whether it is done."""
+        key = alert.dedupe_key(app_id)
+        if key in self._running:
+            return False  # by another request; the sender asks again, and sees
+        self._running.add(key)
+        try:
+            if key not in self._handled:
+                await self._call(alert)
+                self._handled.add(key)
+        except Exception:
+            logger.exception("an alert was not handled: %s", alert.event_code)
+            return False
+        finally:
+            self._running.discard(key)
+        return True
+
+    async def _call(self, alert: AlertInfo) -> None:
+        if self._is_async:
+            result = self._handler(alert)
+        else:
+            result = await to_thread.run_sync(self._handler, alert)
+        if inspect.isawaitable(result):
+            await result
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+async def _answer(
+    send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]
+) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    kind = (b"content-type", CONTENT_TYPE.encode())
+    head = [kind, length, *headers]
+    try:
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": body})
+    except OSError:
+        logger.debug("the sender left before the answer")

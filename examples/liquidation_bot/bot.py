@@ -240,7 +240,13 @@ class Bot:
 
     async def _events(self, update: Update) -> None:
         addresses, everybody = moved(update)
-        if addresses and not update.first:
+        if update.first:
+            hours = self._settings.window / 3600
+            self._say(
+                "link",
+                f"watching; in the last {hours:g} h {len(addresses)} addresses moved",
+            )
+        elif addresses:
             names = ", ".join(short(each) for each in addresses[:5])
             more = f" and {len(addresses) - 5} more" if len(addresses) > 5 else ""
             after = " during the outage" if update.resumed else ""

@@ -1,0 +1,484 @@
+"""The bot on a fake server: what it reads when, and what it does about trouble."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import attrs
+import pytest
+
+from liquidation_bot.bot import Bot, MembersMissing, Settings
+from liquidation_bot.decide import Limits, Plan, Reason
+from liquidation_bot.executor import Guard
+from liquidation_bot.fixture import FixturePositions, FixturePrices
+from liquidation_bot.model import SourceError
+from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
+from liquidation_bot.record import Session
+from liquidation_bot.state import State
+from ortege_watch import AsyncCubeClient, AuthenticationError, Reconnect, Retry
+from ortege_watch.testing import FakeCube, ManualClock, Table
+
+
+class Heard:
+    """Be a display and an executor that a test can wait for."""
+
+    def __init__(self):
+        self.notes, self.plans, self.more = [], [], asyncio.Event()
+
+    def show(self, note, engine, /):
+        self.notes.append(note)
+        self.more.set()
+
+    def close(self):
+        pass
+
+    async def execute(self, plan):
+        self.plans.append(plan)
+        return "taken"
+
+    async def until(self, condition):
+        """Wait for a condition on what was heard."""
+        async with asyncio.timeout(5):
+            while not condition():
+                self.more.clear()
+                await self.more.wait()
+
+    async def hear(self, kind, *words, count=1):
+        """Wait for notes of a kind with these words."""
+
+        def found():
+            return [
+                note
+                for note in self.notes
+                if note.kind == kind and all(word in note.text for word in words)
+            ]
+
+        await self.until(lambda: len(found()) >= count)
+        return found()[-1]
+
+
+class Broken:
+    """Be sources that fail as often as told."""
+
+    caveats = ()
+
+    def __init__(self, positions, times, heard):
+        self.source, self.times, self.asked = positions, times, []
+        self.heard = heard
+
+    async def positions(self, borrowers, at):
+        self.asked.append(list(borrowers))
+        self.heard.more.set()
+        if self.times:
+            self.times -= 1
+            raise SourceError("not now")
+        return await self.source.positions(borrowers, at)
+
+    async def prices(self):
+        raise SourceError("no prices now")
+
+
+class Stage:
+    """Set up a bot whose every part a test may replace."""
+
+    def __init__(self, world, fake, client):
+        self.world, self.fake, self.client = world, fake, client
+        self.clock, self.heard, self.saved = ManualClock(), Heard(), []
+        self.positions = FixturePositions()
+        self.prices = FixturePrices(world.prices(ststx=80_000_000).values())
+        self.first, self.limits, self.cool_downs = [], Limits(), {}
+        self.more = {}
+
+    def now(self):
+        return self.world.now + int(self.clock.now())
+
+    async def borrowers(self, most):
+        return self.first[:most]
+
+    def put(self, *positions, listed=True):
+        """Set positions; those that are listed are loaded at the start."""
+        for each in positions:
+            self.positions.by_borrower[each.borrower] = each
+            self.first += [each.borrower] if listed else []
+
+    def event(self, function, who):
+        self.fake.tables["stacks_contract_events"].insert(
+            {
+                "contract_id": self.world.market.watched[0],
+                "function_name": function,
+                "sender_address": who,
+                "asset_amount": 1,
+                "tx_date": datetime.fromtimestamp(self.now(), UTC),
+            }
+        )
+
+    def bot(self, **changes):
+        settings = {"reconnect": Reconnect(base=0.01, cap=0.01), **changes}
+        return Bot(
+            cube=self.client,
+            session=Session(
+                market=self.world.market,
+                limits=self.limits,
+                cool_down=1000,
+                cool_downs=self.cool_downs,
+                caveats=(),
+                liquidator=None,
+            ),
+            positions=self.positions,
+            prices=self.prices,
+            borrowers=self.borrowers,
+            members=members(positions=False, prices=False),
+            executor=self.heard,
+            display=self.heard,
+            settings=Settings(**settings),
+            now=self.now,
+            sleep=self.clock.sleep,
+            save=self.saved.append,
+            **self.more,
+        )
+
+    @asynccontextmanager
+    async def running(self, **changes):
+        """Run the bot until the test is done with it; it is live and has read."""
+        bot = self.bot(**changes)
+        task = asyncio.create_task(bot.run())
+        try:
+            await self.heard.hear("link", "watching")
+            await self.clock.wait_for_sleepers()
+            yield bot
+            if task.done():
+                await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def stage(world):
+    async with (
+        FakeCube(now=lambda: float(world.now)) as fake,
+        AsyncCubeClient(fake.url, fake.token(), retry=Retry(attempts=1)) as client,
+    ):
+        yield Stage(world, fake, client)
+
+
+async def test_once_looks_and_ends(stage, world):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    await stage.bot(once=True).run()
+    assert [plan["borrower"] for plan in stage.heard.plans] == [world.alice]
+    assert stage.fake.attempts == []
+
+
+async def test_missing_members_are_named_before_anything_else(stage):
+    events = stage.fake.tables["stacks_contract_events"]
+    stage.fake.tables["stacks_contract_events"] = Table(
+        events.name,
+        measures={"count": "count"},
+        dimensions={"contract_id": "string", "function_name": "string"},
+    )
+    with pytest.raises(MembersMissing) as raised:
+        await stage.bot().run()
+    assert raised.value.names == (
+        "stacks_contract_events.asset_amount",
+        "stacks_contract_events.sender_address",
+        "stacks_contract_events.tx_date",
+    )
+    assert "sender_address" in str(raised.value)
+    assert stage.heard.notes == []
+
+
+async def test_at_the_start_it_says_what_is_not_verified(stage):
+    await stage.bot(once=True).run()
+    texts = [note.text for note in stage.heard.notes if note.kind == "start"]
+    assert "invented" in texts[0]
+    assert "not verified: everything: this market is invented" in texts
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "supply",
+        "borrow",
+        "withdraw",
+        "set-e-mode",
+        "set-user-use-reserve-as-collateral",
+    ],
+)
+async def test_an_event_makes_it_read_that_address_again(stage, world, function):
+    stage.put(world.danger())
+    stage.positions = Broken(stage.positions, 0, stage.heard)
+    async with stage.running() as bot:
+        stage.event(function, world.bob)
+        await stage.heard.hear("event", "BWB7 moved")
+        await stage.heard.until(lambda: stage.positions.asked[-1] == [world.bob])
+        assert set(bot.engine.positions) == {world.alice}
+
+
+@pytest.mark.parametrize("function", ["repay", "liquidation-call"])
+async def test_where_the_sender_may_be_another_everybody_is_read(
+    stage, world, function
+):
+    stage.put(world.danger())
+    stage.positions = Broken(stage.positions, 0, stage.heard)
+    async with stage.running():
+        stage.event(function, world.bob)
+        both = sorted([world.alice, world.bob])
+        await stage.heard.until(lambda: stage.positions.asked[-1] == both)
+
+
+async def test_an_event_without_a_change_of_position_plans_nothing(stage, world):
+    """An event says that somebody moved; it never makes a plan by itself."""
+    stage.put(world.danger())
+    async with stage.running() as bot:
+        stage.event("liquidation-call", world.alice)
+        await stage.heard.hear("event", "S6AK moved")
+        await stage.clock.advance(1)
+        assert bot.engine.plans == 0
+
+
+async def test_a_new_borrower_is_found_by_its_event(stage, world):
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running():
+        stage.put(world.danger(), listed=False)
+        stage.event("borrow", world.alice)
+        await stage.heard.hear("plan", "S6AK")
+    assert len(stage.heard.plans) == 1
+
+
+async def test_a_resync_finds_what_no_event_told(stage, world):
+    stage.put(world.position((world.ststx, 10**10, 0), (world.aeusdc, 0, 10**9)))
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running(resync=60):
+        stage.put(world.danger())  # interest, say
+        await stage.clock.advance(59)
+        assert stage.heard.plans == []
+        await stage.clock.advance(1)
+        await stage.heard.hear("plan", "S6AK")
+
+
+async def test_a_resync_reads_prices_and_notices_their_age(stage, world):
+    stage.put(world.danger())
+    async with stage.running(resync=200) as bot:
+        await stage.clock.advance(200)
+        assert bot.engine.decisions[world.alice].reason == Reason.HEALTHY
+        await stage.clock.advance(200)
+        await stage.heard.hear("skip", "stale price")
+
+
+async def test_what_cannot_be_read_is_tried_again_soon(stage, world):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    stage.positions = Broken(stage.positions, 2, stage.heard)
+    async with stage.running(resync=300, retry_reading=10):
+        await stage.heard.hear("trouble", "not now; 1 addresses stay unread")
+        await stage.clock.advance(10)
+        await stage.heard.hear("plan", "S6AK")
+    assert stage.positions.asked == [[world.alice]] * 3
+
+
+async def test_without_prices_it_goes_on_and_says_so(stage, world):
+    stage.put(world.danger())
+    stage.prices = Broken(None, 0, stage.heard)
+    async with stage.running():
+        await stage.heard.hear("trouble", "no prices now")
+        await stage.heard.hear("skip", "no price")
+
+
+async def test_without_a_list_of_borrowers_it_goes_on_and_says_so(stage, world):
+    async def nobody(most):
+        raise SourceError("no list now")
+
+    stage.borrowers = nobody
+    async with stage.running():
+        await stage.heard.hear("trouble", "no list now")
+
+
+async def test_a_bounded_load_says_that_there_may_be_more(stage, world):
+    stage.put(world.danger(), world.danger(who=world.bob))
+    async with stage.running(most_borrowers=1) as bot:
+        await stage.heard.hear("trouble", "more than 1 borrowers")
+        assert list(bot.engine.positions) == [world.alice]
+
+
+async def test_an_outage_is_caught_up_with_and_makes_no_second_plan(stage, world):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running():
+        assert len(stage.heard.plans) == 1
+        stage.fake.down()
+        await stage.heard.hear("link", "waiting")
+        stage.put(world.danger(who=world.bob), listed=False)
+        stage.event("borrow", world.alice)
+        stage.event("borrow", world.bob)
+        stage.fake.up()
+        await stage.heard.hear("event", "moved during the outage")
+        await stage.heard.hear("plan", "BWB7")
+        await stage.heard.hear("skip", "S6AK planned already")
+    assert [plan["borrower"] for plan in stage.heard.plans] == [world.alice, world.bob]
+
+
+async def test_a_passing_error_of_the_server_is_shown_and_survived(stage, world):
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running():
+        stage.fake.fail_query("Error: no database", status=500)
+        await stage.heard.hear("trouble", "no database")
+        stage.fake.heal()
+        stage.put(world.danger(), listed=False)
+        stage.event("borrow", world.alice)
+        await stage.heard.hear("plan", "S6AK")
+
+
+async def test_a_refused_token_ends_it(stage):
+    stage.fake.require("another secret")
+    with pytest.raises(AuthenticationError):
+        await stage.bot().run()
+
+
+async def test_the_window_is_opened_anew_and_nothing_is_planned_twice(stage, world):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running(window=100, resync=10_000):
+        await stage.clock.advance(100)
+        stage.event("borrow", world.alice)
+        await stage.fake.wait_until_async(lambda: len(stage.fake.attempts) == 2)
+        await stage.heard.hear("link", "watching", count=2)
+        stage.event("borrow", world.bob)
+        await stage.heard.hear("event", "BWB7 moved")
+    starts = [query["filters"][-1]["values"] for query in subscribed(stage.fake)]
+    assert starts == [["2027-01-15T07:58:20.000"], ["2027-01-15T08:00:00.000"]]
+    assert len(stage.heard.plans) == 1
+
+
+def subscribed(fake):
+    """Give the queries that were subscribed to."""
+    calls = [frame for frame in fake.frames if frame.get("method") == "subscribe"]
+    return [frame["params"]["query"] for frame in calls]
+
+
+async def test_state_is_saved_before_a_plan_leaves(stage, world):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    seen = []
+
+    async def execute(plan):
+        seen.append(list(stage.saved))
+        return "taken"
+
+    stage.heard.execute = execute
+    await stage.bot(once=True).run()
+    [[state]] = seen
+    assert state == State(plans=1, cool_downs={world.alice: world.now + 1000})
+
+
+async def test_cool_downs_from_before_hold(stage, world):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    stage.cool_downs = {world.alice: world.now + 1}
+    await stage.bot(once=True).run()
+    assert stage.heard.plans == []
+
+
+@pytest.mark.parametrize(
+    ("cap", "spent", "killed", "held"),
+    [
+        (2_500, 0, False, False),
+        (2_499, 0, False, True),
+        (5_000, 2_501, False, True),
+        (5_000, 0, True, True),
+    ],
+)
+async def test_a_guard_holds_plans_back(
+    stage, world, tmp_path, cap, spent, killed, held
+):
+    one = 10**8
+    kill = tmp_path / "kill"
+    if killed:
+        kill.touch()
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    stage.more = {
+        "guard": Guard(cap * one, kill),
+        "state": State(plans=7, spent=spent * one),
+    }
+    await stage.bot(once=True).run()
+    [state] = stage.saved
+    assert state.plans == 8
+    assert state.spent == (spent + (0 if held else 2_500)) * one
+    assert len(stage.heard.plans) == (0 if held else 1)
+    await stage.heard.hear("plan", "held back" if held else "taken")
+
+
+async def test_every_input_is_recorded_before_it_is_handled(stage, world):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    given = []
+    stage.more = {"record": given.append}
+    bot = stage.bot(once=True)
+    await bot.run()
+    again = Session(
+        market=world.market,
+        limits=Limits(),
+        cool_down=1000,
+        cool_downs={},
+        caveats=(),
+        liquidator=None,
+    ).engine()
+    decisions = [each for one in given for each in again.handle(one)]
+    assert [type(each) for each in decisions] == [Plan]
+    assert attrs.asdict(decisions[0]) == attrs.asdict(bot.engine.decisions[world.alice])
+
+
+async def test_prices_of_ortege_are_watched(stage, world):
+    """A price tick looks at every holder, without an event and without a resync."""
+    rows = stage.fake.tables["stacks_oracle_prices"]
+
+    def price(token, dollars):
+        at = datetime.fromtimestamp(stage.now(), UTC)
+        return {"token": token, "price": Decimal(dollars), "tx_date": at}
+
+    rows.insert([price("stSTX", "0.8"), price("aeUSDC", "1")])
+    stage.put(world.danger(), world.danger(who=world.bob))
+    stage.prices = OrtegePrices(stage.client, world.market)
+    async with stage.running():
+        assert stage.heard.plans == []
+        await stage.clock.advance(5)
+        rows.insert(price("stSTX", "0.7"))
+        await stage.heard.until(lambda: len(stage.heard.plans) == 2)
+        assert {each["borrower"] for each in stage.heard.plans} == {
+            world.alice,
+            world.bob,
+        }
+
+
+async def test_positions_of_ortege(stage, world):
+    ststx, aeusdc, _ = world.market.reserves
+    table = stage.fake.tables["stacks_dapp_zest_positions_net"]
+    for reserve, supply, borrow in [(ststx, "10000", "0"), (aeusdc, "0", "5000")]:
+        table.insert(
+            {
+                "lender_address": world.alice,
+                "asset_id": reserve.asset_ids[0],
+                "total_supply": Decimal(supply),
+                "total_borrow": Decimal(borrow),
+                "total_repaid": Decimal(0),
+            }
+        )
+    stage.prices = FixturePrices(world.prices().values())
+    stage.positions = OrtegePositions(stage.client, world.market)
+    stage.borrowers = stage.positions.borrowers
+    await stage.bot(once=True).run()
+    [plan] = stage.heard.plans
+    assert plan["pays"]["shown"] == "2,500"
+
+
+async def test_nothing_is_left_behind_when_it_is_cancelled(stage, world):
+    stage.put(world.danger())
+    before = asyncio.all_tasks()
+    async with stage.running():
+        pass
+    await stage.fake.wait_until_async(lambda: stage.fake.connections == 0)
+    assert asyncio.all_tasks() == before

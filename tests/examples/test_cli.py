@@ -1,0 +1,300 @@
+"""The program as it is run: sources, exit codes, signals, kill -9, records."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import attrs
+import pytest
+
+from liquidation_bot import cli, demo, options
+from liquidation_bot.model import SourceError
+from ortege_watch.testing import FakeCube, Table
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def environment(fake, **more):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ORTEGE_")}
+    server = {"ORTEGE_URL": fake.url, "ORTEGE_TOKEN": fake.token()}
+    return {**env, **server, **more}
+
+
+def program(*arguments):
+    demo_market = ["--market", str(demo.MARKET)]
+    return [sys.executable, "-m", "liquidation_bot", *demo_market, *arguments]
+
+
+def run(fake, *arguments, **env):
+    """Run the bot to its end."""
+    return subprocess.run(
+        program(*map(str, arguments)),
+        cwd=EXAMPLES,
+        env=environment(fake, **env),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def start(fake, *arguments):
+    """Start the bot; its log comes through stderr as JSON lines."""
+    return subprocess.Popen(
+        program("--log", "json", *map(str, arguments)),
+        cwd=EXAMPLES,
+        env=environment(fake),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def hear(bot, kind, word=""):
+    """Read the log until a note of a kind comes."""
+    for line in bot.stderr:
+        note = json.loads(line)
+        if note["kind"] == kind and word in note["text"]:
+            return note
+    raise AssertionError(f"the bot ended without saying {kind} {word}")
+
+
+@pytest.fixture
+def fake():
+    with FakeCube() as cube:
+        yield cube
+
+
+@pytest.fixture
+def danger(fake, world):
+    """Put a borrower in danger onto the server, with fresh prices."""
+    ststx, aeusdc, _ = world.market.reserves
+    now = datetime.now(UTC)
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    for reserve, supply, borrow in [(ststx, "10000", "0"), (aeusdc, "0", "5000")]:
+        table.insert(
+            {
+                "lender_address": world.alice,
+                "asset_id": reserve.asset_ids[0],
+                "total_supply": Decimal(supply),
+                "total_borrow": Decimal(borrow),
+                "total_repaid": Decimal(0),
+            }
+        )
+    prices = fake.tables["stacks_oracle_prices"]
+    for token, dollars in {"stSTX": "0.7", "aeUSDC": "1"}.items():
+        prices.insert({"token": token, "price": Decimal(dollars), "tx_date": now})
+
+
+def event(fake, world, who, function="borrow"):
+    fake.tables["stacks_contract_events"].insert(
+        {
+            "contract_id": world.market.watched[0],
+            "function_name": function,
+            "sender_address": who,
+            "asset_amount": 1,
+            "tx_date": datetime.now(UTC),
+        }
+    )
+
+
+@pytest.mark.usefixtures("danger")
+def test_once_writes_plans_to_stdout_and_the_log_to_stderr(fake, world):
+    done = run(fake, "--once", "--liquidator", world.bob)
+    assert done.returncode == 0, done.stderr
+    [plan] = [json.loads(line) for line in done.stdout.splitlines()]
+    assert plan["borrower"] == world.alice
+    assert plan["call"]["post_conditions"][0]["address"] == world.bob
+    assert "not verified" in done.stderr
+    assert re.search(r"plan +SPAZ…S6AK health 0.9800", done.stderr)
+    assert fake.token() not in done.stderr + done.stdout
+
+
+@pytest.mark.usefixtures("danger")
+def test_plans_are_files_where_a_directory_is_named(fake, tmp_path):
+    done = run(fake, "--once", "--plans", tmp_path / "plans")
+    assert done.stdout == ""
+    [path] = (tmp_path / "plans").iterdir()
+    assert path.stem == json.loads(path.read_text())["id"]
+
+
+@pytest.mark.usefixtures("danger")
+@pytest.mark.parametrize(
+    ("options", "plans"),
+    [
+        (["--min-profit", "198"], 0),
+        (["--min-profit", "197.65"], 1),
+        (["--transaction-fee", "300"], 0),
+        (["--transaction-fee", "300", "--allow-unprofitable"], 1),
+        (["--slippage-bps", "900"], 0),
+        (["--wallet-cap", "5"], 0),
+        (["--margin", "0.021"], 0),
+    ],
+)
+def test_limits_are_those_of_the_command_line(fake, options, plans):
+    done = run(fake, "--once", *options)
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) == plans
+
+
+@pytest.mark.usefixtures("danger")
+@pytest.mark.parametrize(("which", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signals_end_it_cleanly(fake, which, code):
+    with start(fake) as bot:
+        hear(bot, "link", "watching")
+        bot.send_signal(which)
+        assert bot.wait(10) == code
+        assert "Traceback" not in bot.stderr.read()
+    fake.wait_until(lambda: fake.connections == 0)
+
+
+@pytest.mark.usefixtures("danger")
+def test_after_kill_9_nobody_gets_a_second_plan(fake, world, tmp_path):
+    state = tmp_path / "state.json"
+    with start(fake, "--state", state) as bot:
+        hear(bot, "plan")
+        bot.kill()
+    with start(fake, "--state", state) as bot:
+        hear(bot, "link", "watching")
+        event(fake, world, world.alice)
+        hear(bot, "event", "moved")
+        bot.terminate()
+        assert bot.wait(10) == 0
+        assert bot.stdout.read() == ""
+    assert json.loads(state.read_text())["plans"] == 1
+
+
+@pytest.mark.usefixtures("danger")
+def test_a_replay_of_a_record_gives_the_same_bytes(fake, world, tmp_path):
+    record = tmp_path / "session"
+    with start(fake, "--record", record, "--cool-down", 1, "--resync", 1) as bot:
+        hear(bot, "plan")
+        hear(bot, "link", "watching")
+        event(fake, world, world.alice)
+        hear(bot, "plan")
+        bot.terminate()
+        live = bot.stdout.read()
+        assert bot.wait(10) == 0
+    assert len(live.splitlines()) >= 2
+    again = run(fake, "--replay", record)
+    assert (again.returncode, again.stdout) == (0, live)
+
+
+def test_members_that_the_server_lacks_are_named(fake):
+    fake.tables["stacks_oracle_prices"] = Table(
+        "stacks_oracle_prices", dimensions={"token": "string"}
+    )
+    done = run(fake, "--once")
+    assert done.returncode == 2
+    assert "stacks_oracle_prices.price, stacks_oracle_prices.tx_date" in done.stderr
+
+
+def test_members_that_are_not_asked_for_may_lack(fake, tmp_path, world):
+    del fake.tables["stacks_oracle_prices"]
+    del fake.tables["stacks_dapp_zest_positions_net"]
+    positions = tmp_path / "positions.json"
+    position = attrs.asdict(world.danger())
+    positions.write_text(json.dumps([position]))
+    now = int(datetime.now(UTC).timestamp())
+    fresh = [attrs.evolve(each, at=now) for each in world.prices().values()]
+    prices = tmp_path / "prices.json"
+    prices.write_text(json.dumps([attrs.asdict(each) for each in fresh]))
+    borrowers = tmp_path / "borrowers"
+    borrowers.write_text(f"# ours\n\n{world.alice}  # Alice\n{world.alice}\n")
+    files = ["--positions", positions, "--prices", prices, "--borrowers", borrowers]
+    done = run(fake, "--once", *files)
+    assert done.returncode == 0, done.stderr
+    [plan] = [json.loads(line) for line in done.stdout.splitlines()]
+    assert any("out of a file" in doubt for doubt in plan["unverified"])
+
+
+def test_a_refused_token_is_a_failure(fake):
+    done = run(fake, "--once", ORTEGE_TOKEN="wrong-token")
+    assert done.returncode == 1
+    assert "Invalid token" in done.stderr
+    assert "wrong-token" not in done.stderr
+
+
+@pytest.mark.usefixtures("danger")
+def test_execution_by_code_of_ones_own(fake, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n"
+        "    async def execute(self, plan):\n"
+        "        print('executed', plan['id'])\n"
+        "        return 'signed by me'\n"
+    )
+    common = ["--once", "--execute", "mine:Mine", "--state", tmp_path / "state"]
+    common += ["--kill-file", tmp_path / "kill", "--cool-down", 1]
+    done = run(fake, *common, "--cap", 3000, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("executed ")
+    assert "signed by me" in done.stderr
+    assert json.loads((tmp_path / "state").read_text())["spent"] == 2500 * 10**8
+
+
+# -------------------------------------------------------------------- without a server
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--nonsense"], "unrecognized arguments"),
+        (["--demo", "--once"], "not allowed with"),
+        (["--execute", "a:b"], "--execute needs --cap, --kill-file and --state"),
+        (["--execute", "a:b", "--cap", "1", "--state", "s"], "--execute needs"),
+        (["--positions", "node"], "need --node"),
+        (["--min-profit", "much"], "is no number"),
+        (["--min-profit", "-1"], "not between"),
+        (["--min-profit", "nan"], "not between"),
+        (["--min-profit", "0.000000001"], "more than eight decimals"),
+        (["--slippage-bps", "10001"], "not between"),
+        (["--cool-down", "0"], "no whole number above 0"),
+        (["--resync", "1.5"], "no whole number above 0"),
+        (["--liquidator", "me"], "no Stacks address"),
+    ],
+)
+def test_wrong_options_end_with_code_2(capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        options.parse(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_execute_is_not_for_the_demo(capsys):
+    needs = ["--cap", "1", "--kill-file", "k", "--state", "s"]
+    with pytest.raises(SystemExit):
+        options.parse(["--demo", "--execute", "a:b", *needs])
+    assert "not for --demo" in capsys.readouterr().err
+
+
+def test_a_replay_of_nothing_ends_with_code_2(capsys, tmp_path):
+    assert cli.main(["--replay", str(tmp_path / "none")]) == 2
+    assert "cannot read the record" in capsys.readouterr().err
+
+
+def test_help_names_the_exit_codes(capsys):
+    with pytest.raises(SystemExit):
+        options.parse(["--help"])
+    told = capsys.readouterr().out
+    assert "exit codes" in told
+    assert "130" in told
+
+
+@pytest.mark.parametrize("content", ["nobody", "\ud800"])
+def test_a_list_of_borrowers_must_be_addresses(tmp_path, content):
+    path = tmp_path / "borrowers"
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(SourceError, match="cannot read the borrowers"):
+        cli.read_borrowers(path)
+
+
+def test_the_default_market_is_the_one_for_zest_v1():
+    assert options.parse([]).market.name == "zest-v1.toml"

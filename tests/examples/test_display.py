@@ -1,0 +1,122 @@
+"""What is shown: lines, JSON lines, a table; and what the library warns of."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+
+from liquidation_bot.decide import Limits
+from liquidation_bot.display import JsonLines, Lines, Note, library_log, short
+from liquidation_bot.engine import Engine, PositionsRead, PricesSeen
+
+rich = pytest.importorskip("rich")
+from rich.console import Console  # noqa: E402
+
+from liquidation_bot.table import LiveTable  # noqa: E402
+
+
+@pytest.fixture
+def engine(world):
+    engine = Engine(world.market, Limits(), cool_down=60)
+    engine.handle(PricesSeen(world.now, tuple(world.prices().values())))
+    engine.handle(PositionsRead(world.now, (world.danger(),)))
+    return engine
+
+
+def test_lines(engine):
+    lines = []
+    display = Lines(lines.append)
+    display.show(Note("story", 0, "1. Once"), engine)
+    display.show(Note("plan", 3661, "a plan"), engine)
+    display.close()
+    assert lines == ["\n1. Once", "  01:01:01  plan     a plan"]
+
+
+def test_json_lines(engine):
+    lines = []
+    display = JsonLines(lines.append)
+    display.show(Note("plan", 3661, "ä plan", {"plan": {"id": "1"}}), engine)
+    display.close()
+    assert json.loads(lines[0]) == {
+        "at": "1970-01-01T01:01:01+00:00",
+        "kind": "plan",
+        "text": "ä plan",
+        "plan": {"id": "1"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"), [("SP1", "SP1"), ("SPAZ0AWR4XF9F2K6PB1", "SPAZ…6PB1")]
+)
+def test_short(address, expected):
+    assert short(address) == expected
+
+
+def test_the_library_is_heard_while_it_lasts():
+    heard, logger = [], logging.getLogger("ortege_watch.somewhere")
+    with library_log(heard.append):
+        logger.warning("lost %s", "it")
+        logger.info("not this")
+    logger.warning("nor this")
+    assert heard == ["lost it"]
+
+
+def drawn(engine, world, *notes):
+    """Show notes in a table; give what is on the terminal at the end."""
+    file = io.StringIO()
+    console = Console(file=file, width=120, force_terminal=True, color_system=None)
+    display = LiveTable(console)
+    try:
+        for kind, text in notes:
+            display.show(Note(kind, world.now, text), engine)
+    finally:
+        display.close()
+    return file.getvalue()
+
+
+def test_the_table_shows_borrowers_prices_connection_and_plans(engine, world):
+    told = drawn(
+        engine,
+        world,
+        ("story", "3. A price drop."),
+        ("link", "subscription live"),
+        ("plan", "one plan"),
+        *[("event", f"number {n}") for n in range(20)],
+    )
+    last = told[told.rindex("a market made up") :]
+    assert "subscription live" in last
+    assert "stSTX 0.7 (0 s old)" in last
+    assert "SPAZ…S6AK" in last
+    assert "0.9800" in last
+    assert "5,000.00 aeUSDC" in last
+    assert "10,000.00 stSTX" in last
+    assert "one plan" in last  # plans outlive the notes around them
+    assert "number 19" in last
+    assert "number 1 " not in last
+    assert "3. A price drop." in told
+
+
+def test_the_table_ranks_by_health_and_counts_the_rest(engine, world):
+    healthy = [
+        world.position(
+            (world.ststx, (number + 20) * 10**9, 0),
+            (world.aeusdc, 0, 5 * 10**9),
+            who=f"SP{number:030}",
+        )
+        for number in range(20)
+    ]
+    engine.handle(PositionsRead(world.now, tuple(healthy)))
+    odd = world.position((world.aeusdc, 0, 1), ("SP1.x", 1, 0), who="SPodd")
+    engine.handle(PositionsRead(world.now, (odd,)))
+    told = drawn(engine, world, ("link", "subscription live"))
+    assert "and 10 healthier ones" in told
+    assert told.index("SPAZ…S6AK") < told.index("SP00…0000")
+
+
+def test_an_empty_table_is_a_table(world):
+    told = drawn(Engine(world.market, Limits(), cool_down=1), world, ("start", "hello"))
+    assert "not connected yet" in told
+    assert "hello" in told

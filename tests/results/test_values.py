@@ -217,6 +217,7 @@ def test_verbatim_columns_hold_no_two_forms_of_a_value(column, kind, zone):
     [
         (["5", "-7", None, "0"], int),
         (["5", "12"], Decimal),
+        ([None, "0.50", "-12.25"], Decimal),
         ([5, Decimal("1.5")], Decimal),
         (["2026-07-01T12:00:00.000", None], datetime),
         (["a", None, 5], str),
@@ -233,7 +234,9 @@ def test_the_usual_columns_are_verbatim(column, kind):
     [
         (["5", "05"], int, UTC),
         (["0", "-0"], int, UTC),
-        (["1.5"], Decimal, UTC),
+        (["1.5", "1.50"], Decimal, UTC),
+        (["1.5", "1"], Decimal, UTC),
+        (["0.0", "-0.0"], Decimal, UTC),
         (["5", 5], int, UTC),
         (["true"], bool, UTC),
         (["2026-07-01T12:00:00Z"], datetime, UTC),

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
+
 from ortege_watch import codec
 from ortege_watch.results.layout import (
     Layout,
@@ -20,10 +22,24 @@ if TYPE_CHECKING:
     from ortege_watch.codec import ResultPart
     from ortege_watch.query import Query
 
-__all__ = ["DEFAULT_LIMIT", "Snapshot"]
+__all__ = ["DEFAULT_LIMIT", "Keys", "Snapshot"]
 
 DEFAULT_LIMIT: Final = 10_000
 """How many rows Cube gives where nobody says: CUBEJS_DB_QUERY_DEFAULT_LIMIT."""
+
+
+@attrs.define
+class Keys:
+    """The keys of rows as they were sent, in the order of the rows, no two alike.
+
+    Attributes:
+        values: one for each row.
+        is_verbatim: whether no two mean the same either, ``"1"`` and ``"1.0"`` for
+            example; ``None`` until somebody looked.
+    """
+
+    values: list[Any]
+    is_verbatim: bool | None = None
 
 
 class Snapshot:
@@ -38,8 +54,8 @@ class Snapshot:
         length: the number of rows; ``None`` until it is known.
         flat: whether no value holds a list; ``None`` until somebody looked.
         known: what the columns hold, or most likely do before the rows are read.
-        keys: the key of each row as it was sent, if no two are alike; ``None`` if some
-            are, or until somebody looked.
+        keys: the keys of the rows, if no two are alike; ``None`` if some are, or until
+            somebody looked.
     """
 
     def __init__(self, part: ResultPart, query: Query | None) -> None:
@@ -50,7 +66,7 @@ class Snapshot:
         self.cells: list[Cells] | None = None
         self.length: int | None = None
         self.flat: bool | None = None
-        self.keys: list[Any] | None = None
+        self.keys: Keys | None = None
         self.known: Layout | None = None
 
     def read(self) -> tuple[Shape, list[Cells]]:

@@ -52,8 +52,6 @@ _is_time = re.compile(
     rf"{_TIME}(?:\.[0-9]{{1,6}}0*)?(?P<zone>Z|[+-][0-9]{{2}}:[0-9]{{2}})?"
 ).fullmatch
 
-_are_plain_integers = re.compile(r"(?:(?:0|-?[1-9][0-9]*)\n)*").fullmatch
-
 _DIGITS_TO_ZERO: Final = str.maketrans("123456789", "000000000")
 
 
@@ -65,6 +63,13 @@ def _are_times(values: Sequence[str]) -> bool:
     """Tell whether all are ``YYYY-MM-DDTHH:MM:SS.mmm``, as Cube writes times."""
     pattern = "0000-00-00T00:00:00.000\n" * len(values)
     return "\n".join([*values, ""]).translate(_DIGITS_TO_ZERO) == pattern
+
+
+@lru_cache(maxsize=64)
+def _are_alike(decimals: int | None) -> Callable[[str], re.Match[str] | None]:
+    """Match lines of numbers with so many decimals, each in its only form."""
+    rest = "" if decimals is None else rf"\.[0-9]{{{decimals}}}"
+    return re.compile(rf"(?:(?:0|-?[1-9][0-9]*+){rest}\n)*+").fullmatch
 
 
 def zone_of(name: str) -> tzinfo:
@@ -249,7 +254,9 @@ def is_verbatim(values: Sequence[Any], kind: Kind, zone: tzinfo) -> bool:
     if kind is datetime:
         # In other zones two wall clock times may be one instant.
         return zone is UTC and _are_times(texts)
-    return _are_plain_integers("\n".join([*texts, ""])) is not None
+    _, point, decimals = next(iter(texts), "").partition(".")
+    alike = _are_alike(len(decimals) if point else None)
+    return alike("\n".join([*texts, ""])) is not None
 
 
 def sort_key(value: Hashable) -> tuple[int, Any]:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from decimal import Decimal
 from itertools import repeat
-from operator import and_, attrgetter, ne, or_
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import attrs
@@ -25,6 +25,7 @@ from ortege_watch.results.layout import Layout
 from ortege_watch.results.result import snapshot_of
 from ortege_watch.results.rows import ChangedRow, Row
 from ortege_watch.results.shapes import Cells, first_shape
+from ortege_watch.results.snapshot import Keys
 from ortege_watch.results.values import canonical, is_verbatim, sort_key
 from ortege_watch.subscription.windows import find_windows, is_flat
 
@@ -83,11 +84,11 @@ def difference(before: Result | None, after: Result) -> Difference:
 
 @attrs.frozen
 class _Rows:
-    """Rows to be compared, with a layout, and their keys if no two are alike."""
+    """Rows to be compared; their keys where they are known and no two are alike."""
 
     layout: Layout
     cells: Sequence[Cells]
-    keys: list[Any] | None = None
+    keys: Keys | None = None
 
 
 def _all_rows(snapshot: Snapshot) -> _Rows:
@@ -156,21 +157,23 @@ def _as_sent(before: _Rows, after: _Rows, snapshot: Snapshot | None) -> Differen
         TypeError: a value is not hashable.
     """
     layout = after.layout
-    key_of = _getter(layout, layout.keys)
-    keys = list(map(key_of, after.cells))
+    keys = list(map(_getter(layout, layout.keys), after.cells))
     added: list[Cells] = []
     removed: list[Cells] = []
     were: list[Cells] = []
     pairs: list[Cells] = []
-    if keys == before.keys:
+    if before.keys is not None and before.keys.values == keys:
         # The same rows in the same order: no key need be looked up.
+        known = before.keys
+        if known.is_verbatim is None:
+            known.is_verbatim = _are_verbatim(layout, layout.keys, before.cells)
         for was, row in zip(before.cells, after.cells, strict=True):
             if was != row:
                 were.append(was)
                 pairs.append(row)
     else:
-        old_keys = before.keys or map(key_of, before.cells)
-        old = dict(zip(old_keys, before.cells, strict=True))
+        known = Keys(keys)
+        old = _by_sent_key(before)
         if len(old) < len(before.cells) or len(set(keys)) < len(keys):
             return _by_meaning(*_without_common(before, after))
         for key, row in zip(keys, after.cells, strict=True):
@@ -182,9 +185,9 @@ def _as_sent(before: _Rows, after: _Rows, snapshot: Snapshot | None) -> Differen
                 pairs.append(row)
         removed += old.values()
     if snapshot is not None:
-        snapshot.keys = keys
+        snapshot.keys = known
     left = added + removed + pairs
-    if not all(_is_verbatim(layout, name, left) for name in layout.keys):
+    if not (known.is_verbatim or _are_verbatim(layout, layout.keys, left)):
         # Keys that were sent differently may mean the same.
         return _by_meaning(*_without_common(before, after))
     places = _changed_places(layout, were, pairs)
@@ -201,15 +204,14 @@ def _as_sent(before: _Rows, after: _Rows, snapshot: Snapshot | None) -> Differen
 
 def _changed_places(
     layout: Layout, old: Sequence[Cells], new: Sequence[Cells]
-) -> list[int]:
+) -> Iterable[int]:
     """Tell which pairs of rows differ that have one key and were sent differently."""
+    measures = layout.kinds.keys() - set(layout.keys)
+    if _are_verbatim(layout, measures, [*old, *new]):
+        return range(len(new))
     differ = _comparison(layout)
-    surely = _surely_changed(layout, old, new)
-    return [
-        place
-        for place, (sure, was, row) in enumerate(zip(surely, old, new, strict=True))
-        if sure or differ(was, row)
-    ]
+    pairs = enumerate(zip(old, new, strict=True))
+    return [place for place, (was, row) in pairs if differ(was, row)]
 
 
 def _changed(
@@ -227,12 +229,25 @@ def _getter(layout: Layout, names: Iterable[str]) -> Callable[[Cells], Hashable]
     return attrgetter(*attributes) if attributes else lambda _: None
 
 
-def _is_verbatim(layout: Layout, name: str, rows: Sequence[Cells]) -> bool:
-    kind = layout.kinds[name]
-    if kind is str or kind is None:
-        return True
-    column = list(map(_getter(layout, [name]), rows))
-    return is_verbatim(column, kind, layout.zone)
+def _by_sent_key(rows: _Rows) -> dict[Hashable, Cells]:
+    """Give rows by their keys as they were sent; of several with one key, the last."""
+    layout = rows.layout
+    if rows.keys is not None:
+        return dict(zip(rows.keys.values, rows.cells, strict=True))
+    return dict(
+        zip(map(_getter(layout, layout.keys), rows.cells), rows.cells, strict=True)
+    )
+
+
+def _are_verbatim(layout: Layout, names: Iterable[str], rows: Sequence[Cells]) -> bool:
+    """Tell whether values of these columns are equal only if they were sent alike."""
+    for name in names:
+        kind = layout.kinds[name]
+        if kind is not str and kind is not None:
+            column = list(map(_getter(layout, [name]), rows))
+            if not is_verbatim(column, kind, layout.zone):
+                return False
+    return True
 
 
 def _without_common(before: _Rows, after: _Rows) -> tuple[_Rows, _Rows]:
@@ -255,30 +270,6 @@ def _without_common(before: _Rows, after: _Rows) -> tuple[_Rows, _Rows]:
     return rest(before.cells), rest(after.cells)
 
 
-def _surely_changed(
-    layout: Layout, old: Sequence[Cells], new: Sequence[Cells]
-) -> Iterable[bool]:
-    """Tell where rows surely differ; ``False`` proves nothing.
-
-    Numbers that are rounded to different floats are different numbers: for most rows
-    there is no need to make exact values only in order to compare them.
-    """
-    changed: Iterable[bool] = repeat(False, len(new))
-    for name, kind in layout.kinds.items():
-        if kind not in _NUMBERS or name in layout.keys:
-            continue
-        value_of = _getter(layout, [name])
-        ones: list[Any] = list(map(value_of, old))
-        others: list[Any] = list(map(value_of, new))
-        try:
-            unequal = list(map(ne, map(float, ones), map(float, others)))
-        except (TypeError, ValueError, OverflowError):
-            continue
-        # What is no number at all is not even equal to itself as a float.
-        changed = list(map(or_, changed, map(and_, unequal, map(ne, ones, others))))
-    return changed
-
-
 def _comparison(layout: Layout) -> Callable[[Cells, Cells], bool]:
     """Make the function that tells whether two rows of one key differ."""
     measures = [
@@ -292,7 +283,8 @@ def _comparison(layout: Layout) -> Callable[[Cells, Cells], bool]:
         for attribute, kind in measures:
             one, other = getattr(was, attribute), getattr(row, attribute)
             if one != other and (
-                canonical(one, kind, zone) != canonical(other, kind, zone)
+                (kind in _NUMBERS and _are_unequal(one, other))
+                or canonical(one, kind, zone) != canonical(other, kind, zone)
             ):
                 return True
         return False
@@ -301,6 +293,18 @@ def _comparison(layout: Layout) -> Callable[[Cells, Cells], bool]:
 
 
 _NUMBERS: Final = frozenset({Decimal, int})
+
+
+def _are_unequal(one: Any, other: Any) -> bool:
+    """Tell whether two texts differ as numbers; ``False`` proves nothing.
+
+    ``Decimal`` takes more than servers may send, but texts that it takes for different
+    numbers are one number to nobody.
+    """
+    try:
+        return type(one) is type(other) is str and Decimal(one) != Decimal(other)
+    except ArithmeticError:
+        return False
 
 
 def _by_meaning(before: _Rows, after: _Rows) -> Difference:

@@ -250,7 +250,9 @@ def is_verbatim(values: Sequence[Any], kind: Kind, zone: tzinfo) -> bool:
         return True
     if kind is bool or kinds - {str, type(None)}:
         return False
-    texts = [value for value in values if value is not None]
+    texts = values
+    if len(kinds) > 1:
+        texts = [value for value in values if value is not None]
     if kind is datetime:
         # In other zones two wall clock times may be one instant.
         return zone is UTC and _are_times(texts)

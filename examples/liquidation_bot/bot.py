@@ -7,7 +7,8 @@ now and then all the same, for what no event tells.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,12 @@ from liquidation_bot.engine import (
     Decision,
     Engine,
     Input,
-    PositionsRead,
     PricesSeen,
     Tick,
 )
 from liquidation_bot.model import PositionSource, PriceSource, SourceError, shown
 from liquidation_bot.ortege import OrtegePrices, events_query, moved
+from liquidation_bot.reading import Reader
 from liquidation_bot.state import State
 from ortege_watch import (
     AsyncCubeClient,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from liquidation_bot.record import Session
 
 __all__ = ["Bot", "MembersMissing", "Settings"]
+
+_MOST_LINES = 10
 
 
 class MembersMissing(Exception):
@@ -63,15 +66,19 @@ class Settings:
         most_borrowers: how many are loaded at the start.
         window: how far back events and prices are subscribed to.
         resync: how often everybody is read again.
-        retry_reading: how soon what could not be read is tried again.
+        poll_prices: how often prices that cannot be watched are read.
+        settle: when whoever moved is read once more.
+        tend: how often it is looked whether something of all that is due.
         once: look once and end.
         reconnect: how the subscription comes back after an outage.
     """
 
     most_borrowers: int = 5_000
     window: int = 6 * 3600
-    resync: float = 300.0
-    retry_reading: float = 10.0
+    resync: int = 300
+    poll_prices: int = 30
+    settle: int = 60
+    tend: int = 10
     once: bool = False
     reconnect: Reconnect = attrs.field(factory=Reconnect)
 
@@ -119,7 +126,6 @@ class Bot:
         self._cube = cube
         self._session = session
         self._engine = session.engine()
-        self._positions = positions
         self._prices = prices
         self._borrowers = borrowers
         self._members = members
@@ -133,7 +139,13 @@ class Bot:
         self._state = state or State()
         self._guard = guard
         self._one_at_a_time = asyncio.Lock()
-        self._unread: set[str] = set()
+        self._reader = Reader(
+            positions,
+            now=now,
+            take=self._take,
+            trouble=lambda text: self._say("trouble", text),
+            settle=settings.settle,
+        )
 
     @property
     def engine(self) -> Engine:
@@ -157,7 +169,7 @@ class Bot:
     async def _stay(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._resync())
+                tasks.create_task(self._tend())
                 tasks.create_task(self._watch())
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
@@ -194,7 +206,7 @@ class Bot:
                 f"there may be more than {len(found)} borrowers; the rest is unseen "
                 "until it moves (--most-borrowers)",
             )
-        await self._read(found)
+        await self._reader.read(found)
         self._say("start", self._overview())
 
     def _overview(self) -> str:
@@ -253,24 +265,24 @@ class Bot:
             self._say("event", f"{names}{more} moved{after}: reading again")
         if everybody:
             addresses = sorted({*addresses, *self._engine.positions})
-        await self._read(addresses)
+        await self._reader.moved(addresses)
 
-    async def _resync(self) -> None:
-        """Read everybody again now and then: prices and interest emit no event."""
-        rested = 0.0
+    async def _tend(self) -> None:
+        """Do what time asks for: prices and interest emit no event."""
+        watched = isinstance(self._prices, OrtegePrices)
+        everybody = prices = self._now()
         while True:
-            pause = self._settings.resync - rested
-            if self._unread:
-                pause = min(pause, self._settings.retry_reading)
-            await self._sleep(pause)
-            rested += pause
-            if rested < self._settings.resync:
-                await self._read(sorted(self._unread))
-                continue
-            rested = 0.0
-            await self._read_prices()
-            await self._take(Tick(self._now()))
-            await self._read(sorted({*self._engine.positions, *self._unread}))
+            await self._sleep(self._settings.tend)
+            now = self._now()
+            if now - everybody >= self._settings.resync:
+                everybody = prices = now
+                await self._read_prices()
+                await self._take(Tick(now))
+                await self._reader.read(self._engine.positions)
+            elif not watched and now - prices >= self._settings.poll_prices:
+                prices = now
+                await self._read_prices()
+            await self._reader.tend()
 
     def _link(self, state: ConnectionState) -> None:
         self._say("link", f"subscription {state}", state=str(state))
@@ -282,20 +294,6 @@ class Bot:
             self._say("trouble", str(error))
             return
         await self._take(PricesSeen(self._now(), tuple(prices)))
-
-    async def _read(self, borrowers: Iterable[str]) -> None:
-        """Read positions; those that cannot be read now stay on the list."""
-        self._unread.update(borrowers)
-        wanted = sorted(self._unread)
-        if not wanted:
-            return
-        try:
-            positions = await self._positions.positions(wanted, self._now())
-        except SourceError as error:
-            self._say("trouble", f"{error}; {len(wanted)} addresses stay unread")
-            return
-        self._unread.difference_update(wanted)
-        await self._take(PositionsRead(self._now(), tuple(positions)))
 
     # ------------------------------------------------------------------ what follows
 
@@ -309,17 +307,29 @@ class Bot:
             if (words := self._engine.prices_in_words()) != prices:
                 self._say("prices", words)
             for decision in decisions:
-                await self._follow(decision, before.get(decision.borrower))
+                if isinstance(decision, Plan):
+                    await self._execute(decision)
+            self._skipped(
+                [
+                    each
+                    for each in decisions
+                    if isinstance(each, Skip) and _is_news(each, before)
+                ]
+            )
 
-    async def _follow(self, decision: Decision, before: Decision | None) -> None:
-        if isinstance(decision, Plan):
-            await self._execute(decision)
-        elif _is_news(decision, before):
+    def _skipped(self, skips: Sequence[Skip]) -> None:
+        """Say whom it leaves alone and why; many at once only by their reasons."""
+        if len(skips) > _MOST_LINES:
+            counts = Counter(each.reason for each in skips).most_common()
+            words = ", ".join(f"{reason} {count}" for reason, count in counts)
+            self._say("skip", f"{len(skips)} borrowers: {words}")
+            return
+        for skip in skips:
             self._say(
                 "skip",
-                f"{short(decision.borrower)} {decision.reason}: {decision.detail}",
-                borrower=decision.borrower,
-                reason=str(decision.reason),
+                f"{short(skip.borrower)} {skip.reason}: {skip.detail}",
+                borrower=skip.borrower,
+                reason=str(skip.reason),
             )
 
     async def _execute(self, plan: Plan) -> None:
@@ -327,15 +337,30 @@ class Bot:
         most = plan.most_paid_usd
         held = self._guard.refusal(most, self._state.spent) if self._guard else None
         spends = self._guard is not None and held is None
+        # Of other plans from the same input, which are not out yet, nothing is kept.
+        running = {
+            borrower: until
+            for borrower, until in self._state.cool_downs.items()
+            if until > plan.made_at
+        }
+        until = self._engine.cool_downs[plan.borrower]
         self._state = attrs.evolve(
             self._state,
             plans=self._state.plans + 1,
-            cool_downs=dict(self._engine.cool_downs),
+            cool_downs={**running, plan.borrower: until},
             spent=self._state.spent + (most if spends else 0),
         )
         self._save(self._state)
-        done = f"held back: {held}" if held else await self._executor.execute(document)
+        done = f"held back: {held}" if held else await self._hand_over(document)
         self._say("plan", f"{in_words(plan)} ({done})", plan=document)
+
+    async def _hand_over(self, document: dict[str, Any]) -> str:
+        try:
+            return await self._executor.execute(document)
+        except Exception as error:  # noqa: BLE001 - somebody else's code
+            kind = type(error).__name__
+            self._say("trouble", f"the executor failed with {kind}: {error}")
+            return "the executor failed"
 
     def _say(self, kind: Kind, text: str, **data: Any) -> None:
         self._display.show(Note(kind, self._now(), text, data), self._engine)
@@ -352,10 +377,9 @@ def in_words(plan: Plan) -> str:
     )
 
 
-def _is_news(skip: Skip, before: Decision | None) -> bool:
-    """Tell whether a reason is worth a line: it is new, or somebody is in danger."""
-    if skip.reason in (Reason.HEALTHY, Reason.NO_DEBT):
-        return before is not None and (
-            isinstance(before, Plan) or before.reason != skip.reason
-        )
-    return not isinstance(before, Skip) or before.reason != skip.reason
+def _is_news(skip: Skip, decisions: Mapping[str, Decision]) -> bool:
+    """Tell whether a reason is worth a line: it has changed, or somebody is new."""
+    before = decisions.get(skip.borrower)
+    if before is None:
+        return skip.reason not in (Reason.HEALTHY, Reason.NO_DEBT)
+    return isinstance(before, Plan) or before.reason != skip.reason

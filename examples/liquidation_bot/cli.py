@@ -142,7 +142,7 @@ async def _demo(chosen: argparse.Namespace, display: Display) -> None:
         display,
         executor=executor.DryRunExecutor(chosen.plans),
         # A reader needs time for each chapter, a pipe none.
-        pause=2.5 if at_a_terminal else 0.0,
+        pause=2.0 if at_a_terminal else 0.0,
     )
 
 

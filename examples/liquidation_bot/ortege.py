@@ -66,7 +66,7 @@ class Prices:
 
 
 # Addresses in one question; each may have a row for every reserve.
-_AT_ONCE: Final = 200
+_AT_ONCE: Final = 100
 _MOST_ROWS: Final = 50_000
 _MOST_EVENTS: Final = 10_000
 _MOST_PRICES: Final = 1_000
@@ -169,6 +169,8 @@ class OrtegePositions:
                     Positions.lender_address.in_(borrowers[start : start + _AT_ONCE])
                 ],
                 limit=_MOST_ROWS,
+                # Somebody moved: an answer from before that is of no use.
+                cache="must-revalidate",
             )
             for row in await self._load(query):
                 if (holding := self._holding(row)) is not None:

@@ -252,7 +252,7 @@ async def test_a_new_borrower_is_found_by_its_event(stage, world):
 async def test_a_resync_finds_what_no_event_told(stage, world):
     stage.put(world.position((world.ststx, 10**10, 0), (world.aeusdc, 0, 10**9)))
     stage.prices = FixturePrices(world.prices().values())
-    async with stage.running(resync=60):
+    async with stage.running(resync=60, tend=1):
         stage.put(world.danger())  # interest, say
         await stage.clock.advance(59)
         assert stage.heard.plans == []
@@ -263,9 +263,9 @@ async def test_a_resync_finds_what_no_event_told(stage, world):
 async def test_a_resync_reads_prices_and_notices_their_age(stage, world):
     stage.put(world.danger())
     async with stage.running(resync=200) as bot:
-        await stage.clock.advance(200)
+        await stage.clock.advance(360)
         assert bot.engine.decisions[world.alice].reason == Reason.HEALTHY
-        await stage.clock.advance(200)
+        await stage.clock.advance(40)
         await stage.heard.hear("skip", "stale price")
 
 
@@ -273,11 +273,47 @@ async def test_what_cannot_be_read_is_tried_again_soon(stage, world):
     stage.put(world.danger())
     stage.prices = FixturePrices(world.prices().values())
     stage.positions = Broken(stage.positions, 2, stage.heard)
-    async with stage.running(resync=300, retry_reading=10):
+    async with stage.running(resync=300, tend=10):
         await stage.heard.hear("trouble", "not now; 1 addresses stay unread")
         await stage.clock.advance(10)
         await stage.heard.hear("plan", "S6AK")
     assert stage.positions.asked == [[world.alice]] * 3
+
+
+async def test_whoever_moved_is_read_again_when_the_source_has_settled(stage, world):
+    """A cube may know of an event before another one knows of the new position."""
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running(settle=60, tend=10, resync=10_000):
+        stage.event("borrow", world.alice)
+        await stage.heard.hear("event", "S6AK moved")
+        stage.put(world.danger())
+        await stage.clock.advance(50)
+        assert stage.heard.plans == []
+        await stage.clock.advance(10)
+        await stage.heard.hear("plan", "S6AK")
+
+
+async def test_prices_that_cannot_be_watched_are_polled(stage, world):
+    stage.put(world.danger())
+    async with stage.running(poll_prices=30, tend=10, resync=10_000):
+        fresh = world.prices(at=world.now + 20).values()
+        stage.prices.by_asset = {each.asset: each for each in fresh}
+        await stage.clock.advance(20)
+        assert stage.heard.plans == []
+        await stage.clock.advance(10)
+        await stage.heard.hear("plan", "S6AK")
+
+
+async def test_a_failing_executor_is_shown_and_survived(stage, world):
+    async def execute(plan):
+        raise RuntimeError("no key")
+
+    stage.put(world.danger(), world.danger(who=world.bob))
+    stage.prices = FixturePrices(world.prices().values())
+    stage.heard.execute = execute
+    await stage.bot(once=True).run()
+    await stage.heard.hear("trouble", "RuntimeError: no key", count=2)
+    await stage.heard.hear("plan", "the executor failed", count=2)
 
 
 async def test_without_prices_it_goes_on_and_says_so(stage, world):
@@ -372,6 +408,30 @@ async def test_state_is_saved_before_a_plan_leaves(stage, world):
     await stage.bot(once=True).run()
     [[state]] = seen
     assert state == State(plans=1, cool_downs={world.alice: world.now + 1000})
+
+
+async def test_of_several_plans_only_those_that_are_out_are_saved(stage, world):
+    """Whoever kills it between two plans gets the second one after a restart."""
+    stage.put(world.danger(), world.danger(who=world.bob))
+    stage.prices = FixturePrices(world.prices().values())
+    stage.more = {"state": State(plans=4, cool_downs={"SPx": 1, "SPy": world.now + 9})}
+    await stage.bot(once=True).run()
+    until = world.now + 1000
+    first, second = stage.saved
+    assert first == State(plans=5, cool_downs={"SPy": world.now + 9, world.bob: until})
+    assert second.cool_downs == {**first.cool_downs, world.alice: until}
+
+
+async def test_many_skips_at_once_are_one_line(stage, world):
+    stage.put(
+        *(
+            world.position((world.aeusdc, 0, 10**9), who=f"SP{number}")
+            for number in range(11)
+        )
+    )
+    await stage.bot(once=True).run()
+    await stage.heard.hear("skip", "11 borrowers: no collateral 11")
+    assert sum(note.kind == "skip" for note in stage.heard.notes) == 1
 
 
 async def test_cool_downs_from_before_hold(stage, world):

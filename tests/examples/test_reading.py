@@ -1,0 +1,130 @@
+"""Reading: chunks, what is tried again, and that no answer is overtaken."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from liquidation_bot.model import Position, SourceError
+from liquidation_bot.reading import Reader
+
+
+class Source:
+    """Answer when told to, or fail."""
+
+    caveats = ()
+
+    def __init__(self):
+        self.asked, self.fail, self.gate = [], 0, None
+
+    async def positions(self, borrowers, at):
+        self.asked.append(list(borrowers))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fail:
+            self.fail -= 1
+            raise SourceError("not now")
+        return [Position(borrower=who, holdings=(), read_at=at) for who in borrowers]
+
+
+class Stage:
+    def __init__(self):
+        self.source, self.time = Source(), 1000
+        self.taken, self.troubles = [], []
+        self.reader = Reader(
+            self.source,
+            now=lambda: self.time,
+            take=self.take,
+            trouble=self.troubles.append,
+            settle=60,
+        )
+
+    async def take(self, given):
+        self.taken.append(given)
+
+
+@pytest.fixture
+def stage():
+    return Stage()
+
+
+async def test_nobody_is_asked_for_nothing(stage):
+    await stage.reader.read([])
+    await stage.reader.tend()
+    assert stage.source.asked == []
+
+
+async def test_many_are_read_in_chunks(stage):
+    everybody = [f"SP{number:04}" for number in range(450)]
+    await stage.reader.read(reversed(everybody))
+    assert [len(chunk) for chunk in stage.source.asked] == [200, 200, 50]
+    assert [p.borrower for given in stage.taken for p in given.positions] == everybody
+
+
+async def test_what_failed_stays_on_the_list(stage):
+    stage.source.fail = 1
+    await stage.reader.read(["SP1"])
+    assert stage.troubles == ["not now; 1 addresses stay unread for now"]
+    await stage.reader.read(["SP2"])
+    assert stage.source.asked == [["SP1"], ["SP1", "SP2"]]
+    await stage.reader.tend()
+    assert len(stage.source.asked) == 2
+
+
+async def test_a_failing_chunk_stops_the_round(stage):
+    stage.source.fail = 1
+    await stage.reader.read([f"SP{number:04}" for number in range(450)])
+    assert len(stage.source.asked) == 1
+    await stage.reader.tend()
+    assert len(stage.source.asked) == 4
+
+
+async def test_whoever_moved_is_read_twice(stage):
+    await stage.reader.moved(["SP1"])
+    stage.time += 59
+    await stage.reader.tend()
+    assert stage.source.asked == [["SP1"]]
+    stage.time += 1
+    await stage.reader.tend()
+    await stage.reader.tend()
+    assert stage.source.asked == [["SP1"], ["SP1"]]
+
+
+async def test_the_second_time_counts_from_the_last_move(stage):
+    await stage.reader.moved(["SP1"])
+    stage.time += 30
+    await stage.reader.moved(["SP1"])
+    stage.time += 30
+    await stage.reader.tend()
+    assert len(stage.source.asked) == 2
+    stage.time += 30
+    await stage.reader.tend()
+    assert len(stage.source.asked) == 3
+
+
+async def test_two_readings_never_overlap(stage):
+    stage.source.gate = asyncio.Event()
+    first = asyncio.create_task(stage.reader.read(["SP1"]))
+    second = asyncio.create_task(stage.reader.read(["SP1", "SP2"]))
+    while not stage.source.asked:
+        await asyncio.sleep(0)
+    assert stage.source.asked == [["SP1"]]
+    stage.source.gate.set()
+    await asyncio.gather(first, second)
+    # The first has read SP1 for the second.
+    assert stage.source.asked == [["SP1"], ["SP2"]]
+
+
+async def test_a_move_during_a_reading_is_read_again_when_settled(stage):
+    stage.source.gate = asyncio.Event()
+    first = asyncio.create_task(stage.reader.read(["SP1"]))
+    while not stage.source.asked:
+        await asyncio.sleep(0)
+    second = asyncio.create_task(stage.reader.moved(["SP1"]))
+    await asyncio.sleep(0)
+    stage.source.gate.set()
+    await asyncio.gather(first, second)
+    stage.time += 60
+    await stage.reader.tend()
+    assert stage.source.asked == [["SP1"], ["SP1"]]

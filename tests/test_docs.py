@@ -19,6 +19,8 @@ import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
+import ortege_watch
+from ortege_watch import testing
 from ortege_watch.testing import FakeCube
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +102,14 @@ def test_every_block_of_the_page_runs(page: Path, fake: FakeCube) -> None:
     assert not re.search(r"```+\s*\{?(py|pycon|python3|Python)\b", text)
     count = run_blocks(page, {"__name__": "__main__", "fake": fake})
     assert count >= len(re.findall(r"^\s*```+\s*python", text, re.MULTILINE))
+
+
+def test_the_reference_lists_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    found = re.findall(r"^\.\. (?:auto\w+|data):: ([\w.]+)", page, re.MULTILINE)
+    # Names with a dot are what a public name gives, such as the members of Meta.
+    public = [name for name in found if "." not in name]
+    assert sorted(public) == sorted([*ortege_watch.__all__, *testing.__all__])
 
 
 def test_blocks_share_names_and_may_await(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from liquidation_bot.engine import (
 from liquidation_bot.model import PositionSource, PriceSource, SourceError, shown
 from liquidation_bot.ortege import OrtegePrices, events_query, moved
 from liquidation_bot.reading import Reader
-from liquidation_bot.state import State
 from ortege_watch import (
     AsyncCubeClient,
     ConnectionState,
@@ -35,12 +34,13 @@ from ortege_watch import (
 )
 
 if TYPE_CHECKING:
-    from liquidation_bot.executor import Executor, Guard
+    from liquidation_bot.outbox import Outbox
     from liquidation_bot.record import Session
 
 __all__ = ["Bot", "MembersMissing", "Settings"]
 
 _MOST_LINES = 10
+_NAMES = 5
 
 
 class MembersMissing(Exception):
@@ -93,15 +93,12 @@ class Bot:
         prices: where prices are read; Ortege's are watched as well.
         borrowers: names at most that many addresses to begin with.
         members: what the server must have.
-        executor: takes the plans.
+        outbox: takes the plans.
         display: shows what happens.
         settings: how to run.
         now: unix seconds.
         sleep: waits that many seconds.
-        save: keeps the state before a plan leaves.
         record: takes every input, for a replay.
-        state: what survived from before.
-        guard: may hold a plan back; None where the executor only writes.
     """
 
     def __init__(
@@ -113,15 +110,12 @@ class Bot:
         prices: PriceSource,
         borrowers: Callable[[int], Awaitable[Sequence[str]]],
         members: Sequence[str],
-        executor: Executor,
+        outbox: Outbox,
         display: Display,
         settings: Settings,
         now: Callable[[], int],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        save: Callable[[State], object] = lambda _: None,
         record: Callable[[Input], object] | None = None,
-        state: State | None = None,
-        guard: Guard | None = None,
     ) -> None:
         self._cube = cube
         self._session = session
@@ -129,15 +123,12 @@ class Bot:
         self._prices = prices
         self._borrowers = borrowers
         self._members = members
-        self._executor = executor
+        self._outbox = outbox
         self._display = display
         self._settings = settings
         self._now = now
         self._sleep = sleep
-        self._save = save
         self._record = record
-        self._state = state or State()
-        self._guard = guard
         self._one_at_a_time = asyncio.Lock()
         self._reader = Reader(
             positions,
@@ -259,13 +250,25 @@ class Bot:
                 f"watching; in the last {hours:g} h {len(addresses)} addresses moved",
             )
         elif addresses:
-            names = ", ".join(short(each) for each in addresses[:5])
-            more = f" and {len(addresses) - 5} more" if len(addresses) > 5 else ""
+            names = ", ".join(short(each) for each in addresses[:_NAMES])
+            left = len(addresses) - _NAMES
+            more = f" and {left} more" if left > 0 else ""
             after = " during the outage" if update.resumed else ""
             self._say("event", f"{names}{more} moved{after}: reading again")
-        if everybody:
-            addresses = sorted({*addresses, *self._engine.positions})
-        await self._reader.moved(addresses)
+        others = self._engine.positions if everybody else ()
+        await self._reader.moved({*addresses, *others})
+        if not update.first:
+            self._tell_health(addresses[:_NAMES])
+
+    def _tell_health(self, addresses: Sequence[str]) -> None:
+        known = [(who, self._engine.decisions.get(who)) for who in addresses]
+        words = [
+            f"{short(who)} {shown(each.health, 8, 4)}"
+            for who, each in known
+            if each is not None and each.health is not None
+        ]
+        if words:
+            self._say("event", f"health is now: {', '.join(words)}")
 
     async def _tend(self) -> None:
         """Do what time asks for: prices and interest emit no event."""
@@ -308,7 +311,7 @@ class Bot:
                 self._say("prices", words)
             for decision in decisions:
                 if isinstance(decision, Plan):
-                    await self._execute(decision)
+                    await self._send(decision)
             self._skipped(
                 [
                     each
@@ -332,35 +335,11 @@ class Bot:
                 reason=str(skip.reason),
             )
 
-    async def _execute(self, plan: Plan) -> None:
+    async def _send(self, plan: Plan) -> None:
         document = self._session.document(plan)
-        most = plan.most_paid_usd
-        held = self._guard.refusal(most, self._state.spent) if self._guard else None
-        spends = self._guard is not None and held is None
-        # Of other plans from the same input, which are not out yet, nothing is kept.
-        running = {
-            borrower: until
-            for borrower, until in self._state.cool_downs.items()
-            if until > plan.made_at
-        }
         until = self._engine.cool_downs[plan.borrower]
-        self._state = attrs.evolve(
-            self._state,
-            plans=self._state.plans + 1,
-            cool_downs={**running, plan.borrower: until},
-            spent=self._state.spent + (most if spends else 0),
-        )
-        self._save(self._state)
-        done = f"held back: {held}" if held else await self._hand_over(document)
+        done = await self._outbox.send(plan, document, until=until)
         self._say("plan", f"{in_words(plan)} ({done})", plan=document)
-
-    async def _hand_over(self, document: dict[str, Any]) -> str:
-        try:
-            return await self._executor.execute(document)
-        except Exception as error:  # noqa: BLE001 - somebody else's code
-            kind = type(error).__name__
-            self._say("trouble", f"the executor failed with {kind}: {error}")
-            return "the executor failed"
 
     def _say(self, kind: Kind, text: str, **data: Any) -> None:
         self._display.show(Note(kind, self._now(), text, data), self._engine)

@@ -23,6 +23,7 @@ from liquidation_bot.fixture import FixturePositions, FixturePrices
 from liquidation_bot.market import Market, MarketError
 from liquidation_bot.model import PositionSource, PriceSource, SourceError
 from liquidation_bot.node import Node, NodePositions, NodePrices
+from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Recorder, RecordError, Session, replay
 from liquidation_bot.state import State, StateError
 from ortege_watch import AsyncCubeClient, OrtegeWatchError, QueryError
@@ -188,14 +189,11 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
                 positions=chosen.positions == "ortege" or chosen.borrowers is None,
                 prices=chosen.prices == "ortege",
             ),
-            executor=_executor(chosen),
-            guard=_guard(chosen),
+            outbox=_outbox(chosen, state),
             display=display,
             settings=_settings(chosen),
             now=lambda: int(time.time()),
-            save=lambda state: state.save(chosen.state) if chosen.state else None,
             record=record,
-            state=state,
         )
         await bot.run()
 
@@ -220,16 +218,19 @@ def _settings(chosen: argparse.Namespace) -> Settings:
     )
 
 
-def _executor(chosen: argparse.Namespace) -> executor.Executor:
-    if chosen.execute:
-        return executor.load(chosen.execute)
-    return executor.DryRunExecutor(chosen.plans, _plan_to_stdout)
+def _outbox(chosen: argparse.Namespace, state: State) -> Outbox:
+    path: Path | None = chosen.state
 
+    def save(new: State) -> None:
+        if path is not None:
+            new.save(path)
 
-def _guard(chosen: argparse.Namespace) -> executor.Guard | None:
     if not chosen.execute:
-        return None
-    return executor.Guard(chosen.cap, chosen.kill_file)
+        dry = executor.DryRunExecutor(chosen.plans, _plan_to_stdout)
+        return Outbox(dry, state=state, save=save)
+    guard = executor.Guard(chosen.cap, chosen.kill_file)
+    mine = executor.load(chosen.execute)
+    return Outbox(mine, guard=guard, state=state, save=save)
 
 
 def _positions(

@@ -17,11 +17,12 @@ import attrs
 
 from liquidation_bot.bot import Bot, Settings
 from liquidation_bot.decide import Limits
-from liquidation_bot.display import Display, Note
+from liquidation_bot.display import Display, Note, short
 from liquidation_bot.engine import Engine
 from liquidation_bot.executor import DryRunExecutor, Executor
 from liquidation_bot.market import Market
 from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
+from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Session
 from ortege_watch import AsyncCubeClient, Reconnect
 from ortege_watch.testing import FakeCube
@@ -194,9 +195,10 @@ async def run(
             positions=positions,
             prices=OrtegePrices(cube, market),
             borrowers=positions.borrowers,
-            executor=executor or DryRunExecutor(None),
+            outbox=Outbox(executor or DryRunExecutor(None), save=lambda _: None),
             display=listener,
-            settings=Settings(reconnect=Reconnect(base=0.5, cap=1.0)),
+            # The story has its own time: nothing is read again because of the clock.
+            settings=Settings(reconnect=Reconnect(base=0.5, cap=1.0), tend=3600),
             members=members(positions=True, prices=True),
             now=clock.now,
         )
@@ -233,12 +235,12 @@ def _open_the_market(world: _World) -> None:
 
 async def _tell(world: _World) -> None:
     await world.tell(
-        "1. The market. Alice has 10,000 stSTX and owes 5,000 aeUSDC; Bob has 0.05 sBTC "
-        "and owes 2,000 aeUSDC.\n   Nobody is in danger: health is above 1."
+        f"1. The market. Alice ({short(ALICE)}) has 10,000 stSTX and owes 5,000 aeUSDC,\n"
+        f"   Bob ({short(BOB)}) has 0.05 sBTC and owes 2,000 aeUSDC. Nobody is in "
+        "danger: health is above 1."
     )
     await world.listener.hear("prices", "stSTX 0.8")
-    await world.listener.hear("link", "live")
-    await world.cube.wait_until_async(lambda: len(world.cube.subscriptions) == 2)
+    await world.listener.hear("link", "watching")
     await _event(world)
     await _price_drop(world)
     await _outage(world)
@@ -265,6 +267,7 @@ async def _event(world: _World) -> None:
     world.holds(BOB, "aeUSDC", borrow="150")
     world.event(BOB, "borrow", "150")
     await world.listener.hear("event", "moved")
+    await world.listener.hear("event", "health is now", "1.0465")
 
 
 async def _price_drop(world: _World) -> None:
@@ -281,8 +284,8 @@ async def _price_drop(world: _World) -> None:
 async def _outage(world: _World) -> None:
     world.clock.pass_by(30)
     await world.tell(
-        "4. An outage. The server goes away; meanwhile Alice borrows 10 more, and Carol "
-        "appears.\n   What happened is caught up with, and Alice gets no second plan."
+        "4. An outage. The server goes away; meanwhile Alice borrows 10 more, and Carol\n"
+        f"   ({short(CAROL)}) appears. The bot catches up, and Alice gets no second plan."
     )
     world.cube.down()
     await world.listener.hear("link", "waiting")
@@ -296,6 +299,7 @@ async def _outage(world: _World) -> None:
     await world.listener.hear("link", "live")
     await world.listener.hear("event", "moved during the outage")
     await world.listener.hear("skip", "planned already")
+    await world.listener.hear("event", "health is now")
 
 
 async def _stale_price(world: _World) -> None:

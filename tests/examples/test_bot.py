@@ -16,6 +16,7 @@ from liquidation_bot.executor import Guard
 from liquidation_bot.fixture import FixturePositions, FixturePrices
 from liquidation_bot.model import SourceError
 from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
+from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Session
 from liquidation_bot.state import State
 from ortege_watch import AsyncCubeClient, AuthenticationError, Reconnect, Retry
@@ -90,7 +91,7 @@ class Stage:
         self.positions = FixturePositions()
         self.prices = FixturePrices(world.prices(ststx=80_000_000).values())
         self.first, self.limits, self.cool_downs = [], Limits(), {}
-        self.more = {}
+        self.given, self.guard, self.state = [], None, None
 
     def now(self):
         return self.world.now + int(self.clock.now())
@@ -131,13 +132,14 @@ class Stage:
             prices=self.prices,
             borrowers=self.borrowers,
             members=members(positions=False, prices=False),
-            executor=self.heard,
+            outbox=Outbox(
+                self.heard, save=self.saved.append, guard=self.guard, state=self.state
+            ),
             display=self.heard,
             settings=Settings(**settings),
             now=self.now,
             sleep=self.clock.sleep,
-            save=self.saved.append,
-            **self.more,
+            record=self.given.append,
         )
 
     @asynccontextmanager
@@ -312,8 +314,7 @@ async def test_a_failing_executor_is_shown_and_survived(stage, world):
     stage.prices = FixturePrices(world.prices().values())
     stage.heard.execute = execute
     await stage.bot(once=True).run()
-    await stage.heard.hear("trouble", "RuntimeError: no key", count=2)
-    await stage.heard.hear("plan", "the executor failed", count=2)
+    await stage.heard.hear("plan", "failed with RuntimeError: no key", count=2)
 
 
 async def test_without_prices_it_goes_on_and_says_so(stage, world):
@@ -414,7 +415,7 @@ async def test_of_several_plans_only_those_that_are_out_are_saved(stage, world):
     """Whoever kills it between two plans gets the second one after a restart."""
     stage.put(world.danger(), world.danger(who=world.bob))
     stage.prices = FixturePrices(world.prices().values())
-    stage.more = {"state": State(plans=4, cool_downs={"SPx": 1, "SPy": world.now + 9})}
+    stage.state = State(plans=4, cool_downs={"SPx": 1, "SPy": world.now + 9})
     await stage.bot(once=True).run()
     until = world.now + 1000
     first, second = stage.saved
@@ -460,10 +461,8 @@ async def test_a_guard_holds_plans_back(
         kill.touch()
     stage.put(world.danger())
     stage.prices = FixturePrices(world.prices().values())
-    stage.more = {
-        "guard": Guard(cap * one, kill),
-        "state": State(plans=7, spent=spent * one),
-    }
+    stage.guard = Guard(cap * one, kill)
+    stage.state = State(plans=7, spent=spent * one)
     await stage.bot(once=True).run()
     [state] = stage.saved
     assert state.plans == 8
@@ -475,8 +474,6 @@ async def test_a_guard_holds_plans_back(
 async def test_every_input_is_recorded_before_it_is_handled(stage, world):
     stage.put(world.danger())
     stage.prices = FixturePrices(world.prices().values())
-    given = []
-    stage.more = {"record": given.append}
     bot = stage.bot(once=True)
     await bot.run()
     again = Session(
@@ -487,7 +484,7 @@ async def test_every_input_is_recorded_before_it_is_handled(stage, world):
         caveats=(),
         liquidator=None,
     ).engine()
-    decisions = [each for one in given for each in again.handle(one)]
+    decisions = [each for one in stage.given for each in again.handle(one)]
     assert [type(each) for each in decisions] == [Plan]
     assert attrs.asdict(decisions[0]) == attrs.asdict(bot.engine.decisions[world.alice])
 

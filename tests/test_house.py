@@ -23,6 +23,9 @@ SHELLS = {
     "ortege_watch.subscription.updates",
     "ortege_watch.testing",
     "ortege_watch.watchbus.asgi",
+    "ortege_watch.watchbus.channel",
+    "ortege_watch.watchbus.channel_server",
+    "ortege_watch.watchbus.handling",
     "ortege_watch.watchbus.nonces",
     "ortege_watch.watchbus.receiver",
 }

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from ortege_watch.subscription.updates import AsyncUpdates, Update, WatchOptions
     from ortege_watch.watchbus.alerts import AlertInfo
     from ortege_watch.watchbus.asgi import RecentAlerts, alert_app
+    from ortege_watch.watchbus.channel import AlertChannel
+    from ortege_watch.watchbus.channel_server import AlertServer, serve_alert_channel
     from ortege_watch.watchbus.events import (
         AbnormalFunctionCall,
         BigAmountTxn,
@@ -77,7 +79,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbnormalFunctionCall",
+    "AlertChannel",
     "AlertInfo",
+    "AlertServer",
     "ApiError",
     "AsyncCubeClient",
     "AsyncUpdates",
@@ -139,6 +143,7 @@ __all__ = [
     "WireStyle",
     "__version__",
     "alert_app",
+    "serve_alert_channel",
     "sign",
 ]
 
@@ -146,7 +151,9 @@ __all__ = [
 # checkers, and one in __all__; a test compares the three.
 _HOMES = {
     "AbnormalFunctionCall": "watchbus.events",
+    "AlertChannel": "watchbus.channel",
     "AlertInfo": "watchbus.alerts",
+    "AlertServer": "watchbus.channel_server",
     "ApiError": "errors",
     "AsyncCubeClient": "cube.client",
     "AsyncUpdates": "subscription.updates",
@@ -207,6 +214,7 @@ _HOMES = {
     "WatchResult": "watchbus.models",
     "WireStyle": "watchbus.payloads",
     "alert_app": "watchbus.asgi",
+    "serve_alert_channel": "watchbus.channel_server",
     "sign": "watchbus.signing",
 }
 

@@ -74,7 +74,7 @@ class Settings:
     """
 
     most_borrowers: int = 5_000
-    window: int = 6 * 3600
+    window: int = 3600
     resync: int = 300
     poll_prices: int = 30
     settle: int = 60

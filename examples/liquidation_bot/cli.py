@@ -21,7 +21,7 @@ from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, JsonLines, Lines
 from liquidation_bot.fixture import FixturePositions, FixturePrices
 from liquidation_bot.market import Market, MarketError
-from liquidation_bot.model import PositionSource, PriceSource, SourceError
+from liquidation_bot.model import FileError, PositionSource, PriceSource, SourceError
 from liquidation_bot.node import Node, NodePositions, NodePrices
 from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Recorder, RecordError, Session, replay
@@ -36,6 +36,7 @@ WRONG_USE: Final = 2
 INTERRUPTED: Final = 130
 
 _USE: Final = (
+    FileError,
     MarketError,
     MembersMissing,
     QueryError,
@@ -276,7 +277,7 @@ def read_borrowers(path: Path) -> list[str]:
     """Read addresses, one a line; what follows a # is a comment.
 
     Raises:
-        SourceError: the file cannot be read, or a line is no address.
+        FileError: the file cannot be read, or a line is no address.
     """
     found: list[str] = []
     try:
@@ -285,5 +286,5 @@ def read_borrowers(path: Path) -> list[str]:
                 check_principal(address)
                 found.append(address)
     except (OSError, UnicodeDecodeError, ClarityError) as error:
-        raise SourceError(f"cannot read the borrowers in {path}: {error}") from None
+        raise FileError(f"cannot read the borrowers in {path}: {error}") from None
     return list(dict.fromkeys(found))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from liquidation_bot.model import Position, Price, SourceError
+from liquidation_bot.model import FileError, Position, Price
 from liquidation_bot.record import position_from, price_from
 
 __all__ = ["FixturePositions", "FixturePrices"]
@@ -30,7 +30,7 @@ class FixturePositions:
         """Read a JSON list of positions, as a record of a session has them.
 
         Raises:
-            SourceError: it is none.
+            FileError: it is none.
         """
         return cls(_load(path, position_from))
 
@@ -58,7 +58,7 @@ class FixturePrices:
         """Read a JSON list of prices, as a record of a session has them.
 
         Raises:
-            SourceError: it is none.
+            FileError: it is none.
         """
         return cls(_load(path, price_from))
 
@@ -71,4 +71,4 @@ def _load(path: Path, read: Callable[[Any], T]) -> list[T]:
     try:
         return [read(each) for each in json.loads(path.read_bytes())]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"cannot read {path}: {error}") from None
+        raise FileError(f"cannot read {path}: {error}") from None

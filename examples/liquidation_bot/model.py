@@ -10,6 +10,7 @@ from typing import Protocol
 import attrs
 
 __all__ = [
+    "FileError",
     "Holding",
     "Position",
     "PositionSource",
@@ -23,6 +24,10 @@ __all__ = [
 
 class SourceError(Exception):
     """Report that a source could not be read; the next round tries again."""
+
+
+class FileError(SourceError):
+    """Refuse a file that was named by the user; trying again is of no use."""
 
 
 @attrs.frozen(kw_only=True)

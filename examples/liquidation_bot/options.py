@@ -120,7 +120,7 @@ def _operation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("operation (seconds)")
     group.add_argument("--cool-down", type=_count, default=1_800, metavar="S")
     group.add_argument("--resync", type=_count, default=300, metavar="S")
-    group.add_argument("--window", type=_count, default=21_600, metavar="S")
+    group.add_argument("--window", type=_count, default=3_600, metavar="S")
     group.add_argument(
         "--liquidator", type=_address, metavar="ADDRESS", help="for post-conditions"
     )
@@ -146,7 +146,10 @@ def _execution(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("execution (by code of yours; none is shipped)")
     group.add_argument("--execute", metavar="MODULE:NAME", help="makes an executor")
     group.add_argument(
-        "--cap", type=_dollars, metavar="USD", help="all executed plans together"
+        "--cap",
+        type=_dollars,
+        metavar="USD",
+        help="all executed plans together, of this run or of the state file",
     )
     group.add_argument(
         "--kill-file",
@@ -157,8 +160,8 @@ def _execution(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    if options.execute and not (options.cap and options.kill_file and options.state):
-        parser.error("--execute needs --cap, --kill-file and --state")
+    if options.execute and (options.cap is None or options.kill_file is None):
+        parser.error("--execute needs --cap and --kill-file")
     if options.execute and (options.demo or options.replay):
         parser.error("--execute is not for --demo or --replay")
     if "node" in (options.positions, options.prices) and not options.node:

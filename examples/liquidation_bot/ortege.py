@@ -69,7 +69,7 @@ class Prices:
 _AT_ONCE: Final = 100
 _MOST_ROWS: Final = 50_000
 _MOST_EVENTS: Final = 10_000
-_MOST_PRICES: Final = 1_000
+_MOST_PRICES: Final = 10_000
 # The address that calls these need not be the borrower whom they change.
 _OTHERS: Final = frozenset({"repay", "liquidation-call"})
 

@@ -8,15 +8,19 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import attrs
 import pytest
 
 from liquidation_bot import cli, demo, options
-from liquidation_bot.model import SourceError
+from liquidation_bot.clarity import Ok, Principal, Some, UInt, deserialize, serialize
+from liquidation_bot.model import FileError
 from ortege_watch.testing import FakeCube, Table
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -216,6 +220,87 @@ def test_members_that_are_not_asked_for_may_lack(fake, tmp_path, world):
     assert any("out of a file" in doubt for doubt in plan["unverified"])
 
 
+class Node(BaseHTTPRequestHandler):
+    """Be a node that knows of one borrower: a table of answers."""
+
+    answers: ClassVar = {}
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        function = self.path.rpartition("/")[2]
+        last = deserialize(bytes.fromhex(body["arguments"][-1][2:]))
+        result = f"0x{serialize(self.answers[function, last]).hex()}"
+        answer = json.dumps({"okay": True, "result": result}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def node(world):
+    """Serve the derived vectors' position, and prices, as contracts say them."""
+    alice, feed = Principal(world.alice), bytes(32)
+    ststx, aeusdc = Principal(world.ststx), Principal(world.aeusdc)
+    now = UInt(int(datetime.now(UTC).timestamp()))
+    used = {"assets-supplied": (ststx,), "assets-borrowed": (aeusdc,)}
+
+    def data(principal):
+        return Some(
+            {"principal-borrow-balance": UInt(principal), "use-as-collateral": True}
+        )
+
+    Node.answers = {
+        ("get-user-assets-read", alice): Some(used),
+        ("get-user-reserve-data-read", ststx): data(0),
+        ("get-user-reserve-data-read", aeusdc): data(1),
+        ("get-user-borrow-balance", aeusdc): {
+            "compounded-balance": UInt(5_000_000_000)
+        },
+        ("get-balance", alice): Ok(UInt(10_000_000_000)),
+        ("get-price", feed): Ok(
+            {"price": 35, "expo": -2, "conf": UInt(0), "publish-time": now}
+        ),
+    }
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Node)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_positions_and_prices_of_a_node(fake, world, tmp_path, node):
+    zero = "SP000000000000000000002Q6VF78"
+    text = demo.MARKET.read_text()
+    names = "".join(f'{key} = "{zero}.{key}"\n' for key in ("data", "reader", "pyth"))
+    text = text.replace("[units]", f"[node]\n{names}\n[units]")
+    text = text.replace("fee_bps = 1000\n", f'fee_bps = 1000\nfeed = "{"00" * 32}"\n')
+    market = tmp_path / "market.toml"
+    market.write_text(text)
+    (tmp_path / "borrowers").write_text(world.alice)
+    for table in ("stacks_oracle_prices", "stacks_dapp_zest_positions_net"):
+        del fake.tables[table]
+    sources = ["--positions", "node", "--prices", "node", "--node", node]
+    sources += ["--borrowers", tmp_path / "borrowers", "--market", market]
+    done = run(fake, "--once", *sources)
+    assert done.returncode == 0, done.stderr
+    # All at one price: 10,000 of each, thresholds 0.7 and (aeUSDC's) 0.9, owed 5,000.
+    assert "the lowest health: SPAZ…S6AK 3.2000" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--positions", "--prices", "--borrowers"])
+def test_a_file_that_cannot_be_read_is_wrong_use(fake, tmp_path, option):
+    done = run(fake, "--once", option, tmp_path / "none")
+    assert done.returncode == 2
+    assert "cannot read" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_refused_token_is_a_failure(fake):
     done = run(fake, "--once", ORTEGE_TOKEN="wrong-token")
     assert done.returncode == 1
@@ -248,8 +333,9 @@ def test_execution_by_code_of_ones_own(fake, tmp_path):
     [
         (["--nonsense"], "unrecognized arguments"),
         (["--demo", "--once"], "not allowed with"),
-        (["--execute", "a:b"], "--execute needs --cap, --kill-file and --state"),
+        (["--execute", "a:b"], "--execute needs --cap and --kill-file"),
         (["--execute", "a:b", "--cap", "1", "--state", "s"], "--execute needs"),
+        (["--execute", "a:b", "--kill-file", "k"], "--execute needs"),
         (["--positions", "node"], "need --node"),
         (["--min-profit", "much"], "is no number"),
         (["--min-profit", "-1"], "not between"),
@@ -292,7 +378,7 @@ def test_help_names_the_exit_codes(capsys):
 def test_a_list_of_borrowers_must_be_addresses(tmp_path, content):
     path = tmp_path / "borrowers"
     path.write_bytes(content.encode("utf-8", "surrogatepass"))
-    with pytest.raises(SourceError, match="cannot read the borrowers"):
+    with pytest.raises(FileError, match="cannot read the borrowers"):
         cli.read_borrowers(path)
 
 

@@ -1,0 +1,40 @@
+"""Positions and prices out of files."""
+
+from __future__ import annotations
+
+import json
+
+import attrs
+import pytest
+
+from liquidation_bot.fixture import FixturePositions, FixturePrices
+from liquidation_bot.model import FileError, Position
+
+
+async def test_positions_are_read_as_if_now(tmp_path, world):
+    path = tmp_path / "positions"
+    path.write_text(json.dumps([attrs.asdict(world.danger())]))
+    source = FixturePositions.load(path)
+    assert await source.positions([world.alice, world.bob], 7) == [
+        attrs.evolve(world.danger(), read_at=7),
+        Position(borrower=world.bob, holdings=(), read_at=7),
+    ]
+
+
+async def test_prices(tmp_path, world):
+    path = tmp_path / "prices"
+    prices = list(world.prices().values())
+    path.write_text(json.dumps([attrs.asdict(each) for each in prices]))
+    assert await FixturePrices.load(path).prices() == prices
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "{}x", "[1]", "5", '[{"borrower": "SP1"}]', "[{}]"]
+)
+def test_files_that_are_none_are_refused(tmp_path, content):
+    path = tmp_path / "file"
+    if content is not None:
+        path.write_text(content)
+    for source in (FixturePositions, FixturePrices):
+        with pytest.raises(FileError, match="cannot read"):
+            source.load(path)

@@ -163,7 +163,8 @@ class Bot:
                 tasks.create_task(self._tend())
                 tasks.create_task(self._watch())
         except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+            error = group.exceptions[0]
+            raise error from error.__cause__
 
     async def _check_server(self) -> None:
         meta = await self._cube.meta()

@@ -18,7 +18,7 @@ from ortege_watch import codec
 from ortege_watch.errors import QueryError
 from ortege_watch.watchbus.events import EventValues, kind_of
 from ortege_watch.watchbus.models import check_chain_id, check_text
-from ortege_watch.watchbus.reading import Entry, Problems, read_json, seconds
+from ortege_watch.watchbus.reading import Entry, Problems, read_json, seconds, shown
 
 __all__ = ["AlertInfo", "decode_alerts"]
 
@@ -101,7 +101,9 @@ class AlertInfo:
         check_text("entity_type", entity_type)
         check_text("event_code", event_code)
         if type(timestamp) is not int or not 0 <= timestamp < _LATEST:
-            raise QueryError(f"timestamp: {timestamp!r} is no int of unix seconds")
+            raise QueryError(f"timestamp: {shown(timestamp)} is no int of unix seconds")
+        if not isinstance(event_values, Mapping | None):
+            raise QueryError(f"event_values: {shown(event_values)} is no mapping")
         self._fields = _Fields(
             entity,
             str(chain_id),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 from ortege_watch.errors import SignatureError, SignatureReason
 from ortege_watch.watchbus.signing import SIGNATURE_HEADERS
@@ -37,10 +37,11 @@ def signature_headers(headers: Headers) -> Fields:
         if pick is not None:
             fields = pick(headers)
             try:
-                if "".join(fields):  # all are str, or this is a TypeError
-                    return fields
+                "".join(fields)  # a TypeError unless all are str
             except TypeError:
-                pass
+                return _search(headers)
+            if "" not in fields:
+                return fields
     return _search(headers)
 
 
@@ -51,23 +52,22 @@ def _layout(names: tuple[object, ...]) -> Callable[[Mapping[Any, Any]], Fields] 
     Returns:
         What picks the four; ``None`` where one is missing, or is there twice.
     """
-    folded = [name.lower() if isinstance(name, str) else "" for name in names]
+    folded = [_text(name).lower() for name in names]
     if any(folded.count(name) != 1 for name in _NAMES):
         return None
     return itemgetter(*[names[folded.index(name)] for name in _NAMES])
 
 
 def _search(headers: Headers) -> Fields:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
     found: dict[str, str] = {}
-    for name, value in cast("Iterable[tuple[object, object]]", pairs):
+    for name, value in _pairs(headers):
         folded = _text(name).lower()
         if folded in _NAMES:
             text = _text(value)
             if found.setdefault(folded, text) != text:
-                raise _malformed(folded, "is there twice, and differs")
+                raise _malformed(f"the header {folded} is there twice, and differs")
             if not isinstance(value, str | bytes):
-                raise _malformed(folded, "is neither text nor bytes")
+                raise _malformed(f"the header {folded} is neither text nor bytes")
     for name in _NAMES:
         if not found.get(name):
             problem = f"the header {name} is missing or empty"
@@ -76,12 +76,19 @@ def _search(headers: Headers) -> Fields:
     return app_id, timestamp, nonce, signature
 
 
+def _pairs(headers: Headers) -> list[tuple[object, object]]:
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    try:
+        return [(name, value) for name, value in pairs]
+    except (TypeError, ValueError) as error:
+        raise _malformed("the headers are neither a mapping nor pairs") from error
+
+
 def _text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("latin-1")
     return value if isinstance(value, str) else ""
 
 
-def _malformed(name: str, what: str) -> SignatureError:
-    problem = f"the header {name} {what}"
+def _malformed(problem: str) -> SignatureError:
     return SignatureError(SignatureReason.MALFORMED_HEADER, problem)

@@ -23,7 +23,7 @@ from ortege_watch.watchbus.models import (
     SupportedEvent,
     WatchEvent,
 )
-from ortege_watch.watchbus.reading import Entry, Problems, number, read_json
+from ortege_watch.watchbus.reading import Entry, Problems, number, read_json, shown
 
 __all__ = [
     "MAX_PAGE_SIZE",
@@ -179,7 +179,7 @@ def decode_page_request(body: bytes) -> PageRequest:
     }
     for name, value in numbers.items():
         if value < 1 or (name == "page_size" and value > MAX_PAGE_SIZE):
-            entry.wrong(name, f"{value} is out of range")
+            entry.wrong(name, f"{shown(value)} is out of range")
     problems.refuse(codec.excerpt(body))
     return PageRequest(entities=entities or None, **numbers)
 
@@ -312,7 +312,7 @@ def _watch_event(entry: Entry) -> WatchEvent:
 def _supported_event(entry: Entry) -> SupportedEvent:
     threshold = entry.raw.get("mini_threshold")
     if threshold is not None and number(threshold) is None:
-        entry.wrong("mini_threshold", f"{threshold!r} is no number")
+        entry.wrong("mini_threshold", f"{shown(threshold)} is no number")
     description = entry.raw.get("event_description")
     if description is not None and not isinstance(description, str):
         entry.wrong("event_description", "a text is expected")
@@ -330,7 +330,7 @@ def _texts(entry: Entry, name: str) -> tuple[str, ...]:
     value = entry.raw.get(name)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(cast("list[str]", value))
-    entry.wrong(name, f"a list of texts is expected, not {value!r}")
+    entry.wrong(name, f"a list of texts is expected, not {shown(value)}")
     return ()
 
 
@@ -385,7 +385,7 @@ def _spelt(entity_type: str) -> str:
 
 def _check_address(path: str, entity: object) -> None:
     if not isinstance(entity, str) or _ADDRESS.fullmatch(entity) is None:
-        raise QueryError(f"{path}: {entity!r} is no address: 0x and 40 hex digits")
+        raise QueryError(f"{path}: {shown(entity)} is no address: 0x and 40 hex digits")
 
 
 def _check_range(name: str, value: object, last: int | None) -> None:
@@ -393,5 +393,5 @@ def _check_range(name: str, value: object, last: int | None) -> None:
     if whole < 1 or (last is not None and whole > last):
         limit = f" to {last}" if last else ""
         raise QueryError(
-            f"{name}: {value!r} is out of range: give an int from 1{limit}"
+            f"{name}: {shown(value)} is out of range: give an int from 1{limit}"
         )

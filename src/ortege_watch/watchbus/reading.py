@@ -40,6 +40,8 @@ _LAST_SECONDS: Final = 10**11 - 1  # the year 5138
 
 def shown(value: object) -> str:
     """Show a value in an error message, at most some 200 characters of it."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return "a very large integer"  # Python refuses to print some
     return codec.excerpt(value if isinstance(value, str) else repr(value))
 
 

@@ -22,6 +22,7 @@ from attrs import Attribute, field, frozen
 
 from ortege_watch import codec
 from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.watchbus.reading import shown
 
 __all__ = [
     "CONTENT_TYPE",
@@ -200,7 +201,9 @@ def sign(
     """
     line = request_line(method, path)
     if type(timestamp) is not int or timestamp < 0:
-        raise QueryError(f"timestamp: {timestamp!r} is no int of unix milliseconds")
+        raise QueryError(
+            f"timestamp: {shown(timestamp)} is no int of unix milliseconds"
+        )
     if not is_field(nonce):
         raise QueryError(f"nonce: {nonce!r} is none: give uuid.uuid4().hex")
     if not isinstance(body, bytes):

@@ -1,0 +1,396 @@
+"""Alerts are read whatever their spelling, and refused where they contradict."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from signed import ADDRESS, APP_ID, TX_HASH, alert_body, alert_object
+
+from ortege_watch import (
+    AlertInfo,
+    BigAmountTxnUsd,
+    DecodeError,
+    EventValues,
+    QueryError,
+)
+from ortege_watch.watchbus import alerts as module
+from ortege_watch.watchbus.alerts import decode_alerts
+
+
+def decoded(**changes: object) -> AlertInfo:
+    [alert] = decode_alerts(alert_body(alert_object(**changes)))
+    return alert
+
+
+def refused(body: bytes) -> list[str]:
+    with pytest.raises(DecodeError) as caught:
+        decode_alerts(body)
+    return list(caught.value.problems)
+
+
+def test_a_documented_alert_is_read():
+    alert = decoded()
+    assert alert.entity == ADDRESS
+    assert alert.chain_id == 56
+    assert alert.entity_type == "ERC20"
+    assert alert.event_code == "big_amount_txn_usd"
+    assert alert.timestamp == 1_699_999_990
+    assert not alert.timestamp_was_milliseconds
+    assert isinstance(alert.event_values, BigAmountTxnUsd)
+    assert str(alert.event_values.current_value) == "123456.789000000000000001"
+    assert alert.raw == alert_object()
+
+
+def test_the_list_may_come_alone_and_may_be_empty():
+    [alert] = decode_alerts(json.dumps([alert_object()]).encode())
+    assert alert == decoded()
+    assert decode_alerts(b"[]") == []
+    assert decode_alerts(b'{"alert_info_list": []}') == []
+    assert decode_alerts(b' { "alert_info_list" : [ ] , "more": 1 } ') == []
+
+
+def test_alerts_keep_their_order():
+    objects = [alert_object(timestamp=n) for n in (3, 1, 2)]
+    assert [each.timestamp for each in decode_alerts(alert_body(*objects))] == [3, 1, 2]
+
+
+# What the page contradicts itself in, and how it is taken.
+TAKEN = {
+    "chain id as int": ({"chain_id": 56}, {"chain_id": 56}),
+    "chain id with zeros": ({"chain_id": "056"}, {"chain_id": 56}),
+    "largest chain id": ({"chain_id": str(2**256 - 1)}, {"chain_id": 2**256 - 1}),
+    "chain id zero": ({"chain_id": 0}, {"chain_id": 0}),
+    "address": (
+        {"watch_entity": ..., "address": ADDRESS},
+        {"entity": ADDRESS},
+    ),
+    "entity": ({"watch_entity": ..., "entity": ADDRESS}, {"entity": ADDRESS}),
+    "null is absent": (
+        {"watch_entity": None, "address": ADDRESS},
+        {"entity": ADDRESS},
+    ),
+    "two names agree": ({"address": ADDRESS.lower()}, {"entity": ADDRESS}),
+    "no EVM address": ({"watch_entity": "SP3FBR2"}, {"entity": "SP3FBR2"}),
+    "entity_type": (
+        {"watch_entity_type": ..., "entity_type": "UNIVERSAL"},
+        {"entity_type": "UNIVERSAL"},
+    ),
+    "two types agree": (
+        {"watch_entity_type": "Universal", "entity_type": "UNIVERSAL"},
+        {"entity_type": "Universal"},
+    ),
+    "unknown type": ({"watch_entity_type": "DAO"}, {"entity_type": "DAO"}),
+    "event_code": (
+        {"watch_event_code": ..., "event_code": "risk_function_call"},
+        {"event_code": "risk_function_call"},
+    ),
+    "unknown code": ({"watch_event_code": "tomorrow"}, {"event_code": "tomorrow"}),
+    "timestamp as text": ({"timestamp": "1700000000"}, {"timestamp": 1_700_000_000}),
+    "milliseconds": (
+        {"timestamp": 1_700_000_000_999},
+        {"timestamp": 1_700_000_000, "timestamp_was_milliseconds": True},
+    ),
+    "milliseconds as text": (
+        {"timestamp": "1700000000999"},
+        {"timestamp": 1_700_000_000, "timestamp_was_milliseconds": True},
+    ),
+    "no values": ({"event_values": ...}, {"event_values": {}}),
+    "null values": ({"event_values": None}, {"event_values": {}}),
+    "other values": (
+        {"event_values": {"a": [1, {"b": None}], "c": True}},
+        {"event_values": {"a": [1, {"b": None}], "c": True}},
+    ),
+    "more fields": ({"severity": "high", "raw": {"x": 1}}, {"entity": ADDRESS}),
+    "quotes in values": (
+        {"event_values": {"comment": 'say "so"'}},
+        {"event_values": {"comment": 'say "so"'}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "fields"), TAKEN.values(), ids=TAKEN)
+def test_what_has_one_clear_meaning_is_taken_and_kept_raw(changes, fields):
+    alert = decoded(**changes)
+    for name, value in fields.items():
+        assert getattr(alert, name) == value
+    assert alert.raw == alert_object(**changes)
+    assert alert.timestamp_was_milliseconds == fields.get(
+        "timestamp_was_milliseconds", False
+    )
+
+
+REFUSED = {
+    "chain id bool": ({"chain_id": True}, "chain_id"),
+    "chain id float": ({"chain_id": 56.0}, "chain_id"),
+    "chain id text of a float": ({"chain_id": "56.0"}, "chain_id"),
+    "chain id exponent": ({"chain_id": "1e3"}, "chain_id"),
+    "chain id negative": ({"chain_id": -56}, "chain_id"),
+    "chain id negative text": ({"chain_id": "-56"}, "chain_id"),
+    "chain id too large": ({"chain_id": 2**256}, "chain_id"),
+    "chain id foreign digits": ({"chain_id": "\u0665\u0666"}, "chain_id"),
+    "chain id empty": ({"chain_id": ""}, "chain_id"),
+    "chain id missing": ({"chain_id": ...}, "chain_id"),
+    "two entities": ({"address": "0x" + "0" * 40}, "watch_entity"),
+    "two entities elsewhere": (
+        {"watch_entity": ..., "address": "0xa", "entity": "0xb"},
+        "address",
+    ),
+    "entity of another type": ({"entity": 5}, "watch_entity"),
+    "entity empty": ({"watch_entity": ""}, "watch_entity"),
+    "entity missing": ({"watch_entity": ...}, "watch_entity"),
+    "two codes": ({"event_code": "other"}, "watch_event_code"),
+    "code missing": ({"watch_event_code": ...}, "watch_event_code"),
+    "two types": ({"entity_type": "ERC721"}, "watch_entity_type"),
+    "type missing": ({"watch_entity_type": ...}, "watch_entity_type"),
+    "timestamp bool": ({"timestamp": True}, "timestamp"),
+    "timestamp fraction": ({"timestamp": 1.5}, "timestamp"),
+    "timestamp negative": ({"timestamp": -1}, "timestamp"),
+    "timestamp of 12 digits": ({"timestamp": 170_000_000_000}, "timestamp"),
+    "timestamp of 14 digits": ({"timestamp": 17_000_000_000_000}, "timestamp"),
+    "timestamp missing": ({"timestamp": ...}, "timestamp"),
+    "timestamp as date": ({"timestamp": "2023-11-14"}, "timestamp"),
+    "values as list": ({"event_values": []}, "event_values"),
+    "values as text": ({"event_values": "{}"}, "event_values"),
+}
+
+
+@pytest.mark.parametrize(("changes", "field"), REFUSED.values(), ids=REFUSED)
+def test_what_contradicts_or_is_missing_is_refused_with_its_path(changes, field):
+    good, bad = alert_object(), alert_object(**changes)
+    [problem] = refused(alert_body(good, bad))
+    assert problem.startswith(f"$.alert_info_list[1].{field}: ")
+    [problem] = refused(json.dumps([bad]).encode())
+    assert problem.startswith(f"$[0].{field}: ")
+
+
+def test_all_problems_are_told_at_once():
+    body = alert_body(alert_object(chain_id=..., timestamp=...), {})
+    assert [problem.partition(":")[0] for problem in refused(body)] == [
+        "$.alert_info_list[0].chain_id",
+        "$.alert_info_list[0].timestamp",
+        "$.alert_info_list[1].watch_entity",
+        "$.alert_info_list[1].chain_id",
+        "$.alert_info_list[1].watch_entity_type",
+        "$.alert_info_list[1].watch_event_code",
+        "$.alert_info_list[1].timestamp",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b"", "this is no JSON"),
+        (b"{", "this is no JSON"),
+        (b"\xff", "this is no JSON"),
+        (b'"\\ud800"', "this is no JSON"),
+        (b"9" * 10_000, "this is no JSON"),
+        (b"5", "$: a list is expected, not 5"),
+        (b"null", "$: a list is expected, not None"),
+        (b"{}", "$.alert_info_list: a list is expected, not None"),
+        (b'{"alert_info_list": {}}', "$.alert_info_list: a list is expected"),
+        (b"[5]", "$[0]: an object is expected, not 5"),
+    ],
+)
+def test_another_document_is_refused(body, path):
+    assert refused(body)[0].startswith(path)
+
+
+def test_a_key_that_is_there_twice_is_refused_wherever_it_is():
+    body = alert_body().decode()
+    for old, new, path in (
+        ('"chain_id": "56"', '"chain_id": "56", "chain_id": "1"', "chain_id"),
+        ('"timestamp"', '"timestamp": 5, "timestamp"', "timestamp"),
+        ('"chain_id"', '"chain_id": "1", "\\u0063hain_id"', "chain_id"),
+        ('"tx_hash"', '"tx_hash": "0x", "tx_hash"', "event_values.tx_hash"),
+        ('"tx_hash"', '"tx_hash"  : "0x", "tx_hash"', "event_values.tx_hash"),
+    ):
+        twice = body.replace(old, new, 1)
+        [problem] = refused(twice.encode())
+        assert problem.startswith(f"$.alert_info_list[0].{path}: it is there twice")
+    same = body.replace('"chain_id": "56"', '"chain_id": "56", "chain_id": "56"')
+    assert decode_alerts(same.encode()) == [decoded()]
+    two_lists = body[:-1] + ', "alert_info_list": []}'
+    assert refused(two_lists.encode()) == [
+        "$.alert_info_list: it is there twice, and differs"
+    ]
+
+
+texts = st.sampled_from(
+    ["", "56", "056", "56.0", "1e3", "x", '"', "\\", "\u0665", "9" * 80]
+)
+scalars = st.one_of(
+    texts,
+    st.integers(-(2**70), 2**70),
+    st.sampled_from([0.5, 56.0, 1e30, None, True, 1_700_000_000_000]),
+)
+names = st.sampled_from(
+    [*alert_object(), "address", "entity", "event_code", "entity_type", "raw", "more"]
+)
+documents = st.dictionaries(
+    names,
+    scalars | st.dictionaries(texts, scalars, max_size=3),
+    max_size=4,
+)
+
+
+@given(
+    changes=st.lists(documents, max_size=2),
+    bare=st.booleans(),
+    separators=st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]),
+    ascii_only=st.booleans(),
+)
+def test_the_short_way_comes_to_the_result_of_the_long_one(
+    changes, bare, separators, ascii_only
+):
+    objects = [alert_object(**each) for each in changes]
+    document = objects if bare else {"alert_info_list": objects}
+    body = json.dumps(document, separators=separators, ensure_ascii=ascii_only).encode()
+
+    def result(read):
+        try:
+            alerts = read(body)
+        except DecodeError as error:
+            return error.problems
+        return [
+            (*(getattr(each, name) for name in AlertInfo.__match_args__), each.raw)
+            for each in alerts
+        ]
+
+    assert result(decode_alerts) == result(module._decode_tolerantly)
+
+
+def test_the_short_way_is_taken_for_documented_alerts():
+    for separators in ((",", ":"), (", ", ": ")):
+        document = {"alert_info_list": [alert_object(), alert_object()]}
+        body = json.dumps(document, separators=separators).encode()
+        # The long way has the raw alert at hand and keeps it.
+        assert [each._raw for each in decode_alerts(body)] == [None, None]
+
+
+OWN = AlertInfo(
+    entity=ADDRESS,
+    chain_id=56,
+    entity_type="ERC20",
+    event_code="big_amount_txn_usd",
+    timestamp=1_699_999_990,
+    event_values=alert_object()["event_values"],
+)
+
+
+def test_an_own_alert_is_equal_to_the_same_one_that_came():
+    came = decoded()
+    assert came == OWN
+    assert hash(came) == hash(OWN)
+    assert OWN.raw == alert_object()
+    assert decoded(watch_entity=ADDRESS.lower(), watch_entity_type="erc20") == OWN
+    assert decoded(event_values={}) != OWN
+    assert decoded(chain_id="1") != OWN
+    assert alert_object() != OWN
+    given = AlertInfo(ADDRESS, 56, "ERC20", "x", 5, EventValues(a="b"), {"any": "raw"})
+    assert given.raw == {"any": "raw"}
+    assert given.event_values == {"a": "b"}
+    assert AlertInfo(ADDRESS, 56, "ERC20", "x", 5).event_values == {}
+
+
+def test_an_alert_matches_patterns_and_is_copied():
+    match decoded():
+        case AlertInfo(entity, 56, event_values=BigAmountTxnUsd(tx_hash=tx_hash)):
+            assert (entity, tx_hash) == (ADDRESS, TX_HASH)
+        case other:
+            pytest.fail(f"{other!r} is no such alert")
+    for alert in (decoded(), decoded(chain_id=56), OWN):
+        assert copy.deepcopy(alert) == alert
+        again = pickle.loads(pickle.dumps(alert))
+        assert again == alert
+        assert again.raw == alert.raw
+
+
+def test_an_alert_shows_its_fields_and_does_not_change():
+    shown = repr(decoded())
+    assert shown.startswith(f"AlertInfo(entity='{ADDRESS}', chain_id=56, ")
+    assert "event_values=BigAmountTxnUsd({'cmc_slug': 'tether'" in shown
+    for name in (*AlertInfo.__match_args__, "raw", "more"):
+        with pytest.raises(AttributeError):
+            setattr(OWN, name, 5)
+    OWN.raw["chain_id"] = "1"
+    assert OWN.chain_id == 56
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("entity", ""),
+        ("entity", 5),
+        ("chain_id", "56"),
+        ("chain_id", True),
+        ("chain_id", -1),
+        pytest.param("chain_id", 10**5000, id="huge chain id"),
+        ("entity_type", None),
+        ("event_code", ""),
+        ("timestamp", 1_700_000_000_000),
+        pytest.param("timestamp", 10**5000, id="huge timestamp"),
+        ("timestamp", 1.5),
+        ("timestamp", True),
+        ("timestamp", -1),
+        ("event_values", [("a", "b")]),
+        ("event_values", "text"),
+    ],
+)
+def test_an_own_alert_with_a_wrong_field_is_refused(field, value):
+    values = (ADDRESS, 56, "ERC20", "x", 5, {})
+    fields = dict(zip(AlertInfo.__match_args__, values, strict=True))
+    with pytest.raises(QueryError) as caught:
+        AlertInfo(**{**fields, field: value})
+    assert str(caught.value).startswith(f"{field}: ")
+
+
+def test_the_dedupe_key_is_stable():
+    # Written down: it must be the same in every process, release and machine.
+    key = "7b1e7acdc20c0217d8c77a8b3ddaee41e34808f30abc61e3bec20b79d99a8089"
+    assert decoded().dedupe_key(APP_ID) == OWN.dedupe_key(APP_ID) == key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"watch_entity": ADDRESS.lower()},
+        {"watch_entity": ..., "address": ADDRESS.upper()},
+        {"chain_id": 56},
+        {"watch_entity_type": "ERC721"},
+        {"timestamp": 1_699_999_990_123},
+        {"event_values": {"tx_hash": TX_HASH, "comment": "sent again"}},
+        {"more": "fields"},
+    ],
+)
+def test_the_same_alert_has_the_same_dedupe_key(changes):
+    assert decoded(**changes).dedupe_key(APP_ID) == decoded().dedupe_key(APP_ID)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"watch_entity": "0x" + "0" * 40},
+        {"chain_id": "1"},
+        {"watch_event_code": "big_amount_txn"},
+        {"timestamp": 1_699_999_991},
+        {"event_values": {"tx_hash": "0x"}},
+        {"event_values": {}},
+        {"event_values": {"last_value": "1"}},
+    ],
+)
+def test_another_alert_has_another_dedupe_key(changes):
+    assert decoded(**changes).dedupe_key(APP_ID) != decoded().dedupe_key(APP_ID)
+
+
+def test_without_a_hash_all_values_count_in_any_order():
+    first = decoded(event_values={"a": "1", "b": 2})
+    second = decoded(event_values={"b": 2, "a": "1"})
+    third = decoded(event_values={"b": 3, "a": "1"})
+    assert first.dedupe_key("app") == second.dedupe_key("app")
+    assert first.dedupe_key("app") != third.dedupe_key("app")
+    assert first.dedupe_key("app") != first.dedupe_key("other")

@@ -1,0 +1,63 @@
+"""Entities and what a provider says about them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ortege_watch import EntityInfo, QueryError, WatchResult
+
+ADDRESS = "0x312bc7EAAF93f1c60Dc5AfC115FcCDE161055fb0"
+
+
+def entity(address: str = ADDRESS, code: str = "big_amount_txn") -> EntityInfo:
+    return EntityInfo(address, 56, "ERC20", code)
+
+
+def test_an_entity_is_made_by_position_and_by_name():
+    assert entity() == EntityInfo(
+        entity=ADDRESS, chain_id=56, entity_type="ERC20", event_code="big_amount_txn"
+    )
+
+
+def test_the_case_of_an_address_and_of_a_type_is_no_difference():
+    other = EntityInfo(ADDRESS.lower(), 56, "erc20", "big_amount_txn")
+    assert entity() == other
+    assert hash(entity()) == hash(other)
+    assert entity() != EntityInfo(ADDRESS, 1, "ERC20", "big_amount_txn")
+    assert entity() != entity(code="BIG_AMOUNT_TXN")
+    assert other.entity == ADDRESS.lower()
+    assert other.entity_type == "erc20"
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "problem"),
+    [
+        (0, "", "entity: "),
+        (0, None, "entity: None is no text"),
+        (1, "56", "chain_id: 56 is no chain id"),
+        (1, True, "chain_id: True"),
+        (1, -1, "chain_id: -1"),
+        (1, 56.0, "chain_id: 56.0"),
+        (1, 2**256, "chain_id: "),
+        (2, "", "entity_type: "),
+        (3, 5, "event_code: 5"),
+    ],
+)
+def test_a_field_of_another_kind_is_refused(position, value, problem):
+    fields: list[object] = [ADDRESS, 56, "ERC20", "big_amount_txn"]
+    fields[position] = value
+    with pytest.raises(QueryError) as caught:
+        EntityInfo(*fields)
+    assert str(caught.value).startswith(problem)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_result_tells_what_failed_and_what_nobody_asked_for():
+    first, second, third = entity(), entity(code="b"), entity(code="c")
+    echoed = EntityInfo(ADDRESS.lower(), 56, "erc20", "big_amount_txn")
+    result = WatchResult.compare([first, second, first], [echoed, third, third])
+    assert result.succeeded == (first,)
+    assert result.succeeded[0].entity == ADDRESS  # as it was asked for
+    assert result.missing == (second,)
+    assert result.unexpected == (third,)
+    assert WatchResult.compare([], []) == WatchResult((), (), ())

@@ -1,0 +1,134 @@
+"""No nonce is new twice, in either store, and neither grows without end."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ortege_watch import (
+    MemoryNonces,
+    NonceStore,
+    OrtegeWatchError,
+    SignatureError,
+    SignatureReason,
+    SQLiteNonces,
+)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make_store(request, tmp_path):
+    """Make stores; all of one test's SQLite stores share a file."""
+    opened = []
+
+    def make(**arguments: int) -> NonceStore:
+        if request.param == "memory":
+            return MemoryNonces(**arguments)
+        opened.append(SQLiteNonces(tmp_path / "nonces.sqlite", **arguments))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()
+
+
+def test_a_nonce_is_new_once(make_store):
+    store = make_store()
+    assert store.record("app;a", 0.0, 600.0)
+    assert not store.record("app;a", 0.0, 600.0)
+    assert not store.record("app;a", 599.0, 1199.0)
+    assert store.record("app;b", 0.0, 600.0)
+    assert store.record("other;a", 0.0, 600.0)
+
+
+def test_a_nonce_is_remembered_until_its_time_and_no_shorter(make_store):
+    store = make_store(limit=1)
+    assert store.record("a", 0.0, 600.0)
+    with pytest.raises(SignatureError) as caught:
+        store.record("b", 600.0, 1200.0)
+    assert caught.value.reason == SignatureReason.NONCES_FULL
+    assert store.record("b", 620.0, 1220.0)
+    with pytest.raises(SignatureError):
+        store.record("b", 640.0, 1240.0)
+
+
+def test_a_full_store_has_room_again_when_nonces_expire(make_store):
+    store = make_store(limit=10)
+    for number in range(10):
+        assert store.record(str(number), float(number), number + 600.0)
+    with pytest.raises(SignatureError, match="10 nonces"):
+        store.record("more", 500.0, 1100.0)
+    for number in range(10, 20):
+        assert store.record(str(number), 620.0, 1220.0)
+
+
+def test_a_clock_that_is_put_back_stops_nothing(make_store):
+    store = make_store(limit=2)
+    store.record("a", 10_000.0, 10_600.0)
+    store.record("b", 10_000.0, 10_600.0)
+    for now in (10_020.0, 5_000.0):
+        with pytest.raises(SignatureError):
+            store.record("c", now, now + 600)
+    assert store.record("c", 20_000.0, 20_600.0)
+
+
+def test_memory_is_swept_long_before_it_is_full():
+    store = MemoryNonces()
+    for number in range(20_000):
+        assert store.record(str(number), float(number), number + 600.0)
+    assert len(store) <= 2_500
+
+
+def test_of_many_threads_one_is_first(make_store):
+    store = make_store()
+    barrier = threading.Barrier(8)
+
+    def record(_: int) -> int:
+        barrier.wait()
+        return sum(store.record(str(n), 0.0, 600.0) for n in range(100))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(record, range(8))) == 100
+
+
+PROGRAM = """
+import sys
+from ortege_watch import SQLiteNonces
+
+with SQLiteNonces(sys.argv[1]) as store:
+    print(sum(store.record(str(n), 0.0, 600.0) for n in range(200)))
+"""
+
+
+def test_of_many_processes_one_is_first(tmp_path):
+    command = [sys.executable, "-c", PROGRAM, tmp_path / "nonces.sqlite"]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    assert sum(int(process.communicate()[0]) for process in running) == 200
+
+
+def test_a_file_remembers_after_a_restart(tmp_path):
+    path = str(tmp_path / "nonces.sqlite")
+    with SQLiteNonces(path) as store:
+        assert store.record("a", 0.0, 600.0)
+    with SQLiteNonces(path) as store:
+        assert not store.record("a", 1.0, 601.0)
+
+
+def test_a_file_that_cannot_be_used_is_an_error_of_ours(tmp_path):
+    with pytest.raises(OrtegeWatchError, match="cannot be used") as caught:
+        SQLiteNonces(tmp_path / "no such directory" / "nonces.sqlite")
+    assert isinstance(caught.value.__cause__, sqlite3.Error)
+    no_database = tmp_path / "text"
+    no_database.write_text("This is no database, however long one looks at it. " * 40)
+    with pytest.raises(OrtegeWatchError, match="not a database"):
+        SQLiteNonces(no_database)
+    store = SQLiteNonces(tmp_path / "nonces.sqlite")
+    store.close()
+    with pytest.raises(OrtegeWatchError, match="closed"):
+        store.record("a", 0.0, 600.0)

@@ -1,0 +1,420 @@
+"""Bodies and data of every endpoint, written as documented and read back."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from signed import ADDRESS, TX_HASH, alert_object
+
+from ortege_watch import (
+    AlertInfo,
+    BigAmountTxn,
+    DecodeError,
+    EntityInfo,
+    EventValues,
+    QueryError,
+    Subscription,
+    SubscriptionPage,
+    SupportedEvent,
+    WatchEvent,
+    WireStyle,
+)
+from ortege_watch.watchbus import payloads
+from ortege_watch.watchbus.payloads import PageRequest
+
+ENTITY = EntityInfo(ADDRESS, 56, "erc20", "big_amount_txn")
+OTHER = "0x" + "1" * 40
+WIRE = {
+    "entity": ADDRESS,
+    "chain_id": "56",
+    "entity_type": "ERC20",
+    "event_code": "big_amount_txn",
+}
+VALUES = {"block_number": "5", "tx_hash": TX_HASH, "current_value": "1.5"}
+
+
+def alert(**changes: object) -> AlertInfo:
+    fields = {
+        "entity": ADDRESS,
+        "chain_id": 56,
+        "entity_type": "universal",
+        "event_code": "big_amount_txn",
+        "timestamp": 1_700_000_000,
+        "event_values": VALUES,
+    }
+    return AlertInfo(**{**fields, **changes})
+
+
+def sent(*alerts: AlertInfo, **style: bool) -> object:
+    return json.loads(payloads.encode_alerts(alerts, WireStyle(**style)))
+
+
+# --------------------------------------------------------------------------- entities
+def test_entities_are_sent_as_the_table_documents_them():
+    assert json.loads(payloads.encode_entities([ENTITY])) == {"entity_list": [WIRE]}
+
+
+def test_the_other_form_of_the_page_is_a_switch():
+    style = WireStyle(chain_id_as_int=True, bare_lists=True)
+    numbered = {**WIRE, "chain_id": 56}
+    assert json.loads(payloads.encode_entities([ENTITY], style)) == [numbered]
+    assert payloads.watch_result_data([ENTITY], style) == {"watch_result": [numbered]}
+    assert sent(alert(), chain_id_as_int=True, bare_lists=True)[0]["chain_id"] == 56
+
+
+@pytest.mark.parametrize(
+    ("given", "spelt"),
+    [
+        ("erc20", "ERC20"),
+        ("ERC4626", "ERC4626"),
+        ("UNIVERSAL", "Universal"),
+        ("unverified", "Unverified"),
+        ("eoa", "EOA"),
+        ("Dao", "Dao"),
+    ],
+)
+def test_a_known_type_is_sent_in_the_documented_spelling(given, spelt):
+    body = payloads.encode_entities([EntityInfo(ADDRESS, 56, given, "x")])
+    assert json.loads(body)["entity_list"][0]["entity_type"] == spelt
+
+
+@pytest.mark.parametrize(
+    "address", ["0x12", "12" * 20, "0x" + "g" * 40, ADDRESS + "\n"]
+)
+def test_only_addresses_are_sent(address):
+    bad = EntityInfo(address, 56, "ERC20", "x")
+    with pytest.raises(QueryError, match=r"entity_list\[1\]\.entity: .* no address"):
+        payloads.encode_entities([ENTITY, bad])
+    with pytest.raises(QueryError, match=r"watch_result\[0\]\.entity"):
+        payloads.watch_result_data([bad])
+    with pytest.raises(QueryError, match=r"alert_info_list\[0\]\.entity"):
+        payloads.encode_alerts([alert(entity=address)])
+
+
+@pytest.mark.parametrize("encode", [payloads.encode_entities, payloads.encode_alerts])
+def test_nothing_is_not_sent(encode):
+    with pytest.raises(QueryError, match="nothing to send"):
+        encode([])
+
+
+def test_entities_are_read_in_both_forms_and_under_all_names():
+    alias = {
+        "address": ADDRESS,
+        "chain_id": 56,
+        "watch_entity_type": "ERC20",
+        "watch_event_code": "big_amount_txn",
+    }
+    for body in ({"entity_list": [WIRE, alias]}, [WIRE, alias]):
+        assert payloads.decode_entities(json.dumps(body).encode()) == [ENTITY, ENTITY]
+    data = {"watch_result": [WIRE, alias]}
+    assert payloads.decode_watch_result(data) == [ENTITY, ENTITY]
+
+
+def test_problems_with_entities_have_their_path():
+    with pytest.raises(DecodeError) as caught:
+        payloads.decode_entities(json.dumps([WIRE, {**WIRE, "chain_id": 5.6}]).encode())
+    assert caught.value.problems[0].startswith("$[1].chain_id: ")
+    with pytest.raises(DecodeError) as caught:
+        payloads.decode_watch_result({"watch_result": [{**WIRE, "address": OTHER}]})
+    assert caught.value.problems[0].startswith("$.data.watch_result[0].entity: ")
+    with pytest.raises(DecodeError, match=r"\$\.data: a list is expected"):
+        payloads.decode_watch_result(None)
+    with pytest.raises(DecodeError, match=r"\$\.entity_list: a list is expected"):
+        payloads.decode_entities(b"{}")
+
+
+addresses = st.text("0123456789abcdefABCDEF", min_size=40, max_size=40).map(
+    "0x{}".format
+)
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10)
+entities = st.builds(EntityInfo, addresses, st.integers(0, 2**256 - 1), words, words)
+
+
+@given(
+    st.lists(entities, min_size=1, max_size=3),
+    st.builds(WireStyle, chain_id_as_int=st.booleans(), bare_lists=st.booleans()),
+)
+def test_entities_that_are_sent_are_read_back(given, style):
+    assert payloads.decode_entities(payloads.encode_entities(given, style)) == given
+    data = json.loads(json.dumps(payloads.watch_result_data(given, style)))
+    assert payloads.decode_watch_result(data) == given
+
+
+# ---------------------------------------------------------------------- subscriptions
+def test_a_page_is_asked_for_from_one_and_without_a_list_for_all():
+    assert json.loads(payloads.encode_page_request()) == {
+        "page_index": 1,
+        "page_size": 50,
+    }
+    assert json.loads(payloads.encode_page_request([ADDRESS], 3, 10)) == {
+        "entity_list": [ADDRESS],
+        "page_index": 3,
+        "page_size": 10,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"entities": []}, "entities: an empty list means all"),
+        ({"entities": ADDRESS}, "entities: give a list"),
+        ({"entities": [ADDRESS, "0x1"]}, r"entity_list\[1\]: 0x1 is no address"),
+        ({"entities": [5]}, r"entity_list\[0\]: 5 is no address"),
+        ({"page_index": 0}, "page_index: 0 is out of range: give an int from 1$"),
+        ({"page_index": "1"}, "page_index: 1 is out of range"),
+        ({"page_index": True}, "page_index: True is out of range"),
+        ({"page_size": 51}, "page_size: 51 is out of range: give an int from 1 to 50"),
+        ({"page_size": 0}, "page_size: 0"),
+    ],
+)
+def test_a_page_that_does_not_exist_is_not_asked_for(arguments, problem):
+    with pytest.raises(ValueError, match=problem):
+        payloads.encode_page_request(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("body", "request_"),
+    [
+        (b"", PageRequest()),
+        (b"{}", PageRequest()),
+        (b'{"entity_list": [], "page_index": null}', PageRequest()),
+        (
+            b'{"page_index": "2", "page_size": 5}',
+            PageRequest(page_index=2, page_size=5),
+        ),
+        (b'{"entity_list": ["0xa"]}', PageRequest(entities=("0xa",))),
+    ],
+)
+def test_a_request_for_a_page_is_read(body, request_):
+    assert payloads.decode_page_request(body) == request_
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (b'{"page_index": 0}', "$.page_index"),
+        (b'{"page_index": true}', "$.page_index"),
+        (b'{"page_size": 51}', "$.page_size"),
+        (b'{"page_size": "many"}', "$.page_size"),
+        (b'{"entity_list": "0xa"}', "$.entity_list"),
+        (b'{"entity_list": [5]}', "$.entity_list"),
+        (b"[]", "$"),
+    ],
+)
+def test_a_request_for_no_page_is_refused(body, path):
+    with pytest.raises(DecodeError) as caught:
+        payloads.decode_page_request(body)
+    assert caught.value.problems[0].startswith(f"{path}: ")
+
+
+PAGE = SubscriptionPage(
+    subscriptions=(
+        Subscription(ADDRESS, (WatchEvent("7", "a"), WatchEvent("8", "b"))),
+        Subscription(OTHER, ()),
+    ),
+    page_index=2,
+    page_size=50,
+    total=52,
+)
+
+
+def test_a_page_of_subscriptions_is_written_and_read_back():
+    data = payloads.subscription_page_data(PAGE)
+    read = payloads.decode_subscription_page(json.loads(json.dumps(data)))
+    assert read == PAGE
+    assert read.subscriptions[0].raw == data["subscription_list"][0]
+
+
+def test_a_page_of_subscriptions_is_read_in_other_spellings():
+    entry = {
+        "address": ADDRESS,
+        "watch_event_list": [{"watch_id": 7, "watch_event_code": "a"}],
+    }
+    data = {
+        "subscription_list": [entry],
+        "page_index": "1",
+        "page_size": "50",
+        "total": 1,
+    }
+    page = payloads.decode_subscription_page(data)
+    assert page.subscriptions == (Subscription(ADDRESS, (WatchEvent("7", "a"),)),)
+    assert (page.page_index, page.page_size, page.total) == (1, 50, 1)
+    assert entry["watch_event_list"][0]["watch_id"] == 7  # raw stays raw
+
+
+@pytest.mark.parametrize(
+    ("changes", "path"),
+    [
+        ({"total": -1}, "$.data.total"),
+        ({"total": None}, "$.data.total"),
+        ({"subscription_list": None}, "$.data.subscription_list"),
+        ({"subscription_list": [{}]}, "$.data.subscription_list[0].watch_event_list"),
+        (
+            {"subscription_list": [{"entity": "x", "watch_event_list": [{}]}]},
+            "$.data.subscription_list[0].watch_event_list[0].watch_id",
+        ),
+        (
+            {
+                "subscription_list": [
+                    {
+                        "entity": "x",
+                        "watch_event_list": [{"watch_id": True, "event_code": "a"}],
+                    }
+                ]
+            },
+            "$.data.subscription_list[0].watch_event_list[0].watch_id",
+        ),
+    ],
+)
+def test_problems_with_a_page_have_their_path(changes, path):
+    data = {**payloads.subscription_page_data(PAGE), **changes}
+    with pytest.raises(DecodeError) as caught:
+        payloads.decode_subscription_page(data)
+    assert caught.value.problems[0].startswith(f"{path}: ")
+
+
+# ------------------------------------------------------------------- supported events
+def test_supported_events_are_written_and_read_back():
+    events = [
+        SupportedEvent("big_amount_txn", ("ERC20",), Decimal("0.005"), "1h", "Big"),
+        SupportedEvent("risk_function_call", ("ERC20", "UNIVERSAL")),
+    ]
+    data = json.loads(json.dumps(payloads.supported_events_data(events)))
+    assert data[0]["mini_threshold"] == "0.005"
+    assert data[1].keys() == {"event_code", "support_entity_type_list"}
+    read = payloads.decode_supported_events(data)
+    assert read == events
+    assert [each.raw for each in read] == data
+
+
+def test_a_threshold_may_be_a_number_and_other_fields_are_kept():
+    entry = {
+        "event_code": "x",
+        "support_entity_type_list": [],
+        "mini_threshold": Decimal("0.005"),
+        "trigger_frequency": {"every": 5},
+        "more": 1,
+    }
+    [event] = payloads.decode_supported_events([entry])
+    assert event.mini_threshold == Decimal("0.005")
+    assert event.trigger_frequency == {"every": 5}
+    assert event.raw == entry
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"event_code": None}, "event_code"),
+        ({"mini_threshold": "much"}, "mini_threshold"),
+        ({"mini_threshold": True}, "mini_threshold"),
+        ({"support_entity_type_list": "ERC20"}, "support_entity_type_list"),
+        ({"support_entity_type_list": None}, "support_entity_type_list"),
+        ({"event_description": 5}, "event_description"),
+    ],
+)
+def test_problems_with_supported_events_have_their_path(changes, field):
+    entry = {"event_code": "x", "support_entity_type_list": [], **changes}
+    with pytest.raises(DecodeError) as caught:
+        payloads.decode_supported_events([entry])
+    assert caught.value.problems[0].startswith(f"$.data[0].{field}: ")
+
+
+# ----------------------------------------------------------------------------- alerts
+def test_an_alert_is_sent_as_documented():
+    assert sent(alert()) == {
+        "alert_info_list": [
+            {
+                "watch_entity": ADDRESS,
+                "chain_id": "56",
+                "watch_entity_type": "Universal",
+                "watch_event_code": "big_amount_txn",
+                "timestamp": 1_700_000_000,
+                "event_values": VALUES,
+            }
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (5, "5"),
+        (2**70, str(2**70)),
+        (Decimal("1.10"), "1.10"),
+        (Decimal("1E+20"), "100000000000000000000"),
+        (Decimal("1E-18"), "0.000000000000000001"),
+        (Decimal("1E+5000"), "1E+5000"),
+        ("1.10", "1.10"),
+    ],
+)
+def test_numbers_are_sent_as_text_exactly(value, text):
+    values = {**VALUES, "current_value": value}
+    [wire] = sent(alert(event_values=values))["alert_info_list"]
+    assert wire["event_values"]["current_value"] == text
+    [read] = payloads.decode_alerts(
+        payloads.encode_alerts([alert(event_values=values)])
+    )
+    assert read.event_values.current_value == Decimal(text)
+
+
+def test_none_is_left_out_and_unknown_values_are_sent_as_they_are():
+    values = {"comment": None, "list": [1, {"a": None}], "flag": True}
+    [wire] = sent(alert(event_code="own", event_values=values))["alert_info_list"]
+    assert wire["event_values"] == {"list": [1, {"a": None}], "flag": True}
+
+
+@pytest.mark.parametrize(
+    ("code", "values", "problem"),
+    [
+        ("big_amount_txn", {}, "event_values.block_number: .* is missing"),
+        ("big_amount_txn", {**VALUES, "tx_hash": 5}, "event_values.tx_hash: .* text"),
+        ("big_amount_txn", {**VALUES, "current_value": 0.1}, "current_value"),
+        ("own", {"value": 0.1}, "Decimal"),
+        ("own", {"value": Decimal("NaN")}, "no exact form"),
+        ("own", {"value": object()}, "no exact form"),
+        ("own", {"value": "\ud800"}, "cannot be written"),
+    ],
+)
+def test_values_that_cannot_be_read_exactly_are_not_sent(code, values, problem):
+    with pytest.raises(QueryError, match=problem):
+        payloads.encode_alerts([alert(event_code=code, event_values=values)])
+
+
+def test_an_alert_that_came_is_sent_on():
+    [came] = payloads.decode_alerts(json.dumps([alert_object(more=1)]).encode())
+    assert payloads.decode_alerts(payloads.encode_alerts([came])) == [came]
+
+
+values = st.dictionaries(words, words | st.lists(words, max_size=2), max_size=3)
+alerts = st.builds(
+    AlertInfo,
+    addresses,
+    st.integers(0, 2**256 - 1),
+    words,
+    st.sampled_from(["own", "x"]),
+    st.integers(0, 10**11 - 1),
+    values | values.map(EventValues),
+) | st.builds(
+    lambda block, amount, more: alert(
+        event_values=BigAmountTxn(
+            more, block_number=str(block), tx_hash=TX_HASH, current_value=amount
+        )
+    ),
+    st.integers(0),
+    st.decimals(allow_nan=False, allow_infinity=False).map(
+        lambda amount: format(amount, "f")
+    ),
+    values,
+)
+
+
+@given(
+    st.lists(alerts, min_size=1, max_size=3),
+    st.builds(WireStyle, chain_id_as_int=st.booleans(), bare_lists=st.booleans()),
+)
+def test_alerts_that_are_sent_are_read_back(given, style):
+    assert payloads.decode_alerts(payloads.encode_alerts(given, style)) == given

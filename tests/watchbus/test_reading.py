@@ -1,0 +1,236 @@
+"""JSON with one clear meaning is read; what contradicts itself is not."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from ortege_watch import DecodeError
+from ortege_watch.watchbus.reading import (
+    Entry,
+    Problems,
+    integer,
+    number,
+    read_json,
+    seconds,
+    shown,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (5, 5),
+        ("5", 5),
+        ("-5", -5),
+        ("007", 7),
+        (2**70, 2**70),
+        (str(2**70), 2**70),
+        (True, None),
+        (5.0, None),
+        (Decimal(5), None),
+        ("5.0", None),
+        ("+5", None),
+        (" 5", None),
+        ("5_0", None),
+        ("\u0665", None),
+        ("", None),
+        ("9" * 1001, None),
+        (None, None),
+        ([5], None),
+    ],
+)
+def test_integers(value, read):
+    found = integer(value)
+    assert found == read
+    assert type(found) is type(read)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (5, "5"),
+        ("5", "5"),
+        ("-0.005", "-0.005"),
+        ("1.10", "1.10"),
+        ("1e-18", "1E-18"),
+        (Decimal("1.10"), "1.10"),
+        ("123456789012345678901234567890.123", "123456789012345678901234567890.123"),
+        (True, None),
+        (0.1, None),
+        ("NaN", None),
+        ("Infinity", None),
+        (Decimal("NaN"), None),
+        ("1e99999", None),
+        ("1_000", None),
+        ("\u0665", None),
+        (".5", None),
+        ("5%", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_numbers(value, read):
+    found = number(value)
+    assert (found if found is None else str(found)) == read
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (0, (0, False)),
+        (1_700_000_000, (1_700_000_000, False)),
+        ("1700000000", (1_700_000_000, False)),
+        (Decimal("1.7E9"), (1_700_000_000, False)),
+        (99_999_999_999, (99_999_999_999, False)),
+        (100_000_000_000, None),
+        (999_999_999_999, None),
+        (1_000_000_000_000, (1_000_000_000, True)),
+        ("1700000000999", (1_700_000_000, True)),
+        (9_999_999_999_999, (9_999_999_999, True)),
+        (10_000_000_000_000, None),
+        (Decimal("1e400"), None),
+        (Decimal("0.5"), None),
+        (-1, None),
+        (Decimal(-1), None),
+        (True, None),
+        ("soon", None),
+        (None, None),
+    ],
+)
+def test_times_in_seconds_or_13_digits_of_milliseconds(value, read):
+    assert seconds(value) == read
+
+
+def test_what_is_shown_is_short_and_printable():
+    assert shown("a\nb") == "a b"
+    assert len(shown("x" * 10_000)) < 250
+    assert len(shown(list(range(10_000)))) < 250
+    assert shown(None) == "None"
+    assert shown(10**5000) == "a very large integer"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b'{"a": 1, "a": 1}', {"a": 1}),
+        (b'{"a": [{"b": 1.10, "b": 1.10}]}', {"a": [{"b": Decimal("1.10")}]}),
+        (b'{"a": {"x": 1, "y": 2}, "a": {"x": 1, "y": 2}}', {"a": {"x": 1, "y": 2}}),
+        (b"5", 5),
+    ],
+)
+def test_a_key_may_be_there_twice_if_it_says_the_same(text, value):
+    assert read_json(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (b'{"a": 1, "a": 2}', "$.a"),
+        (b'{"a": 1, "\\u0061": 2}', "$.a"),
+        (b'{"a": 1, "a": null}', "$.a"),
+        (b'{"a": true, "a": 1}', "$.a"),
+        (b'[0, {"a": {"b": [1, {"c": "x", "c": "y"}]}}]', "$[1].a.b[1].c"),
+        (b'{"a": {"b": 1}, "a": {"b": 2}}', "$.a"),
+    ],
+)
+def test_a_key_that_is_there_twice_and_differs_is_refused(text, path):
+    with pytest.raises(DecodeError) as caught:
+        read_json(text)
+    assert list(caught.value.problems) == [f"{path}: it is there twice, and differs"]
+
+
+def test_deep_nesting_is_an_error_of_ours():
+    for depth in (300, 500, 900, 5000):
+        document = b"[" * depth + b"1" + b"]" * depth
+        twice = b'{"a":' + document + b',"a":' + document + b"}"
+        for text in (document, twice):
+            try:
+                read_json(text)
+            except DecodeError as error:
+                assert error.__cause__ is not None  # noqa: PT017 - either is right
+
+
+def test_problems_are_gathered_but_not_without_end():
+    problems = Problems()
+    entries = problems.entries([{}] * 30, "$.list")
+    for entry in entries:
+        entry.text("name")
+    assert [entry.path for entry in entries[:2]] == ["$.list[0]", "$.list[1]"]
+    with pytest.raises(DecodeError) as caught:
+        problems.refuse("excerpt")
+    assert len(caught.value.problems) == 20
+    assert caught.value.problems[0] == (
+        "$.list[0].name: it is missing; a text is expected"
+    )
+    assert caught.value.excerpt == "excerpt"
+    Problems().refuse()
+
+
+def test_what_should_be_an_object_or_a_list_says_so():
+    problems = Problems()
+    assert problems.entries({"a": 1}, "$.list") == []
+    assert Entry(5, "$.entry", problems).raw == {}
+    assert problems.found == [
+        "$.list: a list is expected, not {'a': 1}",
+        "$.entry: an object is expected, not 5",
+    ]
+
+
+def read_entry(raw: object) -> tuple[Entry, list[str]]:
+    problems = Problems()
+    return Entry(raw, "$", problems), problems.found
+
+
+def test_a_field_is_found_under_any_of_its_names():
+    entry, found = read_entry({"b": "x", "c": None})
+    assert entry.text("a", "b", "c") == "x"
+    assert entry.pick("a", "b") == ("b", "x")
+    assert entry.pick("a", "c") == ("a", None)
+    assert found == []
+
+
+def test_two_names_agree_by_meaning_or_not_at_all():
+    entry, found = read_entry({"a": "0xAB", "b": "0xab", "c": 5})
+    assert entry.text("a", "b", same=str.lower) == "0xAB"
+    assert found == []
+    entry.text("a", "b")
+    entry.text("a", "c")
+    assert found == [
+        "$.a: it is 0xAB, but b is 0xab: they mean the same",
+        "$.a: it is 0xAB, but c is 5: they mean the same",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("read", "raw", "problem"),
+    [
+        ("text", {}, "it is missing; a text is expected"),
+        ("text", {"x": ""}, "a text is expected, not "),
+        ("text", {"x": 5}, "a text is expected, not 5"),
+        ("count", {"x": True}, "digits, not negative, is expected, not True"),
+        ("count", {"x": -1}, "digits, not negative, is expected, not -1"),
+        ("count", {"x": Decimal("5.0")}, "is expected, not Decimal('5.0')"),
+        ("count", {"x": 2**256}, "is expected, not 1157920"),
+        ("count", {}, "it is missing; an int or a string of digits"),
+        ("time", {"x": "soon"}, "a time in unix seconds is expected, not soon"),
+        ("time", {}, "it is missing; a time in unix seconds"),
+        ("mapping", {"x": [1]}, "an object is expected, not [1]"),
+    ],
+)
+def test_a_field_of_another_kind_is_a_problem_with_its_path(read, raw, problem):
+    entry, found = read_entry(raw)
+    getattr(entry, read)("x")
+    [only] = found
+    assert only.startswith("$.x: ")
+    assert problem in only
+
+
+def test_fields_are_read():
+    entry, found = read_entry({"n": "5", "t": 1_700_000_000_123, "m": {"a": 1}})
+    assert entry.count("n") == 5
+    assert entry.time("t") == 1_700_000_000
+    assert entry.mapping("m") == {"a": 1}
+    assert entry.mapping("absent") == {}
+    assert found == []

@@ -1,0 +1,407 @@
+"""Only what was signed, is fresh and is new gets in."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from signed import (
+    APP_ID,
+    NOW,
+    PATH,
+    SECRET,
+    VECTORS,
+    alert_body,
+    alert_object,
+    headers_for,
+    new_nonce,
+)
+
+from ortege_watch import (
+    DecodeError,
+    MemoryNonces,
+    QueryError,
+    RequestVerifier,
+    SignatureError,
+    SignatureReason,
+)
+
+BODY = alert_body()
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def verifier(**changes: object) -> RequestVerifier:
+    secrets = changes.pop("secrets", {APP_ID: [SECRET]})
+    return RequestVerifier(secrets, **{"path": PATH, "clock": Clock(), **changes})
+
+
+def refusal(
+    headers: object, body: bytes = BODY, *, target: object = None, **changes: object
+) -> SignatureError:
+    """Verify a request that must be refused, in both ways."""
+    reasons = []
+    for method in ("verify", "alerts"):
+        with pytest.raises(SignatureError) as caught:
+            getattr(verifier(**changes), method)(headers, body, target=target)
+        reasons.append(caught.value.reason)
+        assert SECRET not in str(caught.value)
+    assert reasons[0] == reasons[1]
+    return caught.value
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_a_vector_is_verified(vector):
+    made = RequestVerifier(
+        {vector["app_id"]: [vector["secret"]]},
+        path=vector["path"],
+        clock=Clock(vector["timestamp"] / 1000),
+        nonce_shape="hex32" if len(vector["nonce"]) == 32 else "any",
+    )
+    headers = {
+        "X-Signature-appid": vector["app_id"],
+        "X-Signature-timestamp": str(vector["timestamp"]),
+        "X-Signature-nonce": vector["nonce"],
+        "X-Signature-signature": vector["signature"],
+    }
+    assert made.verify(headers, vector["body"].encode()) == vector["app_id"]
+
+
+def test_alerts_are_verified_and_read():
+    [alert] = verifier().alerts(headers_for(BODY), BODY)
+    assert alert.raw == alert_object()
+
+
+def test_an_empty_body_may_be_signed_but_holds_no_alerts():
+    assert verifier().verify(headers_for(b""), b"") == APP_ID
+    with pytest.raises(DecodeError):
+        verifier().alerts(headers_for(b""), b"")
+
+
+def test_headers_come_in_any_form():
+    for form in (
+        lambda headers: headers,
+        lambda headers: {name.lower(): value for name, value in headers.items()},
+        lambda headers: [(n.lower().encode(), v.encode()) for n, v in headers.items()],
+    ):
+        assert verifier().verify(form(headers_for(BODY)), BODY) == APP_ID
+
+
+# --------------------------------------------------------------------- each reason
+@pytest.mark.parametrize(
+    ("change", "value", "reason"),
+    [
+        ("X-Signature-appid", "", SignatureReason.MISSING_HEADER),
+        ("X-Signature-nonce", ["a"], SignatureReason.MALFORMED_HEADER),
+        ("x-signature-nonce", "a", SignatureReason.MALFORMED_HEADER),
+        ("X-Signature-appid", "nobody", SignatureReason.UNKNOWN_APP),
+        ("X-Signature-appid", "\ud800", SignatureReason.UNKNOWN_APP),
+        ("X-Signature-signature", "0" * 64, SignatureReason.BAD_SIGNATURE),
+        ("X-Signature-signature", "0", SignatureReason.BAD_SIGNATURE),
+        ("X-Signature-signature", "\xe9" * 64, SignatureReason.BAD_SIGNATURE),
+        ("X-Signature-signature", "\ud800", SignatureReason.BAD_SIGNATURE),
+    ],
+)
+def test_a_header_that_is_wrong_has_its_reason(change, value, reason):
+    assert refusal({**headers_for(BODY), change: value}).reason == reason
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        "soon",
+        "-1700000000000",
+        "+1700000000000",
+        " 1700000000000",
+        "1700000000000.0",
+        "1_700_000_000_000",
+        "1.7e12",
+        "0x18bcfe56800",
+        "01700000000000",
+        "1700000000000\n",
+        "\u0661\u0667" + "\u0660" * 11,  # Arabic digits
+        "\uff11\uff17" + "\uff10" * 11,  # full-width digits
+        "\u00b9",  # a digit to isdigit()
+        "9" * 16,
+        "9" * 5_000,
+        "9" * 10_000,
+    ],
+    ids=lambda text: ascii(text)[:30],
+)
+def test_a_timestamp_is_plain_digits(timestamp):
+    error = refusal(headers_for(BODY, timestamp=timestamp))
+    assert error.reason == SignatureReason.MALFORMED_TIMESTAMP
+
+
+@pytest.mark.parametrize(
+    "nonce",
+    [
+        "nonce",
+        "a" * 31,
+        "a" * 33,
+        "a" * 64,
+        "g" * 32,
+        "791f398e-93f1-4b3e-98f9-16703f777f44",
+        "a" * 31 + "\n",
+        " " * 32,
+        "a_" * 16,
+        "\u0661" * 32,
+        "\ud800" * 32,
+    ],
+    ids=ascii,
+)
+def test_a_nonce_is_32_hex_digits(nonce):
+    error = refusal(headers_for(BODY, nonce=nonce))
+    assert error.reason == SignatureReason.MALFORMED_NONCE
+
+
+def test_a_nonce_of_another_shape_is_a_setting():
+    open_minded = verifier(nonce_shape="any")
+    for nonce in ("nonce", "a" * 200, "!~", "791f398e-93f1-4b3e-98f9-16703f777f44"):
+        assert open_minded.verify(headers_for(BODY, nonce=nonce), BODY) == APP_ID
+    for nonce in ("a" * 201, "a;b", "a b", "\xe9", "\ud800"):
+        headers = headers_for(BODY, nonce=nonce)
+        error = refusal(headers, nonce_shape="any")
+        assert error.reason == SignatureReason.MALFORMED_NONCE
+
+
+def test_time_has_a_tolerance_on_both_sides():
+    clock = Clock()
+    made = verifier(tolerance=300, clock=clock)
+
+    def headers(seconds: float) -> dict[str, str]:
+        return headers_for(BODY, timestamp=round((NOW + seconds) * 1000))
+
+    for offset in (-300, -299.999, 0, 299.999, 300):
+        made.verify(headers(offset), BODY)
+    error = refusal(headers(-300.001), clock=clock)
+    assert error.reason == SignatureReason.EXPIRED
+    assert error.delta == pytest.approx(300.001)
+    assert str(error) == "the request is 300.001 s old; the tolerance is 300 s"
+    error = refusal(headers(300.5), clock=clock)
+    assert error.reason == SignatureReason.IN_THE_FUTURE
+    assert error.delta == pytest.approx(-300.5)
+    assert "300.500 s in the future" in str(error)
+    assert refusal(headers(-2), tolerance=1.5).reason == SignatureReason.EXPIRED
+
+
+def test_seconds_for_milliseconds_are_long_expired():
+    error = refusal(headers_for(BODY, timestamp=int(NOW)))
+    assert error.reason == SignatureReason.EXPIRED
+    assert error.delta == pytest.approx(NOW - NOW / 1000)
+
+
+def test_a_clock_that_is_lost_lets_nothing_in():
+    error = refusal(headers_for(BODY), clock=Clock(float("nan")))
+    assert error.reason == SignatureReason.EXPIRED
+
+
+def test_another_secret_app_path_or_method_is_a_bad_signature():
+    for changes in (
+        {"secret": "another"},
+        {"path": "/api/v1/watch/unsubscribe"},
+        {"path": PATH + "/"},
+        {"method": "GET"},
+    ):
+        error = refusal(headers_for(BODY, **changes))
+        assert error.reason == SignatureReason.BAD_SIGNATURE
+    others = {APP_ID: [SECRET], "other": ["another"]}
+    error = refusal(headers_for(BODY, app_id="other"), secrets=others)
+    assert error.reason == SignatureReason.BAD_SIGNATURE
+
+
+def test_a_body_that_is_too_large_is_not_looked_at():
+    body = b'"' + b"x" * 998 + b'"'
+    assert verifier(max_body=1000).verify(headers_for(body), body) == APP_ID
+    error = refusal(headers_for(body), body, max_body=999)
+    assert error.reason == SignatureReason.BODY_TOO_LARGE
+    assert refusal({}, body, max_body=10).reason == SignatureReason.BODY_TOO_LARGE
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("/api/v1/watch", SignatureReason.OTHER_PATH),
+        (PATH + "/", SignatureReason.OTHER_PATH),
+        (PATH + ";a=1", SignatureReason.OTHER_PATH),
+        (b"/api/v1/watch/alert%2f", SignatureReason.OTHER_PATH),
+        (b"/\xff", SignatureReason.OTHER_PATH),
+        ("/other?a=1", SignatureReason.OTHER_PATH),
+        (PATH + "?a=1", SignatureReason.QUERY_PRESENT),
+        (PATH.encode() + b"?", SignatureReason.QUERY_PRESENT),
+    ],
+)
+def test_another_path_and_any_query_is_refused(target, reason):
+    assert refusal(headers_for(BODY), target=target).reason == reason
+
+
+def test_the_right_path_is_taken():
+    for target in (PATH, PATH.encode(), None):
+        assert verifier().verify(headers_for(BODY), BODY, target=target) == APP_ID
+
+
+def test_the_bodies_of_an_ambiguous_message_are_refused_though_signed():
+    # The signature is that of a request with a query; the path is pinned and the
+    # body must be JSON, so that no reading of it gets in.
+    body = b'q=1;{"X":1}'
+    for method in ("verify", "alerts"):
+        with pytest.raises(DecodeError):
+            getattr(verifier(), method)(headers_for(body), body)
+    error = refusal(headers_for(b'{"X":1}', path=PATH + ";q=1"), b'{"X":1}')
+    assert error.reason == SignatureReason.BAD_SIGNATURE
+
+
+# ---------------------------------------------------------------------------- replays
+def test_a_request_is_good_once():
+    made, headers = verifier(), headers_for(BODY)
+    made.alerts(headers, BODY)
+    for method in (made.verify, made.alerts):
+        with pytest.raises(SignatureError) as caught:
+            method(headers, BODY)
+        assert caught.value.reason == SignatureReason.REPLAY
+
+
+def test_a_nonce_is_good_once_whatever_it_signs():
+    made, nonce = verifier(), new_nonce()
+    made.verify(headers_for(b"{}", nonce=nonce), b"{}")
+    with pytest.raises(SignatureError) as caught:
+        made.verify(headers_for(BODY, nonce=nonce, timestamp=int(NOW * 1000) + 1), BODY)
+    assert caught.value.reason == SignatureReason.REPLAY
+
+
+def test_apps_have_nonces_of_their_own():
+    made, nonce = verifier(secrets={APP_ID: [SECRET], "other": ["s"]}), new_nonce()
+    made.verify(headers_for(BODY, nonce=nonce), BODY)
+    made.verify(headers_for(BODY, nonce=nonce, app_id="other", secret="s"), BODY)
+
+
+def test_only_a_good_request_uses_a_nonce_up():
+    nonces = MemoryNonces()
+    made, nonce = verifier(nonces=nonces), new_nonce()
+    forged = {**headers_for(BODY, nonce=nonce), "X-Signature-signature": "0" * 64}
+    late = headers_for(BODY, nonce=nonce, timestamp=1)
+    no_json = headers_for(b"no JSON", nonce=nonce)
+    for headers, body in ((forged, BODY), (late, BODY), (no_json, b"no JSON")):
+        with pytest.raises((SignatureError, DecodeError)):
+            made.verify(headers, body)
+    assert len(nonces) == 0
+    assert made.verify(headers_for(BODY, nonce=nonce), BODY) == APP_ID
+    assert len(nonces) == 1
+
+
+def test_nonces_are_remembered_as_long_as_their_request_is_fresh():
+    clock = Clock()
+    nonces = MemoryNonces(limit=1)
+    made = verifier(clock=clock, tolerance=300, nonces=nonces)
+    ahead = headers_for(BODY, timestamp=int((NOW + 300) * 1000))
+    made.verify(ahead, BODY)
+    clock.now = NOW + 600  # the request is just fresh
+    with pytest.raises(SignatureError) as caught:
+        made.verify(headers_for(BODY, timestamp=int(clock.now * 1000)), BODY)
+    assert caught.value.reason == SignatureReason.NONCES_FULL
+    with pytest.raises(SignatureError) as caught:
+        made.verify(ahead, BODY)
+    assert caught.value.reason != SignatureReason.EXPIRED
+    clock.now = NOW + 602
+    made.verify(headers_for(BODY, timestamp=int(clock.now * 1000)), BODY)
+
+
+def test_of_many_threads_one_gets_in():
+    made, headers = verifier(), headers_for(BODY)
+
+    def accepted(_: int) -> bool:
+        try:
+            made.verify(headers, BODY)
+        except SignatureError as error:
+            assert error.reason == SignatureReason.REPLAY  # noqa: PT017
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(accepted, range(64))) == 1
+
+
+# ---------------------------------------------------------------------------- secrets
+def test_old_and_new_secrets_are_good_while_both_are_listed():
+    made = verifier(secrets={APP_ID: ["old", SECRET, "next"]})
+    for secret in ("old", SECRET, "next"):
+        assert made.verify(headers_for(BODY, secret=secret), BODY) == APP_ID
+    error = refusal(headers_for(BODY, secret="old"))
+    assert error.reason == SignatureReason.BAD_SIGNATURE
+
+
+def test_secrets_are_not_shown():
+    made = verifier()
+    assert SECRET not in repr(made) + repr(vars(made))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"secrets": {APP_ID: SECRET}}, "give a list of secrets"),
+        ({"secrets": {APP_ID: []}}, "give a list of secrets"),
+        ({"secrets": {APP_ID: [""]}}, "secret: "),
+        ({"secrets": {APP_ID: [b"bytes"]}}, "secret: "),
+        ({"secrets": {"a;b": [SECRET]}}, "'a;b' is no app id"),
+        ({"path": "api"}, "path: "),
+        ({"path": PATH + "?a=1"}, "path: "),
+        ({"method": "post"}, "method: "),
+        ({"tolerance": 0}, "tolerance: "),
+        ({"tolerance": float("inf")}, "tolerance: "),
+        ({"tolerance": float("nan")}, "tolerance: "),
+        ({"nonce_shape": "uuid"}, "nonce_shape: "),
+    ],
+)
+def test_a_verifier_that_cannot_work_is_not_made(arguments, problem):
+    with pytest.raises(QueryError, match=problem) as caught:
+        verifier(**arguments)
+    assert SECRET not in str(caught.value)
+
+
+# ------------------------------------------------------------------- any one byte
+fields = ["X-Signature-appid", "X-Signature-timestamp", "X-Signature-nonce"]
+
+
+@given(
+    field=st.sampled_from([*fields, "X-Signature-signature", "body"]),
+    position=st.integers(0, 10_000),
+    byte=st.integers(0, 255),
+    how=st.sampled_from(["replace", "insert", "delete"]),
+    as_bytes=st.booleans(),
+)
+def test_one_changed_byte_is_refused(field, position, byte, how, as_bytes):
+    headers = {name: value.encode() for name, value in headers_for(BODY).items()}
+    given_bytes = BODY if field == "body" else headers[field]
+    position %= len(given_bytes)
+    end = position if how == "insert" else position + 1
+    middle = b"" if how == "delete" else bytes([byte])
+    changed = given_bytes[:position] + middle + given_bytes[end:]
+    if changed == given_bytes:
+        return
+    body = changed if field == "body" else BODY
+    if field != "body":
+        headers[field] = changed
+    named = {name.encode(): value for name, value in headers.items()}
+    if not as_bytes:
+        named = {name: value.decode("latin-1") for name, value in headers.items()}
+    for method in ("verify", "alerts"):
+        with pytest.raises(SignatureError):
+            getattr(verifier(), method)(named, body)
+
+
+def test_the_verifier_tells_what_it_expects():
+    made = verifier(max_body=5, method="GET")
+    assert (made.path, made.method, made.max_body) == (PATH, "GET", 5)
+    assert made.verify(headers_for(b"{}", method="GET"), b"{}") == APP_ID
+    assert json.loads(BODY)  # the examples above are what they claim to be

@@ -201,7 +201,7 @@ async def test_the_live_socket_takes_the_next_token_before_the_first_expires(
         assert hashes((await anext(updates)).added) == [inserted]
     assert len(asked) == 2
     assert asked[1] < expires - 1
-    assert states == ["live", "closed"]
+    assert states == ["connecting", "live", "closed"]
 
 
 async def test_polls_where_websockets_are_off(rest_only_cube, ledger, caplog):

@@ -15,10 +15,10 @@ import random
 import ssl as tls
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from copy import copy
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Never, Self, TypeVar
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
@@ -220,13 +220,11 @@ class AlertChannel:
     # -------------------------------------------------------------- connections
 
     async def _run(self) -> None:
-        task = asyncio.current_task()
-        # A cancellation that meets the end of a connection leaves no exception.
-        while task is None or not task.cancelling():
+        while True:
             error, final = await self._connect()
             setback = self._redial.failed(self._clock.now(), random.random())  # noqa: S311
-            final = final or setback.gives_up
             logger.warning("%s; next attempt in %.1f s", error, setback.delay)
+            final = final or setback.gives_up
             if final:
                 self._tell_all(error)
             await self._clock.sleep(setback.delay)
@@ -284,24 +282,20 @@ class AlertChannel:
         return _because(error, cause), final
 
     async def _converse(self, connection: ClientConnection) -> OrtegeWatchError:
-        failure = OrtegeWatchError("the connection ended")
         self._delivery.lost()
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._write(connection, tasks))
-                tasks.create_task(self._read(connection))
-                tasks.create_task(self._ping(connection))
-        except* ConnectionClosed as group:
-            failure = self._dropped(group)
-        except* (DecodeError, TransportError) as group:
-            cause = group.exceptions[0]
-            problem = f"the connection is given up: {cause}"
-            failure = _because(TransportError(problem), cause)
-        return failure
+            await _race(
+                self._write(connection), self._read(connection), self._ping(connection)
+            )
+        except ConnectionClosed as error:
+            return self._dropped(error)
+        except (DecodeError, TransportError) as error:
+            problem = f"the connection is given up: {error}"
+            return _because(TransportError(problem), error)
+        raise AssertionError("a loop has ended")
 
-    def _dropped(self, group: ExceptionGroup[ConnectionClosed]) -> TransportError:
-        error = group.exceptions[0]
-        close = error.rcvd if isinstance(error, ConnectionClosed) else None
+    def _dropped(self, error: ConnectionClosed) -> TransportError:
+        close = error.rcvd
         code = 1006 if close is None else close.code
         reason = f": {close.reason}" if close is not None and close.reason else ""
         settled = self._delivery.too_large() if code == _TOO_LARGE else None
@@ -310,26 +304,19 @@ class AlertChannel:
         problem = f"the connection was lost (code {code}{reason})"
         return _because(TransportError(problem), error)
 
-    async def _write(
-        self, connection: ClientConnection, tasks: asyncio.TaskGroup
-    ) -> None:
+    async def _write(self, connection: ClientConnection) -> Never:
         while True:
             self._wake.clear()
             for text in self._delivery.due(self._clock.now()):
                 await connection.send(text)
             next_at = self._delivery.next_at()
-            timer = None
-            if next_at is not None:
-                timer = tasks.create_task(self._wake_at(next_at))
-            await self._wake.wait()
-            if timer is not None:
-                timer.cancel()
+            if next_at is None:
+                await self._wake.wait()
+            else:
+                delay = next_at - self._clock.now()
+                await _race(self._wake.wait(), self._clock.sleep(delay))
 
-    async def _wake_at(self, time: float) -> None:
-        await self._clock.sleep(time - self._clock.now())
-        self._wake.set()
-
-    async def _read(self, connection: ClientConnection) -> None:
+    async def _read(self, connection: ClientConnection) -> Never:
         while True:
             answer = frames.read_answer(await connection.recv(decode=False))
             now, draw = self._clock.now(), random.random()  # noqa: S311
@@ -340,13 +327,28 @@ class AlertChannel:
                 logger.info("alerts were not handled (status %d)", answer.status)
                 self._wake.set()
 
-    async def _ping(self, connection: ClientConnection) -> None:
+    async def _ping(self, connection: ClientConnection) -> Never:
         while True:
             await self._clock.sleep(self._ping_every)
             pong = asyncio.ensure_future(await connection.ping())
             await self._clock.sleep(self._pong_within)
             if not pong.done():
                 raise TransportError("a ping had no answer")
+
+
+async def _race(*works: Coroutine[Any, Any, object]) -> None:
+    """Run all until the first one ends; raise what it raised."""
+    tasks = [asyncio.create_task(each) for each in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        errors = [task.exception() for task in tasks if not task.cancelled()]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 def _because(error: E, cause: BaseException) -> E:

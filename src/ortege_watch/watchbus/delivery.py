@@ -235,9 +235,11 @@ def server_ahead(error: OrtegeWatchError, date: str | None, now: float) -> float
     if not isinstance(error, WatchBusError) or error.reason != _EXPIRED:
         return None
     try:
-        return parsedate_to_datetime(date or "").timestamp() - now
+        moment = parsedate_to_datetime(date or "")
     except (ValueError, OverflowError):
         return None
+    # The header has whole seconds: on average it is half a second late.
+    return moment.timestamp() + 0.5 - now
 
 
 def path_of(url: str) -> str:
@@ -247,12 +249,14 @@ def path_of(url: str) -> str:
         QueryError: this is no address of a channel.
     """
     example = "give an address such as wss://alerts.example.com/api/v1/watch/alert"
+    if not isinstance(url, str):
+        raise QueryError(f"url is a string, not {type(url).__name__}: {example}")
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
         host.encode("idna")
         fine = parts.scheme in {"ws", "wss"} and host and parts.port != 0
-    except (ValueError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise QueryError(f"url cannot be read ({error}): {example}") from error
     if "@" in parts.netloc:
         raise QueryError(f"url carries a user name or password: {example}")

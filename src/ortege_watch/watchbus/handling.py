@@ -34,7 +34,9 @@ class Handling:
     def __init__(self, handler: AlertHandler, handled: HandledAlerts) -> None:
         self._handler = handler
         self._handled = handled
-        self._is_async = inspect.iscoroutinefunction(handler)
+        # An object may be a handler, too.
+        call = getattr(type(handler), "__call__", None)  # noqa: B004 - which one it is
+        self._is_async = any(map(inspect.iscoroutinefunction, (handler, call)))
         self._running: dict[str, asyncio.Task[bool]] = {}
 
     async def take(self, body: bytes, app_id: str) -> tuple[int, bytes]:

@@ -1,0 +1,578 @@
+"""The sending end of an alert channel, over real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from email.utils import formatdate
+
+import pytest
+from channels import (
+    CREDENTIALS,
+    WITHIN,
+    Drop,
+    Gate,
+    Inbox,
+    acknowledge,
+    alert,
+    answer_to,
+    scripted,
+    verifier,
+)
+from signed import SECRET
+
+from ortege_watch import (
+    AlertChannel,
+    Credentials,
+    OrtegeWatchError,
+    QueryError,
+    RecentAlerts,
+    Reconnect,
+    TransportError,
+    WatchBusError,
+    WireStyle,
+    serve_alert_channel,
+)
+from ortege_watch.testing import ManualClock
+from ortege_watch.watchbus.envelope import ResultCode, error_answer
+
+pytestmark = pytest.mark.anyio
+
+FAILED = error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
+NEVER = Reconnect(attempts=0)
+NO_PING = 1e6
+_UNHEARD = logging.Logger("unheard")  # noqa: LOG001 - the peer's own lines
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def channel_to(target, **options) -> AlertChannel:
+    options.setdefault("ping_every", NO_PING)
+    return AlertChannel(target.url, CREDENTIALS, **options)
+
+
+async def delay_of(clock: ManualClock) -> float:
+    """Wait until the channel lets time pass before it does something again."""
+    async with asyncio.timeout(WITHIN):
+        while not clock.sleepers or clock.sleepers[0] > 60:
+            await asyncio.sleep(0.001)
+    return clock.sleepers[0]
+
+
+async def pass_delay(clock: ManualClock) -> float:
+    delay = await delay_of(clock)
+    await clock.advance(delay)
+    return delay
+
+
+def all_others() -> set[asyncio.Task[object]]:
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+# -------------------------------------------------------------------- what is sent
+async def test_alerts_arrive_in_the_order_in_which_they_were_sent():
+    inbox = Inbox()
+    async with (
+        asyncio.timeout(WITHIN),
+        serve_alert_channel(verifier(), inbox) as server,
+        channel_to(server) as channel,
+    ):
+        await channel.send([alert(0), alert(1)])
+        await asyncio.gather(*(channel.send([alert(n)]) for n in range(2, 100)))
+        assert inbox == list(range(100))
+
+
+async def test_send_returns_when_the_alerts_are_handled():
+    gate = Gate()
+    async with (
+        asyncio.timeout(WITHIN),
+        serve_alert_channel(verifier(), gate) as server,
+        channel_to(server) as channel,
+    ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        await gate.entered.reach(1)
+        assert not sending.done()
+        gate.let_on.set()
+        await sending
+        assert gate.done == [1]
+
+
+async def test_a_style_changes_the_form_of_what_is_sent():
+    async with asyncio.timeout(WITHIN), scripted() as script:
+        style = WireStyle(chain_id_as_int=True, bare_lists=True)
+        async with channel_to(script, style=style) as channel:
+            await channel.send([alert(1)])
+    [(_, frame)] = script.frames
+    assert frame["body"][0]["chain_id"] == 56
+
+
+@pytest.mark.parametrize(
+    ("alerts", "problem"),
+    [([], "nothing to send"), ([alert(1), alert(2)], "send fewer at once")],
+)
+async def test_what_cannot_be_sent_is_refused_at_once(alerts, problem):
+    async with scripted() as script, channel_to(script, max_body=300) as channel:
+        with pytest.raises(QueryError, match=problem):
+            await channel.send(alerts)
+    assert script.frames == []
+
+
+async def test_no_more_frames_are_under_way_than_max_pending():
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: None) as script,
+        channel_to(script, max_pending=2) as channel,
+    ):
+        sending = [asyncio.create_task(channel.send([alert(n)])) for n in range(3)]
+        await script.frames.reach(2)
+        await (await script.connections[0].ping())  # whatever was sent has come
+        assert script.numbers(1) == [0, 1]
+        await script.connections[0].send(acknowledge(script.frames[1][1]))
+        await script.frames.reach(3)
+        assert script.numbers(1) == [0, 1, 2]
+        assert [task.done() for task in sending] == [False, True, False]
+        for n in (0, 2):
+            await script.connections[0].send(acknowledge(script.frames[n][1]))
+        await asyncio.gather(*sending)
+
+
+# ------------------------------------------------------------------------- outages
+async def test_what_was_not_acknowledged_is_sent_again_in_order(clock):
+    def play(frame):
+        text = str(frame)
+        if "'block_number': '1'" in text:
+            return acknowledge(frame)
+        return Drop if "'block_number': '3'" in text else None
+
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(play) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        sending = [asyncio.create_task(channel.send([alert(n)])) for n in range(4)]
+        await script.gone.reach(1)
+        script.play = acknowledge
+        await pass_delay(clock)
+        await asyncio.gather(*sending)
+    assert script.numbers(1) == [0, 1, 2, 3]
+    assert script.numbers(2) == [0, 2, 3]
+    ids = {frame["id"] for _, frame in script.frames}
+    assert len(ids) == 4
+
+
+async def test_a_receiver_that_stops_and_starts_again_loses_nothing():
+    handled, inbox = RecentAlerts(), Inbox()
+    retry = Reconnect(base=0.01, cap=0.02)
+    nonces = verifier()  # both have the same
+
+    async def some(alert):
+        await inbox(alert)
+        if len(inbox) == 20:
+            raise RuntimeError("not now")
+
+    async with asyncio.timeout(WITHIN):
+        async with serve_alert_channel(nonces, some, handled=handled) as server:
+            channel = channel_to(server, retry=retry, max_pending=8)
+            await channel.__aenter__()
+            sending = [asyncio.create_task(channel.send([alert(n)])) for n in range(50)]
+            await inbox.reach(20)
+        assert sum(task.done() for task in sending) < 50
+        port = server.port
+        async with serve_alert_channel(nonces, some, handled=handled, port=port):
+            await asyncio.gather(*sending)
+        await channel.__aexit__(None, None, None)
+    # The one that failed came twice, each of the others once.
+    assert sorted(inbox) == sorted([*range(50), inbox[19]])
+
+
+async def test_a_receiver_that_is_not_there_yet_is_waited_for(clock):
+    async with scripted() as script:
+        port = int(script.url.split(":")[2].split("/")[0])
+    async with asyncio.timeout(WITHIN), channel_to(script, clock=clock) as channel:
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        for whole in (1, 2, 4, 8, 16, 32, 60, 60):
+            assert whole / 2 <= await pass_delay(clock) <= whole
+        await delay_of(clock)
+        async with scripted(port=port) as script:
+            await clock.advance(60)
+            await sending
+    assert script.numbers(1) == [1]
+
+
+async def test_a_receiver_that_accepts_and_drops_is_not_hammered(clock):
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: Drop) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        times = []
+        while not times or times[-1] < 60:
+            await script.gone.reach(len(times) + 1)
+            times.append(clock.now())
+            await pass_delay(clock)
+        assert 2 <= sum(at < 60 for at in times) <= 10
+        sending.cancel()
+
+
+async def test_every_handshake_has_a_nonce_of_its_own(clock):
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: Drop) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        await script.gone.reach(1)
+        script.play = acknowledge
+        await pass_delay(clock)
+        await sending
+    assert len({each["X-Signature-nonce"] for each in script.headers}) == 2
+
+
+async def test_attempts_bound_how_long_a_receiver_is_waited_for(clock):
+    async with scripted() as script:
+        pass
+    retry = Reconnect(attempts=1)
+    options = {"retry": retry, "clock": clock}
+    async with asyncio.timeout(WITHIN), channel_to(script, **options) as channel:
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        await pass_delay(clock)
+        with pytest.raises(TransportError, match="no connection to") as caught:
+            await sending
+        assert isinstance(caught.value.__cause__, OSError)
+        # Nothing is tried until somebody wants it, and then it is.
+        await clock.advance(1000)
+        assert clock.sleepers == ()
+        again = asyncio.create_task(channel.send([alert(2)]))
+        await pass_delay(clock)
+        with pytest.raises(TransportError):
+            await again
+
+
+async def test_an_upgrade_that_is_never_answered_is_given_up():
+    async def nothing(reader, writer):
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with (
+        asyncio.timeout(WITHIN),
+        server,
+        AlertChannel(
+            f"ws://127.0.0.1:{port}/", CREDENTIALS, retry=NEVER, connect_within=0.05
+        ) as channel,
+    ):
+        with pytest.raises(TransportError, match="timed out"):
+            await channel.send([alert(1)])
+
+
+async def test_a_receiver_that_answers_no_ping_is_left(clock):
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: None, ping_interval=None) as script,
+        channel_to(script, clock=clock, ping_every=20, pong_within=10) as channel,
+    ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        await script.frames.reach(1)
+        for _ in range(3):
+            await clock.wait_for_sleepers()
+            await clock.advance(20)
+            await delay_of(clock)
+            await (await script.connections[0].ping())  # and so has its pong come
+            await clock.advance(10)
+        assert len(script.connections) == 1
+        script.connections[0].transport.pause_reading()
+        await clock.wait_for_sleepers()
+        await clock.advance(20)
+        await clock.wait_for_sleepers()
+        await clock.advance(10)
+        script.play = acknowledge
+        assert await pass_delay(clock) <= 1  # it had held
+        script.connections[0].transport.abort()
+        await sending
+    assert script.numbers(2) == [1]
+
+
+@pytest.mark.parametrize("garbage", ["", "{", "[]", '{"id": 1}', b"\xff\x00"])
+async def test_answers_that_cannot_be_read_end_the_connection(clock, garbage):
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: garbage) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        await script.gone.reach(1)
+        script.play = acknowledge
+        await pass_delay(clock)
+        await sending
+    assert script.numbers(2) == [1]
+
+
+async def test_an_answer_that_nobody_waits_for_is_let_be():
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted() as script,
+        channel_to(script) as channel,
+    ):
+        await channel.send([alert(1)])
+        script.frames[0][1]["id"] = "of nobody"
+        await script.connections[0].send(acknowledge(script.frames[0][1]))
+        await channel.send([alert(2)])
+    assert script.numbers(1) == [1, 2]
+
+
+# ------------------------------------------------------------------------ refusals
+async def test_what_was_not_handled_is_sent_again_after_a_delay(clock):
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: answer_to(frame, 500, FAILED)) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        for whole in (1, 2, 4):
+            sent = len(script.frames)
+            assert whole / 2 <= await pass_delay(clock) <= whole
+            await script.frames.reach(sent + 1)
+        await delay_of(clock)
+        script.play = acknowledge
+        # It holds up nobody else.
+        await channel.send([alert(2)])
+        await clock.advance(8)
+        await sending
+    assert script.numbers(1) == [1, 1, 1, 1, 2, 1]
+    assert len({frame["id"] for _, frame in script.frames}) == 2
+
+
+async def test_attempts_bound_how_often_alerts_are_sent_again(clock):
+    play = lambda frame: answer_to(frame, 500, FAILED)  # noqa: E731
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(play) as script,
+        channel_to(script, retry=NEVER, clock=clock) as channel,
+    ):
+        with pytest.raises(WatchBusError) as caught:
+            await channel.send([alert(1)])
+    assert caught.value.status == 500
+    assert caught.value.reason == "an alert was not handled"
+
+
+async def test_what_the_receiver_cannot_read_is_not_sent_again():
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: answer_to(frame, 400, FAILED)) as script,
+        channel_to(script) as channel,
+    ):
+        with pytest.raises(WatchBusError):
+            await channel.send([alert(1)])
+        script.play = acknowledge
+        await channel.send([alert(2)])
+    assert script.numbers(1) == [1, 2]
+
+
+async def test_a_frame_that_is_too_large_fails_and_the_others_arrive(clock):
+    inbox, small = Inbox(), verifier(max_body=2000)
+    async with (
+        asyncio.timeout(WITHIN),
+        serve_alert_channel(small, inbox) as server,
+        channel_to(server, clock=clock) as channel,
+    ):
+        large = asyncio.create_task(channel.send([alert(n) for n in range(20)]))
+        other = asyncio.create_task(channel.send([alert(99)]))
+        with pytest.raises(WatchBusError, match="send fewer alerts at once") as caught:
+            await large
+        assert caught.value.status == 413
+        await pass_delay(clock)
+        await other
+    assert inbox == [99]
+
+
+async def test_refused_credentials_are_told_to_all_who_wait(clock):
+    wrong = Credentials(CREDENTIALS.app_id, "another secret")
+    async with (
+        asyncio.timeout(WITHIN),
+        serve_alert_channel(verifier(), Inbox()) as server,
+        AlertChannel(server.url, wrong, clock=clock) as channel,
+    ):
+        sending = [channel.send([alert(n)]) for n in range(2)]
+        told = await asyncio.gather(*sending, return_exceptions=True)
+        assert [type(each) for each in told] == [WatchBusError] * 2
+        assert told[0] is not told[1]
+        assert (told[0].code, told[0].status) == ("000005", 401)
+        assert told[0].reason == "invalid signature"
+        # The next one has to wait for its turn: nobody hammers.
+        again = asyncio.create_task(channel.send([alert(3)]))
+        await delay_of(clock)
+        assert not again.done()
+        await clock.advance(1)
+        with pytest.raises(WatchBusError):
+            await again
+
+
+async def test_a_receiver_that_is_not_well_is_asked_again(clock):
+    async with asyncio.timeout(WITHIN), scripted() as script:
+        script.refusals = [(503, FAILED, {}), (502, b"<html>", {}), (429, FAILED, {})]
+        async with channel_to(script, clock=clock) as channel:
+            sending = asyncio.create_task(channel.send([alert(1)]))
+            for seen in (1, 2, 3):
+                await delay_of(clock)
+                assert len(script.headers) == seen
+                await pass_delay(clock)
+            await sending
+
+
+async def test_a_redirect_is_not_followed():
+    async with asyncio.timeout(WITHIN), scripted() as script, scripted() as other:
+        script.refusals = [(301, b"over there", {"Location": other.url})] * 9
+        async with channel_to(script) as channel:
+            with pytest.raises(WatchBusError) as caught:
+                await channel.send([alert(1)])
+        assert caught.value.status == 301
+        assert other.headers == []
+
+
+async def test_a_clock_that_is_called_expired_is_put_right_once(clock):
+    expired = error_answer(ResultCode.SIGNATURE_ERROR, "timestamp is expired")
+    date = {"Date": formatdate(time.time() + 1000, usegmt=True)}
+    async with asyncio.timeout(WITHIN), scripted() as script:
+        script.refusals = [(401, expired, date)] * 9
+        async with channel_to(script, clock=clock) as channel:
+            sending = asyncio.create_task(channel.send([alert(1)]))
+            await pass_delay(clock)
+            with pytest.raises(WatchBusError) as caught:
+                await sending
+        assert caught.value.reason == "timestamp is expired"
+    first, second = (int(each["X-Signature-timestamp"]) for each in script.headers)
+    assert abs(second - first - 1_000_000) < 10_000
+
+
+async def test_tls_that_fails_is_a_transport_error():
+    async with asyncio.timeout(WITHIN), scripted() as script:
+        url = script.url.replace("ws://", "wss://")
+        async with AlertChannel(url, CREDENTIALS, retry=NEVER) as channel:
+            with pytest.raises(TransportError, match="no connection to"):
+                await channel.send([alert(1)])
+
+
+# ------------------------------------------------------------------------- leaving
+async def test_alerts_whose_call_was_cancelled_are_not_sent_again(clock):
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: None) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await channel.send([alert(1)])
+        script.play = lambda frame: Drop
+        sending = asyncio.create_task(channel.send([alert(2)]))
+        await script.gone.reach(1)
+        script.play = acknowledge
+        await pass_delay(clock)
+        await sending
+    assert script.numbers(2) == [2]
+
+
+@pytest.mark.parametrize("when", ["connected", "waiting", "at once"])
+async def test_leaving_ends_everything_and_fails_who_waits(when):
+    before = all_others()
+    async with asyncio.timeout(WITHIN):
+        async with scripted(lambda frame: None) as script:
+            serving = all_others()
+            async with channel_to(script, max_pending=1) as channel:
+                if when == "waiting":
+                    script.play = lambda frame: Drop
+                if when != "at once":
+                    sending = [
+                        asyncio.create_task(channel.send([alert(n)])) for n in (1, 2)
+                    ]
+                    await script.frames.reach(1)
+                if when == "waiting":
+                    await script.gone.reach(1)
+            if when != "at once":
+                told = await asyncio.gather(*sending, return_exceptions=True)
+                assert [str(each) for each in told] == [
+                    "the alert channel is closed"
+                ] * 2
+                await script.gone.reach(1)
+            while all_others() - serving:  # the server's own notice
+                await asyncio.sleep(0)
+            with pytest.raises(OrtegeWatchError, match="is closed"):
+                await channel.send([alert(3)])
+    assert all_others() == before
+
+
+async def test_cancellation_gets_through_and_leaves_nothing():
+    entered = asyncio.Event()
+
+    async def work(url):
+        async with AlertChannel(url, CREDENTIALS) as channel:
+            entered.set()
+            await channel.send([alert(1)])
+
+    async with asyncio.timeout(WITHIN), scripted(lambda frame: None) as script:
+        serving = all_others()
+        task = asyncio.create_task(work(script.url))
+        await entered.wait()
+        await script.frames.reach(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await script.gone.reach(1)
+        while all_others() - serving:
+            await asyncio.sleep(0)
+
+
+async def test_a_channel_is_entered_once_before_it_is_used():
+    channel = AlertChannel("ws://127.0.0.1:9/", CREDENTIALS)
+    with pytest.raises(OrtegeWatchError, match="async with"):
+        await channel.send([alert(1)])
+    await channel.__aexit__(None, None, None)
+    async with channel:
+        with pytest.raises(OrtegeWatchError, match="entered once"):
+            await channel.__aenter__()
+
+
+async def test_a_defect_does_not_end_in_silence():
+    class Broken:
+        now = staticmethod(time.monotonic)
+
+        async def sleep(self, seconds):
+            raise RuntimeError("broken")
+
+    async with scripted() as script:
+        pass
+    async with asyncio.timeout(WITHIN), channel_to(script, clock=Broken()) as channel:
+        with pytest.raises(OrtegeWatchError, match="unexpectedly") as caught:
+            await channel.send([alert(1)])
+        assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"), [({"max_pending": 0}, "max_pending"), ({"url": "x"}, "url")]
+)
+async def test_arguments_are_checked(options, problem):
+    with pytest.raises(QueryError, match=f"{problem}|no address"):
+        AlertChannel(options.pop("url", "ws://h/"), CREDENTIALS, **options)
+
+
+async def test_no_log_line_shows_a_secret_or_a_signature(caplog):
+    caplog.set_level(logging.DEBUG)
+    for name in ("websockets", "websockets.client", "websockets.server"):
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    async with asyncio.timeout(WITHIN):
+        async with (
+            serve_alert_channel(verifier(), Inbox()) as server,
+            channel_to(server) as channel,
+        ):
+            await channel.send([alert(1)])
+        async with scripted(logger=_UNHEARD) as script, channel_to(script) as channel:
+            await channel.send([alert(1)])
+    assert SECRET not in caplog.text
+    assert script.headers[0]["X-Signature-signature"] not in caplog.text
+    assert "x-signature" not in caplog.text.lower()
+    assert SECRET not in repr(vars(channel))

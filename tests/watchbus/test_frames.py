@@ -1,0 +1,100 @@
+"""Frames of the alert channel, by examples and by properties."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortege_watch import AlertInfo, DecodeError
+from ortege_watch.watchbus import frames
+from ortege_watch.watchbus.envelope import ResultCode, error_answer, ok_answer
+from ortege_watch.watchbus.frames import AlertFrame, AnswerFrame
+from ortege_watch.watchbus.payloads import decode_alerts, encode_alerts
+
+ALERT = AlertInfo("0x" + "ab" * 20, 56, "ERC20", "unheard_of", 1_700_000_000)
+BODY = encode_alerts([ALERT])
+
+ids = st.text(st.characters(codec="utf-8"), min_size=1, max_size=100)
+
+
+def test_a_frame_is_the_body_of_a_post_under_an_id():
+    frame = AlertFrame("7f", BODY)
+    assert frames.write_alerts(frame) == '{"id":"7f","body":' + BODY.decode() + "}"
+    assert decode_alerts(frame.body) == [ALERT]
+
+
+def test_an_answer_is_that_to_a_post_under_the_id():
+    body = error_answer(ResultCode.SERVER_ERROR, "no")
+    written = frames.write_answer(AnswerFrame("7f", 500, body))
+    assert json.loads(written) == {
+        "id": "7f",
+        "status": 500,
+        "body": json.loads(body),
+    }
+
+
+@given(ids, st.sampled_from([BODY, b"[]", b"null", b'{"a": [1.50]}']))
+def test_a_body_goes_over_byte_for_byte(key, body):
+    text = frames.write_alerts(AlertFrame(key, body))
+    assert frames.read_alerts(text.encode()) == AlertFrame(key, body)
+    assert len(text.encode()) <= len(body) + 7 * len(key) + 20
+
+
+@given(ids, st.integers(100, 599))
+def test_an_answer_goes_over(key, status):
+    frame = AnswerFrame(key, status, ok_answer())
+    assert frames.read_answer(frames.write_answer(frame).encode()) == frame
+
+
+def test_an_own_frame_keeps_to_the_overhead():
+    text = frames.write_alerts(AlertFrame("0" * 32, BODY))
+    assert len(text.encode()) <= len(BODY) + frames.OVERHEAD
+
+
+def test_fields_that_nobody_knows_are_let_be():
+    data = b'{"v": 2, "id": "1", "body": [], "status": 200, "x": {}}'
+    assert frames.read_alerts(data) == AlertFrame("1", b"[]")
+    assert frames.read_answer(data) == AnswerFrame("1", 200, b"[]")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff\x00",
+        b"hello",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"id": "1"}',
+        b'{"body": []}',
+        b'{"id": 1, "body": []}',
+        b'{"id": "", "body": []}',
+        b'{"id": null, "body": []}',
+        b'{"id": "1", "body": [}',
+        b'{"id": "' + b"1" * 101 + b'", "body": []}',
+        b'{"id": "1", "body": ' + b"[" * 100_000,
+    ],
+)
+def test_what_is_no_frame_is_a_decode_error(data):
+    with pytest.raises(DecodeError, match="no frame of alerts"):
+        frames.read_alerts(data)
+    with pytest.raises(DecodeError, match="no answer"):
+        frames.read_answer(data)
+
+
+@pytest.mark.parametrize("status", ["99", "600", '"200"', "200.5", "true", "null"])
+def test_a_status_is_one_of_http(status):
+    with pytest.raises(DecodeError):
+        frames.read_answer(b'{"id":"1","body":{},"status":%s}' % status.encode())
+
+
+@given(st.binary(max_size=200))
+def test_nothing_but_a_decode_error_comes_out(data):
+    for read in (frames.read_alerts, frames.read_answer):
+        with contextlib.suppress(DecodeError):
+            read(data)

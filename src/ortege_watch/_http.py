@@ -207,7 +207,7 @@ class AsyncShell:
         if http is not None and not isinstance(http, AsyncHttp):
             raise _wrong_http(http, "AsyncCubeClient", "httpx.AsyncClient")
         self.clock: AsyncClock = clock or _AsyncSystemClock()
-        self._tokens = tokens
+        self.tokens = tokens
         self._http = http if isinstance(http, httpx.AsyncClient) else None
         self._transport = http if isinstance(http, httpx.AsyncBaseTransport) else None
         self._is_ours = http is None
@@ -232,7 +232,7 @@ class AsyncShell:
             case Request():
                 outcome = await self._send(effect)
             case GetToken():
-                token = await self._tokens.aget()
+                token = await self.tokens.aget()
             case Pause(seconds):
                 await self.clock.sleep(seconds)
         return _answer(self.clock.now(), outcome, token)
@@ -363,8 +363,9 @@ def _foreign_errors(request: Request) -> Iterator[None]:
     except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict) as error:
         raise _Failed(_failure(error, request)) from error
     # httpx's for a closed client and a spent stream; asyncio's for another event loop.
-    # A host that no resolver takes is a UnicodeError.
-    except (RuntimeError, UnicodeError) as error:
+    # A host that no resolver takes is a UnicodeError; a proxy that httpx does not take
+    # is a ValueError, or an ImportError where it needs another package.
+    except (RuntimeError, ValueError, ImportError) as error:
         raise _Failed(_failure(error, request)) from error
 
 

@@ -385,6 +385,63 @@ def test_a_provider_that_fails_after_a_refusal_costs_the_socket():
     assert isinstance(script.state, Waiting)
 
 
+def test_a_provider_that_hangs_after_a_refusal_is_no_other_dialect():
+    script = Script()
+    script.wait()
+    script.on(TokenReady("old"))
+    script.on(Opened())
+    assert script.receive(INVALID) == [AskToken()]
+    script.now = script.session.deadline
+    [log] = script.logs(DeadlinePassed())
+    assert "the token provider gave no token" in log.text
+    assert isinstance(script.state, Waiting)
+
+
+def test_a_provider_that_hangs_on_a_renewal_is_asked_again():
+    script = Script(settings=Settings(resend_every=1000.0))
+    script.go_live("one", expires_at=script.now + 40)
+    assert script.wait() == [AskToken()]
+    assert script.wait() == [AskToken()]
+    assert script.now == 1030 + 30
+    assert sent(script.on(TokenReady("two"))) == [{"authorization": "two"}]
+    script.receive(frames.Handshake())
+    assert script.state.renew_at is None
+
+
+def test_a_token_that_is_refused_for_a_query_twice_ends_that_query():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    forbidden = refusal("Forbidden for this cube", 403)
+    script.receive(answer())
+    assert script.receive(forbidden) == [Disconnect()]
+    script.go_live()
+    script.receive(answer())  # it was well again
+    assert script.receive(forbidden) == [Disconnect()]
+    script.go_live()
+    effects = script.receive(forbidden)
+    assert kinds(effects) == [Fail, Send]
+    assert isinstance(effects[0].error, AuthenticationError)
+    assert (effects[0].message_id, effects[0].final) == ("1", True)
+    assert script.receive(forbidden) == []  # one frame in flight may follow
+    assert kinds(script.receive(answer(key="2"))) == [Deliver]
+
+
+@pytest.mark.parametrize("second", ["old", "new"])
+def test_the_tutorial_dialect_takes_another_token_on_another_socket(second):
+    script = Script(dialect="ortege")
+    script.go_live("old")
+    assert script.receive(INVALID) == [Disconnect()]
+    assert script.wait() == [AskToken()]
+    effects = script.on(TokenReady(second))
+    if second == "new":
+        assert effects == [Open("new")]
+        assert [list(frame) for frame in sent(script.on(Opened()))] == [
+            ["queryType", "query", "requestId"]
+        ]
+        effects = script.receive(INVALID)
+    assert isinstance(effects[-1].error, AuthenticationError)
+
+
 def test_a_renewal_without_an_answer_costs_the_socket():
     script = Script()
     script.go_live("one", expires_at=script.now + 40)
@@ -624,6 +681,15 @@ def test_two_drops_before_the_handshake_lead_to_the_other_dialect():
         script.wait()
         script.on(TokenReady("t"))
         script.on(Opened())
+        effects = script.on(GONE)
+        assert kinds(effects) == expected
+    assert effects[1].delay > 0
+
+
+def test_two_drops_after_the_tutorials_frame_lead_back():
+    script = Script(dialect="ortege", because=TransportError("silence"), failures=1)
+    for expected in ([], [Disconnect, SwitchDialect]):
+        script.go_live()
         effects = script.on(GONE)
         assert kinds(effects) == expected
     assert effects[1].delay > 0

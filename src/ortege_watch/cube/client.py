@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from uuid import uuid4
@@ -18,6 +19,7 @@ from ortege_watch._http import (
 )
 from ortege_watch.cube import flows
 from ortege_watch.cube.settings import DEADLINE, TIMEOUT, Limits, Settings
+from ortege_watch.tokens import TokenSource
 
 if TYPE_CHECKING:
     from ortege_watch.codec import ResultPart
@@ -293,12 +295,19 @@ class CubeClient:
     def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> Updates:
         """Stay subscribed to queries, with ``with`` and ``for``.
 
-        The subscription lives in a thread of its own, which also calls the callbacks
-        and a token function; see :meth:`AsyncCubeClient.watch`.
+        The subscription lives in a thread of its own, which also calls the callbacks; a
+        token function is called in yet another one, so that it may block. See
+        :meth:`AsyncCubeClient.watch`.
         """
-        from ortege_watch.subscription.blocking import Updates  # noqa: PLC0415
+        from ortege_watch.subscription.blocking import (  # noqa: PLC0415
+            Updates,
+            in_thread,
+        )
 
-        shell = AsyncShell(self._settings.tokens, max_size=self._shell.max_size)
+        tokens = self._settings.tokens
+        if not tokens.is_fixed:
+            tokens = TokenSource(partial(in_thread, tokens.get))
+        shell = AsyncShell(tokens, max_size=self._shell.max_size)
         updates = _watch(self._settings, shell, queries, options)
         return Updates(updates, aclose=shell.aclose)
 
@@ -325,8 +334,8 @@ def _watch(
 
     target = Target(
         url=settings.endpoint.socket,
-        token=settings.tokens.aget,
-        token_expires=not settings.tokens.is_fixed,
+        token=shell.tokens.aget,
+        token_expires=not shell.tokens.is_fixed,
         poll=poll,
         clock=shell.clock,
         max_size=shell.max_size,

@@ -7,11 +7,14 @@ takes.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -19,14 +22,31 @@ from ortege_watch.errors import QueryError
 from ortege_watch.subscription.states import ConnectionState
 from ortege_watch.subscription.updates import AsyncUpdates, Update
 
-__all__ = ["Updates"]
+__all__ = ["Updates", "in_thread"]
+
+T = TypeVar("T")
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """Call what may block, in a thread that nobody has to wait for."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="token provider", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 class Updates:
     """Iterate over the updates of one or more queries; see :class:`AsyncUpdates`.
 
-    Enter it with ``with``. Callbacks (``on_state``, ``on_error``) and the token
-    provider are called in the subscription's own thread.
+    Enter it with ``with``. Callbacks (``on_state``, ``on_error``) are called in the
+    subscription's own thread.
     """
 
     def __init__(
@@ -39,6 +59,8 @@ class Updates:
         self._aclose = aclose
         self._portal: BlockingPortal | None = None
         self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._next: Future[Update] | None = None
 
     def __repr__(self) -> str:
         return f"<Updates {self._updates.state}>"
@@ -82,7 +104,13 @@ class Updates:
         if self._portal is None:
             message = "enter it first: with cube.watch(query) as updates"
             raise QueryError(message)
-        try:
-            return self._portal.call(self._updates.__anext__)
-        except StopAsyncIteration:
-            raise StopIteration from None
+        with self._lock:
+            # Kept over an interruption (Ctrl-C, a signal): its update must not be lost.
+            if self._next is None:
+                self._next = self._portal.start_task_soon(self._updates.__anext__)
+            wait([self._next])
+            update, self._next = self._next, None
+            try:
+                return update.result()
+            except StopAsyncIteration:
+                raise StopIteration from None

@@ -26,6 +26,8 @@ class _Entry:
     """Nothing has come since the last connect."""
     delivered: bool = False
     failing: bool = False
+    unauthorized: bool = False
+    """The token was refused for it, and nothing good has come since."""
     newest: str = ""
     """The latest ``lastRefreshTime`` (ISO 8601 in UTC) that was delivered."""
     held: ResultPart | None = None
@@ -79,7 +81,7 @@ class Book:
                 entry.held = part
                 return []
         resumed = entry.fresh and entry.delivered
-        entry.fresh = entry.failing = False
+        entry.fresh = entry.failing = entry.unauthorized = False
         entry.delivered = True
         entry.newest = refreshed
         entry.held = entry.held_until = None
@@ -103,6 +105,14 @@ class Book:
     def api_error(self, key: str, error: ApiError) -> list[Fail]:
         """Take the server's error for a query; one that cannot pass ends the query."""
         return self.fail(key, error, final=not may_pass(error))
+
+    def is_unauthorized_again(self, key: str) -> bool:
+        """Note that the token is refused for a query; tell if that is not the first."""
+        entry = self._entries.get(key)
+        if entry is None:  # a late frame of a query that has ended
+            return True
+        again, entry.unauthorized = entry.unauthorized, True
+        return again
 
     def fail(self, key: str, error: OrtegeWatchError, *, final: bool) -> list[Fail]:
         """Take an error of one query, and give it out once.

@@ -57,7 +57,7 @@ class Context:
         proven: the server has understood this dialect in this session.
         refused_token: the token that the server refused last, until one is taken.
         refused_upgrades: upgrades in a row that were answered as "WebSockets are off".
-        early_drops: sockets in a row that were lost before the handshake.
+        early_drops: sockets in a row that were lost before the server understood us.
     """
 
     book: Book
@@ -150,6 +150,11 @@ class Context:
         self.do(*(Poll(key) for key in sorted(idle)))
         return Polling(self.now + self.settings.poll_every, pending | idle)
 
+    def renew_token(self, state: Live) -> Live:
+        """Ask for another token on the live socket; again, if the provider hangs."""
+        self.do(AskToken())
+        return attrs.evolve(state, renew_at=self.now + self.settings.token_within)
+
     def ask_again_at(self) -> float:
         """Give the time to ask a provider again that has failed."""
         return self.now + _ASK_AGAIN_AFTER
@@ -179,6 +184,17 @@ class Context:
         healthy_after = self.settings.reconnect.healthy_after
         if state.since is not None and self.now - state.since >= healthy_after:
             self.failures = 0
+        return self.retry(error)
+
+    def dropped_early(self, error: OrtegeWatchError) -> Waiting | Closed:
+        """Take the loss of a socket on which the server has understood nothing yet.
+
+        Once is an outage. Twice in a row may be a server that hangs up on what it does
+        not understand.
+        """
+        self.early_drops += 1
+        if self.early_drops >= 2 and self.may_switch:
+            return self.not_understood(error)
         return self.retry(error)
 
     def give_up_socket(self, state: Live, error: OrtegeWatchError) -> Waiting | Closed:

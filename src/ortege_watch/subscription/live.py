@@ -7,7 +7,7 @@ from typing import Final, assert_never
 
 import attrs
 
-from ortege_watch.answers import api_error, is_unauthorized
+from ortege_watch.answers import api_error
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
@@ -21,7 +21,6 @@ from ortege_watch.errors import (
 from ortege_watch.subscription import frames
 from ortege_watch.subscription.context import Context
 from ortege_watch.subscription.states import (
-    AskToken,
     Closed,
     DeadlinePassed,
     Dropped,
@@ -122,17 +121,27 @@ def _frame(
             context.refused_token = None
             return attrs.evolve(state, handshake_by=None)
         case frames.FrameError(status=status, message=message):
-            if is_unauthorized(status, message):
-                if context.refused_token is not None:
-                    return context.token_refused(status, message)
-                context.refused_token = state.token
-                context.do(AskToken())
-                return attrs.evolve(state, handshake_by=None, renew_at=None)
             error = api_error(message, status=status)
+            if isinstance(error, AuthenticationError):
+                return _token_refused(context, state, error)
             if state.since is None:
                 return context.not_understood(error)
             return context.give_up_socket(state, error)
     assert_never(frame)
+
+
+def _token_refused(
+    context: Context, state: Live, error: AuthenticationError
+) -> Live | Waiting | Closed:
+    """Ask for another token, once."""
+    if context.refused_token is not None:
+        return context.finish(error)
+    if context.dialect == "cube":
+        context.refused_token = state.token
+        return context.renew_token(attrs.evolve(state, handshake_by=None))
+    after = context.give_up_socket(state, error)  # only a new socket takes a new token
+    context.refused_token = state.token
+    return after
 
 
 def _answer(
@@ -151,8 +160,11 @@ def _answer(
         code, status = answer.body.type, answer.status
         error = api_error(message, status=status, code=code)
         if isinstance(error, AuthenticationError):
-            # The server forgot our token, and says so on every frame from here on.
-            return context.give_up_socket(state, error)
+            # The server forgot our token, and says so on every frame from here on; or
+            # it refuses the token for this query, however new it is.
+            if not book.is_unauthorized_again(key):
+                return context.give_up_socket(state, error)
+            return _failed(context, state, book.fail(key, error, final=True))
         return _failed(context, state, book.api_error(key, error))
     if state.since is None:
         state = context.understood(state)
@@ -198,8 +210,7 @@ def _deadline(context: Context, state: Live) -> Live | Waiting | Closed:
         context.do(*context.book.release(now))
         return attrs.evolve(state, release_at=context.book.release_at)
     if passed(state.renew_at):
-        context.do(AskToken())
-        return attrs.evolve(state, renew_at=None)
+        return context.renew_token(state)
     if passed(state.resend_at):
         context.subscribe_all()
         return attrs.evolve(state, resend_at=now + settings.resend_every)
@@ -253,4 +264,9 @@ def _dropped(context: Context, state: Live, event: Dropped) -> Waiting | Closed:
         sentence = "the server refuses a frame of this size (close code 1009)"
         refusal = QueryRejected(sentence, status=413)
         context.do(*context.book.fail(context.book.largest(), refusal, final=True))
-    return context.finish_if_done() or context.lost(state, event.error)
+    ended = context.finish_if_done()
+    if ended is not None:
+        return ended
+    if state.since is None:
+        return context.dropped_early(event.error)
+    return context.lost(state, event.error)

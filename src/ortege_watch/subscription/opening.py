@@ -57,7 +57,7 @@ def asking_token(
     match event:
         case TokenReady(token=token, expires_at=expires_at):
             if token == context.refused_token:
-                return context.token_refused(401, "the upgrade was refused")
+                return context.token_refused(401, "the provider has no other token")
             context.do(Open(token))
             until = context.now + context.settings.connect_within
             return Connecting(token, expires_at, until)
@@ -129,15 +129,13 @@ def authorizing(
             return context.not_understood(TransportError(problem))
         case Unreadable(error=error):
             return context.not_understood(error)
+        case DeadlinePassed() if state.token == context.refused_token:
+            context.do(Disconnect())
+            return context.retry(TransportError("the token provider gave no token"))
         case DeadlinePassed():
             problem = "the handshake did not come in time"
             return context.not_understood(TransportError(problem))
         case Dropped(error=error):
-            # Once is an outage. Twice in a row may be a server that hangs up on what
-            # it does not understand.
-            context.early_drops += 1
-            if context.early_drops >= 2 and context.may_switch:
-                return context.not_understood(error)
-            return context.retry(error)
+            return context.dropped_early(error)
         case _:
             return state

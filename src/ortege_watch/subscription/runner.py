@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol, assert_never
 
@@ -21,6 +22,7 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
+from ortege_watch import codec
 from ortege_watch._http import AsyncClock, ssl_context
 from ortege_watch.codec import ResultPart
 from ortege_watch.errors import DecodeError, OrtegeWatchError, TransportError
@@ -140,6 +142,8 @@ class Link:
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._tokens: deque[str] = deque(maxlen=2)
+        """The latest ones, to be cut out of what the server says."""
         self._socket: _Socket | None = None
 
     @property
@@ -151,27 +155,31 @@ class Link:
         """Begin; the session's first deadline starts the first attempt."""
         self._arm()
 
-    async def aclose(self) -> None:
-        """End every task and the socket; returns when nothing is left of them."""
-        self.stop()
+    async def settled(self) -> None:
+        """Wait until no task and no socket is left of a link that was stopped."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def cut(self) -> None:
+        """Cancel every task; a socket that is closing politely is cut at once."""
+        for task in self._tasks:
+            task.cancel()
 
     def stop(self) -> None:
         """Begin to close: no event is handled any more."""
         if self._closed:
             return
         self._closed = True
-        self._disconnect()
-        for task in self._tasks:
-            if task.get_name() != _CLOSING:
-                task.cancel()
+        self._socket = None
+        self.cut()
 
     def feed(self, event: Event) -> None:
         """Hand the session an event and execute what it says."""
         if self._closed:
             return
         for effect in self.session.handle(event, self._clock.now()):
+            if self._closed:  # by the host, while it took an effect
+                return
             self._execute(effect)
         self._arm()
         self._host.changed(self)
@@ -188,18 +196,17 @@ class Link:
             case Fail(message_id=key, error=error, final=final):
                 self._host.fail(key, error, final=final)
             case Ping():
-                self._spawn(self._ping())
+                self.spawn(self._ping())
             case AskToken():
                 if self._asking is not None:  # it took too long
                     self._asking.cancel()
-                self._asking = self._spawn(self._ask_token())
+                self._asking = self.spawn(self._ask_token())
             case Open(token=token):
-                self._socket = socket = _Socket(self)
-                socket.task = self._spawn(socket.run(self._target, token))
+                self._socket = _Socket(self, self._target, token)
             case Disconnect():
                 self._disconnect()
             case Poll(message_id=key):
-                self._spawn(self._poll(key))
+                self.spawn(self._poll(key))
             case Log(level=level, text=text):
                 LOGGER.log(level, "%s", text)
             case SwitchDialect():
@@ -215,6 +222,8 @@ class Link:
         except OrtegeWatchError as error:
             self.feed(TokenFailed(error))
             return
+        if token not in self._tokens:
+            self._tokens.append(token)
         expires = expiry(token) if self._target.token_expires else None
         if expires is not None:
             expires += self._clock.now() - time.time()
@@ -244,9 +253,16 @@ class Link:
         try:
             frame = frames.read(data)
         except DecodeError as error:
-            self.feed(Unreadable(error))
-        else:
-            self.feed(Received(frame))
+            self.feed(Unreadable(self._readable(error, data)))
+            return
+        match frame:
+            case frames.FrameError(status=status, message=message):
+                frame = frames.FrameError(status, self._without_tokens(message))
+            case frames.Answer(body=body) if body.error is not None:
+                body.error = self._without_tokens(body.error)
+            case _:
+                pass
+        self.feed(Received(frame))
 
     def report(self, socket: _Socket, event: Opened | OpenFailed | Dropped) -> None:
         """Take what became of a socket; one that was given up is not heard."""
@@ -255,10 +271,32 @@ class Link:
                 self._socket = None
             self.feed(event)
 
+    def failure(self, text: str, cause: Exception) -> TransportError:
+        """Make an error of what the server, or the way to it, says."""
+        shown = self._without_tokens(text)
+        error = TransportError(shown)
+        if shown == text:
+            error.__cause__ = cause
+        return error
+
+    def _readable(self, error: DecodeError, data: bytes) -> DecodeError:
+        # Cut out first: an excerpt may end in the middle of the token.
+        clean = data
+        for token in self._tokens:
+            clean = clean.replace(token.encode(), b"<token>")
+        if clean == data:
+            return error
+        return DecodeError(*error.problems, excerpt=codec.excerpt(clean))
+
+    def _without_tokens(self, text: str) -> str:
+        for token in self._tokens:
+            text = text.replace(token, "<token>")
+        return text
+
     def _disconnect(self) -> None:
         socket, self._socket = self._socket, None
         if socket is not None:
-            self._spawn(socket.close(), name=_CLOSING)
+            socket.task.cancel()
 
     # ----------------------------------------------------------------- the timer
 
@@ -272,7 +310,7 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._spawn(self._sleep_until(deadline))
+        self._timer = self.spawn(self._sleep_until(deadline))
 
     async def _sleep_until(self, deadline: float) -> None:
         await self._clock.sleep(max(0.0, deadline - self._clock.now()))
@@ -280,10 +318,9 @@ class Link:
         self.feed(DeadlinePassed())
         self._arm()  # an early one changed nothing, and so armed nothing
 
-    def _spawn(
-        self, work: Coroutine[Any, Any, None], name: str | None = None
-    ) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that does not outlive the link."""
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -293,9 +330,6 @@ class Link:
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect, in the library or in a callback: it must not end in silence.
             self._host.finish(self, _defect(error))
-
-
-_CLOSING: Final = "closing"
 
 
 def _defect(error: BaseException) -> OrtegeWatchError:
@@ -308,38 +342,44 @@ def _defect(error: BaseException) -> OrtegeWatchError:
 
 
 class _Socket:
-    """One WebSocket connection, from its first packet to its last."""
+    """One WebSocket connection, from its first packet to its last.
 
-    def __init__(self, link: Link) -> None:
+    Cancel its task to close it.
+    """
+
+    def __init__(self, link: Link, target: Target, token: str) -> None:
         self.outbox: asyncio.Queue[str] = asyncio.Queue()
-        self.task: asyncio.Task[None] | None = None
+        self.task = link.spawn(self._run(target, token))
         self._link = link
         self._connection: ClientConnection | None = None
 
-    async def run(self, target: Target, token: str) -> None:
+    async def _run(self, target: Target, token: str) -> None:
         """Open, then read until the connection is gone; report both."""
         try:
             connection = await self._open(target, token)
         except InvalidStatus as error:
             status = error.response.status_code
-            failure = TransportError(f"HTTP {status} was the answer to the upgrade")
-            failure.__cause__ = error
+            problem = f"HTTP {status} was the answer to the upgrade"
+            failure = self._link.failure(problem, error)
             self._link.report(self, OpenFailed(failure, status))
             return
-        except (OSError, WebSocketException, ValueError) as error:
-            self._link.report(self, OpenFailed(_unreachable(target.url, error)))
+        # An ImportError: the environment names a SOCKS proxy, which needs a package.
+        except (OSError, WebSocketException, ValueError, ImportError) as error:
+            host = target.url.split("/")[2]
+            problem = f"no connection to {host}: {str(error) or type(error).__name__}"
+            self._link.report(self, OpenFailed(self._link.failure(problem, error)))
             return
         self._connection = connection
-        writer = asyncio.create_task(self._write(connection))
+        writer = self._link.spawn(self._write(connection))
         try:
             self._link.report(self, Opened())
             while True:
                 self._link.came(self, await connection.recv(decode=False))
         except ConnectionClosed as error:
-            self._link.report(self, _dropped(error))
+            self._link.report(self, self._dropped(error))
         finally:
             writer.cancel()
-            await asyncio.wait([writer])
+            await _close(connection)
 
     async def _open(self, target: Target, token: str) -> ClientConnection:
         return await _Redirected(
@@ -361,6 +401,16 @@ class _Socket:
         except ConnectionClosed:
             pass  # the reader reports it
 
+    def _dropped(self, error: ConnectionClosed) -> Dropped:
+        received, sent = error.rcvd, error.sent
+        code = 1006 if received is None else received.code
+        said = (
+            f": {received.reason}" if received is not None and received.reason else ""
+        )
+        problem = f"the connection was lost (code {code}{said})"
+        too_big = sent is not None and sent.code == 1009 and not error.rcvd_then_sent
+        return Dropped(code, self._link.failure(problem, error), too_big=too_big)
+
     async def ping(self) -> bool:
         """Send a ping; return whether it was answered."""
         if self._connection is None:
@@ -371,28 +421,15 @@ class _Socket:
             return False
         return True
 
-    async def close(self) -> None:
-        """Close politely, and cut the connection if the peer does not answer."""
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.wait([self.task])
-        if self._connection is not None:
-            await self._connection.close()
 
-
-def _unreachable(url: str, error: Exception) -> TransportError:
-    host = url.split("/")[2]
-    reason = str(error) or type(error).__name__
-    failure = TransportError(f"no connection to {host}: {reason}")
-    failure.__cause__ = error
-    return failure
-
-
-def _dropped(error: ConnectionClosed) -> Dropped:
-    received, sent = error.rcvd, error.sent
-    code = 1006 if received is None else received.code
-    reason = f": {received.reason}" if received is not None and received.reason else ""
-    failure = TransportError(f"the connection was lost (code {code}{reason})")
-    failure.__cause__ = error
-    too_big = sent is not None and sent.code == 1009 and not error.rcvd_then_sent
-    return Dropped(code, failure, too_big=too_big)
+async def _close(connection: ClientConnection) -> None:
+    """Close politely, and cut the connection if the peer does not answer."""
+    try:
+        # Its own time limit does not count while the peer reads nothing.
+        async with asyncio.timeout(_CLOSE_WITHIN):
+            await connection.close()
+    except TimeoutError:
+        pass
+    finally:
+        connection.transport.abort()
+        await connection.wait_closed()

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict
 
 import attrs
 
-__all__ = ["Dialect", "Reconnect", "Settings", "Transport"]
+from ortege_watch.errors import OrtegeWatchError, QueryError
+from ortege_watch.query import Query
+from ortege_watch.subscription.backoff import Backoff
+from ortege_watch.subscription.states import ConnectionState
+
+__all__ = [
+    "Dialect",
+    "Reconnect",
+    "Settings",
+    "Transport",
+    "WatchOptions",
+    "check_options",
+    "check_queries",
+]
 
 Dialect = Literal["cube", "ortege"]
 Transport = Literal["auto", "websocket", "rest"]
@@ -20,7 +36,7 @@ class Reconnect:
         base: seconds of the first delay; doubled after each failure, and each delay is
             drawn between half and the whole.
         cap: seconds that no delay exceeds.
-        attempts: failures in a row after which to give up; ``None`` for never.
+        attempts: how often in a row to try again before giving up; ``None`` for ever.
         healthy_after: seconds that a connection must live past its handshake before
             the delays start from ``base`` again. An open socket alone proves nothing.
     """
@@ -29,6 +45,13 @@ class Reconnect:
     cap: float = 60.0
     attempts: int | None = None
     healthy_after: float = 10.0
+
+    def __attrs_post_init__(self) -> None:
+        Backoff(self.base, self.cap)  # refuses what is no back-off
+        if self.attempts is not None and self.attempts < 0:
+            raise QueryError(f"attempts={self.attempts!r}: give 0 or more, or None")
+        if not 0 <= self.healthy_after < math.inf:
+            raise QueryError(f"healthy_after={self.healthy_after!r}: give seconds")
 
 
 @attrs.frozen(kw_only=True)
@@ -66,3 +89,81 @@ class Settings:
     poll_every: float = 5.0
     renew_before: float = 60.0
     hold_stale_for: float = 15.0
+
+
+class WatchOptions(TypedDict, total=False):
+    """Say how ``watch()`` subscribes.
+
+    Attributes:
+        dialect: ``"cube"`` is the protocol of every Cube server, ``"ortege"`` the one
+            of the tutorial. ``"auto"`` begins with what worked last, at first with
+            Cube's, and tries the other one where it is not understood.
+        transport: ``"websocket"``, ``"rest"`` (polling), or ``"auto"``: a WebSocket,
+            and polling where the server refuses it.
+        retry: how to come back after an outage.
+        stale_after: seconds of silence after which the connection is tested, and given
+            up if it is dead. Cube speaks every 5 s.
+        poll_every: seconds between two rounds of questions where it polls.
+        on_state: called with each new :class:`ConnectionState`, on the event loop.
+        on_error: takes errors that may pass (:class:`ApiError`, :class:`DecodeError`);
+            without it they are raised out of the iteration, once each.
+    """
+
+    dialect: Literal["auto", "cube", "ortege"]
+    transport: Transport
+    retry: Reconnect
+    stale_after: float
+    poll_every: float
+    on_state: Callable[[ConnectionState], object]
+    on_error: Callable[[OrtegeWatchError], object]
+
+
+def check_queries(queries: Sequence[object]) -> None:
+    """Refuse what cannot be subscribed to, before anything is opened.
+
+    Raises:
+        QueryError: no query, no :class:`Query`, one that compares date ranges, or one
+            with a cache mode.
+    """
+    if not queries:
+        raise QueryError("watch() needs a query")
+    for query in queries:
+        if not isinstance(query, Query):
+            kind = type(query).__name__
+            raise QueryError(f"watch() takes queries, not {kind}: build a Query")
+        if query.cache is not None:
+            raise QueryError(
+                f"cache={query.cache!r} has no effect on a subscription, which the "
+                "server refreshes by itself: leave it out"
+            )
+        if query.compares:
+            raise QueryError("a subscription has one date range: use .over(range)")
+
+
+def check_options(options: WatchOptions) -> None:
+    """Refuse what no subscription can go by, before anything is opened.
+
+    Raises:
+        QueryError: an option that is none.
+        TypeError: an unknown option.
+    """
+    if unknown := options.keys() - WatchOptions.__annotations__:
+        names = ", ".join(sorted(unknown))
+        raise TypeError(f"watch() got unexpected arguments: {names}")
+    dialect = options.get("dialect", "auto")
+    if dialect not in {"auto", "cube", "ortege"}:
+        raise QueryError(f'dialect {dialect!r}: give "auto", "cube" or "ortege"')
+    transport = options.get("transport", "auto")
+    if transport not in {"auto", "websocket", "rest"}:
+        raise QueryError(f'transport {transport!r}: give "auto", "websocket" or "rest"')
+    retry: object = options.get("retry", Reconnect())
+    if not isinstance(retry, Reconnect):
+        kind = type(retry).__name__
+        raise QueryError(f"retry of watch() is a Reconnect, not {kind}")
+    for name in ("on_state", "on_error"):
+        if inspect.iscoroutinefunction(options.get(name)):
+            raise QueryError(f"{name} is called, not awaited: give a plain function")
+    for name in ("stale_after", "poll_every"):
+        seconds = options.get(name, 1.0)
+        if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
+            raise QueryError(f"{name} {seconds!r}: give a number of seconds")

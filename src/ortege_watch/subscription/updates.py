@@ -8,14 +8,13 @@ for it. So a slow loop costs no memory, and no row is lost that the newest snaps
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import attrs
 
@@ -30,7 +29,9 @@ from ortege_watch.subscription.settings import (
     Dialect,
     Reconnect,
     Settings,
-    Transport,
+    WatchOptions,
+    check_options,
+    check_queries,
 )
 from ortege_watch.subscription.states import ConnectionState, SwitchDialect
 
@@ -39,69 +40,6 @@ __all__ = ["AsyncUpdates", "Update", "WatchOptions", "watch"]
 T = TypeVar("T")
 
 _DEFAULTS: Final = Settings()
-
-
-class WatchOptions(TypedDict, total=False):
-    """Say how ``watch()`` subscribes.
-
-    Attributes:
-        dialect: ``"cube"`` is the protocol of every Cube server, ``"ortege"`` the one
-            of the tutorial. ``"auto"`` begins with what worked last, at first with
-            Cube's, and tries the other one where it is not understood.
-        transport: ``"websocket"``, ``"rest"`` (polling), or ``"auto"``: a WebSocket,
-            and polling where the server refuses it.
-        retry: how to come back after an outage.
-        stale_after: seconds of silence after which the connection is tested, and given
-            up if it is dead. Cube speaks every 5 s.
-        poll_every: seconds between two rounds of questions where it polls.
-        on_state: called with each new :class:`ConnectionState`, on the event loop.
-        on_error: takes errors that may pass (:class:`ApiError`, :class:`DecodeError`);
-            without it they are raised out of the iteration, once each.
-    """
-
-    dialect: Literal["auto", "cube", "ortege"]
-    transport: Transport
-    retry: Reconnect
-    stale_after: float
-    poll_every: float
-    on_state: Callable[[ConnectionState], object]
-    on_error: Callable[[OrtegeWatchError], object]
-
-
-def check(queries: Sequence[object], options: WatchOptions) -> None:
-    """Refuse what no subscription can be made of, before anything is opened.
-
-    Raises:
-        QueryError: no query, no :class:`Query`, one that compares date ranges, one
-            with a cache mode, or an option that is none.
-        TypeError: an unknown option.
-    """
-    if unknown := options.keys() - WatchOptions.__annotations__:
-        names = ", ".join(sorted(unknown))
-        raise TypeError(f"watch() got unexpected arguments: {names}")
-    if not queries:
-        raise QueryError("watch() needs a query")
-    for query in queries:
-        if not isinstance(query, Query):
-            kind = type(query).__name__
-            raise QueryError(f"watch() takes queries, not {kind}: build a Query")
-        if query.cache is not None:
-            raise QueryError(
-                f"cache={query.cache!r} has no effect on a subscription, which the "
-                "server refreshes by itself: leave it out"
-            )
-        if query.compares:
-            raise QueryError("a subscription has one date range: use .over(range)")
-    dialect = options.get("dialect", "auto")
-    if dialect not in {"auto", "cube", "ortege"}:
-        raise QueryError(f'dialect {dialect!r}: give "auto", "cube" or "ortege"')
-    transport = options.get("transport", "auto")
-    if transport not in {"auto", "websocket", "rest"}:
-        raise QueryError(f'transport {transport!r}: give "auto", "websocket" or "rest"')
-    for name in ("stale_after", "poll_every"):
-        seconds = options.get(name, 1.0)
-        if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
-            raise QueryError(f"{name} {seconds!r}: give a number of seconds")
 
 
 def watch(
@@ -121,7 +59,8 @@ def watch(
         remembered: the dialect that worked last with this server.
         remember: takes the dialect that works.
     """
-    check(queries, options)
+    check_queries(queries)
+    check_options(options)
     dialect = options.get("dialect", "auto")
     settings = Settings(
         reconnect=options.get("retry", Reconnect()),
@@ -189,7 +128,10 @@ class _Channel:
     query: Query
     wire: Mapping[str, Any]
     pending: _Pending | None = None
+    error: OrtegeWatchError | None = None
+    """The latest error that may pass, also after it was delivered."""
     last: Result | None = None
+    unreadable: bool = False
     warned: bool = False
     ended: bool = False
 
@@ -255,9 +197,11 @@ class AsyncUpdates:
         if self._entered:
             message = "a subscription is entered once: call watch() again"
             raise QueryError(message)
+        _refuse_other_loops()
         self._entered = True
         self._show(ConnectionState.CONNECTING)
-        self._start(self._dialect, may_switch=self._may_switch)
+        if not self._finished:  # by a callback that failed
+            self._start(self._dialect, may_switch=self._may_switch)
         return self
 
     async def __aexit__(
@@ -272,8 +216,17 @@ class AsyncUpdates:
         """Close the subscription; an iteration ends, whatever was still to come."""
         self._finish(None)
         self._ready.clear()
+        try:
+            await self._settled()
+        except asyncio.CancelledError:  # there is no time for good manners
+            for link in self._retired:
+                link.cut()
+            await self._settled()
+            raise
+
+    async def _settled(self) -> None:
         for link in self._retired:
-            await link.aclose()
+            await link.settled()
 
     def __aiter__(self) -> Self:
         return self
@@ -313,9 +266,11 @@ class AsyncUpdates:
         try:
             changes = difference(last, result)
         except OrtegeWatchError as error:
-            error.query = channel.query
-            self._report(error)
+            if not channel.unreadable:
+                channel.unreadable = True
+                self._report(channel, error)
             return None
+        channel.unreadable = False
         if last is not None and not changes:
             return None
         channel.last = result
@@ -342,23 +297,25 @@ class AsyncUpdates:
     def deliver(self, message_id: str, part: ResultPart, *, resumed: bool) -> None:
         """Keep the newest snapshot."""
         channel = self._channels[message_id]
-        if channel.pending is None:
-            self._ready.append(message_id)
-        else:
+        if channel.pending is not None:
             resumed = resumed or channel.pending.resumed
+            if channel.error in self._ready:  # which came before this snapshot
+                self._ready.remove(message_id)
+        if message_id not in self._ready:
+            self._ready.append(message_id)
         channel.pending = _Pending(part, resumed, datetime.now(UTC))
         self._arrived.set()
 
     def fail(self, message_id: str, error: OrtegeWatchError, *, final: bool) -> None:
         """Pass on an error of one query."""
         channel = self._channels[message_id]
-        channel.ended = channel.ended or final
+        if not final:
+            self._report(channel, error)
+            return
+        channel.ended = True
         error.query = channel.query
-        if final:
-            self._ready.append(error)
-            self._arrived.set()
-        else:
-            self._report(error)
+        self._ready.append(error)
+        self._arrived.set()
 
     def switch(self, link: Link, effect: SwitchDialect) -> None:
         """Start again in the other dialect, which takes one socket a query if ours."""
@@ -448,12 +405,17 @@ class AsyncUpdates:
         self._arrived.set()
         self._show(ConnectionState.CLOSED)
 
-    def _report(self, error: OrtegeWatchError) -> None:
+    def _report(self, channel: _Channel, error: OrtegeWatchError) -> None:
+        """Pass on an error that may pass; the newest replaces one not yet taken."""
+        error.query = channel.query
         if self._on_error is not None:
             self._call(self._on_error, error)
-        else:
-            self._ready.append(error)
-            self._arrived.set()
+            return
+        if (older := channel.error) is not None and older in self._ready:
+            self._ready.remove(older)
+        channel.error = error
+        self._ready.append(error)
+        self._arrived.set()
 
     def _show(self, state: ConnectionState) -> None:
         if state is not self._shown:
@@ -471,6 +433,14 @@ class AsyncUpdates:
             failure = OrtegeWatchError(f"a callback of the subscription failed: {kind}")
             failure.__cause__ = error
             self._finish(failure)
+
+
+def _refuse_other_loops() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError as error:
+        problem = "watch() needs asyncio: elsewhere, use CubeClient in a thread"
+        raise OrtegeWatchError(problem) from error
 
 
 _WORST_FIRST: Final = (

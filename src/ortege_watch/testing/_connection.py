@@ -309,7 +309,8 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
         elif data is None and self.websocket is not None:
             # To close with bytes unread would reset: the close frame might be lost.
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer has reset it already
+                self._transport.write_eof()
         elif data is None:
             self._transport.close()
 

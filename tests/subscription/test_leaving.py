@@ -1,0 +1,271 @@
+"""Promise 11 under attack: whatever goes on, leaving leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+
+import pytest
+from peers import HANDSHAKE, frame, peer, saying, upgrade
+from watching import EVENTS, QUERY, Events, senders
+
+from ortege_watch import AsyncCubeClient, CubeClient, OrtegeWatchError, Query
+from ortege_watch.testing import FakeCube
+
+pytestmark = pytest.mark.anyio
+
+
+async def turns(count: int) -> None:
+    """Let the event loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def bot(cube: FakeCube, ready: asyncio.Event, options: dict) -> None:
+    async def token() -> str:
+        await turns(1)
+        return cube.token()
+
+    async with (
+        AsyncCubeClient(cube.url, token) as client,
+        client.watch(QUERY, **options) as updates,
+    ):
+        async for _ in updates:
+            ready.set()
+
+
+@pytest.mark.parametrize("transport", ["auto", "rest"])
+@pytest.mark.parametrize("times", [1, 2])
+async def test_cancelled_anywhere_and_again_while_closing(transport, times):
+    before = asyncio.all_tasks()
+    with FakeCube() as cube:
+        for count in range(60):
+            ready = asyncio.Event()
+            task = asyncio.create_task(bot(cube, ready, {"transport": transport}))
+            if count >= 40:
+                await ready.wait()
+            await turns(count % 40)
+            for _ in range(times):
+                task.cancel()
+                await turns(count % 3)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert asyncio.all_tasks() == before
+        await cube.wait_until_async(lambda: cube.connections == 0)
+
+
+async def test_a_peer_that_reads_nothing_holds_nobody_up():
+    async def talk(request, reader, writer) -> None:
+        writer.write(upgrade(request) + frame(HANDSHAKE))
+        await asyncio.Event().wait()  # the stream's buffer fills, then both sockets'
+
+    before = asyncio.all_tasks()
+    many = ["x" * 1000 + str(number) for number in range(20_000)]
+    large = Query(measures=[Events.amount], where=[Events.sender.in_(many)])
+    async with peer(talk) as url, AsyncCubeClient(url, "token") as client:
+        live = asyncio.Event()
+
+        def on_state(state) -> None:
+            if state == "live":
+                live.set()
+
+        async with asyncio.timeout(20), client.watch(large, on_state=on_state):
+            await live.wait()
+            await turns(10)
+    assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        saying(b"HTTP/1.1 101 Swi", upgraded=False),
+        saying(b"", upgraded=True),
+        saying(frame(HANDSHAKE)[:5]),
+    ],
+    ids=["half a response", "no handshake", "half a frame"],
+)
+async def test_leaving_in_the_middle_of_something(talk):
+    before = asyncio.all_tasks()
+    async with peer(talk) as url, AsyncCubeClient(url, "token") as client:
+        async with client.watch(QUERY) as updates:
+            await turns(50)
+            assert updates.state == "connecting"
+        assert updates.state == "closed"
+    assert asyncio.all_tasks() == before
+
+
+async def test_leaving_while_the_token_provider_hangs():
+    asked = asyncio.Event()
+
+    async def provider() -> str:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    before = asyncio.all_tasks()
+    client = AsyncCubeClient("http://127.0.0.1:9", provider)
+    async with client, client.watch(QUERY):
+        await asked.wait()
+    assert asyncio.all_tasks() == before
+
+
+async def test_leaving_while_a_poll_hangs():
+    async def talk(request, reader, writer) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    asked = asyncio.Event()
+    before = asyncio.all_tasks()
+    async with peer(talk) as url:
+        client = AsyncCubeClient(url, "token")
+        async with client, client.watch(QUERY, transport="rest"):
+            await asked.wait()
+    assert asyncio.all_tasks() == before
+
+
+async def test_leaving_from_another_task_ends_the_iteration():
+    with FakeCube() as cube:
+        async with AsyncCubeClient(cube.url, cube.token()) as client:
+            async with client.watch(QUERY) as updates:
+                assert (await anext(updates)).first
+                waiting = asyncio.create_task(anext(updates, None))
+                await turns(3)
+                await asyncio.gather(updates.aclose(), updates.aclose())
+                assert await waiting is None
+            await updates.aclose()
+
+
+async def test_two_tasks_may_wait_for_updates():
+    with FakeCube() as cube:
+        client = AsyncCubeClient(cube.url, cube.token())
+        async with client, client.watch(QUERY) as updates:
+            assert (await anext(updates)).first
+            both = [asyncio.create_task(anext(updates)) for _ in range(2)]
+            await turns(3)
+            for number in range(2):
+                cube.tables[EVENTS].insert(event(f"SP{number}"))
+                async with asyncio.timeout(10):
+                    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                    while sum(task.done() for task in both) <= number:
+                        await asyncio.sleep(0)
+            added = [senders((await task).added) for task in both]
+            assert sorted(added) == [["SP0"], ["SP1"]]
+
+
+def event(sender: str) -> dict:
+    return {"sender_address": sender, "function_name": "x", "asset_amount": 3}
+
+
+async def test_a_callback_that_fails_at_once_opens_nothing():
+    def on_state(_) -> None:
+        raise RuntimeError("my own bug")
+
+    with FakeCube() as cube:
+        client = AsyncCubeClient(cube.url, cube.token())
+        async with client, client.watch(QUERY, on_state=on_state) as updates:
+            with pytest.raises(OrtegeWatchError, match="RuntimeError"):
+                await anext(updates)
+        assert cube.attempts == []
+
+
+def test_without_asyncio_it_says_so():
+    client = AsyncCubeClient("http://127.0.0.1:9", "token")
+    entering = client.watch(QUERY).__aenter__()
+    with pytest.raises(OrtegeWatchError, match="needs asyncio"):
+        entering.send(None)  # as another event loop would
+
+
+# ------------------------------------------------------------------------- threads
+
+
+def interrupt_the_wait_of(updates) -> threading.Thread:
+    """Press Ctrl-C as soon as the main thread waits for an update."""
+    main = threading.get_ident()
+
+    def press() -> None:
+        while updates._next is None:
+            pass
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+def test_an_interrupted_wait_loses_no_update():
+    with (
+        FakeCube() as cube,
+        CubeClient(cube.url, cube.token()) as client,
+        client.watch(QUERY) as updates,
+    ):
+        assert next(updates).first
+        for number in range(3):
+            interrupt = interrupt_the_wait_of(updates)
+            with pytest.raises(KeyboardInterrupt):
+                next(updates)
+            interrupt.join()
+            cube.tables[EVENTS].insert(event(f"SP{number}"))
+            assert senders(next(updates).added) == [f"SP{number}"]
+
+
+def test_an_interrupt_closes_everything():
+    before = set(threading.enumerate())
+    with FakeCube() as cube:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            CubeClient(cube.url, cube.token()) as client,
+            client.watch(QUERY) as updates,
+        ):
+            assert next(updates).first
+            interrupt = interrupt_the_wait_of(updates)
+            next(updates)
+        interrupt.join()
+        cube.wait_until(lambda: cube.connections == 0)
+    assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("transport", ["auto", "rest"])
+def test_a_provider_that_blocks_holds_nobody_up(transport):
+    asked, release = threading.Event(), threading.Event()
+
+    def provider() -> str:
+        asked.set()
+        release.wait(60)
+        return "token"
+
+    client = CubeClient("http://127.0.0.1:9", provider)
+    with client, client.watch(QUERY, transport=transport) as updates:
+        assert asked.wait(10)
+        state = str(updates.state)
+    assert not release.is_set()
+    assert state in {"connecting", "polling", "waiting"}
+    release.set()
+
+
+def test_threads_that_share_an_iterator_get_each_update_once():
+    taken = []
+
+    def take(updates) -> None:
+        taken.append(senders(next(updates).added))
+
+    with (
+        FakeCube() as cube,
+        CubeClient(cube.url, cube.token()) as client,
+        client.watch(QUERY) as updates,
+    ):
+        assert next(updates).first
+        threads = [threading.Thread(target=take, args=(updates,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for number in range(2):
+            cube.tables[EVENTS].insert(event(f"SP{number}"))
+            cube.wait_until(lambda number=number: len(taken) > number)
+        for thread in threads:
+            thread.join()
+    assert sorted(taken) == [["SP0"], ["SP1"]]
+
+
+def test_a_repr_says_how_it_is_connected():
+    client = CubeClient("http://127.0.0.1:9", "s3cret")
+    assert repr(client.watch(QUERY)) == "<Updates connecting>"

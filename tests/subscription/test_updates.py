@@ -500,6 +500,40 @@ async def test_a_snapshot_with_unreadable_rows_is_one_error():
         assert senders((await watch.next()).added) == ["SP1"]
 
 
+async def test_a_query_whose_rows_stay_unreadable_says_so_once():
+    def unreadable(number: int):
+        return codec.decode_body(json.dumps({"data": [number]}).encode()).parts[0]
+
+    async with watching() as watch:
+        await watch.next()
+        for number in range(3):
+            watch.updates.deliver("1", unreadable(number), resumed=False)
+            if number == 0:
+                with pytest.raises(DecodeError):
+                    await watch.next()
+        watch.insert("SP1")
+        assert senders((await watch.next()).added) == ["SP1"]
+        watch.updates.deliver("1", unreadable(9), resumed=False)
+        with pytest.raises(DecodeError):
+            await watch.next()
+
+
+async def test_a_slow_loop_gets_one_error_of_a_query_that_comes_and_goes():
+    async with watching() as watch:
+        await watch.next()
+        for count in range(1, 1000):
+            failure = ApiError(f"Error: {count}", status=500)
+            watch.updates.deliver("1", snapshot(count), resumed=False)
+            watch.updates.fail("1", failure, final=False)
+        watch.updates.deliver("1", snapshot(1000), resumed=False)
+        assert len(watch.updates._ready) == 2
+        with pytest.raises(ApiError, match="Error: 999"):
+            await watch.next()  # the latest; and before what came after it
+        assert len((await watch.next()).added) == 1000
+        watch.insert("SP1")
+        assert senders((await watch.next()).added) == ["SP1"]
+
+
 @pytest.mark.parametrize(
     ("frame", "text"),
     [

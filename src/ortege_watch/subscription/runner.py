@@ -404,10 +404,7 @@ class _Socket:
     def _dropped(self, error: ConnectionClosed) -> Dropped:
         received, sent = error.rcvd, error.sent
         code = 1006 if received is None else received.code
-        said = (
-            f": {received.reason}" if received is not None and received.reason else ""
-        )
-        problem = f"the connection was lost (code {code}{said})"
+        problem = f"the connection was lost ({error})"
         too_big = sent is not None and sent.code == 1009 and not error.rcvd_then_sent
         return Dropped(code, self._link.failure(problem, error), too_big=too_big)
 

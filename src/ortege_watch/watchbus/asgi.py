@@ -124,20 +124,24 @@ class AlertApp:
                 raise OrtegeWatchError(f"an ASGI connection of type {kind!r}")
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+        more: list[tuple[bytes, bytes]] = []
         try:
-            self._verifier.check_target(self._target(scope))
-            if scope["method"] != self._verifier.method:
-                answer = error_answer(ResultCode.SERVER_ERROR, "method not allowed")
-                allow = (b"allow", self._verifier.method.encode())
-                await _answer(send, 405, answer, allow)
-                return
+            # First of all: an answer while the body is still on its way may be lost.
             body = await self._body(receive)
             if body is None:
                 return  # the sender is gone, and nobody waits for an answer
-            status, answer = await self._take(scope["headers"], body)
+            self._verifier.check_target(self._target(scope))
+            if scope["method"] == self._verifier.method:
+                status, answer = await self._take(scope["headers"], body)
+            else:
+                more = [(b"allow", self._verifier.method.encode())]
+                problem = "method not allowed"
+                status, answer = 405, error_answer(ResultCode.SERVER_ERROR, problem)
         except SignatureError as error:
             logger.warning("a request is refused: %s", error)
             status, answer = refusal(error)
+            if status == 413 and str(scope.get("http_version", "1.1")) < "2":
+                more = [(b"connection", b"close")]  # the rest is not waited for
         except DecodeError as error:
             logger.warning("a signed request cannot be read: %s", error)
             problem = "; ".join(error.problems)
@@ -145,7 +149,7 @@ class AlertApp:
         except OrtegeWatchError:
             logger.exception("a request could not be verified")
             status, answer = 503, error_answer(ResultCode.SERVER_ERROR, "try again")
-        await _answer(send, status, answer)
+        await _answer(send, status, answer, more)
 
     def _target(self, scope: Message) -> str:
         """Return what was asked: the whole path, also where the app is mounted."""
@@ -217,11 +221,10 @@ async def _lifespan(receive: Receive, send: Send) -> None:
 
 
 async def _answer(
-    send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]
+    send: Send, status: int, body: bytes, more: list[tuple[bytes, bytes]]
 ) -> None:
     length = (b"content-length", str(len(body)).encode())
-    kind = (b"content-type", CONTENT_TYPE.encode())
-    head = [kind, length, *headers]
+    head = [(b"content-type", CONTENT_TYPE.encode()), length, *more]
     try:
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": body})

@@ -30,6 +30,7 @@ __all__ = [
 _INTEGER: Final = re.compile(r"-?[0-9]{1,1000}")
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
 _MANY: Final = 20
+_DEEPEST: Final = 100  # what is deeper could be read, and then not be shown or written
 LARGEST: Final = 2**256
 """What no chain id, count or index reaches: the EVM's own integers end below it."""
 
@@ -91,7 +92,7 @@ class Problems:
     def add(self, path: str, sentence: str) -> None:
         """Note a problem; the first twenty are enough to see what is wrong."""
         if len(self.found) < _MANY:
-            self.found.append(f"{path}: {sentence}")
+            self.found.append(f"{shown(path)}: {sentence}")
 
     def entries(self, value: object, path: str) -> list[Entry]:
         """Read a list of objects."""
@@ -206,15 +207,16 @@ def read_json(data: bytes) -> Any:
     """Read JSON with exact numbers; refuse a key that is there twice and differs.
 
     Raises:
-        DecodeError: it is no JSON, or contradicts itself; the problems have the paths.
+        DecodeError: it is no JSON, is nested more than 100 levels deep, or contradicts
+            itself; the problems have the paths.
     """
     value = codec.loads(data)
-    problems = Problems()
     try:
-        _compare_repeated(json.loads(data, **_PAIRS), problems)
-    except codec.UNREADABLE as error:
-        raise DecodeError(f"this JSON is nested too deeply ({error})") from error
-    problems.refuse()
+        problems = _repeated(json.loads(data, **_PAIRS))
+    except RecursionError as error:
+        problem = "this JSON is nested too deeply"
+        raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
+    problems.refuse(codec.excerpt(data))
     return value
 
 
@@ -230,17 +232,23 @@ _PAIRS: Final[Mapping[str, Any]] = {
 }
 
 
-def _compare_repeated(document: object, problems: Problems) -> None:
-    waiting: list[tuple[str, object]] = [("$", document)]
+def _repeated(document: object) -> Problems:
+    problems = Problems()
+    waiting: list[tuple[str, object, int]] = [("$", document, 0)]
     while waiting:
-        path, value = waiting.pop()
+        path, value, depth = waiting.pop()
+        inner: list[tuple[str, object]] = []
         if isinstance(value, _Pairs):
             seen: dict[str, object] = {}
             for key, entry in value:
-                inner = f"{path}.{shown(key)}"
+                inner.append((f"{path}.{shown(key)}", entry))
                 if seen.setdefault(key, entry) != entry:
-                    problems.add(inner, "it is there twice, and differs")
-                waiting.append((inner, entry))
+                    problems.add(inner[-1][0], "it is there twice, and differs")
         elif isinstance(value, list):
             items = enumerate(cast("list[object]", value))
-            waiting.extend((f"{path}[{i}]", item) for i, item in items)
+            inner = [(f"{path}[{i}]", item) for i, item in items]
+        if inner and depth == _DEEPEST:
+            problems.add(path, f"it is nested more than {_DEEPEST} levels deep")
+            break
+        waiting.extend((where, item, depth + 1) for where, item in inner)
+    return problems

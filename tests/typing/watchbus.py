@@ -1,0 +1,81 @@
+"""Correct use of the watch-bus as type checkers see it: nothing is wrong here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, assert_type
+
+from ortege_watch import (
+    AlertInfo,
+    BigAmountTxnUsd,
+    Credentials,
+    EntityInfo,
+    EventValues,
+    RequestVerifier,
+    RiskFunctionCall,
+    SignatureError,
+    SignatureReason,
+    SQLiteNonces,
+    WatchBusError,
+    WatchResult,
+    alert_app,
+    sign,
+)
+
+
+class PriceDrop(EventValues, code="price_drop"):
+    token: str
+    drop_percent: Decimal
+    comment: str | None
+
+
+def an_alert_knows_its_fields(alert: AlertInfo) -> None:
+    assert_type(alert.entity, str)
+    assert_type(alert.chain_id, int)
+    assert_type(alert.timestamp, int)
+    assert_type(alert.event_values, EventValues)
+    assert_type(alert.raw, Mapping[str, Any])
+    assert_type(alert.dedupe_key("app"), str)
+    match alert.event_values:
+        case BigAmountTxnUsd() as values:
+            assert_type(values.block_number, int)
+            assert_type(values.current_value, Decimal)
+            assert_type(values.comment, str | None)
+        case RiskFunctionCall() as call:
+            assert_type(call.current_value, str)
+        case PriceDrop(drop_percent=percent):
+            assert_type(percent, Decimal)
+        case _:
+            pass
+
+
+def requests_are_signed_and_verified(body: bytes) -> None:
+    credentials = Credentials("app", "secret")
+    signature = sign(credentials, "POST", "/p", body, timestamp=1, nonce="n")
+    assert_type(signature, str)
+    verifier = RequestVerifier(
+        {"app": ["old", "new"]}, path="/p", nonces=SQLiteNonces("nonces.sqlite")
+    )
+    assert_type(verifier.verify({"X-Signature-nonce": "n"}, body), str)
+    assert_type(verifier.verify([(b"x-signature-nonce", b"n")], body), str)
+    assert_type(verifier.alerts({b"x-signature-nonce": b"n"}, body), list[AlertInfo])
+
+
+def handlers_are_plain_or_async(verifier: RequestVerifier) -> None:
+    def plain(alert: AlertInfo) -> None: ...
+
+    async def later(alert: AlertInfo) -> None: ...
+
+    alert_app(verifier, plain)
+    alert_app(verifier, later, handled=set())
+
+
+def results_and_errors_carry_data(
+    result: WatchResult, refused: SignatureError, said: WatchBusError
+) -> None:
+    assert_type(result.missing, tuple[EntityInfo, ...])
+    assert_type(refused.reason, SignatureReason)
+    assert_type(refused.delta, float | None)
+    assert_type(said.code, str | None)
+    assert_type(said.reason, str | None)

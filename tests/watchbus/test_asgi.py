@@ -1,0 +1,447 @@
+"""The application takes alerts over real sockets, alone and mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import anyio
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from signed import APP_ID, PATH, SECRET, alert_body, alert_object, headers_for
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
+
+from ortege_watch import (
+    AlertInfo,
+    OrtegeWatchError,
+    RecentAlerts,
+    RequestVerifier,
+    SQLiteNonces,
+    alert_app,
+)
+
+BODY = alert_body()
+
+
+def verifier(**changes: object) -> RequestVerifier:
+    return RequestVerifier({APP_ID: [SECRET]}, **{"path": PATH, **changes})
+
+
+def now_headers(body: bytes = BODY, **changes: object) -> dict[str, str]:
+    return headers_for(body, **{"timestamp": int(time.time() * 1000), **changes})
+
+
+@contextmanager
+def served(app: object, **settings: object) -> Iterator[httpx.Client]:
+    """Serve an application on loopback; give a client that talks to it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app, **{"lifespan": "on", "ws": "none", "log_config": None, **settings}
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    port = listener.getsockname()[1]
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
+        ) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def post(client: httpx.Client, body: bytes = BODY, **changes: object) -> httpx.Response:
+    """Send a signed request."""
+    path = changes.pop("path", PATH)
+    headers = now_headers(body, **changes)
+    return client.post(path, content=body, headers=headers)
+
+
+def envelope(answer: httpx.Response) -> tuple[int, str, str, str | None]:
+    """Take an answer apart; it is always the documented envelope."""
+    assert answer.headers["content-type"] == "application/json;charset=UTF-8"
+    content = answer.json()
+    assert content["data"] is None
+    reason = content.get("error_data")
+    return answer.status_code, content["status"], content["code"], reason
+
+
+OK = (200, "OK", "000000000", None)
+
+
+@pytest.fixture
+def alerts() -> list[AlertInfo]:
+    return []
+
+
+def test_a_plain_handler_gets_each_alert(alerts):
+    threads = set()
+
+    def handler(alert: AlertInfo) -> None:
+        threads.add(threading.current_thread().name)
+        alerts.append(alert)
+
+    objects = [alert_object(timestamp=n) for n in (3, 1, 2)]
+    with served(alert_app(verifier(), handler)) as client:
+        assert envelope(post(client, alert_body(*objects))) == OK
+    assert [alert.raw for alert in alerts] == objects
+    assert all("worker" in name for name in threads)  # not on the event loop
+
+
+def test_an_async_handler_is_awaited(alerts):
+    async def handler(alert: AlertInfo) -> None:
+        await anyio.lowlevel.checkpoint()
+        alerts.append(alert)
+
+    class Handler:
+        async def __call__(self, alert: AlertInfo) -> None:
+            await handler(alert)
+
+    for each in (handler, partial(handler), Handler()):
+        with served(alert_app(verifier(), each)) as client:
+            assert envelope(post(client)) == OK
+    assert len(alerts) == 3
+
+
+# ---------------------------------------------------------------------------- mounted
+def by_starlette_mount(app: object) -> object:
+    return Starlette(routes=[Mount("/api/v1", app=app)])
+
+
+def by_starlette_route(app: object) -> object:
+    return Starlette(routes=[Route(PATH, app)])
+
+
+def by_nested_mounts(app: object) -> object:
+    inner = Starlette(routes=[Mount("/v1", app=app)])
+    return Starlette(routes=[Mount("/api", app=inner)])
+
+
+def by_fastapi_mount(app: object) -> object:
+    outer = FastAPI()
+    outer.mount("/api", app)
+    return outer
+
+
+def by_fastapi_route(app: object) -> object:
+    outer = FastAPI()
+    outer.router.add_route(PATH, app, methods=["POST"])
+    return outer
+
+
+@pytest.mark.parametrize(
+    "mounted",
+    [
+        by_starlette_mount,
+        by_starlette_route,
+        by_nested_mounts,
+        by_fastapi_mount,
+        by_fastapi_route,
+    ],
+)
+def test_a_mounted_app_verifies_the_whole_path(mounted, alerts):
+    with served(mounted(alert_app(verifier(), alerts.append))) as client:
+        assert envelope(post(client)) == OK
+        assert post(client, path="/api/v1/watch/other").status_code == 404
+        assert client.post("/watch/alert", content=BODY).status_code == 404
+    assert len(alerts) == 1
+
+
+def test_a_proxy_that_cuts_a_prefix_off_is_told_to_the_server(alerts):
+    app = alert_app(verifier(), alerts.append)
+    with served(app, root_path="/api/v1") as client:
+        headers = now_headers()
+        answer = client.post("/watch/alert", content=BODY, headers=headers)
+        assert envelope(answer) == OK
+    assert len(alerts) == 1
+
+
+# ---------------------------------------------------------------------------- refused
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"timestamp": 1}, (401, "ERROR", "000005", "timestamp is expired")),
+        ({"timestamp": "soon"}, (401, "ERROR", "000005", "timestamp has illegal")),
+        ({"nonce": "nonce"}, (401, "ERROR", "000005", "nonce is illegal")),
+        ({"app_id": "nobody"}, (401, "ERROR", "000003", "invalid appid")),
+        ({"secret": "another"}, (401, "ERROR", "000005", "invalid signature")),
+    ],
+)
+def test_a_refused_request_has_the_documented_answer(changes, expected, alerts):
+    with served(alert_app(verifier(), alerts.append)) as client:
+        assert envelope(post(client, **changes)) == expected
+    assert alerts == []
+
+
+def test_requests_of_another_kind_are_answered_with_the_envelope(alerts):
+    with served(alert_app(verifier(max_body=10_000), alerts.append)) as client:
+        unsigned = client.post(PATH, content=BODY)
+        assert envelope(unsigned)[:3] == (401, "ERROR", "000004")
+        answer = client.get(PATH)
+        assert envelope(answer)[:3] == (405, "ERROR", "000001")
+        assert answer.headers["allow"] == "POST"
+        assert envelope(client.get("/elsewhere"))[0] == 404
+        assert envelope(post(client, path="/elsewhere"))[0] == 404
+        assert envelope(post(client, path=PATH + "?a=1"))[:3] == (
+            400,
+            "ERROR",
+            "000005",
+        )
+        assert envelope(post(client, b"x" * 10_001))[:3] == (413, "ERROR", "000001")
+        assert envelope(post(client)) == OK  # and it goes on
+    assert len(alerts) == 1
+
+
+def test_a_body_without_an_end_is_not_kept(alerts):
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1
+            yield b"x" * 1000
+
+    with served(alert_app(verifier(max_body=10_000), alerts.append)) as client:
+        # The server answers and closes; whether the answer is read is up to the client.
+        with contextlib.suppress(httpx.TransportError):
+            answer = client.post(PATH, content=chunks(), headers=now_headers())
+            assert answer.status_code == 413
+        assert sent > 10
+        assert envelope(post(client)) == OK
+
+
+def test_a_signed_body_that_cannot_be_read_is_answered_with_its_path(alerts):
+    body = alert_body(alert_object(chain_id=True))
+    with served(alert_app(verifier(), alerts.append)) as client:
+        status, _, code, reason = envelope(post(client, body))
+        assert (status, code) == (400, "000001")
+        assert reason.startswith("$.alert_info_list[0].chain_id: ")
+        assert envelope(post(client, b""))[0] == 400
+    assert alerts == []
+
+
+def test_a_replay_is_refused(alerts):
+    with served(alert_app(verifier(), alerts.append)) as client:
+        headers = now_headers()
+        assert envelope(client.post(PATH, content=BODY, headers=headers)) == OK
+        again = client.post(PATH, content=BODY, headers=headers)
+        assert envelope(again) == (401, "ERROR", "000005", "replay request")
+
+
+# ----------------------------------------------------------------------- once, or again
+def test_what_failed_is_tried_again_and_nothing_else(caplog):
+    failing, called = {2}, []
+
+    def handler(alert: AlertInfo) -> None:
+        called.append(alert.timestamp)
+        if alert.timestamp in failing:
+            raise RuntimeError("the database is away")
+
+    body = alert_body(*(alert_object(timestamp=n) for n in (1, 2, 3)))
+    with served(alert_app(verifier(), handler)) as client:
+        assert envelope(post(client, body))[:3] == (500, "ERROR", "000001")
+        assert called == [1, 2, 3]  # one that fails holds up no other
+        assert "the database is away" in caplog.text
+        assert envelope(post(client, body))[0] == 500
+        assert called == [1, 2, 3, 2]
+        failing.clear()
+        assert envelope(post(client, body)) == OK
+        assert envelope(post(client, body)) == OK
+        assert called == [1, 2, 3, 2, 2]
+    assert SECRET not in caplog.text
+
+
+def test_an_alert_that_is_being_handled_is_not_handled_a_second_time():
+    started, finish, called = threading.Event(), threading.Event(), []
+
+    def handler(alert: AlertInfo) -> None:
+        called.append(alert)
+        started.set()
+        assert finish.wait(30)
+
+    with served(alert_app(verifier(), handler)) as client:
+        answers = []
+        first = threading.Thread(target=lambda: answers.append(post(client)))
+        first.start()
+        assert started.wait(30)
+        # The sender lost its patience: it is told to try again, not that all is well.
+        assert envelope(post(client))[0] == 500
+        finish.set()
+        first.join()
+        assert envelope(answers[0]) == OK
+        assert envelope(post(client)) == OK
+    assert len(called) == 1
+
+
+def test_what_was_handled_can_be_remembered_elsewhere(alerts):
+    handled: set[str] = set()
+    for _ in range(2):  # the program starts twice
+        with served(alert_app(verifier(), alerts.append, handled=handled)) as client:
+            assert envelope(post(client)) == OK
+    assert len(alerts) == 1
+    assert handled == {alerts[0].dedupe_key(APP_ID)}
+
+
+def test_an_alert_that_cannot_be_remembered_was_not_handled(alerts):
+    class Away(RecentAlerts):
+        def add(self, key: str) -> None:
+            raise OSError("the disk is full")
+
+    app = alert_app(verifier(), alerts.append, handled=Away())
+    with served(app) as client:
+        assert envelope(post(client))[0] == 500
+
+
+def test_the_oldest_alerts_are_forgotten():
+    recent = RecentAlerts(limit=3)
+    for key in "abacd":
+        recent.add(key)
+    assert [key for key in "abcd" if key in recent] == ["b", "c", "d"]
+
+
+# ----------------------------------------------------------------------------- nonces
+def test_nonces_in_a_file_hold_after_a_restart(tmp_path, alerts):
+    headers = now_headers()
+    for expected in (200, 401):
+        with SQLiteNonces(tmp_path / "nonces.sqlite") as nonces:
+            app = alert_app(verifier(nonces=nonces), alerts.append)
+            with served(app) as client:
+                answer = client.post(PATH, content=BODY, headers=headers)
+                assert answer.status_code == expected
+
+
+def test_without_its_nonce_store_it_takes_nothing_and_asks_for_patience(
+    tmp_path, alerts, caplog
+):
+    nonces = SQLiteNonces(tmp_path / "nonces.sqlite")
+    nonces.close()
+    with served(alert_app(verifier(nonces=nonces), alerts.append)) as client:
+        assert envelope(post(client)) == (503, "ERROR", "000001", "try again")
+    assert alerts == []
+    assert "closed database" in caplog.text
+
+
+# ------------------------------------------------------------------ without a server
+Serve = Callable[..., list[dict[str, object]]]
+
+
+async def call(app: object, scope: dict[str, object], *messages: object) -> list:
+    """Call an application as a server would; give what it sent."""
+    waiting, sent = list(messages), []
+
+    async def receive() -> object:
+        return waiting.pop(0)
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    assert waiting == []
+    return sent
+
+
+def scope_of(**changes: object) -> dict[str, object]:
+    headers = [(n.lower().encode(), v.encode()) for n, v in now_headers().items()]
+    scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers}
+    return {**scope, **changes}
+
+
+def request(body: bytes = BODY) -> dict[str, object]:
+    return {"type": "http.request", "body": body, "more_body": False}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"root_path": "/api", "path": PATH, "query_string": b""},
+        {"root_path": "/api", "path": "/v1/watch/alert"},  # the prefix is cut off
+        {"path": "/cut", "raw_path": PATH.encode()},
+        {"raw_path": None},
+    ],
+)
+async def test_the_path_is_found_however_a_framework_gives_it(changes, alerts):
+    app = alert_app(verifier(), alerts.append)
+    start, _ = await call(app, scope_of(**changes), request())
+    assert start["status"] == 200
+    assert len(alerts) == 1
+
+
+@pytest.mark.parametrize(("version", "closed"), [("1.1", True), ("2", False)])
+async def test_what_is_left_of_a_body_is_not_waited_for(version, closed, alerts):
+    app = alert_app(verifier(max_body=10), alerts.append)
+    piece = {"type": "http.request", "body": b"x" * 11, "more_body": True}
+    start, _ = await call(app, scope_of(http_version=version), piece)
+    assert start["status"] == 413
+    assert ((b"connection", b"close") in start["headers"]) == closed
+
+
+async def test_a_body_in_pieces_is_put_together(alerts):
+    app = alert_app(verifier(), alerts.append)
+    pieces = [{"type": "http.request", "body": BODY[:50], "more_body": True}]
+    start, _ = await call(
+        app, scope_of(), *pieces, {"type": "http.request", "body": BODY[50:]}
+    )
+    assert start["status"] == 200
+
+
+async def test_a_sender_that_leaves_gets_no_answer_and_no_alert_through(alerts, caplog):
+    app = alert_app(verifier(), alerts.append)
+    messages = [{"type": "http.request", "body": BODY, "more_body": True}]
+    sent = await call(app, scope_of(), *messages, {"type": "http.disconnect"})
+    assert sent == []
+    assert alerts == []
+    assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
+
+
+async def test_a_sender_that_leaves_before_the_answer_is_no_failure(alerts):
+    async def receive() -> object:
+        return request()
+
+    async def send(_: object) -> None:
+        raise BrokenPipeError
+
+    await alert_app(verifier(), alerts.append)(scope_of(), receive, send)
+    assert len(alerts) == 1
+
+
+async def test_connections_of_other_kinds():
+    app = alert_app(verifier(), print)
+    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    assert await call(app, {"type": "lifespan"}, *messages) == [
+        {"type": "lifespan.startup.complete"},
+        {"type": "lifespan.shutdown.complete"},
+    ]
+    [closed] = await call(app, {"type": "websocket"})
+    assert closed["type"] == "websocket.close"
+    with pytest.raises(OrtegeWatchError, match="'telegraph'"):
+        await call(app, {"type": "telegraph"})
+
+
+async def test_a_handler_that_is_cancelled_has_not_handled(alerts):
+    async def handler(alert: AlertInfo) -> None:
+        alerts.append(alert)
+        if len(alerts) == 1:
+            await anyio.sleep_forever()
+
+    app = alert_app(verifier(), handler)
+    with anyio.move_on_after(0.01) as scope:
+        await call(app, scope_of(), request())
+    assert scope.cancelled_caught
+    start, body = await call(app, scope_of(), request())
+    assert start["status"] == 200
+    assert json.loads(body["body"])["status"] == "OK"
+    assert len(alerts) == 2

@@ -26,7 +26,10 @@ SHELLS = {
     "ortege_watch.watchbus.channel",
     "ortege_watch.watchbus.channel_server",
     "ortege_watch.watchbus.handling",
+    "ortege_watch.watchbus.client",
     "ortege_watch.watchbus.nonces",
+    "ortege_watch.watchbus.outbox",
+    "ortege_watch.watchbus.publisher",
     "ortege_watch.watchbus.receiver",
 }
 

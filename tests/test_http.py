@@ -476,9 +476,9 @@ async def test_a_transport_of_the_users_stays_open(sync):
 @pytest.mark.parametrize(
     ("shell", "http", "advice"),
     [
-        (Shell, httpx.AsyncClient(), "CubeClient is an httpx.Client or a transport"),
-        (Shell, httpx.AsyncHTTPTransport(), "CubeClient is an httpx.Client"),
-        (AsyncShell, httpx.Client(), "AsyncCubeClient is an httpx.AsyncClient"),
+        (Shell, httpx.AsyncClient(), "client is an httpx.Client or a transport"),
+        (Shell, httpx.AsyncHTTPTransport(), "client is an httpx.Client"),
+        (AsyncShell, httpx.Client(), "client is an httpx.AsyncClient"),
         (AsyncShell, "http://proxy", "not builtins.str"),
     ],
 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         DeadlineExceeded,
         DecodeError,
         OrtegeWatchError,
+        OutboxFull,
         QueryError,
         QueryRejected,
         RateLimited,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from ortege_watch.watchbus.asgi import RecentAlerts, alert_app
     from ortege_watch.watchbus.channel import AlertChannel
     from ortege_watch.watchbus.channel_server import AlertServer, serve_alert_channel
+    from ortege_watch.watchbus.client import AsyncWatchBusClient, WatchBusClient
     from ortege_watch.watchbus.events import (
         AbnormalFunctionCall,
         BigAmountTxn,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
         RiskFunctionCall,
         TrustScoreDecrease,
     )
+    from ortege_watch.watchbus.link import WatchPaths
     from ortege_watch.watchbus.models import (
         EntityInfo,
         Subscription,
@@ -71,7 +74,10 @@ if TYPE_CHECKING:
         WatchResult,
     )
     from ortege_watch.watchbus.nonces import MemoryNonces, NonceStore, SQLiteNonces
+    from ortege_watch.watchbus.outbox import Outbox
     from ortege_watch.watchbus.payloads import WireStyle
+    from ortege_watch.watchbus.posting import PublishResult, RejectedAlert
+    from ortege_watch.watchbus.publisher import AlertPublisher, AsyncAlertPublisher
     from ortege_watch.watchbus.receiver import RequestVerifier
     from ortege_watch.watchbus.signing import Credentials, sign
 
@@ -81,10 +87,13 @@ __all__ = [
     "AbnormalFunctionCall",
     "AlertChannel",
     "AlertInfo",
+    "AlertPublisher",
     "AlertServer",
     "ApiError",
+    "AsyncAlertPublisher",
     "AsyncCubeClient",
     "AsyncUpdates",
+    "AsyncWatchBusClient",
     "AuthenticationError",
     "BigAmountTxn",
     "BigAmountTxnPercent",
@@ -110,12 +119,16 @@ __all__ = [
     "NonceStore",
     "Order",
     "OrtegeWatchError",
+    "Outbox",
+    "OutboxFull",
+    "PublishResult",
     "Query",
     "QueryError",
     "QueryRejected",
     "RateLimited",
     "RecentAlerts",
     "Reconnect",
+    "RejectedAlert",
     "RequestVerifier",
     "Result",
     "Retry",
@@ -136,9 +149,11 @@ __all__ = [
     "TrustScoreDecrease",
     "Update",
     "Updates",
+    "WatchBusClient",
     "WatchBusError",
     "WatchEvent",
     "WatchOptions",
+    "WatchPaths",
     "WatchResult",
     "WireStyle",
     "__version__",
@@ -153,10 +168,13 @@ _HOMES = {
     "AbnormalFunctionCall": "watchbus.events",
     "AlertChannel": "watchbus.channel",
     "AlertInfo": "watchbus.alerts",
+    "AlertPublisher": "watchbus.publisher",
     "AlertServer": "watchbus.channel_server",
     "ApiError": "errors",
+    "AsyncAlertPublisher": "watchbus.publisher",
     "AsyncCubeClient": "cube.client",
     "AsyncUpdates": "subscription.updates",
+    "AsyncWatchBusClient": "watchbus.client",
     "AuthenticationError": "errors",
     "BigAmountTxn": "watchbus.events",
     "BigAmountTxnPercent": "watchbus.events",
@@ -182,12 +200,16 @@ _HOMES = {
     "NonceStore": "watchbus.nonces",
     "Order": "query",
     "OrtegeWatchError": "errors",
+    "Outbox": "watchbus.outbox",
+    "OutboxFull": "errors",
+    "PublishResult": "watchbus.posting",
     "Query": "query",
     "QueryError": "errors",
     "QueryRejected": "errors",
     "RateLimited": "errors",
     "RecentAlerts": "watchbus.asgi",
     "Reconnect": "subscription.settings",
+    "RejectedAlert": "watchbus.posting",
     "RequestVerifier": "watchbus.receiver",
     "Result": "results",
     "Retry": "cube.exchange",
@@ -208,9 +230,11 @@ _HOMES = {
     "TrustScoreDecrease": "watchbus.events",
     "Update": "subscription.updates",
     "Updates": "subscription.blocking",
+    "WatchBusClient": "watchbus.client",
     "WatchBusError": "errors",
     "WatchEvent": "watchbus.models",
     "WatchOptions": "subscription.updates",
+    "WatchPaths": "watchbus.link",
     "WatchResult": "watchbus.models",
     "WireStyle": "watchbus.payloads",
     "alert_app": "watchbus.asgi",

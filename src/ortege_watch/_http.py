@@ -15,19 +15,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import anyio
 import httpx
+from anyio import to_thread
 
 from ortege_watch.cube.effects import (
     Answer,
     Conversation,
     Effect,
     Failure,
+    GetStamp,
     GetToken,
     Pause,
     Request,
     Response,
+    Work,
 )
 from ortege_watch.errors import (
     DecodeError,
@@ -124,7 +128,7 @@ class Shell:
         max_size: int = DEFAULT_MAX_SIZE,
     ) -> None:
         if http is not None and not isinstance(http, Http):
-            raise _wrong_http(http, "CubeClient", "httpx.Client")
+            raise _wrong_http(http, "httpx.Client")
         self.clock: Clock = clock or _SystemClock()
         self._tokens = tokens
         self._http = http if isinstance(http, httpx.Client) else None
@@ -153,6 +157,10 @@ class Shell:
                 outcome = self._send(effect)
             case GetToken():
                 token = self._tokens.get()
+            case GetStamp():
+                return _stamp(self.clock.now())
+            case Work(call):
+                return Answer(now=self.clock.now(), value=call())
             case Pause(seconds):
                 self.clock.sleep(seconds)
         return _answer(self.clock.now(), outcome, token)
@@ -163,7 +171,9 @@ class Shell:
         try:
             with _foreign_errors(request):
                 client = self._client()
-                response = client.send(_build(client, request), stream=True)
+                response = client.send(
+                    _build(client, request), stream=True, follow_redirects=False
+                )
                 try:
                     for chunk in response.iter_bytes():
                         body.add(chunk)
@@ -205,7 +215,7 @@ class AsyncShell:
         max_size: int = DEFAULT_MAX_SIZE,
     ) -> None:
         if http is not None and not isinstance(http, AsyncHttp):
-            raise _wrong_http(http, "AsyncCubeClient", "httpx.AsyncClient")
+            raise _wrong_http(http, "httpx.AsyncClient")
         self.clock: AsyncClock = clock or _AsyncSystemClock()
         self.tokens = tokens
         self._http = http if isinstance(http, httpx.AsyncClient) else None
@@ -233,6 +243,11 @@ class AsyncShell:
                 outcome = await self._send(effect)
             case GetToken():
                 token = await self.tokens.aget()
+            case GetStamp():
+                return _stamp(self.clock.now())
+            case Work(call):
+                value = await to_thread.run_sync(call)
+                return Answer(now=self.clock.now(), value=value)
             case Pause(seconds):
                 await self.clock.sleep(seconds)
         return _answer(self.clock.now(), outcome, token)
@@ -245,7 +260,9 @@ class AsyncShell:
                 _foreign_errors(request),
             ):
                 client = self._client()
-                response = await client.send(_build(client, request), stream=True)
+                response = await client.send(
+                    _build(client, request), stream=True, follow_redirects=False
+                )
                 try:
                     async for chunk in response.aiter_bytes():
                         body.add(chunk)
@@ -325,6 +342,10 @@ def _response(response: httpx.Response, body: _Body) -> Response:
     )
 
 
+def _stamp(now: float) -> Answer:
+    return Answer(now=now, unix=time.time(), nonce=uuid4().hex)
+
+
 def _answer(now: float, outcome: Response | Failure | None, token: str) -> Answer:
     draw = random.random()  # noqa: S311 - spreads retries, guards nothing
     return Answer(now=now, draw=draw, outcome=outcome, token=token)
@@ -348,9 +369,9 @@ def _closed() -> _Failed:
     return _Failed(Failure(error=TransportError(text)))
 
 
-def _wrong_http(http: object, ours: str, theirs: str) -> OrtegeWatchError:
+def _wrong_http(http: object, theirs: str) -> OrtegeWatchError:
     return QueryError(
-        f"http= of {ours} is an {theirs} or a transport for one, not"
+        f"http= of this client is an {theirs} or a transport for one, not"
         f" {type(http).__module__}.{type(http).__qualname__}"
     )
 
@@ -399,7 +420,10 @@ def _failure(error: Exception, request: Request) -> Failure:
             what = str(error) or type(error).__name__
             ours = TransportError(f"no answer of {host}: {what}")
     ours.__cause__ = error
-    return Failure(error=ours, retry=retry)
+    unsent = isinstance(
+        error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
+    )
+    return Failure(error=ours, retry=retry, unsent=unsent)
 
 
 def _is_bad_certificate(error: BaseException | None) -> bool:

@@ -13,7 +13,8 @@
     ├── DeadlineExceeded               the caller's own time limit passed
     ├── SubscriptionLost               a subscription that cannot go on
     ├── SignatureError                 a signed request that is not accepted
-    └── WatchBusError                  the watch-bus or a provider says no
+    ├── WatchBusError                  the watch-bus or a provider says no
+    └── OutboxFull                     no room for more alerts that wait to be sent
 
 No exception of httpx, websockets, msgspec or cattrs reaches a caller; where one was
 the cause, it is on ``__cause__``. No message holds a token.
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ortege_watch.query import Query
+    from ortege_watch.watchbus.models import WatchResult
+    from ortege_watch.watchbus.posting import PublishResult
 
 __all__ = [
     "ApiError",
@@ -34,6 +37,7 @@ __all__ = [
     "DeadlineExceeded",
     "DecodeError",
     "OrtegeWatchError",
+    "OutboxFull",
     "QueryError",
     "QueryRejected",
     "RateLimited",
@@ -51,9 +55,15 @@ class OrtegeWatchError(Exception):
     Attributes:
         query: the query that the error belongs to, where it belongs to one; an error
             out of a subscription to several queries names the one that failed.
+        watched: what ``subscribe()`` or ``unsubscribe()`` of a watch-bus client had
+            done before it failed.
+        published: what ``publish()`` or ``flush()`` of an alert publisher had done
+            before it failed.
     """
 
     query: Query | None = None
+    watched: WatchResult | None = None
+    published: PublishResult | None = None
 
 
 class QueryError(OrtegeWatchError, ValueError):
@@ -185,6 +195,13 @@ class SignatureError(OrtegeWatchError):
         self.reason = reason
         self.delta = delta
         super().__init__(message)
+
+
+class OutboxFull(OrtegeWatchError):
+    """Refuse alerts because the outbox is full: the bus has been away for too long.
+
+    None of the alerts of the call was accepted.
+    """
 
 
 class WatchBusError(OrtegeWatchError):

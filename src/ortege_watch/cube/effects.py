@@ -6,8 +6,8 @@ and returns its result. It raises nothing but errors of this library.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 from attrs import field, frozen
 
@@ -18,10 +18,12 @@ __all__ = [
     "Conversation",
     "Effect",
     "Failure",
+    "GetStamp",
     "GetToken",
     "Pause",
     "Request",
     "Response",
+    "Work",
 ]
 
 T = TypeVar("T")
@@ -50,10 +52,25 @@ class GetToken:
 
 
 @frozen
+class GetStamp:
+    """Ask the driver for what makes a signature new: the time and a nonce."""
+
+
+@frozen
 class Pause:
     """Ask the driver to wait, in seconds."""
 
     seconds: float
+
+
+@frozen
+class Work:
+    """Ask the driver to call a function that may wait for a disk.
+
+    The answer carries what it returned; what it raises ends the conversation.
+    """
+
+    call: Callable[[], Any]
 
 
 @frozen(kw_only=True)
@@ -79,11 +96,13 @@ class Failure:
         error: what to raise if nothing else is tried.
         retry: another attempt may succeed.
         expired: :attr:`Request.limit` ended the exchange.
+        unsent: the server has seen nothing of the request.
     """
 
     error: OrtegeWatchError
     retry: bool = False
     expired: bool = False
+    unsent: bool = False
 
 
 @frozen(kw_only=True)
@@ -95,13 +114,19 @@ class Answer:
         draw: a random number, 0 <= draw < 1.
         outcome: what a :class:`Request` gave.
         token: what a :class:`GetToken` gave.
+        unix: unix seconds, of a :class:`GetStamp`.
+        nonce: 32 hex digits that were never given before, of a :class:`GetStamp`.
+        value: what the function of a :class:`Work` returned.
     """
 
     now: float
     draw: float = 0.0
     outcome: Response | Failure | None = None
     token: str = field(default="", repr=False)
+    unix: float = 0.0
+    nonce: str = ""
+    value: Any = None
 
 
-Effect: TypeAlias = Request | GetToken | Pause
+Effect: TypeAlias = Request | GetToken | GetStamp | Pause | Work
 Conversation: TypeAlias = Generator[Effect, Answer, T]

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from ortege_watch.errors import QueryError
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "split_url"]
 
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _DEFAULT_PATH = "/cubejs-api"
@@ -46,7 +46,7 @@ class Endpoint:
             QueryError: this is no such URL, or it carries a user name, a query or a
                 fragment.
         """
-        parts = _split(url)
+        parts = split_url(url, _EXAMPLE, "give the token as token=")
         scheme = _SCHEMES[parts.scheme]
         path = parts.path.rstrip("/").removesuffix("/load").rstrip("/")
         if not path.endswith("/v1"):
@@ -61,9 +61,20 @@ class Endpoint:
         )
 
 
-def _split(url: str) -> SplitResult:
+def split_url(url: str, example: str, secret: str) -> SplitResult:
+    """Take a server's address apart: a scheme, a host, perhaps a port and a path.
+
+    Args:
+        url: the address.
+        example: what an error tells to give instead.
+        secret: what an error tells to do with a user name or password.
+
+    Raises:
+        QueryError: this is no such URL, or it carries a user name, a query or a
+            fragment.
+    """
     if not isinstance(url, str):
-        raise QueryError(f"url is a string, not {type(url).__name__}: {_EXAMPLE}")
+        raise QueryError(f"url is a string, not {type(url).__name__}: {example}")
     text = url.strip()
     try:
         parts = urlsplit(text)
@@ -71,13 +82,11 @@ def _split(url: str) -> SplitResult:
         host.encode("idna")  # or the resolver would raise a UnicodeError of its own
         port = parts.port
     except ValueError as error:
-        raise QueryError(f"url cannot be read ({error}): {_EXAMPLE}") from error
+        raise QueryError(f"url cannot be read ({error}): {example}") from error
     if "@" in parts.netloc:
-        raise QueryError(
-            "url carries a user name or password: give the token as token="
-        )
+        raise QueryError(f"url carries a user name or password: {secret}")
     if parts.scheme not in _SCHEMES or not host or port == 0 or _UNFIT.search(text):
-        raise QueryError(f"{url!r} is no address of a server: {_EXAMPLE}")
+        raise QueryError(f"{url!r} is no address of a server: {example}")
     if parts.query or parts.fragment:
         raise QueryError(f"{url!r} carries a query or a fragment: leave it out")
     return parts

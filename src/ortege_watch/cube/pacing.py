@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypedDict
 
 from attrs import frozen, mutable
 
@@ -11,13 +11,28 @@ from ortege_watch.cube.effects import Answer, Conversation, Pause
 from ortege_watch.errors import DeadlineExceeded, OrtegeWatchError, QueryError
 from ortege_watch.subscription.backoff import Backoff
 
-__all__ = ["Pace", "Retry", "check_limits"]
+__all__ = ["DEADLINE", "TIMEOUT", "Limits", "Pace", "Retry", "check_limits"]
+
+TIMEOUT: Final = 30.0
+DEADLINE: Final = 300.0
 
 _LONGEST_SECONDS: Final = 1e6
 """More than any socket's timeout can be, everywhere."""
 
 _LONGEST_RETRY_AFTER: Final = 3600.0
 """Seconds: a server that asks for more is not waited for."""
+
+
+class Limits(TypedDict, total=False):
+    """Override a client's time limits for one call, in seconds.
+
+    Attributes:
+        timeout: how long the server may be silent.
+        deadline: how long the whole call may take; ``None`` for no limit.
+    """
+
+    timeout: float
+    deadline: float | None
 
 
 @frozen(kw_only=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, TypedDict
+from typing import TYPE_CHECKING
 
 from ortege_watch.cube.endpoint import Endpoint
 from ortege_watch.cube.exchange import Call, Retry, Server
+from ortege_watch.cube.pacing import DEADLINE, TIMEOUT, Limits
 from ortege_watch.errors import QueryError
 from ortege_watch.tokens import TokenLike, TokenSource
 
@@ -14,21 +15,6 @@ if TYPE_CHECKING:
     from ortege_watch.subscription.settings import Dialect
 
 __all__ = ["DEADLINE", "TIMEOUT", "Limits", "Settings"]
-
-TIMEOUT: Final = 30.0
-DEADLINE: Final = 300.0
-
-
-class Limits(TypedDict, total=False):
-    """Override a client's time limits for one call, in seconds.
-
-    Attributes:
-        timeout: how long the server may be silent.
-        deadline: how long the whole call may take; ``None`` for no limit.
-    """
-
-    timeout: float
-    deadline: float | None
 
 
 class Settings:

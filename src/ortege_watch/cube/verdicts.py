@@ -23,6 +23,7 @@ __all__ = [
     "StillRunning",
     "Unauthorized",
     "Verdict",
+    "http_date",
     "judge",
     "retry_after",
 ]
@@ -164,14 +165,15 @@ def retry_after(response: Response) -> float | None:
     given = response.headers.get("retry-after", "").strip()
     if _SECONDS.fullmatch(given):
         return float(given)
-    until = _http_date(given)
+    until = http_date(given)
     if until is None:
         return None
-    since = _http_date(response.headers.get("date", "")) or response.received_at
+    since = http_date(response.headers.get("date", "")) or response.received_at
     return max(0.0, until - since)
 
 
-def _http_date(text: str) -> float | None:
+def http_date(text: str) -> float | None:
+    """Read a header's date as unix seconds; ``None`` for what is none."""
     try:
         moment = parsedate_to_datetime(text)
         if moment.tzinfo is None:  # "-0000": in UTC, says RFC 5322

@@ -23,6 +23,7 @@ from ortege_watch.watchbus.reading import read_json, shown
 
 __all__ = [
     "REFUSALS",
+    "Contradiction",
     "ResultCode",
     "error_answer",
     "ok_answer",
@@ -42,6 +43,10 @@ class ResultCode(StrEnum):
     UNKNOWN_APP = "000003"
     HEADER_MISSING = "000004"
     SIGNATURE_ERROR = "000005"
+
+
+class Contradiction(WatchBusError):
+    """Report an answer whose status and code contradict each other."""
 
 
 _BAD: Final = ResultCode.SIGNATURE_ERROR
@@ -149,9 +154,10 @@ def _judge(envelope: dict[str, Any], status: int) -> Any:
     reason = next((each for each in reasons if isinstance(each, str)), None)
     if reason is not None:
         said += f": {shown(reason)}"
+    kind = WatchBusError
     if True in votes:
-        said = f"the answer contradicts itself ({said})"
-    raise WatchBusError(said, code=code, reason=reason, status=status)
+        kind, said = Contradiction, f"the answer contradicts itself ({said})"
+    raise kind(said, code=code, reason=reason, status=status)
 
 
 def _code(given: object) -> str | None:

@@ -89,15 +89,21 @@ class WatchResult:
         succeeded: asked for and in the answer.
         missing: asked for and not in the answer: they failed.
         unexpected: in the answer and not asked for.
+        unanswered: asked for, and no answer tells what became of them; empty but for
+            the result that an error carries.
     """
 
     succeeded: tuple[EntityInfo, ...]
     missing: tuple[EntityInfo, ...]
     unexpected: tuple[EntityInfo, ...]
+    unanswered: tuple[EntityInfo, ...] = ()
 
     @classmethod
     def compare(
-        cls, asked: Iterable[EntityInfo], answered: Iterable[EntityInfo]
+        cls,
+        asked: Iterable[EntityInfo],
+        answered: Iterable[EntityInfo],
+        unanswered: Iterable[EntityInfo] = (),
     ) -> WatchResult:
         """Sort the entities out; one that is asked for twice counts as one."""
         wanted = dict.fromkeys(asked)
@@ -106,6 +112,7 @@ class WatchResult:
             succeeded=tuple(each for each in wanted if each in found),
             missing=tuple(each for each in wanted if each not in found),
             unexpected=tuple(each for each in found if each not in wanted),
+            unanswered=tuple(unanswered),
         )
 
 

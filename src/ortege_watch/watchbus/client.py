@@ -1,0 +1,340 @@
+"""The clients of a provider: one for tasks, one for threads, over the same flows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self, Unpack
+
+from ortege_watch._http import (
+    DEFAULT_MAX_SIZE,
+    AsyncClock,
+    AsyncHttp,
+    AsyncShell,
+    Clock,
+    Http,
+    Shell,
+)
+from ortege_watch.cube.pacing import DEADLINE, TIMEOUT, Limits, Retry
+from ortege_watch.errors import QueryError
+from ortege_watch.tokens import TokenSource
+from ortege_watch.watchbus.flows import Pages, Progress, Provider
+from ortege_watch.watchbus.link import Link, WatchPaths
+from ortege_watch.watchbus.models import (
+    EntityInfo,
+    Subscription,
+    SubscriptionPage,
+    SupportedEvent,
+    WatchResult,
+)
+from ortege_watch.watchbus.payloads import MAX_PAGE_SIZE, WireStyle
+from ortege_watch.watchbus.signing import Credentials
+
+__all__ = ["NO_TOKENS", "AsyncWatchBusClient", "WatchBusClient", "refuse_params"]
+
+NO_TOKENS: Final = TokenSource(lambda: "")
+"""For shells whose requests are signed: their conversations ask for no token."""
+
+_PATHS: Final = WatchPaths()
+_STYLE: Final = WireStyle()
+
+
+def refuse_params(http: object) -> None:
+    """Refuse a client that adds a query: signatures do not cover one.
+
+    Raises:
+        QueryError: it does.
+    """
+    if getattr(http, "params", None):
+        raise QueryError("http: it has params of its own, and a query cannot be signed")
+
+
+class AsyncWatchBusClient:
+    """Ask a provider to watch entities, from tasks of asyncio or trio.
+
+    Every request is signed, and every attempt signed anew. A provider that calls the
+    timestamp expired is asked once more by its own clock, which is then gone by.
+    Redirects are not followed. Every method takes ``timeout=`` and ``deadline=`` for
+    itself alone. What they raise besides what is listed there:
+
+    - :class:`WatchBusError`: the provider says no; ``.code`` and ``.reason`` say why;
+    - :class:`RateLimited`: it does so, also after the last retry, because there were
+      too many requests;
+    - :class:`TransportError`: no answer;
+    - :class:`DeadlineExceeded`: no time left for (another) attempt;
+    - :class:`DecodeError`: an answer that cannot be read.
+
+    Args:
+        url: the provider, such as ``https://provider.example.com``, with the path that
+            stands before the endpoints' paths, if any. It is signed as it is sent: a
+            gateway that cuts it off breaks the signature.
+        credentials: the app id and the secret that the provider knows.
+        timeout: seconds that the provider may be silent.
+        deadline: seconds that a request may take with all its attempts; ``None`` for no
+            limit. A long list is several requests.
+        retry: how often a request is tried. Lists are read again after every failure
+            that may pass. :meth:`subscribe` and :meth:`unsubscribe` are repeated only
+            where the provider has certainly done nothing: no connection, a rate limit,
+            503.
+        http: your own ``httpx.AsyncClient`` or transport, without ``params`` of its
+            own; its limits on time are replaced by these here, and it is not closed
+            with this client.
+        clock: what tells the time for pauses and deadlines, and sleeps; for tests.
+        max_size: bytes that an answer may have, decompressed.
+        batch_size: entities in a request, at most; more are sent as several requests.
+        paths: where the endpoints are.
+        style: which of the page's two forms is sent.
+
+    Raises:
+        QueryError: an argument that cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        *,
+        timeout: float = TIMEOUT,
+        deadline: float | None = DEADLINE,
+        retry: Retry | None = None,
+        http: AsyncHttp | None = None,
+        clock: AsyncClock | None = None,
+        max_size: int = DEFAULT_MAX_SIZE,
+        batch_size: int = 100,
+        paths: WatchPaths = _PATHS,
+        style: WireStyle = _STYLE,
+    ) -> None:
+        self._link = Link.parse(
+            url, credentials, timeout=timeout, deadline=deadline, retry=retry
+        )
+        self._provider = Provider(self._link, paths, style, batch_size)
+        refuse_params(http)
+        self._shell = AsyncShell(NO_TOKENS, http=http, clock=clock, max_size=max_size)
+
+    def __repr__(self) -> str:
+        return f"AsyncWatchBusClient({self._link.root!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client's connections; it cannot be used any more."""
+        await self._shell.aclose()
+
+    async def subscribe(
+        self,
+        entities: Iterable[EntityInfo],
+        *,
+        progress: Progress | None = None,
+        **limits: Unpack[Limits],
+    ) -> WatchResult:
+        """Ask to watch entities.
+
+        Keep them: a provider's list has neither chain nor entity type, so that no
+        :meth:`unsubscribe` can be made from it.
+
+        Args:
+            entities: at least one, and each once.
+            progress: called after each request with the number of entities that are
+                done and that of all.
+            limits: see :class:`Limits`; they are for each request.
+
+        Returns:
+            What the provider took and what it did not.
+
+        Raises:
+            QueryError: an entity that cannot be sent; nothing was sent.
+            OrtegeWatchError: any of those above, with :attr:`OrtegeWatchError.watched`:
+                what became of the entities before it. Those in its ``unanswered`` may
+                have been taken or not; to subscribe to them again is the way to know.
+        """
+        link = self._link.within(limits)
+        return await self._shell.arun(
+            self._provider.subscribe(link, entities, progress)
+        )
+
+    async def unsubscribe(
+        self,
+        entities: Iterable[EntityInfo],
+        *,
+        progress: Progress | None = None,
+        **limits: Unpack[Limits],
+    ) -> WatchResult:
+        """Ask not to watch entities any more; all as with :meth:`subscribe`."""
+        link = self._link.within(limits)
+        return await self._shell.arun(
+            self._provider.unsubscribe(link, entities, progress)
+        )
+
+    def subscriptions(
+        self,
+        entities: Iterable[str] | None = None,
+        *,
+        page_size: int = MAX_PAGE_SIZE,
+        **limits: Unpack[Limits],
+    ) -> AsyncIterator[Subscription]:
+        """Go through all subscriptions, page by page, as the loop asks for them.
+
+        Args:
+            entities: addresses; ``None`` for all that there are.
+            page_size: entries in a page, at most 50.
+            limits: see :class:`Limits`; they are for each page.
+
+        Raises:
+            QueryError: an address that is none, an empty list, or a size that is out of
+                range; at once, not in the loop.
+            DecodeError: a page comes twice: the provider turns no pages.
+        """
+        link = self._link.within(limits)
+        pages = Pages(entities, page_size, self._provider.batch_size)
+        return self._through(link, pages)
+
+    async def _through(self, link: Link, pages: Pages) -> AsyncIterator[Subscription]:
+        while pages:
+            asked = self._provider.page(
+                link, pages.entities, pages.page_index, pages.page_size
+            )
+            for each in pages.take(await self._shell.arun(asked)):
+                yield each
+
+    async def subscriptions_page(
+        self,
+        entities: Sequence[str] | None = None,
+        *,
+        page_index: int = 1,
+        page_size: int = MAX_PAGE_SIZE,
+        **limits: Unpack[Limits],
+    ) -> SubscriptionPage:
+        """Ask for one page of the subscriptions.
+
+        Args:
+            entities: addresses; ``None`` for all that there are.
+            page_index: counted from 1.
+            page_size: entries in a page, at most 50.
+            limits: see :class:`Limits`.
+
+        Raises:
+            QueryError: one of them is none, or out of range; an empty list.
+        """
+        link = self._link.within(limits)
+        asked = self._provider.page(link, entities, page_index, page_size)
+        return await self._shell.arun(asked)
+
+    async def events(self, **limits: Unpack[Limits]) -> list[SupportedEvent]:
+        """Ask which events the provider can watch for."""
+        return await self._shell.arun(self._provider.events(self._link.within(limits)))
+
+
+class WatchBusClient:
+    """Ask a provider to watch entities, from threads and scripts.
+
+    All is as with :class:`AsyncWatchBusClient`, without ``await``; ``http`` is an
+    ``httpx.Client`` or a transport for one. The deadline is looked at between reads, so
+    a request may pass it by one ``timeout``. Threads may share a client.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        credentials: Credentials,
+        *,
+        timeout: float = TIMEOUT,
+        deadline: float | None = DEADLINE,
+        retry: Retry | None = None,
+        http: Http | None = None,
+        clock: Clock | None = None,
+        max_size: int = DEFAULT_MAX_SIZE,
+        batch_size: int = 100,
+        paths: WatchPaths = _PATHS,
+        style: WireStyle = _STYLE,
+    ) -> None:
+        self._link = Link.parse(
+            url, credentials, timeout=timeout, deadline=deadline, retry=retry
+        )
+        self._provider = Provider(self._link, paths, style, batch_size)
+        refuse_params(http)
+        self._shell = Shell(NO_TOKENS, http=http, clock=clock, max_size=max_size)
+
+    def __repr__(self) -> str:
+        return f"WatchBusClient({self._link.root!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the client's connections; it cannot be used any more."""
+        self._shell.close()
+
+    def subscribe(
+        self,
+        entities: Iterable[EntityInfo],
+        *,
+        progress: Progress | None = None,
+        **limits: Unpack[Limits],
+    ) -> WatchResult:
+        """Ask to watch entities; see :meth:`AsyncWatchBusClient.subscribe`."""
+        link = self._link.within(limits)
+        return self._shell.run(self._provider.subscribe(link, entities, progress))
+
+    def unsubscribe(
+        self,
+        entities: Iterable[EntityInfo],
+        *,
+        progress: Progress | None = None,
+        **limits: Unpack[Limits],
+    ) -> WatchResult:
+        """Ask not to watch any more; see :meth:`AsyncWatchBusClient.unsubscribe`."""
+        link = self._link.within(limits)
+        return self._shell.run(self._provider.unsubscribe(link, entities, progress))
+
+    def subscriptions(
+        self,
+        entities: Iterable[str] | None = None,
+        *,
+        page_size: int = MAX_PAGE_SIZE,
+        **limits: Unpack[Limits],
+    ) -> Iterator[Subscription]:
+        """Go through all pages; see :meth:`AsyncWatchBusClient.subscriptions`."""
+        link = self._link.within(limits)
+        pages = Pages(entities, page_size, self._provider.batch_size)
+        return self._through(link, pages)
+
+    def _through(self, link: Link, pages: Pages) -> Iterator[Subscription]:
+        while pages:
+            asked = self._provider.page(
+                link, pages.entities, pages.page_index, pages.page_size
+            )
+            yield from pages.take(self._shell.run(asked))
+
+    def subscriptions_page(
+        self,
+        entities: Sequence[str] | None = None,
+        *,
+        page_index: int = 1,
+        page_size: int = MAX_PAGE_SIZE,
+        **limits: Unpack[Limits],
+    ) -> SubscriptionPage:
+        """Ask for one page; see :meth:`AsyncWatchBusClient.subscriptions_page`."""
+        link = self._link.within(limits)
+        asked = self._provider.page(link, entities, page_index, page_size)
+        return self._shell.run(asked)
+
+    def events(self, **limits: Unpack[Limits]) -> list[SupportedEvent]:
+        """Ask for supported events; see :meth:`AsyncWatchBusClient.events`."""
+        return self._shell.run(self._provider.events(self._link.within(limits)))

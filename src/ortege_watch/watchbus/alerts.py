@@ -26,7 +26,7 @@ _LIST: Final = "alert_info_list"
 _LATEST: Final = 10**11  # seconds; what lies beyond are milliseconds
 _QUOTE: Final = ord('"')
 
-new: Final = object.__new__
+_new: Final = object.__new__
 
 
 class _Fields(msgspec.Struct, frozen=True, gc=False):
@@ -191,8 +191,8 @@ class AlertInfo:
         return hash(self._identity())
 
     def __repr__(self) -> str:
-        shown = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
-        return f"AlertInfo({', '.join(shown)})"
+        fields = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
+        return f"AlertInfo({', '.join(fields)})"
 
 
 def decode_alerts(body: bytes) -> list[AlertInfo]:
@@ -215,7 +215,7 @@ def decode_alerts(body: bytes) -> list[AlertInfo]:
         if not (chain.isdecimal() and chain.isascii()):
             return _decode_tolerantly(body)
         quotes += 20 + 4 * len(fields.event_values)
-        alert = new(AlertInfo)
+        alert = _new(AlertInfo)
         alert._fields = fields
         alert._raw = None  # noqa: SLF001 - __init__ would check it all again
         alerts.append(alert)
@@ -243,7 +243,7 @@ def _alert(entry: Entry) -> AlertInfo:
         entry.time("timestamp"),
         entry.mapping("event_values"),
     )
-    alert = new(AlertInfo)
+    alert = _new(AlertInfo)
     alert._fields = fields
     alert._raw = entry.raw  # noqa: SLF001
     return alert

@@ -41,7 +41,7 @@ from ortege_watch.watchbus.delivery import (
     Delivery,
     Redial,
     Settled,
-    path_of,
+    address_of,
     refused_upgrade,
     server_ahead,
 )
@@ -81,7 +81,7 @@ class AlertChannel:
     receiver tells by :meth:`AlertInfo.dedupe_key`, as :func:`serve_alert_channel` does.
 
     Args:
-        url: the channel's address, ``ws://`` or ``wss://``; its path is signed.
+        url: the channel's address, ``wss://`` or ``ws://``; its path is signed.
         credentials: what the handshake is signed with.
         retry: the delays between connections, and before alerts are sent again that
             the receiver could not handle. With ``attempts``, :meth:`send` fails after
@@ -119,8 +119,7 @@ class AlertChannel:
     ) -> None:
         if max_pending < 1:
             raise QueryError(f"max_pending: {max_pending!r} lets nothing through")
-        self._url = url
-        self._path = path_of(url)
+        self._url, self._path = address_of(url)
         self._credentials = credentials
         self._style = style
         self._max_body = max_body

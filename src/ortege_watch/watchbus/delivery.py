@@ -8,17 +8,15 @@ the order in which it was given.
 from __future__ import annotations
 
 import math
-import re
-from email.utils import parsedate_to_datetime
 from typing import Final
-from urllib.parse import urlsplit
 
 from attrs import define, frozen
 
+from ortege_watch.cube.endpoint import split_url
+from ortege_watch.cube.verdicts import http_date
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
-    QueryError,
     SignatureReason,
     TransportError,
     WatchBusError,
@@ -34,14 +32,14 @@ __all__ = [
     "Redial",
     "Setback",
     "Settled",
-    "path_of",
+    "address_of",
     "refused_upgrade",
     "server_ahead",
 ]
 
 _PASSING: Final = frozenset({408, 425, 429})
 _EXPIRED: Final = REFUSALS[SignatureReason.EXPIRED][2]
-_UNFIT: Final = re.compile(r"[\s\x00-\x1f\x7f]")
+_EXAMPLE: Final = "give its address, such as wss://alerts.example.com/alerts/ws"
 
 
 @frozen
@@ -234,36 +232,22 @@ def server_ahead(error: OrtegeWatchError, date: str | None, now: float) -> float
     """
     if not isinstance(error, WatchBusError) or error.reason != _EXPIRED:
         return None
-    try:
-        moment = parsedate_to_datetime(date or "")
-    except (ValueError, OverflowError):
-        return None
+    moment = http_date(date or "")
     # The header has whole seconds: on average it is half a second late.
-    return moment.timestamp() + 0.5 - now
+    return None if moment is None else moment + 0.5 - now
 
 
-def path_of(url: str) -> str:
-    """Return the path of a channel's address: what the handshake signs.
+def address_of(url: str) -> tuple[str, str]:
+    """Read a channel's address; ``http`` and ``https`` stand for ``ws`` and ``wss``.
+
+    Returns:
+        The address of the WebSocket, and its path: what the handshake signs.
 
     Raises:
-        QueryError: this is no address of a channel.
+        QueryError: this is no such address, or its path cannot be signed.
     """
-    example = "give an address such as wss://alerts.example.com/api/v1/watch/alert"
-    if not isinstance(url, str):
-        raise QueryError(f"url is a string, not {type(url).__name__}: {example}")
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        host.encode("idna")
-        fine = parts.scheme in {"ws", "wss"} and host and parts.port != 0
-    except ValueError as error:
-        raise QueryError(f"url cannot be read ({error}): {example}") from error
-    if "@" in parts.netloc:
-        raise QueryError(f"url carries a user name or password: {example}")
-    if not fine or _UNFIT.search(url):
-        raise QueryError(f"{url!r} is no address of an alert channel: {example}")
-    if parts.query or parts.fragment:
-        raise QueryError(f"{url!r} carries a query or a fragment, which is not signed")
+    parts = split_url(url, _EXAMPLE, "sign with credentials")
     path = parts.path or "/"
     request_line("GET", path)
-    return path
+    scheme = "wss" if parts.scheme in {"https", "wss"} else "ws"
+    return f"{scheme}://{parts.netloc}{path}", path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +13,13 @@ from ortege_watch.testing._messages import (
     decode,
     response,
 )
+from ortege_watch.testing._records import Records
 from ortege_watch.testing._refusal import Refusal
 from ortege_watch.testing._rest import presented, respond
 from ortege_watch.testing._table import Table
 
 if TYPE_CHECKING:
     from ortege_watch.testing._connection import Connection
-    from ortege_watch.testing._faults import Faults
 
 _PAGE = b"<html><body>%d</body></html>\n"
 
@@ -64,7 +63,7 @@ class Tables(MutableMapping[str, Table]):
         return len(self._tables)
 
 
-class Core:
+class Core(Records):
     """Connect the network to the fake's records, faults and answers.
 
     Everything here is read and changed under ``lock`` only.
@@ -79,30 +78,14 @@ class Core:
         max_frame: int,
         time: Callable[[], float],
     ) -> None:
+        super().__init__(gateway.faults, time)
         self.gateway = gateway
         self.dialect = dialect
         self.websockets = websockets
         self.max_frame = max_frame
-        self.time = time
-        self.faults: Faults = gateway.faults
-        self.lock = threading.RLock()
-        self.happened = threading.Condition(self.lock)
-        self.watchers: list[Callable[[], None]] = []
         self.peers: dict[Connection, Peer] = {}
         self.attempts: list[float] = []
         self.frames: list[Any] = []
-        self.requests: list[HttpRequest] = []
-        self.failures: list[Exception] = []
-
-    def failed(self, error: Exception) -> None:
-        """Keep a defect of the fake for when the test is over."""
-        self.failures.append(error)
-
-    def changed(self) -> None:
-        """Let whoever waits look again."""
-        self.happened.notify_all()
-        for watch in self.watchers:
-            watch()
 
     def request(self, request: HttpRequest) -> HttpResponse:
         """Answer over HTTP."""

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
+from ortege_watch.testing._core import Core
 from ortege_watch.testing._faults import Countdown, Faults, Moment
 from ortege_watch.testing._gateway import encode
 from ortege_watch.testing._messages import response
+from ortege_watch.testing._records import Records
 
 if TYPE_CHECKING:
     import asyncio
 
     from ortege_watch.testing._connection import Connection
-    from ortege_watch.testing._core import Core
     from ortege_watch.testing._server import Server
 
+CoreT = TypeVar("CoreT", bound=Records)
 
-class Misbehaviour:
-    """Give a fake server its faults: each a method, callable from any thread.
+
+class NetworkMisbehaviour(Generic[CoreT]):
+    """Give a fake server the faults of any server: each a method, from any thread.
 
     Whatever has no end of its own lasts until :meth:`heal`.
     """
 
-    _core: Core
+    _core: CoreT
     _server: Server
     _speaking: asyncio.TimerHandle | None = None
 
@@ -36,10 +39,6 @@ class Misbehaviour:
             reset: send a TCP reset in the place of an orderly end.
         """
         self._server.run(lambda: self._server.end_connections(reset=reset))
-
-    def close(self, code: int = 1001, reason: str = "") -> None:
-        """Send a close frame over every WebSocket."""
-        self._each(lambda connection: connection.close(code, reason))
 
     def down(self) -> None:
         """Stop listening and drop every connection: attempts are refused by the host."""
@@ -54,13 +53,6 @@ class Misbehaviour:
         """Go down and come up again: every connection and subscription is forgotten."""
         self.down()
         self.up()
-
-    def forget(self) -> None:
-        """Forget every subscription while its connection stays open, without a word."""
-        with self._core.happened:
-            for peer in self._core.peers.values():
-                peer.subscriptions.clear()
-            self._core.changed()
 
     def silence(self, seconds: float | None = None) -> None:
         """Accept connections and read, but send nothing: no answer, tick or pong.
@@ -91,17 +83,6 @@ class Misbehaviour:
         with self._core.lock:
             self._core.faults.delay = seconds
 
-    def accept_and_drop(self, on: bool = True, *, after: Moment = "handshake") -> None:
-        """Let clients in and drop them at once, as an overloaded server does.
-
-        Args:
-            on: False ends it.
-            after: the ``"upgrade"`` of the connection, or Cube's own ``"handshake"``
-                (``{"handshake": true}``).
-        """
-        with self._core.lock:
-            self._core.faults.drop_after = after if on else None
-
     def refuse(self, status: int = 503, *, times: int | None = None) -> None:
         """Answer upgrades and requests with a status and a page of HTML.
 
@@ -111,21 +92,6 @@ class Misbehaviour:
         """
         with self._core.lock:
             self._core.faults.refusals = Countdown(status, times)
-
-    def refuse_handshake(
-        self,
-        sentence: str = "Invalid token",
-        *,
-        status: int = 403,
-        times: int | None = None,
-    ) -> None:
-        """Refuse authorizations over WebSocket, whatever the token; see :meth:`refuse`.
-
-        The connection stays open, as it does on a real server.
-        """
-        body = {"message": {"error": sentence}, "status": status}
-        with self._core.lock:
-            self._core.faults.no_handshake = Countdown(body, times)
 
     def error(
         self,
@@ -157,6 +123,65 @@ class Misbehaviour:
         """Send half of the body of the next HTTP answers, then end the connection."""
         with self._core.lock:
             self._core.faults.cuts = times
+
+    def heal(self) -> None:
+        """End every misbehaviour at once."""
+
+        def heal() -> None:
+            self._speak()
+            for field in attrs.fields_dict(Faults):
+                setattr(self._core.faults, field, getattr(Faults(), field))
+
+        self._server.call(heal)
+
+    def _speak(self) -> None:
+        with self._core.lock:
+            self._core.faults.silent = False
+            for connection in tuple(self._server.connections):
+                connection.release()
+            self._core.changed()
+        self._server.wake()
+
+
+class Misbehaviour(NetworkMisbehaviour[Core]):
+    """Give a fake Cube server the faults of its own; see the base for the others."""
+
+    def close(self, code: int = 1001, reason: str = "") -> None:
+        """Send a close frame over every WebSocket."""
+        self._each(lambda connection: connection.close(code, reason))
+
+    def forget(self) -> None:
+        """Forget every subscription while its connection stays open, without a word."""
+        with self._core.happened:
+            for peer in self._core.peers.values():
+                peer.subscriptions.clear()
+            self._core.changed()
+
+    def accept_and_drop(self, on: bool = True, *, after: Moment = "handshake") -> None:
+        """Let clients in and drop them at once, as an overloaded server does.
+
+        Args:
+            on: False ends it.
+            after: the ``"upgrade"`` of the connection, or Cube's own ``"handshake"``
+                (``{"handshake": true}``).
+        """
+        with self._core.lock:
+            self._core.faults.drop_after = after if on else None
+
+    def refuse_handshake(
+        self,
+        sentence: str = "Invalid token",
+        *,
+        status: int = 403,
+        times: int | None = None,
+    ) -> None:
+        """Refuse authorizations over WebSocket, whatever the token; see :meth:`refuse`.
+
+        The connection stays open, as it does on a real server.
+        """
+        body = {"message": {"error": sentence}, "status": status}
+        with self._core.lock:
+            self._core.faults.no_handshake = Countdown(body, times)
 
     def continue_wait(self, times: int = 1) -> None:
         """Answer the next queries with "Continue wait", over HTTP and WebSocket."""
@@ -208,13 +233,7 @@ class Misbehaviour:
 
     def heal(self) -> None:
         """End every misbehaviour at once."""
-
-        def heal() -> None:
-            self._speak()
-            for field in attrs.fields_dict(Faults):
-                setattr(self._core.faults, field, getattr(Faults(), field))
-
-        self._server.call(heal)
+        super().heal()
         self._ask_again()
 
     def _each(self, action: Callable[[Connection], None]) -> None:
@@ -223,14 +242,6 @@ class Misbehaviour:
                 action(connection)
 
         self._server.call(run)
-
-    def _speak(self) -> None:
-        with self._core.lock:
-            self._core.faults.silent = False
-            for connection in tuple(self._server.connections):
-                connection.release()
-            self._core.changed()
-        self._server.wake()
 
     def _ask_again(self) -> None:
         """Let the next tick run every subscription, and have it at once."""

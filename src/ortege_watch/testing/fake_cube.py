@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterable, MutableMapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ortege_watch.testing import _tokens
 from ortege_watch.testing._core import Core, Tables
+from ortege_watch.testing._fake import Fake
 from ortege_watch.testing._faults import Faults
 from ortege_watch.testing._frames import Classic, Dialect, Strict
 from ortege_watch.testing._gateway import Gateway, Generation, Numbers
@@ -21,7 +20,6 @@ from ortege_watch.testing._server import Server
 from ortege_watch.testing._tutorial import Manners, Tutorial
 
 if TYPE_CHECKING:
-    from ortege_watch.testing._messages import HttpRequest
     from ortege_watch.testing._table import Table
 
 __all__ = ["FakeCube"]
@@ -34,7 +32,7 @@ class _Clock(Protocol):
     def now(self) -> float: ...
 
 
-class FakeCube(Misbehaviour):
+class FakeCube(Fake[Core], Misbehaviour):
     """Serve Cube's REST and WebSocket protocols on loopback, from rows in memory.
 
     One port, a thread and an event loop of its own: code under test meets real
@@ -140,61 +138,7 @@ class FakeCube(Misbehaviour):
             f"{len(self._core.frames)} frames, {len(self._core.requests)} requests>"
         )
 
-    # Life
-
-    def start(self) -> None:
-        """Begin to serve; ``with`` and ``async with`` do this.
-
-        Raises:
-            OSError: the port is taken.
-        """
-        self._server.start()
-
-    def stop(self) -> None:
-        """End every connection, the event loop and the thread.
-
-        Raises:
-            RuntimeError: the fake itself has failed meanwhile; the cause says where.
-        """
-        self._server.stop()
-        if self._core.failures:
-            raise RuntimeError("the fake server failed") from self._core.failures[0]
-
-    def __enter__(self) -> Self:
-        """Start."""
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop; an error of the test itself is not hidden by one of the fake."""
-        if error is not None:
-            self._core.failures.clear()
-        self.stop()
-
-    async def __aenter__(self) -> Self:
-        """Start."""
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop."""
-        self.__exit__(kind, error, trace)
-
     # Where it is, and what it takes
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on; the same for the whole of its life."""
-        return self._server.port
 
     @property
     def url(self) -> str:
@@ -261,21 +205,10 @@ class FakeCube(Misbehaviour):
             return list(self._core.frames)
 
     @property
-    def requests(self) -> list[HttpRequest]:
-        """Every HTTP request, upgrades included: method, path, headers, json ..."""
-        with self._core.lock:
-            return list(self._core.requests)
-
-    @property
     def connections(self) -> int:
         """How many WebSockets are open."""
         with self._core.lock:
             return sum(peer.is_open for peer in self._core.peers)
-
-    @property
-    def sockets(self) -> int:
-        """How many TCP connections are open, WebSockets and idle HTTP alike."""
-        return len(self._server.connections)
 
     @property
     def subscriptions(self) -> list[Any]:
@@ -288,46 +221,6 @@ class FakeCube(Misbehaviour):
                 for subscription in peer.subscriptions.values()
             ]
 
-    def wait_until(
-        self, predicate: Callable[[], object], *, timeout: float = 5.0
-    ) -> None:
-        """Wait until a condition on this server holds; nothing is polled.
-
-        It is looked at whenever the server sees or does something, never between.
-
-        Args:
-            predicate: such as ``lambda: cube.subscriptions``.
-            timeout: seconds before giving up.
-
-        Raises:
-            TimeoutError: it did not come to hold in time.
-        """
-        with self._core.happened:
-            if not self._core.happened.wait_for(lambda: bool(predicate()), timeout):
-                raise TimeoutError(f"not within {timeout} s: {self!r}")
-
-    async def wait_until_async(
-        self, predicate: Callable[[], object], *, timeout: float = 5.0
-    ) -> None:
-        """Wait as :meth:`wait_until` does, without holding up the event loop."""
-        loop, seen = asyncio.get_running_loop(), asyncio.Event()
-
-        def watch() -> None:
-            loop.call_soon_threadsafe(seen.set)
-
-        with self._core.lock:
-            self._core.watchers.append(watch)
-        try:
-            async with asyncio.timeout(timeout):
-                while not self._holds(predicate):
-                    await seen.wait()
-                    seen.clear()
-        except TimeoutError:
-            raise TimeoutError(f"not within {timeout} s: {self!r}") from None
-        finally:
-            with self._core.lock:
-                self._core.watchers.remove(watch)
-
     def _note_change(self) -> None:
         """Note a change of the rows; subscriptions see it when told to."""
         with self._core.lock:
@@ -337,7 +230,3 @@ class FakeCube(Misbehaviour):
             gateway.version += 1
         if self._push == "change":
             self._server.wake()
-
-    def _holds(self, predicate: Callable[[], object]) -> bool:
-        with self._core.lock:
-            return bool(predicate())

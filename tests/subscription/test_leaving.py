@@ -124,6 +124,24 @@ async def test_leaving_while_a_poll_hangs():
     assert asyncio.all_tasks() == before
 
 
+async def test_a_cancellation_while_leaving_is_heard_at_once():
+    before = asyncio.all_tasks()
+    async with (
+        peer(saying(frame(HANDSHAKE))) as url,  # it would not answer a close frame
+        AsyncCubeClient(url, "token") as client,
+        client.watch(QUERY) as updates,
+    ):
+        while updates.state != "live":
+            await asyncio.sleep(0)
+        leaving = asyncio.create_task(updates.aclose())
+        await turns(10)
+        assert not leaving.done()
+        leaving.cancel()
+        await turns(20)
+        assert leaving.cancelled()
+    assert asyncio.all_tasks() == before
+
+
 async def test_leaving_from_another_task_ends_the_iteration():
     with FakeCube() as cube:
         async with AsyncCubeClient(cube.url, cube.token()) as client:

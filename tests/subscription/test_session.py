@@ -75,7 +75,7 @@ class Script:
             dialect=dialect,
             may_switch=may_switch,
             settings=settings,
-            draw=lambda: 0.0,
+            draw=options.pop("draw", lambda: 0.0),
             new_id=lambda: "an-id",
             now=self.now,
             **options,
@@ -251,6 +251,17 @@ def test_delays_double_while_sessions_do_not_hold():
         script.on(GONE)
         delays.append(script.session.deadline - script.now)
     assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_delays_are_drawn():
+    draws = iter([0.0, 0.5, 0.75])
+    script = Script(draw=lambda: next(draws))
+    delays = []
+    for _ in range(3):
+        script.go_live()
+        script.on(GONE)
+        delays.append(script.session.deadline - script.now)
+    assert delays == [0.5, 1.5, 3.5]
 
 
 def test_delays_restart_after_a_session_that_held():
@@ -741,12 +752,19 @@ def test_the_tutorial_dialect_sends_one_frame_with_legacy_filters():
     assert script.state.lost_at is None  # this dialect has no heartbeat
 
 
-def test_an_error_in_the_tutorial_dialect_is_not_unsubscribed_from():
-    script = Script(dialect="ortege")
+@pytest.mark.parametrize("here", [True, False])
+def test_an_error_in_the_tutorial_dialect_is_the_querys(here):
+    script = Script(dialect="ortege", proven=not here)
     script.go_live()
-    script.receive(answer(key=None))
-    effects = script.receive(refusal("Invalid query format: x", key=None))
-    assert kinds(effects) == [Fail, Disconnect, Finish]
+    if here:
+        script.receive(answer(key=None))
+    passing = frames.FrameError(500, "Error: the database is gone")
+    assert kinds(script.receive(passing)) == [Fail]
+    assert script.receive(passing) == []
+    assert script.session.connection is ConnectionState.LIVE
+    assert kinds(script.receive(answer(key=None))) == [Deliver]
+    effects = script.receive(frames.FrameError(400, "Invalid query format: x"))
+    assert kinds(effects) == [Fail, Disconnect, Finish]  # nothing to unsubscribe from
 
 
 def test_if_neither_dialect_is_understood_the_error_names_both():

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import threading
+from contextlib import AsyncExitStack
 
 import pytest
 from watching import EVENTS, FUNCTIONS, QUERY, Events, senders, watching
@@ -113,6 +114,67 @@ async def test_if_neither_dialect_is_spoken_the_error_names_both():
     assert "no queries here" in str(caught.value)
 
 
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_in_the_tutorial_dialect_a_query_is_refused_alone(remembered):
+    """A gateway's errors carry no id there: the socket says whose they are."""
+    good = json.dumps({"data": []})
+    bad = json.dumps({"error": "Cube 'nope' not found", "status": 400})
+    answered = asyncio.Event()
+
+    async def gateway(socket) -> None:
+        async for message in socket:
+            if "authorization" in message:
+                await socket.send(json.dumps({"error": "what?", "status": 400}))
+            elif "nope" in message:
+                async with asyncio.timeout(10):
+                    await answered.wait()
+                await socket.send(bad)
+            else:
+                await socket.send(good)
+                answered.set()
+
+    async with serve(gateway, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = AsyncCubeClient(f"http://127.0.0.1:{port}", "token")
+        dialect = "ortege" if remembered else "auto"
+        async with client, client.watch(QUERY, NOPE, dialect=dialect) as updates:
+            async with asyncio.timeout(10):
+                assert (await anext(updates)).query is QUERY
+                with pytest.raises(
+                    OrtegeWatchError, match="'nope' not found"
+                ) as caught:
+                    await anext(updates)
+            assert caught.value.query is NOPE
+            assert updates.state == "live"
+
+
+async def test_in_the_tutorial_dialect_a_dropped_query_is_tried_again(clock):
+    async def gateway(socket) -> None:
+        async for message in socket:
+            if "authorization" in message:
+                await socket.send(json.dumps({"error": "what?", "status": 400}))
+            elif "function_name" in message and len(dropped) < 3:
+                dropped.append(message)
+                return
+            else:
+                await socket.send(json.dumps({"data": []}))
+
+    dropped: list[str] = []
+    async with serve(gateway, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = AsyncCubeClient(f"http://127.0.0.1:{port}", "token", clock=clock)
+        async with client, client.watch(QUERY, FUNCTIONS) as updates:
+            async with asyncio.timeout(10):
+                assert (await anext(updates)).query is QUERY
+                second = asyncio.create_task(anext(updates))
+                while not second.done():
+                    await asyncio.sleep(0)
+                    if clock.sleepers and clock.sleepers[0] < 10:
+                        await clock.advance(clock.sleepers[0])
+                assert (await second).query is FUNCTIONS
+            assert len(dropped) == 3
+
+
 # ------------------------------------------------------------------- 3: transports
 
 
@@ -167,6 +229,22 @@ async def test_a_server_that_accepts_and_drops_is_not_hammered(clock):
             await watch.wait_out(clock)
         within = [at for at in cube.attempts if at - cube.attempts[0] < 60]
         assert 2 <= len(within) <= 10
+
+
+async def test_clients_that_fail_together_do_not_come_back_together(clock):
+    cube = FakeCube()
+    async with watching(cube=cube, clock=clock) as watch:
+        await watch.next()
+        others = [watch.client.watch(QUERY) for _ in range(4)]
+        async with AsyncExitStack() as stack:
+            for updates in others:
+                await stack.enter_async_context(updates)
+                await anext(updates)
+            cube.down()
+            while len(clock.sleepers) < 5 or clock.sleepers[4] > 1.0:
+                await asyncio.sleep(0)
+            assert all(0.5 <= delay <= 1.0 for delay in clock.sleepers[:5])
+            assert len(set(clock.sleepers[:5])) == 5
 
 
 async def test_a_refused_connection_is_tried_again_for_ever(clock):
@@ -698,6 +776,27 @@ async def test_a_callback_that_fails_ends_it_loudly(which):
             assert updates.state == "closed"
 
 
+async def test_a_failure_that_no_one_expects_ends_it_loudly():
+    class Bug(BaseException):
+        """Be more than an Exception, which no callback's caller catches."""
+
+    def on_state(state) -> None:
+        if state == "live":
+            raise Bug("s3cret")
+
+    with FakeCube() as cube:
+        client = AsyncCubeClient(cube.url, cube.token())
+        async with client, client.watch(QUERY, on_state=on_state) as updates:
+            with pytest.raises(OrtegeWatchError, match="unexpectedly: Bug") as caught:
+                async with asyncio.timeout(10):
+                    while True:
+                        await anext(updates)
+            assert isinstance(caught.value.__cause__, Bug)
+            assert "s3cret" not in str(caught.value)
+            assert updates.state == "closed"
+        await cube.wait_until_async(lambda: cube.connections == 0)
+
+
 # ------------------------------------------------------------------------- threads
 
 
@@ -733,6 +832,18 @@ def test_threads_see_the_end_and_the_errors():
             with pytest.raises(QueryRejected):
                 next(updates)
             assert list(updates) == []
+
+
+def test_threads_hear_of_a_provider_that_fails():
+    def provider() -> str:
+        raise ValueError("s3cret")
+
+    client = CubeClient("http://127.0.0.1:9", provider)
+    with client, client.watch(QUERY) as updates:
+        with pytest.raises(OrtegeWatchError, match="failed: ValueError") as caught:
+            next(updates)
+        assert "s3cret" not in str(caught.value)
+        assert list(updates) == []
 
 
 def test_leaving_in_a_thread_by_an_exception_closes_everything():

@@ -54,7 +54,7 @@ class Context:
     Attributes:
         failures: attempts that failed in a row.
         because: how the other dialect failed, if it was tried before.
-        proven: the server has understood this dialect in this session.
+        proven: the server has understood this dialect, in this session or another one.
         refused_token: the token that the server refused last, until one is taken.
         refused_upgrades: upgrades in a row that were answered as "WebSockets are off".
         early_drops: sockets in a row that were lost before the server understood us.

@@ -124,10 +124,22 @@ def _frame(
             error = api_error(message, status=status)
             if isinstance(error, AuthenticationError):
                 return _token_refused(context, state, error)
+            if context.dialect == "ortege" and context.proven:
+                return _query_error(context, state, error)
             if state.since is None:
                 return context.not_understood(error)
             return context.give_up_socket(state, error)
     assert_never(frame)
+
+
+def _query_error(
+    context: Context, state: Live, error: ApiError
+) -> Live | Waiting | Closed:
+    """Take an error in the tutorial's dialect: a socket has one query there."""
+    if state.since is None:
+        state = context.understood(state)
+    (key,) = context.book.ids
+    return _failed(context, state, context.book.api_error(key, error))
 
 
 def _token_refused(

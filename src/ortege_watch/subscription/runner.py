@@ -167,8 +167,6 @@ class Link:
 
     def stop(self) -> None:
         """Begin to close: no event is handled any more."""
-        if self._closed:
-            return
         self._closed = True
         self._socket = None
         self.cut()
@@ -178,8 +176,6 @@ class Link:
         if self._closed:
             return
         for effect in self.session.handle(event, self._clock.now()):
-            if self._closed:  # by the host, while it took an effect
-                return
             self._execute(effect)
         self._arm()
         self._host.changed(self)
@@ -240,7 +236,7 @@ class Link:
 
     async def _ping(self) -> None:
         socket = self._socket
-        if socket is not None and await socket.ping() and socket is self._socket:
+        if socket is not None and await socket.ping():
             self.feed(Pong())
 
     # ------------------------------------------------------- what a socket reports
@@ -333,8 +329,6 @@ class Link:
 
 
 def _defect(error: BaseException) -> OrtegeWatchError:
-    if isinstance(error, OrtegeWatchError):
-        return error
     name = type(error).__name__
     failure = OrtegeWatchError(f"the subscription failed unexpectedly: {name}")
     failure.__cause__ = error

@@ -57,6 +57,7 @@ class Session:
         delay: seconds to wait before the first attempt.
         failures: attempts that have failed in a row before this session.
         because: how the other dialect failed, if it was tried before.
+        proven: whether the server has understood this dialect in another session.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Session:
         delay: float = 0.0,
         failures: int = 0,
         because: OrtegeWatchError | None = None,
+        proven: bool = False,
     ) -> None:
         self.dialect: Final[Dialect] = dialect
         self.state: State = Waiting(now + delay)
@@ -85,6 +87,7 @@ class Session:
             now=now,
             failures=failures,
             because=because,
+            proven=proven,
         )
 
     @property
@@ -94,7 +97,7 @@ class Session:
 
     @property
     def proven(self) -> bool:
-        """Tell whether the server has understood this dialect in this session."""
+        """Tell whether the server has understood this dialect."""
         return self._context.proven
 
     @property

@@ -19,7 +19,7 @@ from typing import Any, Final, Self, TypeVar
 import attrs
 
 from ortege_watch.codec import ResultPart
-from ortege_watch.errors import OrtegeWatchError, QueryError
+from ortege_watch.errors import OrtegeWatchError, QueryError, SubscriptionLost
 from ortege_watch.query import Query
 from ortege_watch.results import ChangedRow, Result, Row
 from ortege_watch.subscription.diff import difference
@@ -320,9 +320,8 @@ class AsyncUpdates:
     def switch(self, link: Link, effect: SwitchDialect) -> None:
         """Start again in the other dialect, which takes one socket a query if ours."""
         self._retire(link)
-        proven = any(other.session.proven for other in self._links)
         dialect = link.session.dialect
-        if proven:  # the dialect is right, only this query got no answer yet
+        if self._proven:  # the dialect is right, only this query got no answer yet
             self._link(dialect, link.queries, may_switch=False, after=effect)
             return
         for other in list(self._links):
@@ -333,6 +332,10 @@ class AsyncUpdates:
     def finish(self, link: Link, error: OrtegeWatchError | None) -> None:
         """End everything on an error, or once no link is left."""
         self._retire(link)
+        if isinstance(error, SubscriptionLost) and self._proven:
+            for message_id in link.queries:  # only one, and the others are well
+                self.fail(message_id, error, final=True)
+            return
         if error is not None or not self._links:
             self._finish(error)
 
@@ -351,6 +354,11 @@ class AsyncUpdates:
                 return
 
     # ------------------------------------------------------------------- the links
+
+    @property
+    def _proven(self) -> bool:
+        """Tell whether the server has understood the dialect on another link."""
+        return any(link.session.proven for link in self._links)
 
     def _start(
         self, dialect: Dialect, *, may_switch: bool, after: SwitchDialect | None = None
@@ -380,6 +388,7 @@ class AsyncUpdates:
             delay=after.delay if after is not None else 0.0,
             failures=after.failures if after is not None else 0,
             because=after.because if after is not None else None,
+            proven=self._proven,
         )
         queries = {key: channel.query for key, channel in channels.items()}
         link = Link(session, self._target, self, queries=queries)

@@ -277,6 +277,18 @@ async def test_a_name_that_no_resolver_takes(sync):
 
 
 @both
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://x", "nonsense"])
+async def test_a_proxy_that_is_of_no_use(sync, proxy, monkeypatch):
+    """Without the package that SOCKS needs, httpx raises an ImportError."""
+    monkeypatch.setenv("all_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    failure = await outcome(request("http://cube.invalid/"), sync=sync)
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.error, TransportError)
+    assert failure.error.__cause__ is not None
+
+
+@both
 @pytest.mark.parametrize(
     "data",
     [

@@ -69,6 +69,13 @@ async def pass_delay(clock: ManualClock) -> float:
     return delay
 
 
+async def asleep(clock: ManualClock, seconds: float) -> None:
+    """Wait until that is the next thing that the channel waits for."""
+    async with asyncio.timeout(WITHIN):
+        while not clock.sleepers or clock.sleepers[0] != seconds:
+            await asyncio.sleep(0.001)
+
+
 def all_others() -> set[asyncio.Task[object]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
@@ -280,22 +287,40 @@ async def test_a_receiver_that_answers_no_ping_is_left(clock):
         sending = asyncio.create_task(channel.send([alert(1)]))
         await script.frames.reach(1)
         for _ in range(3):
-            await clock.wait_for_sleepers()
-            await clock.advance(20)
-            await delay_of(clock)
-            await (await script.connections[0].ping())  # and so has its pong come
-            await clock.advance(10)
+            await asleep(clock, 20)
+            await clock.advance(20)  # a ping, and its answer
+        await asleep(clock, 20)
         assert len(script.connections) == 1
         script.connections[0].transport.pause_reading()
-        await clock.wait_for_sleepers()
         await clock.advance(20)
-        await clock.wait_for_sleepers()
+        await asleep(clock, 10)
         await clock.advance(10)
         script.play = acknowledge
         assert await pass_delay(clock) <= 1  # it had held
         script.connections[0].transport.abort()
         await sending
     assert script.numbers(2) == [1]
+
+
+async def test_a_receiver_that_reads_nothing_is_left(clock):
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: None) as script,
+        channel_to(script, clock=clock, ping_every=20, pong_within=10) as channel,
+    ):
+        sending = [asyncio.create_task(channel.send([alert(0)]))]
+        await script.frames.reach(1)
+        script.connections[0].transport.pause_reading()
+        large = alert(1, comment="x" * 900_000)
+        sending += [asyncio.create_task(channel.send([large])) for _ in range(15)]
+        await asleep(clock, 20)
+        await clock.advance(20)
+        await asleep(clock, 10)
+        await clock.advance(10)
+        script.play = acknowledge
+        await pass_delay(clock)
+        script.connections[0].transport.abort()
+        await asyncio.gather(*sending)
 
 
 @pytest.mark.parametrize("garbage", ["", "{", "[]", '{"id": 1}', b"\xff\x00"])

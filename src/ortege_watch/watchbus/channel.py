@@ -10,6 +10,7 @@ is ``channel_server.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl as tls
@@ -329,17 +330,21 @@ class AlertChannel:
     async def _ping(self, connection: ClientConnection) -> Never:
         while True:
             await self._clock.sleep(self._ping_every)
-            pong = asyncio.ensure_future(await connection.ping())
-            await self._clock.sleep(self._pong_within)
-            if not pong.done():
+            # To a peer that reads nothing, not even the ping may go out.
+            late = self._clock.sleep(self._pong_within)
+            if await _race(_answered_ping(connection), late) == 1:
                 raise TransportError("a ping had no answer")
 
 
-async def _race(*works: Coroutine[Any, Any, object]) -> None:
-    """Run all until the first one ends; raise what it raised."""
+async def _answered_ping(connection: ClientConnection) -> None:
+    await (await connection.ping())
+
+
+async def _race(*works: Coroutine[Any, Any, object]) -> int:
+    """Run all until the first one ends; return which, or raise what it raised."""
     tasks = [asyncio.create_task(each) for each in works]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
@@ -348,6 +353,7 @@ async def _race(*works: Coroutine[Any, Any, object]) -> None:
     for error in errors:
         if error is not None:
             raise error
+    return min(map(tasks.index, done))
 
 
 def _because(error: E, cause: BaseException) -> E:
@@ -356,7 +362,10 @@ def _because(error: E, cause: BaseException) -> E:
 
 
 async def _close(connection: ClientConnection) -> None:
+    """Close politely, and cut the connection if that is not answered."""
     try:
-        await connection.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                await connection.close()
     finally:  # also where this is cancelled
         connection.transport.abort()

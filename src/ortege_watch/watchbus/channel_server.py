@@ -183,6 +183,9 @@ class _Receiver:
             await self._converse(connection)
         except ConnectionClosed as error:
             logger.debug("a sender is gone: %s", error)
+        except Exception:
+            logger.exception("a connection ends unexpectedly")
+            raise
         finally:
             self._open.discard(connection)
 
@@ -214,9 +217,9 @@ class _Receiver:
         self._closing = True
         server.close(close_connections=False)
         try:
-            idle = (each.close(_GOING_AWAY) for each in self._idle)
-            await asyncio.gather(*idle)
             async with asyncio.timeout(within):
+                idle = (each.close(_GOING_AWAY) for each in self._idle)
+                await asyncio.gather(*idle)
                 await server.wait_closed()
         except TimeoutError:
             logger.warning("a handler is cancelled: it took more than %g s", within)

@@ -9,12 +9,16 @@ from typing import Any, assert_type
 from attrs import frozen
 
 from ortege_watch import (
+    AlertChannel,
+    AlertInfo,
+    AlertServer,
     ApiError,
     AsyncCubeClient,
     AsyncUpdates,
     ChangedRow,
     Condition,
     ConnectionState,
+    Credentials,
     CubeClient,
     DecodeError,
     Dimension,
@@ -23,7 +27,9 @@ from ortege_watch import (
     Order,
     Query,
     RateLimited,
+    RecentAlerts,
     Reconnect,
+    RequestVerifier,
     Result,
     Row,
     Segment,
@@ -32,6 +38,8 @@ from ortege_watch import (
     Update,
     Updates,
     __version__,
+    alert_app,
+    serve_alert_channel,
 )
 
 
@@ -166,6 +174,27 @@ async def so_is_an_async_one(client: AsyncCubeClient, query: Query) -> None:
         async for update in updates:
             assert_type(update, Update)
             check_update(update)
+
+
+async def alerts_come_by_post_and_by_socket(credentials: Credentials) -> None:
+    async def handler(alert: AlertInfo) -> None:
+        assert_type(alert.chain_id, int)
+
+    def plain(alert: AlertInfo) -> None:
+        assert_type(alert.raw["anything"], Any)
+
+    handled = RecentAlerts()
+    verifier = RequestVerifier({"app": ["secret"]}, path="/alerts", method="GET")
+    alert_app(verifier, plain, handled=handled)
+    async with (
+        serve_alert_channel(verifier, handler, handled=handled) as server,
+        AlertChannel(server.url, credentials, retry=Reconnect()) as channel,
+    ):
+        assert_type(server, AlertServer)
+        assert_type(server.port, int)
+        assert_type(channel, AlertChannel)
+        for alert in verifier.alerts({"X-Signature-appid": "app"}, b"[]"):
+            assert_type(await channel.send([alert]), None)
 
 
 def errors_carry_data(api: ApiError, limit: RateLimited, decode: DecodeError) -> None:

@@ -10,15 +10,20 @@ from decimal import Decimal
 
 import ortege_watch
 from ortege_watch import (
+    AlertChannel,
+    AlertInfo,
     ApiError,
     AsyncCubeClient,
+    Credentials,
     CubeClient,
     Dimension,
     Measure,
     Query,
+    RequestVerifier,
     Row,
     Segment,
     TimeDimension,
+    serve_alert_channel,
 )
 
 fee = Measure("events.fee")
@@ -86,3 +91,14 @@ def clients_take_queries(client: CubeClient) -> None:
 async def a_subscription_is_entered_as_its_client(client: AsyncCubeClient) -> None:
     with client.watch(query) as updates:  # E: __enter__
         print(updates)
+
+
+async def a_channel_takes_alerts(verifier: RequestVerifier, alert: AlertInfo) -> None:
+    channel = AlertChannel("wss://bus.example/alerts", ("app", "secret"))  # E: arg-type
+    channel = AlertChannel("wss://bus.example/alerts", Credentials("app", "secret"))
+    await channel.send(alert)  # E: arg-type
+    await channel.send(["alert"])  # E: list-item
+    with channel:  # E: __enter__
+        pass
+    serve_alert_channel(verifier)  # E: handler
+    serve_alert_channel(verifier, "handler")  # E: arg-type

@@ -278,6 +278,65 @@ async def test_an_upgrade_that_is_never_answered_is_given_up():
             await channel.send([alert(1)])
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 401 No\r\nContent-Length: 999999999\r\n\r\n",
+        b"HTTP/1.1 401 No\r\nContent-Length: 3\r\n\r\n{\xff}",
+        b"HTTP/1.1 503 No\r\nX: \xff\xfe\r\n\r\n",
+        b"HTTP/1.1 302 There\r\n\r\n",
+        b"HTTP/1.1 " + b"9" * 5000 + b"\r\n\r\n",
+    ],
+)
+async def test_whatever_answers_the_upgrade_the_error_is_of_this_library(said):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    url = f"ws://127.0.0.1:{port}/"
+    async with (
+        asyncio.timeout(WITHIN),
+        server,
+        AlertChannel(url, CREDENTIALS, retry=NEVER) as channel,
+    ):
+        with pytest.raises((TransportError, WatchBusError)):
+            await channel.send([alert(1)])
+
+
+async def test_a_proxy_of_no_use_is_a_transport_error(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:9")
+    async with asyncio.timeout(WITHIN):
+        channel = AlertChannel("ws://alerts.invalid/", CREDENTIALS, retry=NEVER)
+        async with channel:
+            with pytest.raises(TransportError, match="no connection to alerts"):
+                await channel.send([alert(1)])
+
+
+async def test_an_answer_that_is_too_large_is_not_the_alerts_fault(clock):
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(lambda frame: "x" * (2**20 + 1)) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        await script.gone.reach(1)
+        script.play = acknowledge
+        await pass_delay(clock)
+        await sending
+    assert script.numbers(2) == [1]
+
+
 async def test_a_receiver_that_answers_no_ping_is_left(clock):
     async with (
         asyncio.timeout(WITHIN),

@@ -238,7 +238,8 @@ class AlertChannel:
             connection = await self._open()
         except InvalidStatus as error:
             return self._refused(error)
-        except (OSError, WebSocketException, ValueError) as error:
+        # An ImportError: the environment names a SOCKS proxy, which needs a package.
+        except (OSError, WebSocketException, ValueError, ImportError) as error:
             host = self._url.split("/")[2]
             reason = str(error) or type(error).__name__
             failure = TransportError(f"no connection to {host}: {reason}")
@@ -296,13 +297,12 @@ class AlertChannel:
 
     def _dropped(self, error: ConnectionClosed) -> TransportError:
         close = error.rcvd
-        code = 1006 if close is None else close.code
-        reason = f": {close.reason}" if close is not None and close.reason else ""
-        settled = self._delivery.too_large() if code == _TOO_LARGE else None
-        if settled is not None:
-            self._settle(settled)
-        problem = f"the connection was lost (code {code}{reason})"
-        return _because(TransportError(problem), error)
+        # Of a frame that is too large for this side, the receiver repeats the code.
+        if close is not None and close.code == _TOO_LARGE and error.rcvd_then_sent:
+            settled = self._delivery.too_large()
+            if settled is not None:
+                self._settle(settled)
+        return _because(TransportError(f"the connection was lost ({error})"), error)
 
     async def _write(self, connection: ClientConnection) -> Never:
         while True:

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from peers import HANDSHAKE, frame, peer, saying, upgrade
-from watching import EVENTS, QUERY, Events, senders
+from watching import EVENTS, QUERY, Events, senders, watching
 
 from ortege_watch import AsyncCubeClient, CubeClient, OrtegeWatchError, Query
 from ortege_watch.testing import FakeCube
@@ -154,6 +154,21 @@ async def test_leaving_from_another_task_ends_the_iteration():
             await updates.aclose()
 
 
+async def test_an_outage_leaves_no_task_behind(clock):
+    cube = FakeCube()
+    async with watching(cube=cube, clock=clock) as watch:
+        await watch.next()
+        before = len(asyncio.all_tasks())
+        for times in range(1, 4):
+            cube.drop()
+            await watch.states.reach("waiting", times=times)
+            await watch.wait_out(clock)
+            await watch.states.reach("live", times=times + 1)
+            async with asyncio.timeout(10):
+                while len(asyncio.all_tasks()) > before:
+                    await asyncio.sleep(0)
+
+
 async def test_two_tasks_may_wait_for_updates():
     with FakeCube() as cube:
         client = AsyncCubeClient(cube.url, cube.token())
@@ -181,7 +196,9 @@ async def test_a_callback_that_fails_at_once_opens_nothing():
 
     with FakeCube() as cube:
         client = AsyncCubeClient(cube.url, cube.token())
+        before = asyncio.all_tasks()
         async with client, client.watch(QUERY, on_state=on_state) as updates:
+            assert asyncio.all_tasks() == before
             with pytest.raises(OrtegeWatchError, match="RuntimeError"):
                 await anext(updates)
         assert cube.attempts == []
@@ -257,6 +274,11 @@ def test_a_provider_that_blocks_holds_nobody_up(transport):
         assert asked.wait(10)
         state = str(updates.state)
     assert not release.is_set()
+    assert all(  # or the interpreter would wait for it in the end
+        thread.daemon
+        for thread in threading.enumerate()
+        if thread.name == "token provider"
+    )
     assert state in {"connecting", "polling", "waiting"}
     release.set()
 

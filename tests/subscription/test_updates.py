@@ -10,7 +10,7 @@ import threading
 from contextlib import AsyncExitStack
 
 import pytest
-from watching import EVENTS, FUNCTIONS, QUERY, Events, senders, watching
+from watching import EVENTS, FUNCTIONS, QUERY, Events, States, senders, watching
 from websockets.asyncio.server import serve
 
 from ortege_watch import (
@@ -148,7 +148,8 @@ async def test_in_the_tutorial_dialect_a_query_is_refused_alone(remembered):
             assert updates.state == "live"
 
 
-async def test_in_the_tutorial_dialect_a_dropped_query_is_tried_again(clock):
+@pytest.mark.parametrize("refused", [True, False])
+async def test_in_the_tutorial_dialect_a_dropped_query_is_tried_again(refused, clock):
     async def gateway(socket) -> None:
         async for message in socket:
             if "authorization" in message:
@@ -156,6 +157,8 @@ async def test_in_the_tutorial_dialect_a_dropped_query_is_tried_again(clock):
             elif "function_name" in message and len(dropped) < 3:
                 dropped.append(message)
                 return
+            elif "function_name" in message and refused:
+                await socket.send(json.dumps({"error": "not found", "status": 400}))
             else:
                 await socket.send(json.dumps({"data": []}))
 
@@ -171,8 +174,49 @@ async def test_in_the_tutorial_dialect_a_dropped_query_is_tried_again(clock):
                     await asyncio.sleep(0)
                     if clock.sleepers and clock.sleepers[0] < 10:
                         await clock.advance(clock.sleepers[0])
-                assert (await second).query is FUNCTIONS
+                if refused:
+                    with pytest.raises(QueryRejected) as caught:
+                        await second
+                    assert caught.value.query is FUNCTIONS
+                else:
+                    assert (await second).query is FUNCTIONS
             assert len(dropped) == 3
+
+
+async def test_a_hiccup_at_the_first_greeting_does_not_cost_the_dialect(clock):
+    async def hiccuping(socket) -> None:
+        async for message in socket:
+            frame = json.loads(message)
+            if "authorization" in frame and not greeted:
+                greeted.append(frame)
+                answer = {"message": {"error": "Error: busy"}, "status": 500}
+            elif "authorization" in frame:
+                answer = {"handshake": True}
+            elif "messageId" in frame:
+                body = {"results": [{"data": []}]}
+                answer = {"messageId": frame["messageId"], "message": body}
+            else:
+                error = {"error": "messageId is required"}
+                answer = {"message": error, "status": 400}
+            await socket.send(json.dumps(answer))
+
+    greeted: list[object] = []
+    async with serve(hiccuping, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = AsyncCubeClient(f"http://127.0.0.1:{port}", "token", clock=clock)
+        states = States()
+        watch = client.watch(QUERY, FUNCTIONS, on_state=states)
+        async with client, watch as updates, asyncio.timeout(10):
+            first = asyncio.create_task(anext(updates))
+            while not first.done():
+                await asyncio.sleep(0)
+                if clock.sleepers and clock.sleepers[0] < 5:
+                    await clock.advance(clock.sleepers[0])
+            assert {(await first).query, (await anext(updates)).query} == {
+                QUERY,
+                FUNCTIONS,
+            }
+            assert updates.state == "live"
 
 
 # ------------------------------------------------------------------- 3: transports
@@ -281,6 +325,21 @@ async def test_silence_is_noticed(clock):
         update = await watch.next()
         assert senders(update.added) == ["SP1"]
         assert update.resumed
+
+
+async def test_a_connection_may_be_lost_while_a_ping_is_out(clock):
+    cube = FakeCube(clock=clock)
+    async with watching(cube=cube, clock=clock, stale_after=20.0) as watch:
+        await watch.next()
+        cube.silence()
+        await clock.wait_for_sleepers(1)
+        await clock.advance(20)
+        cube.drop()
+        await watch.states.reach("waiting")
+        cube.speak()
+        watch.insert("SP1")
+        await clock.advance(1)
+        assert senders((await watch.next()).added) == ["SP1"]
 
 
 async def test_queries_are_sent_again_every_minute(clock):

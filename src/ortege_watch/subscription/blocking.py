@@ -14,7 +14,7 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
@@ -25,6 +25,9 @@ from ortege_watch.subscription.updates import AsyncUpdates, Update
 __all__ = ["Updates", "in_thread"]
 
 T = TypeVar("T")
+
+_LOOK_UP_EVERY: Final = 1.0
+"""Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
 
 
 async def in_thread(call: Callable[[], T]) -> T:
@@ -108,7 +111,8 @@ class Updates:
             # Kept over an interruption (Ctrl-C, a signal): its update must not be lost.
             if self._next is None:
                 self._next = self._portal.start_task_soon(self._updates.__anext__)
-            wait([self._next])
+            while not wait([self._next], timeout=_LOOK_UP_EVERY).done:
+                pass
             update, self._next = self._next, None
             try:
                 return update.result()

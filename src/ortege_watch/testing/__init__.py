@@ -1,8 +1,8 @@
 """Servers and clocks for tests of code that uses this library.
 
 :class:`FakeCube` is a Cube server on loopback that answers from rows which the test
-sets, and misbehaves on command; :class:`ManualClock` moves only when told to. Install
-the extra ``ortege-watch[testing]`` for them.
+sets, and misbehaves on command; :class:`FakeProvider` and :class:`FakeWatchBus` are the
+two sides of the watch-bus; :class:`ManualClock` moves only when told to. Install the extra ``ortege-watch[testing]`` for them.
 """
 
 from __future__ import annotations
@@ -11,5 +11,14 @@ from ortege_watch.testing._messages import HttpRequest
 from ortege_watch.testing._table import Table
 from ortege_watch.testing.clock import ManualClock
 from ortege_watch.testing.fake_cube import FakeCube
+from ortege_watch.testing.fake_provider import FakeProvider
+from ortege_watch.testing.fake_watch_bus import FakeWatchBus
 
-__all__ = ["FakeCube", "HttpRequest", "ManualClock", "Table"]
+__all__ = [
+    "FakeCube",
+    "FakeProvider",
+    "FakeWatchBus",
+    "HttpRequest",
+    "ManualClock",
+    "Table",
+]

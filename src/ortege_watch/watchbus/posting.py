@@ -123,8 +123,9 @@ def prepare(alerts: object, app_id: str, style: WireStyle) -> list[Waiting]:
         try:
             data = encode_alerts([alert], style)
         except QueryError as error:
-            problem = str(error).replace(_FIRST, f"alerts[{i}]", 1)
-            raise QueryError(problem) from error
+            problem = str(error).removeprefix(_FIRST)
+            colon = "" if problem.startswith(".") else ": "
+            raise QueryError(f"alerts[{i}]{colon}{problem}") from error
         # Of what arrives: numbers have become text on the way.
         key = decode_alerts(data)[0].dedupe_key(app_id)
         found.setdefault(key, Waiting(i, key, data, alert))

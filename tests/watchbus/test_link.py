@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+from driving import CREDENTIALS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortege_watch import Credentials, QueryError, WatchPaths
+from ortege_watch.watchbus.link import ALERT_PATH, Link, check_batch_size
+
+
+@pytest.mark.parametrize(
+    ("url", "root"),
+    [
+        ("https://bus.example.com", "https://bus.example.com"),
+        ("https://bus.example.com/", "https://bus.example.com"),
+        ("HTTPS://bus.example.com//", "https://bus.example.com"),
+        ("https://bus.example.com/api/v1/watch/alert", "https://bus.example.com"),
+        (
+            "https://bus.example.com/gw/api/v1/watch/alert/",
+            "https://bus.example.com/gw",
+        ),
+        ("http://[::1]:8000/gw", "http://[::1]:8000/gw"),
+        ("wss://bus.example.com", "https://bus.example.com"),
+    ],
+)
+def test_every_form_of_an_address(url, root):
+    link = Link.parse(url, CREDENTIALS, path=ALERT_PATH)
+    assert link.root == root
+    target = link.target("path", ALERT_PATH)
+    assert target.url == root + ALERT_PATH
+    prefix = root.removeprefix("https://bus.example.com").removeprefix(
+        "http://[::1]:8000"
+    )
+    assert target.line == f"POST;{prefix}{ALERT_PATH};"
+
+
+def test_without_a_known_path_the_whole_is_a_prefix():
+    link = Link.parse("https://host/api/watch", CREDENTIALS)
+    assert link.prefix == "/api/watch"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "provider.example.com",
+        "ftp://host",
+        "https://",
+        "https://host?x=1",
+        "https://host#x",
+        "https://user:password@host",
+        "https://host/a;b",
+        "https://host/a b",
+        "https://host/a/../b",
+        "https://host/%zz",
+        None,
+    ],
+)
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(QueryError) as caught:
+        Link.parse(url, CREDENTIALS)
+    assert "password" not in str(caught.value) or "credentials" in str(caught.value)
+
+
+def test_a_password_in_an_address_is_not_shown():
+    with pytest.raises(QueryError, match="sign with credentials") as caught:
+        Link.parse("https://user:hush@host", CREDENTIALS)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [None, "app", ("app", "hush"), object()])
+def test_what_are_no_credentials_is_refused_without_being_shown(given):
+    with pytest.raises(QueryError, match=r"Credentials\(app_id, secret\)") as caught:
+        Link.parse("https://host", given)
+    assert "hush" not in str(caught.value)
+
+
+def test_nothing_shows_the_secret():
+    link = Link.parse("https://host", Credentials("app", "hush"))
+    assert "hush" not in repr(link)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"timeout": 0}, {"timeout": None}, {"deadline": -1}, {"timeout": float("nan")}],
+)
+def test_limits_that_are_none_are_refused(limits):
+    with pytest.raises(QueryError, match="give seconds"):
+        Link.parse("https://host", CREDENTIALS, **limits)
+    with pytest.raises(QueryError, match="give seconds"):
+        Link.parse("https://host", CREDENTIALS).within(limits)
+
+
+def test_limits_of_one_call():
+    link = Link.parse("https://host", CREDENTIALS, timeout=5)
+    assert link.within({}) is link
+    other = link.within({"deadline": None})
+    assert (other.timeout, other.deadline) == (5, None)
+    assert other.skew is link.skew
+    with pytest.raises(TypeError, match="timeuot"):
+        link.within({"timeuot": 3})
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 1.5, "10", None])
+def test_what_is_no_batch_size_is_refused(size):
+    with pytest.raises(QueryError, match="batch_size"):
+        check_batch_size(size)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "api", "/", "//", "/a//b", "/a?b=1", "/a#b", "/a;b", "/a b", "/ä"),
+        *("/./a", "/a/..", "/%2", "/%2f", '/"', "/<", "/{", "/`", "/a\\b", "/^", None),
+    ],
+)
+def test_a_path_that_would_arrive_otherwise_is_refused(path):
+    with pytest.raises(QueryError, match=r"paths\.events"):
+        Link.parse("https://host", CREDENTIALS).target("paths.events", path)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=20),
+        st.from_regex(r"(/[ -~]{1,5}){1,4}/?", fullmatch=True),
+        st.from_regex(
+            r"(/([a-z.~!$&'()*+,=:@-]|%[0-9A-F]{2}){1,5}){1,4}/?", fullmatch=True
+        ),
+    )
+)
+def test_a_path_that_is_taken_is_sent_as_it_is_signed(path):
+    link = Link.parse("https://host.example/gw", CREDENTIALS)
+    try:
+        target = link.target("path", path)
+    except QueryError:
+        return
+    sent = httpx.Request("POST", target.url).url.raw_path.decode("ascii")
+    assert target.line == f"POST;{sent};"
+
+
+def test_the_documented_paths():
+    assert WatchPaths() == WatchPaths(
+        subscribe="/api/watch/subscribe",
+        unsubscribe="/api/v1/watch/unsubscribe",
+        subscriptions="/api/watch/subscriptions/list",
+        events="/api/watch/event/list",
+    )

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import pytest
+from driving import OK, error, said, success
+
+from ortege_watch.errors import (
+    DecodeError,
+    RateLimited,
+    SignatureError,
+    SignatureReason,
+    TransportError,
+    WatchBusError,
+)
+from ortege_watch.watchbus.envelope import Contradiction, refusal
+from ortege_watch.watchbus.verdicts import (
+    Done,
+    Expired,
+    Refused,
+    is_rejection,
+    judge,
+)
+
+GMT = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1,700,000,000
+HTML = b"<html>502 Bad Gateway</html>"
+
+
+def same(data):
+    return data
+
+
+def test_a_success():
+    assert judge(success([1]), same) == Done([1])
+
+
+def test_an_envelope_counts_for_more_than_the_status():
+    assert judge(success("x", status=500), same) == Done("x")
+
+
+@pytest.mark.parametrize(
+    "response", [said(HTML), said(b""), said(b"[]"), said({"data": 1}), said(b"{")]
+)
+def test_a_success_that_is_none(response):
+    with pytest.raises(DecodeError):
+        judge(response, same)
+
+
+def test_an_answer_that_the_reader_refuses():
+    def refuse(_data):
+        raise DecodeError("$.data: no")
+
+    with pytest.raises(DecodeError):
+        judge(success(), refuse)
+
+
+def verdict(response):
+    found = judge(response, same)
+    assert isinstance(found, Refused)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("response", "passing", "untouched"),
+    [
+        (error("000001"), True, False),
+        (error("000001", status=500), True, False),
+        (error("000001", status=503), True, True),
+        (error("000001", status=400), False, False),
+        (error("000001", status=404), False, False),
+        (error("000003", "invalid appid", status=401), False, False),
+        (error("000004", status=401), False, False),
+        (error("000005", "invalid signature", status=401), False, False),
+        (error("000005", "appid has expired"), False, False),
+        (error("000005", "timestamp is expired"), False, False),  # and no Date
+        (error("000005", "timestamp is expired", date="soon"), False, False),
+        (error("000005"), False, False),
+        (error("00001"), False, False),  # a sibling system's
+        (error("123456"), False, False),
+        (said({"status": "OK", "code": "000001"}), False, False),
+        (said({"status": "OK", "code": "000002"}), False, False),
+        (said({"status": "ERROR", "code": OK}), False, False),
+        (said(HTML, status=502), True, False),
+        (said(HTML, status=503), True, True),
+        (said(HTML, status=504), True, False),
+        (said(HTML, status=500), False, False),
+        (said(HTML, status=404), False, False),
+        (said(b"", status=401), False, False),
+    ],
+)
+def test_what_may_be_asked_again(response, passing, untouched):
+    found = verdict(response)
+    assert (found.passing, found.untouched) == (passing, untouched)
+    assert type(found.error) in {WatchBusError, Contradiction}
+    assert found.error.status == response.status
+
+
+@pytest.mark.parametrize(
+    ("response", "code"),
+    [
+        (error("000002", "rate limit", retry_after="7"), "000002"),
+        (error("000002", "rate limit", status=429, retry_after="7"), "000002"),
+        (said(HTML, status=429, retry_after="7"), None),
+        (said({"status": "ERROR", "code": 2}, retry_after="7"), "000002"),
+    ],
+)
+def test_too_many_requests(response, code):
+    found = verdict(response)
+    assert (found.passing, found.untouched, found.retry_after) == (True, True, 7.0)
+    assert isinstance(found.error, RateLimited)
+    assert (found.error.code, found.error.retry_after) == (code, 7.0)
+    assert isinstance(found.error.__cause__, WatchBusError)
+
+
+def test_the_reason_is_kept():
+    found = verdict(error("000005", "invalid signature", status=401))
+    assert (found.error.code, found.error.reason) == ("000005", "invalid signature")
+    assert "invalid signature" in str(found.error)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_names_its_target_without_the_query(status):
+    found = verdict(said(b"", status=status, location="https://other/x?key=hush"))
+    assert "https://other/x" in str(found.error)
+    assert "hush" not in str(found.error)
+    assert not found.passing
+
+
+def test_a_redirect_to_nowhere():
+    assert "HTTP status 302" in str(verdict(said(b"", status=302)).error)
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["timestamp is expired", "Timestamp Expired", "the timestamp has expired."],
+)
+def test_an_expired_timestamp_tells_by_how_much_the_clocks_differ(reason):
+    response = error("000005", reason, date=GMT, received_at=1_699_999_900.0)
+    found = judge(response, same)
+    assert isinstance(found, Expired)
+    assert found.ahead == 100.5
+
+
+@pytest.mark.parametrize(
+    ("failure", "rejects"),
+    [
+        (WatchBusError("", status=400), True),
+        (WatchBusError("", status=413), True),
+        (WatchBusError("", status=422), True),
+        (WatchBusError("", status=400, code="000001"), True),
+        (WatchBusError("", status=200, code="000099"), True),
+        (WatchBusError("", status=400, code="000099"), True),
+        (WatchBusError("", status=200, code="000001"), False),
+        (WatchBusError("", status=500, code="000001"), False),
+        (WatchBusError("", status=404, code="000001"), False),
+        (WatchBusError("", status=400, code="000005"), False),
+        (WatchBusError("", status=400, code="000003"), False),
+        (WatchBusError("", status=400, code="000004"), False),
+        (WatchBusError("", status=400, code="000002"), False),
+        (WatchBusError("", status=500, code="000099"), False),
+        (WatchBusError("", status=403, code="000099"), False),
+        (WatchBusError("", status=404), False),
+        (WatchBusError("", status=401), False),
+        (WatchBusError("", status=302), False),
+        (WatchBusError("", status=500), False),
+        (Contradiction("", status=400, code="000001"), False),
+        (RateLimited("", status=429), False),
+        (TransportError(""), False),
+        (DecodeError(""), False),
+    ],
+)
+def test_whose_fault_it_is(failure, rejects):
+    assert is_rejection(failure) is rejects
+
+
+@pytest.mark.parametrize("reason", SignatureReason)
+def test_a_refusal_of_our_own_receiver_is_never_an_alerts_fault_but_for_its_size(
+    reason,
+):
+    status, body = refusal(SignatureError(reason, ""))
+    found = judge(said(body, status=status), same)
+    too_large = reason is SignatureReason.BODY_TOO_LARGE
+    assert is_rejection(found.error) is too_large

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from driving import CUT, Play, entity, error, link, success
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortege_watch import EntityInfo, QueryError, WatchPaths, WireStyle
+from ortege_watch.errors import (
+    DecodeError,
+    OrtegeWatchError,
+    RateLimited,
+    TransportError,
+)
+from ortege_watch.watchbus.flows import Pages, Provider, batches
+from ortege_watch.watchbus.models import Subscription, SubscriptionPage, WatchEvent
+
+
+def provider(batch_size=100, paths=None, style=None, on=None):
+    return Provider(
+        on or link(), paths or WatchPaths(), style or WireStyle(), batch_size
+    )
+
+
+def subscribe(entities, progress=None, **settings):
+    on = link()
+    return provider(on=on, **settings).subscribe(on, entities, progress)
+
+
+def took(*entities):
+    return success(
+        {
+            "watch_result": [
+                {
+                    "entity": each.entity,
+                    "chain_id": str(each.chain_id),
+                    "entity_type": each.entity_type,
+                    "event_code": each.event_code,
+                }
+                for each in entities
+            ]
+        }
+    )
+
+
+def echo(request):
+    return success({"watch_result": json.loads(request.content)["entity_list"]})
+
+
+ONE, TWO, THREE, FOUR = map(entity, range(1, 5))
+
+
+def test_what_was_asked_and_what_was_answered():
+    server = Play([took(ONE, THREE, FOUR)])
+    result = server.run(subscribe([ONE, TWO, THREE]))
+    assert result.succeeded == (ONE, THREE)
+    assert result.missing == (TWO,)
+    assert result.unexpected == (FOUR,)
+    assert result.unanswered == ()
+
+
+def test_what_is_sent():
+    server = Play([echo])
+    server.run(subscribe([ONE]))
+    assert server.requests[0].url == "https://bus.example.com/api/watch/subscribe"
+    assert server.bodies == [
+        {
+            "entity_list": [
+                {
+                    "entity": ONE.entity,
+                    "chain_id": "56",
+                    "entity_type": "ERC20",
+                    "event_code": "big_amount_txn",
+                }
+            ]
+        }
+    ]
+
+
+def test_the_page_s_other_form():
+    server = Play([took(ONE)])
+    style = WireStyle(chain_id_as_int=True, bare_lists=True)
+    server.run(subscribe([ONE], style=style))
+    [[sent]] = server.bodies
+    assert sent["chain_id"] == 56
+
+
+def test_paths_are_the_caller_s():
+    on = link("https://host/gw")
+    mine = WatchPaths(subscribe="/a", unsubscribe="/b", subscriptions="/c", events="/d")
+    asked = provider(paths=mine, on=on)
+    server = Play([echo, echo, success([])])
+    server.run(asked.subscribe(on, [ONE], None))
+    server.run(asked.unsubscribe(on, [ONE], None))
+    server.run(asked.events(on))
+    assert [each.url for each in server.requests] == [
+        *("https://host/gw/a", "https://host/gw/b", "https://host/gw/d"),
+    ]
+
+
+def test_a_path_that_is_not_there_is_an_error_and_no_other_is_tried():
+    server = Play([error(status=404)])
+    with pytest.raises(OrtegeWatchError):
+        server.run(subscribe([ONE]))
+    assert len(server.requests) == 1
+
+
+def test_many_are_asked_for_in_batches_and_progress_is_told():
+    seen = []
+    entities = [entity(number) for number in range(7)]
+    server = Play([echo, echo, echo])
+    result = server.run(
+        subscribe(entities, lambda *told: seen.append(told), batch_size=3)
+    )
+    assert [len(each["entity_list"]) for each in server.bodies] == [3, 3, 1]
+    assert result.succeeded == tuple(entities)
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"), [(CUT, TransportError), (error("000002"), RateLimited)]
+)
+def test_a_failure_tells_what_succeeded_before_it(outcome, kind):
+    entities = [entity(number) for number in range(6)]
+    first = took(entities[0], FOUR)
+    server = Play([first, *[outcome] * 4])
+    with pytest.raises(kind) as caught:
+        server.run(subscribe(entities, batch_size=2))
+    done = caught.value.watched
+    assert done.succeeded == (entities[0],)
+    assert done.missing == (entities[1],)
+    assert done.unexpected == (FOUR,)
+    assert done.unanswered == tuple(entities[2:])
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.lists(st.sampled_from(["all", "none", "cut", "limit"]), max_size=30),
+)
+def test_every_entity_is_accounted_for_once(count, size, answers):
+    """And none of those that a lost answer may have applied is asked for again."""
+    entities = tuple(entity(number) for number in range(count))
+    applied = []
+
+    def play(answer):
+        def outcome(request):
+            asked = json.loads(request.content)["entity_list"]
+            if answer == "limit":
+                return error("000002")
+            applied.extend(each["entity"] for each in asked)
+            return {"all": echo(request), "none": took(), "cut": CUT}[answer]
+
+        return outcome
+
+    server = Play(map(play, [*answers, *["all"] * 40]))
+    try:
+        result = server.run(subscribe(entities, batch_size=size))
+    except OrtegeWatchError as failure:
+        result = failure.watched
+        assert result.unanswered
+    told = (*result.succeeded, *result.missing, *result.unanswered)
+    assert sorted(told, key=entities.index) == list(entities)
+    assert len(set(applied)) == len(applied)
+    assert result.unexpected == ()
+
+
+# ------------------------------------------------------------------------ bad arguments
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ([], "empty list"),
+        ((), "empty list"),
+        ("0x", "give a list"),
+        (b"0x", "give a list"),
+        (None, "give a list"),
+        (ONE, "give a list"),
+        ([ONE, "0x"], r"entities\[1\]"),
+        ([ONE, TWO, ONE], r"entities\[2\].* entities\[0\]"),
+        ([ONE, EntityInfo("0x1", 56, "ERC20", "x")], r"entity_list\[1\]\.entity"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_anything_is_sent(given, advice):
+    with pytest.raises(QueryError, match=advice) as caught:
+        Play([]).run(subscribe(given))
+    assert isinstance(caught.value, ValueError)
+
+
+def test_the_same_in_another_case_is_the_same():
+    low = EntityInfo("0x" + "ab" * 20, 56, "ERC20", "x")
+    high = EntityInfo("0x" + "AB" * 20, 56, "erc20", "x")
+    with pytest.raises(QueryError, match="there before"):
+        Play([]).run(subscribe([low, high]))
+
+
+def test_a_later_batch_that_cannot_be_sent_keeps_the_first_from_being_sent():
+    bad = EntityInfo("0x1", 56, "ERC20", "x")
+    with pytest.raises(QueryError):
+        Play([]).run(subscribe([ONE, bad], batch_size=1))
+
+
+# ------------------------------------------------------------------------------- pages
+def entries(*numbers):
+    return tuple(
+        Subscription(f"0x{number:040x}", (WatchEvent(f"w{number}", "x"),))
+        for number in numbers
+    )
+
+
+def page(*numbers, total=5, size=2):
+    return SubscriptionPage(entries(*numbers), 1, size, total)
+
+
+def test_all_pages_until_the_total():
+    pages = Pages(None, 2, 100)
+    seen = []
+    for each in (page(1, 2), page(3, 4), page(5)):
+        assert pages
+        seen.append(pages.page_index)
+        pages.take(each)
+    assert not pages
+    assert seen == [1, 2, 3]
+
+
+def test_an_empty_page_is_the_last_one():
+    pages = Pages(None, 2, 100)
+    pages.take(page(1, 2, total=100))
+    assert pages
+    assert pages.take(page(total=100)) == ()
+    assert not pages
+
+
+def test_a_short_page_is_not_the_last_one_while_the_total_says_more():
+    pages = Pages(None, 50, 100)
+    pages.take(page(1, 2, total=3, size=2))
+    assert pages
+    pages.take(page(3, total=3, size=2))
+    assert not pages
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_page_that_comes_again_is_an_error(turns):
+    pages = Pages(None, 2, 100)
+    for number in range(turns):
+        pages.take(page(number, total=100))
+    with pytest.raises(DecodeError, match=f"page {turns + 1} repeats page 1"):
+        pages.take(page(0, total=100))
+
+
+def test_many_addresses_are_asked_for_in_batches():
+    addresses = [entity(number).entity for number in range(5)]
+    pages = Pages(addresses, 50, 2)
+    asked = []
+    while pages:
+        asked.append((pages.entities, pages.page_index))
+        pages.take(page(len(asked), total=1))
+    assert asked == [(each, 1) for each in batches(tuple(addresses), 2)]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 6), max_size=4), max_size=30), st.integers(0, 60)
+)
+def test_going_through_pages_ends(answers, total):
+    pages = Pages(None, 4, 100)
+    taken = 0
+    try:
+        for numbers in answers:
+            if not pages:
+                break
+            taken += len(pages.take(page(*numbers, total=total)))
+    except DecodeError:
+        seen = [tuple(each) for each in answers]
+        assert any(a == b for a, b in pairwise(seen)) or len(set(seen)) < len(seen)
+    # Each page that leads to another one is new and not empty.
+    assert pages.page_index <= len({tuple(each) for each in answers}) + 1
+
+
+@pytest.mark.parametrize(
+    ("entities", "size", "advice"),
+    [
+        ([], 50, "empty list"),
+        ("0x", 50, "give a list"),
+        (["0x1"], 50, "no address"),
+        ([ONE.entity, ONE.entity.upper().replace("X", "x")], 50, "there before"),
+        (None, 51, "page_size"),
+        (None, 0, "page_size"),
+        (None, True, "page_size"),
+    ],
+)
+def test_what_cannot_be_listed_is_refused(entities, size, advice):
+    with pytest.raises(QueryError, match=advice):
+        Pages(entities, size, 100)
+
+
+def test_one_page():
+    on = link()
+    data = {"subscription_list": [], "page_index": "3", "page_size": 20, "total": 0}
+    server = Play([CUT, success(data)])
+    found = server.run(provider(on=on).page(on, [ONE.entity], 3, 20))
+    assert found == SubscriptionPage((), 3, 20, 0)
+    assert server.bodies[1] == {
+        "entity_list": [ONE.entity],
+        "page_index": 3,
+        "page_size": 20,
+    }
+
+
+def test_all_is_asked_for_by_leaving_the_list_out():
+    on = link()
+    data = {"subscription_list": [], "page_index": 1, "page_size": 50, "total": 0}
+    server = Play([success(data)])
+    server.run(provider(on=on).page(on, None, 1, 50))
+    assert server.bodies == [{"page_index": 1, "page_size": 50}]
+
+
+def test_events_are_asked_for_with_an_empty_body():
+    on = link()
+    server = Play([success([{"event_code": "x", "support_entity_type_list": ["EOA"]}])])
+    [event] = server.run(provider(on=on).events(on))
+    assert (event.event_code, event.entity_types) == ("x", ("EOA",))
+    assert server.requests[0].content == b""

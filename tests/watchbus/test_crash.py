@@ -1,0 +1,116 @@
+"""Processes that publish into one outbox, and are killed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ortege_watch import AlertPublisher, Outbox, RecentAlerts
+from ortege_watch.testing import FakeWatchBus
+
+PROGRAM = Path(__file__).parent / "publishing_process.py"
+
+
+def start(bus, path, number=0):
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), bus.url, str(path), str(number)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def kill(process):
+    """Kill it as nothing can be caught; tell what it offered and what was accepted."""
+    process.kill()
+    said, _ = process.communicate()
+    told = {"offered": [], "accepted": []}
+    for line in said.splitlines():
+        word, *numbers = line.split()
+        told[word] += map(int, numbers)
+    return told
+
+
+def numbers(alerts):
+    return [int(each.event_values["block_number"]) for each in alerts]
+
+
+@pytest.mark.parametrize("after", [1, 2, 5, 20])
+def test_every_alert_that_was_accepted_arrives_and_none_is_handled_twice(
+    tmp_path, after
+):
+    path = tmp_path / "alerts.sqlite3"
+    with FakeWatchBus() as bus:
+        process = start(bus, path)
+        bus.wait_until(lambda: len(bus.deliveries) >= after, timeout=30)
+        told = kill(process)
+        with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+            publisher.flush()
+            assert len(publisher.outbox) == 0
+        arrived = numbers(bus.alerts)
+        assert set(told["accepted"]) <= set(arrived) <= set(told["offered"])
+        assert len(set(arrived)) == len(arrived)
+        assert arrived == sorted(arrived)
+        # A receiver that remembers keys handles each alert once.
+        handled, seen = [], RecentAlerts()
+        for alert in (each for request in bus.deliveries for each in request):
+            key = alert.dedupe_key(bus.credentials.app_id)
+            if key not in seen:
+                seen.add(key)
+                handled.append(alert)
+        assert handled == bus.alerts
+
+
+def test_a_bus_that_takes_alerts_and_never_says_so(tmp_path):
+    """Killed when the alerts had arrived, and nobody knew: they are sent once more."""
+    path = tmp_path / "alerts.sqlite3"
+    with FakeWatchBus() as bus:
+        bus.silence()
+        process = start(bus, path)
+        bus.wait_until(lambda: bus.deliveries, timeout=30)
+        told = kill(process)
+        assert told == {"offered": [0, 1, 2], "accepted": []}
+        bus.speak()
+        with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+            assert numbers(publisher.flush().sent) == [0, 1, 2]
+        assert [numbers(each) for each in bus.deliveries] == [[0, 1, 2]] * 2
+        assert numbers(bus.alerts) == [0, 1, 2]
+
+
+def test_two_processes_with_one_outbox_send_nothing_twice(tmp_path):
+    path = tmp_path / "alerts.sqlite3"
+    with FakeWatchBus() as bus:
+        processes = [start(bus, path, number) for number in (0, 1_000_000)]
+        bus.wait_until(
+            lambda: (
+                len(bus.alerts) > 60
+                and min(numbers(bus.alerts)) < 1_000_000 <= max(numbers(bus.alerts))
+            ),
+            timeout=60,
+        )
+        # Both are stopped by the bus, not in the middle of a request.
+        bus.down()
+        told = [kill(process) for process in processes]
+        bus.up()
+        before = [each for request in bus.deliveries for each in numbers(request)]
+        assert len(set(before)) == len(before)
+        with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+            publisher.flush()
+        arrived = set(numbers(bus.alerts))
+        offered = {number for each in told for number in each["offered"]}
+        accepted = {number for each in told for number in each["accepted"]}
+        assert accepted <= arrived <= offered
+
+
+def test_a_killed_sender_leaves_its_turn_to_others(tmp_path):
+    path = tmp_path / "alerts.sqlite3"
+    with FakeWatchBus() as bus, Outbox(path) as box:
+        bus.silence()
+        process = start(bus, path)
+        bus.wait_until(lambda: bus.requests, timeout=30)
+        assert not box.begin_sending()
+        kill(process)
+        assert box.begin_sending()
+        box.end_sending()

@@ -1,0 +1,371 @@
+"""Both publishers against the fake watch-bus, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import inspect
+import threading
+
+import anyio
+import httpx
+import pytest
+from driving import alert
+
+from ortege_watch import (
+    AlertPublisher,
+    AsyncAlertPublisher,
+    Credentials,
+    Outbox,
+    OutboxFull,
+    PublishResult,
+    QueryError,
+    RateLimited,
+    Retry,
+    TransportError,
+    WatchBusError,
+    WireStyle,
+)
+from ortege_watch.testing import FakeWatchBus
+
+ALERTS = [alert(number) for number in range(5)]
+ONCE = Retry(attempts=1)
+
+
+class Asker:
+    """Call either publisher the same way, so that one test speaks for both."""
+
+    def __init__(self, bus, *, sync):
+        self.bus = bus
+        self.sync = sync
+        self.clients = []
+
+    def open(self, url=None, credentials=None, **settings):
+        kind = AlertPublisher if self.sync else AsyncAlertPublisher
+        self.client = kind(
+            url or self.bus.url, credentials or self.bus.credentials, **settings
+        )
+        self.clients.append(self.client)
+        return self
+
+    async def __call__(self, name, *args, **options):
+        method = getattr(self.client, name)
+        if self.sync:
+            return await asyncio.to_thread(method, *args, **options)
+        return await method(*args, **options)
+
+    async def close(self):
+        for each in self.clients:
+            self.client = each
+            await self("close" if self.sync else "aclose")
+
+
+@pytest.fixture
+def bus():
+    with FakeWatchBus() as bus:
+        yield bus
+
+
+@pytest.fixture(params=[True, False], ids=["sync", "async"])
+async def ask(request, bus):
+    asker = Asker(bus, sync=request.param)
+    yield asker
+    await asker.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "alerts.sqlite3"
+
+
+def numbers(alerts):
+    return [int(each.event_values["block_number"]) for each in alerts]
+
+
+# -------------------------------------------------------------------- without an outbox
+async def test_publish(ask, bus):
+    result = await ask.open()("publish", ALERTS)
+    assert result == PublishResult(sent=tuple(ALERTS))
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+    assert len(bus.requests) == 1
+    assert ask.client.outbox is None
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/api/v1/watch/alert"])
+async def test_an_address_with_and_without_the_path(ask, bus, suffix):
+    await ask.open(bus.url + suffix)("publish", ALERTS[:1])
+    assert bus.requests[0].path == "/api/v1/watch/alert"
+
+
+async def test_another_path_and_form(ask):
+    with FakeWatchBus(path="/gw/alerts") as bus:
+        style = WireStyle(chain_id_as_int=True, bare_lists=True)
+        ask.open(f"{bus.url}/gw", path="/alerts", style=style)
+        await ask("publish", ALERTS[:1])
+        assert numbers(bus.alerts) == [0]
+        assert bus.requests[0].json[0]["chain_id"] == 56
+
+
+async def test_the_bytes_that_are_signed_are_the_bytes_that_are_sent(ask, bus):
+    ask.open()
+    bus.fail(status=500)
+    await ask("publish", [alert(1, comment='"ö" \\ \u2028')])
+    assert len(bus.requests) == 2
+    for request in bus.requests:
+        head = [
+            request.headers[f"x-signature-{name}"]
+            for name in ("appid", "timestamp", "nonce")
+        ]
+        message = ";".join([*head, "POST", "/api/v1/watch/alert", ""]).encode()
+        signature = hmac.new(
+            bus.credentials.secret.encode(), message + request.content, hashlib.sha256
+        ).hexdigest()
+        assert request.headers["x-signature-signature"] == signature
+    assert bus.requests[0].content == bus.requests[1].content
+
+
+async def test_batches_and_progress(ask, bus):
+    seen = []
+    ask.open(batch_size=2)
+    await ask("publish", ALERTS, progress=lambda *told: seen.append(told))
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert [numbers(each) for each in bus.deliveries] == [[0, 1], [2, 3], [4]]
+
+
+async def test_a_lost_answer_means_the_alert_comes_again_with_the_same_key(ask, bus):
+    ask.open()
+    bus.cut()
+    assert numbers((await ask("publish", ALERTS[:1])).sent) == [0]
+    assert len(bus.deliveries) == 2
+    assert numbers(bus.alerts) == [0]
+
+
+async def test_what_was_not_sent_is_the_caller_s(ask, bus):
+    ask.open(batch_size=2, retry=ONCE)
+
+    def end(done, _total):
+        bus.rate_limit(times=None)
+
+    with pytest.raises(RateLimited) as caught:
+        await ask("publish", ALERTS, progress=end)
+    done = caught.value.published
+    assert (numbers(done.sent), numbers(done.unsent)) == ([0, 1], [2, 3, 4])
+    bus.heal()
+    await ask("publish", done.unsent)
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+
+
+async def test_what_the_bus_refuses_is_in_the_result(ask, bus):
+    bus.reject_alerts(lambda each: each == bus_form(ALERTS[2]), "too old")
+    result = await ask.open()("publish", ALERTS)
+    assert numbers(result.sent) == [0, 1, 3, 4]
+    [rejected] = result.rejected
+    assert rejected.alert is ALERTS[2]
+    assert (rejected.reason, rejected.code, rejected.status) == (
+        "too old",
+        "000001",
+        400,
+    )
+
+
+def bus_form(given):
+    values = {name: str(value) for name, value in given.event_values.items()}
+    return type(given)(
+        given.entity,
+        given.chain_id,
+        given.entity_type,
+        given.event_code,
+        given.timestamp,
+        values,
+    )
+
+
+async def test_a_wrong_secret_is_no_alert_s_fault(ask):
+    ask.open(credentials=Credentials("fake-app", "hush"))
+    with pytest.raises(WatchBusError) as caught:
+        await ask("publish", ALERTS)
+    assert caught.value.reason == "invalid signature"
+    assert caught.value.published.unsent == tuple(ALERTS)
+    assert "hush" not in str(caught.value)
+
+
+async def test_nothing_waits_without_an_outbox(ask):
+    assert await ask.open()("flush") == PublishResult()
+
+
+# ----------------------------------------------------------------------- with an outbox
+async def test_a_bus_that_is_away(ask, bus, path):
+    ask.open(outbox=path, retry=ONCE)
+    bus.down()
+    result = await ask("publish", ALERTS[:3])
+    assert result.unsent == tuple(ALERTS[:3])
+    assert isinstance(result.error, TransportError)
+    with pytest.raises(TransportError) as caught:
+        await ask("flush")
+    assert caught.value.published.sent == ()
+    bus.up()
+    result = await ask("publish", ALERTS[3:])
+    assert numbers(result.sent) == [0, 1, 2, 3, 4]
+    assert (result.unsent, result.error) == ((), None)
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+    assert len(ask.client.outbox) == 0
+
+
+async def test_another_publisher_sends_what_the_first_one_left(ask, bus, path):
+    bus.down()
+    ask.open(outbox=str(path), retry=ONCE)
+    await ask("publish", ALERTS)
+    await ask("close" if ask.sync else "aclose")
+    bus.up()
+    ask.open(outbox=path, batch_size=2)
+    seen = []
+    result = await ask("flush", progress=lambda *told: seen.append(told))
+    assert numbers(result.sent) == [0, 1, 2, 3, 4]
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+async def test_what_the_bus_refuses_for_good_is_set_aside(ask, bus, path, caplog):
+    bus.reject_alerts(
+        lambda each: each.event_values["block_number"] == "1", "too old", code="000099"
+    )
+    ask.open(outbox=path)
+    result = await ask("publish", ALERTS)
+    assert numbers(result.sent) == [0, 2, 3, 4]
+    box = ask.client.outbox
+    assert [each.reason for each in box.rejected()] == ["too old"]
+    assert "too old" in caplog.text
+    asked = len(bus.requests)
+    await ask("flush")
+    assert len(bus.requests) == asked
+    bus.heal()
+    box.requeue()
+    await ask("flush")
+    assert numbers(bus.alerts) == [0, 2, 3, 4, 1]
+
+
+async def test_bad_credentials_set_nothing_aside(ask, bus, path):
+    ask.open(credentials=Credentials("nobody", "hush"), outbox=path)
+    result = await ask("publish", ALERTS)
+    assert result.error.code == "000003"
+    assert len(ask.client.outbox) == 5
+    assert ask.client.outbox.rejected() == []
+
+
+async def test_a_full_outbox_accepts_nothing(ask, bus, path):
+    bus.down()
+    with Outbox(path, limit=3) as box:
+        ask.open(outbox=box, retry=ONCE)
+        await ask("publish", ALERTS[:2])
+        with pytest.raises(OutboxFull):
+            await ask("publish", ALERTS[2:])
+        assert numbers(box.waiting()) == [0, 1]
+
+
+async def test_an_alert_that_cannot_be_sent_is_not_accepted(ask, path):
+    ask.open(outbox=path)
+    with pytest.raises(QueryError):
+        await ask("publish", [*ALERTS, "x"])
+    assert len(ask.client.outbox) == 0
+
+
+async def test_an_outbox_of_the_caller_s_stays_open(ask, bus, path):
+    with Outbox(path) as box:
+        ask.open(outbox=box)
+        await ask("publish", ALERTS)
+        await ask.close()
+        ask.clients.clear()
+        assert len(box) == 0
+
+
+async def test_several_at_once_send_everything_once(ask, bus, path):
+    ask.open(outbox=path)
+
+    async def one(number):
+        result = await ask("publish", [alert(number)])
+        assert result.unsent == ()
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(one, number)
+    assert sorted(numbers(bus.alerts)) == list(range(20))
+    assert sum(map(len, bus.deliveries)) == 20
+
+
+async def test_a_cancelled_call_keeps_its_alerts(bus, path):
+    bus.silence()
+    async with AsyncAlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+        task = asyncio.create_task(publisher.publish(ALERTS))
+        await bus.wait_until_async(lambda: bus.requests)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        bus.speak()
+        result = await publisher.flush()
+        assert numbers(result.sent) == [0, 1, 2, 3, 4]
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+
+
+async def test_the_event_loop_is_not_held_up_by_another_one_s_writing(bus, path):
+    with Outbox(path) as other:
+        async with AsyncAlertPublisher(
+            bus.url, bus.credentials, outbox=path
+        ) as publisher:
+            other._db.execute("BEGIN IMMEDIATE")
+            task = asyncio.create_task(publisher.publish(ALERTS))
+            turns = asyncio.Event()
+            asyncio.get_running_loop().call_later(0.01, turns.set)
+            await asyncio.wait_for(turns.wait(), 5)
+            assert not task.done()
+            other._db.execute("ROLLBACK")
+            assert numbers((await task).sent) == [0, 1, 2, 3, 4]
+
+
+def test_threads_share_a_publisher(bus, path):
+    with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+        threads = [
+            threading.Thread(target=publisher.publish, args=([alert(number)],))
+            for number in range(10)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(numbers(bus.alerts)) == list(range(10))
+    assert sum(map(len, bus.deliveries)) == 10
+
+
+@pytest.mark.parametrize("kind", [AlertPublisher, AsyncAlertPublisher])
+def test_what_no_publisher_can_be_made_of(kind, path):
+    good = Credentials("app", "hush")
+    own = httpx.Client if kind is AlertPublisher else httpx.AsyncClient
+    for url, credentials, settings in [
+        ("bus", good, {}),
+        ("https://host", ("app", "hush"), {}),
+        ("https://host", good, {"batch_size": 0, "outbox": path}),
+        ("https://host", good, {"path": "alert", "outbox": path}),
+        ("https://host", good, {"deadline": 0, "outbox": path}),
+        ("https://host", good, {"http": own(params={"a": "1"}), "outbox": path}),
+        ("https://host", good, {"outbox": ":memory:"}),
+    ]:
+        with pytest.raises(QueryError) as caught:
+            kind(url, credentials, **settings)
+        assert "hush" not in str(caught.value)
+    assert not path.exists()
+    assert "hush" not in repr(kind("https://host", good))
+
+
+def test_both_publishers_have_the_same_methods_and_arguments():
+    def shape(kind):
+        return {
+            name: [
+                (each.name, each.kind, each.default)
+                for each in inspect.signature(method).parameters.values()
+            ]
+            for name, method in vars(kind).items()
+            if inspect.isfunction(method) and not name.startswith("_")
+        }
+
+    sync, other = shape(AlertPublisher), shape(AsyncAlertPublisher)
+    other["close"] = other.pop("aclose")
+    assert sync == other

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from ortege_watch import (
 )
 
 if TYPE_CHECKING:
+    from liquidation_bot.bus import Announcer, Listener
     from liquidation_bot.outbox import Outbox
     from liquidation_bot.record import Session
 
@@ -99,6 +101,8 @@ class Bot:
         now: unix seconds.
         sleep: waits that many seconds.
         record: takes every input, for a replay.
+        announcer: sends plans as alerts.
+        listener: takes alerts: reasons to read a position again.
     """
 
     def __init__(
@@ -116,6 +120,8 @@ class Bot:
         now: Callable[[], int],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         record: Callable[[Input], object] | None = None,
+        announcer: Announcer | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self._cube = cube
         self._session = session
@@ -129,6 +135,8 @@ class Bot:
         self._now = now
         self._sleep = sleep
         self._record = record
+        self._announcer = announcer
+        self._listener = listener
         self._one_at_a_time = asyncio.Lock()
         self._reader = Reader(
             positions,
@@ -150,8 +158,11 @@ class Bot:
             MembersMissing: the server lacks members.
             OrtegeWatchError: the server cannot be asked, or nothing more will come.
         """
-        with library_log(lambda text: self._say("link", text)):
+        async with AsyncExitStack() as stack:
+            stack.enter_context(library_log(lambda text: self._say("link", text)))
             await self._check_server()
+            if self._announcer is not None:
+                await stack.enter_async_context(self._announcer.running(self._say))
             self._introduce()
             await self._load()
             if not self._settings.once:
@@ -162,6 +173,11 @@ class Bot:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._tend())
                 tasks.create_task(self._watch())
+                if self._listener is not None:
+                    known = self._engine.positions
+                    tasks.create_task(
+                        self._listener.run(known, self._alerted, self._say)
+                    )
         except ExceptionGroup as group:
             error = group.exceptions[0]
             raise error from error.__cause__
@@ -259,17 +275,23 @@ class Bot:
         others = self._engine.positions if everybody else ()
         await self._reader.moved({*addresses, *others})
         if not update.first:
-            self._tell_health(addresses[:_NAMES])
+            self._tell_health("event", addresses)
 
-    def _tell_health(self, addresses: Sequence[str]) -> None:
-        known = [(who, self._engine.decisions.get(who)) for who in addresses]
+    async def _alerted(self, addresses: Sequence[str], why: str) -> None:
+        self._say("alert", why)
+        await self._reader.moved(addresses)
+        self._tell_health("alert", addresses)
+
+    def _tell_health(self, kind: Kind, addresses: Sequence[str]) -> None:
+        decisions = self._engine.decisions
+        known = [(who, decisions.get(who)) for who in addresses[:_NAMES]]
         words = [
             f"{short(who)} {shown(each.health, 8, 4)}"
             for who, each in known
             if each is not None and each.health is not None
         ]
         if words:
-            self._say("event", f"health is now: {', '.join(words)}")
+            self._say(kind, f"health is now: {', '.join(words)}")
 
     async def _tend(self) -> None:
         """Do what time asks for: prices and interest emit no event."""
@@ -341,6 +363,8 @@ class Bot:
         until = self._engine.cool_downs[plan.borrower]
         done = await self._outbox.send(plan, document, until=until)
         self._say("plan", f"{in_words(plan)} ({done})", plan=document)
+        if self._announcer is not None:
+            self._announcer.announce(plan, document["id"])
 
     def _say(self, kind: Kind, text: str, **data: Any) -> None:
         self._display.show(Note(kind, self._now(), text, data), self._engine)

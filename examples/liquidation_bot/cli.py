@@ -14,11 +14,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from liquidation_bot import demo, executor, options, ortege
+from liquidation_bot import bus, demo, executor, options, ortege
 from liquidation_bot.bot import Bot, MembersMissing, Settings
 from liquidation_bot.clarity import ClarityError, check_principal
 from liquidation_bot.decide import Limits
-from liquidation_bot.display import Display, JsonLines, Lines
+from liquidation_bot.display import Display, JsonLines, Lines, Note
 from liquidation_bot.fixture import FixturePositions, FixturePrices
 from liquidation_bot.market import Market, MarketError
 from liquidation_bot.model import FileError, PositionSource, PriceSource, SourceError
@@ -180,6 +180,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
         record = None
         if chosen.record:
             record = stack.enter_context(Recorder(chosen.record, session))
+        announcer, listener = await _alerts(chosen, stack, display, session)
         bot = Bot(
             cube=cube,
             session=session,
@@ -195,8 +196,37 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             settings=_settings(chosen),
             now=lambda: int(time.time()),
             record=record,
+            announcer=announcer,
+            listener=listener,
         )
         await bot.run()
+
+
+async def _alerts(
+    chosen: argparse.Namespace,
+    stack: AsyncExitStack,
+    display: Display,
+    session: Session,
+) -> tuple[bus.Announcer | None, bus.Listener | None]:
+    """Open the ways of alerts, for as long as the stack lasts."""
+    announcer = listener = out = None
+    if chosen.alerts_to:
+        out = bus.credentials("ALERTS_TO", os.environ)
+        way = bus.open_way(chosen.alerts_to, out, chosen.outbox)
+        announcer = bus.Announcer(await stack.enter_async_context(way))
+    if chosen.alerts_from:
+        sender = bus.credentials("ALERTS_FROM", os.environ)
+        if out is not None and out.secret == sender.secret:
+            raise QueryError(
+                "ALERTS_FROM_SECRET is the secret that this bot signs with; what it "
+                "sends could be sent back to it. Use one for each direction"
+            )
+        listener = bus.Listener()
+        serving = bus.serve(chosen.alerts_from, sender, listener)
+        where = await stack.enter_async_context(serving)
+        note = Note("start", int(time.time()), f"alerts are taken at {where}")
+        display.show(note, session.engine())
+    return announcer, listener
 
 
 def _limits(chosen: argparse.Namespace) -> Limits:

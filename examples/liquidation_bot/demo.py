@@ -1,13 +1,14 @@
-"""The demonstration: a made-up market on a server of its own, from loss to plan.
+"""The demonstration: a made-up market on servers of its own, from loss to plan.
 
-The bot is the same as ever; only its server, its market and its clock are made up. The
+The bot is the same as ever; only its servers, its market and its clock are made up. The
 story waits for what the bot says, so it fails if the bot does not do what it tells.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Final
 
 import attrs
 
+from liquidation_bot import bus
+from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, LiquidationPlan, entity_of
 from liquidation_bot.bot import Bot, Settings
 from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, Note, short
@@ -24,7 +27,16 @@ from liquidation_bot.market import Market
 from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
 from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Session
-from ortege_watch import AsyncCubeClient, Reconnect
+from ortege_watch import (
+    AlertChannel,
+    AlertInfo,
+    AsyncCubeClient,
+    BigAmountTxn,
+    Credentials,
+    Reconnect,
+    RequestVerifier,
+    serve_alert_channel,
+)
 from ortege_watch.testing import FakeCube
 
 __all__ = ["MARKET", "StoryBroken", "run"]
@@ -38,6 +50,8 @@ LIQUIDATOR: Final = "SP2YDZST3GTH0W4DNKBH10WAZNAM0MS4VSJRCG7NR"
 
 _BEGIN: Final = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 _PATIENCE: Final = 10.0
+_TO: Final = Credentials("demo-bot", "made up, for what the bot sends")
+_FROM: Final = Credentials("demo-monitor", "made up, for what it is sent")
 
 
 class StoryBroken(Exception):
@@ -102,6 +116,42 @@ class _Listener:
 
 
 @attrs.frozen(kw_only=True)
+class _Alerts:
+    """What alerts the story has.
+
+    Attributes:
+        announcer: of the bot.
+        listener: of the bot.
+        taken: by somebody whom the bot sends alerts to.
+        monitor: somebody who sends the bot alerts.
+    """
+
+    announcer: bus.Announcer
+    listener: bus.Listener
+    taken: list[AlertInfo]
+    monitor: AlertChannel
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls) -> AsyncIterator[_Alerts]:
+        """Serve a channel for each direction, on loopback."""
+        taken, listener = list[AlertInfo](), bus.Listener()
+        verifier = RequestVerifier({_TO.app_id: [_TO.secret]}, path="/", method="GET")
+        here = bus.Place("127.0.0.1", 0, "/alerts")
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            somebody = await enter(serve_alert_channel(verifier, taken.append))
+            yield cls(
+                announcer=bus.Announcer(await enter(bus.open_way(somebody.url, _TO))),
+                listener=listener,
+                taken=taken,
+                monitor=await enter(
+                    AlertChannel(await enter(bus.serve(here, _FROM, listener)), _FROM)
+                ),
+            )
+
+
+@attrs.frozen(kw_only=True)
 class _World:
     """What the story plays on."""
 
@@ -110,6 +160,7 @@ class _World:
     listener: _Listener
     engine: Engine
     market: Market
+    alerts: _Alerts
     pause: float
 
     async def tell(self, text: str) -> None:
@@ -187,6 +238,7 @@ async def run(
     async with (
         FakeCube(now=lambda: float(clock.now())) as fake,
         AsyncCubeClient(fake.url, fake.token()) as cube,
+        _Alerts.opened() as alerts,
     ):
         positions = OrtegePositions(cube, market)
         bot = Bot(
@@ -201,6 +253,8 @@ async def run(
             settings=Settings(reconnect=Reconnect(base=0.5, cap=1.0), tend=3600),
             members=members(positions=True, prices=True),
             now=clock.now,
+            announcer=alerts.announcer,
+            listener=alerts.listener,
         )
         world = _World(
             cube=fake,
@@ -208,6 +262,7 @@ async def run(
             listener=listener,
             engine=bot.engine,
             market=market,
+            alerts=alerts,
             pause=pause,
         )
         _open_the_market(world)
@@ -245,6 +300,7 @@ async def _tell(world: _World) -> None:
     await _price_drop(world)
     await _outage(world)
     await _stale_price(world)
+    await _alerts(world)
 
 
 async def _sum_up(world: _World) -> None:
@@ -253,8 +309,8 @@ async def _sum_up(world: _World) -> None:
         raise StoryBroken(f"there are {plans} plans, not one")
     counts = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common())
     await world.tell(
-        f"The end: one plan, nothing signed, nothing sent. Skipped: {counts}.\n"
-        "   Server, market and addresses were made up; see README.md beside the bot."
+        f"The end: one plan; no transaction was signed or sent. Skipped: {counts}.\n"
+        "   Servers, market and addresses were made up; see README.md beside the bot."
     )
 
 
@@ -279,6 +335,7 @@ async def _price_drop(world: _World) -> None:
     world.price(stSTX="0.70")
     await world.listener.hear("prices", "stSTX 0.7")
     await world.listener.hear("plan", "health 0.98", "pay 2,500.00 aeUSDC")
+    await world.listener.hear("alert", "liquidation_plan", "sent")
 
 
 async def _outage(world: _World) -> None:
@@ -310,3 +367,32 @@ async def _stale_price(world: _World) -> None:
     )
     world.price(stSTX="0.71", aeUSDC="1")
     await world.listener.hear("skip", "stale price", "sBTC")
+
+
+async def _alerts(world: _World) -> None:
+    world.clock.pass_by(20)
+    [alert] = world.alerts.taken
+    values = alert.event_values
+    if not isinstance(values, LiquidationPlan) or values.borrower != ALICE:
+        raise StoryBroken(f"another alert arrived: {alert}")
+    await world.tell(
+        f"6. Alerts. The plan went out as a signed {alert.event_code}, too; whoever "
+        "took it\n"
+        f"   reads: pays {values.pays} {values.debt_asset}, profit {values.profit_usd} "
+        "USD. Now two come in: one about\n"
+        "   a token elsewhere, and one about Carol, whose event never came. They are "
+        "reasons to look."
+    )
+    world.holds(CAROL, "aeUSDC", borrow="700")
+    now, token = world.clock.now(), f"0x{'c0' * 20}"
+    big = BigAmountTxn(block_number=1, tx_hash="0x01", current_value=Decimal(5000))
+    carol = entity_of(CAROL)
+    await world.alerts.monitor.send(
+        [
+            AlertInfo(token, 56, "ERC20", "big_amount_txn", now, big),
+            AlertInfo(carol, CHAIN_ID, ENTITY_TYPE, "position_changed", now),
+        ]
+    )
+    await world.listener.hear("alert", "skipped", "another kind of entity")
+    await world.listener.hear("alert", "position_changed", "reading again")
+    await world.listener.hear("alert", "health is now", "1.2425")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Display", "JsonLines", "Kind", "Lines", "Note", "library_log", "short"]
 
 Kind: TypeAlias = Literal[
-    "story", "start", "link", "prices", "event", "skip", "plan", "trouble", "end"
+    "story", "start", "link", "prices", "event", "skip", "plan", "alert", "trouble"
 ]
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "Price",
     "PriceSource",
     "SourceError",
+    "exact",
     "fixed",
     "shown",
 ]
@@ -130,6 +131,11 @@ def fixed(value: Decimal | int, places: int) -> int:
     """Write a number with that many decimals as an int, cut off towards zero."""
     with decimal.localcontext(prec=200, rounding=decimal.ROUND_DOWN):
         return int(Decimal(value).scaleb(places).to_integral_value())
+
+
+def exact(value: int, places: int) -> Decimal:
+    """Write an int that has that many decimals as the number that it stands for."""
+    return Decimal(f"{value}e-{places}")  # no context rounds a text
 
 
 def shown(value: int, places: int, most: int | None = None) -> str:

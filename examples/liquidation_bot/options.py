@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
+from liquidation_bot.bus import Place
 from liquidation_bot.clarity import ClarityError, check_principal
 from liquidation_bot.model import fixed
 from liquidation_bot.zest import ONE
@@ -38,6 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _sources(parser)
     _limits(parser)
     _operation(parser)
+    _alerts(parser)
     _execution(parser)
     options = parser.parse_args(arguments)
     _check(parser, options)
@@ -142,6 +145,31 @@ def _operation(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _alerts(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "alerts (their credentials: ALERTS_TO_APP_ID and ALERTS_TO_SECRET, "
+        "ALERTS_FROM_APP_ID and ALERTS_FROM_SECRET)"
+    )
+    group.add_argument(
+        "--alerts-to",
+        metavar="URL",
+        help="send each plan as an alert: POST to http(s)://, a channel to ws(s)://",
+    )
+    group.add_argument(
+        "--outbox",
+        type=Path,
+        metavar="FILE",
+        help="alerts wait there until they are sent (POST alone)",
+    )
+    group.add_argument(
+        "--alerts-from",
+        type=_place,
+        metavar="HOST:PORT/PATH",
+        help="take alerts over WebSocket: an alert about a borrower is a reason to "
+        "read the position again",
+    )
+
+
 def _execution(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("execution (by code of yours; none is shipped)")
     group.add_argument("--execute", metavar="MODULE:NAME", help="makes an executor")
@@ -166,6 +194,13 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         parser.error("--execute is not for --demo or --replay")
     if "node" in (options.positions, options.prices) and not options.node:
         parser.error("--positions node and --prices node need --node URL")
+    sends = options.alerts_to or options.alerts_from
+    if sends and (options.demo or options.replay):
+        parser.error("--alerts-to and --alerts-from are not for --demo or --replay")
+    if options.alerts_from and options.once:
+        parser.error("--alerts-from is not for --once, which waits for nothing")
+    if options.outbox and not (options.alerts_to or "").startswith("http"):
+        parser.error("--outbox needs --alerts-to with an address of http(s)")
 
 
 def _dollars(text: str) -> int:
@@ -191,6 +226,19 @@ def _basis_points(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or int(text) > 10_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 10000")
     return int(text)
+
+
+def _place(text: str) -> Place:
+    try:
+        parts = urlsplit(f"//{text}")
+        port = parts.port
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    if not parts.hostname or port is None or parts.path in ("", "/"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not like 127.0.0.1:8700/alerts (port 0: any)"
+        )
+    return Place(parts.hostname, port, parts.path)
 
 
 def _address(text: str) -> str:

@@ -63,7 +63,7 @@ class LiveTable:
         )
 
 
-_STYLES = {"plan": "bold green", "trouble": "red", "skip": "yellow"}
+_STYLES = {"plan": "bold green", "trouble": "red", "skip": "yellow", "alert": "blue"}
 
 
 def _prices(engine: Engine, now: int) -> str:

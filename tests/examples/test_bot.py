@@ -10,7 +10,9 @@ from decimal import Decimal
 import attrs
 import pytest
 
+from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
 from liquidation_bot.bot import Bot, MembersMissing, Settings
+from liquidation_bot.bus import Announcer, Listener
 from liquidation_bot.decide import Limits, Plan, Reason
 from liquidation_bot.executor import Guard
 from liquidation_bot.fixture import FixturePositions, FixturePrices
@@ -19,7 +21,15 @@ from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
 from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Session
 from liquidation_bot.state import State
-from ortege_watch import AsyncCubeClient, AuthenticationError, Reconnect, Retry
+from ortege_watch import (
+    AlertInfo,
+    AsyncCubeClient,
+    AuthenticationError,
+    PublishResult,
+    QueryError,
+    Reconnect,
+    Retry,
+)
 from ortege_watch.testing import FakeCube, ManualClock, Table
 
 
@@ -92,6 +102,7 @@ class Stage:
         self.prices = FixturePrices(world.prices(ststx=80_000_000).values())
         self.first, self.limits, self.cool_downs = [], Limits(), {}
         self.given, self.guard, self.state = [], None, None
+        self.announcer, self.listener = None, None
 
     def now(self):
         return self.world.now + int(self.clock.now())
@@ -140,6 +151,8 @@ class Stage:
             now=self.now,
             sleep=self.clock.sleep,
             record=self.given.append,
+            announcer=self.announcer,
+            listener=self.listener,
         )
 
     @asynccontextmanager
@@ -469,6 +482,102 @@ async def test_a_guard_holds_plans_back(
     assert state.spent == (spent + (0 if held else 2_500)) * one
     assert len(stage.heard.plans) == (0 if held else 1)
     await stage.heard.hear("plan", "held back" if held else "taken")
+
+
+class Ways:
+    """Be a way of alerts that takes them, or fails."""
+
+    def __init__(self, error=None):
+        self.error, self.alerts = error, []
+
+    async def publish(self, alerts, /):
+        self.alerts += alerts
+        if self.error is not None:
+            raise self.error
+        return PublishResult(sent=tuple(alerts))
+
+    async def flush(self):
+        return PublishResult()
+
+
+async def test_each_plan_goes_out_as_an_alert(stage, world):
+    way = Ways()
+    stage.announcer = Announcer(way)
+    stage.put(world.danger(), world.danger(who=world.bob))
+    stage.prices = FixturePrices(world.prices().values())
+    await stage.bot(once=True).run()
+    told = [each.event_values for each in way.alerts]
+    assert [each["plan_id"] for each in told] == [
+        each["id"] for each in stage.heard.plans
+    ]
+    await stage.heard.hear("alert", "S6AK", "sent")
+
+
+async def test_a_plan_that_is_held_back_is_a_finding_all_the_same(
+    stage, world, tmp_path
+):
+    way = Ways()
+    stage.announcer, stage.guard = Announcer(way), Guard(0, tmp_path / "kill")
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    await stage.bot(once=True).run()
+    assert stage.heard.plans == []
+    assert len(way.alerts) == 1
+
+
+async def test_alerts_that_cannot_be_sent_stop_nothing(stage, world):
+    stage.announcer = Announcer(Ways(QueryError("no such chain")))
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running():
+        await stage.heard.hear("trouble", "1 alerts are not sent: no such chain")
+        stage.put(world.danger(who=world.bob), listed=False)
+        stage.event("borrow", world.bob)
+        await stage.heard.hear("plan", "BWB7")
+    assert len(stage.heard.plans) == 2
+
+
+async def test_an_alert_makes_it_read_at_once_and_when_the_source_has_settled(
+    stage, world
+):
+    stage.listener = Listener()
+    stage.put(world.danger())
+    stage.positions = Broken(stage.positions, 0, stage.heard)
+    alert = AlertInfo(entity_of(world.alice), CHAIN_ID, ENTITY_TYPE, "moved", 0)
+    async with stage.running(settle=60, tend=10, resync=10_000):
+        await stage.listener.take(alert)
+        await stage.heard.hear("alert", "moved about SPAZ…S6AK: reading again")
+        await stage.heard.hear("alert", "health is now: SPAZ…S6AK 1.1200")
+        assert stage.positions.asked == [[world.alice]] * 2
+        await stage.clock.advance(60)
+        await stage.heard.until(lambda: len(stage.positions.asked) == 3)
+
+
+async def test_an_alert_alone_plans_nothing(stage, world):
+    """Whatever it claims, what counts is what the source of positions says."""
+    stage.listener = Listener()
+    stage.put(world.danger())
+    values = {"borrower": world.alice, "health": "0.1", "pays": "1000000"}
+    entity = entity_of(world.alice)
+    async with stage.running() as bot:
+        await stage.listener.take(
+            AlertInfo(entity, CHAIN_ID, ENTITY_TYPE, "liquidation_plan", 0, values)
+        )
+        await stage.heard.hear("alert", "health is now: SPAZ…S6AK 1.1200")
+        assert bot.engine.plans == 0
+
+
+async def test_alerts_are_in_the_record_as_what_was_read(stage, world):
+    stage.listener = Listener()
+    stage.put(world.danger())
+    entity = entity_of(world.alice)
+    async with stage.running():
+        before = len(stage.given)
+        alert = AlertInfo(entity, CHAIN_ID, ENTITY_TYPE, "moved", 0)
+        await stage.listener.take(alert)
+        await stage.heard.hear("alert", "health is now")
+    [read] = stage.given[before:]
+    assert [each.borrower for each in read.positions] == [world.alice]
 
 
 async def test_every_input_is_recorded_before_it_is_handled(stage, world):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,15 +20,18 @@ import attrs
 import pytest
 
 from liquidation_bot import cli, demo, options
+from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
 from liquidation_bot.clarity import Ok, Principal, Some, UInt, deserialize, serialize
 from liquidation_bot.model import FileError
+from ortege_watch import AlertChannel, AlertInfo, Credentials, RequestVerifier
 from ortege_watch.testing import FakeCube, Table
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def environment(fake, **more):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ORTEGE_")}
+    ours = ("ORTEGE_", "ALERTS_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     server = {"ORTEGE_URL": fake.url, "ORTEGE_TOKEN": fake.token()}
     return {**env, **server, **more}
 
@@ -50,12 +54,12 @@ def run(fake, *arguments, **env):
     )
 
 
-def start(fake, *arguments):
+def start(fake, *arguments, **env):
     """Start the bot; its log comes through stderr as JSON lines."""
     return subprocess.Popen(
         program("--log", "json", *map(str, arguments)),
         cwd=EXAMPLES,
-        env=environment(fake),
+        env=environment(fake, **env),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -325,6 +329,132 @@ def test_execution_by_code_of_ones_own(fake, tmp_path):
     assert json.loads((tmp_path / "state").read_text())["spent"] == 2500 * 10**8
 
 
+ALERTS = {
+    "ALERTS_TO_APP_ID": "bot",
+    "ALERTS_TO_SECRET": "what-we-sign-with",
+    "ALERTS_FROM_APP_ID": "monitor",
+    "ALERTS_FROM_SECRET": "what-they-sign-with",
+}
+
+
+class Bus(BaseHTTPRequestHandler):
+    """Take alerts that are signed as they should be."""
+
+    taken: ClassVar = []
+    verifier = RequestVerifier(
+        {"bot": ["what-we-sign-with"]}, path="/api/v1/watch/alert"
+    )
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.taken += self.verifier.alerts(self.headers.items(), body)
+        answer = b'{"status": "OK", "code": "000000000", "data": null}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def alert_bus():
+    """Serve a bus on loopback."""
+    Bus.taken = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Bus)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("danger")
+def test_plans_go_out_as_alerts(fake, world, alert_bus):
+    done = run(fake, "--once", "--alerts-to", alert_bus, **ALERTS)
+    assert done.returncode == 0, done.stderr
+    [plan] = [json.loads(line) for line in done.stdout.splitlines()]
+    [alert] = Bus.taken
+    assert alert.entity == entity_of(world.alice)
+    assert alert.event_values.plan_id == plan["id"]
+    assert alert.event_values.pays == 2500
+    assert "liquidation_plan about SPAZ…S6AK: sent" in done.stderr
+    assert "sign-with" not in done.stderr + done.stdout
+
+
+@pytest.mark.usefixtures("danger")
+def test_alerts_wait_in_the_outbox_for_a_bus_that_is_away(fake, alert_bus, tmp_path):
+    box = ["--outbox", tmp_path / "outbox"]
+    with start(fake, "--alerts-to", "http://127.0.0.1:1", *box, **ALERTS) as bot:
+        hear(bot, "link", "1 alerts wait")
+        bot.terminate()
+        assert bot.wait(10) == 0
+    assert Bus.taken == []
+    limit = ["--min-profit", 1000]  # no plan this time
+    with start(fake, *limit, "--alerts-to", alert_bus, *box, **ALERTS) as bot:
+        hear(bot, "alert", "liquidation_plan about SPAZ…S6AK: sent")
+        bot.terminate()
+        assert bot.wait(10) == 0
+    assert len(Bus.taken) == 1
+
+
+@pytest.mark.usefixtures("danger")
+def test_an_alert_makes_it_look_and_a_replay_has_the_same_bytes(fake, world, tmp_path):
+    record, taking = tmp_path / "session", ["--alerts-from", "127.0.0.1:0/alerts"]
+    limits = ["--cool-down", 1, "--resync", 100_000]
+
+    async def send(url):
+        sender = Credentials("monitor", "what-they-sign-with")
+        entity = entity_of(world.alice)
+        async with asyncio.timeout(10), AlertChannel(url, sender) as channel:
+            await channel.send([AlertInfo(entity, CHAIN_ID, ENTITY_TYPE, "moved", 1)])
+
+    with start(fake, *taking, *limits, "--record", record, **ALERTS) as bot:
+        url = hear(bot, "start", "alerts are taken at")["text"].rpartition(" ")[2]
+        hear(bot, "link", "watching")
+        asyncio.run(send(url))
+        hear(bot, "alert", "moved about SPAZ…S6AK: reading again")
+        hear(bot, "alert", "health is now")
+        bot.terminate()
+        live = bot.stdout.read()
+        assert bot.wait(10) == 0
+    again = run(fake, "--replay", record)
+    assert (again.returncode, again.stdout) == (0, live)
+    assert len(live.splitlines()) >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lacks", "message"),
+    [
+        (["--alerts-to", "http://x"], ["ALERTS_TO_SECRET"], "set ALERTS_TO_SECRET"),
+        (["--alerts-to", "http://x?secret=1"], [], "a query"),
+        (
+            ["--alerts-from", "127.0.0.1:0/a"],
+            ["ALERTS_FROM_APP_ID", "ALERTS_FROM_SECRET"],
+            "set ALERTS_FROM_APP_ID and ALERTS_FROM_SECRET",
+        ),
+        (["--alerts-from", "127.0.0.1:0/a;b"], [], "path"),
+    ],
+)
+def test_alerts_without_what_they_need_are_wrong_use(fake, arguments, lacks, message):
+    env = {name: value for name, value in ALERTS.items() if name not in lacks}
+    done = run(fake, *arguments, **env)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "sign-with" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_one_secret_for_both_directions_is_wrong_use(fake):
+    ways = ["--alerts-to", "http://x", "--alerts-from", "127.0.0.1:0/a"]
+    same = {**ALERTS, "ALERTS_FROM_SECRET": ALERTS["ALERTS_TO_SECRET"]}
+    done = run(fake, *ways, **same)
+    assert done.returncode == 2
+    assert "one for each direction" in done.stderr
+
+
 # -------------------------------------------------------------------- without a server
 
 
@@ -345,6 +475,15 @@ def test_execution_by_code_of_ones_own(fake, tmp_path):
         (["--cool-down", "0"], "no whole number above 0"),
         (["--resync", "1.5"], "no whole number above 0"),
         (["--liquidator", "me"], "no Stacks address"),
+        (["--demo", "--alerts-to", "http://x"], "not for --demo"),
+        (["--replay", "x", "--alerts-from", "x:1/a"], "not for --demo or --replay"),
+        (["--once", "--alerts-from", "x:1/a"], "not for --once"),
+        (["--outbox", "x"], "--outbox needs"),
+        (["--outbox", "x", "--alerts-to", "ws://x/"], "--outbox needs"),
+        (["--alerts-from", "8700"], "is not like"),
+        (["--alerts-from", "x:1"], "is not like"),
+        (["--alerts-from", ":1/a"], "is not like"),
+        (["--alerts-from", "x:99999/a"], "out of range"),
     ],
 )
 def test_wrong_options_end_with_code_2(capsys, arguments, message):

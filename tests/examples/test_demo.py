@@ -43,11 +43,15 @@ def test_the_demo_tells_its_story_and_ends(arguments, cwd):
         "2. An event",
         "3. A price drop",
         "health 0.9800: pay 2,500.00 aeUSDC, get 3,892.85 stSTX",
+        "liquidation_plan about SPAZ…S6AK: sent",
         "4. An outage",
         "moved during the outage",
         "planned already",
         "5. A stale price",
         "stale price",
+        "6. Alerts",
+        "another kind of entity",
+        "position_changed about SPS3…831C: reading again",
         "The end: one plan",
     ]
     places = [told.index(chapter) for chapter in chapters]

@@ -88,4 +88,4 @@ ready() { [ "$(cat ".venv/ready-for-$1" 2> /dev/null)" = "$(requirements_stamp)"
 
 mark_ready() { requirements_stamp > ".venv/ready-for-$1"; }
 
-requirements_stamp() { cat pyproject.toml .ci/requirements.txt | cksum; }
+requirements_stamp() { cat pyproject.toml .ci/requirements.txt .ci/demo | cksum; }

@@ -47,13 +47,14 @@ class LiveTable:
         elif note.kind == "link":
             self._link = note.text
         (self._plans if note.kind == "plan" else self._notes).append(note)
-        self._live.update(self._draw(engine, note.at), refresh=True)
+        self._live.update(self.draw(engine, note.at), refresh=True)
 
     def close(self) -> None:
         """Leave the last picture on the terminal."""
         self._live.stop()
 
-    def _draw(self, engine: Engine, now: int) -> RenderableType:
+    def draw(self, engine: Engine, now: int) -> RenderableType:
+        """Draw what was shown last, as of a time in unix seconds."""
         lines = [*self._plans, *(n for n in self._notes if n.kind != "story")]
         return Group(
             Text(f"{engine.market.name} | {self._link}", style="cyan"),

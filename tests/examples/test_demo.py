@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import html
 import os
 import re
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+DOCS = EXAMPLES.parent / "docs"
 
 
 def run(*arguments, cwd=EXAMPLES, **env):
@@ -57,6 +60,32 @@ def test_the_demo_tells_its_story_and_ends(arguments, cwd):
     places = [told.index(chapter) for chapter in chapters]
     assert places == sorted(places)
     assert len(re.findall(r"^  [0-9:]{8}  plan ", told, re.MULTILINE)) == 1
+
+
+def told(text):
+    """Give the lines without what is another one each time."""
+    return re.sub(r"next attempt in \d+\.\d s", "…", text).strip("\n").splitlines()
+
+
+def test_the_page_shows_what_the_demo_prints():
+    done = run("-m", "liquidation_bot", "--demo")
+    page = (DOCS / "demo.md").read_text("utf-8")
+    [block] = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert told(block) == told(done.stdout)
+
+
+def test_the_picture_on_the_page_is_that_of_the_demo():
+    pytest.importorskip("rich")
+    from liquidation_bot import picture
+
+    def words(svg):
+        return html.unescape(re.sub(r"<[^>]*>", " ", svg)).split()
+
+    drawn = asyncio.run(picture.draw())
+    kept = (DOCS / "demo.svg").read_text("utf-8")
+    assert words(drawn) == words(kept)
+    assert "@font-face" not in kept
+    assert len(kept) < 100_000
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ __all__ = ["parse"]
 
 _ABOUT: Final = """\
 Watch borrowers of Zest Protocol V1 and write a plan for each liquidation that pays.
-Nothing is signed, nothing is sent. The server is named by ORTEGE_URL and
+No transaction is signed, and none is sent. The server is named by ORTEGE_URL and
 ORTEGE_TOKEN; --demo needs neither."""
 
 _EXITS: Final = """\

@@ -447,6 +447,13 @@ def test_alerts_without_what_they_need_are_wrong_use(fake, arguments, lacks, mes
     assert "Traceback" not in done.stderr
 
 
+def test_an_address_that_is_taken_is_a_failure(fake, alert_bus):
+    taken = alert_bus.removeprefix("http://")
+    done = run(fake, "--alerts-from", f"{taken}/alerts", **ALERTS)
+    assert done.returncode == 1
+    assert "alerts cannot be received at" in done.stderr
+
+
 def test_one_secret_for_both_directions_is_wrong_use(fake):
     ways = ["--alerts-to", "http://x", "--alerts-from", "127.0.0.1:0/a"]
     same = {**ALERTS, "ALERTS_FROM_SECRET": ALERTS["ALERTS_TO_SECRET"]}

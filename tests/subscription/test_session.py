@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import attrs
 import pytest
 
 from ortege_watch import codec
@@ -1026,3 +1027,11 @@ def test_the_diagram_in_the_docs_is_the_machine():
     ):
         drawn.setdefault(before, set()).add(after)
     assert drawn == successors()
+
+
+def test_a_frame_changes_what_counts_as_silence_and_nothing_else():
+    values = {field.name: object() for field in attrs.fields(Live)}
+    before = Live(**values)
+    after = before.heard(7.0, 9.0)
+    changed = {"silent_at": 7.0, "lost_at": 9.0, "pong_by": None}
+    assert attrs.asdict(after, recurse=False) == values | changed

@@ -250,13 +250,9 @@ def _token(
 
 def _heard(context: Context, state: Live) -> Live:
     """Count any frame as life."""
-    stale_after = context.settings.stale_after
-    return attrs.evolve(
-        state,
-        silent_at=context.now + stale_after,
-        lost_at=None if state.lost_at is None else context.now + 2 * stale_after,
-        pong_by=None,
-    )
+    silent_at = context.now + context.settings.stale_after
+    lost_at = silent_at + context.settings.stale_after
+    return state.heard(silent_at, None if state.lost_at is None else lost_at)
 
 
 def _unknown(context: Context, state: Live, key: str | None) -> Waiting | Closed:

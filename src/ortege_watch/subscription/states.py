@@ -131,6 +131,25 @@ class Live:
     handshake_by: float | None = None
     release_at: float | None = None
 
+    def heard(self, silent_at: float, lost_at: float | None) -> Live:
+        """Return this state after a frame.
+
+        Written out, because it happens at every frame, and ``attrs.evolve`` was a third
+        of what the machine does with one.
+        """
+        return Live(
+            self.token,
+            silent_at,
+            self.since,
+            lost_at,
+            None,
+            self.resend_at,
+            self.prove_by,
+            self.renew_at,
+            self.handshake_by,
+            self.release_at,
+        )
+
     @property
     def until(self) -> float:
         """Give the earliest of all deadlines."""

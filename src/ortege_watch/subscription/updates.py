@@ -131,6 +131,9 @@ class _Channel:
     error: OrtegeWatchError | None = None
     """The latest error that may pass, also after it was delivered."""
     last: Result | None = None
+    """What was delivered last."""
+    seen: ResultPart | None = None
+    """The same, as it came."""
     unreadable: bool = False
     warned: bool = False
     ended: bool = False
@@ -273,7 +276,7 @@ class AsyncUpdates:
         channel.unreadable = False
         if last is not None and not changes:
             return None
-        channel.last = result
+        channel.last, channel.seen = result, pending.part
         if result.truncated and not channel.warned:
             channel.warned = True
             LOGGER.warning(
@@ -297,7 +300,10 @@ class AsyncUpdates:
     def deliver(self, message_id: str, part: ResultPart, *, resumed: bool) -> None:
         """Keep the newest snapshot."""
         channel = self._channels[message_id]
-        if channel.pending is not None:
+        if channel.pending is None:
+            if channel.seen is not None and part.data == channel.seen.data:
+                return  # nothing has changed: nobody need be woken, nothing kept
+        else:
             resumed = resumed or channel.pending.resumed
             if channel.error in self._ready:  # which came before this snapshot
                 self._ready.remove(message_id)

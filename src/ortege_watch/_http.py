@@ -319,10 +319,16 @@ class _Body:
         return b"".join(self._chunks)
 
 
+@functools.lru_cache(maxsize=64)
+def _url(url: str) -> httpx.URL:
+    """Read a URL; a client asks the same few, and reading one takes a while."""
+    return httpx.URL(url)
+
+
 def _build(client: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
     return client.build_request(
         request.method,
-        request.url,
+        _url(request.url),
         headers=dict(request.headers),
         content=request.content,
         timeout=request.timeout,

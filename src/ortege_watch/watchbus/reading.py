@@ -211,6 +211,8 @@ def read_json(data: bytes) -> Any:
             itself; the problems have the paths.
     """
     value = codec.loads(data)
+    if _is_plain(data):
+        return value
     try:
         problems = _repeated(json.loads(data, **_PAIRS))
     except RecursionError as error:
@@ -218,6 +220,31 @@ def read_json(data: bytes) -> Any:
         raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
     problems.refuse(codec.excerpt(data))
     return value
+
+
+class _KeyRepeated(ValueError):
+    """Say that an object has a key twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        raise _KeyRepeated
+
+
+_check_keys: Final = json.JSONDecoder(
+    object_pairs_hook=_once, parse_int=str, parse_float=str
+).decode
+
+
+def _is_plain(data: bytes) -> bool:
+    """Tell quickly whether neither keys nor nesting need a closer look."""
+    if data.count(b"{") + data.count(b"[") > _DEEPEST:
+        return False
+    try:
+        _check_keys(data.decode())
+    except _KeyRepeated:
+        return False
+    return True
 
 
 class _Pairs(list[tuple[str, Any]]):

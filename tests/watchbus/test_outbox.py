@@ -18,7 +18,7 @@ from ortege_watch import (
     WatchBusError,
     WireStyle,
 )
-from ortege_watch.watchbus.posting import Delivered, prepare
+from ortege_watch.watchbus.posting import Delivered, Turn, prepare
 
 STYLE = WireStyle()
 
@@ -179,7 +179,7 @@ def test_a_closed_outbox(box):
         box.waiting,
         box.rejected,
         box.requeue,
-        box.begin_sending,
+        lambda: box.begin_sending(Turn()),
         lambda: box.accept(ready(1)),
     ):
         with pytest.raises(OrtegeWatchError, match="cannot be used"):
@@ -197,23 +197,40 @@ def test_the_last_alert_is_on_the_disk_when_it_is_accepted(box):
 
 # ---------------------------------------------------------------------- several senders
 def test_one_sends_at_a_time_and_all_may_accept(path):
+    mine, theirs = Turn(), Turn()
     with Outbox(path) as one, Outbox(path) as other:
-        assert one.begin_sending()
-        assert not one.begin_sending()
-        assert not other.begin_sending()
+        assert one.begin_sending(mine)
+        assert not one.begin_sending(Turn())
+        assert not other.begin_sending(theirs)
         other.accept(ready(1))
         assert numbers(one) == [1]
-        one.end_sending()
-        assert other.begin_sending()
-        assert not one.begin_sending()
-        other.end_sending()
+        one.end_sending(mine)
+        assert other.begin_sending(theirs)
+        assert not one.begin_sending(Turn())
+        other.end_sending(theirs)
+
+
+def test_nobody_gives_away_another_one_s_turn(box):
+    mine, other = Turn(), Turn()
+    assert box.begin_sending(mine)
+    box.end_sending(other)
+    assert not box.begin_sending(Turn())
+    box.end_sending(mine)
+    assert box.begin_sending(Turn())
+
+
+def test_a_turn_that_was_given_away_is_not_taken_late(box):
+    late = Turn()
+    box.end_sending(late)
+    assert not box.begin_sending(late)
+    assert box.begin_sending(Turn())
 
 
 def test_closing_gives_the_turn_away(path):
     with Outbox(path) as one:
-        assert one.begin_sending()
+        assert one.begin_sending(Turn())
     with Outbox(path) as other:
-        assert other.begin_sending()
+        assert other.begin_sending(Turn())
 
 
 def test_threads_may_accept_at_once(path):

@@ -38,12 +38,13 @@ class Store:
         gone |= {each.key for each, _ in delivered.rejected}
         self.left = [each for each in self.left if each.key not in gone]
 
-    def begin_sending(self):
+    def begin_sending(self, turn):
         assert not self.sending
         self.sending = not self.busy
         return self.sending
 
-    def end_sending(self):
+    def end_sending(self, turn):
+        turn.over = True
         self.sending = False
         if self.when_released is not None:
             self.when_released()
@@ -183,6 +184,19 @@ def test_what_was_left_to_this_one_at_the_last_moment_is_sent():
     server = Play([success()] * 2)
     result = server.run(at.publish(link(), items, None))
     assert result.sent == tuple(ALERTS)
+
+
+def test_leaving_while_the_turn_is_being_taken_gives_it_away():
+    store = Store()
+    at = desk(store)
+    accepted(at, ALERTS)
+    conversation = at.flush(link(), None)
+    server = Play([])
+    taking = conversation.send(server.answer(next(conversation)))
+    assert taking.call()  # in a thread; the task that asked is cancelled meanwhile
+    assert store.sending
+    conversation.close()
+    assert not store.sending
 
 
 def test_leaving_in_the_middle_gives_the_turn_away():

@@ -12,7 +12,13 @@ from typing import Final, Self
 
 from ortege_watch.errors import OrtegeWatchError, OutboxFull, QueryError
 from ortege_watch.watchbus.alerts import AlertInfo, decode_alerts
-from ortege_watch.watchbus.posting import Delivered, RejectedAlert, Waiting, rejection
+from ortege_watch.watchbus.posting import (
+    Delivered,
+    RejectedAlert,
+    Turn,
+    Waiting,
+    rejection,
+)
 
 __all__ = ["Outbox"]
 
@@ -65,6 +71,7 @@ class Outbox:
         self.path: Final = Path(path)
         self.limit: Final = limit
         self._lock = threading.Lock()
+        self._turn: Turn | None = None
         with self._errors():
             self._db = _connect(self.path, wait=10.0)
             # The last alert is on the disk when accept() returns.
@@ -120,6 +127,7 @@ class Outbox:
     def close(self) -> None:
         """Close the files."""
         with self._lock, self._errors():
+            self._turn = None
             self._db.close()
             self._sender.close()
 
@@ -184,13 +192,13 @@ class Outbox:
         with self._reading() as db:
             return [x for x in alerts if db.execute(query, (x.key,)).fetchone()]
 
-    def begin_sending(self) -> bool:
+    def begin_sending(self, turn: Turn) -> bool:
         """Become the one who sends; tell whether nobody else is.
 
         The lock is the operating system's: it ends with the process, however that ends.
         """
         with self._lock, self._errors():
-            if self._sender.in_transaction:
+            if turn.over or self._turn is not None:
                 return False
             try:
                 self._sender.execute("BEGIN EXCLUSIVE")
@@ -198,12 +206,16 @@ class Outbox:
                 if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                     return False
                 raise
+            self._turn = turn
             return True
 
-    def end_sending(self) -> None:
-        """Let others send."""
+    def end_sending(self, turn: Turn) -> None:
+        """Let others send, if this turn was taken; it cannot be taken after this."""
         with self._lock, self._errors():
-            self._sender.execute("ROLLBACK")
+            turn.over = True
+            if self._turn is turn:
+                self._turn = None
+                self._sender.execute("ROLLBACK")
 
     def _add(self, db: sqlite3.Connection, rows: Sequence[tuple[str, bytes]]) -> None:
         db.executemany(

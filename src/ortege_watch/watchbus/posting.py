@@ -25,6 +25,7 @@ __all__ = [
     "PublishResult",
     "RejectedAlert",
     "Tally",
+    "Turn",
     "Waiting",
     "body_of",
     "deliver",
@@ -172,6 +173,18 @@ def deliver(
 
 def _whatever(_data: object) -> None:
     """Take any answer to an alert: the page documents none."""
+
+
+@mutable(eq=False)
+class Turn:
+    """Be one turn at sending from an outbox.
+
+    Attributes:
+        over: it was given away, and cannot be taken any more. A function that takes it
+            may run in a thread for a while after the task that asked for it is gone.
+    """
+
+    over: bool = False
 
 
 @mutable

@@ -19,6 +19,7 @@ from ortege_watch.watchbus.posting import (
     Delivered,
     PublishResult,
     Tally,
+    Turn,
     Waiting,
     deliver,
     prepare,
@@ -56,12 +57,12 @@ class Store(Queue, Protocol):
         """Return those of the alerts that wait."""
         ...
 
-    def begin_sending(self) -> bool:
+    def begin_sending(self, turn: Turn, /) -> bool:
         """Become the one who sends; tell whether nobody else is."""
         ...
 
-    def end_sending(self) -> None:
-        """Let others send."""
+    def end_sending(self, turn: Turn, /) -> None:
+        """Let others send, if this turn was taken; it cannot be taken after this."""
         ...
 
 
@@ -145,12 +146,13 @@ class Desk:
         # Whoever accepts alerts while another one sends leaves them to that one, who
         # therefore looks once more after letting others send.
         while tally.error is None and (yield Work(outbox.__len__)).value:
-            if not (yield Work(outbox.begin_sending)).value:
-                return
+            turn = Turn()
             try:
+                if not (yield Work(partial(outbox.begin_sending, turn))).value:
+                    return
                 yield from self._send(link, outbox, progress, tally)
             finally:
-                outbox.end_sending()  # no disk is waited for, and it must be done
+                outbox.end_sending(turn)  # no disk is waited for, and it must be done
 
     def _send(
         self, link: Link, queue: Queue, progress: Progress | None, tally: Tally

@@ -24,7 +24,15 @@ from ortege_watch.watchbus.signing import Credentials
 if TYPE_CHECKING:
     from ortege_watch.testing._connection import Connection
 
-__all__ = ["HasNow", "Refused", "SignedCore", "SignedFake", "log_clock"]
+__all__ = [
+    "HasNow",
+    "Refused",
+    "SignedCore",
+    "SignedFake",
+    "log_clock",
+    "missing",
+    "outcome",
+]
 
 SUCCESS: Final = "000000000"
 _PAGE: Final = b"<html><body>%d</body></html>\n"
@@ -86,10 +94,18 @@ class SignedCore(Records):
     def request(self, request: HttpRequest) -> HttpResponse:
         """Answer a request."""
         self.requests.append(request)
+        refused = self.refused()
+        if refused is not None:
+            return refused
+        return self.dated(self.faults.take_answer() or self._answer(request))
+
+    def refused(self) -> HttpResponse | None:
+        """Answer with a page that says no, where that is commanded."""
         status = self.faults.take("refusals")
-        if status is not None:
-            return response(status, _PAGE % status)
-        answer = self.faults.take_answer() or self._answer(request)
+        return None if status is None else response(status, _PAGE % status)
+
+    def dated(self, answer: HttpResponse) -> HttpResponse:
+        """Add the server's own time to an answer."""
         date = {"date": formatdate(self.now(), usegmt=True)}
         headers = {**date, **answer.headers}
         return HttpResponse(status=answer.status, headers=headers, body=answer.body)
@@ -97,13 +113,13 @@ class SignedCore(Records):
     def _answer(self, request: HttpRequest) -> HttpResponse:
         endpoint = self.endpoints.get(request.path)
         if endpoint is None or request.method != "POST":
-            return response(404, _PAGE % 404)
-        try:
+            return missing()
+
+        def act() -> object:
             self.check(request)
-            data = endpoint(request)
-        except Refused as refused:
-            return refused.answer
-        return response(200, encode({"status": "OK", "code": SUCCESS, "data": data}))
+            return endpoint(request)
+
+        return outcome(act)
 
     def check(self, request: HttpRequest) -> None:
         """Check a signature, in the order of the documented reasons.
@@ -219,3 +235,17 @@ class SignedFake(Fake[SignedCore]):
 def log_clock(clock: HasNow | None) -> Callable[[], float]:
     """Return what tells the time of a fake's log."""
     return time.monotonic if clock is None else clock.now
+
+
+def missing() -> HttpResponse:
+    """Answer that there is nothing here."""
+    return response(404, _PAGE % 404)
+
+
+def outcome(action: Callable[[], object]) -> HttpResponse:
+    """Answer with what an action returns, or with the refusal that it raises."""
+    try:
+        data = action()
+    except Refused as refused:
+        return refused.answer
+    return response(200, encode({"status": "OK", "code": SUCCESS, "data": data}))

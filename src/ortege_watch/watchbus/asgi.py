@@ -22,7 +22,14 @@ from ortege_watch.watchbus.nonces import MemoryNonces
 from ortege_watch.watchbus.receiver import RequestVerifier
 from ortege_watch.watchbus.signing import CONTENT_TYPE
 
-__all__ = ["AlertApp", "AlertHandler", "HandledAlerts", "RecentAlerts", "alert_app"]
+__all__ = [
+    "AlertApp",
+    "AlertHandler",
+    "HandledAlerts",
+    "Once",
+    "RecentAlerts",
+    "alert_app",
+]
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
 
@@ -65,6 +72,41 @@ class RecentAlerts:
             del self._keys[next(iter(self._keys))]
 
 
+class Once:
+    """Call a handler for an alert that was not handled before.
+
+    Args:
+        handler: takes one alert; a plain function runs in a worker thread.
+        handled: remembers alerts by their dedupe keys.
+    """
+
+    def __init__(self, handler: AlertHandler, handled: HandledAlerts) -> None:
+        self._handler = handler
+        self._handled = handled
+        # An object may be a handler, too.
+        call = getattr(type(handler), "__call__", None)  # noqa: B004 - which one it is
+        self._is_async = any(map(inspect.iscoroutinefunction, (handler, call)))
+
+    async def handle(self, key: str, alert: AlertInfo) -> bool:
+        """Handle an alert and remember its key; tell whether it is done."""
+        try:
+            if key not in self._handled:
+                await self._call(alert)
+                self._handled.add(key)
+        except Exception:
+            logger.exception("an alert was not handled: %s", alert.event_code)
+            return False
+        return True
+
+    async def _call(self, alert: AlertInfo) -> None:
+        if self._is_async:
+            result = self._handler(alert)
+        else:
+            result = await to_thread.run_sync(self._handler, alert)
+        if inspect.isawaitable(result):
+            await result
+
+
 def alert_app(
     verifier: RequestVerifier,
     handler: AlertHandler,
@@ -104,10 +146,8 @@ class AlertApp:
         self, verifier: RequestVerifier, handler: AlertHandler, handled: HandledAlerts
     ) -> None:
         self._verifier = verifier
-        self._handler = handler
-        self._handled = handled
+        self._once = Once(handler, handled)
         self._running: set[str] = set()
-        self._is_async = inspect.iscoroutinefunction(handler)
         # A store with a file or a network behind it must not stop the event loop.
         self._waits = not isinstance(verifier.nonces, MemoryNonces)
 
@@ -193,23 +233,9 @@ class AlertApp:
             return False  # by another request; the sender asks again, and sees
         self._running.add(key)
         try:
-            if key not in self._handled:
-                await self._call(alert)
-                self._handled.add(key)
-        except Exception:
-            logger.exception("an alert was not handled: %s", alert.event_code)
-            return False
+            return await self._once.handle(key, alert)
         finally:
             self._running.discard(key)
-        return True
-
-    async def _call(self, alert: AlertInfo) -> None:
-        if self._is_async:
-            result = self._handler(alert)
-        else:
-            result = await to_thread.run_sync(self._handler, alert)
-        if inspect.isawaitable(result):
-            await result
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

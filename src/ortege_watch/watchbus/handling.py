@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from typing import Final
 
-from anyio import to_thread
-
 from ortege_watch.errors import DecodeError
 from ortege_watch.watchbus.alerts import AlertInfo, decode_alerts
-from ortege_watch.watchbus.asgi import AlertHandler, HandledAlerts
+from ortege_watch.watchbus.asgi import AlertHandler, HandledAlerts, Once
 from ortege_watch.watchbus.envelope import ResultCode, error_answer, ok_answer
 
 __all__ = ["Handling"]
@@ -32,11 +29,7 @@ class Handling:
     """
 
     def __init__(self, handler: AlertHandler, handled: HandledAlerts) -> None:
-        self._handler = handler
-        self._handled = handled
-        # An object may be a handler, too.
-        call = getattr(type(handler), "__call__", None)  # noqa: B004 - which one it is
-        self._is_async = any(map(inspect.iscoroutinefunction, (handler, call)))
+        self._once = Once(handler, handled)
         self._running: dict[str, asyncio.Task[bool]] = {}
 
     async def take(self, body: bytes, app_id: str) -> tuple[int, bytes]:
@@ -61,7 +54,7 @@ class Handling:
         key = alert.dedupe_key(app_id)
         task = self._running.get(key)
         if task is None:
-            task = asyncio.create_task(self._run(key, alert))
+            task = asyncio.create_task(self._once.handle(key, alert))
             self._running[key] = task
             task.add_done_callback(lambda _: self._running.pop(key))
         # Its own end by cancellation must not look like the waiting one's.
@@ -77,21 +70,3 @@ class Handling:
         """Cancel every call; a plain function runs to its end all the same."""
         for task in self._running.values():
             task.cancel()
-
-    async def _run(self, key: str, alert: AlertInfo) -> bool:
-        try:
-            if key not in self._handled:
-                await self._call(alert)
-                self._handled.add(key)
-        except Exception:
-            logger.exception("an alert was not handled: %s", alert.event_code)
-            return False
-        return True
-
-    async def _call(self, alert: AlertInfo) -> None:
-        if self._is_async:
-            result = self._handler(alert)
-        else:
-            result = await to_thread.run_sync(self._handler, alert)
-        if inspect.isawaitable(result):
-            await result

@@ -884,38 +884,6 @@ def test_a_server_that_restarts_is_not_taken_for_one_without_websockets(transpor
     assert polls == ([Poll("1")] if transport == "auto" else [])
 
 
-def test_polling_tries_a_websocket_again_now_and_then():
-    script = Script()
-    refuse_upgrade(script)
-    start = script.now
-    script.on(Polled("1", part("[1]")))
-    while (effects := script.wait()) == [Poll("1")]:
-        script.on(Polled("1", part("[1]")))
-    assert effects == [AskToken()]
-    assert script.now - start == 600
-    script.on(TokenReady("t"))
-    refused = OpenFailed(TransportError("HTTP 404"), 404)
-    assert script.logs(refused) == []  # it has been said
-    [deliver] = script.on(Polled("1", part("[2]")))
-    assert not deliver.resumed  # there was no outage
-    while (effects := script.wait()) == [Poll("1")]:
-        script.on(Polled("1", part("[2]")))
-    script.on(TokenReady("t"))
-    script.on(Opened())
-    script.receive(frames.Handshake())
-    assert isinstance(script.state, Live)
-
-
-def test_a_provider_that_fails_at_a_probe_does_not_end_it():
-    script = Script()
-    refuse_upgrade(script)
-    script.on(Polled("1", part()))
-    while script.wait() == [Poll("1")]:
-        script.on(Polled("1", part()))
-    assert script.on(TokenFailed(OrtegeWatchError("down"))) == []
-    assert isinstance(script.state, Waiting)
-
-
 def test_rest_alone_never_tries_a_websocket():
     script = Script(settings=Settings(transport="rest"))
     for _ in range(400):

@@ -7,7 +7,6 @@ methods, which note the effects and return the state that follows.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import Final
 
@@ -60,8 +59,6 @@ class Context:
         refused_token: the token that the server refused last, until one is taken.
         refused_upgrades: upgrades in a row that were answered as "WebSockets are off".
         early_drops: sockets in a row that were lost before the server understood us.
-        socket_again_at: when a WebSocket is tried again, while it polls.
-        is_probing: that is what the attempt under way is for; nothing is lost yet.
     """
 
     book: Book
@@ -77,8 +74,6 @@ class Context:
     refused_token: str | None = attrs.field(default=None, repr=False)
     refused_upgrades: int = 0
     early_drops: int = 0
-    socket_again_at: float = math.inf
-    is_probing: bool = False
     effects: list[Effect] = attrs.field(factory=list)
 
     def do(self, *effects: Effect) -> None:
@@ -127,7 +122,6 @@ class Context:
         self.refused_token = None
         self.refused_upgrades = 0
         self.early_drops = 0
-        self.is_probing = False
         count = len(self.book.open)
         self.log(logging.INFO, f"live: queries subscribed: {count}")
         return attrs.evolve(state, since=self.now, prove_by=None)
@@ -175,7 +169,6 @@ class Context:
             return self.finish(error)
         delay = self.next_delay()
         self.refused_token = None
-        self.is_probing = False
         self.log(logging.WARNING, f"{error}; next attempt in {delay:.1f} s")
         return Waiting(self.now + delay)
 
@@ -233,18 +226,10 @@ class Context:
         problem = f"WebSockets are disabled or blocked at this server: {error}"
         if pinned:
             return self.finish(SubscriptionLost(problem))
-        self.socket_again_at = self.now + self.settings.socket_again_every
-        if not self.is_probing:
-            every = self.settings.poll_every
-            self.log(logging.WARNING, f"{problem}; asking over REST every {every:g} s")
-            self.book.reconnected()
+        every = self.settings.poll_every
+        self.log(logging.WARNING, f"{problem}; asking over REST every {every:g} s")
+        self.book.reconnected()
         return self.poll()
-
-    def probe_socket(self) -> AskingToken:
-        """Try a WebSocket again, between two rounds of polls."""
-        self.is_probing = True
-        self.log(logging.DEBUG, "trying a WebSocket again")
-        return self.ask_token()
 
     def not_understood(self, error: OrtegeWatchError) -> Waiting | Closed:
         """Try the other dialect, where that is allowed and makes sense."""

@@ -21,7 +21,6 @@ from ortege_watch.errors import (
 from ortege_watch.subscription import frames
 from ortege_watch.subscription.context import Context
 from ortege_watch.subscription.states import (
-    AskingToken,
     Closed,
     DeadlinePassed,
     Dropped,
@@ -73,14 +72,10 @@ def live(context: Context, state: Live, event: Event) -> Live | Waiting | Closed
             return state
 
 
-def polling(
-    context: Context, state: Polling, event: Event
-) -> Polling | AskingToken | Closed:
+def polling(context: Context, state: Polling, event: Event) -> Polling | Closed:
     """Ask every query again and again; the updates are the same."""
     match event:
         case DeadlinePassed():
-            if not state.pending and context.now >= context.socket_again_at:
-                return context.probe_socket()
             return context.poll(state.pending)
         case Polled(message_id=key, part=part):
             context.failures = 0

@@ -62,7 +62,7 @@ def asking_token(
             until = context.now + context.settings.connect_within
             return Connecting(token, expires_at, until)
         case TokenFailed(error=error):
-            if not (context.failures or context.proven or context.refused_upgrades):
+            if context.failures == 0 and not context.proven:
                 # Nothing has worked yet, so the caller is still there to mend it.
                 return context.finish(error)
             return context.retry(error)

@@ -71,7 +71,6 @@ class Settings:
         resend_every: how often every query is sent again; a server drops a
             subscription silently that it could not process for four minutes.
         poll_every: the pause between two rounds over REST.
-        socket_again_every: how often a WebSocket is tried again meanwhile.
         renew_before: how long before its expiry a token is replaced, at most; a
             quarter of what is left, where that is less.
         hold_stale_for: how long a snapshot that is older than the last one is held
@@ -88,7 +87,6 @@ class Settings:
     pong_within: float = 10.0
     resend_every: float = 50.0
     poll_every: float = 5.0
-    socket_again_every: float = 600.0
     renew_before: float = 60.0
     hold_stale_for: float = 15.0
 

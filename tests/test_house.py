@@ -16,6 +16,7 @@ CONTRACTS = {
 # What may do I/O, read a clock or roll dice.
 SHELLS = {
     "ortege_watch._http",
+    "ortege_watch._sockets",
     "ortege_watch.cube.client",
     "ortege_watch.cube.settings",  # reads the environment
     "ortege_watch.subscription.blocking",

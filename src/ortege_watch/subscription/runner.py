@@ -12,10 +12,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
 import attrs
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidStatus,
@@ -24,6 +23,7 @@ from websockets.exceptions import (
 
 from ortege_watch import codec
 from ortege_watch._http import AsyncClock, ssl_context
+from ortege_watch._sockets import CLOSE_WITHIN, SILENT, Dial, close
 from ortege_watch.codec import ResultPart
 from ortege_watch.errors import DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
@@ -57,16 +57,12 @@ from ortege_watch.subscription.states import (
 )
 from ortege_watch.tokens import expiry
 
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
 __all__ = ["LOGGER", "Host", "Link", "Target"]
 
 LOGGER: Final = logging.getLogger("ortege_watch.subscription")
-
-_SILENT: Final = logging.Logger("websockets")  # noqa: LOG001 - nobody may enable it
-"""At level DEBUG the library logs headers and frames: both carry the token."""
-_SILENT.disabled = True
-
-_CLOSE_WITHIN: Final = 1.0
-"""Seconds that a polite close may take before the socket is cut."""
 
 
 @attrs.frozen(kw_only=True)
@@ -111,13 +107,6 @@ class Host(Protocol):
 
     def changed(self, link: Link) -> None:
         """Note that the link's state may have changed."""
-
-
-class _Redirected(connect):
-    """Open a socket without following redirects: they would take the token along."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
 
 
 class Link:
@@ -373,19 +362,19 @@ class _Socket:
             self._link.report(self, self._dropped(error))
         finally:
             writer.cancel()
-            await _close(connection)
+            await close(connection)
 
     async def _open(self, target: Target, token: str) -> ClientConnection:
-        return await _Redirected(
+        return await Dial(
             target.url,
-            logger=_SILENT,
+            logger=SILENT,
             additional_headers={"Authorization": f"Bearer {token}"},
             ssl=ssl_context() if target.url.startswith("wss:") else None,
             compression=None,  # Cube offers none, and it costs CPU
             max_size=target.max_size,
             open_timeout=None,  # the session has its own limits and its own pings
             ping_interval=None,
-            close_timeout=_CLOSE_WITHIN,
+            close_timeout=CLOSE_WITHIN,
         )
 
     async def _write(self, connection: ClientConnection) -> None:
@@ -411,16 +400,3 @@ class _Socket:
         except ConnectionClosed:
             return False
         return True
-
-
-async def _close(connection: ClientConnection) -> None:
-    """Close politely, and cut the connection if the peer does not answer."""
-    try:
-        # Its own time limit does not count while the peer reads nothing.
-        async with asyncio.timeout(_CLOSE_WITHIN):
-            await connection.close()
-    except TimeoutError:
-        pass
-    finally:
-        connection.transport.abort()
-        await connection.wait_closed()

@@ -10,7 +10,6 @@ is ``channel_server.py``.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import ssl as tls
@@ -19,9 +18,8 @@ import uuid
 from collections.abc import Coroutine, Iterable
 from copy import copy
 from types import TracebackType
-from typing import Any, Final, Never, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Never, Self, TypeVar
 
-from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidStatus,
@@ -29,6 +27,7 @@ from websockets.exceptions import (
 )
 
 from ortege_watch._http import AsyncClock, _AsyncSystemClock, ssl_context
+from ortege_watch._sockets import CLOSE_WITHIN, SILENT, Dial, close
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
@@ -49,28 +48,18 @@ from ortege_watch.watchbus.delivery import (
 from ortege_watch.watchbus.payloads import WireStyle, encode_alerts
 from ortege_watch.watchbus.signing import Credentials, signed_headers
 
+if TYPE_CHECKING:
+    from websockets.asyncio.client import ClientConnection
+
 __all__ = ["AlertChannel"]
 
 E = TypeVar("E", bound=OrtegeWatchError)
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
 
-_SILENT: Final = logging.Logger("websockets")  # noqa: LOG001 - nobody may enable it
-"""At level DEBUG the library logs headers, and a signature is among them."""
-_SILENT.disabled = True
-
-_CLOSE_WITHIN: Final = 1.0
-"""Seconds that a polite close may take before the socket is cut."""
 _RECONNECT: Final = Reconnect()
 _STYLE: Final = WireStyle()
 _TOO_LARGE: Final = 1009
-
-
-class _Redirected(connect):
-    """Open a socket without following redirects: the host is not signed."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
 
 
 class AlertChannel:
@@ -248,7 +237,7 @@ class AlertChannel:
             self._redial.opened(self._clock.now())
             return await self._converse(connection), False
         finally:
-            await _close(connection)
+            await close(connection)
 
     async def _open(self) -> ClientConnection:
         context = self._ssl or ssl_context() if self._url.startswith("wss:") else None
@@ -260,15 +249,15 @@ class AlertChannel:
             timestamp=int((time.time() + self._ahead) * 1000),
             nonce=uuid.uuid4().hex,
         )
-        return await _Redirected(
+        return await Dial(
             self._url,
-            logger=_SILENT,
+            logger=SILENT,
             additional_headers=headers,
             ssl=context,
             compression=None,
             open_timeout=self._connect_within,
             ping_interval=None,  # ours go by the clock that was given
-            close_timeout=_CLOSE_WITHIN,
+            close_timeout=CLOSE_WITHIN,
         )
 
     def _refused(self, cause: InvalidStatus) -> tuple[OrtegeWatchError, bool]:
@@ -359,13 +348,3 @@ async def _race(*works: Coroutine[Any, Any, object]) -> int:
 def _because(error: E, cause: BaseException) -> E:
     error.__cause__ = cause
     return error
-
-
-async def _close(connection: ClientConnection) -> None:
-    """Close politely, and cut the connection if that is not answered."""
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_WITHIN):
-                await connection.close()
-    finally:  # also where this is cancelled
-        connection.transport.abort()

@@ -14,6 +14,7 @@ from attrs import frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from ortege_watch._sockets import CLOSE_WITHIN, SILENT
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
@@ -36,12 +37,6 @@ __all__ = ["AlertServer", "serve_alert_channel"]
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
 
-_SILENT: Final = logging.Logger("websockets")  # noqa: LOG001 - nobody may enable it
-"""At level DEBUG the library logs headers, and a signature is among them."""
-_SILENT.disabled = True
-
-_CLOSE_WITHIN: Final = 1.0
-"""Seconds that a polite close may take before the socket is cut."""
 _AHEAD: Final = 64
 """Frames that are read ahead of the handler; then TCP holds the sender up."""
 _NO_FRAME: Final = 1007
@@ -117,14 +112,14 @@ async def serve_alert_channel(
             host,
             port,
             process_request=receiver.admit,
-            logger=_SILENT,
+            logger=SILENT,
             ssl=ssl,
             compression=None,
             max_size=verifier.max_body + frames.OVERHEAD,
             max_queue=_AHEAD,
             ping_interval=ping_every,
             ping_timeout=ping_every,
-            close_timeout=_CLOSE_WITHIN,
+            close_timeout=CLOSE_WITHIN,
         )
     except OSError as error:
         problem = f"alerts cannot be received at {host}:{port}: {error}"

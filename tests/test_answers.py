@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ortege_watch.answers import api_error, is_unauthorized, may_pass
+from ortege_watch._http.statuses import api_error, is_unauthorized, may_pass
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import codec
+from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, QueryError
 
 exact = st.none() | st.booleans() | st.integers() | st.text()

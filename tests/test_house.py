@@ -15,24 +15,27 @@ CONTRACTS = {
 }
 # What may do I/O, read a clock or roll dice.
 SHELLS = {
-    "ortege_watch._http",
-    "ortege_watch._sockets",
+    "ortege_watch._http.driver",
+    "ortege_watch._websocket",
     "ortege_watch.cube.client",
-    "ortege_watch.cube.settings",  # reads the environment
-    "ortege_watch.subscription.blocking",
-    "ortege_watch.subscription.runner",
-    "ortege_watch.subscription.updates",
     "ortege_watch.testing",
-    "ortege_watch.watchbus.asgi",
+    "ortege_watch.watch.runner",
+    "ortege_watch.watch.updates",
     "ortege_watch.watchbus.channel",
-    "ortege_watch.watchbus.channel_server",
-    "ortege_watch.watchbus.handling",
     "ortege_watch.watchbus.client",
-    "ortege_watch.watchbus.nonces",
+    "ortege_watch.watchbus.inbox",
     "ortege_watch.watchbus.outbox",
     "ortege_watch.watchbus.publisher",
-    "ortege_watch.watchbus.receiver",
+    "ortege_watch.watchbus.verifier",
 }
+# On their way into other files.
+UNSORTED = {
+    "ortege_watch.watchbus.exchange",
+    "ortege_watch.watchbus.link",
+    "ortege_watch.watchbus.publishing",
+    "ortege_watch.watchbus.verdicts",
+}
+SHELLS |= UNSORTED
 
 
 def modules() -> list[str]:

@@ -15,14 +15,14 @@ import httpx
 import pytest
 import respx
 
-from ortege_watch._http import AsyncShell, Shell, ssl_context
-from ortege_watch.cube.effects import (
+from ortege_watch._http.conversation import (
     Failure,
     GetToken,
     Pause,
     Request,
     Response,
 )
+from ortege_watch._http.driver import AsyncShell, Shell, ssl_context
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,

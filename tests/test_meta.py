@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ortege_watch.cube.meta import (
+    CubeMeta,
+    DimensionMeta,
+    MeasureMeta,
+    Meta,
+    SegmentMeta,
+)
 from ortege_watch.errors import DecodeError, QueryError
-from ortege_watch.meta import CubeMeta, DimensionMeta, MeasureMeta, Meta, SegmentMeta
 
 # As Cube 1.7.43 lists a cube, shortened; 0.35.81 has fewer keys.
 EVENTS = {

@@ -11,15 +11,16 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from ortege_watch.cube.client import AsyncCubeClient, CubeClient
-    from ortege_watch.cube.exchange import Retry
-    from ortege_watch.cube.models import DryRun, Sql
-    from ortege_watch.cube.settings import Limits
+    from ortege_watch._http.exchange import Retry
+    from ortege_watch.cube.client import AsyncCubeClient, CubeClient, Limits
+    from ortege_watch.cube.flows import DryRun, Sql
+    from ortege_watch.cube.meta import Meta
     from ortege_watch.errors import (
         ApiError,
         AuthenticationError,
         DeadlineExceeded,
         DecodeError,
+        InvalidArgument,
         OrtegeWatchError,
         OutboxFull,
         QueryError,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         TransportError,
         WatchBusError,
     )
-    from ortege_watch.meta import Meta
     from ortege_watch.query import (
         Condition,
         Dimension,
@@ -46,40 +46,44 @@ if TYPE_CHECKING:
         TimeSelection,
     )
     from ortege_watch.results import ChangedRow, Result, Row
-    from ortege_watch.subscription.blocking import Updates
-    from ortege_watch.subscription.settings import Reconnect
-    from ortege_watch.subscription.states import ConnectionState
-    from ortege_watch.subscription.updates import AsyncUpdates, Update, WatchOptions
-    from ortege_watch.watchbus.alerts import AlertInfo
-    from ortege_watch.watchbus.asgi import RecentAlerts, alert_app
-    from ortege_watch.watchbus.channel import AlertChannel
-    from ortege_watch.watchbus.channel_server import AlertServer, serve_alert_channel
+    from ortege_watch.watch.options import Reconnect
+    from ortege_watch.watch.states import ConnectionState
+    from ortege_watch.watch.updates import AsyncUpdates, Update, Updates, WatchOptions
+    from ortege_watch.watchbus.channel import (
+        AlertChannel,
+        AlertServer,
+        serve_alert_channel,
+    )
     from ortege_watch.watchbus.client import AsyncWatchBusClient, WatchBusClient
-    from ortege_watch.watchbus.events import (
+    from ortege_watch.watchbus.inbox import RecentAlerts, alert_app
+    from ortege_watch.watchbus.link import WatchPaths
+    from ortege_watch.watchbus.models import (
         AbnormalFunctionCall,
+        AlertInfo,
         BigAmountTxn,
         BigAmountTxnPercent,
         BigAmountTxnUsd,
+        EntityInfo,
         EventValues,
         RiskFunctionCall,
-        TrustScoreDecrease,
-    )
-    from ortege_watch.watchbus.link import WatchPaths
-    from ortege_watch.watchbus.models import (
-        EntityInfo,
         Subscription,
         SubscriptionPage,
         SupportedEvent,
+        TrustScoreDecrease,
         WatchEvent,
         WatchResult,
     )
-    from ortege_watch.watchbus.nonces import MemoryNonces, NonceStore, SQLiteNonces
     from ortege_watch.watchbus.outbox import Outbox
-    from ortege_watch.watchbus.payloads import WireStyle
     from ortege_watch.watchbus.posting import PublishResult, RejectedAlert
     from ortege_watch.watchbus.publisher import AlertPublisher, AsyncAlertPublisher
-    from ortege_watch.watchbus.receiver import RequestVerifier
     from ortege_watch.watchbus.signing import Credentials, sign
+    from ortege_watch.watchbus.verifier import (
+        MemoryNonces,
+        NonceStore,
+        RequestVerifier,
+        SQLiteNonces,
+    )
+    from ortege_watch.watchbus.wire import WireStyle
 
     __version__: str
 
@@ -111,6 +115,7 @@ __all__ = [
     "EventValues",
     "Filter",
     "Group",
+    "InvalidArgument",
     "Limits",
     "Measure",
     "Member",
@@ -165,39 +170,40 @@ __all__ = [
 # Where each public name lives. A new name needs a line here, one above for the type
 # checkers, and one in __all__; a test compares the three.
 _HOMES = {
-    "AbnormalFunctionCall": "watchbus.events",
+    "AbnormalFunctionCall": "watchbus.models",
     "AlertChannel": "watchbus.channel",
-    "AlertInfo": "watchbus.alerts",
+    "AlertInfo": "watchbus.models",
     "AlertPublisher": "watchbus.publisher",
-    "AlertServer": "watchbus.channel_server",
+    "AlertServer": "watchbus.channel",
     "ApiError": "errors",
     "AsyncAlertPublisher": "watchbus.publisher",
     "AsyncCubeClient": "cube.client",
-    "AsyncUpdates": "subscription.updates",
+    "AsyncUpdates": "watch.updates",
     "AsyncWatchBusClient": "watchbus.client",
     "AuthenticationError": "errors",
-    "BigAmountTxn": "watchbus.events",
-    "BigAmountTxnPercent": "watchbus.events",
-    "BigAmountTxnUsd": "watchbus.events",
+    "BigAmountTxn": "watchbus.models",
+    "BigAmountTxnPercent": "watchbus.models",
+    "BigAmountTxnUsd": "watchbus.models",
     "ChangedRow": "results",
     "Condition": "query",
-    "ConnectionState": "subscription.states",
+    "ConnectionState": "watch.states",
     "Credentials": "watchbus.signing",
     "CubeClient": "cube.client",
     "DeadlineExceeded": "errors",
     "DecodeError": "errors",
     "Dimension": "query",
-    "DryRun": "cube.models",
+    "DryRun": "cube.flows",
     "EntityInfo": "watchbus.models",
-    "EventValues": "watchbus.events",
+    "EventValues": "watchbus.models",
     "Filter": "query",
     "Group": "query",
-    "Limits": "cube.settings",
+    "InvalidArgument": "errors",
+    "Limits": "cube.client",
     "Measure": "query",
     "Member": "query",
-    "MemoryNonces": "watchbus.nonces",
-    "Meta": "meta",
-    "NonceStore": "watchbus.nonces",
+    "MemoryNonces": "watchbus.verifier",
+    "Meta": "cube.meta",
+    "NonceStore": "watchbus.verifier",
     "Order": "query",
     "OrtegeWatchError": "errors",
     "Outbox": "watchbus.outbox",
@@ -207,19 +213,19 @@ _HOMES = {
     "QueryError": "errors",
     "QueryRejected": "errors",
     "RateLimited": "errors",
-    "RecentAlerts": "watchbus.asgi",
-    "Reconnect": "subscription.settings",
+    "RecentAlerts": "watchbus.inbox",
+    "Reconnect": "watch.options",
     "RejectedAlert": "watchbus.posting",
-    "RequestVerifier": "watchbus.receiver",
+    "RequestVerifier": "watchbus.verifier",
     "Result": "results",
-    "Retry": "cube.exchange",
-    "RiskFunctionCall": "watchbus.events",
+    "Retry": "_http.exchange",
+    "RiskFunctionCall": "watchbus.models",
     "Row": "results",
-    "SQLiteNonces": "watchbus.nonces",
+    "SQLiteNonces": "watchbus.verifier",
     "Segment": "query",
     "SignatureError": "errors",
     "SignatureReason": "errors",
-    "Sql": "cube.models",
+    "Sql": "cube.flows",
     "Subscription": "watchbus.models",
     "SubscriptionLost": "errors",
     "SubscriptionPage": "watchbus.models",
@@ -227,18 +233,18 @@ _HOMES = {
     "TimeDimension": "query",
     "TimeSelection": "query",
     "TransportError": "errors",
-    "TrustScoreDecrease": "watchbus.events",
-    "Update": "subscription.updates",
-    "Updates": "subscription.blocking",
+    "TrustScoreDecrease": "watchbus.models",
+    "Update": "watch.updates",
+    "Updates": "watch.updates",
     "WatchBusClient": "watchbus.client",
     "WatchBusError": "errors",
     "WatchEvent": "watchbus.models",
-    "WatchOptions": "subscription.updates",
+    "WatchOptions": "watch.updates",
     "WatchPaths": "watchbus.link",
     "WatchResult": "watchbus.models",
-    "WireStyle": "watchbus.payloads",
-    "alert_app": "watchbus.asgi",
-    "serve_alert_channel": "watchbus.channel_server",
+    "WireStyle": "watchbus.wire",
+    "alert_app": "watchbus.inbox",
+    "serve_alert_channel": "watchbus.channel",
     "sign": "watchbus.signing",
 }
 

@@ -3,7 +3,8 @@
 ::
 
     OrtegeWatchError
-    ├── QueryError (also ValueError)   a query that no server should be sent
+    ├── InvalidArgument (a ValueError) an argument that cannot be used
+    │   └── QueryError                 a query that no server should be sent
     ├── DecodeError                    bytes or values that cannot be read
     ├── TransportError                 no answer: unreachable, TLS, cut off
     ├── ApiError                       an answer that says no
@@ -36,6 +37,7 @@ __all__ = [
     "AuthenticationError",
     "DeadlineExceeded",
     "DecodeError",
+    "InvalidArgument",
     "OrtegeWatchError",
     "OutboxFull",
     "QueryError",
@@ -66,8 +68,12 @@ class OrtegeWatchError(Exception):
     published: PublishResult | None = None
 
 
-class QueryError(OrtegeWatchError, ValueError):
-    """Refuse a query, a member or a value before anything is sent.
+class InvalidArgument(OrtegeWatchError, ValueError):
+    """Raised when an argument cannot be used: a URL, a path, a limit, a secret."""
+
+
+class QueryError(InvalidArgument):
+    """Raised when a query, a member or a filter value is invalid. Nothing was sent.
 
     The message names the path or the member, the reason, and what to do instead.
     """

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import TypeAlias
 
-from ortege_watch import codec
+from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, OrtegeWatchError, QueryError
 
 __all__ = ["TokenLike", "TokenSource", "expiry"]

@@ -9,7 +9,7 @@ from typing import TypeVar
 import attrs
 import pytest
 
-from ortege_watch.cube.effects import (
+from ortege_watch._http.conversation import (
     Answer,
     Conversation,
     Effect,

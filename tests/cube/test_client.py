@@ -10,8 +10,8 @@ from decimal import Decimal
 import httpx
 import pytest
 
+from ortege_watch._http.exchange import Retry
 from ortege_watch.cube.client import AsyncCubeClient, CubeClient
-from ortege_watch.cube.exchange import Retry
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,

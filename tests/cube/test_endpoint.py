@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch.cube.endpoint import Endpoint
+from ortege_watch._http.conversation import Endpoint
 from ortege_watch.errors import QueryError
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import codec
-from ortege_watch.cube.effects import Failure, GetToken, Pause, Request, Response
-from ortege_watch.cube.exchange import Call, Retry, exchange
+from ortege_watch import _json as codec
+from ortege_watch._http.conversation import Failure, GetToken, Pause, Request, Response
+from ortege_watch._http.exchange import Call, Retry, exchange
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ortege_watch._http.conversation import Failure, Request, Response
 from ortege_watch.cube import flows
-from ortege_watch.cube.effects import Failure, Request, Response
 from ortege_watch.cube.flows import Call, Server
 from ortege_watch.errors import (
     ApiError,

@@ -4,8 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from ortege_watch import codec
-from ortege_watch.cube.models import DryRun, Sql
+from ortege_watch import _json as codec
+from ortege_watch.cube.flows import DryRun, Sql
 from ortege_watch.errors import DecodeError
 
 

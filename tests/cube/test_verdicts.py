@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import codec
-from ortege_watch.cube.effects import Response
-from ortege_watch.cube.verdicts import (
+from ortege_watch import _json as codec
+from ortege_watch._http.conversation import Response
+from ortege_watch._http.verdicts import (
     Done,
     Passing,
     StillRunning,

@@ -79,7 +79,7 @@ def test_a_plan_survives_the_way(plan):
     """What is signed, sent and read again is the same to the last digit."""
     huge = attrs.evolve(plan.sizing, paid=2**127 + 1)
     made = plan_alert(attrs.evolve(plan, sizing=huge), "0123")
-    from ortege_watch.watchbus.payloads import encode_alerts
+    from ortege_watch.watchbus.wire import encode_alerts
 
     body, nonce, path = encode_alerts([made]), "0" * 32, "/a"
     signer = Credentials("bot", "secret")

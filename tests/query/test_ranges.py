@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query.ranges import (
+from ortege_watch.query.values import (
     check_range,
     pair_to_wire,
     parse_moment,

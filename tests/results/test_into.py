@@ -11,7 +11,7 @@ import attrs
 import msgspec
 import pytest
 
-from ortege_watch.codec import ResultPart
+from ortege_watch._json import ResultPart
 from ortege_watch.errors import DecodeError, QueryError
 from ortege_watch.query import Dimension, Measure, Query, TimeDimension
 from ortege_watch.results import Result, into

@@ -8,12 +8,11 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from ortege_watch.codec import ResultPart, decode_body
+from ortege_watch._json import ResultPart, decode_body
 from ortege_watch.errors import DecodeError
 from ortege_watch.query import Dimension, Measure, Query
 from ortege_watch.results import Result, Row
-from ortege_watch.results.result import snapshot_of
-from ortege_watch.results.snapshot import DEFAULT_LIMIT
+from ortege_watch.results.result import DEFAULT_LIMIT, snapshot_of
 
 COUNT = Measure("e.count", int)
 QUERY = Query(measures=[COUNT])

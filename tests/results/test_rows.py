@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch.codec import ResultPart
+from ortege_watch._json import ResultPart
 from ortege_watch.errors import DecodeError, QueryError
 from ortege_watch.query import Dimension, Measure, Query, Segment, TimeDimension
 from ortege_watch.results import ChangedRow, Result, Row, rows_into
-from ortege_watch.subscription.diff import difference
+from ortege_watch.results.diff import difference
 
 AMOUNT = Measure("e.amount", Decimal)
 COUNT = Measure("e.count", int)

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from ortege_watch.errors import DecodeError
-from ortege_watch.results import shapes
-from ortege_watch.results.shapes import first_shape, read_rows, shape_of
+from ortege_watch.results import decode as shapes
+from ortege_watch.results.decode import first_shape, read_rows, shape_of
 
 UNSET = msgspec.UNSET
 

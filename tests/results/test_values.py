@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ortege_watch.errors import DecodeError
-from ortege_watch.results import values
+from ortege_watch.results import decode as values
 
 BERLIN = ZoneInfo("Europe/Berlin")
 KINDS = [Decimal, int, str, bool, datetime]

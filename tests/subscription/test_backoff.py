@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ortege_watch._http.conversation import Backoff
 from ortege_watch.errors import QueryError
-from ortege_watch.subscription.backoff import Backoff
 
 draws = st.floats(0, 1, exclude_max=True)
 

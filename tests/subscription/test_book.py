@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import codec
-from ortege_watch.answers import api_error
+from ortege_watch import _json as codec
+from ortege_watch._http.statuses import api_error
 from ortege_watch.errors import DecodeError
-from ortege_watch.subscription.book import Book
-from ortege_watch.subscription.states import Deliver, Fail
+from ortege_watch.watch.book import Book
+from ortege_watch.watch.states import Deliver, Fail
 
 SHORT, LONG = {"measures": ["a.b"]}, {"measures": ["a.b"], "limit": 5}
 

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ortege_watch.codec import ResultPart
+from ortege_watch._json import ResultPart
 from ortege_watch.errors import DecodeError
 from ortege_watch.query import Dimension, Measure, Query, TimeDimension
-from ortege_watch.results import Result
+from ortege_watch.results import Result, diff
+from ortege_watch.results.diff import Difference, difference
 from ortege_watch.results.result import snapshot_of
-from ortege_watch.subscription import diff
-from ortege_watch.subscription.diff import Difference, difference
 
 AMOUNT = Measure("e.amount", Decimal)
 COUNT = Measure("e.count", int)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortege_watch.errors import DecodeError
-from ortege_watch.subscription import frames
+from ortege_watch.watch import frames
 
 CAPTURED = sorted((Path(__file__).parents[1] / "data" / "frames").glob("canonical-*"))
 LINES = [

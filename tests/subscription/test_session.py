@@ -11,8 +11,8 @@ from typing import get_args, get_type_hints
 import attrs
 import pytest
 
-from ortege_watch import codec
-from ortege_watch.answers import api_error
+from ortege_watch import _json as codec
+from ortege_watch._http.statuses import api_error
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
@@ -23,10 +23,12 @@ from ortege_watch.errors import (
     SubscriptionLost,
     TransportError,
 )
-from ortege_watch.subscription import frames, live, opening
-from ortege_watch.subscription.session import Session
-from ortege_watch.subscription.settings import Reconnect, Settings
-from ortege_watch.subscription.states import (
+from ortege_watch.watch import frames
+from ortege_watch.watch import session as live
+from ortege_watch.watch import session as opening
+from ortege_watch.watch.options import Reconnect, Settings
+from ortege_watch.watch.session import Session
+from ortege_watch.watch.states import (
     AskingToken,
     AskToken,
     Authorizing,

@@ -14,12 +14,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ortege_watch import codec
+from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, TransportError
-from ortege_watch.subscription import frames
-from ortege_watch.subscription.session import Session
-from ortege_watch.subscription.settings import Settings
-from ortege_watch.subscription.states import (
+from ortege_watch.watch import frames
+from ortege_watch.watch.options import Settings
+from ortege_watch.watch.session import Session
+from ortege_watch.watch.states import (
     AskToken,
     Closed,
     DeadlinePassed,

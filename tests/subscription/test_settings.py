@@ -7,7 +7,7 @@ import math
 import pytest
 
 from ortege_watch import QueryError, Reconnect, Retry
-from ortege_watch.subscription.settings import check_options, check_queries
+from ortege_watch.watch.options import check_options, check_queries
 
 
 async def asynchronous(_) -> None:

@@ -26,8 +26,8 @@ from ortege_watch import (
     QueryRejected,
     SubscriptionLost,
     TimeDimension,
-    codec,
 )
+from ortege_watch import _json as codec
 from ortege_watch.testing import FakeCube
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch.subscription.windows import find_windows, is_flat
+from ortege_watch.results.diff import find_windows, is_flat
 
 
 def rows(n, value="1"):

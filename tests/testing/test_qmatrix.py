@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from ortege_watch.testing import Table
+from ortege_watch.testing._cube.gateway import Gateway
+from ortege_watch.testing._cube.query import Settings
 from ortege_watch.testing._faults import Faults
-from ortege_watch.testing._gateway import Gateway
-from ortege_watch.testing._query import Settings
 
 CAPTURE = Path(__file__).parents[1] / "data/frames/qmatrix-classic-0.35.81.txt"
 CUBE = "stacks_contract_events"

@@ -8,9 +8,9 @@ from decimal import Decimal
 import pytest
 
 from ortege_watch.testing import Table
+from ortege_watch.testing._cube.gateway import Gateway
+from ortege_watch.testing._cube.query import Settings
 from ortege_watch.testing._faults import Faults
-from ortege_watch.testing._gateway import Gateway
-from ortege_watch.testing._query import Settings
 
 NOW = 1795326430.0  # 2026-11-22T05:47:10Z, a Sunday
 ROWS = [

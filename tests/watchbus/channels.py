@@ -14,8 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from ortege_watch import AlertInfo, Credentials, RequestVerifier
-from ortege_watch.watchbus.envelope import ok_answer
-from ortege_watch.watchbus.payloads import encode_alerts
+from ortege_watch.watchbus.wire import encode_alerts, ok_answer
 
 PATH = "/alerts/ws"
 CREDENTIALS = Credentials(APP_ID, SECRET)

@@ -7,7 +7,7 @@ from itertools import count
 
 from attrs import define, field
 
-from ortege_watch.cube.effects import (
+from ortege_watch._http.conversation import (
     Answer,
     Failure,
     GetStamp,
@@ -17,9 +17,8 @@ from ortege_watch.cube.effects import (
     Work,
 )
 from ortege_watch.errors import TransportError
-from ortege_watch.watchbus.alerts import AlertInfo
 from ortege_watch.watchbus.link import Link
-from ortege_watch.watchbus.models import EntityInfo
+from ortege_watch.watchbus.models import AlertInfo, EntityInfo
 from ortege_watch.watchbus.signing import Credentials
 
 CREDENTIALS = Credentials("app", "the-secret")

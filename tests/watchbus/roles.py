@@ -35,8 +35,12 @@ from ortege_watch import (
     alert_app,
     serve_alert_channel,
 )
-from ortege_watch.watchbus.envelope import ok_answer, refusal
-from ortege_watch.watchbus.payloads import decode_entities, watch_result_data
+from ortege_watch.watchbus.wire import (
+    decode_entities,
+    ok_answer,
+    refusal,
+    watch_result_data,
+)
 
 ENTITY = "0x312bc7eaaf93f1c60dc5afc115fccde161055fb0"
 RETRY = Reconnect(base=0.05, cap=0.2)

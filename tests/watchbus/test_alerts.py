@@ -18,8 +18,8 @@ from ortege_watch import (
     EventValues,
     QueryError,
 )
-from ortege_watch.watchbus import alerts as module
-from ortege_watch.watchbus.alerts import decode_alerts
+from ortege_watch.watchbus import models as module
+from ortege_watch.watchbus.models import decode_alerts
 
 
 def decoded(**changes: object) -> AlertInfo:

@@ -35,7 +35,7 @@ from ortege_watch import (
     serve_alert_channel,
 )
 from ortege_watch.testing import ManualClock
-from ortege_watch.watchbus.envelope import ResultCode, error_answer
+from ortege_watch.watchbus.wire import ResultCode, error_answer
 
 pytestmark = pytest.mark.anyio
 

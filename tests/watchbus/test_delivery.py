@@ -21,7 +21,8 @@ from ortege_watch import (
     TransportError,
     WatchBusError,
 )
-from ortege_watch.watchbus.delivery import (
+from ortege_watch.watchbus.channel import (
+    AnswerFrame,
     Delivery,
     Redial,
     Setback,
@@ -30,8 +31,7 @@ from ortege_watch.watchbus.delivery import (
     refused_upgrade,
     server_ahead,
 )
-from ortege_watch.watchbus.envelope import ResultCode, error_answer, ok_answer
-from ortege_watch.watchbus.frames import AnswerFrame
+from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
 
 FAILED = error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
 EXPIRED = error_answer(ResultCode.SIGNATURE_ERROR, "timestamp is expired")

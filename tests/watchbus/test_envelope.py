@@ -7,7 +7,7 @@ import json
 import pytest
 
 from ortege_watch import DecodeError, SignatureError, SignatureReason, WatchBusError
-from ortege_watch.watchbus.envelope import (
+from ortege_watch.watchbus.wire import (
     REFUSALS,
     ResultCode,
     error_answer,

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from signed import signature_of
 
 from ortege_watch import Retry
-from ortege_watch.cube.effects import Failure, GetStamp, Request
+from ortege_watch._http.conversation import Failure, GetStamp, Request
 from ortege_watch.errors import (
     DeadlineExceeded,
     DecodeError,

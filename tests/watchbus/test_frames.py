@@ -10,10 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortege_watch import AlertInfo, DecodeError
-from ortege_watch.watchbus import frames
-from ortege_watch.watchbus.envelope import ResultCode, error_answer, ok_answer
-from ortege_watch.watchbus.frames import AlertFrame, AnswerFrame
-from ortege_watch.watchbus.payloads import decode_alerts, encode_alerts
+from ortege_watch.watchbus import channel as frames
+from ortege_watch.watchbus.channel import AlertFrame, AnswerFrame
+from ortege_watch.watchbus.wire import (
+    ResultCode,
+    decode_alerts,
+    encode_alerts,
+    error_answer,
+    ok_answer,
+)
 
 ALERT = AlertInfo("0x" + "ab" * 20, 56, "ERC20", "unheard_of", 1_700_000_000)
 BODY = encode_alerts([ALERT])
@@ -47,7 +52,7 @@ def test_a_body_goes_over_byte_for_byte(key, body):
 @given(ids, st.integers(100, 599))
 def test_an_answer_goes_over(key, status):
     frame = AnswerFrame(key, status, ok_answer())
-    assert frames.read_answer(frames.write_answer(frame).encode()) == frame
+    assert frames.read_answer_frame(frames.write_answer(frame).encode()) == frame
 
 
 def test_an_own_frame_keeps_to_the_overhead():
@@ -58,7 +63,7 @@ def test_an_own_frame_keeps_to_the_overhead():
 def test_fields_that_nobody_knows_are_let_be():
     data = b'{"v": 2, "id": "1", "body": [], "status": 200, "x": {}}'
     assert frames.read_alerts(data) == AlertFrame("1", b"[]")
-    assert frames.read_answer(data) == AnswerFrame("1", 200, b"[]")
+    assert frames.read_answer_frame(data) == AnswerFrame("1", 200, b"[]")
 
 
 @pytest.mark.parametrize(
@@ -84,13 +89,13 @@ def test_what_is_no_frame_is_a_decode_error(data):
     with pytest.raises(DecodeError, match="no frame of alerts"):
         frames.read_alerts(data)
     with pytest.raises(DecodeError, match="no answer"):
-        frames.read_answer(data)
+        frames.read_answer_frame(data)
 
 
 @pytest.mark.parametrize("status", ["99", "600", '"200"', "200.5", "true", "null"])
 def test_a_status_is_one_of_http(status):
     with pytest.raises(DecodeError):
-        frames.read_answer(b'{"id":"1","body":{},"status":%s}' % status.encode())
+        frames.read_answer_frame(b'{"id":"1","body":{},"status":%s}' % status.encode())
 
 
 @given(st.binary(max_size=200))

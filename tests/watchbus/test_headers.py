@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortege_watch import SignatureError, SignatureReason
-from ortege_watch.watchbus.headers import signature_headers
+from ortege_watch.watchbus.signing import signature_headers
 
 FIELDS = ("app", "1700", "nonce", "ab12")
 HEADERS = {

@@ -23,8 +23,8 @@ from ortege_watch import (
     WatchEvent,
     WireStyle,
 )
-from ortege_watch.watchbus import payloads
-from ortege_watch.watchbus.payloads import PageRequest
+from ortege_watch.watchbus import wire as payloads
+from ortege_watch.watchbus.wire import PageRequest
 
 ENTITY = EntityInfo(ADDRESS, 56, "erc20", "big_amount_txn")
 OTHER = "0x" + "1" * 40

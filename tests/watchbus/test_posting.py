@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from ortege_watch import AlertInfo, QueryError, RateLimited, RejectedAlert, WireStyle
 from ortege_watch.errors import DecodeError, TransportError
-from ortege_watch.watchbus.alerts import decode_alerts
-from ortege_watch.watchbus.payloads import encode_alerts
+from ortege_watch.watchbus.models import decode_alerts
 from ortege_watch.watchbus.posting import (
     Tally,
     Waiting,
@@ -19,6 +18,7 @@ from ortege_watch.watchbus.posting import (
     prepare,
     rejection,
 )
+from ortege_watch.watchbus.wire import encode_alerts
 
 PLAIN = WireStyle()
 

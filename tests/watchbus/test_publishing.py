@@ -4,7 +4,7 @@ import pytest
 from driving import CUT, Play, alert, error, link, success
 
 from ortege_watch import QueryError, TransportError, WireStyle
-from ortege_watch.cube.effects import Work
+from ortege_watch._http.conversation import Work
 from ortege_watch.watchbus.publishing import Desk
 
 PLAIN = WireStyle()

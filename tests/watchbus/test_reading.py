@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from ortege_watch import DecodeError
-from ortege_watch.watchbus.reading import (
+from ortege_watch.watchbus.fields import (
     Entry,
     Problems,
     integer,

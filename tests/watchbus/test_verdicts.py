@@ -11,7 +11,6 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
-from ortege_watch.watchbus.envelope import Contradiction, refusal
 from ortege_watch.watchbus.verdicts import (
     Done,
     Expired,
@@ -19,6 +18,7 @@ from ortege_watch.watchbus.verdicts import (
     is_rejection,
     judge,
 )
+from ortege_watch.watchbus.wire import Contradiction, refusal
 
 GMT = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1,700,000,000
 HTML = b"<html>502 Bad Gateway</html>"

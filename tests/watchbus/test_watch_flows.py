@@ -15,7 +15,7 @@ from ortege_watch.errors import (
     RateLimited,
     TransportError,
 )
-from ortege_watch.watchbus.flows import Pages, Provider, batches
+from ortege_watch.watchbus.client import Pages, Provider, batches
 from ortege_watch.watchbus.models import Subscription, SubscriptionPage, WatchEvent
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from uuid import uuid4
 
-from ortege_watch._http import (
+from ortege_watch._http.conversation import DEADLINE, TIMEOUT, Endpoint, Limits
+from ortege_watch._http.driver import (
     DEFAULT_MAX_SIZE,
     AsyncClock,
     AsyncHttp,
@@ -17,23 +19,70 @@ from ortege_watch._http import (
     Http,
     Shell,
 )
+from ortege_watch._http.exchange import Call, Retry, Server
 from ortege_watch.cube import flows
-from ortege_watch.cube.settings import DEADLINE, TIMEOUT, Limits, Settings
-from ortege_watch.tokens import TokenSource
+from ortege_watch.errors import QueryError
+from ortege_watch.tokens import TokenLike, TokenSource
 
 if TYPE_CHECKING:
-    from ortege_watch.codec import ResultPart
-    from ortege_watch.cube.exchange import Call, Retry
-    from ortege_watch.cube.models import DryRun, Sql
-    from ortege_watch.meta import Meta
+    from ortege_watch._json import ResultPart
+    from ortege_watch.cube.flows import DryRun, Sql
+    from ortege_watch.cube.meta import Meta
     from ortege_watch.query import Query
     from ortege_watch.results import Result
-    from ortege_watch.subscription.blocking import Updates
-    from ortege_watch.subscription.settings import Dialect
-    from ortege_watch.subscription.updates import AsyncUpdates, WatchOptions
     from ortege_watch.tokens import TokenLike
+    from ortege_watch.watch.options import Dialect
+    from ortege_watch.watch.updates import AsyncUpdates, Updates, WatchOptions
 
-__all__ = ["AsyncCubeClient", "CubeClient", "Limits"]
+__all__ = ["DEADLINE", "TIMEOUT", "AsyncCubeClient", "CubeClient", "Limits", "Settings"]
+
+# -------------------- What a client is told once, and what it may be told for one call.
+
+
+class Settings:
+    """Hold what both clients need besides a way to send."""
+
+    def __init__(
+        self,
+        url: str | None,
+        token: TokenLike | None,
+        *,
+        timeout: float,
+        deadline: float | None,
+        retry: Retry | None,
+    ) -> None:
+        given = url if url is not None else os.environ.get("ORTEGE_URL", "")
+        if not given:
+            raise QueryError(
+                "no server: give url=, or set the environment variable ORTEGE_URL"
+            )
+        self.endpoint = Endpoint.parse(given)
+        self.tokens = TokenSource(
+            token if token is not None else os.environ.get("ORTEGE_TOKEN", "")
+        )
+        self.timeout = timeout
+        self.deadline = deadline
+        self.retry = retry or Retry()
+        self.server = Server()
+        self.dialect: Dialect | None = None
+        """The WebSocket dialect that worked last with this server."""
+        self.call("", 0.0, {})  # refuses limits that are none
+
+    def call(self, request_id: str, now: float, limits: Limits) -> Call:
+        """Begin a conversation."""
+        unknown = limits.keys() - Limits.__annotations__
+        if unknown:
+            names = ", ".join(sorted(unknown))
+            raise TypeError(f"unexpected arguments: {names}")
+        return Call(
+            api=self.endpoint.api,
+            request_id=request_id,
+            started=now,
+            timeout=limits.get("timeout", self.timeout),
+            deadline=limits.get("deadline", self.deadline),
+            retry=self.retry,
+            server=self.server,
+        )
 
 
 class AsyncCubeClient:
@@ -299,7 +348,7 @@ class CubeClient:
         token function is called in yet another one, so that it may block. See
         :meth:`AsyncCubeClient.watch`.
         """
-        from ortege_watch.subscription.blocking import (  # noqa: PLC0415
+        from ortege_watch.watch.updates import (  # noqa: PLC0415
             Updates,
             in_thread,
         )
@@ -322,8 +371,8 @@ def _watch(
     options: WatchOptions,
 ) -> AsyncUpdates:
     # Importing websockets takes longer than all the rest, and REST needs none of it.
-    from ortege_watch.subscription.runner import Target  # noqa: PLC0415
-    from ortege_watch.subscription.updates import watch  # noqa: PLC0415
+    from ortege_watch.watch.runner import Target  # noqa: PLC0415
+    from ortege_watch.watch.updates import watch  # noqa: PLC0415
 
     def poll(query: Query) -> Awaitable[ResultPart]:
         call = settings.call(str(uuid4()), shell.clock.now(), {})

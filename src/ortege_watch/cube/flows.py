@@ -1,7 +1,7 @@
 """Every REST conversation with a Cube server, written once for both clients.
 
 Pure: each one is a generator (see ``effects.py``) that a driver of ``_http.py`` runs.
-Whatever they raise is listed at :func:`~ortege_watch.cube.exchange.exchange`.
+Whatever they raise is listed at :func:`~ortege_watch._http.driver.exchange.exchange`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from ortege_watch import codec
-from ortege_watch.cube.effects import Conversation, Request, Response
-from ortege_watch.cube.exchange import Call, Retry, Server, exchange
-from ortege_watch.cube.models import DryRun, Sql
+from attrs import frozen
+
+from ortege_watch import _json as codec
+from ortege_watch._http.conversation import Conversation, Request, Response
+from ortege_watch._http.exchange import Call, Retry, Server, exchange
+from ortege_watch.cube.meta import Meta
 from ortege_watch.errors import (
     ApiError,
     DecodeError,
@@ -21,17 +23,18 @@ from ortege_watch.errors import (
     QueryError,
     QueryRejected,
 )
-from ortege_watch.meta import Meta
 from ortege_watch.query import Query
 from ortege_watch.results import Result
 
 if TYPE_CHECKING:
-    from ortege_watch.codec import ResultPart
+    from ortege_watch._json import ResultPart
 
 __all__ = [
     "Call",
+    "DryRun",
     "Retry",
     "Server",
+    "Sql",
     "blend",
     "compare",
     "dry_run",
@@ -43,6 +46,71 @@ __all__ = [
     "snapshot",
     "sql",
 ]
+
+# -------------------- What a server says about a query without running it.
+
+
+@frozen(kw_only=True)
+class Sql:
+    """Hold the SQL that a server would run for a query.
+
+    Attributes:
+        statement: the SQL, with the database's placeholders.
+        params: the values of the placeholders, in order.
+        raw: the whole answer, as it came.
+    """
+
+    statement: str
+    params: tuple[Any, ...]
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, data: bytes) -> Sql:
+        """Read the body of ``/sql``.
+
+        Raises:
+            DecodeError: it holds no statement.
+        """
+        answer = codec.loads(data)
+        match answer:
+            case {"sql": {"sql": [str(statement), [*params]]}}:
+                return cls(statement=statement, params=tuple(params), raw=answer)
+            case _:
+                raise DecodeError("the answer of /sql has no statement under sql.sql")
+
+
+@frozen(kw_only=True)
+class DryRun:
+    """Hold what a server made of a query.
+
+    Attributes:
+        query_type: ``"regularQuery"`` or ``"compareDateRangeQuery"``.
+        queries: the normalised queries in Cube's JSON form, one for each date range.
+        raw: the whole answer, as it came.
+    """
+
+    query_type: str
+    queries: tuple[Mapping[str, Any], ...]
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, data: bytes) -> DryRun:
+        """Read the body of ``/dry-run``.
+
+        Raises:
+            DecodeError: it holds no normalised queries.
+        """
+        answer = codec.loads(data)
+        match answer:
+            case {"queryType": str(query_type), "normalizedQueries": [*queries]} if all(
+                isinstance(query, Mapping) for query in queries
+            ):
+                return cls(query_type=query_type, queries=tuple(queries), raw=answer)
+            case _:
+                raise DecodeError(
+                    "the answer of /dry-run has no list normalizedQueries"
+                )
+
 
 _PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})
 _NOT_READY: Final = frozenset({429, 500, 502, 503, 504})

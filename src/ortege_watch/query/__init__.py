@@ -9,9 +9,10 @@ from ortege_watch.query.members import (
     Measure,
     Order,
     Segment,
+    TimeDimension,
+    TimeSelection,
 )
 from ortege_watch.query.query import Query
-from ortege_watch.query.times import TimeDimension, TimeSelection
 
 __all__ = [
     "Condition",

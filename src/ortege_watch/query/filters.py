@@ -15,12 +15,13 @@ import attrs
 
 from ortege_watch.errors import QueryError
 from ortege_watch.query.base import Member
-from ortege_watch.query.ranges import check_ordered, pair_to_wire
 from ortege_watch.query.values import (
     Value,
     check_moment,
+    check_ordered,
     check_value,
     day_end,
+    pair_to_wire,
     plain,
     shown,
     wall_clock,

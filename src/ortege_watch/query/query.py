@@ -15,8 +15,9 @@ from ortege_watch.query.members import (
     Measure,
     Order,
     Segment,
+    TimeDimension,
+    TimeSelection,
 )
-from ortege_watch.query.times import TimeDimension, TimeSelection
 from ortege_watch.query.values import check_text, shown
 
 __all__ = [
@@ -393,7 +394,7 @@ class Query:
             QueryError: with the path of what is refused, such as ``filters[0].values``.
         """
         # Below this file: reading needs the class that it makes.
-        from ortege_watch.query.wire import read_query  # noqa: PLC0415
+        from ortege_watch.query.from_wire import read_query  # noqa: PLC0415
 
         return read_query(wire)
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast
 import attrs
 import msgspec
 
-from ortege_watch import codec
+from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, QueryError
-from ortege_watch.results.values import (
+from ortege_watch.results.decode import (
     Kind,
     read_as_sent,
     read_column,
@@ -32,8 +32,8 @@ from ortege_watch.results.values import (
 )
 
 if TYPE_CHECKING:
-    from ortege_watch.results.layout import Layout
-    from ortege_watch.results.shapes import Cells
+    from ortege_watch.results.decode import Cells
+    from ortege_watch.results.result import Layout
 
 __all__ = ["convert"]
 

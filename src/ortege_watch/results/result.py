@@ -2,26 +2,493 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from itertools import count, repeat
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
+from functools import cached_property, lru_cache
+from itertools import count, groupby, repeat
+from operator import attrgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, overload
 
-from ortege_watch import codec
-from ortege_watch.errors import DecodeError
+import attrs
+import msgspec
+
+from ortege_watch import _json as codec
+from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.results.decode import (
+    Cells,
+    Kind,
+    Reader,
+    Shape,
+    canonical,
+    first_shape,
+    read_rows,
+    read_time,
+    reader,
+    unreadable,
+    zone_of,
+)
 from ortege_watch.results.into import convert
-from ortege_watch.results.rows import Row
-from ortege_watch.results.snapshot import Snapshot
-from ortege_watch.results.values import read_time
 
 if TYPE_CHECKING:
-    from ortege_watch.codec import ResultPart
-    from ortege_watch.query import Query
+    from ortege_watch._json import ResultPart
+    from ortege_watch.query import Member, Query, TimeSelection
+    from ortege_watch.results.decode import Shape
 
-__all__ = ["Result", "snapshot_of"]
+__all__ = [
+    "DEFAULT_LIMIT",
+    "ChangedRow",
+    "Keys",
+    "Layout",
+    "Result",
+    "Row",
+    "Snapshot",
+    "annotated",
+    "annotated_measures",
+    "declared",
+    "lay_out",
+    "rows_into",
+    "snapshot_of",
+]
+
+# -------------------- What the columns of a result hold: types, zone, and which columns are keys.
+
+
+# A "string" of an annotation may be a number or even an object through some drivers.
+_ANNOTATED: Final[dict[Any, Kind]] = {
+    "number": Decimal,
+    "time": datetime,
+    "boolean": bool,
+}
+
+Place: TypeAlias = tuple[str, str, Reader]
+"""A column's name, its attribute in the cells, and what reads its values."""
+
+_MOST_PLACES: Final = 256
+
+
+class Layout:
+    """Know how the columns of a shape are read; rows of many results share it.
+
+    Attributes:
+        shape: the columns themselves.
+        kinds: what each column is declared as, in the order in which rows show them.
+        keys: the columns that are no measures, sorted; together they identify a row.
+        zone: what times without a zone are meant in.
+    """
+
+    __slots__ = ("_places", "keys", "kinds", "shape", "zone")
+
+    def __init__(
+        self,
+        shape: Shape,
+        kinds: Iterable[tuple[str, Kind]],
+        keys: tuple[str, ...],
+        zone: tzinfo,
+    ) -> None:
+        self.shape = shape
+        self.kinds = dict(kinds)
+        self.keys = keys
+        self.zone = zone
+        self._places: dict[int, tuple[object, Place]] = {}
+
+    def find(self, column: str | Member[Any] | TimeSelection) -> Place:
+        """Give a column's name, its attribute in the cells, and what reads its values.
+
+        A loop over rows asks for the same few objects again and again: they are known
+        by identity, and kept, so that no other object takes their place.
+
+        Raises:
+            QueryError: this is neither a name nor anything that has a column.
+            DecodeError: there is no such column; the message lists those there are.
+        """
+        known = self._places.get(id(column))
+        if known is not None:
+            return known[1]
+        place = self._find(column)
+        if len(self._places) >= _MOST_PLACES:  # members made anew for each access
+            self._places.clear()
+        self._places[id(column)] = column, place
+        return place
+
+    def _find(self, column: str | Member[Any] | TimeSelection) -> Place:
+        """Give a column's name, its attribute in the cells, and what reads its values.
+
+        A member is read as it is declared itself, a name as the query declares it.
+        """
+        if isinstance(column, str):
+            name: str = column
+            kind: Kind = self.kinds.get(column)
+        else:
+            try:
+                name, kind = column.name, column.type
+            except AttributeError:
+                problem = (
+                    f"a row takes a member or the name of a column, not {column!r}"
+                )
+                raise QueryError(problem) from None
+            if kind is object:  # undeclared: out of Query.from_wire
+                kind = self.kinds.get(name)
+        if name not in self.kinds:
+            raise self.missing(name, self.kinds)
+        return name, self.shape.attributes[name], reader(kind, self.zone)
+
+    def missing(self, name: str, columns: Iterable[str]) -> DecodeError:
+        """Say that a row has no such column, and which ones it has."""
+        there = ", ".join(columns) or "none"
+        return DecodeError(f"there is no column {name!r}; there are: {there}")
+
+
+_layout = lru_cache(maxsize=256)(Layout)
+
+
+def lay_out(
+    shape: Shape, kinds: Mapping[str, Kind], measures: Iterable[str], timezone: str
+) -> Layout:
+    """Give the layout of a shape, the same one for the same arguments.
+
+    Args:
+        shape: the columns that are there.
+        kinds: what columns are declared as, in the order in which rows show them;
+            may name more columns, and fewer: those come last.
+        measures: the columns that are no part of a row's key.
+        timezone: what times without a zone are meant in, an IANA name.
+
+    Raises:
+        DecodeError: this machine does not know the time zone.
+    """
+    there = [(name, kind) for name, kind in kinds.items() if name in shape.attributes]
+    rest = [(name, _implied(name)) for name in shape.columns if name not in kinds]
+    values = frozenset(measures)
+    keys = tuple([name for name in shape.columns if name not in values])
+    return _layout(shape, (*there, *rest), keys, zone_of(timezone))
+
+
+def _implied(name: str) -> Kind:
+    """Tell the type of a column that nobody declares: blended rows have their time."""
+    return datetime if name.startswith("time.") else None
+
+
+def declared(query: Query) -> dict[str, Kind]:
+    """List the columns that a query asks for, with their declared types.
+
+    A member that came out of ``Query.from_wire`` has none: it is left to the server's
+    annotation.
+    """
+    kinds: dict[str, Kind] = {member.name: member.type for member in query.dimensions}
+    for selection in query.time:
+        kinds[selection.name] = datetime
+        # Deprecated, but servers of both generations still send it.
+        kinds[selection.dimension.name] = datetime
+    kinds.update((member.name, member.type) for member in query.measures)
+    return {name: kind for name, kind in kinds.items() if kind is not object}
+
+
+def annotated(annotation: Mapping[str, Any]) -> dict[str, Kind]:
+    """List the columns that a server's annotation describes, with their types."""
+    return {
+        name: _ANNOTATED.get(entry.get("type"))
+        for kind in ("dimensions", "timeDimensions", "measures")
+        for name, entry in _entries(annotation, kind)
+    }
+
+
+def annotated_measures(annotation: Mapping[str, Any]) -> list[str]:
+    """List the columns that a server's annotation calls measures."""
+    return [name for name, _ in _entries(annotation, "measures")]
+
+
+def _entries(annotation: Mapping[str, Any], kind: str) -> list[tuple[str, Any]]:
+    entries = annotation.get(kind)
+    if not isinstance(entries, dict):
+        return []
+    return [(name, entry) for name, entry in entries.items() if isinstance(entry, dict)]
+
+
+# -------------------- One row of a result: cells as they were sent, read as their columns are declared.
+
 
 T = TypeVar("T")
+D = TypeVar("D")
+
+
+class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """One row of a result; ``row[member]`` is of the member's type.
+
+    Values are read when they are asked for. Rows are equal when their values are,
+    whatever form these were sent in (``"1.0"`` or ``1``), and hashable.
+    """
+
+    _layout: Layout
+    _cells: Cells
+    # Its place in the result, for error messages; -1 where that is not known.
+    _index: int
+
+    @overload
+    def __getitem__(self, column: Member[T]) -> T: ...
+    @overload
+    def __getitem__(self, column: TimeSelection) -> datetime: ...
+    @overload
+    def __getitem__(self, column: str) -> Any: ...
+    def __getitem__(self, column: str | Member[Any] | TimeSelection) -> Any:
+        """Give the value of a column.
+
+        Args:
+            column: a member or a time selection, which knows its type, or the name of
+                a column; that is read as the query declares it, else as the server's
+                annotation says.
+
+        Raises:
+            DecodeError: the value is NULL, there is no such column, or what the server
+                sent is not of the type.
+        """
+        name, attribute, read = self._layout.find(column)
+        value = getattr(self._cells, attribute)
+        if value is not None and value is not msgspec.UNSET:
+            try:
+                return read(value)
+            except ValueError as error:
+                raise unreadable(name, value, self._index, str(error)) from error
+        self._read(name, attribute, read)  # says so if it is absent
+        reason = "is NULL; row.get(member) gives None for it"
+        raise unreadable(name, None, self._index, reason)
+
+    @overload
+    def get(self, column: Member[T], default: None = None) -> T | None: ...
+    @overload
+    def get(self, column: Member[T], default: D) -> T | D: ...
+    @overload
+    def get(self, column: TimeSelection, default: None = None) -> datetime | None: ...
+    @overload
+    def get(self, column: TimeSelection, default: D) -> datetime | D: ...
+    @overload
+    def get(self, column: str, default: Any = None) -> Any: ...
+    def get(
+        self, column: str | Member[Any] | TimeSelection, default: Any = None
+    ) -> Any:
+        """Give the value of a column, or ``default`` where it is NULL.
+
+        Raises:
+            DecodeError: there is no such column, or what the server sent is not of the
+                type; a misspelt name is no NULL.
+        """
+        value = self._read(*self._layout.find(column))
+        return default if value is None else value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give all values under the names of their columns, ``None`` where NULL.
+
+        Raises:
+            DecodeError: what the server sent is not of the type that was declared.
+        """
+        find = self._layout.find
+        return {name: self._read(*find(name)) for name in self._columns()}
+
+    def into(self, cls: type[T]) -> T:
+        """Give the row as an instance of your own class, see ``Result.into``."""
+        return convert(self._layout, [self._cells], cls, self._index)[0]
+
+    def _columns(self) -> list[str]:
+        attributes = self._layout.shape.attributes
+        return [
+            name
+            for name in self._layout.kinds
+            if getattr(self._cells, attributes[name]) is not msgspec.UNSET
+        ]
+
+    def _read(self, name: str, attribute: str, read: Reader) -> Any:
+        value = getattr(self._cells, attribute)
+        if value is None:
+            return None
+        if value is msgspec.UNSET:
+            raise self._layout.missing(name, self._columns())
+        try:
+            return read(value)
+        except ValueError as error:
+            raise unreadable(name, value, self._index, str(error)) from error
+
+    def _canonical(self) -> dict[str, Hashable]:
+        layout = self._layout
+        return {
+            name: canonical(
+                getattr(self._cells, layout.shape.attributes[name]),
+                layout.kinds[name],
+                layout.zone,
+            )
+            for name in self._columns()
+        }
+
+    def __contains__(self, column: object) -> bool:
+        return getattr(column, "name", column) in self._columns()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Row):
+            return NotImplemented
+        return self._canonical() == other._canonical()
+
+    def __ne__(self, other: object) -> bool:
+        # Python would derive it, but msgspec brings its own, which knows no __eq__.
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._canonical().items()))
+
+    def __repr__(self) -> str:
+        shown = {}
+        for name in self._columns():
+            attribute = self._layout.shape.attributes[name]
+            try:
+                shown[name] = self._read(*self._layout.find(name))
+            except DecodeError:
+                shown[name] = getattr(self._cells, attribute)
+        return f"{type(self).__name__}({shown!r})"
+
+
+class ChangedRow(Row, frozen=True, eq=False, gc=False):
+    """A row whose measures have changed; it has the new values.
+
+    Attributes:
+        before: the row as it was.
+    """
+
+    before: Row
+
+
+def rows_into(rows: Iterable[Row], cls: type[T]) -> list[T]:
+    """Give rows as instances of your own class, see ``Result.into``.
+
+    Much faster than row by row.
+    """
+    found: list[T] = []
+    for layout, group in groupby(rows, attrgetter("_layout")):
+        found += convert(layout, list(map(attrgetter("_cells"), group)), cls, -1)
+    return found
+
+
+# -------------------- What a result is made of, below its rows: text, then columns, then cells.
+
+
+DEFAULT_LIMIT: Final = 10_000
+"""How many rows Cube gives where nobody says: CUBEJS_DB_QUERY_DEFAULT_LIMIT."""
+
+
+@attrs.define
+class Keys:
+    """The keys of rows as they were sent, in the order of the rows, no two alike.
+
+    Attributes:
+        values: one for each row.
+        is_verbatim: whether no two mean the same either, ``"1"`` and ``"1.0"`` for
+            example; ``None`` until somebody looked.
+    """
+
+    values: list[Any]
+    is_verbatim: bool | None = None
+
+
+class Snapshot:
+    """One answer, read as far as anybody needed; ``Result`` is what users see of it.
+
+    Attributes:
+        part: the answer.
+        query: the query that it answers, where it is known.
+        raw: the rows as JSON text.
+        shape: the columns; ``None`` until they are known.
+        cells: the rows; ``None`` until they are read.
+        length: the number of rows; ``None`` until it is known.
+        flat: whether no value holds a list; ``None`` until somebody looked.
+        known: what the columns hold, or most likely do before the rows are read.
+        keys: the keys of the rows, if no two are alike; ``None`` if some are, or until
+            somebody looked.
+    """
+
+    def __init__(self, part: ResultPart, query: Query | None) -> None:
+        self.part = part
+        self.query = query
+        self.raw = memoryview(part.data)
+        self.shape: Shape | None = None
+        self.cells: list[Cells] | None = None
+        self.length: int | None = None
+        self.flat: bool | None = None
+        self.keys: Keys | None = None
+        self.known: Layout | None = None
+
+    def read(self) -> tuple[Shape, list[Cells]]:
+        """Read all rows, if that has not been done.
+
+        Raises:
+            DecodeError: see ``read_rows``.
+        """
+        if self.shape is None or self.cells is None:
+            likely = self.known.shape if self.known else None
+            self.shape, self.cells = read_rows(self.raw, likely)
+            self.length = len(self.cells)
+        return self.shape, self.cells
+
+    def follow(self, other: Snapshot) -> None:
+        """Expect the columns of an earlier answer to the same query."""
+        if self.query is other.query and self.part.annotation == other.part.annotation:
+            self.known = self.known or other.known
+
+    def adopt(self, other: Snapshot) -> None:
+        """Take over what is known of a snapshot with the same text."""
+        self.shape, self.cells, self.length = other.shape, other.cells, other.length
+        self.flat = other.flat
+
+    def open(self) -> tuple[Layout, list[Cells]]:
+        """Read all rows, and tell what their columns hold."""
+        shape, cells = self.read()
+        return self.lay_out(shape), cells
+
+    @cached_property
+    def annotation(self) -> Mapping[str, Any]:
+        """What the server says of the members, or nothing."""
+        return _parsed(self.part.annotation)
+
+    @cached_property
+    def normalized(self) -> Mapping[str, Any]:
+        """What the server made of the query, or nothing."""
+        return _parsed(self.part.query)
+
+    @cached_property
+    def limit(self) -> int:
+        """How many rows the answer may have."""
+        if self.query is not None and self.query.limit is not None:
+            return self.query.limit
+        limit = self.normalized.get("limit", self.normalized.get("rowLimit"))
+        return limit if isinstance(limit, int) else DEFAULT_LIMIT
+
+    def most(self) -> int:
+        """Tell how many rows there are at most, from the length of the text."""
+        if self.length is not None:
+            return self.length
+        shape = self.shape or first_shape(self.raw)
+        return len(self.raw) // (shape.shortest + 1 if shape else 3)
+
+    def lay_out(self, shape: Shape) -> Layout:
+        """Tell what columns hold, as the query declares them, else as annotated."""
+        if self.known is None or self.known.shape is not shape:
+            self.known, self.keys = self._new_layout(shape), None
+        return self.known
+
+    def _new_layout(self, shape: Shape) -> Layout:
+        query = self.query
+        kinds = {} if query is None else declared(query)
+        if not kinds.keys() >= shape.attributes.keys():
+            kinds = annotated(self.annotation) | kinds
+        if query is None:
+            # A query in Cube's JSON form may be in another zone than UTC.
+            zone = self.normalized.get("timezone") or "UTC"
+            measures = annotated_measures(self.annotation)
+            return lay_out(shape, kinds, measures, str(zone))
+        measures = [member.name for member in query.measures]
+        return lay_out(shape, kinds, measures, query.timezone)
+
+
+def _parsed(data: Any) -> dict[str, Any]:
+    value = codec.loads(bytes(data) or b"null")
+    return value if isinstance(value, dict) else {}
 
 
 class Result(Sequence[Row]):

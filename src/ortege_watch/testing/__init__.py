@@ -7,12 +7,11 @@ two sides of the watch-bus; :class:`ManualClock` moves only when told to. Instal
 
 from __future__ import annotations
 
-from ortege_watch.testing._messages import HttpRequest
-from ortege_watch.testing._table import Table
+from ortege_watch.testing._cube.table import Table
+from ortege_watch.testing._server import HttpRequest
 from ortege_watch.testing.clock import ManualClock
-from ortege_watch.testing.fake_cube import FakeCube
-from ortege_watch.testing.fake_provider import FakeProvider
-from ortege_watch.testing.fake_watch_bus import FakeWatchBus
+from ortege_watch.testing.cube import FakeCube
+from ortege_watch.testing.watchbus import FakeProvider, FakeWatchBus
 
 __all__ = [
     "FakeCube",

@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
-from ortege_watch.testing._core import Core
-from ortege_watch.testing._faults import Countdown, Faults, Moment
-from ortege_watch.testing._gateway import encode
-from ortege_watch.testing._messages import response
-from ortege_watch.testing._records import Records
+from ortege_watch.testing._cube.gateway import Core, encode
+from ortege_watch.testing._faults import Countdown, Faults, Moment, Records
+from ortege_watch.testing._server import response
 
 if TYPE_CHECKING:
     import asyncio
 
-    from ortege_watch.testing._connection import Connection
-    from ortege_watch.testing._server import Server
+    from ortege_watch.testing._server import Connection, Server
 
 CoreT = TypeVar("CoreT", bound=Records)
 

@@ -10,48 +10,416 @@ is ``channel_server.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import random
 import ssl as tls
 import time
 import uuid
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Never, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Never, Self, TypeAlias, TypeVar
 
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidStatus,
-    WebSocketException,
-)
+import msgspec
+from anyio import to_thread
+from attrs import define, frozen
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from ortege_watch._http import AsyncClock, _AsyncSystemClock, ssl_context
-from ortege_watch._sockets import CLOSE_WITHIN, SILENT, Dial, close
+from ortege_watch import _json as codec
+from ortege_watch._http.conversation import Backoff, split_url
+from ortege_watch._http.driver import AsyncClock, _AsyncSystemClock, ssl_context
+from ortege_watch._http.verdicts import http_date
+from ortege_watch._websocket import CLOSE_WITHIN, SILENT, Dial, close
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
     QueryError,
+    SignatureError,
+    SignatureReason,
     TransportError,
+    WatchBusError,
 )
-from ortege_watch.subscription.settings import Reconnect
-from ortege_watch.watchbus import frames
-from ortege_watch.watchbus.alerts import AlertInfo
-from ortege_watch.watchbus.delivery import (
-    Delivery,
-    Redial,
-    Settled,
-    address_of,
-    refused_upgrade,
-    server_ahead,
+from ortege_watch.watch.options import Reconnect
+from ortege_watch.watchbus.inbox import (
+    AlertHandler,
+    HandledAlerts,
+    Handling,
+    RecentAlerts,
 )
-from ortege_watch.watchbus.payloads import WireStyle, encode_alerts
-from ortege_watch.watchbus.signing import Credentials, signed_headers
+from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.signing import (
+    CONTENT_TYPE,
+    Credentials,
+    request_line,
+    signature_headers,
+    signed_headers,
+)
+from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
+from ortege_watch.watchbus.wire import (
+    REFUSALS,
+    ResultCode,
+    WireStyle,
+    encode_alerts,
+    error_answer,
+    read_answer,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
+    from websockets.http11 import Request, Response
 
-__all__ = ["AlertChannel"]
+__all__ = [
+    "OVERHEAD",
+    "AlertChannel",
+    "AlertFrame",
+    "AlertServer",
+    "AnswerFrame",
+    "Delivery",
+    "Redial",
+    "Setback",
+    "Settled",
+    "address_of",
+    "read_alerts",
+    "read_answer_frame",
+    "refused_upgrade",
+    "serve_alert_channel",
+    "server_ahead",
+    "write_alerts",
+    "write_answer",
+]
+
+# -------------------- The frames of an alert channel: the one place that knows their form.
+#
+# The page recommends WebSocket for alerts and documents no frame. These are therefore
+# ours, and as close to the documented POST as can be: a frame is the POST's body under an
+# id, an answer is the POST's answer (status and envelope) under the same id. Both are
+# JSON in WebSocket text frames::
+#
+#     a request: {"id": "5f3c...", "body": {"alert_info_list": [...]}}
+#     an answer: {"id": "5f3c...", "status": 200, "body": {"status": "OK", "code": "000000000", ...}}
+#
+# If a form is documented one day, these four functions are what changes.
+
+
+OVERHEAD: Final = 256
+"""Bytes that a frame has at most beyond its body."""
+
+_Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+_Status: TypeAlias = Annotated[int, msgspec.Meta(ge=100, lt=600)]
+
+
+@frozen
+class AlertFrame:
+    """Carry alerts to the receiver.
+
+    Attributes:
+        id: what the answer carries as well; the same when the frame is sent again.
+        body: the body of an alert POST, byte for byte.
+    """
+
+    id: str
+    body: bytes
+
+
+@frozen
+class AnswerFrame:
+    """Tell the sender what became of a frame.
+
+    Attributes:
+        id: the frame's.
+        status: the HTTP status that a POST would have been answered with; 200 if all
+            its alerts are handled.
+        body: the envelope, ``{"status": ..., "code": ..., "data": ...}``.
+    """
+
+    id: str
+    status: int
+    body: bytes
+
+
+class _Alerts(msgspec.Struct):
+    id: _Id
+    body: msgspec.Raw
+
+
+class _Answer(msgspec.Struct):
+    id: _Id
+    status: _Status
+    body: msgspec.Raw
+
+
+T = TypeVar("T")
+
+_alerts: Final = msgspec.json.Decoder(_Alerts)
+_answer: Final = msgspec.json.Decoder(_Answer)
+
+
+def write_alerts(frame: AlertFrame) -> str:
+    """Write a frame of alerts."""
+    head = codec.dumps(frame.id)
+    return f'{{"id":{head},"body":{frame.body.decode()}}}'
+
+
+def read_alerts(data: bytes) -> AlertFrame:
+    """Read a frame of alerts; what its body holds is not looked at.
+
+    Raises:
+        DecodeError: it is something else.
+    """
+    found = _read(_alerts, data, "no frame of alerts")
+    return AlertFrame(found.id, bytes(found.body))
+
+
+def write_answer(frame: AnswerFrame) -> str:
+    """Write the answer to a frame."""
+    head = f'{{"id":{codec.dumps(frame.id)},"status":{frame.status}'
+    return f'{head},"body":{frame.body.decode()}}}'
+
+
+def read_answer_frame(data: bytes) -> AnswerFrame:
+    """Read the answer to a frame; what its envelope says is not looked at.
+
+    Raises:
+        DecodeError: it is something else.
+    """
+    found = _read(_answer, data, "no answer to a frame of alerts")
+    return AnswerFrame(found.id, found.status, bytes(found.body))
+
+
+def _read(decoder: msgspec.json.Decoder[T], data: bytes, problem: str) -> T:
+    try:
+        return decoder.decode(data)
+    except codec.UNREADABLE as error:
+        text = f"this is {problem} ({error})"
+        raise DecodeError(text, excerpt=codec.excerpt(data)) from error
+
+
+# -------------------- What an alert channel still has to deliver, and when it dials again. Pure.
+#
+# A parcel is a frame with its id. It stays until the receiver has acknowledged it or has
+# refused it for good, and is sent again on every new connection, under the same id and in
+# the order in which it was given.
+
+
+_PASSING: Final = frozenset({408, 425, 429})
+_EXPIRED: Final = REFUSALS[SignatureReason.EXPIRED][2]
+_EXAMPLE: Final = "give its address, such as wss://alerts.example.com/alerts/ws"
+
+
+@frozen
+class Settled:
+    """Tell that a parcel is done with.
+
+    Attributes:
+        id: the parcel's.
+        error: why the receiver will not have it; ``None`` if it has handled it.
+    """
+
+    id: str
+    error: OrtegeWatchError | None = None
+
+
+@define
+class _Parcel:
+    text: str
+    sent: bool = False
+    refusals: int = 0
+    not_before: float = -math.inf
+
+
+class Delivery:
+    """Hold the parcels, in order.
+
+    Args:
+        retry: the delays before a parcel that was not handled is sent again, and how
+            often that is done.
+    """
+
+    def __init__(self, retry: Reconnect) -> None:
+        self._parcels: dict[str, _Parcel] = {}
+        self._backoff = Backoff(base=retry.base, cap=retry.cap)
+        self._attempts = math.inf if retry.attempts is None else retry.attempts
+
+    def __len__(self) -> int:
+        return len(self._parcels)
+
+    def add(self, key: str, text: str) -> None:
+        """Take a parcel; it is due at once."""
+        self._parcels[key] = _Parcel(text)
+
+    def drop(self, key: str) -> None:
+        """Forget a parcel, if it is there: nobody waits for it any more."""
+        self._parcels.pop(key, None)
+
+    def due(self, now: float) -> list[str]:
+        """List the frames to send now, and expect each to be sent."""
+        found = [
+            parcel
+            for parcel in self._parcels.values()
+            if not parcel.sent and parcel.not_before <= now
+        ]
+        for parcel in found:
+            parcel.sent = True
+        return [parcel.text for parcel in found]
+
+    def next_at(self) -> float | None:
+        """Tell when the next parcel is due that is being held back."""
+        held = (each.not_before for each in self._parcels.values() if not each.sent)
+        return min(held, default=None)
+
+    def lost(self) -> None:
+        """Note that the connection is gone: what has no answer is sent again."""
+        for parcel in self._parcels.values():
+            parcel.sent = False
+
+    def answered(self, answer: AnswerFrame, now: float, draw: float) -> Settled | None:
+        """Take an answer.
+
+        Args:
+            answer: what came.
+            now: monotonic seconds.
+            draw: a random number, 0 <= draw < 1.
+
+        Returns:
+            What is settled by it; ``None`` where the parcel is held back and sent
+            again, and where nobody waits for it any more.
+        """
+        parcel = self._parcels.get(answer.id)
+        if parcel is None:
+            return None
+        try:
+            read_answer(answer.body, answer.status)
+        except (DecodeError, WatchBusError) as error:
+            if not _passing(answer.status) or parcel.refusals >= self._attempts:
+                return Settled(answer.id, error)
+            delay = self._backoff.delay(parcel.refusals, draw)
+            parcel.refusals += 1
+            parcel.not_before = now + delay
+            parcel.sent = False
+            return None
+        return Settled(answer.id)
+
+    def too_large(self) -> Settled | None:
+        """Give up the largest frame that is under way: the receiver takes none so big.
+
+        The close code says that some frame was, and not which.
+        """
+        sent = {key: each for key, each in self._parcels.items() if each.sent}
+        if not sent:
+            return None
+        key = max(sent, key=lambda key: len(sent[key].text))
+        problem = "the receiver takes no frame of this size; send fewer alerts at once"
+        return Settled(key, WatchBusError(problem, status=413))
+
+
+def _passing(status: int) -> bool:
+    return status >= 500 or status in _PASSING
+
+
+@frozen
+class Setback:
+    """Say how to go on after a failure.
+
+    Attributes:
+        delay: seconds until the next attempt.
+        gives_up: whether those who wait are to be told of the failure.
+    """
+
+    delay: float
+    gives_up: bool
+
+
+class Redial:
+    """Count failures in a row; only a connection that held begins anew."""
+
+    def __init__(self, retry: Reconnect) -> None:
+        self._retry = retry
+        self._backoff = Backoff(base=retry.base, cap=retry.cap)
+        self._failures = 0
+        self._since: float | None = None
+
+    def opened(self, now: float) -> None:
+        """Note that a connection stands; that alone proves nothing."""
+        self._since = now
+
+    def failed(self, now: float, draw: float) -> Setback:
+        """Take the end of a connection, or an attempt that came to none.
+
+        Args:
+            now: monotonic seconds.
+            draw: a random number, 0 <= draw < 1.
+        """
+        since, self._since = self._since, None
+        if since is not None and now - since >= self._retry.healthy_after:
+            self._failures = 0
+        delay = self._backoff.delay(self._failures, draw)
+        attempts = self._retry.attempts
+        gives_up = attempts is not None and self._failures >= attempts
+        self._failures = 0 if gives_up else self._failures + 1
+        return Setback(delay, gives_up)
+
+
+def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
+    """Read the answer to a handshake that was not accepted.
+
+    Returns:
+        The error, and whether another attempt would come to the same: true for bad
+        credentials and a wrong path, false for a server that is not well.
+    """
+    try:
+        read_answer(body, status)
+    except WatchBusError as error:
+        return error, not _passing(status)
+    except DecodeError as error:
+        failure = _no_channel(status)
+        failure.__cause__ = error
+        return failure, True
+    return _no_channel(status), True
+
+
+def _no_channel(status: int) -> TransportError:
+    problem = f"HTTP status {status} was the answer to the upgrade: no alert channel"
+    return TransportError(problem)
+
+
+def server_ahead(error: OrtegeWatchError, date: str | None, now: float) -> float | None:
+    """Tell how far the server's clock is ahead, where it calls ours expired.
+
+    Args:
+        error: what :func:`refused_upgrade` made of its answer.
+        date: the answer's Date header.
+        now: unix seconds by our clock.
+
+    Returns:
+        Seconds, negative if it is behind; ``None`` where that is not the trouble, or
+        where it cannot be told.
+    """
+    if not isinstance(error, WatchBusError) or error.reason != _EXPIRED:
+        return None
+    moment = http_date(date or "")
+    # The header has whole seconds: on average it is half a second late.
+    return None if moment is None else moment + 0.5 - now
+
+
+def address_of(url: str) -> tuple[str, str]:
+    """Read a channel's address; ``http`` and ``https`` stand for ``ws`` and ``wss``.
+
+    Returns:
+        The address of the WebSocket, and its path: what the handshake signs.
+
+    Raises:
+        QueryError: this is no such address, or its path cannot be signed.
+    """
+    parts = split_url(url, _EXAMPLE, "sign with credentials")
+    path = parts.path or "/"
+    request_line("GET", path)
+    scheme = "wss" if parts.scheme in {"https", "wss"} else "ws"
+    return f"{scheme}://{parts.netloc}{path}", path
+
 
 E = TypeVar("E", bound=OrtegeWatchError)
 
@@ -151,7 +519,7 @@ class AlertChannel:
         key = uuid.uuid4().hex
         async with self._room:
             self._check_open()
-            text = frames.write_alerts(frames.AlertFrame(key, body))
+            text = write_alerts(AlertFrame(key, body))
             answer = asyncio.get_running_loop().create_future()
             self._waiting[key] = answer
             self._delivery.add(key, text)
@@ -307,7 +675,7 @@ class AlertChannel:
 
     async def _read(self, connection: ClientConnection) -> Never:
         while True:
-            answer = frames.read_answer(await connection.recv(decode=False))
+            answer = read_answer_frame(await connection.recv(decode=False))
             now, draw = self._clock.now(), random.random()  # noqa: S311
             settled = self._delivery.answered(answer, now, draw)
             if settled is not None:
@@ -348,3 +716,195 @@ async def _race(*works: Coroutine[Any, Any, object]) -> int:
 def _because(error: E, cause: BaseException) -> E:
     error.__cause__ = cause
     return error
+
+
+# -------------------- Alerts over WebSocket, in: the asyncio shell of the alert channel's receiver.
+
+
+_AHEAD: Final = 64
+"""Frames that are read ahead of the handler; then TCP holds the sender up."""
+_NO_FRAME: Final = 1007
+_GOING_AWAY: Final = 1001
+
+
+@frozen
+class AlertServer:
+    """Say where a channel is served.
+
+    Attributes:
+        port: the port, also where 0 let the system choose.
+        url: the channel's address, for :class:`AlertChannel` on this machine.
+    """
+
+    port: int
+    url: str
+
+
+@contextlib.asynccontextmanager
+async def serve_alert_channel(
+    verifier: RequestVerifier,
+    handler: AlertHandler,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    ssl: tls.SSLContext | None = None,
+    handled: HandledAlerts | None = None,
+    ping_every: float = 20.0,
+    close_within: float = 10.0,
+) -> AsyncIterator[AlertServer]:
+    """Receive alerts over WebSocket for as long as the ``async with`` lasts.
+
+    A sender is told that all is well when the handler returned for every alert of its
+    frame. If one raises, the others are handled all the same; the sender sends the
+    frame again after a delay, and then only what failed is handled. An alert that came
+    before is skipped, over whatever connection it comes. The frames of one connection
+    are handled one after the other, those of several at once.
+
+    Leaving ends what is going on: a call of the handler has ``close_within`` seconds to
+    return and be acknowledged; then it is cancelled (one in a thread is waited for).
+
+    Args:
+        verifier: accepts the handshakes: made with ``method="GET"`` and the channel's
+            ``path``. Its ``max_body`` is the limit of what a frame may hold.
+        handler: called with each alert. A plain function runs in a worker thread, an
+            async one on the event loop.
+        host: the address to listen on.
+        port: the port; 0 lets the system choose.
+        ssl: TLS settings; without them the channel is for loopback, or stands behind a
+            proxy that ends TLS.
+        handled: remembers alerts by :meth:`AlertInfo.dedupe_key`, on the event loop; by
+            default the last 100,000 in memory. Give the one of :func:`alert_app` to
+            have each alert handled once, whichever way it comes.
+        ping_every: seconds between two pings, and for the answer to one; a sender that
+            is gone is noticed by it.
+        close_within: seconds that the handler may take on leaving.
+
+    Raises:
+        QueryError: the verifier is one for another method.
+        OrtegeWatchError: the address cannot be listened on.
+    """
+    if verifier.method != "GET":
+        raise QueryError(
+            f"verifier: it accepts {verifier.method}, and a WebSocket handshake is a"
+            ' GET; make it with RequestVerifier(..., method="GET")'
+        )
+    memory = RecentAlerts() if handled is None else handled
+    receiver = _Receiver(verifier, Handling(handler, memory))
+    try:
+        server = await serve(
+            receiver.converse,
+            host,
+            port,
+            process_request=receiver.admit,
+            logger=SILENT,
+            ssl=ssl,
+            compression=None,
+            max_size=verifier.max_body + OVERHEAD,
+            max_queue=_AHEAD,
+            ping_interval=ping_every,
+            ping_timeout=ping_every,
+            close_timeout=CLOSE_WITHIN,
+        )
+    except OSError as error:
+        problem = f"alerts cannot be received at {host}:{port}: {error}"
+        raise OrtegeWatchError(problem) from error
+    try:
+        number = next(iter(server.sockets)).getsockname()[1]
+        scheme, name = "wss" if ssl else "ws", f"[{host}]" if ":" in host else host
+        yield AlertServer(number, f"{scheme}://{name}:{number}{verifier.path}")
+    finally:
+        await receiver.close(server, close_within)
+
+
+class _Receiver:
+    """Take handshakes and frames."""
+
+    def __init__(self, verifier: RequestVerifier, handling: Handling) -> None:
+        self._verifier = verifier
+        self._handling = handling
+        self._closing = False
+        self._open: set[ServerConnection] = set()
+        self._idle: set[ServerConnection] = set()
+        # A store with a file or a network behind it must not stop the event loop.
+        self._waits = not isinstance(verifier.nonces, MemoryNonces)
+
+    async def admit(
+        self, connection: ServerConnection, request: Request
+    ) -> Response | None:
+        """Accept a handshake, or answer it with a refusal."""
+        try:
+            await self._verify(request)
+        except SignatureError as error:
+            logger.warning("a handshake is refused: %s", error)
+            status, answer = refusal(error)
+        except Exception:
+            logger.exception("a handshake could not be verified")
+            status, answer = 503, error_answer(ResultCode.SERVER_ERROR, "try again")
+        else:
+            return None
+        response = connection.respond(status, answer.decode())
+        del response.headers["Content-Type"]
+        response.headers["Content-Type"] = CONTENT_TYPE
+        return response
+
+    async def _verify(self, request: Request) -> None:
+        headers = list(request.headers.raw_items())
+        self._verifier.check_target(request.path)
+        if self._waits:
+            await to_thread.run_sync(self._verifier.verify, headers, b"")
+        else:
+            self._verifier.verify(headers, b"")
+
+    async def converse(self, connection: ServerConnection) -> None:
+        """Handle the frames of a connection until it ends."""
+        self._open.add(connection)
+        try:
+            await self._converse(connection)
+        except ConnectionClosed as error:
+            logger.debug("a sender is gone: %s", error)
+        except Exception:
+            logger.exception("a connection ends unexpectedly")
+            raise
+        finally:
+            self._open.discard(connection)
+
+    async def _converse(self, connection: ServerConnection) -> None:
+        assert connection.request is not None  # noqa: S101 - it was admitted
+        app_id = signature_headers(connection.request.headers.raw_items())[0]
+        while not self._closing:
+            data = await self._next(connection)
+            try:
+                frame = read_alerts(data)
+            except DecodeError as error:
+                logger.warning("a sender is parted from: %s", error)
+                await connection.close(_NO_FRAME, "this is no frame of alerts")
+                return
+            status, body = await self._handling.take(frame.body, app_id)
+            answer = AnswerFrame(frame.id, status, body)
+            await connection.send(write_answer(answer))
+        await connection.close(_GOING_AWAY)
+
+    async def _next(self, connection: ServerConnection) -> bytes:
+        self._idle.add(connection)
+        try:
+            return await connection.recv(decode=False)
+        finally:
+            self._idle.discard(connection)
+
+    async def close(self, server: Server, within: float) -> None:
+        """Let what is going on end, then part with everybody."""
+        self._closing = True
+        server.close(close_connections=False)
+        try:
+            async with asyncio.timeout(within):
+                idle = (each.close(_GOING_AWAY) for each in self._idle)
+                await asyncio.gather(*idle)
+                await server.wait_closed()
+        except TimeoutError:
+            logger.warning("a handler is cancelled: it took more than %g s", within)
+        finally:
+            self._handling.cancel()
+            for each in self._open:
+                each.transport.abort()
+            await server.wait_closed()
+            await self._handling.settle()

@@ -12,14 +12,14 @@ from typing import Any, TypeVar, assert_never
 
 from attrs import field, mutable
 
-from ortege_watch.cube.effects import (
+from ortege_watch._http.conversation import (
     Answer,
     Conversation,
     Failure,
     GetStamp,
+    Pace,
     Request,
 )
-from ortege_watch.cube.pacing import Pace
 from ortege_watch.watchbus.link import Link, Target
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,

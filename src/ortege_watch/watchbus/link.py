@@ -7,8 +7,14 @@ from typing import Final
 
 from attrs import evolve, field, frozen, mutable
 
-from ortege_watch.cube.endpoint import split_url
-from ortege_watch.cube.pacing import DEADLINE, TIMEOUT, Limits, Retry, check_limits
+from ortege_watch._http.conversation import (
+    DEADLINE,
+    TIMEOUT,
+    Limits,
+    Retry,
+    check_limits,
+    split_url,
+)
 from ortege_watch.errors import QueryError
 from ortege_watch.watchbus.signing import Credentials, Key, prepare, request_line
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from ortege_watch.errors import OrtegeWatchError, OutboxFull, QueryError
-from ortege_watch.watchbus.alerts import AlertInfo, decode_alerts
+from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.posting import (
     Delivered,
     RejectedAlert,

@@ -11,14 +11,14 @@ from typing import Final
 
 from attrs import field, frozen, mutable
 
-from ortege_watch.cube.effects import Conversation
+from ortege_watch._http.conversation import Conversation
 from ortege_watch.errors import OrtegeWatchError, QueryError, WatchBusError
-from ortege_watch.watchbus.alerts import AlertInfo, decode_alerts
 from ortege_watch.watchbus.exchange import exchange
+from ortege_watch.watchbus.fields import shown
 from ortege_watch.watchbus.link import Link, Target
-from ortege_watch.watchbus.payloads import WireStyle, encode_alerts
-from ortege_watch.watchbus.reading import shown
+from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.verdicts import is_rejection
+from ortege_watch.watchbus.wire import WireStyle, encode_alerts
 
 __all__ = [
     "Delivered",

@@ -12,7 +12,8 @@ from typing import Final, Self, Unpack
 import anyio
 from anyio import to_thread
 
-from ortege_watch._http import (
+from ortege_watch._http.conversation import DEADLINE, TIMEOUT, Limits, Retry
+from ortege_watch._http.driver import (
     DEFAULT_MAX_SIZE,
     AsyncClock,
     AsyncHttp,
@@ -21,16 +22,14 @@ from ortege_watch._http import (
     Http,
     Shell,
 )
-from ortege_watch.cube.pacing import DEADLINE, TIMEOUT, Limits, Retry
-from ortege_watch.watchbus.alerts import AlertInfo
-from ortege_watch.watchbus.client import NO_TOKENS, refuse_params
-from ortege_watch.watchbus.flows import Progress
+from ortege_watch.watchbus.client import NO_TOKENS, Progress, refuse_params
 from ortege_watch.watchbus.link import ALERT_PATH, Link
+from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
-from ortege_watch.watchbus.payloads import WireStyle
 from ortege_watch.watchbus.posting import PublishResult
 from ortege_watch.watchbus.publishing import Desk
 from ortege_watch.watchbus.signing import Credentials
+from ortege_watch.watchbus.wire import WireStyle
 
 __all__ = ["AlertPublisher", "AsyncAlertPublisher"]
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from ortege_watch.cube.effects import Conversation, Work
+from ortege_watch._http.conversation import Conversation, Work
 from ortege_watch.errors import OrtegeWatchError
-from ortege_watch.watchbus.flows import Progress
+from ortege_watch.watchbus.client import Progress
 from ortege_watch.watchbus.link import Link, check_batch_size
-from ortege_watch.watchbus.payloads import WireStyle
 from ortege_watch.watchbus.posting import (
     Delivered,
     PublishResult,
@@ -24,6 +23,7 @@ from ortege_watch.watchbus.posting import (
     deliver,
     prepare,
 )
+from ortege_watch.watchbus.wire import WireStyle
 
 __all__ = ["Desk", "Queue", "Store"]
 

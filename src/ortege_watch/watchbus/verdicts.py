@@ -7,10 +7,10 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from attrs import frozen
 
-from ortege_watch.cube.effects import Response
-from ortege_watch.cube.verdicts import http_date, retry_after
+from ortege_watch._http.conversation import Response
+from ortege_watch._http.verdicts import http_date, retry_after
 from ortege_watch.errors import OrtegeWatchError, RateLimited, WatchBusError
-from ortege_watch.watchbus.envelope import Contradiction, ResultCode, read_answer
+from ortege_watch.watchbus.wire import Contradiction, ResultCode, read_answer
 
 __all__ = ["Done", "Expired", "Refused", "Verdict", "is_rejection", "judge"]
 

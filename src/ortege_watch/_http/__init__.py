@@ -1,0 +1,1 @@
+"""HTTP: requests as generators, one retry loop, and the driver on httpx."""

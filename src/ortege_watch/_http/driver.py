@@ -1,0 +1,440 @@
+"""The shell of REST: the only file that imports httpx.
+
+It runs conversations (see ``cube/effects.py``), and turns whatever httpx raises into
+errors of this library.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import anyio
+import httpx
+from anyio import to_thread
+
+from ortege_watch._http.conversation import (
+    Answer,
+    Conversation,
+    Effect,
+    Failure,
+    GetStamp,
+    GetToken,
+    Pause,
+    Request,
+    Response,
+    Work,
+)
+from ortege_watch.errors import (
+    DecodeError,
+    OrtegeWatchError,
+    QueryError,
+    TransportError,
+)
+
+if TYPE_CHECKING:
+    from ortege_watch.tokens import TokenSource
+
+__all__ = [
+    "DEFAULT_MAX_SIZE",
+    "AsyncClock",
+    "AsyncHttp",
+    "AsyncShell",
+    "Clock",
+    "Http",
+    "Shell",
+    "ssl_context",
+]
+
+T = TypeVar("T")
+
+Http: TypeAlias = httpx.Client | httpx.BaseTransport
+AsyncHttp: TypeAlias = httpx.AsyncClient | httpx.AsyncBaseTransport
+
+DEFAULT_MAX_SIZE: Final = 128 * 1024 * 1024
+"""Bytes: an answer of 50,000 rows, Cube's maximum, has about 17 MB."""
+
+_HEADERS: Final = {"user-agent": "ortege-watch"}
+
+
+class Clock(Protocol):
+    """Tell the time and let it pass, for threads."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        ...
+
+    def sleep(self, seconds: float, /) -> object:
+        """Wait so many seconds."""
+        ...
+
+
+class AsyncClock(Protocol):
+    """Tell the time and let it pass, for tasks."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+        ...
+
+    async def sleep(self, seconds: float, /) -> object:
+        """Wait so many seconds."""
+        ...
+
+
+class _SystemClock:
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+
+class _AsyncSystemClock:
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(anyio.sleep)
+
+
+@functools.cache
+def ssl_context() -> ssl.SSLContext:
+    """Return the TLS settings that all clients and sockets of the process share.
+
+    Loading the certificate authorities is most of what a new client costs.
+    """
+    return httpx.create_ssl_context()
+
+
+class Shell:
+    """Run conversations on threads.
+
+    Args:
+        tokens: where tokens come from.
+        http: the user's own client or transport, never closed here; ``None`` makes a
+            client when the first request needs one.
+        clock: ``None`` for the system's.
+        max_size: bytes that an answer may have, decompressed.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSource,
+        *,
+        http: Http | None = None,
+        clock: Clock | None = None,
+        max_size: int = DEFAULT_MAX_SIZE,
+    ) -> None:
+        if http is not None and not isinstance(http, Http):
+            raise _wrong_http(http, "httpx.Client")
+        self.clock: Clock = clock or _SystemClock()
+        self._tokens = tokens
+        self._http = http if isinstance(http, httpx.Client) else None
+        self._transport = http if isinstance(http, httpx.BaseTransport) else None
+        self._is_ours = http is None
+        self.max_size = max_size
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def run(self, conversation: Conversation[T]) -> T:
+        """Do what a conversation asks, until it returns or raises."""
+        try:
+            effect = next(conversation)
+            while True:
+                effect = conversation.send(self._perform(effect))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        finally:
+            conversation.close()
+
+    def _perform(self, effect: Effect) -> Answer:
+        outcome, token = None, ""
+        match effect:
+            case Request():
+                outcome = self._send(effect)
+            case GetToken():
+                token = self._tokens.get()
+            case GetStamp():
+                return _stamp(self.clock.now())
+            case Work(call):
+                return Answer(now=self.clock.now(), value=call())
+            case Pause(seconds):
+                self.clock.sleep(seconds)
+        return _answer(self.clock.now(), outcome, token)
+
+    def _send(self, request: Request) -> Response | Failure:
+        body = _Body(self.max_size)
+        until = _end(request, self.clock.now())
+        try:
+            with _foreign_errors(request):
+                client = self._client()
+                response = client.send(
+                    _build(client, request), stream=True, follow_redirects=False
+                )
+                try:
+                    for chunk in response.iter_bytes():
+                        body.add(chunk)
+                        if self.clock.now() >= until:
+                            return _expired(request)
+                finally:
+                    response.close()
+        except _Failed as failed:
+            return failed.failure
+        return _response(response, body)
+
+    def _client(self) -> httpx.Client:
+        with self._lock:
+            if self._closed:
+                raise _closed()
+            if self._http is None:
+                self._http = httpx.Client(
+                    transport=self._transport, verify=ssl_context(), headers=_HEADERS
+                )
+            return self._http
+
+    def close(self) -> None:
+        """Close what was opened here; a conversation after this fails."""
+        with self._lock:
+            self._closed = True
+            if self._http is not None and self._is_ours:
+                self._http.close()
+
+
+class AsyncShell:
+    """Run conversations in tasks, of asyncio or trio; see :class:`Shell`."""
+
+    def __init__(
+        self,
+        tokens: TokenSource,
+        *,
+        http: AsyncHttp | None = None,
+        clock: AsyncClock | None = None,
+        max_size: int = DEFAULT_MAX_SIZE,
+    ) -> None:
+        if http is not None and not isinstance(http, AsyncHttp):
+            raise _wrong_http(http, "httpx.AsyncClient")
+        self.clock: AsyncClock = clock or _AsyncSystemClock()
+        self.tokens = tokens
+        self._http = http if isinstance(http, httpx.AsyncClient) else None
+        self._transport = http if isinstance(http, httpx.AsyncBaseTransport) else None
+        self._is_ours = http is None
+        self.max_size = max_size
+        self._closed = False
+
+    async def arun(self, conversation: Conversation[T]) -> T:
+        """Do what a conversation asks, until it returns or raises."""
+        try:
+            effect = next(conversation)
+            while True:
+                effect = conversation.send(await self._perform(effect))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        finally:
+            conversation.close()
+
+    async def _perform(self, effect: Effect) -> Answer:
+        outcome, token = None, ""
+        match effect:
+            case Request():
+                outcome = await self._send(effect)
+            case GetToken():
+                token = await self.tokens.aget()
+            case GetStamp():
+                return _stamp(self.clock.now())
+            case Work(call):
+                value = await to_thread.run_sync(call)
+                return Answer(now=self.clock.now(), value=value)
+            case Pause(seconds):
+                await self.clock.sleep(seconds)
+        return _answer(self.clock.now(), outcome, token)
+
+    async def _send(self, request: Request) -> Response | Failure:
+        body = _Body(self.max_size)
+        try:
+            with (
+                anyio.move_on_after(request.limit) as scope,
+                _foreign_errors(request),
+            ):
+                client = self._client()
+                response = await client.send(
+                    _build(client, request), stream=True, follow_redirects=False
+                )
+                try:
+                    async for chunk in response.aiter_bytes():
+                        body.add(chunk)
+                finally:
+                    await response.aclose()
+                return _response(response, body)
+        except _Failed as failed:
+            return failed.failure
+        assert scope.cancelled_caught  # noqa: S101 - for the type checkers
+        return _expired(request)
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._closed:
+            raise _closed()
+        if self._http is None:
+            self._http = httpx.AsyncClient(
+                transport=self._transport, verify=ssl_context(), headers=_HEADERS
+            )
+        return self._http
+
+    async def aclose(self) -> None:
+        """Close what was opened here; a conversation after this fails."""
+        self._closed = True
+        if self._http is not None and self._is_ours:
+            await self._http.aclose()
+
+
+class _Failed(Exception):
+    """Carry a failure out of httpx's code."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+
+
+class _Body:
+    """Collect an answer, up to a size."""
+
+    def __init__(self, max_size: int) -> None:
+        self._chunks: list[bytes] = []
+        self._room = max_size
+        self._max_size = max_size
+
+    def add(self, chunk: bytes) -> None:
+        self._room -= len(chunk)
+        if self._room < 0:
+            problem = (
+                f"the answer is larger than max_size, {self._max_size} bytes: ask for"
+                " fewer rows, or raise max_size"
+            )
+            raise _Failed(Failure(error=DecodeError(problem)))
+        self._chunks.append(chunk)
+
+    def content(self) -> bytes:
+        return b"".join(self._chunks)
+
+
+@functools.lru_cache(maxsize=64)
+def _url(url: str) -> httpx.URL:
+    """Read a URL; a client asks the same few, and reading one takes a while."""
+    return httpx.URL(url)
+
+
+def _build(client: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
+    return client.build_request(
+        request.method,
+        _url(request.url),
+        headers=dict(request.headers),
+        content=request.content,
+        timeout=request.timeout,
+    )
+
+
+def _response(response: httpx.Response, body: _Body) -> Response:
+    return Response(
+        status=response.status_code,
+        # A dict of httpx's own mapping would look each name up among all.
+        headers={
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in response.headers.raw
+        },
+        content=body.content(),
+        received_at=time.time(),
+    )
+
+
+def _stamp(now: float) -> Answer:
+    return Answer(now=now, unix=time.time(), nonce=uuid4().hex)
+
+
+def _answer(now: float, outcome: Response | Failure | None, token: str) -> Answer:
+    draw = random.random()  # noqa: S311 - spreads retries, guards nothing
+    return Answer(now=now, draw=draw, outcome=outcome, token=token)
+
+
+def _end(request: Request, now: float) -> float:
+    return float("inf") if request.limit is None else now + request.limit
+
+
+def _host(request: Request) -> str:
+    return urlsplit(request.url).netloc
+
+
+def _expired(request: Request) -> Failure:
+    text = f"{_host(request)} did not answer within {request.limit:.3g} s"
+    return Failure(error=TransportError(text), expired=True)
+
+
+def _closed() -> _Failed:
+    text = "this client is closed: open another one"
+    return _Failed(Failure(error=TransportError(text)))
+
+
+def _wrong_http(http: object, theirs: str) -> OrtegeWatchError:
+    return QueryError(
+        f"http= of this client is an {theirs} or a transport for one, not"
+        f" {type(http).__module__}.{type(http).__qualname__}"
+    )
+
+
+@contextmanager
+def _foreign_errors(request: Request) -> Iterator[None]:
+    """Turn what httpx raises into a failure; let cancellation and our own through."""
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict) as error:
+        raise _Failed(_failure(error, request)) from error
+    # httpx's for a closed client and a spent stream; asyncio's for another event loop.
+    # A host that no resolver takes is a UnicodeError; a proxy that httpx does not take
+    # is a ValueError, or an ImportError where it needs another package.
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise _Failed(_failure(error, request)) from error
+
+
+def _failure(error: Exception, request: Request) -> Failure:
+    host = _host(request)
+    retry = isinstance(
+        error,
+        httpx.TimeoutException
+        | httpx.NetworkError
+        | httpx.RemoteProtocolError
+        | httpx.ProxyError,
+    )
+    ours: OrtegeWatchError
+    match error:
+        case httpx.PoolTimeout():
+            ours = TransportError(
+                f"no free connection to {host} within {request.timeout:.3g} s: too many"
+                " requests at once"
+            )
+        case httpx.TimeoutException():
+            ours = TransportError(
+                f"{host} was silent for {request.timeout:.3g} s"
+                f" ({type(error).__name__})"
+            )
+        case httpx.DecodingError():
+            ours = DecodeError(f"the answer of {host} cannot be decompressed ({error})")
+        case _ if _is_bad_certificate(error):
+            ours = TransportError(f"the certificate of {host} is refused: {error}")
+            retry = False
+        case _:
+            what = str(error) or type(error).__name__
+            ours = TransportError(f"no answer of {host}: {what}")
+    ours.__cause__ = error
+    unsent = isinstance(
+        error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
+    )
+    return Failure(error=ours, retry=retry, unsent=unsent)
+
+
+def _is_bad_certificate(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,168 @@
+"""What a server can be asked: its cubes and their members, as ``/meta`` lists them.
+
+The models are msgspec structs, not attrs classes: they are decoded from the server's
+bytes in one strict step and take the wire's camelCase names without a hook. Keys that
+are not listed here are ignored, for every version of Cube has others.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any, Final, TypeAlias, TypeVar
+
+import msgspec
+
+from ortege_watch import _json as codec
+from ortege_watch.errors import DecodeError, QueryError
+
+__all__ = [
+    "CubeMeta",
+    "DimensionMeta",
+    "MeasureMeta",
+    "MemberMeta",
+    "Meta",
+    "SegmentMeta",
+]
+
+
+class _Described(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+    """What cubes and members have in common.
+
+    Attributes:
+        name: the full name, ``"cube"`` or ``"cube.member"``.
+        title: the name for people.
+        description: the modeller's words.
+        public: it may be queried; ``True`` where an old server does not say.
+        meta: the modeller's own data, any JSON.
+    """
+
+    name: str
+    title: str | None = None
+    description: str | None = None
+    public: bool = True
+    meta: Any = None
+
+
+class _Member(_Described, frozen=True, kw_only=True, rename="camel", gc=False):
+    short_title: str | None = None
+
+
+class MeasureMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
+    """Describe a measure.
+
+    Attributes:
+        type: ``"number"`` mostly; also ``"string"``, ``"time"`` or ``"boolean"``.
+        agg_type: ``"count"``, ``"sum"``, ``"avg"`` ...
+        format: ``"percent"``, ``"currency"`` or a server's own; also an object.
+        drill_members: names of the dimensions behind the number.
+    """
+
+    type: str
+    agg_type: str | None = None
+    format: Any = None
+    drill_members: tuple[str, ...] | None = None
+
+
+class DimensionMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
+    """Describe a dimension.
+
+    Attributes:
+        type: ``"string"``, ``"number"``, ``"time"``, ``"boolean"`` or ``"geo"``.
+        primary_key: it is (part of) the primary key.
+        format: as for a measure.
+    """
+
+    type: str
+    primary_key: bool = False
+    format: Any = None
+
+
+class SegmentMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
+    """Describe a segment."""
+
+
+MemberMeta: TypeAlias = MeasureMeta | DimensionMeta | SegmentMeta
+
+
+class CubeMeta(_Described, frozen=True, kw_only=True, rename="camel", gc=False):
+    """Describe a cube or a view.
+
+    Attributes:
+        type: ``"cube"`` or ``"view"``; ``"cube"`` where an old server does not say.
+    """
+
+    type: str = "cube"
+    measures: tuple[MeasureMeta, ...] = ()
+    dimensions: tuple[DimensionMeta, ...] = ()
+    segments: tuple[SegmentMeta, ...] = ()
+
+    @property
+    def members(self) -> Iterator[MemberMeta]:
+        """All members: the measures, then the dimensions, then the segments."""
+        yield from self.measures
+        yield from self.dimensions
+        yield from self.segments
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """List the cubes of a server; ``"cube" in meta`` and ``"cube.member" in meta``.
+
+    Attributes:
+        cubes: as the server orders them.
+    """
+
+    cubes: tuple[CubeMeta, ...]
+
+    @classmethod
+    def read(cls, data: bytes) -> Meta:
+        """Read the body of ``/meta``; a number in it is an int or a ``Decimal``.
+
+        Raises:
+            DecodeError: it is something else; the message gives the path.
+        """
+        try:
+            answer = _decoder.decode(data)
+        except codec.UNREADABLE as error:
+            problem = f"this is no list of cubes ({error})"
+            raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
+        return answer
+
+    def cube(self, name: str) -> CubeMeta:
+        """Return a cube or a view by its name.
+
+        Raises:
+            QueryError: there is none; the message names those that are spelt alike.
+        """
+        return _find("cube", name, self.cubes)
+
+    def member(self, name: str) -> MemberMeta:
+        """Return a measure, dimension or segment by its full name, ``"cube.member"``.
+
+        Raises:
+            QueryError: there is none; the message names those that are spelt alike.
+        """
+        return _find("member", name, self._members())
+
+    def __contains__(self, name: object) -> bool:
+        return any(each.name == name for each in (*self.cubes, *self._members()))
+
+    def _members(self) -> Iterator[MemberMeta]:
+        for cube in self.cubes:
+            yield from cube.members
+
+
+_decoder: Final = msgspec.json.Decoder(Meta, float_hook=Decimal)
+
+
+D = TypeVar("D", bound=_Described)
+
+
+def _find(kind: str, name: str, candidates: Iterable[D]) -> D:
+    known = {each.name: each for each in candidates}
+    if name in known:
+        return known[name]
+    alike = difflib.get_close_matches(name, known)
+    advice = f": did you mean {' or '.join(map(repr, alike))}?" if alike else ""
+    raise QueryError(f"the server has no {kind} {name!r}{advice}")

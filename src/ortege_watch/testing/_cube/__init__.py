@@ -1,0 +1,1 @@
+"""The Cube server behind FakeCube: queries, tables, frames."""

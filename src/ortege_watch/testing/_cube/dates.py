@@ -1,0 +1,218 @@
+"""Dates as a Cube server reads and writes them. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import re
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any, Final
+from zoneinfo import ZoneInfo, available_timezones
+
+# -------------------- What a Cube server says when it says no.
+
+
+class Refusal(Exception):
+    """Carry a refusal from where it is found to where the answer is written.
+
+    Args:
+        error: the sentence.
+        status: the HTTP status.
+        type: the error's type, where Cube gives one: only its compiler does.
+        stack: whether servers of the classic generation add a stack.
+    """
+
+    def __init__(
+        self,
+        error: str,
+        *,
+        status: int = 400,
+        type: str | None = None,
+        stack: bool = True,
+    ) -> None:
+        super().__init__(error)
+        self.error = error
+        self.status = status
+        self.type = type
+        self.stack = stack
+
+    @classmethod
+    def user(cls, error: str) -> Refusal:
+        """Refuse as the data model's compiler does."""
+        return cls(error, type="UserError")
+
+    @classmethod
+    def format(cls, problem: str) -> Refusal:
+        """Refuse a query by its form."""
+        return cls(f"Invalid query format: {problem}")
+
+    @classmethod
+    def internal(cls, error: str) -> Refusal:
+        """Fail with status 500."""
+        return cls(error, status=500)
+
+    @classmethod
+    def database(cls, error: str) -> Refusal:
+        """Pass on a sentence of the database; without a stack, in any generation."""
+        return cls(f"Error: {error}", stack=False)
+
+    def body(self, *, with_stack: bool) -> dict[str, Any]:
+        """Write the answer's body, keys in Cube's order."""
+        body: dict[str, Any] = {} if self.type is None else {"type": self.type}
+        body["error"] = self.error
+        if with_stack and self.stack:
+            body["stack"] = f"Error: {self.error}\n    at <anonymous>"
+        return body
+
+
+GRANULARITIES: Final = (
+    "quarter",
+    "day",
+    "month",
+    "year",
+    "week",
+    "hour",
+    "minute",
+    "second",
+)
+_UNIT: Final = "(day|week|month|year|quarter|hour|minute|second)"
+_NEAR: Final = re.compile(rf"(this|last|next)\s+{_UNIT}")
+_SEVERAL: Final = re.compile(rf"(last|next)\s+(\d+)\s+{_UNIT}")
+_BETWEEN: Final = re.compile(r"from (.*) to (.*)\Z")
+_AGO: Final = re.compile(rf"(\d+)\s+{_UNIT}s?\s+ago\Z")
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d\Z")
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[t ]\d\d:\d\d(:\d\d(\.\d+)?)?\Z")
+_MONTH: Final = re.compile(
+    r"(january|february|march|april|may|june|july|august|september|october|november"
+    r"|december)\s+(\d{4})\Z"
+)
+_NAMES: Final = [name.lower() for name in calendar.month_name]
+INVALID: Final = "Invalid date"
+
+
+@cache
+def zone(name: str) -> ZoneInfo | None:
+    """Find a time zone by its IANA name in any case; None if there is none."""
+    names = {known.lower(): known for known in available_timezones()}
+    known = names.get(name.lower())
+    return ZoneInfo(known) if known else None
+
+
+def stamp(wall: datetime) -> str:
+    """Write a time the way Cube does: milliseconds, no zone."""
+    return wall.replace(tzinfo=None).isoformat(timespec="milliseconds")
+
+
+def instant(text: str, where: ZoneInfo) -> datetime:
+    """Read a stamp as wall clock of a zone; a DB error if it is not a date."""
+    try:
+        wall = datetime.fromisoformat(text)
+    except ValueError:
+        raise Refusal.database(
+            f'invalid input syntax for type timestamp with time zone: "{text}"'
+        ) from None
+    return wall.replace(tzinfo=where).astimezone(UTC)
+
+
+def floor(wall: datetime, unit: str) -> datetime:
+    """Go back to the beginning of the unit; weeks begin on Monday."""
+    wall = wall.replace(microsecond=0)
+    match unit:
+        case "second":
+            return wall
+        case "minute":
+            return wall.replace(second=0)
+        case "hour":
+            return wall.replace(minute=0, second=0)
+        case _:
+            day = wall.replace(hour=0, minute=0, second=0)
+    match unit:
+        case "day":
+            return day
+        case "week":
+            return day - timedelta(days=day.weekday())
+        case "month":
+            return day.replace(day=1)
+        case "quarter":
+            return day.replace(day=1, month=day.month - (day.month - 1) % 3)
+        case _:
+            return day.replace(day=1, month=1)
+
+
+def shift(wall: datetime, unit: str, count: int) -> datetime:
+    """Add units; a month's last day stays a last day where it must."""
+    if unit in {"month", "quarter", "year"}:
+        months = count * {"month": 1, "quarter": 3, "year": 12}[unit]
+        index = wall.year * 12 + wall.month - 1 + months
+        year, month = index // 12, index % 12 + 1
+        last = calendar.monthrange(year, month)[1]
+        return wall.replace(year=year, month=month, day=min(wall.day, last))
+    return wall + timedelta(**{f"{unit}s": count})
+
+
+def absolute(text: str, *, end: bool) -> str:
+    """Read one end of an absolute range; a bare day becomes its beginning or end."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return INVALID
+    if _DAY.match(text):
+        return f"{text}T23:59:59.999" if end else f"{text}T00:00:00.000"
+    return stamp(moment.astimezone(UTC) if moment.tzinfo else moment)
+
+
+def is_absolute(text: str) -> bool:
+    """Tell a day or a moment from a relative phrase."""
+    return absolute(text, end=False) != INVALID
+
+
+def date_range(value: str | list[str], where: ZoneInfo, now: datetime) -> list[str]:
+    """Resolve a dateRange to its two stamps in wall clock of the zone."""
+    if isinstance(value, list):
+        first, last = value[0], value[-1]
+        return [absolute(first, end=False), absolute(last, end=True)]
+    wall = now.astimezone(where).replace(tzinfo=None)
+    begin, end = _relative(value.lower(), wall)
+    return [stamp(begin), stamp(end)]
+
+
+def _span(begin: datetime, end: datetime, unit: str) -> tuple[datetime, datetime]:
+    after = shift(floor(end, unit), unit, 1)
+    return floor(begin, unit), after - timedelta(milliseconds=1)
+
+
+def _relative(text: str, now: datetime) -> tuple[datetime, datetime]:
+    if match := _NEAR.search(text):
+        step = {"this": 0, "last": -1, "next": 1}[match[1]]
+        moved = shift(now, match[2], step)
+        return _span(moved, moved, match[2])
+    if match := _SEVERAL.search(text):
+        count, unit = int(match[2]), match[3]
+        first, last = (-count, -1) if match[1] == "last" else (1, count)
+        return _span(shift(now, unit, first), shift(now, unit, last), unit)
+    for word, days in (("today", 0), ("yesterday", -1), ("tomorrow", 1)):
+        if word in text:
+            day = now + timedelta(days=days)
+            return _span(day, day, "day")
+    exact = next((u for u in ("second", "minute", "hour") if u in text), "day")
+    if match := _BETWEEN.match(text):
+        return _span(
+            _parse(match[1].strip(), now), _parse(match[2].strip(), now), exact
+        )
+    moment = _parse(text, now)
+    return _span(moment, moment, exact)
+
+
+def _parse(text: str, now: datetime) -> datetime:
+    """Read the phrases of free text that tests have a use for."""
+    if text == "now":
+        return now
+    if match := _AGO.match(text):
+        return shift(now, match[2], -int(match[1]))
+    if match := _MONTH.match(text):
+        return datetime(int(match[2]), _NAMES.index(match[1]), 1)  # noqa: DTZ001
+    if _DAY.match(text) or _MOMENT.match(text):
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(text)
+    raise Refusal(f"Can't parse date: '{text}'")

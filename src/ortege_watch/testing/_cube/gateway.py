@@ -1,0 +1,612 @@
+"""The part of a fake server that answers questions; frames and HTTP are its envelopes.
+
+Pure but for the tables, the faults and the clock that it is given.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import html
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import attrs
+import msgspec
+
+from ortege_watch.testing._cube import dates as _dates
+from ortege_watch.testing._cube.dates import Refusal
+from ortege_watch.testing._cube.evaluate import Evaluated, evaluate, member_kind
+from ortege_watch.testing._cube.frames import Dialect, Peer, ServerCrash
+from ortege_watch.testing._cube.query import Plan, Request, Settings, request
+from ortege_watch.testing._cube.table import Table
+from ortege_watch.testing._faults import Faults, Records
+from ortege_watch.testing._server import (
+    HttpRequest,
+    HttpResponse,
+    decode,
+    response,
+    token_in,
+)
+
+if TYPE_CHECKING:
+    from ortege_watch.testing._server import Connection
+
+# -------------------- Tokens as Cube's default authentication takes them: JWT, HS256.
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+def _signature(secret: str, signed: str) -> bytes:
+    return hmac.new(secret.encode(), signed.encode(), hashlib.sha256).digest()
+
+
+def issue(secret: str, claims: Mapping[str, Any]) -> str:
+    """Sign claims."""
+    header = _encode(b'{"alg":"HS256","typ":"JWT"}')
+    payload = _encode(json.dumps(claims, separators=(",", ":")).encode())
+    signed = f"{header}.{payload}"
+    return f"{signed}.{_encode(_signature(secret, signed))}"
+
+
+def verified(token: Any, secret: str, *, now: float) -> bool:
+    """Tell whether a token is signed with the secret and not expired."""
+    if not isinstance(token, str) or token.count(".") != 2:
+        return False
+    signed, _, signature = token.rpartition(".")
+    try:
+        header, claims = (json.loads(_decode(part)) for part in signed.split("."))
+        good = hmac.compare_digest(_decode(signature), _signature(secret, signed))
+    except (ValueError, binascii.Error):
+        return False
+    if not (good and isinstance(header, dict) and isinstance(claims, dict)):
+        return False
+    expiry = claims.get("exp")
+    return header.get("alg") == "HS256" and (
+        expiry is None or (isinstance(expiry, int | float) and now < expiry)
+    )
+
+
+Generation: TypeAlias = Literal["strict", "classic", "tutorial"]
+Numbers: TypeAlias = Literal["string", "json"]
+
+_encoder = msgspec.json.Encoder(decimal_format="number")
+encode: Callable[[Any], bytes] = _encoder.encode
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """Hold the answer to a call.
+
+    Attributes:
+        status: its HTTP status.
+        body: ready to be encoded.
+        rows: of a good answer to a query, what decides whether it has changed.
+        passing: whether time alone may change the answer.
+    """
+
+    status: int
+    body: Any
+    rows: bytes | None = None
+    passing: bool = False
+
+
+@attrs.define(kw_only=True)
+class Gateway:
+    """Answer load, sql, dry-run and meta from tables.
+
+    Attributes:
+        refreshed: unix seconds of the last change or refresh, ``lastRefreshTime``.
+        version: counts whatever can change an answer.
+    """
+
+    generation: Generation
+    tables: Mapping[str, Table]
+    faults: Faults
+    secret: str
+    now: Callable[[], float]
+    numbers: Numbers
+    settings: Settings
+    refreshed: float
+    version: int = 0
+    revoked: set[str] = attrs.field(factory=set)
+
+    @property
+    def classic(self) -> bool:
+        """Whether this is the older generation."""
+        return self.generation == "classic"
+
+    def moment(self) -> datetime:
+        """Tell the time of day."""
+        return datetime.fromtimestamp(self.now(), UTC)
+
+    def authorize(self, token: Any) -> None:
+        """Check a token.
+
+        Raises:
+            Refusal: 403, in Cube's words.
+        """
+        if not token:
+            raise Refusal("Authorization header isn't set", status=403)
+        good = verified(token, self.secret, now=self.now())
+        if not good or token in self.revoked:
+            raise Refusal("Invalid token", status=403)
+
+    def refusal(self, refusal: Refusal) -> Answer:
+        """Write a refusal as this generation does."""
+        body = refusal.body(with_stack=self.classic)
+        return Answer(status=refusal.status, body=body)
+
+    def load(self, query: Any, query_type: Any = None, cache: Any = None) -> Answer:
+        """Answer a query; never raises."""
+        try:
+            asked = self._request(query, query_type, cache)
+            # Members are looked up before the database is asked.
+            answers = [self._evaluate(plan) for plan in asked.plans]
+            if self.faults.take_wait():
+                return Answer(status=200, body={"error": "Continue wait"})
+            failing = self.faults.take("failing")
+            if failing is not None:
+                sentence, status = failing
+                return Answer(status=status, body={"error": sentence})
+        except Refusal as refusal:
+            return self.refusal(refusal)
+        pairs = zip(asked.plans, answers, strict=True)
+        data = [_data(answer, asked.format, self.numbers) for answer in answers]
+        results = [
+            self._result(plan, answer, raw)
+            for (plan, answer), raw in zip(pairs, data, strict=True)
+        ]
+        body = results[0]
+        if query_type == "multi":
+            body = {
+                "queryType": asked.type,
+                "results": results,
+                "pivotQuery": asked.pivot(),
+                "slowQuery": False,
+            }
+        rows = encode(body) if self.classic else b"\n".join(bytes(raw) for raw in data)
+        passing = any(plan.relative for plan in asked.plans)
+        return Answer(status=200, body=body, rows=rows, passing=passing)
+
+    def _request(self, query: Any, query_type: Any, cache: Any) -> Request:
+        if not query or query == "undefined":
+            raise Refusal("Query param is required")
+        if isinstance(query, str):
+            try:
+                query = decode(query)
+            except ValueError as error:
+                raise Refusal(
+                    f"Unable to decode query param as JSON, error: {error}"
+                ) from None
+        return request(
+            query,
+            query_type=query_type,
+            cache=cache,
+            now=self.moment(),
+            settings=self.settings,
+        )
+
+    def _evaluate(self, plan: Plan) -> Evaluated:
+        return evaluate(plan, self.tables, classic=self.classic)
+
+    def _result(
+        self, plan: Plan, answer: Evaluated, data: msgspec.Raw
+    ) -> dict[str, Any]:
+        moment = datetime.fromtimestamp(self.refreshed, UTC)
+        rest = {
+            "lastRefreshTime": f"{_dates.stamp(moment)}Z",
+            "annotation": self._annotation(plan),
+            "dataSource": "default",
+            "dbType": "postgres",
+            "external": False,
+            "slowQuery": False,
+        }
+        if self.classic:
+            return {"query": plan.wire, "data": data, **rest, "total": answer.total}
+        total = {} if answer.total is None else {"total": answer.total}
+        return {"query": plan.wire, **rest, **total, "data": data}
+
+    def _annotation(self, plan: Plan) -> dict[str, Any]:
+        times: dict[str, Any] = {}
+        for one in plan.wire["timeDimensions"]:
+            if one.get("granularity"):
+                path, unit = one["dimension"], one["granularity"]
+                about = self._about(path)
+                grain = {"name": unit, "title": unit, "interval": f"1 {unit}"}
+                shown = about if self.classic else {**about, "granularity": grain}
+                times[f"{path}.{unit}"] = shown
+                times[path] = about
+        return {
+            "measures": {p: self._about(p) for p in plan.wire.get("measures") or ()},
+            "dimensions": {p: self._about(p) for p in plan.wire["dimensions"]},
+            "segments": {
+                p: {"title": _title(p), "shortTitle": _title(p.split(".")[1])}
+                for p in plan.wire.get("segments") or ()
+            },
+            "timeDimensions": times,
+        }
+
+    def _about(self, path: str) -> dict[str, Any]:
+        table, name, kind = member_kind(self.tables, path)
+        about = {"title": _title(path), "shortTitle": _title(name)}
+        if kind != "measure":
+            return {**about, "type": kind}
+        return {**about, "type": "number", **_drill(table, name)}
+
+    def sql(self, query: Any) -> Answer:
+        """Show a statement for a query; nothing runs it."""
+        try:
+            asked = self._request(query, "multi", None)
+            for plan in asked.plans:
+                self._evaluate(plan)
+        except Refusal as refusal:
+            return self.refusal(refusal)
+        bodies = [_statement(plan) for plan in asked.plans]
+        regular = asked.type == "regularQuery"
+        return Answer(status=200, body=bodies[0] if regular else bodies)
+
+    def dry_run(self, query: Any) -> Answer:
+        """Check a query without running it."""
+        try:
+            asked = self._request(query, "multi", None)
+            for plan in asked.plans:
+                self._evaluate(plan)
+        except Refusal as refusal:
+            return self.refusal(refusal)
+        orders = [dict(plan.order or ()) for plan in asked.plans]
+        body = {
+            "queryType": asked.type,
+            "normalizedQueries": [plan.wire for plan in asked.plans],
+            "queryOrder": orders,
+            "transformedQueries": [{} for _ in asked.plans],
+            "pivotQuery": asked.pivot(),
+        }
+        return Answer(status=200, body=body)
+
+    def meta(self) -> Answer:
+        """Describe the tables."""
+        cubes = [_described(table) for table in self.tables.values()]
+        return Answer(status=200, body={"cubes": cubes})
+
+
+def _title(path: str) -> str:
+    words = path.replace(".", "_").split("_")
+    return " ".join(word[:1].upper() + word[1:] for word in words)
+
+
+def _drill(table: Table, measure: str) -> dict[str, Any]:
+    paths = [f"{table.name}.{name}" for name in table.drill_members.get(measure, ())]
+    measures = [p for p in paths if p.split(".", 1)[1] in table.measures]
+    dimensions = [p for p in paths if p not in measures]
+    grouped = {"measures": measures, "dimensions": dimensions}
+    return {"drillMembers": paths, "drillMembersGrouped": grouped}
+
+
+def _described(table: Table) -> dict[str, Any]:
+    def named(name: str) -> dict[str, Any]:
+        path = f"{table.name}.{name}"
+        return {"name": path, "title": _title(path)}
+
+    shown = {"isVisible": True, "public": True}
+    measures = [
+        {
+            **named(name),
+            "shortTitle": _title(name),
+            "cumulativeTotal": False,
+            "cumulative": False,
+            "type": "number",
+            "aggType": _AGG_TYPES.get(measure.function, measure.function),
+            **_drill(table, name),
+            **shown,
+        }
+        for name, measure in table.measures.items()
+    ]
+    dimensions = [
+        {
+            **named(name),
+            "type": kind,
+            "shortTitle": _title(name),
+            "suggestFilterValues": True,
+            **shown,
+            "primaryKey": name == table.primary_key,
+        }
+        for name, kind in table.dimensions.items()
+    ]
+    segments = [
+        {**named(name), "shortTitle": _title(name), **shown} for name in table.segments
+    ]
+    return {
+        "name": table.name,
+        "type": "cube",
+        "title": _title(table.name),
+        **shown,
+        "measures": measures,
+        "dimensions": dimensions,
+        "segments": segments,
+        "hierarchies": [],
+    }
+
+
+_AGG_TYPES = {"count_distinct": "countDistinct"}
+
+
+def _statement(plan: Plan) -> dict[str, Any]:
+    members = [*plan.wire["dimensions"], *(plan.wire.get("measures") or ())]
+    members += [t["dimension"] for t in plan.wire["timeDimensions"]]
+    aliases = {path.replace(".", "__"): path for path in members}
+    columns = ", ".join(f'{path} "{alias}"' for alias, path in aliases.items())
+    table = members[0].split(".", 1)[0]
+    limit = plan.wire["limit"]
+    text = f"SELECT {columns} FROM {table} LIMIT {limit}"  # noqa: S608 - never run
+    order = dict(plan.order or ())
+    return {
+        "sql": {
+            "sql": [text, []],
+            "aliasNameToMember": aliases,
+            "cacheKeyQueries": [],
+            "order": order,
+            "dataSource": "default",
+            "external": False,
+        }
+    }
+
+
+def _data(answer: Evaluated, shape: str, numbers: Numbers) -> msgspec.Raw:
+    rows = [[_shown(value, numbers) for value in row] for row in answer.rows]
+    data: Any
+    match shape:
+        case "compact":
+            data = {"members": answer.members, "dataset": rows}
+        case "columnar":
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            columns = columns or [[] for _ in answer.members]
+            data = {"members": answer.members, "columns": columns}
+        case _:
+            data = [dict(zip(answer.members, row, strict=True)) for row in rows]
+    return msgspec.Raw(encode(data))
+
+
+def _shown(value: Any, numbers: Numbers) -> Any:
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, datetime):
+        return _dates.stamp(value)
+    if numbers == "string":
+        return format(value, "f") if isinstance(value, Decimal) else str(value)
+    # The native result pipeline prints whole numbers with a fraction.
+    return Decimal(f"{value}.0") if isinstance(value, int) else Decimal(f"{value:f}")
+
+
+# -------------------- Cube's REST API over the gateway: a request in, a response out.
+
+
+BASE: Final = "/cubejs-api/v1"
+_READ: Final = ("GET", "POST")
+
+
+def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:
+    """Answer a request as Cube does."""
+    path = request.path.rstrip("/") or "/"
+    if path in {"/readyz", "/livez"} and request.method == "GET":
+        return _json(200, {"health": "HEALTH"})
+    if path == "/" and request.method == "GET":
+        return response(200, b"<!doctype html>\n")
+    name = path.removeprefix(f"{BASE}/")
+    if path == name or request.method not in _methods(name, gateway):
+        return _not_found(request)
+    try:
+        gateway.authorize(presented(request, gateway))
+    except Refusal as refusal:
+        return _json(refusal.status, {"error": refusal.error})
+    answer = _answer(name, request, gateway)
+    return _json(answer.status, answer.body)
+
+
+def presented(request: HttpRequest, gateway: Gateway) -> str | None:
+    """Find the token of a request; newer servers look at a header of their own."""
+    header = request.headers.get("authorization")
+    if not gateway.classic:
+        header = request.headers.get("x-cube-authorization", header)
+    return token_in(header)
+
+
+def _methods(name: str, gateway: Gateway) -> tuple[str, ...]:
+    if name in {"load", "sql", "dry-run"}:
+        return _READ
+    if name == "subscribe":
+        return ("GET",) if gateway.classic else _READ
+    return ("GET",) if name == "meta" else ()
+
+
+def _answer(name: str, request: HttpRequest, gateway: Gateway) -> Answer:
+    if name == "meta":
+        return gateway.meta()
+    try:
+        fields = _fields(request)
+    except ValueError as error:
+        return gateway.refusal(Refusal.internal(f"SyntaxError: {error}"))
+    query = fields.get("query")
+    match name:
+        case "sql":
+            return gateway.sql(query)
+        case "dry-run":
+            return gateway.dry_run(query)
+        case _:
+            return gateway.load(query, fields.get("queryType"), fields.get("cache"))
+
+
+def _fields(request: HttpRequest) -> Mapping[str, Any]:
+    if request.method == "GET":
+        return request.params
+    if "json" not in request.headers.get("content-type", ""):
+        return {}
+    fields = decode(request.content)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _json(status: int, body: Any) -> HttpResponse:
+    return response(status, encode(body))
+
+
+def _not_found(request: HttpRequest) -> HttpResponse:
+    shown = html.escape(f"Cannot {request.method} {request.path}")
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>Error</title>\n</head>\n<body>\n<pre>{shown}</pre>\n</body>\n</html>\n"
+    )
+    return response(404, page.encode())
+
+
+# -------------------- What a fake Cube server knows, has seen and answers; under one lock.
+
+
+_PAGE = b"<html><body>%d</body></html>\n"
+
+
+class Tables(MutableMapping[str, Table]):
+    """Hold the tables by name and tell the server when one changes."""
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        self._tables: dict[str, tuple[Table, Callable[[], None]]] = {}
+        self._listener: Callable[[], None] | None = None
+        for table in tables:
+            self[table.name] = table
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call a function after every change of any table."""
+        self._listener = listener
+
+    def _changed(self) -> None:
+        if self._listener is not None:
+            self._listener()
+
+    def __getitem__(self, name: str) -> Table:
+        return self._tables[name][0]
+
+    def __setitem__(self, name: str, table: Table) -> None:
+        if name != table.name:
+            raise ValueError(f"the table's name is {table.name!r}, not {name!r}")
+        if name in self._tables:
+            self._tables[name][1]()
+        self._tables[name] = table, table.on_change(self._changed)
+        self._changed()
+
+    def __delitem__(self, name: str) -> None:
+        self._tables.pop(name)[1]()
+        self._changed()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._tables))
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+
+class Core(Records):
+    """Connect the network to the fake's records, faults and answers.
+
+    Everything here is read and changed under ``lock`` only.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        dialect: Dialect,
+        *,
+        websockets: bool,
+        max_frame: int,
+        time: Callable[[], float],
+    ) -> None:
+        super().__init__(gateway.faults, time)
+        self.gateway = gateway
+        self.dialect = dialect
+        self.websockets = websockets
+        self.max_frame = max_frame
+        self.peers: dict[Connection, Peer] = {}
+        self.attempts: list[float] = []
+        self.frames: list[Any] = []
+
+    def request(self, request: HttpRequest) -> HttpResponse:
+        """Answer over HTTP."""
+        self.requests.append(request)
+        status = self.faults.take("refusals")
+        if status is not None:
+            return response(status, _PAGE % status)
+        return self.faults.take_answer() or respond(request, self.gateway)
+
+    def upgrade(self, request: HttpRequest) -> HttpResponse | None:
+        """Let a WebSocket open, or answer as plain HTTP."""
+        self.attempts.append(request.at)
+        if not self.websockets:
+            return self.request(request)
+        self.requests.append(request)
+        status = self.faults.take("refusals")
+        if status is not None:
+            return response(status, _PAGE % status)
+        if self.gateway.generation == "tutorial":
+            return self._checked(request)
+        return None
+
+    def _checked(self, request: HttpRequest) -> HttpResponse | None:
+        rejected = self.faults.take("no_handshake")
+        if rejected is not None:
+            return response(rejected["status"], encode(rejected["message"]))
+        try:
+            self.gateway.authorize(presented(request, self.gateway))
+        except Refusal as refusal:
+            return response(401, encode({"error": refusal.error}))
+        return None
+
+    def opened(self, connection: Connection) -> None:
+        """Begin to know a connection."""
+        self.peers[connection] = Peer()
+        if self.faults.drop_after == "upgrade":
+            connection.drop()
+
+    def closed(self, connection: Connection) -> None:
+        """Forget a connection and all that it subscribed to."""
+        self.peers.pop(connection, None)
+
+    def message(self, connection: Connection, data: str | bytes) -> None:
+        """Record a message and answer it."""
+        try:
+            self.frames.append(decode(data))
+        except ValueError:
+            self.frames.append(data)
+        try:
+            replies = self.dialect.receive(self.peers[connection], data)
+        except ServerCrash:
+            for other in tuple(connection.server.connections):
+                other.drop()
+            return
+        self._send(connection, replies)
+
+    def tick(self) -> None:
+        """Run every subscription; a silent server stands still."""
+        if self.faults.silent:
+            return
+        for connection, peer in tuple(self.peers.items()):
+            if connection.is_open:
+                self._send(connection, self.dialect.tick(peer))
+
+    def _send(self, connection: Connection, replies: list[Any]) -> None:
+        def send() -> None:
+            for reply in replies:
+                connection.send(encode(reply))
+                if reply == {"handshake": True} and self.faults.drop_after:
+                    connection.drop()
+
+        if replies:
+            connection.later(send)

@@ -1,0 +1,169 @@
+"""Every frame that a subscription sends and takes, in both dialects.
+
+The envelope is the one that every version of Cube accepts: text frames, decimal
+strings as message ids, a uuid4 as ``requestId``, ``params`` with exactly ``query`` and
+``queryType``, and the raw token (with ``Bearer `` in front, Cube answers 403: seen on
+0.35.81 and 1.7.43). The tutorial's dialect is one frame a socket, its filters under
+the legacy key ``dimension``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import attrs
+import msgspec
+
+from ortege_watch import _json as codec
+from ortege_watch._json import Body, ResultPart
+from ortege_watch.errors import DecodeError
+
+__all__ = [
+    "CONTINUE_WAIT",
+    "Answer",
+    "Frame",
+    "FrameError",
+    "Handshake",
+    "Processed",
+    "authorization",
+    "read",
+    "subscribe",
+    "tutorial_subscribe",
+    "unsubscribe",
+]
+
+CONTINUE_WAIT: Final = "Continue wait"
+"""What Cube says, with status 200, while a query is still running."""
+
+
+@attrs.frozen
+class Handshake:
+    """The server took the token."""
+
+
+@attrs.frozen
+class Answer:
+    """The answer to one query; ``message_id`` is ``None`` in the tutorial's dialect."""
+
+    message_id: str | None
+    body: Body
+    status: int
+
+
+@attrs.frozen
+class Processed:
+    """The server looked at a query again; sent every tick, so it is the heartbeat."""
+
+    message_id: str
+
+
+@attrs.frozen
+class FrameError:
+    """An error that belongs to no query: a refused token or an unknown envelope."""
+
+    status: int
+    message: str
+
+
+Frame = Handshake | Answer | Processed | FrameError
+
+
+def authorization(token: str) -> str:
+    """Write the frame that (re-)authorises a socket with a raw token."""
+    return codec.dumps({"authorization": token})
+
+
+def subscribe(message_id: str, query: Mapping[str, Any], request_id: str) -> str:
+    """Write the frame that subscribes to a query, or keeps its subscription alive."""
+    return codec.dumps(
+        {
+            "messageId": message_id,
+            "requestId": request_id,
+            "method": "subscribe",
+            "params": {"query": query, "queryType": "multi"},
+        }
+    )
+
+
+def unsubscribe(message_id: str) -> str:
+    """Write the frame that ends a subscription; the server does not answer it.
+
+    The id is a string: Cube 1.6.10 to 1.6.14 ignored a number here (pull request 10485
+    of cube-js/cube).
+    """
+    return codec.dumps({"unsubscribe": message_id})
+
+
+def tutorial_subscribe(query: Mapping[str, Any], request_id: str) -> str:
+    """Write the tutorial's only frame."""
+    return codec.dumps(
+        {
+            "queryType": "subscribe",
+            "query": _with_legacy_filters(query),
+            "requestId": request_id,
+        }
+    )
+
+
+def _with_legacy_filters(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Put every filter's member under ``dimension``, as the tutorial writes it."""
+
+    def legacy(node: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            ("dimension" if key == "member" else key): (
+                [legacy(child) for child in value] if key in {"and", "or"} else value
+            )
+            for key, value in node.items()
+        }
+
+    return {
+        key: [legacy(node) for node in value] if key == "filters" else value
+        for key, value in query.items()
+    }
+
+
+class _Wire(msgspec.Struct, gc=False):
+    """All keys that any frame of either dialect has."""
+
+    handshake: bool | None = None
+    messageId: str | int | None = None  # noqa: N815 - the wire's name
+    messageProcessedId: str | int | None = None  # noqa: N815 - the wire's name
+    message: Body | None = None
+    status: int = 200
+    error: str | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    results: list[ResultPart] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Wire)
+
+
+def read(data: bytes) -> Frame:
+    """Read one frame as it came off the socket.
+
+    The frame is checked whole, but rows stay JSON text until somebody looks at them.
+
+    Raises:
+        DecodeError: the frame is no JSON object of a known form; nothing can be said
+            of what it held, so the caller must ask the server again.
+    """
+    try:
+        wire = _decoder.decode(data)
+    except codec.UNREADABLE as error:
+        problem = f"a frame cannot be read ({error})"
+        raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
+    if wire.messageProcessedId is not None:
+        return Processed(str(wire.messageProcessedId))
+    if wire.message is not None:
+        if wire.messageId is not None:
+            return Answer(str(wire.messageId), wire.message, wire.status)
+        return FrameError(wire.status, wire.message.error or "no reason given")
+    if wire.handshake:
+        return Handshake()
+    if wire.error is not None:
+        return FrameError(wire.status if wire.status != 200 else 400, wire.error)
+    if wire.data is not msgspec.UNSET or wire.results is not None:
+        return Answer(None, codec.decode_body(data), wire.status)
+    problem = "a frame of no known form"
+    raise DecodeError(problem, excerpt=codec.excerpt(data))

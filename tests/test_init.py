@@ -1,4 +1,4 @@
-"""The package's door: it opens at once, and behind it is everything it promises."""
+"""The two public namespaces: cheap to import, and complete."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import ortege_watch
+import ortege_watch.watchbus
 
+NAMESPACES = [ortege_watch, ortege_watch.watchbus]
 DOOR = Path(ortege_watch.__file__)
 HEAVY = {
     *("attr", "attrs", "cattr", "cattrs", "h11", "httpcore", "httpx", "msgspec"),
@@ -58,24 +61,37 @@ def test_a_name_loads_its_own_module() -> None:
     assert loaded & {"httpx", "websockets", "msgspec", "cattrs"} == set()
 
 
-@pytest.mark.parametrize("name", ortege_watch.__all__)
-def test_every_public_name_is_there_and_listed(name: str) -> None:
-    assert getattr(ortege_watch, name) is not None
-    assert name in dir(ortege_watch)
+@pytest.mark.parametrize(
+    ("namespace", "name"),
+    [(each, name) for each in NAMESPACES for name in each.__all__],
+)
+def test_every_public_name_can_be_imported_and_is_listed(
+    namespace: ModuleType, name: str
+) -> None:
+    assert getattr(namespace, name) is not None
+    assert name in dir(namespace)
 
 
-def test_the_version_is_the_one_that_is_installed() -> None:
+def test_the_version_is_the_installed_one() -> None:
     assert ortege_watch.__version__ == version("ortege-watch")
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match=r"'ortege_watch' .* 'Qeury'"):
-        ortege_watch.Qeury
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_an_unknown_name_is_an_attribute_error(namespace: ModuleType) -> None:
+    with pytest.raises(AttributeError, match=rf"'{namespace.__name__}' .* 'Qeury'"):
+        namespace.Qeury
 
 
-def test_type_checkers_and_the_table_are_told_the_same() -> None:
-    tree = ast.parse(DOOR.read_text("utf-8"))
-    told = {
+def test_the_watch_bus_has_a_namespace_of_its_own() -> None:
+    assert set(ortege_watch.__all__) & set(ortege_watch.watchbus.__all__) == set()
+    with pytest.raises(ImportError):
+        exec("from ortege_watch import AlertInfo")
+
+
+@pytest.mark.parametrize("namespace", NAMESPACES)
+def test_type_checkers_see_the_same_names_as_the_table(namespace: ModuleType) -> None:
+    tree = ast.parse(Path(namespace.__file__).read_text("utf-8"))
+    imported = {
         alias.asname or alias.name: (node.module or "").removeprefix("ortege_watch.")
         for block in tree.body
         if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
@@ -83,5 +99,6 @@ def test_type_checkers_and_the_table_are_told_the_same() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert told == ortege_watch._HOMES
-    assert sorted(ortege_watch.__all__) == sorted([*told, "__version__"])
+    assert imported == namespace._HOMES
+    assert set(namespace.__all__) - {"__version__"} == set(imported)
+    assert namespace.__all__ == sorted(namespace.__all__)

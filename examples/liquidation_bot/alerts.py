@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from liquidation_bot.clarity import c32_decode, c32_encode
 from liquidation_bot.model import exact
-from ortege_watch import AlertInfo, EventValues
+from ortege_watch.watchbus import AlertInfo, EventValues
 
 if TYPE_CHECKING:
     from liquidation_bot.decide import Plan

@@ -23,14 +23,13 @@ import attrs
 
 from liquidation_bot.alerts import Ignored, borrowers_of, plan_alert
 from liquidation_bot.display import Kind, short
-from ortege_watch import (
+from ortege_watch import OrtegeWatchError, QueryError
+from ortege_watch.watchbus import (
     AlertChannel,
     AlertInfo,
     AsyncAlertPublisher,
     Credentials,
-    OrtegeWatchError,
     PublishResult,
-    QueryError,
     RequestVerifier,
     serve_alert_channel,
 )

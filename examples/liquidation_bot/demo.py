@@ -27,17 +27,16 @@ from liquidation_bot.market import Market
 from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
 from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Session
-from ortege_watch import (
+from ortege_watch import AsyncCubeClient, Reconnect
+from ortege_watch.testing import FakeCube
+from ortege_watch.watchbus import (
     AlertChannel,
     AlertInfo,
-    AsyncCubeClient,
     BigAmountTxn,
     Credentials,
-    Reconnect,
     RequestVerifier,
     serve_alert_channel,
 )
-from ortege_watch.testing import FakeCube
 
 __all__ = ["MARKET", "StoryBroken", "run"]
 

@@ -3,34 +3,30 @@
 ::
 
     OrtegeWatchError
-    ├── InvalidArgument (a ValueError) an argument that cannot be used
-    │   └── QueryError                 a query that no server should be sent
-    ├── DecodeError                    bytes or values that cannot be read
-    ├── TransportError                 no answer: unreachable, TLS, cut off
-    ├── ApiError                       an answer that says no
-    │   ├── AuthenticationError        the token is refused
+    ├── InvalidArgument (ValueError)   an argument that cannot be used
+    │   └── QueryError                 an invalid query, member or filter value
+    ├── DecodeError                    bytes or values that cannot be decoded
+    ├── TransportError                 no response: unreachable, TLS, connection lost
+    ├── DeadlineExceeded               the deadline of a call passed
+    ├── SubscriptionLost               a subscription that cannot continue
+    ├── ApiError                       an error response
+    │   ├── AuthenticationError        the token was refused
     │   ├── RateLimited                too many requests
-    │   └── QueryRejected              the server refuses this query
-    ├── DeadlineExceeded               the caller's own time limit passed
-    ├── SubscriptionLost               a subscription that cannot go on
-    ├── SignatureError                 a signed request that is not accepted
-    ├── WatchBusError                  the watch-bus or a provider says no
-    └── OutboxFull                     no room for more alerts that wait to be sent
+    │   ├── QueryRejected              the server refused the query
+    │   └── WatchBusError              the watch-bus or a provider refused a request
+    ├── SignatureError                 a signed request that was not accepted
+    └── OutboxFull                     the outbox has no room for more alerts
 
-No exception of httpx, websockets, msgspec or cattrs reaches a caller; where one was
-the cause, it is on ``__cause__``. No message holds a token.
+No exception of httpx, websockets, msgspec or cattrs reaches a caller; where one was the
+cause, it is on ``__cause__``. Messages contain no token and no secret. Every error can
+be pickled and copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ortege_watch.query import Query
-    from ortege_watch.watchbus.models import WatchResult
-    from ortege_watch.watchbus.posting import PublishResult
+from typing import Any, TypeVar
 
 __all__ = [
     "ApiError",
@@ -50,63 +46,96 @@ __all__ = [
     "WatchBusError",
 ]
 
+E = TypeVar("E", bound="OrtegeWatchError")
+
 
 class OrtegeWatchError(Exception):
-    """Be the root of every error of this library.
+    """Base class of all errors of this library.
 
     Attributes:
-        query: the query that the error belongs to, where it belongs to one; an error
-            out of a subscription to several queries names the one that failed.
-        watched: what ``subscribe()`` or ``unsubscribe()`` of a watch-bus client had
-            done before it failed.
-        published: what ``publish()`` or ``flush()`` of an alert publisher had done
-            before it failed.
+        query: the :class:`~ortege_watch.Query` that failed, where the error belongs to
+            one; otherwise ``None``.
+        watched: the :class:`~ortege_watch.watchbus.WatchResult` of what ``subscribe()``
+            or ``unsubscribe()`` had done before it failed; otherwise ``None``.
+        published: the :class:`~ortege_watch.watchbus.PublishResult` of what
+            ``publish()`` or ``flush()`` had done before it failed; otherwise ``None``.
     """
 
-    query: Query | None = None
-    watched: WatchResult | None = None
-    published: PublishResult | None = None
+    query: Any = None
+    watched: Any = None
+    published: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException's own calls the class with `args`, which fails for every
+        # __init__ with keyword-only arguments.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[E], args: tuple[Any, ...], state: Mapping[str, Any]) -> E:
+    """Return an error as it was pickled, without calling its ``__init__``."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class InvalidArgument(OrtegeWatchError, ValueError):
-    """Raised when an argument cannot be used: a URL, a path, a limit, a secret."""
+    """Raised when an argument cannot be used: a URL, a path, a limit, a secret.
+
+    Nothing was sent. The message names the argument, its value and the rule.
+    """
 
 
 class QueryError(InvalidArgument):
-    """Raised when a query, a member or a filter value is invalid. Nothing was sent.
+    """Raised when a query, a member or a filter value is invalid.
 
-    The message names the path or the member, the reason, and what to do instead.
+    Nothing was sent. The message names the path or the member, and what to do instead.
     """
 
 
 class DecodeError(OrtegeWatchError):
-    """Report bytes or values that cannot be read.
+    """Raised when bytes or values cannot be decoded.
 
     Attributes:
-        problems: one sentence each, with its path (member and row, or JSON path).
-        excerpt: the beginning of what could not be read; empty where that would
-            say nothing.
+        problems: one sentence per problem, with its path (member and row, or JSON path).
+        excerpt: the first characters of the input; empty where they would not help.
     """
 
     def __init__(self, *problems: str, excerpt: str = "") -> None:
         self.problems: Sequence[str] = problems
         self.excerpt = excerpt
-        text = "; ".join(problems) or "cannot be read"
-        super().__init__(f"{text}: {excerpt!r}" if excerpt else text)
+        super().__init__(*problems)
+
+    def __str__(self) -> str:
+        text = "; ".join(self.problems) or "cannot be decoded"
+        return f"{text}: {self.excerpt!r}" if self.excerpt else text
 
 
 class TransportError(OrtegeWatchError):
-    """Report that no answer came: unreachable host, TLS failure, connection cut."""
+    """Raised when there was no response: unreachable host, TLS, connection lost."""
+
+
+class DeadlineExceeded(OrtegeWatchError):
+    """Raised when the deadline of a call passed before there was a response."""
+
+
+class SubscriptionLost(OrtegeWatchError):
+    """Raised when a subscription cannot continue, and reconnecting would not help.
+
+    For instance, the server understands none of the dialects, or sends a frame that is
+    larger than ``max_size``.
+    """
 
 
 class ApiError(OrtegeWatchError):
-    """Report an answer that says no.
+    """Raised when the server answered with an error.
 
     Attributes:
+        message: the server's own message.
         status: the HTTP status (over a WebSocket, the frame's ``status``).
-        code: the server's own error type, such as ``"UserError"``; ``None`` without.
-        request_id: the id that the request carried, to find it in the server's log.
-        message: the server's sentence, as it came.
+        code: the server's own error type, such as ``"UserError"``, or ``None``.
+        request_id: the id that the request was sent with, as the server logs it, or
+            ``None``.
     """
 
     def __init__(
@@ -121,22 +150,25 @@ class ApiError(OrtegeWatchError):
         self.status = status
         self.code = code
         self.request_id = request_id
-        where = f"status {status}" + (f", request {request_id}" if request_id else "")
-        super().__init__(f"{message} ({where})")
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        request = f", request {self.request_id}" if self.request_id else ""
+        return f"{self.message} (status {self.status}{request})"
 
 
 class AuthenticationError(ApiError):
-    """Report a token that the server refuses, also after asking for another one.
+    """Raised when the server refused the token, and the next one of the provider too.
 
-    Cube answers 403 ``Invalid token`` to a bad and to an expired token alike.
+    Cube answers 403 ``Invalid token`` for an invalid and for an expired token alike.
     """
 
 
 class RateLimited(ApiError):
-    """Report 429 after the last retry.
+    """Raised when the server answered 429 to the last retry, too.
 
     Attributes:
-        retry_after: seconds that the server asks to wait; ``None`` if it did not say.
+        retry_after: seconds that the server asked to wait, or ``None``.
     """
 
     def __init__(
@@ -153,23 +185,36 @@ class RateLimited(ApiError):
 
 
 class QueryRejected(ApiError):
-    """Report a query that the server refuses; the message is the server's sentence."""
+    """Raised when the server refused a query; the message is the server's."""
 
 
-class DeadlineExceeded(OrtegeWatchError):
-    """Report that the overall time limit of a call passed before its answer came."""
+class WatchBusError(ApiError):
+    """Raised when the watch-bus or a provider answered with an error.
 
-
-class SubscriptionLost(OrtegeWatchError):
-    """Report a subscription that cannot go on, and why.
-
-    Raised where another attempt would fail the same way: no dialect is understood, or
-    a frame is larger than the client may take.
+    Attributes:
+        code: the result code as a string, such as ``"000005"``, or ``None``. Do not
+            compare codes as numbers: ``00001`` of a related system differs from
+            ``000001``.
+        reason: the text of the answer, such as ``"timestamp is expired"``, or ``None``.
     """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(message, status=status, code=code)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class SignatureReason(StrEnum):
-    """Say why a signed request is not accepted; each is equal to its text."""
+    """The reason why a signed request was not accepted; equal to its string value."""
 
     MISSING_HEADER = "missing_header"
     MALFORMED_HEADER = "malformed_header"
@@ -187,12 +232,14 @@ class SignatureReason(StrEnum):
 
 
 class SignatureError(OrtegeWatchError):
-    """Refuse a signed request. No part of a secret or a signature is in the message.
+    """Raised when a signed request was not accepted.
+
+    The message contains no part of a secret or a signature.
 
     Attributes:
-        reason: which rule it breaks, for a program to look at.
-        delta: for ``EXPIRED`` and ``IN_THE_FUTURE``, how many seconds the request is
-            older than the verifier's clock (negative: younger); else ``None``.
+        reason: the rule that the request breaks.
+        delta: for ``EXPIRED`` and ``IN_THE_FUTURE``, the age of the request in seconds
+            by the verifier's clock (negative: in the future); otherwise ``None``.
     """
 
     def __init__(
@@ -204,32 +251,4 @@ class SignatureError(OrtegeWatchError):
 
 
 class OutboxFull(OrtegeWatchError):
-    """Refuse alerts because the outbox is full: the bus has been away for too long.
-
-    None of the alerts of the call was accepted.
-    """
-
-
-class WatchBusError(OrtegeWatchError):
-    """Report an answer of the watch-bus, or of a provider, that says no.
-
-    Attributes:
-        code: the result code as text, such as ``"000005"``; ``None`` where the answer
-            has none. Never compare codes as numbers: a sibling system gives ``00001``
-            another meaning than ``000001``.
-        reason: the answer's own words, such as ``"timestamp is expired"``.
-        status: the HTTP status; ``None`` outside HTTP.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: str | None = None,
-        reason: str | None = None,
-        status: int | None = None,
-    ) -> None:
-        self.code = code
-        self.reason = reason
-        self.status = status
-        super().__init__(message)
+    """Raised when the outbox has no room; none of the call's alerts was accepted."""

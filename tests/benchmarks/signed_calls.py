@@ -18,7 +18,7 @@ import time
 
 import httpx
 
-from ortege_watch import (
+from ortege_watch.watchbus import (
     AlertInfo,
     AlertPublisher,
     AsyncAlertPublisher,

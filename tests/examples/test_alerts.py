@@ -21,7 +21,7 @@ from liquidation_bot.alerts import (
 from liquidation_bot.clarity import ClarityError, c32_encode
 from liquidation_bot.decide import Limits, decide
 from liquidation_bot.model import exact
-from ortege_watch import AlertInfo, Credentials, RequestVerifier, sign
+from ortege_watch.watchbus import AlertInfo, Credentials, RequestVerifier, sign
 
 # The hash that the Stacks namespace of CAIP-10 gives as an example, and its address.
 HASH = "0xa46ff88886c2ef9762d970b4d2c63678835bd39d"

@@ -22,15 +22,14 @@ from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Session
 from liquidation_bot.state import State
 from ortege_watch import (
-    AlertInfo,
     AsyncCubeClient,
     AuthenticationError,
-    PublishResult,
     QueryError,
     Reconnect,
     Retry,
 )
 from ortege_watch.testing import FakeCube, ManualClock, Table
+from ortege_watch.watchbus import AlertInfo, PublishResult
 
 
 class Heard:

@@ -11,21 +11,19 @@ import pytest
 from liquidation_bot import bus
 from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
 from liquidation_bot.decide import Limits, decide
-from ortege_watch import (
+from ortege_watch import OrtegeWatchError, QueryError, TransportError
+from ortege_watch.testing import ManualClock
+from ortege_watch.watchbus import (
     AlertChannel,
     AlertInfo,
     AsyncAlertPublisher,
     Credentials,
-    OrtegeWatchError,
     PublishResult,
-    QueryError,
     RejectedAlert,
     RequestVerifier,
-    TransportError,
     alert_app,
     serve_alert_channel,
 )
-from ortege_watch.testing import ManualClock
 
 OURS = Credentials("bot", "what we sign with")
 THEIRS = Credentials("monitor", "what they sign with")

@@ -23,8 +23,8 @@ from liquidation_bot import cli, demo, options
 from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
 from liquidation_bot.clarity import Ok, Principal, Some, UInt, deserialize, serialize
 from liquidation_bot.model import FileError
-from ortege_watch import AlertChannel, AlertInfo, Credentials, RequestVerifier
 from ortege_watch.testing import FakeCube, Table
+from ortege_watch.watchbus import AlertChannel, AlertInfo, Credentials, RequestVerifier
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

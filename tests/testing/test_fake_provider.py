@@ -12,8 +12,8 @@ from itertools import count
 import httpx
 import pytest
 
-from ortege_watch import EntityInfo, SupportedEvent
 from ortege_watch.testing import FakeProvider, ManualClock
+from ortege_watch.watchbus import EntityInfo, SupportedEvent
 
 _serial = count(1)
 ONE, TWO, THREE = (EntityInfo(f"0x{n:040x}", 56, "ERC20", "x") for n in (1, 2, 3))

@@ -12,14 +12,9 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ortege_watch import (
-    AlertChannel,
-    AlertInfo,
-    Credentials,
-    Reconnect,
-    WatchBusError,
-)
+from ortege_watch import Reconnect
 from ortege_watch.testing import FakeWatchBus
+from ortege_watch.watchbus import AlertChannel, AlertInfo, Credentials, WatchBusError
 
 _serial = count(1)
 SOON = Reconnect(base=0.001, cap=0.01)

@@ -9,16 +9,12 @@ from typing import Any, assert_type
 from attrs import frozen
 
 from ortege_watch import (
-    AlertChannel,
-    AlertInfo,
-    AlertServer,
     ApiError,
     AsyncCubeClient,
     AsyncUpdates,
     ChangedRow,
     Condition,
     ConnectionState,
-    Credentials,
     CubeClient,
     DecodeError,
     Dimension,
@@ -27,9 +23,7 @@ from ortege_watch import (
     Order,
     Query,
     RateLimited,
-    RecentAlerts,
     Reconnect,
-    RequestVerifier,
     Result,
     Row,
     Segment,
@@ -38,6 +32,14 @@ from ortege_watch import (
     Update,
     Updates,
     __version__,
+)
+from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertInfo,
+    AlertServer,
+    Credentials,
+    RecentAlerts,
+    RequestVerifier,
     alert_app,
     serve_alert_channel,
 )
@@ -200,7 +202,7 @@ async def alerts_come_by_post_and_by_socket(credentials: Credentials) -> None:
 def errors_carry_data(api: ApiError, limit: RateLimited, decode: DecodeError) -> None:
     assert_type(api.status, int)
     assert_type(api.code, str | None)
-    assert_type(api.query, Query | None)
+    assert_type(api.query, Any)
     assert_type(limit.retry_after, float | None)
     assert_type(decode.excerpt, str)
     assert_type(__version__, str)

@@ -10,19 +10,21 @@ from decimal import Decimal
 
 import ortege_watch
 from ortege_watch import (
-    AlertChannel,
-    AlertInfo,
     ApiError,
     AsyncCubeClient,
-    Credentials,
     CubeClient,
     Dimension,
     Measure,
     Query,
-    RequestVerifier,
     Row,
     Segment,
     TimeDimension,
+)
+from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertInfo,
+    Credentials,
+    RequestVerifier,
     serve_alert_channel,
 )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, assert_type
 
-from ortege_watch import (
+from ortege_watch.watchbus import (
     AlertInfo,
     BigAmountTxnUsd,
     Credentials,

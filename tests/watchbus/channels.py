@@ -13,7 +13,7 @@ from signed import APP_ID, SECRET, headers_for
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from ortege_watch import AlertInfo, Credentials, RequestVerifier
+from ortege_watch.watchbus import AlertInfo, Credentials, RequestVerifier
 from ortege_watch.watchbus.wire import encode_alerts, ok_answer
 
 PATH = "/alerts/ws"

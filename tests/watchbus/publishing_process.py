@@ -7,7 +7,8 @@ from itertools import count
 
 from driving import alert
 
-from ortege_watch import AlertPublisher, Credentials, Retry
+from ortege_watch import Retry
+from ortege_watch.watchbus import AlertPublisher, Credentials
 
 url, outbox, start = sys.argv[1], sys.argv[2], int(sys.argv[3])
 credentials = Credentials("fake-app", "fake-watch-bus-secret")

@@ -19,19 +19,17 @@ from typing import Any
 import attrs
 import uvicorn
 
-from ortege_watch import (
+from ortege_watch import Reconnect, Retry, TransportError
+from ortege_watch.watchbus import (
     AlertChannel,
     AlertInfo,
     AsyncAlertPublisher,
     AsyncWatchBusClient,
     Credentials,
     EntityInfo,
-    Reconnect,
     RequestVerifier,
-    Retry,
     SignatureError,
     SQLiteNonces,
-    TransportError,
     alert_app,
     serve_alert_channel,
 )

@@ -11,13 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signed import ADDRESS, APP_ID, TX_HASH, alert_body, alert_object
 
-from ortege_watch import (
-    AlertInfo,
-    BigAmountTxnUsd,
-    DecodeError,
-    EventValues,
-    QueryError,
-)
+from ortege_watch import DecodeError, QueryError
+from ortege_watch.watchbus import AlertInfo, BigAmountTxnUsd, EventValues
 from ortege_watch.watchbus import models as module
 from ortege_watch.watchbus.models import decode_alerts
 

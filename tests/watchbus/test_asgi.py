@@ -21,9 +21,9 @@ from signed import APP_ID, PATH, SECRET, alert_body, alert_object, headers_for
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
-from ortege_watch import (
+from ortege_watch import OrtegeWatchError
+from ortege_watch.watchbus import (
     AlertInfo,
-    OrtegeWatchError,
     RecentAlerts,
     RequestVerifier,
     SQLiteNonces,

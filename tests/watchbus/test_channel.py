@@ -22,19 +22,16 @@ from channels import (
 )
 from signed import SECRET
 
-from ortege_watch import (
+from ortege_watch import OrtegeWatchError, QueryError, Reconnect, TransportError
+from ortege_watch.testing import ManualClock
+from ortege_watch.watchbus import (
     AlertChannel,
     Credentials,
-    OrtegeWatchError,
-    QueryError,
     RecentAlerts,
-    Reconnect,
-    TransportError,
     WatchBusError,
     WireStyle,
     serve_alert_channel,
 )
-from ortege_watch.testing import ManualClock
 from ortege_watch.watchbus.wire import ResultCode, error_answer
 
 pytestmark = pytest.mark.anyio

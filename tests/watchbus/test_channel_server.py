@@ -24,9 +24,8 @@ from channels import (
 from signed import APP_ID, SECRET
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ortege_watch import (
-    OrtegeWatchError,
-    QueryError,
+from ortege_watch import OrtegeWatchError, QueryError
+from ortege_watch.watchbus import (
     RecentAlerts,
     RequestVerifier,
     SQLiteNonces,

@@ -13,21 +13,23 @@ import respx
 from driving import entity
 
 from ortege_watch import (
-    AsyncWatchBusClient,
-    Credentials,
     DeadlineExceeded,
     DecodeError,
-    EntityInfo,
     QueryError,
     RateLimited,
     Retry,
     TransportError,
+)
+from ortege_watch.testing import FakeProvider
+from ortege_watch.watchbus import (
+    AsyncWatchBusClient,
+    Credentials,
+    EntityInfo,
     WatchBusClient,
     WatchBusError,
     WatchPaths,
     WireStyle,
 )
-from ortege_watch.testing import FakeProvider
 
 ONE, TWO, THREE = map(entity, (1, 2, 3))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ortege_watch import AlertPublisher, Outbox, RecentAlerts
 from ortege_watch.testing import FakeWatchBus
+from ortege_watch.watchbus import AlertPublisher, Outbox, RecentAlerts
 from ortege_watch.watchbus.posting import Turn
 
 PROGRAM = Path(__file__).parent / "publishing_process.py"

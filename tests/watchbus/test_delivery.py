@@ -14,13 +14,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from ortege_watch import (
-    DecodeError,
-    QueryError,
-    Reconnect,
-    TransportError,
-    WatchBusError,
-)
+from ortege_watch import DecodeError, QueryError, Reconnect, TransportError
+from ortege_watch.watchbus import WatchBusError
 from ortege_watch.watchbus.channel import (
     AnswerFrame,
     Delivery,

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from ortege_watch import DecodeError, SignatureError, SignatureReason, WatchBusError
+from ortege_watch import DecodeError
+from ortege_watch.watchbus import SignatureError, SignatureReason, WatchBusError
 from ortege_watch.watchbus.wire import (
     REFUSALS,
     ResultCode,

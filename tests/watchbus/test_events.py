@@ -8,14 +8,13 @@ from typing import ClassVar, Optional
 
 import pytest
 
-from ortege_watch import (
+from ortege_watch import DecodeError, QueryError
+from ortege_watch.watchbus import (
     AbnormalFunctionCall,
     BigAmountTxn,
     BigAmountTxnPercent,
     BigAmountTxnUsd,
-    DecodeError,
     EventValues,
-    QueryError,
     RiskFunctionCall,
     TrustScoreDecrease,
 )

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import AlertInfo, DecodeError
+from ortege_watch import DecodeError
+from ortege_watch.watchbus import AlertInfo
 from ortege_watch.watchbus import channel as frames
 from ortege_watch.watchbus.channel import AlertFrame, AnswerFrame
 from ortege_watch.watchbus.wire import (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import SignatureError, SignatureReason
+from ortege_watch.watchbus import SignatureError, SignatureReason
 from ortege_watch.watchbus.signing import signature_headers
 
 FIELDS = ("app", "1700", "nonce", "ab12")

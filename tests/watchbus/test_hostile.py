@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from signed import APP_ID, NOW, PATH, SECRET, alert_body, alert_object, signature_of
 
-from ortege_watch import (
+from ortege_watch import DecodeError
+from ortege_watch.watchbus import (
     AlertInfo,
-    DecodeError,
     RequestVerifier,
     SignatureError,
     SignatureReason,

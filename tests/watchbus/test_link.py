@@ -6,7 +6,8 @@ from driving import CREDENTIALS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import Credentials, QueryError, WatchPaths
+from ortege_watch import QueryError
+from ortege_watch.watchbus import Credentials, WatchPaths
 from ortege_watch.watchbus.link import ALERT_PATH, Link, check_batch_size
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ortege_watch import EntityInfo, QueryError, WatchResult
+from ortege_watch import QueryError
+from ortege_watch.watchbus import EntityInfo, WatchResult
 
 ADDRESS = "0x312bc7EAAF93f1c60Dc5AfC115FcCDE161055fb0"
 

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ortege_watch import (
+from ortege_watch import OrtegeWatchError
+from ortege_watch.watchbus import (
     MemoryNonces,
     NonceStore,
-    OrtegeWatchError,
     SignatureError,
     SignatureReason,
     SQLiteNonces,
@@ -97,7 +97,7 @@ def test_of_many_threads_one_is_first(make_store):
 
 PROGRAM = """
 import sys
-from ortege_watch import SQLiteNonces
+from ortege_watch.watchbus import SQLiteNonces
 
 with SQLiteNonces(sys.argv[1]) as store:
     print(sum(store.record(str(n), 0.0, 600.0) for n in range(200)))

@@ -9,11 +9,10 @@ from driving import alert
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import (
-    OrtegeWatchError,
+from ortege_watch import OrtegeWatchError, QueryError
+from ortege_watch.watchbus import (
     Outbox,
     OutboxFull,
-    QueryError,
     RejectedAlert,
     WatchBusError,
     WireStyle,

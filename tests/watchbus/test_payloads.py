@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signed import ADDRESS, TX_HASH, alert_object
 
-from ortege_watch import (
+from ortege_watch import DecodeError, QueryError
+from ortege_watch.watchbus import (
     AlertInfo,
     BigAmountTxn,
-    DecodeError,
     EntityInfo,
     EventValues,
-    QueryError,
     Subscription,
     SubscriptionPage,
     SupportedEvent,

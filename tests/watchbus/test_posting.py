@@ -7,8 +7,9 @@ from driving import CUT, Play, alert, error, link, said, success
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import AlertInfo, QueryError, RateLimited, RejectedAlert, WireStyle
+from ortege_watch import QueryError, RateLimited
 from ortege_watch.errors import DecodeError, TransportError
+from ortege_watch.watchbus import AlertInfo, RejectedAlert, WireStyle
 from ortege_watch.watchbus.models import decode_alerts
 from ortege_watch.watchbus.posting import (
     Tally,

@@ -13,21 +13,18 @@ import httpx
 import pytest
 from driving import alert
 
-from ortege_watch import (
+from ortege_watch import QueryError, RateLimited, Retry, TransportError
+from ortege_watch.testing import FakeWatchBus
+from ortege_watch.watchbus import (
     AlertPublisher,
     AsyncAlertPublisher,
     Credentials,
     Outbox,
     OutboxFull,
     PublishResult,
-    QueryError,
-    RateLimited,
-    Retry,
-    TransportError,
     WatchBusError,
     WireStyle,
 )
-from ortege_watch.testing import FakeWatchBus
 
 ALERTS = [alert(number) for number in range(5)]
 ONCE = Retry(attempts=1)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from driving import CUT, Play, alert, error, link, success
 
-from ortege_watch import QueryError, TransportError, WireStyle
+from ortege_watch import QueryError, TransportError
 from ortege_watch._http.conversation import Work
+from ortege_watch.watchbus import WireStyle
 from ortege_watch.watchbus.publishing import Desk
 
 PLAIN = WireStyle()

@@ -20,10 +20,9 @@ from signed import (
     new_nonce,
 )
 
-from ortege_watch import (
-    DecodeError,
+from ortege_watch import DecodeError, QueryError
+from ortege_watch.watchbus import (
     MemoryNonces,
-    QueryError,
     RequestVerifier,
     SignatureError,
     SignatureReason,

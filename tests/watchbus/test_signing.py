@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signed import APP_ID, SECRET, VECTORS
 
-from ortege_watch import Credentials, QueryError, sign
-from ortege_watch.watchbus import signing
+from ortege_watch import QueryError
+from ortege_watch.watchbus import Credentials, sign, signing
 
 CREDENTIALS = Credentials(APP_ID, SECRET)
 GOOD = {

@@ -8,13 +8,14 @@ from driving import CUT, Play, entity, error, link, success
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import EntityInfo, QueryError, WatchPaths, WireStyle
+from ortege_watch import QueryError
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
     RateLimited,
     TransportError,
 )
+from ortege_watch.watchbus import EntityInfo, WatchPaths, WireStyle
 from ortege_watch.watchbus.client import Pages, Provider, batches
 from ortege_watch.watchbus.models import Subscription, SubscriptionPage, WatchEvent
 

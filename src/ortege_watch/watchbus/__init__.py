@@ -1,1 +1,155 @@
-"""The watch-bus: signed alerts about blockchain entities, in both directions."""
+"""The watch-bus: signed alerts about blockchain entities, in both directions.
+
+This module has every public name of the watch-bus. A name's module is imported when the
+name is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # not from typing, whose import takes longer than this file
+
+if TYPE_CHECKING:
+    from ortege_watch.errors import (
+        OutboxFull,
+        SignatureError,
+        SignatureReason,
+        WatchBusError,
+    )
+    from ortege_watch.watchbus.channel import (
+        AlertChannel,
+        AlertServer,
+        serve_alert_channel,
+    )
+    from ortege_watch.watchbus.client import AsyncWatchBusClient, WatchBusClient
+    from ortege_watch.watchbus.inbox import RecentAlerts, alert_app
+    from ortege_watch.watchbus.link import WatchPaths
+    from ortege_watch.watchbus.models import (
+        AbnormalFunctionCall,
+        AlertInfo,
+        BigAmountTxn,
+        BigAmountTxnPercent,
+        BigAmountTxnUsd,
+        EntityInfo,
+        EventValues,
+        RiskFunctionCall,
+        Subscription,
+        SubscriptionPage,
+        SupportedEvent,
+        TrustScoreDecrease,
+        WatchEvent,
+        WatchResult,
+    )
+    from ortege_watch.watchbus.outbox import Outbox
+    from ortege_watch.watchbus.posting import PublishResult, RejectedAlert
+    from ortege_watch.watchbus.publisher import AlertPublisher, AsyncAlertPublisher
+    from ortege_watch.watchbus.signing import Credentials, sign
+    from ortege_watch.watchbus.verifier import (
+        MemoryNonces,
+        NonceStore,
+        RequestVerifier,
+        SQLiteNonces,
+    )
+    from ortege_watch.watchbus.wire import WireStyle
+
+__all__ = [
+    "AbnormalFunctionCall",
+    "AlertChannel",
+    "AlertInfo",
+    "AlertPublisher",
+    "AlertServer",
+    "AsyncAlertPublisher",
+    "AsyncWatchBusClient",
+    "BigAmountTxn",
+    "BigAmountTxnPercent",
+    "BigAmountTxnUsd",
+    "Credentials",
+    "EntityInfo",
+    "EventValues",
+    "MemoryNonces",
+    "NonceStore",
+    "Outbox",
+    "OutboxFull",
+    "PublishResult",
+    "RecentAlerts",
+    "RejectedAlert",
+    "RequestVerifier",
+    "RiskFunctionCall",
+    "SQLiteNonces",
+    "SignatureError",
+    "SignatureReason",
+    "Subscription",
+    "SubscriptionPage",
+    "SupportedEvent",
+    "TrustScoreDecrease",
+    "WatchBusClient",
+    "WatchBusError",
+    "WatchEvent",
+    "WatchPaths",
+    "WatchResult",
+    "WireStyle",
+    "alert_app",
+    "serve_alert_channel",
+    "sign",
+]
+
+# Where each public name lives; a test compares it with the imports above.
+_HOMES = {
+    "AbnormalFunctionCall": "watchbus.models",
+    "AlertChannel": "watchbus.channel",
+    "AlertInfo": "watchbus.models",
+    "AlertPublisher": "watchbus.publisher",
+    "AlertServer": "watchbus.channel",
+    "AsyncAlertPublisher": "watchbus.publisher",
+    "AsyncWatchBusClient": "watchbus.client",
+    "BigAmountTxn": "watchbus.models",
+    "BigAmountTxnPercent": "watchbus.models",
+    "BigAmountTxnUsd": "watchbus.models",
+    "Credentials": "watchbus.signing",
+    "EntityInfo": "watchbus.models",
+    "EventValues": "watchbus.models",
+    "MemoryNonces": "watchbus.verifier",
+    "NonceStore": "watchbus.verifier",
+    "Outbox": "watchbus.outbox",
+    "OutboxFull": "errors",
+    "PublishResult": "watchbus.posting",
+    "RecentAlerts": "watchbus.inbox",
+    "RejectedAlert": "watchbus.posting",
+    "RequestVerifier": "watchbus.verifier",
+    "RiskFunctionCall": "watchbus.models",
+    "SQLiteNonces": "watchbus.verifier",
+    "SignatureError": "errors",
+    "SignatureReason": "errors",
+    "Subscription": "watchbus.models",
+    "SubscriptionPage": "watchbus.models",
+    "SupportedEvent": "watchbus.models",
+    "TrustScoreDecrease": "watchbus.models",
+    "WatchBusClient": "watchbus.client",
+    "WatchBusError": "errors",
+    "WatchEvent": "watchbus.models",
+    "WatchPaths": "watchbus.link",
+    "WatchResult": "watchbus.models",
+    "WireStyle": "watchbus.wire",
+    "alert_app": "watchbus.inbox",
+    "serve_alert_channel": "watchbus.channel",
+    "sign": "watchbus.signing",
+}
+
+
+# Hidden from type checkers: to them a name that is not imported above is an error.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import the module of a public name on its first use and keep the value."""
+        if name not in _HOMES:
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message)
+        from importlib import import_module
+
+        value = getattr(import_module(f"ortege_watch.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,3 +26,16 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 def anyio_backend() -> str:
     """Run async tests on asyncio: the library is built on it."""
     return "asyncio"
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, also where it is ignored from the start.
+
+    Shells start background jobs with SIGINT ignored, and so do nohup and some CI.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -20,7 +20,7 @@ from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
 import ortege_watch
-from ortege_watch import testing
+from ortege_watch import testing, watchbus
 from ortege_watch.testing import FakeCube
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +109,8 @@ def test_the_reference_lists_every_public_name() -> None:
     found = re.findall(r"^\.\. (?:auto\w+|data):: ([\w.]+)", page, re.MULTILINE)
     # Names with a dot are what a public name gives, such as the members of Meta.
     public = [name for name in found if "." not in name]
-    assert sorted(public) == sorted([*ortege_watch.__all__, *testing.__all__])
+    names = [*ortege_watch.__all__, *watchbus.__all__, *testing.__all__]
+    assert sorted(public) == sorted(names)
 
 
 def test_blocks_share_names_and_may_await(tmp_path: Path) -> None:

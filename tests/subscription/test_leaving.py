@@ -228,6 +228,7 @@ def interrupt_the_wait_of(updates) -> threading.Thread:
     return thread
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupted_wait_loses_no_update():
     with (
         FakeCube() as cube,
@@ -244,6 +245,7 @@ def test_an_interrupted_wait_loses_no_update():
             assert senders(next(updates).added) == [f"SP{number}"]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_closes_everything():
     before = set(threading.enumerate())
     with FakeCube() as cube:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 
 import ortege_watch
+import ortege_watch.watchbus
 from ortege_watch import CubeClient, Measure, Query
 from ortege_watch.testing import FakeCube
 
-for name in ortege_watch.__all__:
-    getattr(ortege_watch, name)
+for namespace in (ortege_watch, ortege_watch.watchbus):
+    for name in namespace.__all__:
+        getattr(namespace, name)
 
 price = Measure("stacks_oracle_prices.price")
 with FakeCube() as fake, CubeClient(fake.url, fake.token()) as cube:

@@ -12,10 +12,18 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from ortege_watch._http.driver import AsyncClock, AsyncHttp, Clock, Http
     from ortege_watch._http.exchange import Retry
     from ortege_watch.cube.client import AsyncCubeClient, CubeClient, Limits
     from ortege_watch.cube.flows import DryRun, Sql
-    from ortege_watch.cube.meta import Meta
+    from ortege_watch.cube.meta import (
+        CubeMeta,
+        DimensionMeta,
+        MeasureMeta,
+        MemberMeta,
+        Meta,
+        SegmentMeta,
+    )
     from ortege_watch.errors import (
         ApiError,
         AuthenticationError,
@@ -42,7 +50,9 @@ if TYPE_CHECKING:
         TimeDimension,
         TimeSelection,
     )
+    from ortege_watch.query.values import Range
     from ortege_watch.results import ChangedRow, Result, Row
+    from ortege_watch.tokens import TokenLike
     from ortege_watch.watch.options import Reconnect
     from ortege_watch.watch.states import ConnectionState
     from ortege_watch.watch.updates import AsyncUpdates, Update, Updates, WatchOptions
@@ -51,39 +61,50 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ApiError",
+    "AsyncClock",
     "AsyncCubeClient",
+    "AsyncHttp",
     "AsyncUpdates",
     "AuthenticationError",
     "ChangedRow",
+    "Clock",
     "Condition",
     "ConnectionState",
     "CubeClient",
+    "CubeMeta",
     "DeadlineExceeded",
     "DecodeError",
     "Dimension",
+    "DimensionMeta",
     "DryRun",
     "Filter",
     "Group",
+    "Http",
     "InvalidArgument",
     "Limits",
     "Measure",
+    "MeasureMeta",
     "Member",
+    "MemberMeta",
     "Meta",
     "Order",
     "OrtegeWatchError",
     "Query",
     "QueryError",
     "QueryRejected",
+    "Range",
     "RateLimited",
     "Reconnect",
     "Result",
     "Retry",
     "Row",
     "Segment",
+    "SegmentMeta",
     "Sql",
     "SubscriptionLost",
     "TimeDimension",
     "TimeSelection",
+    "TokenLike",
     "TransportError",
     "Update",
     "Updates",
@@ -95,39 +116,50 @@ __all__ = [
 # checkers, and one in __all__; a test compares the three.
 _HOMES = {
     "ApiError": "errors",
+    "AsyncClock": "_http.driver",
     "AsyncCubeClient": "cube.client",
+    "AsyncHttp": "_http.driver",
     "AsyncUpdates": "watch.updates",
     "AuthenticationError": "errors",
     "ChangedRow": "results",
+    "Clock": "_http.driver",
     "Condition": "query",
     "ConnectionState": "watch.states",
     "CubeClient": "cube.client",
+    "CubeMeta": "cube.meta",
     "DeadlineExceeded": "errors",
     "DecodeError": "errors",
     "Dimension": "query",
+    "DimensionMeta": "cube.meta",
     "DryRun": "cube.flows",
     "Filter": "query",
     "Group": "query",
+    "Http": "_http.driver",
     "InvalidArgument": "errors",
     "Limits": "cube.client",
     "Measure": "query",
+    "MeasureMeta": "cube.meta",
     "Member": "query",
+    "MemberMeta": "cube.meta",
     "Meta": "cube.meta",
     "Order": "query",
     "OrtegeWatchError": "errors",
     "Query": "query",
     "QueryError": "errors",
     "QueryRejected": "errors",
+    "Range": "query.values",
     "RateLimited": "errors",
     "Reconnect": "watch.options",
     "Result": "results",
     "Retry": "_http.exchange",
     "Row": "results",
     "Segment": "query",
+    "SegmentMeta": "cube.meta",
     "Sql": "cube.flows",
     "SubscriptionLost": "errors",
     "TimeDimension": "query",
     "TimeSelection": "query",
+    "TokenLike": "tokens",
     "TransportError": "errors",
     "Update": "watch.updates",
     "Updates": "watch.updates",

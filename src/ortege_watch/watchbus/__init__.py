@@ -20,8 +20,12 @@ if TYPE_CHECKING:
         AlertServer,
         serve_alert_channel,
     )
-    from ortege_watch.watchbus.client import AsyncWatchBusClient, WatchBusClient
-    from ortege_watch.watchbus.inbox import RecentAlerts, alert_app
+    from ortege_watch.watchbus.client import (
+        AsyncWatchBusClient,
+        Progress,
+        WatchBusClient,
+    )
+    from ortege_watch.watchbus.inbox import AlertHandler, RecentAlerts, alert_app
     from ortege_watch.watchbus.link import WatchPaths
     from ortege_watch.watchbus.models import (
         AbnormalFunctionCall,
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from ortege_watch.watchbus.outbox import Outbox
     from ortege_watch.watchbus.posting import PublishResult, RejectedAlert
     from ortege_watch.watchbus.publisher import AlertPublisher, AsyncAlertPublisher
-    from ortege_watch.watchbus.signing import Credentials, sign
+    from ortege_watch.watchbus.signing import Credentials, Headers, sign
     from ortege_watch.watchbus.verifier import (
         MemoryNonces,
         NonceStore,
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbnormalFunctionCall",
     "AlertChannel",
+    "AlertHandler",
     "AlertInfo",
     "AlertPublisher",
     "AlertServer",
@@ -65,10 +70,12 @@ __all__ = [
     "Credentials",
     "EntityInfo",
     "EventValues",
+    "Headers",
     "MemoryNonces",
     "NonceStore",
     "Outbox",
     "OutboxFull",
+    "Progress",
     "PublishResult",
     "RecentAlerts",
     "RejectedAlert",
@@ -96,6 +103,7 @@ __all__ = [
 _HOMES = {
     "AbnormalFunctionCall": "watchbus.models",
     "AlertChannel": "watchbus.channel",
+    "AlertHandler": "watchbus.inbox",
     "AlertInfo": "watchbus.models",
     "AlertPublisher": "watchbus.publisher",
     "AlertServer": "watchbus.channel",
@@ -107,10 +115,12 @@ _HOMES = {
     "Credentials": "watchbus.signing",
     "EntityInfo": "watchbus.models",
     "EventValues": "watchbus.models",
+    "Headers": "watchbus.signing",
     "MemoryNonces": "watchbus.verifier",
     "NonceStore": "watchbus.verifier",
     "Outbox": "watchbus.outbox",
     "OutboxFull": "errors",
+    "Progress": "watchbus.client",
     "PublishResult": "watchbus.posting",
     "RecentAlerts": "watchbus.inbox",
     "RejectedAlert": "watchbus.posting",

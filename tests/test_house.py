@@ -34,10 +34,8 @@ SHELLS = {
 }
 # On their way into other files; gone when they are.
 UNSORTED = {
-    "ortege_watch.watchbus.exchange",
-    "ortege_watch.watchbus.link",
+    "ortege_watch.watchbus.requests",
     "ortege_watch.watchbus.publishing",
-    "ortege_watch.watchbus.verdicts",
 }
 # Names of other modules, for type checkers and on their first use: no imports.
 NAMESPACES = {"ortege_watch", "ortege_watch.watchbus"}

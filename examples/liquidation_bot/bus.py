@@ -23,7 +23,7 @@ import attrs
 
 from liquidation_bot.alerts import Ignored, borrowers_of, plan_alert
 from liquidation_bot.display import Kind, short
-from ortege_watch import OrtegeWatchError, QueryError
+from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
     AlertChannel,
     AlertInfo,
@@ -54,12 +54,12 @@ def credentials(prefix: str, environ: Mapping[str, str]) -> Credentials:
         environ: ``<prefix>_APP_ID`` and ``<prefix>_SECRET`` of it are read.
 
     Raises:
-        QueryError: one is not there or cannot be used.
+        InvalidArgument: one is not there or cannot be used.
     """
     names = [f"{prefix}_APP_ID", f"{prefix}_SECRET"]
     missing = [name for name in names if not environ.get(name)]
     if missing:
-        raise QueryError(f"set {' and '.join(missing)} in the environment")
+        raise InvalidArgument(f"set {' and '.join(missing)} in the environment")
     return Credentials(*(environ[name] for name in names))
 
 
@@ -111,7 +111,7 @@ async def open_way(
         outbox: a file where alerts wait until they are sent; for POST alone.
 
     Raises:
-        QueryError: the address cannot be used.
+        InvalidArgument: the address cannot be used.
         OrtegeWatchError: the outbox cannot be used.
     """
     if url.startswith(("ws:", "wss:")):
@@ -323,7 +323,7 @@ async def serve(
     """Take alerts over WebSocket while this lasts; give the channel's address.
 
     Raises:
-        QueryError: the path cannot be signed.
+        InvalidArgument: the path cannot be signed.
         OrtegeWatchError: the address cannot be listened on.
     """
     verifier = RequestVerifier(

@@ -26,7 +26,7 @@ from liquidation_bot.node import Node, NodePositions, NodePrices
 from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Recorder, RecordError, Session, replay
 from liquidation_bot.state import State, StateError
-from ortege_watch import AsyncCubeClient, OrtegeWatchError, QueryError
+from ortege_watch import AsyncCubeClient, InvalidArgument, OrtegeWatchError
 
 __all__ = ["main"]
 
@@ -39,7 +39,7 @@ _USE: Final = (
     FileError,
     MarketError,
     MembersMissing,
-    QueryError,
+    InvalidArgument,
     RecordError,
     StateError,
     executor.ExecutorError,
@@ -217,7 +217,7 @@ async def _alerts(
     if chosen.alerts_from:
         sender = bus.credentials("ALERTS_FROM", os.environ)
         if out is not None and out.secret == sender.secret:
-            raise QueryError(
+            raise InvalidArgument(
                 "ALERTS_FROM_SECRET is the secret that this bot signs with; what it "
                 "sends could be sent back to it. Use one for each direction"
             )

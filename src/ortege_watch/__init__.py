@@ -12,8 +12,8 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    from ortege_watch._http.conversation import Retry
     from ortege_watch._http.driver import AsyncClock, AsyncHttp, Clock, Http
-    from ortege_watch._http.exchange import Retry
     from ortege_watch.cube.client import AsyncCubeClient, CubeClient, Limits
     from ortege_watch.cube.flows import DryRun, Sql
     from ortege_watch.cube.meta import (
@@ -151,7 +151,7 @@ _HOMES = {
     "RateLimited": "errors",
     "Reconnect": "watch.options",
     "Result": "results",
-    "Retry": "_http.exchange",
+    "Retry": "_http.conversation",
     "Row": "results",
     "Segment": "query",
     "SegmentMeta": "cube.meta",

@@ -10,12 +10,12 @@ import attrs
 import pytest
 
 from ortege_watch._http.conversation import (
-    Answer,
     Conversation,
     Effect,
     Failure,
     GetToken,
     Pause,
+    Reply,
     Request,
     Response,
 )
@@ -48,7 +48,7 @@ class Play:
                     token = next(tokens)
                 case Pause(seconds):
                     self.now += seconds
-            answer = Answer(now=self.now, draw=self.draw, outcome=outcome, token=token)
+            answer = Reply(now=self.now, jitter=self.draw, outcome=outcome, token=token)
             try:
                 effect = conversation.send(answer)
             except StopIteration as end:

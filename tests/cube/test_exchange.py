@@ -9,18 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortege_watch import _json as codec
-from ortege_watch._http.conversation import Failure, GetToken, Pause, Request, Response
-from ortege_watch._http.exchange import Call, Retry, exchange
+from ortege_watch._http.conversation import (
+    Failure,
+    GetToken,
+    Pause,
+    Request,
+    Response,
+    Retry,
+    TimeBudget,
+)
+from ortege_watch.cube.flows import Call
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
     DeadlineExceeded,
     DecodeError,
+    InvalidArgument,
     OrtegeWatchError,
-    QueryError,
     RateLimited,
     TransportError,
 )
+from ortege_watch.tokens import TokenSource
 
 DONE = Response(status=200, content=b'{"done":true}')
 WAIT = Response(status=200, content=b'{"error":"Continue wait"}')
@@ -37,18 +46,21 @@ def read(content):
 
 
 def ask(**settings):
-    call = Call(api="https://host/cubejs-api/v1", **{**KNOWN, **settings})
-    return exchange(call, "POST", "/load", read, content=b"{}")
+    known = {"api": "https://host/cubejs-api/v1", **KNOWN}
+    known["started"] = settings.pop("started", 0.0)
+    budget = TimeBudget(**settings)
+    return Call(**known, budget=budget).ask("POST", "/load", read, b"{}")
 
 
-KNOWN = {"request_id": "7d2b", "started": 0.0}
+TOKENS = TokenSource("unused")
+KNOWN = {"request_id": "7d2b", "started": 0.0, "tokens": TOKENS}
 
 
 def test_a_question_is_sent_with_a_token_and_an_id(play):
     server = play([DONE])
     assert server.run(ask()) == {"done": True}
     assert server.effects == [
-        GetToken(),
+        GetToken(TOKENS),
         Request(
             method="POST",
             url="https://host/cubejs-api/v1/load",
@@ -67,8 +79,8 @@ def test_a_question_is_sent_with_a_token_and_an_id(play):
 
 def test_a_question_without_a_body_has_no_content_type(play):
     server = play([DONE])
-    call = Call(api="https://host", **KNOWN)
-    server.run(exchange(call, "GET", "/meta", read))
+    call = Call(api="https://host", **KNOWN, budget=TimeBudget())
+    server.run(call.ask("GET", "/meta", read))
     assert server.requests[0].content is None
     assert "content-type" not in server.requests[0].headers
 
@@ -314,11 +326,11 @@ def test_without_waiting_attempts_are_few(play, outcomes):
 )
 def test_limits_are_seconds(settings):
     (name,) = settings
-    with pytest.raises(QueryError, match=f"{name}=.* give seconds"):
-        Call(api="", **KNOWN, **settings)
+    with pytest.raises(InvalidArgument, match=f"{name} must be greater than 0"):
+        TimeBudget(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"attempts": 0}, {"base": 0}, {"cap": 0.1}])
 def test_a_retry_has_attempts_and_pauses(settings):
-    with pytest.raises(QueryError, match="give"):
+    with pytest.raises(InvalidArgument, match="must be"):
         Retry(**settings)

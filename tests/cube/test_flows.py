@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch._http.conversation import Failure, Request, Response
+from ortege_watch._http.conversation import Failure, Request, Response, TimeBudget
 from ortege_watch.cube import flows
 from ortege_watch.cube.flows import Call, Server
 from ortege_watch.errors import (
@@ -22,6 +22,7 @@ from ortege_watch.errors import (
     TransportError,
 )
 from ortege_watch.query import Dimension, Measure, Query, TimeDimension
+from ortege_watch.tokens import TokenSource
 
 count = Measure("events.count", int)
 sender = Dimension("events.sender", str)
@@ -37,8 +38,15 @@ RENEW_REFUSED = {"error": 'Invalid query format: "renewQuery" is not allowed'}
 
 
 def call(**settings):
-    known = {"api": "https://host/cubejs-api/v1", "request_id": "7d2b", "started": 0.0}
-    return Call(**known | settings)
+    server = settings.pop("server", None) or Server()
+    return Call(
+        api="https://host/cubejs-api/v1",
+        request_id="7d2b",
+        started=0.0,
+        budget=TimeBudget(**settings),
+        tokens=TokenSource("unused"),
+        server=server,
+    )
 
 
 def part(*rows):

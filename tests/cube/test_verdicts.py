@@ -8,14 +8,9 @@ from hypothesis import strategies as st
 
 from ortege_watch import _json as codec
 from ortege_watch._http.conversation import Response
-from ortege_watch._http.verdicts import (
-    Done,
-    Passing,
-    StillRunning,
-    Unauthorized,
-    judge,
-    retry_after,
-)
+from ortege_watch._http.exchange import AskAgain, Done, Reauthenticate, TryLater
+from ortege_watch._http.statuses import retry_after
+from ortege_watch.cube.flows import judge
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
@@ -42,7 +37,7 @@ def verdict(response, decode=read):
 
 
 def test_continue_wait_is_no_answer(answer):
-    assert verdict(answer(200, {"error": "Continue wait"})) == StillRunning()
+    assert verdict(answer(200, {"error": "Continue wait"})) == AskAgain()
 
 
 def test_an_answer_is_decoded(answer):
@@ -124,7 +119,7 @@ def test_a_page_is_shown_in_part(answer):
 )
 def test_a_refused_token_may_be_replaced(answer, status, body):
     judged = verdict(answer(status, body))
-    assert isinstance(judged, Unauthorized)
+    assert isinstance(judged, Reauthenticate)
     assert isinstance(judged.error, AuthenticationError)
 
 
@@ -132,7 +127,7 @@ def test_a_refused_token_may_be_replaced(answer, status, body):
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_what_passes_may_be_retried(answer, status, body):
     judged = verdict(answer(status, body, retry_after="7"))
-    assert isinstance(judged, Passing)
+    assert isinstance(judged, TryLater)
     assert judged.retry_after == 7
     assert isinstance(judged.error, ApiError)
     assert judged.error.status == status
@@ -150,7 +145,7 @@ def test_a_redirect_is_not_followed_and_says_where_to(answer):
         ApiError, match=r"https://login\.example\.com/; .* not followed"
     ):
         verdict(response)
-    with pytest.raises(ApiError, match="an empty answer"):
+    with pytest.raises(ApiError, match="empty response"):
         verdict(answer(304))
 
 
@@ -227,4 +222,4 @@ def test_any_response_gets_a_verdict_or_an_error_of_ours(status, content):
         judged = verdict(response)
     except (ApiError, DecodeError):
         return
-    assert isinstance(judged, Done | StillRunning | Unauthorized | Passing)
+    assert isinstance(judged, Done | AskAgain | Reauthenticate | TryLater)

@@ -11,7 +11,7 @@ import pytest
 from liquidation_bot import bus
 from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
 from liquidation_bot.decide import Limits, decide
-from ortege_watch import OrtegeWatchError, QueryError, TransportError
+from ortege_watch import InvalidArgument, OrtegeWatchError, TransportError
 from ortege_watch.testing import ManualClock
 from ortege_watch.watchbus import (
     AlertChannel,
@@ -260,7 +260,7 @@ async def test_the_way_by_post_keeps_alerts_in_the_outbox(plan, heard, clock, tm
 
 @pytest.mark.parametrize("url", ["ftp://x", "ws:", "http://", "nonsense"])
 async def test_an_address_that_cannot_be_used_is_refused(url):
-    with pytest.raises(QueryError):
+    with pytest.raises(InvalidArgument):
         async with bus.open_way(url, OURS):
             pass
 
@@ -413,6 +413,6 @@ def test_credentials_come_from_the_environment():
     ],
 )
 def test_what_is_missing_is_named_and_no_secret_is(environ, named):
-    with pytest.raises(QueryError, match=named) as raised:
+    with pytest.raises(InvalidArgument, match=named) as raised:
         bus.credentials("X", environ)
     assert "s3cret" not in str(raised.value)

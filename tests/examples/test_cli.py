@@ -429,7 +429,7 @@ def test_an_alert_makes_it_look_and_a_replay_has_the_same_bytes(fake, world, tmp
     ("arguments", "lacks", "message"),
     [
         (["--alerts-to", "http://x"], ["ALERTS_TO_SECRET"], "set ALERTS_TO_SECRET"),
-        (["--alerts-to", "http://x?secret=1"], [], "a query"),
+        (["--alerts-to", "http://x?secret=1"], [], "remove the query"),
         (
             ["--alerts-from", "127.0.0.1:0/a"],
             ["ALERTS_FROM_APP_ID", "ALERTS_FROM_SECRET"],

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ortege_watch import QueryError, Reconnect, Retry
+from ortege_watch import InvalidArgument, Reconnect, Retry
 from ortege_watch.watch.options import check_options, check_queries
 
 
@@ -28,7 +28,7 @@ async def asynchronous(_) -> None:
     ],
 )
 def test_an_option_that_is_none_is_refused(options, words):
-    with pytest.raises(QueryError, match=words):
+    with pytest.raises(InvalidArgument, match=words):
         check_options(options)
 
 
@@ -49,7 +49,7 @@ def test_options_may_be_absent_or_good():
     ],
 )
 def test_a_back_off_that_is_none_is_refused(arguments):
-    with pytest.raises(QueryError):
+    with pytest.raises(InvalidArgument):
         Reconnect(**arguments)
 
 
@@ -59,7 +59,7 @@ def test_a_reconnect_may_give_up_at_once_or_never():
 
 
 def test_queries_are_checked():
-    with pytest.raises(QueryError, match="needs a query"):
+    with pytest.raises(InvalidArgument, match="needs a query"):
         check_queries([])
-    with pytest.raises(QueryError, match="not str"):
+    with pytest.raises(InvalidArgument, match="not str"):
         check_queries(["a.b"])

@@ -8,17 +8,17 @@ from itertools import count
 from attrs import define, field
 
 from ortege_watch._http.conversation import (
-    Answer,
     Failure,
     GetStamp,
     Pause,
+    Reply,
     Request,
     Response,
     Work,
 )
 from ortege_watch.errors import TransportError
-from ortege_watch.watchbus.link import Link
 from ortege_watch.watchbus.models import AlertInfo, EntityInfo
+from ortege_watch.watchbus.requests import BusConfig
 from ortege_watch.watchbus.signing import Credentials
 
 CREDENTIALS = Credentials("app", "the-secret")
@@ -27,7 +27,7 @@ OK = "000000000"
 
 
 def link(url="https://bus.example.com", **settings):
-    return Link.parse(url, CREDENTIALS, **settings)
+    return BusConfig.parse(url, CREDENTIALS, **settings)
 
 
 def entity(number, code="big_amount_txn", **changes):
@@ -96,15 +96,15 @@ class Play:
                 outcome = next(self.outcomes)
                 if callable(outcome):
                     outcome = outcome(effect)
-                return Answer(now=self.now, draw=self.draw, outcome=outcome)
+                return Reply(now=self.now, jitter=self.draw, outcome=outcome)
             case GetStamp():
                 nonce = f"{next(self.stamps):032x}"
-                return Answer(now=self.now, unix=self.unix + self.now, nonce=nonce)
+                return Reply(now=self.now, unix=self.unix + self.now, nonce=nonce)
             case Pause(seconds):
                 self.now += seconds
-                return Answer(now=self.now, draw=self.draw)
+                return Reply(now=self.now, jitter=self.draw)
             case Work(call):
-                return Answer(now=self.now, value=call())
+                return Reply(now=self.now, value=call())
 
     @property
     def requests(self):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signed import ADDRESS, APP_ID, TX_HASH, alert_body, alert_object
 
-from ortege_watch import DecodeError, QueryError
+from ortege_watch import DecodeError, InvalidArgument
 from ortege_watch.watchbus import AlertInfo, BigAmountTxnUsd, EventValues
 from ortege_watch.watchbus import models as module
 from ortege_watch.watchbus.models import decode_alerts
@@ -339,7 +339,7 @@ def test_an_alert_shows_its_fields_and_does_not_change():
 def test_an_own_alert_with_a_wrong_field_is_refused(field, value):
     values = (ADDRESS, 56, "ERC20", "x", 5, {})
     fields = dict(zip(AlertInfo.__match_args__, values, strict=True))
-    with pytest.raises(QueryError) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         AlertInfo(**{**fields, field: value})
     assert str(caught.value).startswith(f"{field}: ")
 

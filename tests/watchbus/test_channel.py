@@ -22,7 +22,7 @@ from channels import (
 )
 from signed import SECRET
 
-from ortege_watch import OrtegeWatchError, QueryError, Reconnect, TransportError
+from ortege_watch import InvalidArgument, OrtegeWatchError, Reconnect, TransportError
 from ortege_watch.testing import ManualClock
 from ortege_watch.watchbus import (
     AlertChannel,
@@ -120,7 +120,7 @@ async def test_a_style_changes_the_form_of_what_is_sent():
 )
 async def test_what_cannot_be_sent_is_refused_at_once(alerts, problem):
     async with scripted() as script, channel_to(script, max_body=300) as channel:
-        with pytest.raises(QueryError, match=problem):
+        with pytest.raises(InvalidArgument, match=problem):
             await channel.send(alerts)
     assert script.frames == []
 
@@ -637,7 +637,7 @@ async def test_a_defect_does_not_end_in_silence():
     ("options", "problem"), [({"max_pending": 0}, "max_pending"), ({"url": "x"}, "url")]
 )
 async def test_arguments_are_checked(options, problem):
-    with pytest.raises(QueryError, match=f"{problem}|no address"):
+    with pytest.raises(InvalidArgument, match=f"{problem}|no address"):
         AlertChannel(options.pop("url", "ws://h/"), CREDENTIALS, **options)
 
 

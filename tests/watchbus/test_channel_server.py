@@ -24,7 +24,7 @@ from channels import (
 from signed import APP_ID, SECRET
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ortege_watch import OrtegeWatchError, QueryError
+from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
     RecentAlerts,
     RequestVerifier,
@@ -455,7 +455,7 @@ async def test_cancellation_while_serving_leaves_nothing():
 # ----------------------------------------------------------------------- arguments
 async def test_a_verifier_for_another_method_is_refused():
     guard = RequestVerifier({APP_ID: [SECRET]}, path=PATH)
-    with pytest.raises(QueryError, match='method="GET"'):
+    with pytest.raises(InvalidArgument, match='method="GET"'):
         async with serve_alert_channel(guard, Inbox()):
             pass
 

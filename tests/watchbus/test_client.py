@@ -15,7 +15,7 @@ from driving import entity
 from ortege_watch import (
     DeadlineExceeded,
     DecodeError,
-    QueryError,
+    InvalidArgument,
     RateLimited,
     Retry,
     TransportError,
@@ -201,9 +201,9 @@ async def test_pages_are_asked_for_as_the_loop_goes(provider):
 
 
 async def test_bad_arguments_are_refused_before_the_loop(ask):
-    with pytest.raises(QueryError):
+    with pytest.raises(InvalidArgument):
         ask.client.subscriptions(page_size=51)
-    with pytest.raises(QueryError):
+    with pytest.raises(InvalidArgument):
         ask.client.subscriptions([])
 
 
@@ -212,7 +212,7 @@ async def test_one_page(ask, provider):
     page = await ask("subscriptions_page", page_index=2, page_size=2)
     assert [each.entity for each in page.subscriptions] == [THREE.entity]
     assert (page.page_index, page.page_size, page.total) == (2, 2, 3)
-    with pytest.raises(QueryError):
+    with pytest.raises(InvalidArgument):
         await ask("subscriptions_page", [])
 
 
@@ -405,7 +405,7 @@ def test_what_no_client_can_be_made_of(kind):
         ("https://host", good, {"http": "https://proxy"}),
         ("https://host", good, {"http": own(params={"key": "1"})}),
     ]:
-        with pytest.raises(QueryError) as caught:
+        with pytest.raises(InvalidArgument) as caught:
             kind(url, credentials, **settings)
         assert "hush" not in str(caught.value)
     assert "hush" not in repr(kind("https://host", good))

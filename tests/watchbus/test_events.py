@@ -8,7 +8,7 @@ from typing import ClassVar, Optional
 
 import pytest
 
-from ortege_watch import DecodeError, QueryError
+from ortege_watch import DecodeError, InvalidArgument
 from ortege_watch.watchbus import (
     AbnormalFunctionCall,
     BigAmountTxn,
@@ -159,29 +159,31 @@ def test_a_class_that_is_made_twice_replaces_itself_but_no_other():
     first, second = again(), again()
     assert first is not second
     assert kind_of("notebook_cell") is second
-    with pytest.raises(QueryError, match="'price_drop' belongs to PriceDrop already"):
+    with pytest.raises(
+        InvalidArgument, match="'price_drop' belongs to PriceDrop already"
+    ):
 
         class Other(EventValues, code="price_drop"):
             token: str
 
 
 def test_a_field_of_another_type_is_refused_when_the_class_is_made():
-    with pytest.raises(QueryError, match="str, int or Decimal"):
+    with pytest.raises(InvalidArgument, match="str, int or Decimal"):
 
         class Floats(EventValues):
             amount: float
 
-    with pytest.raises(QueryError, match="str, int or Decimal"):
+    with pytest.raises(InvalidArgument, match="str, int or Decimal"):
 
         class Either(EventValues):
             amount: int | str
 
-    with pytest.raises(QueryError, match=r"values\['items'\]"):
+    with pytest.raises(InvalidArgument, match=r"values\['items'\]"):
 
         class Shadow(EventValues):
             items: str
 
-    with pytest.raises(QueryError, match="run time"):
+    with pytest.raises(InvalidArgument, match="run time"):
 
         class Absent(EventValues):
             amount: Fraction  # noqa: F821 - that it is not there is the test

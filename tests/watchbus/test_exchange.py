@@ -31,17 +31,19 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
-from ortege_watch.watchbus.exchange import exchange
+from ortege_watch.watchbus.requests import signed_exchange
 
 BODY = b'{"entity_list":[]}'
 GMT = "Tue, 14 Nov 2023 22:13:20 GMT"  # NOW
 HTML = b"<html>502 Bad Gateway</html>"
 
 
-def ask(*, repeatable=True, on=None, body=BODY, **settings):
+def ask(*, is_repeatable=True, on=None, body=BODY, **settings):
     on = on or link(**settings)
-    target = on.target("path", "/api/watch/subscribe")
-    return exchange(on, target, body, lambda data: data, repeatable=repeatable)
+    target = on.endpoint("path", "/api/watch/subscribe")
+    return signed_exchange(
+        on, target, body, lambda data: data, is_repeatable=is_repeatable
+    )
 
 
 def stamp_of(request):
@@ -158,7 +160,7 @@ def test_what_stays_is_not_asked_again(outcome, kind):
 def test_what_may_have_been_done_is_not_repeated(outcome):
     server = Play([outcome])
     with pytest.raises(OrtegeWatchError):
-        server.run(ask(repeatable=False))
+        server.run(ask(is_repeatable=False))
     assert len(server.requests) == 1
 
 
@@ -168,7 +170,7 @@ def test_what_may_have_been_done_is_not_repeated(outcome):
 )
 def test_what_was_certainly_not_done_is_repeated(outcome):
     server = Play([outcome, success("done")])
-    assert server.run(ask(repeatable=False)) == "done"
+    assert server.run(ask(is_repeatable=False)) == "done"
 
 
 def test_retry_after_is_kept_to():
@@ -216,7 +218,7 @@ def expired(date=GMT, received_at=NOW - 900.0):
 def test_a_clock_that_is_called_expired_is_corrected_from_the_date():
     on = link()
     server = Play([expired(), success()], unix=NOW - 900.0)
-    server.run(ask(on=on, repeatable=False))
+    server.run(ask(on=on, is_repeatable=False))
     assert [stamp_of(each)[0] for each in server.requests] == [
         1_699_999_100_000,
         1_700_000_000_500,
@@ -281,7 +283,7 @@ responses = st.one_of(
     st.integers(1, 5),
 )
 def test_whatever_comes_it_ends_with_an_answer_or_an_error_of_ours(
-    outcomes, repeatable, draw, takes, attempts
+    outcomes, is_repeatable, draw, takes, attempts
 ):
     def script():
         yield from outcomes
@@ -292,7 +294,7 @@ def test_whatever_comes_it_ends_with_an_answer_or_an_error_of_ours(
     retry = Retry(attempts=attempts)
     failure = None
     try:
-        server.run(ask(repeatable=repeatable, retry=retry))
+        server.run(ask(is_repeatable=is_repeatable, retry=retry))
     except OrtegeWatchError as caught:
         failure = caught
     assert CREDENTIALS.secret not in repr(failure)
@@ -326,5 +328,5 @@ def test_nothing_is_done_twice_that_may_not_be(outcomes):
 
     server = Play(map(act, [*outcomes, success("done")]))
     with contextlib.suppress(OrtegeWatchError):
-        server.run(ask(repeatable=False, retry=Retry(attempts=20)))
+        server.run(ask(is_repeatable=False, retry=Retry(attempts=20)))
     assert done <= 1

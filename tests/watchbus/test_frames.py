@@ -101,6 +101,6 @@ def test_a_status_is_one_of_http(status):
 
 @given(st.binary(max_size=200))
 def test_nothing_but_a_decode_error_comes_out(data):
-    for read in (frames.read_alerts, frames.read_answer):
+    for read in (frames.read_alerts, frames.read_answer_frame):
         with contextlib.suppress(DecodeError):
             read(data)

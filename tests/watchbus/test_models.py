@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ortege_watch import QueryError
+from ortege_watch import InvalidArgument
 from ortege_watch.watchbus import EntityInfo, WatchResult
 
 ADDRESS = "0x312bc7EAAF93f1c60Dc5AfC115FcCDE161055fb0"
@@ -47,7 +47,7 @@ def test_the_case_of_an_address_and_of_a_type_is_no_difference():
 def test_a_field_of_another_kind_is_refused(position, value, problem):
     fields: list[object] = [ADDRESS, 56, "ERC20", "big_amount_txn"]
     fields[position] = value
-    with pytest.raises(QueryError) as caught:
+    with pytest.raises(InvalidArgument) as caught:
         EntityInfo(*fields)
     assert str(caught.value).startswith(problem)
     assert isinstance(caught.value, ValueError)

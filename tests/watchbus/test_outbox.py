@@ -9,7 +9,7 @@ from driving import alert
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import OrtegeWatchError, QueryError
+from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
     Outbox,
     OutboxFull,
@@ -150,13 +150,13 @@ def test_there_may_be_no_room_for_what_was_set_aside(path):
 
 @pytest.mark.parametrize("path", ["", ":memory:", "file::memory:?cache=shared"])
 def test_what_forgets_is_no_outbox(path):
-    with pytest.raises(QueryError, match="path"):
+    with pytest.raises(InvalidArgument, match="path"):
         Outbox(path)
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 2.0, None])
 def test_what_is_no_limit_is_refused(path, limit):
-    with pytest.raises(QueryError, match="limit"):
+    with pytest.raises(InvalidArgument, match="limit"):
         Outbox(path, limit=limit)
     assert not path.exists()
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signed import ADDRESS, TX_HASH, alert_object
 
-from ortege_watch import DecodeError, QueryError
+from ortege_watch import DecodeError, InvalidArgument
 from ortege_watch.watchbus import (
     AlertInfo,
     BigAmountTxn,
@@ -86,17 +86,19 @@ def test_a_known_type_is_sent_in_the_documented_spelling(given, spelt):
 )
 def test_only_addresses_are_sent(address):
     bad = EntityInfo(address, 56, "ERC20", "x")
-    with pytest.raises(QueryError, match=r"entity_list\[1\]\.entity: .* no address"):
+    with pytest.raises(
+        InvalidArgument, match=r"entity_list\[1\]\.entity: .* no address"
+    ):
         payloads.encode_entities([ENTITY, bad])
-    with pytest.raises(QueryError, match=r"watch_result\[0\]\.entity"):
+    with pytest.raises(InvalidArgument, match=r"watch_result\[0\]\.entity"):
         payloads.watch_result_data([bad])
-    with pytest.raises(QueryError, match=r"alert_info_list\[0\]\.entity"):
+    with pytest.raises(InvalidArgument, match=r"alert_info_list\[0\]\.entity"):
         payloads.encode_alerts([alert(entity=address)])
 
 
 @pytest.mark.parametrize("encode", [payloads.encode_entities, payloads.encode_alerts])
 def test_nothing_is_not_sent(encode):
-    with pytest.raises(QueryError, match="nothing to send"):
+    with pytest.raises(InvalidArgument, match="nothing to send"):
         encode([])
 
 
@@ -379,7 +381,7 @@ def test_none_is_left_out_and_unknown_values_are_sent_as_they_are():
     ],
 )
 def test_values_that_cannot_be_read_exactly_are_not_sent(code, values, problem):
-    with pytest.raises(QueryError, match=problem):
+    with pytest.raises(InvalidArgument, match=problem):
         payloads.encode_alerts([alert(event_code=code, event_values=values)])
 
 

@@ -7,7 +7,7 @@ from driving import CUT, Play, alert, error, link, said, success
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import QueryError, RateLimited
+from ortege_watch import InvalidArgument, RateLimited
 from ortege_watch.errors import DecodeError, TransportError
 from ortege_watch.watchbus import AlertInfo, RejectedAlert, WireStyle
 from ortege_watch.watchbus.models import decode_alerts
@@ -76,7 +76,7 @@ def test_what_waits_knows_its_alert_in_this_process_and_in_another_one():
     ],
 )
 def test_what_cannot_be_sent_is_refused(given, advice):
-    with pytest.raises(QueryError, match=advice):
+    with pytest.raises(InvalidArgument, match=advice):
         prepare(given, "app", PLAIN)
 
 
@@ -84,7 +84,7 @@ def test_what_cannot_be_sent_is_refused(given, advice):
 def send(batch, outcomes, *, bare=False):
     on = link()
     server = Play(outcomes)
-    target = on.target("path", "/api/v1/watch/alert")
+    target = on.endpoint("path", "/api/v1/watch/alert")
     return server, server.run(deliver(on, target, batch, bare=bare))
 
 

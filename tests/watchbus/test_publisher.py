@@ -13,7 +13,7 @@ import httpx
 import pytest
 from driving import alert
 
-from ortege_watch import QueryError, RateLimited, Retry, TransportError
+from ortege_watch import InvalidArgument, RateLimited, Retry, TransportError
 from ortege_watch.testing import FakeWatchBus
 from ortege_watch.watchbus import (
     AlertPublisher,
@@ -261,7 +261,7 @@ async def test_a_full_outbox_accepts_nothing(ask, bus, path):
 
 async def test_an_alert_that_cannot_be_sent_is_not_accepted(ask, path):
     ask.open(outbox=path)
-    with pytest.raises(QueryError):
+    with pytest.raises(InvalidArgument):
         await ask("publish", [*ALERTS, "x"])
     assert len(ask.client.outbox) == 0
 
@@ -345,7 +345,7 @@ def test_what_no_publisher_can_be_made_of(kind, path):
         ("https://host", good, {"http": own(params={"a": "1"}), "outbox": path}),
         ("https://host", good, {"outbox": ":memory:"}),
     ]:
-        with pytest.raises(QueryError) as caught:
+        with pytest.raises(InvalidArgument) as caught:
             kind(url, credentials, **settings)
         assert "hush" not in str(caught.value)
     assert not path.exists()

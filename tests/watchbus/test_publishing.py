@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from driving import CUT, Play, alert, error, link, success
 
-from ortege_watch import QueryError, TransportError
+from ortege_watch import InvalidArgument, TransportError
 from ortege_watch._http.conversation import Work
 from ortege_watch.watchbus import WireStyle
 from ortege_watch.watchbus.publishing import Desk
@@ -61,9 +61,9 @@ ALERTS = [alert(number) for number in range(5)]
 
 
 def test_a_batch_size_and_a_path_are_checked():
-    with pytest.raises(QueryError, match="batch_size"):
+    with pytest.raises(InvalidArgument, match="batch_size"):
         desk(batch_size=0)
-    with pytest.raises(QueryError, match="path"):
+    with pytest.raises(InvalidArgument, match="path"):
         Desk(link(), "alert", PLAIN, 1)
 
 

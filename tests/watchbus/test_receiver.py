@@ -20,7 +20,7 @@ from signed import (
     new_nonce,
 )
 
-from ortege_watch import DecodeError, QueryError
+from ortege_watch import DecodeError, InvalidArgument
 from ortege_watch.watchbus import (
     MemoryNonces,
     RequestVerifier,
@@ -363,7 +363,7 @@ def test_secrets_are_not_shown():
     ],
 )
 def test_a_verifier_that_cannot_work_is_not_made(arguments, problem):
-    with pytest.raises(QueryError, match=problem) as caught:
+    with pytest.raises(InvalidArgument, match=problem) as caught:
         verifier(**arguments)
     assert SECRET not in str(caught.value)
 

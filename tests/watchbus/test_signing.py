@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from signed import APP_ID, SECRET, VECTORS
 
-from ortege_watch import QueryError
+from ortege_watch import InvalidArgument
 from ortege_watch.watchbus import Credentials, sign, signing
 
 CREDENTIALS = Credentials(APP_ID, SECRET)
@@ -131,11 +131,11 @@ def test_a_signature_in_capitals_is_none():
 
 def test_the_three_requests_that_shared_a_signature_cannot_be_signed():
     signed(path="/p", body=b'{"X":1}')
-    with pytest.raises(QueryError, match="query"):
+    with pytest.raises(InvalidArgument, match="query"):
         signed(path="/p?q=1", body=b'{"X":1}')
-    with pytest.raises(QueryError, match="';'"):
+    with pytest.raises(InvalidArgument, match="';'"):
         signed(path="/p;q=1", body=b'{"X":1}')
-    with pytest.raises(QueryError, match="only JSON"):
+    with pytest.raises(InvalidArgument, match="only JSON"):
         signed(path="/p", body=b'q=1;{"X":1}')
 
 
@@ -169,7 +169,7 @@ def test_the_three_requests_that_shared_a_signature_cannot_be_signed():
     ],
 )
 def test_what_is_ambiguous_or_wrong_is_not_signed(field, value, advice):
-    with pytest.raises(QueryError, match=re.escape(advice)) as caught:
+    with pytest.raises(InvalidArgument, match=re.escape(advice)) as caught:
         signed(**{field: value})
     assert str(caught.value).startswith(f"{field}: ")
     assert SECRET not in str(caught.value)
@@ -177,13 +177,13 @@ def test_what_is_ambiguous_or_wrong_is_not_signed(field, value, advice):
 
 @pytest.mark.parametrize("app_id", ["", "a;b", "a b", "é", "\n", None, b"app"])
 def test_an_app_id_that_no_header_carries_is_refused(app_id):
-    with pytest.raises(QueryError, match="app_id"):
+    with pytest.raises(InvalidArgument, match="app_id"):
         Credentials(app_id, SECRET)
 
 
 @pytest.mark.parametrize("secret", ["", None, b"secret", 5, "hush-\ud800"])
 def test_a_secret_that_cannot_be_used_is_refused_without_showing_it(secret):
-    with pytest.raises(QueryError, match="secret") as caught:
+    with pytest.raises(InvalidArgument, match="secret") as caught:
         Credentials(APP_ID, secret)
     assert "hush" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from driving import OK, error, said, success
 
+from ortege_watch._http.exchange import Done, Reauthenticate, TryLater
 from ortege_watch.errors import (
     DecodeError,
     RateLimited,
@@ -11,13 +12,7 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
-from ortege_watch.watchbus.verdicts import (
-    Done,
-    Expired,
-    Refused,
-    is_rejection,
-    judge,
-)
+from ortege_watch.watchbus.requests import is_rejection, judge
 from ortege_watch.watchbus.wire import Contradiction, refusal
 
 GMT = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1,700,000,000
@@ -52,14 +47,15 @@ def test_an_answer_that_the_reader_refuses():
         judge(success(), refuse)
 
 
-def verdict(response):
-    found = judge(response, same)
-    assert isinstance(found, Refused)
-    return found
+def final(response):
+    """Return the error that no retry can change."""
+    with pytest.raises(WatchBusError) as caught:
+        judge(response, same)
+    return caught.value
 
 
 @pytest.mark.parametrize(
-    ("response", "passing", "untouched"),
+    ("response", "is_transient", "is_safe_to_retry"),
     [
         (error("000001"), True, False),
         (error("000001", status=500), True, False),
@@ -86,11 +82,16 @@ def verdict(response):
         (said(b"", status=401), False, False),
     ],
 )
-def test_what_may_be_asked_again(response, passing, untouched):
-    found = verdict(response)
-    assert (found.passing, found.untouched) == (passing, untouched)
-    assert type(found.error) in {WatchBusError, Contradiction}
-    assert found.error.status == response.status
+def test_what_may_be_tried_again(response, is_transient, is_safe_to_retry):
+    if is_transient:
+        found = judge(response, same)
+        assert isinstance(found, TryLater)
+        assert found.is_safe_to_retry is is_safe_to_retry
+        error = found.error
+    else:
+        error = final(response)
+    assert type(error) in {WatchBusError, Contradiction}
+    assert error.status == response.status
 
 
 @pytest.mark.parametrize(
@@ -103,29 +104,29 @@ def test_what_may_be_asked_again(response, passing, untouched):
     ],
 )
 def test_too_many_requests(response, code):
-    found = verdict(response)
-    assert (found.passing, found.untouched, found.retry_after) == (True, True, 7.0)
+    found = judge(response, same)
+    assert isinstance(found, TryLater)
+    assert (found.is_safe_to_retry, found.retry_after) == (True, 7.0)
     assert isinstance(found.error, RateLimited)
     assert (found.error.code, found.error.retry_after) == (code, 7.0)
     assert isinstance(found.error.__cause__, WatchBusError)
 
 
 def test_the_reason_is_kept():
-    found = verdict(error("000005", "invalid signature", status=401))
-    assert (found.error.code, found.error.reason) == ("000005", "invalid signature")
-    assert "invalid signature" in str(found.error)
+    found = final(error("000005", "invalid signature", status=401))
+    assert (found.code, found.reason) == ("000005", "invalid signature")
+    assert "invalid signature" in str(found)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_names_its_target_without_the_query(status):
-    found = verdict(said(b"", status=status, location="https://other/x?key=hush"))
-    assert "https://other/x" in str(found.error)
-    assert "hush" not in str(found.error)
-    assert not found.passing
+    found = final(said(b"", status=status, location="https://other/x?key=hush"))
+    assert "https://other/x" in str(found)
+    assert "hush" not in str(found)
 
 
 def test_a_redirect_to_nowhere():
-    assert "HTTP status 302" in str(verdict(said(b"", status=302)).error)
+    assert "HTTP status 302" in str(final(said(b"", status=302)))
 
 
 @pytest.mark.parametrize(
@@ -135,8 +136,8 @@ def test_a_redirect_to_nowhere():
 def test_an_expired_timestamp_tells_by_how_much_the_clocks_differ(reason):
     response = error("000005", reason, date=GMT, received_at=1_699_999_900.0)
     found = judge(response, same)
-    assert isinstance(found, Expired)
-    assert found.ahead == 100.5
+    assert isinstance(found, Reauthenticate)
+    assert found.clock_ahead == 100.5
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,9 @@ def test_a_refusal_of_our_own_receiver_is_never_an_alerts_fault_but_for_its_size
     reason,
 ):
     status, body = refusal(SignatureError(reason, ""))
-    found = judge(said(body, status=status), same)
+    try:
+        error = judge(said(body, status=status), same).error
+    except WatchBusError as raised:
+        error = raised
     too_large = reason is SignatureReason.BODY_TOO_LARGE
-    assert is_rejection(found.error) is too_large
+    assert is_rejection(error) is too_large

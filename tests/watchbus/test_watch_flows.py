@@ -8,7 +8,7 @@ from driving import CUT, Play, entity, error, link, success
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import QueryError
+from ortege_watch import InvalidArgument
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
@@ -185,7 +185,7 @@ def test_every_entity_is_accounted_for_once(count, size, answers):
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is_sent(given, advice):
-    with pytest.raises(QueryError, match=advice) as caught:
+    with pytest.raises(InvalidArgument, match=advice) as caught:
         Play([]).run(subscribe(given))
     assert isinstance(caught.value, ValueError)
 
@@ -193,13 +193,13 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(given, advice):
 def test_the_same_in_another_case_is_the_same():
     low = EntityInfo("0x" + "ab" * 20, 56, "ERC20", "x")
     high = EntityInfo("0x" + "AB" * 20, 56, "erc20", "x")
-    with pytest.raises(QueryError, match="there before"):
+    with pytest.raises(InvalidArgument, match="there before"):
         Play([]).run(subscribe([low, high]))
 
 
 def test_a_later_batch_that_cannot_be_sent_keeps_the_first_from_being_sent():
     bad = EntityInfo("0x1", 56, "ERC20", "x")
-    with pytest.raises(QueryError):
+    with pytest.raises(InvalidArgument):
         Play([]).run(subscribe([ONE, bad], batch_size=1))
 
 
@@ -292,7 +292,7 @@ def test_going_through_pages_ends(answers, total):
     ],
 )
 def test_what_cannot_be_listed_is_refused(entities, size, advice):
-    with pytest.raises(QueryError, match=advice):
+    with pytest.raises(InvalidArgument, match=advice):
         Pages(entities, size, 100)
 
 

@@ -1,7 +1,7 @@
-"""What a REST conversation asks of its driver, and what the driver sends back.
+"""REST conversations: what they ask of a driver, and how much time they may use.
 
-A conversation is a generator: it yields an :data:`Effect`, is sent an :class:`Answer`,
-and returns its result. It raises nothing but errors of this library.
+A conversation is a generator: it yields an :data:`Effect`, is sent a :class:`Reply`, and
+returns its result. It raises only errors of this library. ``driver.py`` runs it.
 """
 
 from __future__ import annotations
@@ -12,38 +12,42 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, TypeAlias, TypedDict, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
-from attrs import field, frozen, mutable
+from attrs import evolve, field, frozen, mutable
 
-from ortege_watch.errors import DeadlineExceeded, OrtegeWatchError, QueryError
+from ortege_watch.errors import DeadlineExceeded, InvalidArgument, OrtegeWatchError
+from ortege_watch.tokens import TokenSource
 
 __all__ = [
     "DEADLINE",
+    "HTTP_SCHEMES",
     "TIMEOUT",
-    "Answer",
+    "Attempts",
     "Backoff",
     "Conversation",
     "Effect",
-    "Endpoint",
     "Failure",
     "GetStamp",
     "GetToken",
     "Limits",
-    "Pace",
     "Pause",
+    "Reply",
     "Request",
     "Response",
     "Retry",
+    "TimeBudget",
     "Work",
-    "check_limits",
     "split_url",
 ]
 
 T = TypeVar("T")
 
 
+# ------------------------------------------------------------ effects and their replies
+
+
 @frozen(kw_only=True)
 class Request:
-    """Ask the driver for one HTTP exchange; redirects are not followed.
+    """One HTTP request; redirects are not followed.
 
     Attributes:
         timeout: seconds that the server may be silent.
@@ -60,26 +64,29 @@ class Request:
 
 @frozen
 class GetToken:
-    """Ask the driver for a token: the answer carries it."""
+    """A request for a token from its source."""
+
+    source: TokenSource
 
 
 @frozen
 class GetStamp:
-    """Ask the driver for what makes a signature new: the time and a nonce."""
+    """A request for what makes a signature unique: the time and a nonce."""
 
 
 @frozen
 class Pause:
-    """Ask the driver to wait, in seconds."""
+    """A pause, in seconds."""
 
     seconds: float
 
 
 @frozen
 class Work:
-    """Ask the driver to call a function that may wait for a disk.
+    """A function that may wait for a disk.
 
-    The answer carries what it returned; what it raises ends the conversation.
+    The reply carries what it returned; an exception that it raises ends the
+    conversation.
     """
 
     call: Callable[[], Any]
@@ -87,7 +94,7 @@ class Work:
 
 @frozen(kw_only=True)
 class Response:
-    """Hold what a server answered, whatever its status.
+    """What a server answered, whatever its status.
 
     Attributes:
         headers: their names in lower case.
@@ -102,13 +109,13 @@ class Response:
 
 @frozen(kw_only=True)
 class Failure:
-    """Say that no answer came.
+    """The reason why there is no response.
 
     Attributes:
         error: what to raise if nothing else is tried.
         retry: another attempt may succeed.
         expired: :attr:`Request.limit` ended the exchange.
-        unsent: the server has seen nothing of the request.
+        unsent: the server has received nothing of the request.
     """
 
     error: OrtegeWatchError
@@ -118,21 +125,21 @@ class Failure:
 
 
 @frozen(kw_only=True)
-class Answer:
-    """Carry what an effect gave, with a reading of the clock and a draw of the dice.
+class Reply:
+    """The result of an effect, with the time and a random number.
 
     Attributes:
         now: monotonic seconds, after the effect.
-        draw: a random number, 0 <= draw < 1.
-        outcome: what a :class:`Request` gave.
-        token: what a :class:`GetToken` gave.
-        unix: unix seconds, of a :class:`GetStamp`.
-        nonce: 32 hex digits that were never given before, of a :class:`GetStamp`.
+        jitter: a random number, 0 <= jitter < 1.
+        outcome: the result of a :class:`Request`.
+        token: the result of a :class:`GetToken`.
+        unix: unix seconds, for a :class:`GetStamp`.
+        nonce: 32 hex digits that were never used before, for a :class:`GetStamp`.
         value: what the function of a :class:`Work` returned.
     """
 
     now: float
-    draw: float = 0.0
+    jitter: float = 0.0
     outcome: Response | Failure | None = None
     token: str = field(default="", repr=False)
     unix: float = 0.0
@@ -141,76 +148,32 @@ class Answer:
 
 
 Effect: TypeAlias = Request | GetToken | GetStamp | Pause | Work
-Conversation: TypeAlias = Generator[Effect, Answer, T]
+Conversation: TypeAlias = Generator[Effect, Reply, T]
 
 
-# -------------------- Where a Cube server is: every form of its URL that people have at hand.
+# ----------------------------------------------------------------------------- addresses
 
+HTTP_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+"""The schemes that a server's address may have, and what they mean for HTTP."""
 
-_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
-_DEFAULT_PATH = "/cubejs-api"
 _UNFIT = re.compile(r"[\s\x00-\x1f\x7f]")
-_EXAMPLE = "give the server's address, such as https://cube.example.com/cubejs-api/v1"
 
 
-@frozen(kw_only=True)
-class Endpoint:
-    """Hold the addresses of one Cube server.
-
-    Attributes:
-        api: what REST paths are appended to, ``https://host/cubejs-api/v1``.
-        root: what ``/readyz`` is appended to, ``https://host``.
-        socket: the WebSocket, ``wss://host/cubejs-api/v1/load/``; Cube takes an upgrade
-            on any path (seen on 0.35.81 and 1.7.43), a gateway may not.
-        host: host and port, for messages.
-    """
-
-    api: str
-    root: str
-    socket: str
-    host: str
-
-    @classmethod
-    def parse(cls, url: str) -> Endpoint:
-        """Read a URL: a host, or down to ``/cubejs-api``, ``/v1`` or ``/load``.
-
-        ``ws`` and ``wss`` stand for ``http`` and ``https``. A path that ends in ``/v1``
-        is taken as it is (a server may have another base path); any other path is a
-        prefix before ``/cubejs-api/v1``.
-
-        Raises:
-            QueryError: this is no such URL, or it carries a user name, a query or a
-                fragment.
-        """
-        parts = split_url(url, _EXAMPLE, "give the token as token=")
-        scheme = _SCHEMES[parts.scheme]
-        path = parts.path.rstrip("/").removesuffix("/load").rstrip("/")
-        if not path.endswith("/v1"):
-            path = path.removesuffix(_DEFAULT_PATH) + _DEFAULT_PATH + "/v1"
-        prefix = path.removesuffix(_DEFAULT_PATH + "/v1")
-        host = parts.netloc
-        return cls(
-            api=f"{scheme}://{host}{path}",
-            root=f"{scheme}://{host}" + (prefix if prefix != path else ""),
-            socket=f"{scheme.replace('http', 'ws')}://{host}{path}/load/",
-            host=host,
-        )
-
-
-def split_url(url: str, example: str, secret: str) -> SplitResult:
-    """Take a server's address apart: a scheme, a host, perhaps a port and a path.
+def split_url(url: str, example: str, remedy: str) -> SplitResult:
+    """Split a server's address into a scheme, a host, perhaps a port and a path.
 
     Args:
         url: the address.
-        example: what an error tells to give instead.
-        secret: what an error tells to do with a user name or password.
+        example: a valid address, for error messages.
+        remedy: what to use instead of a user name or password, for error messages.
 
     Raises:
-        QueryError: this is no such URL, or it carries a user name, a query or a
-            fragment.
+        InvalidArgument: the URL is not a string, has another scheme, no host, a user
+            name, a query or a fragment.
     """
     if not isinstance(url, str):
-        raise QueryError(f"url is a string, not {type(url).__name__}: {example}")
+        kind = type(url).__name__
+        raise InvalidArgument(f"url must be a string such as {example}, got {kind}")
     text = url.strip()
     try:
         parts = urlsplit(text)
@@ -218,30 +181,43 @@ def split_url(url: str, example: str, secret: str) -> SplitResult:
         host.encode("idna")  # or the resolver would raise a UnicodeError of its own
         port = parts.port
     except ValueError as error:
-        raise QueryError(f"url cannot be read ({error}): {example}") from error
+        raise InvalidArgument(f"invalid url ({error}): expected {example}") from error
     if "@" in parts.netloc:
-        raise QueryError(f"url carries a user name or password: {secret}")
-    if parts.scheme not in _SCHEMES or not host or port == 0 or _UNFIT.search(text):
-        raise QueryError(f"{url!r} is no address of a server: {example}")
-    if parts.query or parts.fragment:
-        raise QueryError(f"{url!r} carries a query or a fragment: leave it out")
-    return parts
+        raise InvalidArgument(f"url contains a user name or password; {remedy}")
+    if parts.scheme not in HTTP_SCHEMES:
+        rule = f"the scheme must be http, https, ws or wss, as in {example}"
+    elif not host or port == 0 or _UNFIT.search(text):
+        rule = f"expected a host, perhaps with a port and a path, as in {example}"
+    elif parts.query or parts.fragment:
+        rule = "remove the query and the fragment"
+    else:
+        return parts
+    raise InvalidArgument(f"invalid url {url!r}: {rule}")
 
 
-# -------------------- How long to wait before the next attempt. Pure: the random draw is an argument.
+# ---------------------------------------------------------------------- time and retries
+
+TIMEOUT: Final = 30.0
+DEADLINE: Final = 300.0
+
+_LONGEST_SECONDS: Final = 1e6
+"""More than the longest timeout that sockets accept on every platform."""
+
+_LONGEST_RETRY_AFTER: Final = 3600.0
+"""Seconds: a call fails where a server asks to wait longer."""
 
 
 @frozen
 class Backoff:
-    """Grow delays geometrically up to a cap, each drawn from its upper half.
+    """Delays that grow geometrically up to a cap, each with jitter.
 
-    The draw keeps clients that failed together from coming back together; the lower
-    bound of one half keeps every one of them from coming back at once.
+    The jitter keeps clients that failed together from retrying together; each delay is
+    at least half of its nominal length, so that none of them retries at once.
 
     Attributes:
-        base: seconds, the whole of the first delay.
-        cap: seconds, the whole of the longest delay; at least ``base``.
-        factor: how much longer each delay is than the one before; at least 1.
+        base: nominal length of the first delay, in seconds.
+        cap: nominal length of the longest delay, in seconds; at least ``base``.
+        factor: growth from one delay to the next; at least 1.
     """
 
     base: float = 1.0
@@ -250,19 +226,19 @@ class Backoff:
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.base <= self.cap < math.inf:
-            raise QueryError(
-                f"a back-off from {self.base!r} s to {self.cap!r} s is not one:"
-                " give 0 < base <= cap, in seconds"
+            raise InvalidArgument(
+                f"base must be greater than 0 and at most cap ({self.cap!r} s), got"
+                f" {self.base!r}"
             )
         if not 1 <= self.factor < math.inf:
-            raise QueryError(f"factor {self.factor!r} shrinks delays: give 1 or more")
+            raise InvalidArgument(f"factor must be 1 or more, got {self.factor!r}")
 
-    def delay(self, attempt: int, draw: float) -> float:
-        """Return the seconds to wait after a failed attempt.
+    def delay(self, attempt: int, jitter: float) -> float:
+        """Return the delay after a failed attempt, in seconds.
 
         Args:
             attempt: 0 after the first failure, 1 after the second, and so on.
-            draw: a random number, 0 <= draw < 1.
+            jitter: a random number, 0 <= jitter < 1.
 
         Returns:
             Between half and the whole of ``min(cap, base * factor ** attempt)``.
@@ -271,24 +247,42 @@ class Backoff:
             whole = min(self.cap, self.base * self.factor**attempt)
         except OverflowError:
             whole = self.cap
-        return whole * (1 + draw) / 2
+        return whole * (1 + jitter) / 2
 
 
-# -------------------- How long a conversation goes on: attempts, pauses and the deadline.
+@frozen(kw_only=True)
+class Retry:
+    """How often a REST request is tried, and how long the pauses are.
 
+    Connection failures and the statuses 429, 502, 503 and 504 are retried. Each pause
+    is drawn between half and the whole of ``base``, ``2 * base``, ``4 * base`` ... up
+    to ``cap``; a longer ``Retry-After`` is respected, up to an hour.
 
-TIMEOUT: Final = 30.0
-DEADLINE: Final = 300.0
+    Attributes:
+        attempts: attempts in a row, including the first; 1 disables retries.
+        base: nominal length of the first pause, in seconds.
+        cap: nominal length of the longest pause, in seconds.
 
-_LONGEST_SECONDS: Final = 1e6
-"""More than any socket's timeout can be, everywhere."""
+    Raises:
+        InvalidArgument: ``attempts`` is below 1, or not ``0 < base <= cap``.
+    """
 
-_LONGEST_RETRY_AFTER: Final = 3600.0
-"""Seconds: a server that asks for more is not waited for."""
+    attempts: int = 4
+    base: float = 0.5
+    cap: float = 20.0
+
+    def __attrs_post_init__(self) -> None:
+        if self.attempts < 1:
+            raise InvalidArgument(f"attempts must be 1 or more, got {self.attempts!r}")
+        Backoff(self.base, self.cap)  # checks them
+
+    def delay(self, failures: int, jitter: float) -> float:
+        """Return the pause after so many failures in a row, in seconds."""
+        return Backoff(self.base, self.cap).delay(failures - 1, jitter)
 
 
 class Limits(TypedDict, total=False):
-    """Override a client's time limits for one call, in seconds.
+    """Time limits of one call, in seconds, instead of the client's.
 
     Attributes:
         timeout: how long the server may be silent.
@@ -300,84 +294,79 @@ class Limits(TypedDict, total=False):
 
 
 @frozen(kw_only=True)
-class Retry:
-    """Say how often a REST request is tried, and how long the pauses are.
-
-    Connection failures and the statuses 429, 502, 503 and 504 are retried. Each pause
-    is drawn between half and the whole of ``base``, ``2 * base``, ``4 * base`` ... up
-    to ``cap``; a longer ``Retry-After`` is kept to, up to an hour.
+class TimeBudget:
+    """The time and the attempts that a call may use.
 
     Attributes:
-        attempts: tries in a row, the first included; 1 retries nothing.
-        base: seconds.
-        cap: seconds.
-    """
-
-    attempts: int = 4
-    base: float = 0.5
-    cap: float = 20.0
-
-    def __attrs_post_init__(self) -> None:
-        if self.attempts < 1:
-            raise QueryError(f"attempts={self.attempts!r}: give 1 or more")
-        Backoff(self.base, self.cap)  # refuses what is no back-off
-
-    def delay(self, failures: int, draw: float) -> float:
-        """Return the pause, in seconds, after so many failures in a row."""
-        return Backoff(self.base, self.cap).delay(failures - 1, draw)
-
-
-def check_limits(timeout: float | None, deadline: float | None) -> None:
-    """Refuse what are no limits on time, in seconds.
+        timeout: seconds that the server may be silent.
+        deadline: seconds for the whole call; ``None`` for no limit.
+        retry: the attempts and the pauses between them.
 
     Raises:
-        QueryError: one is not above 0, or too large; ``timeout`` is ``None``.
+        InvalidArgument: ``timeout`` or ``deadline`` is not above 0, or is too large.
     """
-    for name, seconds in (("timeout", timeout), ("deadline", deadline)):
-        if seconds is None and name == "deadline":
-            continue
-        if seconds is None or not 0 < seconds <= _LONGEST_SECONDS:
-            raise QueryError(
-                f"{name}={seconds!r}: give seconds, more than 0 and at most a million"
-            )
+
+    timeout: float = TIMEOUT
+    deadline: float | None = DEADLINE
+    retry: Retry = field(factory=Retry)
+
+    def __attrs_post_init__(self) -> None:
+        for name, seconds in (("timeout", self.timeout), ("deadline", self.deadline)):
+            if seconds is None and name == "deadline":
+                continue
+            if seconds is None or not 0 < seconds <= _LONGEST_SECONDS:
+                raise InvalidArgument(
+                    f"{name} must be greater than 0 and at most a million seconds, got"
+                    f" {seconds!r}"
+                )
+
+    def override(self, limits: Limits) -> TimeBudget:
+        """Return the budget of one call.
+
+        Raises:
+            InvalidArgument: a limit is not above 0, or is too large.
+            TypeError: there are other arguments than those of :class:`Limits`.
+        """
+        if not limits:
+            return self
+        if unknown := limits.keys() - Limits.__annotations__:
+            raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+        return evolve(self, **limits)
 
 
 @mutable(kw_only=True)
-class Pace:
-    """Keep the time of one conversation.
+class Attempts:
+    """How much of a :class:`TimeBudget` a conversation has used.
 
     Attributes:
-        now: monotonic seconds, as the driver told them last.
-        deadline: seconds for the whole; ``None`` for no limit.
-        until: the end, in monotonic seconds.
-        failures: attempts in a row that failed.
-        still: what :class:`DeadlineExceeded` adds to its sentence.
+        started: monotonic seconds, when the call began.
+        now: monotonic seconds, as the driver reported them last.
+        jitter: the driver's last random number.
+        failures: failed attempts in a row.
+        context: what :class:`DeadlineExceeded` adds to its message.
     """
 
-    now: float
-    deadline: float | None
-    retry: Retry
-    until: float
-    draw: float = 0.0
-    failures: int = 0
-    still: str = ""
+    budget: TimeBudget
+    started: float
+    now: float = field(init=False)
+    jitter: float = field(default=0.0, init=False)
+    failures: int = field(default=0, init=False)
+    context: str = field(default="", init=False)
 
-    def note(self, answer: Answer) -> None:
-        """Take the time, and the dice, from what the driver sent."""
-        self.now = answer.now
-        self.draw = answer.draw
+    def __attrs_post_init__(self) -> None:
+        self.now = self.started
+
+    def update(self, reply: Reply) -> None:
+        """Take the time and the random number from a driver's reply."""
+        self.now = reply.now
+        self.jitter = reply.jitter
 
     @property
-    def left(self) -> float | None:
-        """The seconds that are left; ``None`` without a deadline.
-
-        Raises:
-            DeadlineExceeded: there are none.
-        """
-        left = self.until - self.now
-        if left <= 0:
-            raise self.late()
-        return None if math.isinf(left) else left
+    def left(self) -> float:
+        """The seconds that are left; infinity without a deadline, 0 at the least."""
+        if self.budget.deadline is None:
+            return math.inf
+        return max(0.0, self.started + self.budget.deadline - self.now)
 
     def back_off(
         self, error: OrtegeWatchError, retry_after: float | None
@@ -385,28 +374,31 @@ class Pace:
         """Wait before another attempt.
 
         Raises:
-            OrtegeWatchError: the error itself, if there is to be none.
-            DeadlineExceeded: no time is left for it.
+            OrtegeWatchError: the error itself, if no attempt is left.
+            DeadlineExceeded: no time is left for another attempt.
         """
         self.failures += 1
         asked = retry_after or 0.0
-        if self.failures >= self.retry.attempts or asked > _LONGEST_RETRY_AFTER:
+        retry = self.budget.retry
+        if self.failures >= retry.attempts or asked > _LONGEST_RETRY_AFTER:
             raise error
-        pause = max(self.retry.delay(self.failures, self.draw), asked)
+        pause = max(retry.delay(self.failures, self.jitter), asked)
         yield from self.pause(pause, error)
 
     def pause(
         self, seconds: float, cause: OrtegeWatchError | None = None
     ) -> Conversation[None]:
-        """Wait.
+        """Wait so many seconds.
 
         Raises:
-            DeadlineExceeded: it would be over after that.
+            DeadlineExceeded: no time would be left afterwards.
         """
-        if self.now + seconds >= self.until:
-            raise self.late() from cause
-        self.note((yield Pause(seconds)))
+        if seconds >= self.left:
+            raise self.deadline_exceeded() from cause
+        self.update((yield Pause(seconds)))
 
-    def late(self) -> DeadlineExceeded:
-        """Return the error of a conversation that has no time left."""
-        return DeadlineExceeded(f"no answer within {self.deadline} s{self.still}")
+    def deadline_exceeded(self) -> DeadlineExceeded:
+        """Return the error of a call whose deadline passed."""
+        return DeadlineExceeded(
+            f"no response within {self.budget.deadline} s{self.context}"
+        )

@@ -1,7 +1,6 @@
-"""The shell of REST: the only file that imports httpx.
+"""Runs conversations on httpx, for threads and for tasks; only this file imports httpx.
 
-It runs conversations (see ``cube/effects.py``), and turns whatever httpx raises into
-errors of this library.
+Everything that httpx raises becomes an error of this library.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -22,13 +21,13 @@ import httpx
 from anyio import to_thread
 
 from ortege_watch._http.conversation import (
-    Answer,
     Conversation,
     Effect,
     Failure,
     GetStamp,
     GetToken,
     Pause,
+    Reply,
     Request,
     Response,
     Work,
@@ -40,17 +39,14 @@ from ortege_watch.errors import (
     TransportError,
 )
 
-if TYPE_CHECKING:
-    from ortege_watch.tokens import TokenSource
-
 __all__ = [
     "DEFAULT_MAX_SIZE",
     "AsyncClock",
     "AsyncHttp",
-    "AsyncShell",
+    "AsyncHttpDriver",
     "Clock",
     "Http",
-    "Shell",
+    "HttpDriver",
     "ssl_context",
 ]
 
@@ -108,11 +104,10 @@ def ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-class Shell:
+class HttpDriver:
     """Run conversations on threads.
 
     Args:
-        tokens: where tokens come from.
         http: the user's own client or transport, never closed here; ``None`` makes a
             client when the first request needs one.
         clock: ``None`` for the system's.
@@ -121,7 +116,6 @@ class Shell:
 
     def __init__(
         self,
-        tokens: TokenSource,
         *,
         http: Http | None = None,
         clock: Clock | None = None,
@@ -130,7 +124,6 @@ class Shell:
         if http is not None and not isinstance(http, Http):
             raise _wrong_http(http, "httpx.Client")
         self.clock: Clock = clock or _SystemClock()
-        self._tokens = tokens
         self._http = http if isinstance(http, httpx.Client) else None
         self._transport = http if isinstance(http, httpx.BaseTransport) else None
         self._is_ours = http is None
@@ -150,17 +143,17 @@ class Shell:
         finally:
             conversation.close()
 
-    def _perform(self, effect: Effect) -> Answer:
+    def _perform(self, effect: Effect) -> Reply:
         outcome, token = None, ""
         match effect:
             case Request():
                 outcome = self._send(effect)
-            case GetToken():
-                token = self._tokens.get()
+            case GetToken(source):
+                token = source.get()
             case GetStamp():
                 return _stamp(self.clock.now())
             case Work(call):
-                return Answer(now=self.clock.now(), value=call())
+                return Reply(now=self.clock.now(), value=call())
             case Pause(seconds):
                 self.clock.sleep(seconds)
         return _answer(self.clock.now(), outcome, token)
@@ -203,12 +196,11 @@ class Shell:
                 self._http.close()
 
 
-class AsyncShell:
-    """Run conversations in tasks, of asyncio or trio; see :class:`Shell`."""
+class AsyncHttpDriver:
+    """Run conversations in tasks, of asyncio or trio; see :class:`HttpDriver`."""
 
     def __init__(
         self,
-        tokens: TokenSource,
         *,
         http: AsyncHttp | None = None,
         clock: AsyncClock | None = None,
@@ -217,7 +209,6 @@ class AsyncShell:
         if http is not None and not isinstance(http, AsyncHttp):
             raise _wrong_http(http, "httpx.AsyncClient")
         self.clock: AsyncClock = clock or _AsyncSystemClock()
-        self.tokens = tokens
         self._http = http if isinstance(http, httpx.AsyncClient) else None
         self._transport = http if isinstance(http, httpx.AsyncBaseTransport) else None
         self._is_ours = http is None
@@ -236,18 +227,18 @@ class AsyncShell:
         finally:
             conversation.close()
 
-    async def _perform(self, effect: Effect) -> Answer:
+    async def _perform(self, effect: Effect) -> Reply:
         outcome, token = None, ""
         match effect:
             case Request():
                 outcome = await self._send(effect)
-            case GetToken():
-                token = await self.tokens.aget()
+            case GetToken(source):
+                token = await source.aget()
             case GetStamp():
                 return _stamp(self.clock.now())
             case Work(call):
                 value = await to_thread.run_sync(call)
-                return Answer(now=self.clock.now(), value=value)
+                return Reply(now=self.clock.now(), value=value)
             case Pause(seconds):
                 await self.clock.sleep(seconds)
         return _answer(self.clock.now(), outcome, token)
@@ -348,13 +339,13 @@ def _response(response: httpx.Response, body: _Body) -> Response:
     )
 
 
-def _stamp(now: float) -> Answer:
-    return Answer(now=now, unix=time.time(), nonce=uuid4().hex)
+def _stamp(now: float) -> Reply:
+    return Reply(now=now, unix=time.time(), nonce=uuid4().hex)
 
 
-def _answer(now: float, outcome: Response | Failure | None, token: str) -> Answer:
-    draw = random.random()  # noqa: S311 - spreads retries, guards nothing
-    return Answer(now=now, draw=draw, outcome=outcome, token=token)
+def _answer(now: float, outcome: Response | Failure | None, token: str) -> Reply:
+    jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
+    return Reply(now=now, jitter=jitter, outcome=outcome, token=token)
 
 
 def _end(request: Request, now: float) -> float:

@@ -1,204 +1,183 @@
-"""One question and its answer: tokens, retries, "Continue wait" and the deadline."""
+"""The one retry loop: authentication, attempts, "Continue wait" and the deadline.
+
+It knows neither Cube nor the watch-bus: how a request is authenticated and how a
+response is judged are its two parameters.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeVar, assert_never
+from collections.abc import Callable
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar, assert_never
 
-from attrs import field, frozen, mutable
+from attrs import frozen
 
 from ortege_watch._http.conversation import (
+    Attempts,
     Conversation,
-    GetToken,
-    Pace,
+    Failure,
     Request,
     Response,
-    Retry,
-    check_limits,
-)
-from ortege_watch._http.verdicts import (
-    Done,
-    Passing,
-    StillRunning,
-    Unauthorized,
-    Verdict,
-    judge,
 )
 from ortege_watch.errors import OrtegeWatchError
 
-__all__ = ["Call", "Retry", "Server", "exchange"]
+__all__ = [
+    "AskAgain",
+    "Authentication",
+    "Done",
+    "Judge",
+    "Reauthenticate",
+    "TryLater",
+    "Verdict",
+    "exchange",
+]
 
 T = TypeVar("T")
 
 _QUICK_WAITS: Final = 10
-"""So often in a row "Continue wait" is answered at once, however soon it came."""
+"""So many times in a row, :class:`AskAgain` is followed at once."""
 
 _SLOW_WAIT: Final = 1.0
-"""Seconds: after that, a server that does not hold requests is asked this seldom."""
+"""Seconds between two requests after that, if the server does not hold them."""
 
 
-@mutable
-class Server:
-    """Remember what one server turned out to be like.
+@frozen
+class Done(Generic[T]):
+    """The result of the call."""
+
+    value: T
+
+
+@frozen
+class AskAgain:
+    """The server is still working: the same request is sent again at once."""
+
+
+@frozen
+class Reauthenticate:
+    """The token or the timestamp was refused.
 
     Attributes:
-        takes_renew_query: it did not refuse ``renewQuery`` so far.
+        error: what to raise if nothing else is tried.
+        clock_ahead: seconds by which the server's clock is ahead, where it refused the
+            timestamp; otherwise ``None``.
     """
 
-    takes_renew_query: bool = True
+    error: OrtegeWatchError
+    clock_ahead: float | None = None
 
 
-@frozen(kw_only=True)
-class Call:
-    """Hold what one conversation needs besides its question.
+@frozen
+class TryLater:
+    """The server, or the network, fails for now.
 
     Attributes:
-        api: the URL that paths are appended to, ``https://host/cubejs-api/v1``.
-        request_id: a uuid4; each attempt sends it with ``-span-1``, ``-span-2`` ...
-        started: monotonic seconds.
-        timeout: seconds that the server may be silent.
-        deadline: seconds for the whole conversation; ``None`` for no limit.
+        retry_after: seconds that the server asked to wait, or ``None``.
+        is_safe_to_retry: the server has not carried out the request.
     """
 
-    api: str
-    request_id: str
-    started: float
-    timeout: float = 30.0
-    deadline: float | None = 300.0
-    retry: Retry = field(factory=Retry)
-    server: Server = field(factory=Server)
-    spans: Iterator[int] = field(factory=lambda: itertools.count(1), init=False)
+    error: OrtegeWatchError
+    retry_after: float | None = None
+    is_safe_to_retry: bool = False
 
-    def __attrs_post_init__(self) -> None:
-        check_limits(self.timeout, self.deadline)
 
-    @property
-    def until(self) -> float:
-        """The end of the conversation, in monotonic seconds."""
-        return self.started + (math.inf if self.deadline is None else self.deadline)
+Verdict: TypeAlias = Done[T] | AskAgain | Reauthenticate | TryLater
+Judge: TypeAlias = Callable[[Response], Verdict[T]]
+
+
+class Authentication(Protocol):
+    """How requests are authenticated: with a bearer token, or with a signature."""
+
+    def headers(
+        self, content: bytes | None, attempts: Attempts
+    ) -> Conversation[dict[str, str]]:
+        """Return all headers of the next attempt."""
+        ...
+
+    def on_refused(
+        self, verdict: Reauthenticate, attempts: Attempts
+    ) -> Conversation[None]:
+        """Prepare another attempt, or raise the verdict's error."""
+        ...
 
 
 def exchange(
-    call: Call,
     method: str,
-    path: str,
-    decode: Callable[[bytes], T],
+    url: str,
+    judge: Judge[T],
     *,
     content: bytes | None = None,
+    authentication: Authentication,
+    attempts: Attempts,
+    is_repeatable: bool = True,
 ) -> Conversation[T]:
-    """Ask until there is an answer, a refusal, or no time left.
+    """Send a request until there is a result, a final error, or no time left.
 
     Args:
-        call: ids, limits and the server.
         method: ``"GET"`` or ``"POST"``.
-        path: what follows :attr:`Call.api`, such as ``"/load"``.
-        decode: reads the body of a 2xx; raises :class:`DecodeError`.
-        content: the body, JSON.
+        url: the whole URL.
+        judge: what a response means; it raises errors that no retry can change.
+        content: the body.
+        authentication: makes the headers of each attempt.
+        attempts: the time and the attempts that are left.
+        is_repeatable: the server may carry out the request twice. If not, it is sent
+            again only where the server certainly has not carried it out.
 
     Raises:
-        ApiError: the server refuses, or the retries are used up.
-        AuthenticationError: the token is refused, and so is the next one.
-        DeadlineExceeded: the deadline left no time for (another) attempt.
-        DecodeError: a 2xx that cannot be read.
-        TransportError: no answer came, also after the retries.
+        ApiError: the server refused, or the retries are used up.
+        AuthenticationError: the token was refused, and the next one too.
+        DeadlineExceeded: no time was left for another attempt.
+        DecodeError: a successful response that cannot be decoded.
+        TransportError: no response, also after the retries.
     """
-    return _Exchange(
-        call=call,
-        method=method,
-        url=call.api + path,
-        content=content,
-        decode=decode,
-        pace=Pace(
-            now=call.started,
-            deadline=call.deadline,
-            retry=call.retry,
-            until=call.until,
-        ),
-    ).run()
-
-
-@mutable(kw_only=True)
-class _Exchange(Generic[T]):
-    call: Call
-    method: str
-    url: str
-    content: bytes | None
-    decode: Callable[[bytes], T]
-    pace: Pace
-    token: str = field(default="", repr=False)
-    renewed: bool = False
-    waits: int = 0
-
-    def run(self) -> Conversation[T]:
-        yield from self._get_token()
-        while True:
-            asked_at = self.pace.now
-            verdict = yield from self._attempt()
-            match verdict:
-                case Done(value):
-                    return value
-                case StillRunning():
-                    yield from self._ask_again(asked_at)
-                case Unauthorized(error):
-                    yield from self._renew_token(error)
-                case Passing(error, retry_after):
-                    yield from self.pace.back_off(error, retry_after)
-                case _:
-                    assert_never(verdict)
-
-    def _attempt(self) -> Conversation[Verdict[T]]:
-        call, left = self.call, self.pace.left
-        request_id = f"{call.request_id}-span-{next(call.spans)}"
-        answer = yield Request(
-            method=self.method,
-            url=self.url,
-            headers=self._headers(request_id),
-            content=self.content,
-            timeout=call.timeout if left is None else min(call.timeout, left),
-            limit=left,
+    attempts.failures = waits = 0
+    attempts.context = ""
+    while True:
+        asked_at = attempts.now
+        headers = yield from authentication.headers(content, attempts)
+        left = attempts.left
+        if not left:
+            raise attempts.deadline_exceeded()
+        budget = attempts.budget
+        reply = yield Request(
+            method=method,
+            url=url,
+            headers=headers,
+            content=content,
+            timeout=min(budget.timeout, left),
+            limit=None if left == math.inf else left,
         )
-        self.pace.note(answer)
-        outcome = answer.outcome
+        attempts.update(reply)
+        outcome = reply.outcome
         if isinstance(outcome, Response):
-            return judge(outcome, self.decode, token=self.token, request_id=request_id)
-        assert outcome is not None  # noqa: S101 - a driver's mistake, not a server's
-        if outcome.expired or self.pace.now >= call.until:
-            raise self.pace.late() from outcome.error
-        if not outcome.retry:
-            raise outcome.error
-        return Passing(outcome.error, None)
+            verdict = judge(outcome)
+        else:
+            verdict = _judge_failure(outcome, attempts)
+        match verdict:
+            case Done(value):
+                return value
+            case AskAgain():
+                # At once, for the server itself holds each request for seconds.
+                attempts.failures = 0
+                attempts.context = "; the server is still working on the query"
+                waits += 1
+                pause = asked_at + _SLOW_WAIT - attempts.now
+                if waits > _QUICK_WAITS and pause > 0:
+                    yield from attempts.pause(pause)
+            case Reauthenticate():
+                yield from authentication.on_refused(verdict, attempts)
+            case TryLater(error, retry_after, is_safe_to_retry):
+                if not (is_repeatable or is_safe_to_retry):
+                    raise error
+                yield from attempts.back_off(error, retry_after)
+            case _:
+                assert_never(verdict)
 
-    def _headers(self, request_id: str) -> dict[str, str]:
-        headers = {
-            "accept": "application/json",
-            "authorization": f"Bearer {self.token}",
-            "x-request-id": request_id,
-        }
-        if self.content is not None:
-            headers["content-type"] = "application/json"
-        return headers
 
-    def _get_token(self) -> Conversation[None]:
-        answer = yield GetToken()
-        self.pace.note(answer)
-        self.token = answer.token
-
-    def _renew_token(self, error: OrtegeWatchError) -> Conversation[None]:
-        """Ask for another token, once."""
-        refused = self.token
-        if not self.renewed:
-            self.renewed = True
-            yield from self._get_token()
-        if self.token == refused:
-            raise error
-
-    def _ask_again(self, asked_at: float) -> Conversation[None]:
-        """Go on at once, for the server holds each request for seconds by itself."""
-        self.pace.failures = 0
-        self.pace.still = "; the server is still working on the query"
-        self.waits += 1
-        pause = asked_at + _SLOW_WAIT - self.pace.now
-        if self.waits > _QUICK_WAITS and pause > 0:
-            yield from self.pace.pause(pause)
+def _judge_failure(failure: Failure | None, attempts: Attempts) -> TryLater:
+    assert failure is not None  # noqa: S101 - a driver's mistake, not a server's
+    if failure.expired or not attempts.left:
+        raise attempts.deadline_exceeded() from failure.error
+    if not failure.retry:
+        raise failure.error
+    return TryLater(failure.error, is_safe_to_retry=failure.unsent)

@@ -1,14 +1,18 @@
-"""What an error answer of a Cube server means, over REST and WebSocket alike.
+"""HTTP statuses and headers: errors, transient failures, ``Retry-After``.
 
-Cube's statuses say little: a database error is a 400 like a misspelt member, and a
-limit above the server's maximum is a 500 (seen on 0.35.81 and 1.7.43). So the sentence
-decides.
+Cube's statuses say little, over REST and WebSocket alike: a database error is a 400 like
+a misspelt member, and a limit above the server's maximum is a 500 (seen on 0.35.81 and
+1.7.43). So the message decides.
 """
 
 from __future__ import annotations
 
+import re
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Final
 
+from ortege_watch._http.conversation import Response
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
@@ -16,17 +20,30 @@ from ortege_watch.errors import (
     RateLimited,
 )
 
-__all__ = ["api_error", "is_unauthorized", "may_pass"]
+__all__ = [
+    "TRANSIENT",
+    "api_error",
+    "http_date",
+    "is_transient",
+    "is_unauthorized",
+    "redirect_target",
+    "retry_after",
+]
+
+TRANSIENT: Final = frozenset({429, 502, 503, 504})
+"""The statuses after which the same request is tried again."""
 
 _LIMIT_EXCEEDED: Final = "The query limit has been exceeded"
-"""Said with status 500, although only another query can help."""
+"""The message of a status 500 that only another query can change."""
 
 _SCOPE_MISSING: Final = "API scope is missing"
-"""Said with status 403, although the token itself is fine."""
+"""The message of a status 403 that says nothing against the token."""
+
+_SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 
 def is_unauthorized(status: int, message: str) -> bool:
-    """Tell whether an answer refuses the token, and not what it asks for."""
+    """Return whether a server refuses the token, and not the request."""
     return status == 401 or (status == 403 and _SCOPE_MISSING not in message)
 
 
@@ -38,12 +55,12 @@ def api_error(
     request_id: str | None = None,
     retry_after: float | None = None,
 ) -> ApiError:
-    """Give an error answer its class.
+    """Return the error for an error response of a Cube server.
 
-    - 401 and 403 are an :class:`AuthenticationError`, but for a missing API scope;
+    - 401 and 403 are an :class:`AuthenticationError`, except for a missing API scope;
     - 429 is :class:`RateLimited`;
     - every other 4xx is :class:`QueryRejected`, and so is the exceeded limit;
-    - what is left is a plain :class:`ApiError`.
+    - everything else is a plain :class:`ApiError`.
     """
     if is_unauthorized(status, message):
         return AuthenticationError(
@@ -62,12 +79,47 @@ def api_error(
     return ApiError(message, status=status, code=code, request_id=request_id)
 
 
-def may_pass(error: ApiError) -> bool:
-    """Tell whether the same query may get a better answer later.
+def is_transient(error: ApiError) -> bool:
+    """Return whether the same query may succeed later.
 
     Cube's own validation writes plain sentences; an error of the database begins with
-    ``Error:``, with status 400 or 500, and may be gone at the next tick.
+    ``Error:``, with status 400 or 500, and may be gone at the next refresh.
     """
     if not isinstance(error, QueryRejected):
         return not isinstance(error, AuthenticationError)
     return error.message.startswith("Error:") and _LIMIT_EXCEEDED not in error.message
+
+
+def redirect_target(response: Response) -> str | None:
+    """Return where a response redirects to, without the query; ``None`` if nowhere."""
+    location = response.headers.get("location", "")
+    if 300 <= response.status < 400 and location:
+        return location.split("?", maxsplit=1)[0]
+    return None
+
+
+def retry_after(response: Response) -> float | None:
+    """Return the seconds of ``Retry-After``, or ``None`` without a valid one.
+
+    A date is compared with the server's own ``Date``, and only without that with this
+    machine's clock: the two clocks may differ.
+    """
+    value = response.headers.get("retry-after", "").strip()
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    until = http_date(value)
+    if until is None:
+        return None
+    since = http_date(response.headers.get("date", "")) or response.received_at
+    return max(0.0, until - since)
+
+
+def http_date(text: str) -> float | None:
+    """Return the date of a header in unix seconds, or ``None`` if it is invalid."""
+    try:
+        moment = parsedate_to_datetime(text)
+        if moment.tzinfo is None:  # "-0000": in UTC, says RFC 5322
+            moment = moment.replace(tzinfo=UTC)
+        return moment.timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,4 +1,4 @@
-"""The clients that people use: one for tasks, one for threads, over the same flows."""
+"""CubeClient and AsyncCubeClient: one implementation, for threads and for tasks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,32 @@ import os
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 from uuid import uuid4
 
-from ortege_watch._http.conversation import DEADLINE, TIMEOUT, Endpoint, Limits
+from attrs import frozen
+
+from ortege_watch._http.conversation import (
+    DEADLINE,
+    HTTP_SCHEMES,
+    TIMEOUT,
+    Limits,
+    Retry,
+    TimeBudget,
+    split_url,
+)
 from ortege_watch._http.driver import (
     DEFAULT_MAX_SIZE,
     AsyncClock,
     AsyncHttp,
-    AsyncShell,
+    AsyncHttpDriver,
     Clock,
     Http,
-    Shell,
+    HttpDriver,
 )
-from ortege_watch._http.exchange import Call, Retry, Server
 from ortege_watch.cube import flows
-from ortege_watch.errors import QueryError
+from ortege_watch.cube.flows import Call, Server
+from ortege_watch.errors import InvalidArgument
 from ortege_watch.tokens import TokenLike, TokenSource
 
 if TYPE_CHECKING:
@@ -30,17 +40,61 @@ if TYPE_CHECKING:
     from ortege_watch.cube.meta import Meta
     from ortege_watch.query import Query
     from ortege_watch.results import Result
-    from ortege_watch.tokens import TokenLike
     from ortege_watch.watch.options import Dialect
     from ortege_watch.watch.updates import AsyncUpdates, Updates, WatchOptions
 
 __all__ = ["DEADLINE", "TIMEOUT", "AsyncCubeClient", "CubeClient", "Limits", "Settings"]
 
-# -------------------- What a client is told once, and what it may be told for one call.
+_DEFAULT_PATH: Final = "/cubejs-api"
+_EXAMPLE: Final = "https://cube.example.com/cubejs-api/v1"
+
+
+@frozen(kw_only=True)
+class Endpoint:
+    """The addresses of one Cube server.
+
+    Attributes:
+        api: what REST paths are appended to, ``https://host/cubejs-api/v1``.
+        root: what ``/readyz`` is appended to, ``https://host``.
+        socket: the WebSocket, ``wss://host/cubejs-api/v1/load/``; Cube takes an upgrade
+            on any path (seen on 0.35.81 and 1.7.43), a gateway may not.
+        host: host and port, for messages.
+    """
+
+    api: str
+    root: str
+    socket: str
+    host: str
+
+    @classmethod
+    def parse(cls, url: str) -> Endpoint:
+        """Parse a URL: a host, perhaps with ``/cubejs-api``, ``/v1`` or ``/load``.
+
+        ``ws`` and ``wss`` stand for ``http`` and ``https``. A path that ends in ``/v1``
+        is taken as it is (a server may have another base path); any other path is a
+        prefix before ``/cubejs-api/v1``.
+
+        Raises:
+            InvalidArgument: the URL has another scheme, no host, a user name, a query
+                or a fragment.
+        """
+        parts = split_url(url, _EXAMPLE, "pass the token as token=")
+        scheme = HTTP_SCHEMES[parts.scheme]
+        path = parts.path.rstrip("/").removesuffix("/load").rstrip("/")
+        if not path.endswith("/v1"):
+            path = path.removesuffix(_DEFAULT_PATH) + _DEFAULT_PATH + "/v1"
+        prefix = path.removesuffix(_DEFAULT_PATH + "/v1")
+        host = parts.netloc
+        return cls(
+            api=f"{scheme}://{host}{path}",
+            root=f"{scheme}://{host}" + (prefix if prefix != path else ""),
+            socket=f"{scheme.replace('http', 'ws')}://{host}{path}/load/",
+            host=host,
+        )
 
 
 class Settings:
-    """Hold what both clients need besides a way to send."""
+    """What both clients need besides a driver."""
 
     def __init__(
         self,
@@ -51,36 +105,30 @@ class Settings:
         deadline: float | None,
         retry: Retry | None,
     ) -> None:
-        given = url if url is not None else os.environ.get("ORTEGE_URL", "")
-        if not given:
-            raise QueryError(
-                "no server: give url=, or set the environment variable ORTEGE_URL"
-            )
-        self.endpoint = Endpoint.parse(given)
+        server_url = url if url is not None else os.environ.get("ORTEGE_URL", "")
+        if not server_url:
+            raise InvalidArgument("missing server url: pass url=... or set ORTEGE_URL")
+        self.endpoint = Endpoint.parse(server_url)
         self.tokens = TokenSource(
             token if token is not None else os.environ.get("ORTEGE_TOKEN", "")
         )
-        self.timeout = timeout
-        self.deadline = deadline
-        self.retry = retry or Retry()
+        self.budget = TimeBudget(
+            timeout=timeout, deadline=deadline, retry=retry or Retry()
+        )
         self.server = Server()
         self.dialect: Dialect | None = None
         """The WebSocket dialect that worked last with this server."""
-        self.call("", 0.0, {})  # refuses limits that are none
 
-    def call(self, request_id: str, now: float, limits: Limits) -> Call:
-        """Begin a conversation."""
-        unknown = limits.keys() - Limits.__annotations__
-        if unknown:
-            names = ", ".join(sorted(unknown))
-            raise TypeError(f"unexpected arguments: {names}")
+    def call(
+        self, now: float, limits: Limits, tokens: TokenSource | None = None
+    ) -> Call:
+        """Begin a call."""
         return Call(
             api=self.endpoint.api,
-            request_id=request_id,
+            request_id=str(uuid4()),
             started=now,
-            timeout=limits.get("timeout", self.timeout),
-            deadline=limits.get("deadline", self.deadline),
-            retry=self.retry,
+            budget=self.budget.override(limits),
+            tokens=tokens or self.tokens,
             server=self.server,
         )
 
@@ -119,7 +167,7 @@ class AsyncCubeClient:
         max_size: bytes that an answer or a frame may have, decompressed.
 
     Raises:
-        QueryError: a URL, a token or a limit that is none.
+        InvalidArgument: the URL, the token or a limit cannot be used.
     """
 
     def __init__(
@@ -137,9 +185,7 @@ class AsyncCubeClient:
         self._settings = Settings(
             url, token, timeout=timeout, deadline=deadline, retry=retry
         )
-        self._shell = AsyncShell(
-            self._settings.tokens, http=http, clock=clock, max_size=max_size
-        )
+        self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=max_size)
 
     def __repr__(self) -> str:
         return f"AsyncCubeClient({self._settings.endpoint.api!r})"
@@ -157,7 +203,7 @@ class AsyncCubeClient:
 
     async def aclose(self) -> None:
         """Close the client's connections; it cannot be used any more."""
-        await self._shell.aclose()
+        await self._driver.aclose()
 
     async def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Ask for the rows of a query.
@@ -166,7 +212,7 @@ class AsyncCubeClient:
             QueryError: the query compares date ranges, which is for :meth:`compare`.
             QueryRejected: the server refuses the query.
         """
-        return await self._shell.arun(flows.load(self._call(limits), query))
+        return await self._driver.arun(flows.load(self._call(limits), query))
 
     async def load_raw(
         self, query: Mapping[str, Any], **limits: Unpack[Limits]
@@ -180,7 +226,7 @@ class AsyncCubeClient:
                 ranges.
             QueryRejected: the server refuses the query.
         """
-        return await self._shell.arun(flows.load_raw(self._call(limits), query))
+        return await self._driver.arun(flows.load_raw(self._call(limits), query))
 
     async def compare(self, query: Query, **limits: Unpack[Limits]) -> list[Result]:
         """Ask one query for each date range of its ``.compare([range, ...])``.
@@ -192,7 +238,7 @@ class AsyncCubeClient:
             QueryError: the query has no such selection.
             QueryRejected: the server refuses the query.
         """
-        return await self._shell.arun(flows.compare(self._call(limits), query))
+        return await self._driver.arun(flows.compare(self._call(limits), query))
 
     async def blend(self, *queries: Query, **limits: Unpack[Limits]) -> list[Result]:
         """Ask several queries that have one time granularity in common, in one request.
@@ -205,7 +251,7 @@ class AsyncCubeClient:
                 differ.
             QueryRejected: the server refuses a query.
         """
-        return await self._shell.arun(flows.blend(self._call(limits), queries))
+        return await self._driver.arun(flows.blend(self._call(limits), queries))
 
     async def sql(self, query: Query, **limits: Unpack[Limits]) -> Sql:
         """Ask for the SQL that the server would run for a query.
@@ -214,7 +260,7 @@ class AsyncCubeClient:
             QueryError: the query compares date ranges.
             QueryRejected: the server refuses the query.
         """
-        return await self._shell.arun(flows.sql(self._call(limits), query))
+        return await self._driver.arun(flows.sql(self._call(limits), query))
 
     async def dry_run(self, query: Query, **limits: Unpack[Limits]) -> DryRun:
         """Have the server validate and normalise a query without running it.
@@ -222,11 +268,11 @@ class AsyncCubeClient:
         Raises:
             QueryRejected: the server refuses the query.
         """
-        return await self._shell.arun(flows.dry_run(self._call(limits), query))
+        return await self._driver.arun(flows.dry_run(self._call(limits), query))
 
     async def meta(self, **limits: Unpack[Limits]) -> Meta:
         """Ask which cubes, measures, dimensions and segments there are."""
-        return await self._shell.arun(flows.meta(self._call(limits)))
+        return await self._driver.arun(flows.meta(self._call(limits)))
 
     async def ready(self, **limits: Unpack[Limits]) -> bool:
         """Ask once, without a token, whether the server is ready for queries.
@@ -240,7 +286,7 @@ class AsyncCubeClient:
                 gateway may hide that.
         """
         root = self._settings.endpoint.root
-        return await self._shell.arun(flows.ready(self._call(limits), root))
+        return await self._driver.arun(flows.ready(self._call(limits), root))
 
     def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> AsyncUpdates:
         """Stay subscribed to the answers of one or more queries.
@@ -256,10 +302,12 @@ class AsyncCubeClient:
         Raises:
             QueryError: an option or a query that no subscription can be made of.
         """
-        return _watch(self._settings, self._shell, queries, options)
+        return _watch(
+            self._settings, self._driver, self._settings.tokens, queries, options
+        )
 
     def _call(self, limits: Limits) -> Call:
-        return self._settings.call(str(uuid4()), self._shell.clock.now(), limits)
+        return self._settings.call(self._driver.clock.now(), limits)
 
 
 class CubeClient:
@@ -286,9 +334,7 @@ class CubeClient:
         self._settings = Settings(
             url, token, timeout=timeout, deadline=deadline, retry=retry
         )
-        self._shell = Shell(
-            self._settings.tokens, http=http, clock=clock, max_size=max_size
-        )
+        self._driver = HttpDriver(http=http, clock=clock, max_size=max_size)
 
     def __repr__(self) -> str:
         return f"CubeClient({self._settings.endpoint.api!r})"
@@ -306,40 +352,40 @@ class CubeClient:
 
     def close(self) -> None:
         """Close the client's connections; it cannot be used any more."""
-        self._shell.close()
+        self._driver.close()
 
     def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Ask for the rows of a query; see :meth:`AsyncCubeClient.load`."""
-        return self._shell.run(flows.load(self._call(limits), query))
+        return self._driver.run(flows.load(self._call(limits), query))
 
     def load_raw(self, query: Mapping[str, Any], **limits: Unpack[Limits]) -> Result:
         """Ask in Cube's JSON form; see :meth:`AsyncCubeClient.load_raw`."""
-        return self._shell.run(flows.load_raw(self._call(limits), query))
+        return self._driver.run(flows.load_raw(self._call(limits), query))
 
     def compare(self, query: Query, **limits: Unpack[Limits]) -> list[Result]:
         """Ask for several date ranges; see :meth:`AsyncCubeClient.compare`."""
-        return self._shell.run(flows.compare(self._call(limits), query))
+        return self._driver.run(flows.compare(self._call(limits), query))
 
     def blend(self, *queries: Query, **limits: Unpack[Limits]) -> list[Result]:
         """Ask several queries at once; see :meth:`AsyncCubeClient.blend`."""
-        return self._shell.run(flows.blend(self._call(limits), queries))
+        return self._driver.run(flows.blend(self._call(limits), queries))
 
     def sql(self, query: Query, **limits: Unpack[Limits]) -> Sql:
         """Ask for the SQL of a query; see :meth:`AsyncCubeClient.sql`."""
-        return self._shell.run(flows.sql(self._call(limits), query))
+        return self._driver.run(flows.sql(self._call(limits), query))
 
     def dry_run(self, query: Query, **limits: Unpack[Limits]) -> DryRun:
         """Have a query validated; see :meth:`AsyncCubeClient.dry_run`."""
-        return self._shell.run(flows.dry_run(self._call(limits), query))
+        return self._driver.run(flows.dry_run(self._call(limits), query))
 
     def meta(self, **limits: Unpack[Limits]) -> Meta:
         """Ask which cubes there are; see :meth:`AsyncCubeClient.meta`."""
-        return self._shell.run(flows.meta(self._call(limits)))
+        return self._driver.run(flows.meta(self._call(limits)))
 
     def ready(self, **limits: Unpack[Limits]) -> bool:
         """Ask whether the server is ready; see :meth:`AsyncCubeClient.ready`."""
         root = self._settings.endpoint.root
-        return self._shell.run(flows.ready(self._call(limits), root))
+        return self._driver.run(flows.ready(self._call(limits), root))
 
     def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> Updates:
         """Stay subscribed to queries, with ``with`` and ``for``.
@@ -356,17 +402,18 @@ class CubeClient:
         tokens = self._settings.tokens
         if not tokens.is_fixed:
             tokens = TokenSource(partial(in_thread, tokens.get))
-        shell = AsyncShell(tokens, max_size=self._shell.max_size)
-        updates = _watch(self._settings, shell, queries, options)
-        return Updates(updates, aclose=shell.aclose)
+        driver = AsyncHttpDriver(max_size=self._driver.max_size)
+        updates = _watch(self._settings, driver, tokens, queries, options)
+        return Updates(updates, aclose=driver.aclose)
 
     def _call(self, limits: Limits) -> Call:
-        return self._settings.call(str(uuid4()), self._shell.clock.now(), limits)
+        return self._settings.call(self._driver.clock.now(), limits)
 
 
 def _watch(
     settings: Settings,
-    shell: AsyncShell,
+    driver: AsyncHttpDriver,
+    tokens: TokenSource,
     queries: Sequence[Query],
     options: WatchOptions,
 ) -> AsyncUpdates:
@@ -375,19 +422,19 @@ def _watch(
     from ortege_watch.watch.updates import watch  # noqa: PLC0415
 
     def poll(query: Query) -> Awaitable[ResultPart]:
-        call = settings.call(str(uuid4()), shell.clock.now(), {})
-        return shell.arun(flows.snapshot(call, query))
+        call = settings.call(driver.clock.now(), {}, tokens)
+        return driver.arun(flows.snapshot(call, query))
 
     def remember(dialect: Dialect) -> None:
         settings.dialect = dialect
 
     target = Target(
         url=settings.endpoint.socket,
-        token=shell.tokens.aget,
-        token_expires=not shell.tokens.is_fixed,
+        token=tokens.aget,
+        token_expires=not tokens.is_fixed,
         poll=poll,
-        clock=shell.clock,
-        max_size=shell.max_size,
+        clock=driver.clock,
+        max_size=driver.max_size,
     )
     return watch(
         queries,

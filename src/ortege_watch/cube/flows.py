@@ -1,20 +1,43 @@
-"""Every REST conversation with a Cube server, written once for both clients.
+"""Every REST call to a Cube server, written once for both clients.
 
-Pure: each one is a generator (see ``effects.py``) that a driver of ``_http.py`` runs.
-Whatever they raise is listed at :func:`~ortege_watch._http.driver.exchange.exchange`.
+Each one is a conversation (see ``_http/conversation.py``). What they raise is listed at
+:func:`~ortege_watch._http.exchange.exchange`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeVar
 
-from attrs import frozen
+from attrs import field, frozen, mutable
 
 from ortege_watch import _json as codec
-from ortege_watch._http.conversation import Conversation, Request, Response
-from ortege_watch._http.exchange import Call, Retry, Server, exchange
+from ortege_watch._http.conversation import (
+    Attempts,
+    Conversation,
+    GetToken,
+    Request,
+    Response,
+    TimeBudget,
+)
+from ortege_watch._http.exchange import (
+    AskAgain,
+    Done,
+    Reauthenticate,
+    TryLater,
+    Verdict,
+    exchange,
+)
+from ortege_watch._http.statuses import (
+    TRANSIENT,
+    api_error,
+    is_unauthorized,
+    redirect_target,
+    retry_after,
+)
+from ortege_watch._json import ResultPart
 from ortege_watch.cube.meta import Meta
 from ortege_watch.errors import (
     ApiError,
@@ -25,14 +48,11 @@ from ortege_watch.errors import (
 )
 from ortege_watch.query import Query
 from ortege_watch.results import Result
-
-if TYPE_CHECKING:
-    from ortege_watch._json import ResultPart
+from ortege_watch.tokens import TokenSource
 
 __all__ = [
     "Call",
     "DryRun",
-    "Retry",
     "Server",
     "Sql",
     "blend",
@@ -47,7 +67,217 @@ __all__ = [
     "sql",
 ]
 
-# -------------------- What a server says about a query without running it.
+T = TypeVar("T")
+
+_PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})
+
+
+# ----------------------------------------------------------------- a call and its judge
+
+
+@mutable
+class Server:
+    """What is known about one server.
+
+    Attributes:
+        takes_renew_query: it has not refused ``renewQuery`` so far.
+    """
+
+    takes_renew_query: bool = True
+
+
+@mutable(kw_only=True)
+class Call:
+    """One call of a client's method; authenticates its requests with a bearer token.
+
+    Attributes:
+        api: the URL that paths are appended to, ``https://host/cubejs-api/v1``.
+        request_id: a uuid4; each attempt sends it with ``-span-1``, ``-span-2`` ...
+        started: monotonic seconds.
+        budget: the time and the attempts of the whole call.
+        tokens: where the token comes from; asked once, and again if it is refused.
+    """
+
+    api: str
+    request_id: str
+    started: float
+    budget: TimeBudget
+    tokens: TokenSource
+    server: Server = field(factory=Server)
+    _attempts: Attempts = field(init=False)
+    _spans: Iterator[int] = field(factory=lambda: itertools.count(1), init=False)
+    _span: str = field(default="", init=False)
+    _token: str = field(default="", init=False, repr=False)
+    _is_renewed: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._attempts = Attempts(budget=self.budget, started=self.started)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        decode: Callable[[bytes], T],
+        content: bytes | None = None,
+    ) -> Conversation[T]:
+        """Send a request until there is a result.
+
+        Args:
+            method: ``"GET"`` or ``"POST"``.
+            path: what follows :attr:`api`, such as ``"/load"``.
+            decode: reads the body of a 2xx; raises :class:`DecodeError` for everything
+                else, the server's own errors included.
+            content: the body, JSON.
+        """
+        return exchange(
+            method,
+            self.api + path,
+            lambda response: judge(
+                response, decode, token=self._token, request_id=self._span
+            ),
+            content=content,
+            authentication=self,
+            attempts=self._attempts,
+        )
+
+    def headers(
+        self, content: bytes | None, attempts: Attempts
+    ) -> Conversation[dict[str, str]]:
+        """Return all headers of the next attempt."""
+        if not self._token:
+            yield from self._get_token(attempts)
+        self._span = f"{self.request_id}-span-{next(self._spans)}"
+        headers = {
+            "accept": "application/json",
+            "authorization": f"Bearer {self._token}",
+            "x-request-id": self._span,
+        }
+        if content is not None:
+            headers["content-type"] = "application/json"
+        return headers
+
+    def on_refused(
+        self, verdict: Reauthenticate, attempts: Attempts
+    ) -> Conversation[None]:
+        """Ask for another token, once."""
+        refused = self._token
+        if not self._is_renewed:
+            self._is_renewed = True
+            yield from self._get_token(attempts)
+        if self._token == refused:
+            raise verdict.error
+
+    def _get_token(self, attempts: Attempts) -> Conversation[None]:
+        reply = yield GetToken(self.tokens)
+        attempts.update(reply)
+        self._token = reply.token
+
+
+def judge(
+    response: Response, decode: Callable[[bytes], T], *, token: str, request_id: str
+) -> Verdict[T]:
+    """Return what a response means.
+
+    Args:
+        response: any response, whatever its body is.
+        decode: as for :meth:`Call.ask`.
+        token: what the request was sent with; it is removed from every message.
+        request_id: the id for the errors.
+
+    Raises:
+        ApiError: a refusal that no retry can change.
+        DecodeError: a 2xx that cannot be decoded.
+    """
+    if not 200 <= response.status < 300:
+        return _judge_error(response, token, request_id)
+    if not response.content.strip():
+        raise DecodeError("the response is empty")
+    try:
+        return Done(decode(response.content))
+    except DecodeError as error:
+        message, code = _server_error(response.content)
+        if message is None:
+            text = _excerpt(response, token)
+            raise DecodeError(*error.problems, excerpt=text) from error.__cause__
+    if message == "Continue wait":
+        return AskAgain()
+    raise api_error(
+        _redacted(token, message),
+        status=response.status,
+        code=code,
+        request_id=request_id,
+    )
+
+
+def _judge_error(
+    response: Response, token: str, request_id: str
+) -> Reauthenticate | TryLater:
+    status = response.status
+    wait = retry_after(response)
+    message, code = _server_error(response.content)
+    if message is None:
+        error = _foreign_error(response, token, request_id, wait)
+    else:
+        error = api_error(
+            _redacted(token, message),
+            status=status,
+            code=code,
+            request_id=request_id,
+            retry_after=wait,
+        )
+    if status in TRANSIENT:
+        return TryLater(error, wait)
+    if is_unauthorized(status, error.message):
+        return Reauthenticate(error)
+    raise error
+
+
+def _server_error(content: bytes) -> tuple[str | None, str | None]:
+    """Return a server's own message and error type, or ``None`` twice."""
+    try:
+        body = codec.loads(content)
+    except DecodeError:
+        return None, None
+    match body:
+        case {"error": str(message), "type": str(code)}:
+            return message, code
+        case {"error": str(message)}:
+            return message, None
+        case _:
+            return None, None
+
+
+def _foreign_error(
+    response: Response, token: str, request_id: str, wait: float | None
+) -> ApiError:
+    """Return the error for a response that no Cube server wrote: a proxy's page."""
+    status = response.status
+    if target := redirect_target(response):
+        return ApiError(
+            f"redirected to {_redacted(token, target)}; redirects are not followed: use"
+            " that address as url",
+            status=status,
+            request_id=request_id,
+        )
+    text = _excerpt(response, token)
+    message = f"not a Cube server's response: {text!r}" if text else "empty response"
+    if status in {401, 403, 429}:
+        return api_error(
+            message, status=status, request_id=request_id, retry_after=wait
+        )
+    return ApiError(message, status=status, request_id=request_id)
+
+
+def _excerpt(response: Response, token: str) -> str:
+    # Redacted first: an excerpt may end in the middle of the token.
+    return codec.excerpt(response.content.replace(token.encode(), b"<token>"))
+
+
+def _redacted(token: str, text: str) -> str:
+    return text.replace(token, "<token>")
+
+
+# ---------------------------------------------- results besides rows, and the calls
 
 
 @frozen(kw_only=True)
@@ -112,10 +342,6 @@ class DryRun:
                 )
 
 
-_PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})
-_NOT_READY: Final = frozenset({429, 500, 502, 503, 504})
-
-
 def load_parts(
     call: Call,
     query: Mapping[str, Any] | Sequence[Mapping[str, Any]],
@@ -144,7 +370,7 @@ def _ask_parts(
     question = {"query": query, "queryType": "multi"}
     if cache is not None:
         question["cache"] = cache
-    return exchange(call, "POST", "/load", _parts, content=_json(question))
+    return call.ask("POST", "/load", _parts, _json(question))
 
 
 def _parts(data: bytes) -> list[ResultPart]:
@@ -216,21 +442,19 @@ def sql(call: Call, query: Query) -> Conversation[Sql]:
     """Ask for the SQL that the server would run."""
     content = _json({"query": _to_wire(query, "sql()")})
     with _about(query):
-        return (yield from exchange(call, "POST", "/sql", Sql.read, content=content))
+        return (yield from call.ask("POST", "/sql", Sql.read, content))
 
 
 def dry_run(call: Call, query: Query) -> Conversation[DryRun]:
     """Ask the server to validate and normalise a query without running it."""
     content = _json({"query": _to_wire(query, "dry_run()", compares=True)})
     with _about(query):
-        return (
-            yield from exchange(call, "POST", "/dry-run", DryRun.read, content=content)
-        )
+        return (yield from call.ask("POST", "/dry-run", DryRun.read, content))
 
 
 def meta(call: Call) -> Conversation[Meta]:
     """Ask which cubes there are."""
-    return exchange(call, "GET", "/meta", Meta.read)
+    return call.ask("GET", "/meta", Meta.read)
 
 
 def ready(call: Call, root: str) -> Conversation[bool]:
@@ -245,11 +469,11 @@ def ready(call: Call, root: str) -> Conversation[bool]:
         method="GET",
         url=root + "/readyz",
         headers={"accept": "application/json", "x-request-id": call.request_id},
-        timeout=call.timeout,
-        limit=call.deadline,
+        timeout=call.budget.timeout,
+        limit=call.budget.deadline,
     )
     response = answer.outcome
-    if not isinstance(response, Response) or response.status in _NOT_READY:
+    if not isinstance(response, Response) or response.status in {500, *TRANSIENT}:
         return False
     if response.status == 200 and b'"health"' in response.content:
         return True

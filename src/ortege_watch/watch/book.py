@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from ortege_watch._http.statuses import may_pass
+from ortege_watch._http.statuses import is_transient
 from ortege_watch._json import ResultPart, dumps
 from ortege_watch.errors import ApiError, OrtegeWatchError
 from ortege_watch.watch.states import Deliver, Fail
@@ -104,7 +104,7 @@ class Book:
 
     def api_error(self, key: str, error: ApiError) -> list[Fail]:
         """Take the server's error for a query; one that cannot pass ends the query."""
-        return self.fail(key, error, final=not may_pass(error))
+        return self.fail(key, error, final=not is_transient(error))
 
     def is_unauthorized_again(self, key: str) -> bool:
         """Note that the token is refused for a query; tell if that is not the first."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         WatchBusClient,
     )
     from ortege_watch.watchbus.inbox import AlertHandler, RecentAlerts, alert_app
-    from ortege_watch.watchbus.link import WatchPaths
     from ortege_watch.watchbus.models import (
         AbnormalFunctionCall,
         AlertInfo,
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from ortege_watch.watchbus.outbox import Outbox
     from ortege_watch.watchbus.posting import PublishResult, RejectedAlert
     from ortege_watch.watchbus.publisher import AlertPublisher, AsyncAlertPublisher
+    from ortege_watch.watchbus.requests import WatchPaths
     from ortege_watch.watchbus.signing import Credentials, Headers, sign
     from ortege_watch.watchbus.verifier import (
         MemoryNonces,
@@ -136,7 +136,7 @@ _HOMES = {
     "WatchBusClient": "watchbus.client",
     "WatchBusError": "errors",
     "WatchEvent": "watchbus.models",
-    "WatchPaths": "watchbus.link",
+    "WatchPaths": "watchbus.requests",
     "WatchResult": "watchbus.models",
     "WireStyle": "watchbus.wire",
     "alert_app": "watchbus.inbox",

@@ -31,7 +31,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from ortege_watch import _json as codec
 from ortege_watch._http.conversation import Backoff, split_url
 from ortege_watch._http.driver import AsyncClock, _AsyncSystemClock, ssl_context
-from ortege_watch._http.verdicts import http_date
+from ortege_watch._http.statuses import http_date
 from ortege_watch._websocket import CLOSE_WITHIN, SILENT, Dial, close
 from ortege_watch.errors import (
     DecodeError,
@@ -207,7 +207,7 @@ def _read(decoder: msgspec.json.Decoder[T], data: bytes, problem: str) -> T:
 
 _PASSING: Final = frozenset({408, 425, 429})
 _EXPIRED: Final = REFUSALS[SignatureReason.EXPIRED][2]
-_EXAMPLE: Final = "give its address, such as wss://alerts.example.com/alerts/ws"
+_EXAMPLE: Final = "wss://alerts.example.com/alerts/ws"
 
 
 @frozen
@@ -414,7 +414,7 @@ def address_of(url: str) -> tuple[str, str]:
     Raises:
         QueryError: this is no such address, or its path cannot be signed.
     """
-    parts = split_url(url, _EXAMPLE, "sign with credentials")
+    parts = split_url(url, _EXAMPLE, "pass credentials, which sign the requests")
     path = parts.path or "/"
     request_line("GET", path)
     scheme = "wss" if parts.scheme in {"https", "wss"} else "ws"

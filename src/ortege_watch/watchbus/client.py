@@ -17,22 +17,26 @@ from ortege_watch._http.driver import (
     DEFAULT_MAX_SIZE,
     AsyncClock,
     AsyncHttp,
-    AsyncShell,
+    AsyncHttpDriver,
     Clock,
     Http,
-    Shell,
+    HttpDriver,
 )
 from ortege_watch.errors import DecodeError, OrtegeWatchError, QueryError
-from ortege_watch.tokens import TokenSource
-from ortege_watch.watchbus.exchange import exchange
 from ortege_watch.watchbus.fields import shown
-from ortege_watch.watchbus.link import Link, Target, WatchPaths, check_batch_size
 from ortege_watch.watchbus.models import (
     EntityInfo,
     Subscription,
     SubscriptionPage,
     SupportedEvent,
     WatchResult,
+)
+from ortege_watch.watchbus.requests import (
+    BusConfig,
+    Endpoint,
+    WatchPaths,
+    check_batch_size,
+    signed_exchange,
 )
 from ortege_watch.watchbus.signing import Credentials
 from ortege_watch.watchbus.wire import (
@@ -46,7 +50,6 @@ from ortege_watch.watchbus.wire import (
 )
 
 __all__ = [
-    "NO_TOKENS",
     "AsyncWatchBusClient",
     "Pages",
     "Progress",
@@ -83,32 +86,32 @@ class Provider:
     """
 
     def __init__(
-        self, link: Link, paths: WatchPaths, style: WireStyle, batch_size: int
+        self, link: BusConfig, paths: WatchPaths, style: WireStyle, batch_size: int
     ) -> None:
         check_batch_size(batch_size)
         self.batch_size: Final = batch_size
         self._style = style
-        self._subscribe = link.target("paths.subscribe", paths.subscribe)
-        self._unsubscribe = link.target("paths.unsubscribe", paths.unsubscribe)
-        self._subscriptions = link.target("paths.subscriptions", paths.subscriptions)
-        self._events = link.target("paths.events", paths.events)
+        self._subscribe = link.endpoint("paths.subscribe", paths.subscribe)
+        self._unsubscribe = link.endpoint("paths.unsubscribe", paths.unsubscribe)
+        self._subscriptions = link.endpoint("paths.subscriptions", paths.subscriptions)
+        self._events = link.endpoint("paths.events", paths.events)
 
     def subscribe(
-        self, link: Link, entities: Iterable[EntityInfo], progress: Progress | None
+        self, link: BusConfig, entities: Iterable[EntityInfo], progress: Progress | None
     ) -> Conversation[WatchResult]:
         """Ask to watch entities."""
         return self._watch(link, self._subscribe, _entities(entities), progress)
 
     def unsubscribe(
-        self, link: Link, entities: Iterable[EntityInfo], progress: Progress | None
+        self, link: BusConfig, entities: Iterable[EntityInfo], progress: Progress | None
     ) -> Conversation[WatchResult]:
         """Ask not to watch entities any more."""
         return self._watch(link, self._unsubscribe, _entities(entities), progress)
 
     def _watch(
         self,
-        link: Link,
-        target: Target,
+        link: BusConfig,
+        target: Endpoint,
         entities: tuple[EntityInfo, ...],
         progress: Progress | None,
     ) -> Conversation[WatchResult]:
@@ -122,8 +125,8 @@ class Provider:
         done = 0
         for batch, body in waiting:
             try:
-                answered += yield from exchange(
-                    link, target, body, decode_watch_result, repeatable=False
+                answered += yield from signed_exchange(
+                    link, target, body, decode_watch_result, is_repeatable=False
                 )
             except OrtegeWatchError as error:
                 error.watched = WatchResult.compare(
@@ -139,24 +142,24 @@ class Provider:
 
     def page(
         self,
-        link: Link,
+        link: BusConfig,
         entities: Sequence[str] | None,
         page_index: int,
         page_size: int,
     ) -> Conversation[SubscriptionPage]:
         """Ask for one page of subscriptions."""
-        return exchange(
+        return signed_exchange(
             link,
             self._subscriptions,
             encode_page_request(entities, page_index, page_size),
             decode_subscription_page,
-            repeatable=True,
+            is_repeatable=True,
         )
 
-    def events(self, link: Link) -> Conversation[list[SupportedEvent]]:
+    def events(self, link: BusConfig) -> Conversation[list[SupportedEvent]]:
         """Ask which events the provider can watch for."""
-        return exchange(
-            link, self._events, b"", decode_supported_events, repeatable=True
+        return signed_exchange(
+            link, self._events, b"", decode_supported_events, is_repeatable=True
         )
 
 
@@ -264,9 +267,6 @@ def _refuse_repeated(last: dict[T, int], listed: Sequence[T]) -> None:
             )
 
 
-NO_TOKENS: Final = TokenSource(lambda: "")
-"""For shells whose requests are signed: their conversations ask for no token."""
-
 _PATHS: Final = WatchPaths()
 _STYLE: Final = WireStyle()
 
@@ -336,12 +336,12 @@ class AsyncWatchBusClient:
         paths: WatchPaths = _PATHS,
         style: WireStyle = _STYLE,
     ) -> None:
-        self._link = Link.parse(
+        self._link = BusConfig.parse(
             url, credentials, timeout=timeout, deadline=deadline, retry=retry
         )
         self._provider = Provider(self._link, paths, style, batch_size)
         refuse_params(http)
-        self._shell = AsyncShell(NO_TOKENS, http=http, clock=clock, max_size=max_size)
+        self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=max_size)
 
     def __repr__(self) -> str:
         return f"AsyncWatchBusClient({self._link.root!r})"
@@ -359,7 +359,7 @@ class AsyncWatchBusClient:
 
     async def aclose(self) -> None:
         """Close the client's connections; it cannot be used any more."""
-        await self._shell.aclose()
+        await self._driver.aclose()
 
     async def subscribe(
         self,
@@ -388,8 +388,8 @@ class AsyncWatchBusClient:
                 what became of the entities before it. Those in its ``unanswered`` may
                 have been taken or not; to subscribe to them again is the way to know.
         """
-        link = self._link.within(limits)
-        return await self._shell.arun(
+        link = self._link.override(limits)
+        return await self._driver.arun(
             self._provider.subscribe(link, entities, progress)
         )
 
@@ -401,8 +401,8 @@ class AsyncWatchBusClient:
         **limits: Unpack[Limits],
     ) -> WatchResult:
         """Ask not to watch entities any more; all as with :meth:`subscribe`."""
-        link = self._link.within(limits)
-        return await self._shell.arun(
+        link = self._link.override(limits)
+        return await self._driver.arun(
             self._provider.unsubscribe(link, entities, progress)
         )
 
@@ -425,16 +425,18 @@ class AsyncWatchBusClient:
                 range; at once, not in the loop.
             DecodeError: a page comes twice: the provider turns no pages.
         """
-        link = self._link.within(limits)
+        link = self._link.override(limits)
         pages = Pages(entities, page_size, self._provider.batch_size)
         return self._through(link, pages)
 
-    async def _through(self, link: Link, pages: Pages) -> AsyncIterator[Subscription]:
+    async def _through(
+        self, link: BusConfig, pages: Pages
+    ) -> AsyncIterator[Subscription]:
         while pages:
             asked = self._provider.page(
                 link, pages.entities, pages.page_index, pages.page_size
             )
-            for each in pages.take(await self._shell.arun(asked)):
+            for each in pages.take(await self._driver.arun(asked)):
                 yield each
 
     async def subscriptions_page(
@@ -456,13 +458,15 @@ class AsyncWatchBusClient:
         Raises:
             QueryError: one of them is none, or out of range; an empty list.
         """
-        link = self._link.within(limits)
+        link = self._link.override(limits)
         asked = self._provider.page(link, entities, page_index, page_size)
-        return await self._shell.arun(asked)
+        return await self._driver.arun(asked)
 
     async def events(self, **limits: Unpack[Limits]) -> list[SupportedEvent]:
         """Ask which events the provider can watch for."""
-        return await self._shell.arun(self._provider.events(self._link.within(limits)))
+        return await self._driver.arun(
+            self._provider.events(self._link.override(limits))
+        )
 
 
 class WatchBusClient:
@@ -488,12 +492,12 @@ class WatchBusClient:
         paths: WatchPaths = _PATHS,
         style: WireStyle = _STYLE,
     ) -> None:
-        self._link = Link.parse(
+        self._link = BusConfig.parse(
             url, credentials, timeout=timeout, deadline=deadline, retry=retry
         )
         self._provider = Provider(self._link, paths, style, batch_size)
         refuse_params(http)
-        self._shell = Shell(NO_TOKENS, http=http, clock=clock, max_size=max_size)
+        self._driver = HttpDriver(http=http, clock=clock, max_size=max_size)
 
     def __repr__(self) -> str:
         return f"WatchBusClient({self._link.root!r})"
@@ -511,7 +515,7 @@ class WatchBusClient:
 
     def close(self) -> None:
         """Close the client's connections; it cannot be used any more."""
-        self._shell.close()
+        self._driver.close()
 
     def subscribe(
         self,
@@ -521,8 +525,8 @@ class WatchBusClient:
         **limits: Unpack[Limits],
     ) -> WatchResult:
         """Ask to watch entities; see :meth:`AsyncWatchBusClient.subscribe`."""
-        link = self._link.within(limits)
-        return self._shell.run(self._provider.subscribe(link, entities, progress))
+        link = self._link.override(limits)
+        return self._driver.run(self._provider.subscribe(link, entities, progress))
 
     def unsubscribe(
         self,
@@ -532,8 +536,8 @@ class WatchBusClient:
         **limits: Unpack[Limits],
     ) -> WatchResult:
         """Ask not to watch any more; see :meth:`AsyncWatchBusClient.unsubscribe`."""
-        link = self._link.within(limits)
-        return self._shell.run(self._provider.unsubscribe(link, entities, progress))
+        link = self._link.override(limits)
+        return self._driver.run(self._provider.unsubscribe(link, entities, progress))
 
     def subscriptions(
         self,
@@ -543,16 +547,16 @@ class WatchBusClient:
         **limits: Unpack[Limits],
     ) -> Iterator[Subscription]:
         """Go through all pages; see :meth:`AsyncWatchBusClient.subscriptions`."""
-        link = self._link.within(limits)
+        link = self._link.override(limits)
         pages = Pages(entities, page_size, self._provider.batch_size)
         return self._through(link, pages)
 
-    def _through(self, link: Link, pages: Pages) -> Iterator[Subscription]:
+    def _through(self, link: BusConfig, pages: Pages) -> Iterator[Subscription]:
         while pages:
             asked = self._provider.page(
                 link, pages.entities, pages.page_index, pages.page_size
             )
-            yield from pages.take(self._shell.run(asked))
+            yield from pages.take(self._driver.run(asked))
 
     def subscriptions_page(
         self,
@@ -563,10 +567,10 @@ class WatchBusClient:
         **limits: Unpack[Limits],
     ) -> SubscriptionPage:
         """Ask for one page; see :meth:`AsyncWatchBusClient.subscriptions_page`."""
-        link = self._link.within(limits)
+        link = self._link.override(limits)
         asked = self._provider.page(link, entities, page_index, page_size)
-        return self._shell.run(asked)
+        return self._driver.run(asked)
 
     def events(self, **limits: Unpack[Limits]) -> list[SupportedEvent]:
         """Ask for supported events; see :meth:`AsyncWatchBusClient.events`."""
-        return self._shell.run(self._provider.events(self._link.within(limits)))
+        return self._driver.run(self._provider.events(self._link.override(limits)))

@@ -13,11 +13,14 @@ from attrs import field, frozen, mutable
 
 from ortege_watch._http.conversation import Conversation
 from ortege_watch.errors import OrtegeWatchError, QueryError, WatchBusError
-from ortege_watch.watchbus.exchange import exchange
 from ortege_watch.watchbus.fields import shown
-from ortege_watch.watchbus.link import Link, Target
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
-from ortege_watch.watchbus.verdicts import is_rejection
+from ortege_watch.watchbus.requests import (
+    BusConfig,
+    Endpoint,
+    is_rejection,
+    signed_exchange,
+)
 from ortege_watch.watchbus.wire import WireStyle, encode_alerts
 
 __all__ = [
@@ -142,7 +145,7 @@ def body_of(batch: Sequence[Waiting], *, bare: bool) -> bytes:
 
 
 def deliver(
-    link: Link, target: Target, batch: Sequence[Waiting], *, bare: bool
+    link: BusConfig, target: Endpoint, batch: Sequence[Waiting], *, bare: bool
 ) -> Conversation[Delivered]:
     """Send a batch, in order; what is refused is halved until one alert is to blame.
 
@@ -156,8 +159,8 @@ def deliver(
     while waiting and stopped is None:
         part = waiting.pop()
         try:
-            yield from exchange(
-                link, target, body_of(part, bare=bare), _whatever, repeatable=True
+            yield from signed_exchange(
+                link, target, body_of(part, bare=bare), _whatever, is_repeatable=True
             )
             sent += part
         except OrtegeWatchError as error:

@@ -17,17 +17,17 @@ from ortege_watch._http.driver import (
     DEFAULT_MAX_SIZE,
     AsyncClock,
     AsyncHttp,
-    AsyncShell,
+    AsyncHttpDriver,
     Clock,
     Http,
-    Shell,
+    HttpDriver,
 )
-from ortege_watch.watchbus.client import NO_TOKENS, Progress, refuse_params
-from ortege_watch.watchbus.link import ALERT_PATH, Link
+from ortege_watch.watchbus.client import Progress, refuse_params
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
 from ortege_watch.watchbus.posting import PublishResult
 from ortege_watch.watchbus.publishing import Desk
+from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig
 from ortege_watch.watchbus.signing import Credentials
 from ortege_watch.watchbus.wire import WireStyle
 
@@ -92,11 +92,11 @@ class AsyncAlertPublisher:
         batch_size: int = 100,
         style: WireStyle = _STYLE,
     ) -> None:
-        self._link = Link.parse(
+        self._link = BusConfig.parse(
             url, credentials, path=path, timeout=timeout, deadline=deadline, retry=retry
         )
         refuse_params(http)
-        self._shell = AsyncShell(NO_TOKENS, http=http, clock=clock, max_size=max_size)
+        self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=max_size)
         self._owns_outbox = not isinstance(outbox, Outbox | None)
         self._desk = Desk(self._link, path, style, batch_size)
         self._desk.outbox = self._outbox = _open(outbox)
@@ -118,7 +118,7 @@ class AsyncAlertPublisher:
 
     async def aclose(self) -> None:
         """Close the connections, and the outbox if it was opened here."""
-        await self._shell.aclose()
+        await self._driver.aclose()
         if self._outbox is not None and self._owns_outbox:
             await to_thread.run_sync(self._outbox.close)
 
@@ -154,11 +154,11 @@ class AsyncAlertPublisher:
                 :attr:`OrtegeWatchError.published`, whose ``unsent`` can be published
                 again.
         """
-        link = self._link.within(limits)
+        link = self._link.override(limits)
         items = self._desk.prepare(alerts)
-        await self._shell.arun(self._desk.accept(items))
+        await self._driver.arun(self._desk.accept(items))
         async with self._turn:
-            return await self._shell.arun(self._desk.publish(link, items, progress))
+            return await self._driver.arun(self._desk.publish(link, items, progress))
 
     async def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
@@ -169,9 +169,9 @@ class AsyncAlertPublisher:
             OrtegeWatchError: not all could be sent: as with :meth:`publish` without an
                 outbox.
         """
-        link = self._link.within(limits)
+        link = self._link.override(limits)
         async with self._turn:
-            return await self._shell.arun(self._desk.flush(link, progress))
+            return await self._driver.arun(self._desk.flush(link, progress))
 
 
 class AlertPublisher:
@@ -197,11 +197,11 @@ class AlertPublisher:
         batch_size: int = 100,
         style: WireStyle = _STYLE,
     ) -> None:
-        self._link = Link.parse(
+        self._link = BusConfig.parse(
             url, credentials, path=path, timeout=timeout, deadline=deadline, retry=retry
         )
         refuse_params(http)
-        self._shell = Shell(NO_TOKENS, http=http, clock=clock, max_size=max_size)
+        self._driver = HttpDriver(http=http, clock=clock, max_size=max_size)
         self._owns_outbox = not isinstance(outbox, Outbox | None)
         self._desk = Desk(self._link, path, style, batch_size)
         self._desk.outbox = self._outbox = _open(outbox)
@@ -223,7 +223,7 @@ class AlertPublisher:
 
     def close(self) -> None:
         """Close the connections, and the outbox if it was opened here."""
-        self._shell.close()
+        self._driver.close()
         if self._outbox is not None and self._owns_outbox:
             self._outbox.close()
 
@@ -240,16 +240,16 @@ class AlertPublisher:
         **limits: Unpack[Limits],
     ) -> PublishResult:
         """Send alerts, in order; see :meth:`AsyncAlertPublisher.publish`."""
-        link = self._link.within(limits)
+        link = self._link.override(limits)
         items = self._desk.prepare(alerts)
-        self._shell.run(self._desk.accept(items))
+        self._driver.run(self._desk.accept(items))
         with self._turn:
-            return self._shell.run(self._desk.publish(link, items, progress))
+            return self._driver.run(self._desk.publish(link, items, progress))
 
     def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
     ) -> PublishResult:
         """Send what waits; see :meth:`AsyncAlertPublisher.flush`."""
-        link = self._link.within(limits)
+        link = self._link.override(limits)
         with self._turn:
-            return self._shell.run(self._desk.flush(link, progress))
+            return self._driver.run(self._desk.flush(link, progress))

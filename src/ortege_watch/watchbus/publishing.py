@@ -13,7 +13,6 @@ from typing import Final, Protocol, TypeVar
 from ortege_watch._http.conversation import Conversation, Work
 from ortege_watch.errors import OrtegeWatchError
 from ortege_watch.watchbus.client import Progress
-from ortege_watch.watchbus.link import Link, check_batch_size
 from ortege_watch.watchbus.posting import (
     Delivered,
     PublishResult,
@@ -23,6 +22,7 @@ from ortege_watch.watchbus.posting import (
     deliver,
     prepare,
 )
+from ortege_watch.watchbus.requests import BusConfig, check_batch_size
 from ortege_watch.watchbus.wire import WireStyle
 
 __all__ = ["Desk", "Queue", "Store"]
@@ -97,10 +97,10 @@ class Desk:
     """
 
     def __init__(
-        self, link: Link, path: str, style: WireStyle, batch_size: int
+        self, link: BusConfig, path: str, style: WireStyle, batch_size: int
     ) -> None:
         check_batch_size(batch_size)
-        self._target: Final = link.target("path", path)
+        self._target: Final = link.endpoint("path", path)
         self._app_id: Final = link.credentials.app_id
         self._style: Final = style
         self._batch_size: Final = batch_size
@@ -117,7 +117,7 @@ class Desk:
             yield Work(partial(self.outbox.accept, alerts))
 
     def publish(
-        self, link: Link, alerts: Sequence[Waiting], progress: Progress | None
+        self, link: BusConfig, alerts: Sequence[Waiting], progress: Progress | None
     ) -> Conversation[PublishResult]:
         """Send alerts that were accepted, and what waits before them."""
         tally = Tally()
@@ -132,7 +132,7 @@ class Desk:
         return tally.result(unsent.value)
 
     def flush(
-        self, link: Link, progress: Progress | None
+        self, link: BusConfig, progress: Progress | None
     ) -> Conversation[PublishResult]:
         """Send what waits."""
         tally = Tally()
@@ -141,7 +141,7 @@ class Desk:
         return _or_raise(tally)
 
     def _empty(
-        self, link: Link, outbox: Store, progress: Progress | None, tally: Tally
+        self, link: BusConfig, outbox: Store, progress: Progress | None, tally: Tally
     ) -> Conversation[None]:
         # Whoever accepts alerts while another one sends leaves them to that one, who
         # therefore looks once more after letting others send.
@@ -155,7 +155,7 @@ class Desk:
                 outbox.end_sending(turn)  # no disk is waited for, and it must be done
 
     def _send(
-        self, link: Link, queue: Queue, progress: Progress | None, tally: Tally
+        self, link: BusConfig, queue: Queue, progress: Progress | None, tally: Tally
     ) -> Conversation[None]:
         while tally.error is None:
             batch = yield from _do(queue, partial(queue.first, self._batch_size))

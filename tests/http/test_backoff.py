@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortege_watch._http.conversation import Backoff
-from ortege_watch.errors import QueryError
+from ortege_watch.errors import InvalidArgument
 
 draws = st.floats(0, 1, exclude_max=True)
 
@@ -61,5 +61,5 @@ def test_no_delay_is_shorter_than_the_one_before(attempt, draw):
     ],
 )
 def test_what_is_no_back_off_is_refused(settings):
-    with pytest.raises(QueryError, match="give"):
+    with pytest.raises(InvalidArgument, match="must be"):
         Backoff(**settings)

@@ -6,9 +6,9 @@ from driving import CREDENTIALS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch import QueryError
+from ortege_watch import InvalidArgument
 from ortege_watch.watchbus import Credentials, WatchPaths
-from ortege_watch.watchbus.link import ALERT_PATH, Link, check_batch_size
+from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig, check_batch_size
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ from ortege_watch.watchbus.link import ALERT_PATH, Link, check_batch_size
     ],
 )
 def test_every_form_of_an_address(url, root):
-    link = Link.parse(url, CREDENTIALS, path=ALERT_PATH)
+    link = BusConfig.parse(url, CREDENTIALS, path=ALERT_PATH)
     assert link.root == root
-    target = link.target("path", ALERT_PATH)
+    target = link.endpoint("path", ALERT_PATH)
     assert target.url == root + ALERT_PATH
     prefix = root.removeprefix("https://bus.example.com").removeprefix(
         "http://[::1]:8000"
@@ -38,7 +38,7 @@ def test_every_form_of_an_address(url, root):
 
 
 def test_without_a_known_path_the_whole_is_a_prefix():
-    link = Link.parse("https://host/api/watch", CREDENTIALS)
+    link = BusConfig.parse("https://host/api/watch", CREDENTIALS)
     assert link.prefix == "/api/watch"
 
 
@@ -60,26 +60,28 @@ def test_without_a_known_path_the_whole_is_a_prefix():
     ],
 )
 def test_what_is_no_address_is_refused(url):
-    with pytest.raises(QueryError) as caught:
-        Link.parse(url, CREDENTIALS)
+    with pytest.raises(InvalidArgument) as caught:
+        BusConfig.parse(url, CREDENTIALS)
     assert "password" not in str(caught.value) or "credentials" in str(caught.value)
 
 
 def test_a_password_in_an_address_is_not_shown():
-    with pytest.raises(QueryError, match="sign with credentials") as caught:
-        Link.parse("https://user:hush@host", CREDENTIALS)
+    with pytest.raises(InvalidArgument, match="pass credentials, which sign") as caught:
+        BusConfig.parse("https://user:hush@host", CREDENTIALS)
     assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("given", [None, "app", ("app", "hush"), object()])
 def test_what_are_no_credentials_is_refused_without_being_shown(given):
-    with pytest.raises(QueryError, match=r"Credentials\(app_id, secret\)") as caught:
-        Link.parse("https://host", given)
+    with pytest.raises(
+        InvalidArgument, match=r"Credentials\(app_id, secret\)"
+    ) as caught:
+        BusConfig.parse("https://host", given)
     assert "hush" not in str(caught.value)
 
 
 def test_nothing_shows_the_secret():
-    link = Link.parse("https://host", Credentials("app", "hush"))
+    link = BusConfig.parse("https://host", Credentials("app", "hush"))
     assert "hush" not in repr(link)
 
 
@@ -88,25 +90,29 @@ def test_nothing_shows_the_secret():
     [{"timeout": 0}, {"timeout": None}, {"deadline": -1}, {"timeout": float("nan")}],
 )
 def test_limits_that_are_none_are_refused(limits):
-    with pytest.raises(QueryError, match="give seconds"):
-        Link.parse("https://host", CREDENTIALS, **limits)
-    with pytest.raises(QueryError, match="give seconds"):
-        Link.parse("https://host", CREDENTIALS).within(limits)
+    with pytest.raises(
+        InvalidArgument, match="greater than 0 and at most a million seconds"
+    ):
+        BusConfig.parse("https://host", CREDENTIALS, **limits)
+    with pytest.raises(
+        InvalidArgument, match="greater than 0 and at most a million seconds"
+    ):
+        BusConfig.parse("https://host", CREDENTIALS).override(limits)
 
 
 def test_limits_of_one_call():
-    link = Link.parse("https://host", CREDENTIALS, timeout=5)
-    assert link.within({}) is link
-    other = link.within({"deadline": None})
-    assert (other.timeout, other.deadline) == (5, None)
+    link = BusConfig.parse("https://host", CREDENTIALS, timeout=5)
+    assert link.override({}) is link
+    other = link.override({"deadline": None})
+    assert (other.budget.timeout, other.budget.deadline) == (5, None)
     assert other.skew is link.skew
     with pytest.raises(TypeError, match="timeuot"):
-        link.within({"timeuot": 3})
+        link.override({"timeuot": 3})
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, "10", None])
 def test_what_is_no_batch_size_is_refused(size):
-    with pytest.raises(QueryError, match="batch_size"):
+    with pytest.raises(InvalidArgument, match="batch_size"):
         check_batch_size(size)
 
 
@@ -118,8 +124,8 @@ def test_what_is_no_batch_size_is_refused(size):
     ],
 )
 def test_a_path_that_would_arrive_otherwise_is_refused(path):
-    with pytest.raises(QueryError, match=r"paths\.events"):
-        Link.parse("https://host", CREDENTIALS).target("paths.events", path)
+    with pytest.raises(InvalidArgument, match=r"paths\.events"):
+        BusConfig.parse("https://host", CREDENTIALS).endpoint("paths.events", path)
 
 
 @given(
@@ -132,10 +138,10 @@ def test_a_path_that_would_arrive_otherwise_is_refused(path):
     )
 )
 def test_a_path_that_is_taken_is_sent_as_it_is_signed(path):
-    link = Link.parse("https://host.example/gw", CREDENTIALS)
+    link = BusConfig.parse("https://host.example/gw", CREDENTIALS)
     try:
-        target = link.target("path", path)
-    except QueryError:
+        target = link.endpoint("path", path)
+    except InvalidArgument:
         return
     sent = httpx.Request("POST", target.url).url.raw_path.decode("ascii")
     assert target.line == f"POST;{sent};"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ortege_watch._http.statuses import api_error, is_unauthorized, may_pass
+from ortege_watch._http.statuses import api_error, is_transient, is_unauthorized
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
@@ -35,7 +35,7 @@ from ortege_watch.errors import (
 def test_the_sentence_decides(status, message, kind, passes):
     error = api_error(message, status=status, code="UserError", request_id="r-1")
     assert type(error) is kind
-    assert may_pass(error) is passes
+    assert is_transient(error) is passes
     assert (error.status, error.message) == (status, message)
     assert (error.code, error.request_id) == ("UserError", "r-1")
     assert is_unauthorized(status, message) is (kind is AuthenticationError)

@@ -22,11 +22,11 @@ from ortege_watch._http.conversation import (
     Request,
     Response,
 )
-from ortege_watch._http.driver import AsyncShell, Shell, ssl_context
+from ortege_watch._http.driver import AsyncHttpDriver, HttpDriver, ssl_context
 from ortege_watch.errors import (
     DecodeError,
+    InvalidArgument,
     OrtegeWatchError,
-    QueryError,
     TransportError,
 )
 from ortege_watch.tokens import TokenSource
@@ -49,14 +49,14 @@ def one(effect):
     return answer
 
 
-async def perform(effect, *, sync, tokens=TOKENS, **settings):
+async def perform(effect, *, sync, **settings):
     if sync:
-        shell = Shell(tokens, **settings)
-        with contextlib.closing(shell):
-            return await asyncio.to_thread(shell.run, one(effect))
-    shell = AsyncShell(tokens, **settings)
-    async with contextlib.aclosing(shell):
-        return await shell.arun(one(effect))
+        driver = HttpDriver(**settings)
+        with contextlib.closing(driver):
+            return await asyncio.to_thread(driver.run, one(effect))
+    driver = AsyncHttpDriver(**settings)
+    async with contextlib.aclosing(driver):
+        return await driver.arun(one(effect))
 
 
 async def outcome(effect, **settings):
@@ -145,11 +145,11 @@ async def test_a_request_is_sent_as_it_is_asked_for(sync):
 @both
 async def test_every_answer_has_the_time_and_a_draw(sync):
     before = time.monotonic()
-    answers = [await perform(GetToken(), sync=sync) for _ in range(20)]
+    answers = [await perform(GetToken(TOKENS), sync=sync) for _ in range(20)]
     assert all(answer.token == "secret-token" for answer in answers)
     assert all(before <= answer.now <= time.monotonic() for answer in answers)
-    assert all(0 <= answer.draw < 1 for answer in answers)
-    assert len({answer.draw for answer in answers}) > 1
+    assert all(0 <= answer.jitter < 1 for answer in answers)
+    assert len({answer.jitter for answer in answers}) > 1
 
 
 class Clock:
@@ -344,7 +344,7 @@ async def test_a_failing_token_provider_is_the_callers_to_see(sync):
         raise OSError("vault")
 
     with pytest.raises(OrtegeWatchError, match="token provider failed"):
-        await perform(GetToken(), sync=sync, tokens=TokenSource(provider))
+        await perform(GetToken(TokenSource(provider)), sync=sync)
 
 
 # ------------------------------------------------------------------ limits of size
@@ -417,8 +417,8 @@ def test_the_limit_ends_a_thread_that_gets_a_drip():
                 yield b"."
 
     http = httpx.MockTransport(lambda _: httpx.Response(200, stream=Drip()))
-    shell = Shell(TOKENS, http=http, clock=Clock(step=1.0))
-    failure = shell.run(one(request(limit=10.0))).outcome
+    driver = HttpDriver(http=http, clock=Clock(step=1.0))
+    failure = driver.run(one(request(limit=10.0))).outcome
     assert failure.expired
     assert isinstance(failure.error, TransportError)
 
@@ -431,14 +431,14 @@ async def test_cancellation_passes_and_closes_the_connection():
         server.until_gone(connection)
 
     with Loopback(talk) as server:
-        shell = AsyncShell(TOKENS)
-        task = asyncio.create_task(shell.arun(one(request(server.url))))
+        driver = AsyncHttpDriver()
+        task = asyncio.create_task(driver.arun(one(request(server.url))))
         assert await asyncio.to_thread(asked.wait, 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await asyncio.to_thread(server.gone.wait, 5)
-        await shell.aclose()
+        await driver.aclose()
 
 
 # ----------------------------------------------------------------- opening, closing
@@ -447,15 +447,15 @@ async def test_cancellation_passes_and_closes_the_connection():
 @both
 async def test_a_closed_shell_says_so(sync):
     if sync:
-        shell = Shell(TOKENS)
-        shell.close()
-        shell.close()
-        answer = shell.run(one(request()))
+        driver = HttpDriver()
+        driver.close()
+        driver.close()
+        answer = driver.run(one(request()))
     else:
-        shell = AsyncShell(TOKENS)
-        await shell.aclose()
-        await shell.aclose()
-        answer = await shell.arun(one(request()))
+        driver = AsyncHttpDriver()
+        await driver.aclose()
+        await driver.aclose()
+        answer = await driver.arun(one(request()))
     assert "this client is closed" in str(answer.outcome.error)
 
 
@@ -486,17 +486,17 @@ async def test_a_transport_of_the_users_stays_open(sync):
 
 
 @pytest.mark.parametrize(
-    ("shell", "http", "advice"),
+    ("driver", "http", "advice"),
     [
-        (Shell, httpx.AsyncClient(), "client is an httpx.Client or a transport"),
-        (Shell, httpx.AsyncHTTPTransport(), "client is an httpx.Client"),
-        (AsyncShell, httpx.Client(), "client is an httpx.AsyncClient"),
-        (AsyncShell, "http://proxy", "not builtins.str"),
+        (HttpDriver, httpx.AsyncClient(), "client is an httpx.Client or a transport"),
+        (HttpDriver, httpx.AsyncHTTPTransport(), "client is an httpx.Client"),
+        (AsyncHttpDriver, httpx.Client(), "client is an httpx.AsyncClient"),
+        (AsyncHttpDriver, "http://proxy", "not builtins.str"),
     ],
 )
-def test_the_wrong_kind_of_client_is_refused(shell, http, advice):
-    with pytest.raises(QueryError, match=advice):
-        shell(TOKENS, http=http)
+def test_the_wrong_kind_of_client_is_refused(driver, http, advice):
+    with pytest.raises(InvalidArgument, match=advice):
+        driver(http=http)
 
 
 def test_tls_settings_are_made_once():
@@ -505,13 +505,13 @@ def test_tls_settings_are_made_once():
 
 
 def test_a_shell_opens_nothing_before_its_first_request():
-    shell = Shell(TOKENS)
-    assert shell._http is None
-    shell.run(one(request("http://127.0.0.1:1/")))
-    opened = shell._http
-    shell.run(one(request("http://127.0.0.1:1/")))
-    assert shell._http is opened
-    shell.close()
+    driver = HttpDriver()
+    assert driver._http is None
+    driver.run(one(request("http://127.0.0.1:1/")))
+    opened = driver._http
+    driver.run(one(request("http://127.0.0.1:1/")))
+    assert driver._http is opened
+    driver.close()
     assert opened.is_closed
 
 
@@ -524,9 +524,9 @@ def test_a_second_event_loop_gets_an_error_of_ours_or_an_answer():
             connection.sendall(data)
 
     def kinds():
-        shell = AsyncShell(TOKENS)
+        driver = AsyncHttpDriver()
         for _ in range(2):
-            answer = asyncio.run(shell.arun(one(request(server.url))))
+            answer = asyncio.run(driver.arun(one(request(server.url))))
             yield type(answer.outcome)
 
     with Loopback(talk) as server, warnings.catch_warnings():
@@ -544,18 +544,16 @@ async def test_a_conversation_is_closed_when_its_driver_fails(sync):
 
     def conversation():
         try:
-            yield GetToken()
+            yield GetToken(TokenSource(provider))
         finally:
             closed.append(True)
 
     def provider():
         raise OSError
 
-    async def run(tokens):
-        if sync:
-            return Shell(tokens).run(conversation())
-        return await AsyncShell(tokens).arun(conversation())
-
     with pytest.raises(OrtegeWatchError):
-        await run(TokenSource(provider))
+        if sync:
+            HttpDriver().run(conversation())
+        else:
+            await AsyncHttpDriver().arun(conversation())
     assert closed == [True]

@@ -1,0 +1,383 @@
+"""Signed requests: where the other side is, how they are signed and answers judged.
+
+Every attempt has a new timestamp and a new nonce, for a request that comes twice is a
+replay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from attrs import evolve, field, frozen, mutable
+
+from ortege_watch._http.conversation import (
+    DEADLINE,
+    HTTP_SCHEMES,
+    TIMEOUT,
+    Attempts,
+    Conversation,
+    GetStamp,
+    Limits,
+    Reply,
+    Response,
+    Retry,
+    TimeBudget,
+    split_url,
+)
+from ortege_watch._http.exchange import (
+    Done,
+    Reauthenticate,
+    TryLater,
+    Verdict,
+    exchange,
+)
+from ortege_watch._http.statuses import (
+    TRANSIENT,
+    http_date,
+    redirect_target,
+    retry_after,
+)
+from ortege_watch.errors import (
+    InvalidArgument,
+    OrtegeWatchError,
+    RateLimited,
+    WatchBusError,
+)
+from ortege_watch.watchbus.signing import (
+    CONTENT_TYPE,
+    SIGNATURE_HEADERS,
+    Credentials,
+    Key,
+    canonical,
+    digest,
+    prepare,
+    request_line,
+)
+from ortege_watch.watchbus.wire import Contradiction, ResultCode, read_answer
+
+__all__ = [
+    "ALERT_PATH",
+    "BusConfig",
+    "Endpoint",
+    "Skew",
+    "WatchPaths",
+    "check_batch_size",
+    "is_rejection",
+    "judge",
+    "signed_exchange",
+]
+
+T = TypeVar("T")
+
+ALERT_PATH: Final = "/api/v1/watch/alert"
+
+_EXAMPLE: Final = "https://provider.example.com"
+_REMEDY: Final = "pass credentials, which sign the requests"
+# What every HTTP library leaves as it is: what is signed must be what is sent.
+_PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?")
+_DOTS: Final = frozenset({".", ".."})
+_APP_ID, _TIMESTAMP, _NONCE, _SIGNATURE = SIGNATURE_HEADERS
+_INVALID: Final = frozenset({400, 413, 422})
+_DOCUMENTED: Final = frozenset(ResultCode) | {None}
+
+
+@frozen(kw_only=True)
+class WatchPaths:
+    """The paths of a provider's endpoints, where they differ from the specification's.
+
+    The specification has ``/api/watch`` for three of them and ``/api/v1/watch`` for one.
+    There is no fallback from one to the other: a wrong path is an error.
+
+    Attributes:
+        subscribe: of :meth:`WatchBusClient.subscribe`.
+        unsubscribe: of :meth:`WatchBusClient.unsubscribe`.
+        subscriptions: of :meth:`WatchBusClient.subscriptions`.
+        events: of :meth:`WatchBusClient.events`.
+    """
+
+    subscribe: str = "/api/watch/subscribe"
+    unsubscribe: str = "/api/v1/watch/unsubscribe"
+    subscriptions: str = "/api/watch/subscriptions/list"
+    events: str = "/api/watch/event/list"
+
+
+@mutable
+class Skew:
+    """The seconds by which a server's clock is ahead of this machine's."""
+
+    seconds: float = 0.0
+
+
+@frozen(kw_only=True)
+class Endpoint:
+    """One endpoint of a server.
+
+    Attributes:
+        url: the whole URL.
+        line: the part of the signed text that names method and path.
+    """
+
+    url: str
+    line: str
+
+
+@frozen(kw_only=True)
+class BusConfig:
+    """What every signed request to one server needs.
+
+    Attributes:
+        root: scheme, host and the path that endpoints' paths are appended to.
+        prefix: that path.
+        budget: the time and the attempts of each request.
+        skew: corrected where the server refuses a timestamp; shared by all requests.
+    """
+
+    root: str
+    prefix: str
+    credentials: Credentials
+    key: Key = field(repr=False)
+    budget: TimeBudget
+    skew: Skew = field(factory=Skew)
+
+    @classmethod
+    def parse(
+        cls,
+        url: str,
+        credentials: Credentials,
+        *,
+        path: str = "",
+        timeout: float = TIMEOUT,
+        deadline: float | None = DEADLINE,
+        retry: Retry | None = None,
+    ) -> BusConfig:
+        """Check the arguments of a client.
+
+        Args:
+            url: a host, perhaps with the path that precedes each endpoint's path.
+            credentials: the app id and the secret that sign the requests.
+            path: an endpoint's path that the URL may end in.
+            timeout: seconds that the server may be silent.
+            deadline: seconds that a request may take with its attempts.
+            retry: the attempts and the pauses between them.
+
+        Raises:
+            InvalidArgument: one of them cannot be used.
+        """
+        if not isinstance(credentials, Credentials):
+            # Its repr might show a secret.
+            kind = type(credentials).__name__
+            raise InvalidArgument(
+                f"credentials must be Credentials(app_id, secret), got {kind}"
+            )
+        parts = split_url(url, _EXAMPLE, _REMEDY)
+        prefix = parts.path.rstrip("/").removesuffix(path or "/").rstrip("/")
+        if prefix:
+            _check_path("url", prefix)
+        return cls(
+            root=f"{HTTP_SCHEMES[parts.scheme]}://{parts.netloc}{prefix}",
+            prefix=prefix,
+            credentials=credentials,
+            key=prepare(credentials.secret),
+            budget=TimeBudget(
+                timeout=timeout, deadline=deadline, retry=retry or Retry()
+            ),
+        )
+
+    def endpoint(self, name: str, path: str) -> Endpoint:
+        """Return an endpoint; ``name`` is the argument that an error names.
+
+        Raises:
+            InvalidArgument: the path cannot be signed and sent unchanged.
+        """
+        _check_path(name, path)
+        line = request_line("POST", self.prefix + path)
+        return Endpoint(url=self.root + path, line=line)
+
+    def override(self, limits: Limits) -> BusConfig:
+        """Return the configuration with other time limits, for one call.
+
+        Raises:
+            InvalidArgument: a limit is not above 0, or is too large.
+            TypeError: there are other arguments than those of :class:`Limits`.
+        """
+        return evolve(self, budget=self.budget.override(limits)) if limits else self
+
+
+def check_batch_size(batch_size: object) -> None:
+    """Check the size of a batch.
+
+    Raises:
+        InvalidArgument: it is not a positive int.
+    """
+    if type(batch_size) is not int or batch_size < 1:
+        raise InvalidArgument(f"batch_size must be a positive int, got {batch_size!r}")
+
+
+def _check_path(name: str, path: object) -> None:
+    if (
+        not isinstance(path, str)
+        or _PATH.fullmatch(path) is None
+        or not _DOTS.isdisjoint(path.split("/"))
+    ):
+        raise InvalidArgument(
+            f"invalid {name} {path!r}: a path that is signed must begin with '/' and"
+            " have no query, no ';', no '.' or '..' segment and no character that needs"
+            " percent-encoding"
+        )
+
+
+def signed_exchange(
+    config: BusConfig,
+    endpoint: Endpoint,
+    body: bytes,
+    decode: Callable[[Any], T],
+    *,
+    is_repeatable: bool,
+) -> Conversation[T]:
+    """Send a signed request; see :func:`~ortege_watch._http.exchange.exchange`.
+
+    Args:
+        config: the server, the credentials and the limits.
+        endpoint: the endpoint.
+        body: what is signed and sent, byte for byte.
+        decode: reads the ``data`` of a success; raises :class:`DecodeError`.
+        is_repeatable: the server may carry out the request twice. If not, it is sent
+            again only after a failed connection, a rate limit, a status 503 or an
+            expired timestamp.
+
+    Raises:
+        WatchBusError: the server refused the request.
+        RateLimited: it received too many requests, also after the retries.
+        DeadlineExceeded: no time was left for another attempt.
+        DecodeError: a success that cannot be decoded.
+        TransportError: no response, also after the retries.
+    """
+    stamp = yield GetStamp()
+    return (
+        yield from exchange(
+            "POST",
+            endpoint.url,
+            lambda response: judge(response, decode),
+            content=body,
+            authentication=_Signature(config, endpoint.line, stamp),
+            attempts=Attempts(budget=config.budget, started=stamp.now),
+            is_repeatable=is_repeatable,
+        )
+    )
+
+
+@mutable
+class _Signature:
+    """Signs each attempt of one request."""
+
+    config: BusConfig
+    line: str
+    stamp: Reply | None
+    """The next attempt's time and nonce, where the driver has been asked for them."""
+
+    skew_before: float | None = None
+    """The correction of the clock before this request changed it."""
+
+    def headers(
+        self, content: bytes | None, attempts: Attempts
+    ) -> Conversation[dict[str, str]]:
+        stamp, self.stamp = self.stamp, None
+        if stamp is None:
+            stamp = yield GetStamp()
+            attempts.now = stamp.now
+        config = self.config
+        app_id = config.credentials.app_id
+        timestamp = str(max(0, int((stamp.unix + config.skew.seconds) * 1000)))
+        message = canonical(app_id, timestamp, stamp.nonce, self.line, content or b"")
+        return {
+            "Accept": "application/json",
+            "Content-Type": CONTENT_TYPE,
+            _APP_ID: app_id,
+            _TIMESTAMP: timestamp,
+            _NONCE: stamp.nonce,
+            _SIGNATURE: digest(config.key, message),
+        }
+
+    def on_refused(
+        self,
+        verdict: Reauthenticate,
+        attempts: Attempts,  # noqa: ARG002 - the protocol's
+    ) -> Conversation[None]:
+        """Use the server's clock from now on; if that does not help, go back."""
+        skew = self.config.skew
+        if self.skew_before is not None:
+            skew.seconds = self.skew_before
+            raise verdict.error
+        self.skew_before = skew.seconds
+        skew.seconds = verdict.clock_ahead or 0.0
+        yield from ()
+
+
+def judge(response: Response, decode: Callable[[Any], T]) -> Verdict[T]:
+    """Return what a response means.
+
+    Args:
+        response: any response, whatever its body is.
+        decode: reads the ``data`` of a success.
+
+    Raises:
+        DecodeError: a success that cannot be decoded.
+        WatchBusError: a refusal that no retry can change.
+    """
+    try:
+        data = read_answer(response.content, response.status)
+    except WatchBusError as error:
+        return _judge_error(error, response)
+    return Done(decode(data))
+
+
+def _judge_error(error: WatchBusError, response: Response) -> Reauthenticate | TryLater:
+    status, code = response.status, error.code
+    if isinstance(error, Contradiction):
+        raise error
+    if code == ResultCode.RATE_LIMIT or (code is None and status == 429):
+        wait = retry_after(response)
+        limited = RateLimited(str(error), status=status, code=code, retry_after=wait)
+        limited.__cause__ = error
+        return TryLater(limited, wait, is_safe_to_retry=True)
+    if code is None and (target := redirect_target(response)):
+        raise WatchBusError(
+            f"redirected to {target} (status {status}); a signed request follows no"
+            " redirect: use that address as url",
+            status=status,
+        )
+    date = http_date(response.headers.get("date", ""))
+    if _is_expired(error) and date is not None:
+        # The header has whole seconds: on average it is half a second late.
+        return Reauthenticate(error, date + 0.5 - response.received_at)
+    if status in TRANSIENT if code is None else _is_transient(code, status):
+        wait = retry_after(response)
+        return TryLater(error, wait, is_safe_to_retry=status == 503)
+    raise error
+
+
+def _is_transient(code: str, status: int) -> bool:
+    return code == ResultCode.SERVER_ERROR and not 400 <= status < 500
+
+
+def _is_expired(error: WatchBusError) -> bool:
+    reason = (error.reason or "").casefold()
+    names_it = "timestamp" in reason and "expired" in reason
+    return names_it and error.code == ResultCode.SIGNATURE_ERROR
+
+
+def is_rejection(error: OrtegeWatchError) -> bool:
+    """Return whether an alert is rejected for its content, whenever it is sent.
+
+    Every other error may be due to the network, the credentials or the moment. An error
+    code that is not documented counts as a rejection, or one alert might block all
+    others for ever.
+    """
+    if not isinstance(error, WatchBusError) or isinstance(error, Contradiction):
+        return False
+    code, status = error.code, error.status
+    if code in _DOCUMENTED:
+        return code in {None, ResultCode.SERVER_ERROR} and status in _INVALID
+    return status in _INVALID or status in range(200, 300)

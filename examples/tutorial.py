@@ -1,9 +1,11 @@
-"""Print events of a Zest helper contract as they happen: Ortege's tutorial, shortened.
+"""Print events of a Zest helper contract as they happen, as in Ortege's tutorial.
 
 Set ORTEGE_URL (such as https://host/cubejs-api/v1) and ORTEGE_TOKEN, then run it. The
-contract is the tutorial's; it has been replaced since.
+contract is the tutorial's; it has been replaced since. `upserted` includes a second event
+of the same sender, function and time, which changes the row of the first one.
 """
 
+import sys
 from decimal import Decimal
 
 from ortege_watch import CubeClient, Dimension, Measure, Query, TimeDimension
@@ -20,10 +22,14 @@ query = Query(
     measures=[amount],
     dimensions=[contract, function, sender, date],
     where=[contract.eq(HELPER), function.in_(["withdraw", "supply", "borrow"])],
+    time=[date.over("from 2 hours ago to now")],
+    order=[date.desc()],
 )
 
 if __name__ == "__main__":
     with CubeClient() as cube, cube.watch(query) as updates:
         for update in updates:
-            for row in update.added:
+            if update.truncated:
+                print("rows may be missing: use a shorter window", file=sys.stderr)
+            for row in update.upserted:
                 print(row[date], row[function], row[sender], row.get(amount))

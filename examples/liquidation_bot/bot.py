@@ -242,7 +242,7 @@ class Bot:
                 queries.append(self._prices.query(since))
             async with self._cube.watch(
                 *queries,
-                retry=self._settings.reconnect,
+                reconnect=self._settings.reconnect,
                 on_state=self._link,
                 on_error=lambda error: self._say("trouble", str(error)),
             ) as updates:

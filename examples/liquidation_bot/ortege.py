@@ -123,7 +123,7 @@ def moved(update: Update) -> tuple[list[str], bool]:
         a repayment or of a liquidation need not be the borrower, and rows beyond a
         result's limit are unseen.
     """
-    rows = [*update.added, *update.changed]
+    rows = update.upserted
     addresses = {row[Events.sender_address] for row in rows}
     others = any(row[Events.function_name] in _OTHERS for row in rows)
     return sorted(addresses), update.truncated or (others and not update.first)

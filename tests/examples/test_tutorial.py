@@ -16,13 +16,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 HELPER = "SP2VCQJGH7PHP2DJK7Z0V48AGBHQAW3R3ZW1QF4N.borrow-helper-v1-3"
 
 
+AT = datetime.now(UTC).replace(microsecond=0)
+
+
 def event(function, sender, contract=HELPER):
     return {
         "contract_id": contract,
         "function_name": function,
         "sender_address": sender,
         "asset_amount": 7,
-        "tx_date": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "tx_date": AT,
     }
 
 
@@ -44,8 +47,12 @@ def test_it_prints_what_is_there_and_what_comes(generation):
             try:
                 assert program.stdout is not None
                 first = program.stdout.readline()
-                assert first == "2026-01-02 03:04:05+00:00 supply SP1 7\n"
+                assert first == f"{AT} supply SP1 7\n"
                 events.insert(event("borrow", "SP4"))
                 assert " borrow SP4 7" in program.stdout.readline()
+                events.insert(event("borrow", "SP4"))  # the same key once more
+                assert " borrow SP4 14" in program.stdout.readline()
+                events.insert(event("borrow", "SP5") | {"asset_amount": None})
+                assert " borrow SP5 None" in program.stdout.readline()
             finally:
                 program.kill()

@@ -27,7 +27,9 @@ async def test_rows_of_an_outage_arrive_exactly_once(cube, ledger):
     states = []
     async with (
         AsyncCubeClient(cube.url, cube.token) as client,
-        client.watch(rows_of(ledger), retry=SOON, on_state=states.append) as updates,
+        client.watch(
+            rows_of(ledger), reconnect=SOON, on_state=states.append
+        ) as updates,
     ):
         update = await anext(updates)
         assert hashes(update.added) == before
@@ -50,7 +52,7 @@ async def test_what_an_outage_changed_and_removed_arrives_too(cube, ledger):
     kept, changed, removed = ledger.insert("1", count=3)
     async with (
         AsyncCubeClient(cube.url, cube.token) as client,
-        client.watch(rows_of(ledger), retry=SOON) as updates,
+        client.watch(rows_of(ledger), reconnect=SOON) as updates,
     ):
         await anext(updates)
         await to_thread.run_sync(cube.kill)
@@ -70,7 +72,7 @@ async def test_ten_outages_lose_no_row_and_repeat_none(cube, ledger):
     inserted = ledger.insert(count=2)
     async with (
         AsyncCubeClient(cube.url, cube.token) as client,
-        client.watch(rows_of(ledger), retry=SOON) as updates,
+        client.watch(rows_of(ledger), reconnect=SOON) as updates,
     ):
         arrivals.take(await anext(updates))
         for number in range(10):
@@ -97,7 +99,7 @@ async def test_several_queries_are_all_live_again(cube, ledger):
     ledger.insert()
     async with (
         AsyncCubeClient(cube.url, cube.token) as client,
-        client.watch(*queries, retry=SOON) as updates,
+        client.watch(*queries, reconnect=SOON) as updates,
     ):
         assert {(await anext(updates)).query for _ in queries} == set(queries)
         during = await restart(cube, ledger, count=1)
@@ -112,7 +114,9 @@ async def test_a_server_that_is_not_there_yet_is_waited_for(cube, ledger):
     states = []
     async with (
         AsyncCubeClient(cube.url, cube.token) as client,
-        client.watch(rows_of(ledger), retry=SOON, on_state=states.append) as updates,
+        client.watch(
+            rows_of(ledger), reconnect=SOON, on_state=states.append
+        ) as updates,
     ):
         await to_thread.run_sync(cube.start)
         update = await anext(updates)
@@ -129,7 +133,7 @@ def test_threads_are_spared_the_outage_as_well(cube, ledger, caplog, transport):
     before = ledger.insert()
     with (
         CubeClient(cube.url, cube.token) as client,
-        client.watch(rows_of(ledger), retry=SOON, transport=transport) as updates,
+        client.watch(rows_of(ledger), reconnect=SOON, transport=transport) as updates,
     ):
         assert hashes(next(updates).added) == before
         assert not noticed()

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from contextlib import AsyncExitStack
+from decimal import Decimal
 
 import pytest
 from watching import EVENTS, FUNCTIONS, QUERY, Events, States, senders, watching
@@ -19,6 +20,7 @@ from ortege_watch import (
     AuthenticationError,
     CubeClient,
     DecodeError,
+    InvalidArgument,
     Measure,
     OrtegeWatchError,
     Query,
@@ -406,6 +408,39 @@ async def test_an_update_says_that_it_spans_an_outage(clock):
 # -------------------------------------------------------------------- 7: snapshots
 
 
+@pytest.mark.parametrize("transport", ["websocket", "rest"])
+async def test_upserted_has_new_and_changed_rows_in_the_order_of_the_result(transport):
+    def in_order(rows):
+        return [row[Events.sender] for row in rows]
+
+    query = Query(
+        measures=[Events.amount],
+        dimensions=[Events.sender],
+        order=[Events.amount.desc()],
+    )
+    async with watching(query, transport=transport, poll_every=0.01) as watch:
+        watch.insert("SP2", amount=20)
+        while True:
+            first = await watch.next()
+            if in_order(first.result) == ["SP2"]:
+                break
+        assert in_order(first.upserted) == in_order(first.added) == ["SP2"]
+        rows = [("SP1", 10), ("SP2", 5), ("SP3", 30)]
+        watch.cube.tables[EVENTS].insert(
+            {"sender_address": sender, "asset_amount": Decimal(amount)}
+            for sender, amount in rows
+        )
+        update = await watch.next()
+        assert in_order(update.upserted) == ["SP3", "SP2", "SP1"]
+        assert in_order(update.upserted) == in_order(update.result)
+        assert in_order(update.added) == ["SP3", "SP1"]
+        [changed] = update.changed
+        assert (changed[Events.amount], changed.before[Events.amount]) == (25, 20)
+        watch.insert("SP1", amount=1)
+        update = await watch.next()
+        assert (in_order(update.upserted), update.added) == (["SP1"], ())
+
+
 async def test_updates_are_differences_of_snapshots():
     async with watching() as watch:
         first = await watch.next()
@@ -783,8 +818,8 @@ async def test_leaving_does_not_wait_for_a_server_that_is_gone(silent):
 @pytest.mark.parametrize(
     ("queries", "options", "words"),
     [
-        ((), {}, "needs a query"),
-        (({"measures": ["a.b"]},), {}, "not dict"),
+        ((), {}, "at least one query"),
+        (({"measures": ["a.b"]},), {}, "got dict"),
         ((Query(measures=[Events.amount], cache="no-cache"),), {}, "no-cache"),
         ((QUERY,), {"dialect": "klingon"}, "klingon"),
         ((QUERY,), {"transport": "pigeon"}, "pigeon"),
@@ -797,7 +832,7 @@ async def test_bad_arguments_are_refused_before_anything_is_opened(
     queries, options, words
 ):
     client = AsyncCubeClient("http://127.0.0.1:9", "token")
-    with pytest.raises(QueryError, match=words):
+    with pytest.raises(InvalidArgument, match=words):
         client.watch(*queries, **options)
 
 

@@ -129,7 +129,7 @@ def info(number):
 
 
 def channel_to(bus, **options):
-    return AlertChannel(bus.ws_url, bus.credentials, retry=SOON, **options)
+    return AlertChannel(bus.ws_url, bus.credentials, reconnect=SOON, **options)
 
 
 def dial(bus, headers=None, path=CHANNEL):
@@ -241,7 +241,7 @@ async def test_a_channel_comes_back_after_a_restart(bus):
 @pytest.mark.anyio
 async def test_a_wrong_secret_is_refused(bus):
     wrong = Credentials(bus.credentials.app_id, "wrong")
-    async with AlertChannel(bus.ws_url, wrong, retry=SOON) as channel:
+    async with AlertChannel(bus.ws_url, wrong, reconnect=SOON) as channel:
         with pytest.raises(WatchBusError) as caught:
             await channel.send([info(1)])
     assert caught.value.reason == "invalid signature"

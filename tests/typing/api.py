@@ -170,7 +170,7 @@ def a_subscription_is_a_loop(client: CubeClient, query: Query) -> None:
 
 async def so_is_an_async_one(client: AsyncCubeClient, query: Query) -> None:
     retry = Reconnect()
-    async with client.watch(query, retry=retry, stale_after=30) as updates:
+    async with client.watch(query, reconnect=retry, stale_after=30) as updates:
         assert_type(updates, AsyncUpdates)
         assert_type(updates.last_seen, datetime | None)
         async for update in updates:
@@ -190,7 +190,7 @@ async def alerts_come_by_post_and_by_socket(credentials: Credentials) -> None:
     alert_app(verifier, plain, handled=handled)
     async with (
         serve_alert_channel(verifier, handler, handled=handled) as server,
-        AlertChannel(server.url, credentials, retry=Reconnect()) as channel,
+        AlertChannel(server.url, credentials, reconnect=Reconnect()) as channel,
     ):
         assert_type(server, AlertServer)
         assert_type(server.port, int)

@@ -144,7 +144,7 @@ class Provider:
     async def _send(self, numbers: range) -> None:
         url = f"ws://127.0.0.1:{self._settings.bus_channel}{CHANNEL}"
         async with (
-            AlertChannel(url, credentials("provider"), retry=RETRY) as channel,
+            AlertChannel(url, credentials("provider"), reconnect=RETRY) as channel,
             asyncio.TaskGroup() as tasks,
         ):
             for number in numbers:
@@ -154,7 +154,7 @@ class Provider:
 # ------------------------------------------------------------------------------ bus
 async def bus(settings: Settings) -> None:
     url = f"ws://127.0.0.1:{settings.bot}{CHANNEL}"
-    async with AlertChannel(url, credentials("bus"), retry=RETRY) as channel:
+    async with AlertChannel(url, credentials("bus"), reconnect=RETRY) as channel:
 
         async def hand_on(alert: AlertInfo) -> None:
             await channel.send([alert])

@@ -180,7 +180,7 @@ async def test_a_receiver_that_stops_and_starts_again_loses_nothing():
 
     async with asyncio.timeout(WITHIN):
         async with serve_alert_channel(nonces, some, handled=handled) as server:
-            channel = channel_to(server, retry=retry, max_pending=8)
+            channel = channel_to(server, reconnect=retry, max_pending=8)
             await channel.__aenter__()
             sending = [asyncio.create_task(channel.send([alert(n)])) for n in range(50)]
             await inbox.reach(20)
@@ -241,7 +241,7 @@ async def test_attempts_bound_how_long_a_receiver_is_waited_for(clock):
     async with scripted() as script:
         pass
     retry = Reconnect(attempts=1)
-    options = {"retry": retry, "clock": clock}
+    options = {"reconnect": retry, "clock": clock}
     async with asyncio.timeout(WITHIN), channel_to(script, **options) as channel:
         sending = asyncio.create_task(channel.send([alert(1)]))
         await pass_delay(clock)
@@ -268,7 +268,7 @@ async def test_an_upgrade_that_is_never_answered_is_given_up():
         asyncio.timeout(WITHIN),
         server,
         AlertChannel(
-            f"ws://127.0.0.1:{port}/", CREDENTIALS, retry=NEVER, connect_within=0.05
+            f"ws://127.0.0.1:{port}/", CREDENTIALS, reconnect=NEVER, connect_within=0.05
         ) as channel,
     ):
         with pytest.raises(TransportError, match="timed out"):
@@ -302,7 +302,7 @@ async def test_whatever_answers_the_upgrade_the_error_is_of_this_library(said):
     async with (
         asyncio.timeout(WITHIN),
         server,
-        AlertChannel(url, CREDENTIALS, retry=NEVER) as channel,
+        AlertChannel(url, CREDENTIALS, reconnect=NEVER) as channel,
     ):
         with pytest.raises((TransportError, WatchBusError)):
             await channel.send([alert(1)])
@@ -314,7 +314,7 @@ async def test_a_proxy_of_no_use_is_a_transport_error(monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:9")
     async with asyncio.timeout(WITHIN):
-        channel = AlertChannel("ws://alerts.invalid/", CREDENTIALS, retry=NEVER)
+        channel = AlertChannel("ws://alerts.invalid/", CREDENTIALS, reconnect=NEVER)
         async with channel:
             with pytest.raises(TransportError, match="no connection to alerts"):
                 await channel.send([alert(1)])
@@ -434,7 +434,7 @@ async def test_attempts_bound_how_often_alerts_are_sent_again(clock):
     async with (
         asyncio.timeout(WITHIN),
         scripted(play) as script,
-        channel_to(script, retry=NEVER, clock=clock) as channel,
+        channel_to(script, reconnect=NEVER, clock=clock) as channel,
     ):
         with pytest.raises(WatchBusError) as caught:
             await channel.send([alert(1)])
@@ -534,7 +534,7 @@ async def test_a_clock_that_is_called_expired_is_put_right_once(clock):
 async def test_tls_that_fails_is_a_transport_error():
     async with asyncio.timeout(WITHIN), scripted() as script:
         url = script.url.replace("ws://", "wss://")
-        async with AlertChannel(url, CREDENTIALS, retry=NEVER) as channel:
+        async with AlertChannel(url, CREDENTIALS, reconnect=NEVER) as channel:
             with pytest.raises(TransportError, match="no connection to"):
                 await channel.send([alert(1)])
 

@@ -1,4 +1,4 @@
-"""How a subscription behaves: its dialect, its transport and its time limits."""
+"""The options of a subscription: dialect, transport and time limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal, TypedDict
 import attrs
 
 from ortege_watch._http.conversation import Backoff
-from ortege_watch.errors import OrtegeWatchError, QueryError
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError, QueryError
 from ortege_watch.query import Query
 from ortege_watch.watch.states import ConnectionState
 
@@ -30,15 +30,19 @@ Transport = Literal["auto", "websocket", "rest"]
 
 @attrs.frozen(kw_only=True)
 class Reconnect:
-    """Say how a subscription comes back after an outage.
+    """How a subscription reconnects after an outage.
 
     Attributes:
-        base: seconds of the first delay; doubled after each failure, and each delay is
-            drawn between half and the whole.
-        cap: seconds that no delay exceeds.
-        attempts: how often in a row to try again before giving up; ``None`` for ever.
+        base: nominal length of the first delay, in seconds; doubled after each failure,
+            and each delay is drawn between half and the whole.
+        cap: nominal length of the longest delay, in seconds.
+        attempts: attempts in a row before the subscription ends with an error; ``None``
+            for no limit.
         healthy_after: seconds that a connection must live past its handshake before
             the delays start from ``base`` again. An open socket alone proves nothing.
+
+    Raises:
+        InvalidArgument: a value is out of range.
     """
 
     base: float = 1.0
@@ -47,16 +51,21 @@ class Reconnect:
     healthy_after: float = 10.0
 
     def __attrs_post_init__(self) -> None:
-        Backoff(self.base, self.cap)  # refuses what is no back-off
+        Backoff(self.base, self.cap)  # checks them
         if self.attempts is not None and self.attempts < 0:
-            raise QueryError(f"attempts={self.attempts!r}: give 0 or more, or None")
+            raise InvalidArgument(
+                f"attempts must be 0 or more, or None, got {self.attempts!r}"
+            )
         if not 0 <= self.healthy_after < math.inf:
-            raise QueryError(f"healthy_after={self.healthy_after!r}: give seconds")
+            raise InvalidArgument(
+                "healthy_after must be a number of seconds, 0 or more, got"
+                f" {self.healthy_after!r}"
+            )
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Hold every time limit of a session, in seconds.
+    """Every time limit of a session, in seconds.
 
     Attributes:
         reconnect: the back-off between attempts.
@@ -92,26 +101,27 @@ class Settings:
 
 
 class WatchOptions(TypedDict, total=False):
-    """Say how ``watch()`` subscribes.
+    """Keyword arguments of ``watch()``.
 
     Attributes:
-        dialect: ``"cube"`` is the protocol of every Cube server, ``"ortege"`` the one
-            of the tutorial. ``"auto"`` begins with what worked last, at first with
-            Cube's, and tries the other one where it is not understood.
-        transport: ``"websocket"``, ``"rest"`` (polling), or ``"auto"``: a WebSocket,
-            and polling where the server refuses it.
-        retry: how to come back after an outage.
-        stale_after: seconds of silence after which the connection is tested, and given
-            up if it is dead. Cube speaks every 5 s.
-        poll_every: seconds between two rounds of questions where it polls.
+        dialect: ``"cube"`` is the protocol of every Cube server, ``"ortege"`` that of
+            the tutorial. ``"auto"``, the default, starts with what worked last with the
+            server (at first ``"cube"``) and tries the other one where the server does
+            not understand it.
+        transport: ``"websocket"``, ``"rest"`` (polling), or ``"auto"``, the default: a
+            WebSocket, and polling where the server refuses it.
+        reconnect: the delays after an outage; ``Reconnect()`` by default.
+        stale_after: seconds of silence after which the connection is tested, and closed
+            if the server does not respond; 60 by default. Cube sends a frame every 5 s.
+        poll_every: seconds between two rounds of polling; 5 by default.
         on_state: called with each new :class:`ConnectionState`, on the event loop.
-        on_error: takes errors that may pass (:class:`ApiError`, :class:`DecodeError`);
-            without it they are raised out of the iteration, once each.
+        on_error: called with transient errors (:class:`ApiError`,
+            :class:`DecodeError`); without it each is raised from the iteration, once.
     """
 
     dialect: Literal["auto", "cube", "ortege"]
     transport: Transport
-    retry: Reconnect
+    reconnect: Reconnect
     stale_after: float
     poll_every: float
     on_state: Callable[[ConnectionState], object]
@@ -119,51 +129,61 @@ class WatchOptions(TypedDict, total=False):
 
 
 def check_queries(queries: Sequence[object]) -> None:
-    """Refuse what cannot be subscribed to, before anything is opened.
+    """Check the queries of ``watch()`` before a connection is opened.
 
     Raises:
-        QueryError: no query, no :class:`Query`, one that compares date ranges, or one
-            with a cache mode.
+        QueryError: there is no query, one is not a :class:`Query`, compares date
+            ranges, or has a cache mode.
     """
     if not queries:
-        raise QueryError("watch() needs a query")
+        raise QueryError("watch() needs at least one query")
     for query in queries:
         if not isinstance(query, Query):
             kind = type(query).__name__
-            raise QueryError(f"watch() takes queries, not {kind}: build a Query")
+            raise QueryError(f"watch() takes Query objects, got {kind}")
         if query.cache is not None:
             raise QueryError(
-                f"cache={query.cache!r} has no effect on a subscription, which the "
-                "server refreshes by itself: leave it out"
+                f"cache={query.cache!r} has no effect on a subscription, which the"
+                " server refreshes by itself; remove it"
             )
         if query.compares:
-            raise QueryError("a subscription has one date range: use .over(range)")
+            raise QueryError(
+                "watch() takes queries with one date range; use .over(range) instead of"
+                " .compare([...])"
+            )
 
 
 def check_options(options: WatchOptions) -> None:
-    """Refuse what no subscription can go by, before anything is opened.
+    """Check the options of ``watch()`` before a connection is opened.
 
     Raises:
-        QueryError: an option that is none.
+        InvalidArgument: an option has an invalid value.
         TypeError: an unknown option.
     """
     if unknown := options.keys() - WatchOptions.__annotations__:
         names = ", ".join(sorted(unknown))
         raise TypeError(f"watch() got unexpected arguments: {names}")
-    dialect = options.get("dialect", "auto")
-    if dialect not in {"auto", "cube", "ortege"}:
-        raise QueryError(f'dialect {dialect!r}: give "auto", "cube" or "ortege"')
-    transport = options.get("transport", "auto")
-    if transport not in {"auto", "websocket", "rest"}:
-        raise QueryError(f'transport {transport!r}: give "auto", "websocket" or "rest"')
-    retry: object = options.get("retry", Reconnect())
-    if not isinstance(retry, Reconnect):
-        kind = type(retry).__name__
-        raise QueryError(f"retry of watch() is a Reconnect, not {kind}")
+    choices = {
+        "dialect": ("auto", "cube", "ortege"),
+        "transport": ("auto", "websocket", "rest"),
+    }
+    for name, allowed in choices.items():
+        value: object = options.get(name, "auto")
+        if value not in allowed:
+            listed = ", ".join(map(repr, allowed))
+            raise InvalidArgument(f"{name} must be one of {listed}, got {value!r}")
+    reconnect: object = options.get("reconnect", Reconnect())
+    if not isinstance(reconnect, Reconnect):
+        kind = type(reconnect).__name__
+        raise InvalidArgument(f"reconnect must be a Reconnect, got {kind}")
     for name in ("on_state", "on_error"):
         if inspect.iscoroutinefunction(options.get(name)):
-            raise QueryError(f"{name} is called, not awaited: give a plain function")
+            raise InvalidArgument(
+                f"{name} must be a plain function, got an async function"
+            )
     for name in ("stale_after", "poll_every"):
         seconds = options.get(name, 1.0)
         if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
-            raise QueryError(f"{name} {seconds!r}: give a number of seconds")
+            raise InvalidArgument(
+                f"{name} must be a number of seconds greater than 0, got {seconds!r}"
+            )

@@ -67,7 +67,7 @@ def watch(
     check_options(options)
     dialect = options.get("dialect", "auto")
     settings = Settings(
-        reconnect=options.get("retry", Reconnect()),
+        reconnect=options.get("reconnect", Reconnect()),
         transport=options.get("transport", "auto"),
         stale_after=options.get("stale_after", _DEFAULTS.stale_after),
         poll_every=options.get("poll_every", _DEFAULTS.poll_every),
@@ -86,18 +86,18 @@ def watch(
 
 @attrs.frozen(kw_only=True, eq=False)
 class Update:
-    """One change of one query's answer.
+    """The difference between two snapshots of one query's result.
 
-    Snapshots, not an event log: Cube sends the whole result each time, and this is
-    the difference between the last delivered one and the newest. Rows are compared by
-    their key, all columns that are no measure.
+    Snapshots, not an event log: Cube sends the whole result each time, and an update is
+    the difference between the last delivered snapshot and the newest. Rows are compared
+    by their key, all columns except the measures.
 
     Attributes:
-        query: the query that was answered, as it was given to ``watch()``.
+        query: the query, as it was passed to ``watch()``.
         result: the whole snapshot.
-        added: rows whose key is new; in the first update, all rows.
-        changed: rows whose measures are new; each has the old row under ``before``.
-        removed: rows whose key is gone.
+        added: rows with a new key; in the first update, all rows.
+        changed: rows with a known key and new measures; ``before`` is the old row.
+        removed: rows whose key is no longer in the result.
         first: this is the first snapshot of the query.
         resumed: this is the first snapshot after an outage, so its difference spans it.
         received_at: when the snapshot arrived, by this machine's clock, in UTC.
@@ -113,8 +113,22 @@ class Update:
     received_at: datetime
 
     @property
+    def upserted(self) -> Sequence[Row]:
+        """The rows with a new key or new measures, in the order of the result.
+
+        These are the rows to react to: a second event with the key of an earlier one is
+        in ``changed``. ``added`` alone is right only where a key cannot occur twice.
+        """
+        if not self.changed:
+            return self.added
+        if not self.added:
+            return self.changed
+        places = {row: place for place, row in enumerate(self.result)}
+        return sorted([*self.added, *self.changed], key=places.__getitem__)
+
+    @property
     def truncated(self) -> bool:
-        """Tell that the result is at its row limit: rows beyond it are unseen."""
+        """Whether the result is at its row limit, so that rows may be missing."""
         return self.result.truncated
 
 

@@ -235,14 +235,14 @@ class Delivery:
     """Hold the parcels, in order.
 
     Args:
-        retry: the delays before a parcel that was not handled is sent again, and how
+        reconnect: the delays before a parcel that was not handled is sent again, and how
             often that is done.
     """
 
-    def __init__(self, retry: Reconnect) -> None:
+    def __init__(self, reconnect: Reconnect) -> None:
         self._parcels: dict[str, _Parcel] = {}
-        self._backoff = Backoff(base=retry.base, cap=retry.cap)
-        self._attempts = math.inf if retry.attempts is None else retry.attempts
+        self._backoff = Backoff(base=reconnect.base, cap=reconnect.cap)
+        self._attempts = math.inf if reconnect.attempts is None else reconnect.attempts
 
     def __len__(self) -> int:
         return len(self._parcels)
@@ -336,9 +336,9 @@ class Setback:
 class Redial:
     """Count failures in a row; only a connection that held begins anew."""
 
-    def __init__(self, retry: Reconnect) -> None:
-        self._retry = retry
-        self._backoff = Backoff(base=retry.base, cap=retry.cap)
+    def __init__(self, reconnect: Reconnect) -> None:
+        self._reconnect = reconnect
+        self._backoff = Backoff(base=reconnect.base, cap=reconnect.cap)
         self._failures = 0
         self._since: float | None = None
 
@@ -354,10 +354,10 @@ class Redial:
             draw: a random number, 0 <= draw < 1.
         """
         since, self._since = self._since, None
-        if since is not None and now - since >= self._retry.healthy_after:
+        if since is not None and now - since >= self._reconnect.healthy_after:
             self._failures = 0
         delay = self._backoff.delay(self._failures, draw)
-        attempts = self._retry.attempts
+        attempts = self._reconnect.attempts
         gives_up = attempts is not None and self._failures >= attempts
         self._failures = 0 if gives_up else self._failures + 1
         return Setback(delay, gives_up)
@@ -441,7 +441,7 @@ class AlertChannel:
     Args:
         url: the channel's address, ``wss://`` or ``ws://``; its path is signed.
         credentials: what the handshake is signed with.
-        retry: the delays between connections, and before alerts are sent again that
+        reconnect: the delays between connections, and before alerts are sent again that
             the receiver could not handle. With ``attempts``, :meth:`send` fails after
             so many failures in a row; by default it never gives up.
         style: the form in which alerts are written.
@@ -465,7 +465,7 @@ class AlertChannel:
         url: str,
         credentials: Credentials,
         *,
-        retry: Reconnect = _RECONNECT,
+        reconnect: Reconnect = _RECONNECT,
         style: WireStyle = _STYLE,
         max_pending: int = 16,
         max_body: int = 1024 * 1024,
@@ -487,8 +487,8 @@ class AlertChannel:
         self._ssl = ssl
         self._clock = clock or _AsyncSystemClock()
         self._ahead = 0.0  # seconds that the receiver's clock is ahead of ours
-        self._delivery = Delivery(retry)
-        self._redial = Redial(retry)
+        self._delivery = Delivery(reconnect)
+        self._redial = Redial(reconnect)
         self._room = asyncio.Semaphore(max_pending)
         self._wake = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[OrtegeWatchError | None]] = {}
@@ -507,7 +507,7 @@ class AlertChannel:
                 one frame. Nothing was sent.
             WatchBusError: the receiver will not have them, or refuses the credentials;
                 ``.code``, ``.reason`` and ``.status`` say why.
-            TransportError: there were more failures in a row than ``retry`` allows.
+            TransportError: there were more failures in a row than ``reconnect`` allows.
             OrtegeWatchError: the channel is closed.
         """
         body = encode_alerts(alerts, self._style)

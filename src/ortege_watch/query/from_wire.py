@@ -28,11 +28,11 @@ from ortege_watch.query.members import (
     TimeDimension,
     TimeSelection,
 )
-from ortege_watch.query.query import Query, check_zone
 from ortege_watch.query.values import (
     Range,
     check_range,
     check_value,
+    check_zone,
     parse_moment,
     plain,
     shown,
@@ -41,6 +41,7 @@ from ortege_watch.query.values import (
 __all__ = ["read_query"]
 
 T = TypeVar("T")
+Q = TypeVar("Q")
 
 _SYNONYMS = {"in": "equals", "notIn": "notEquals"}
 # Deeper groups are no query that anybody wrote; they would exhaust the stack.
@@ -81,8 +82,12 @@ _REFUSED = {
 }
 
 
-def read_query(wire: Any) -> Query:
+def read_query(wire: Any, make: Callable[..., Q]) -> Q:
     """Read a query; see ``Query.from_wire``.
+
+    Args:
+        wire: the query in Cube's JSON form.
+        make: :class:`Query`, which imports this module.
 
     Raises:
         QueryError: with the path of what is refused.
@@ -93,7 +98,7 @@ def read_query(wire: Any) -> Query:
         case [*_]:
             raise QueryError("query: a list of queries is a blend; read each of them")
         case _:
-            return _Reader(_mapping(wire, "query", _KEYS)).query()
+            return _Reader(_mapping(wire, "query", _KEYS)).query(make)
 
 
 class _Reader:
@@ -107,7 +112,7 @@ class _Reader:
         with _at("timezone"):
             self.zone = _zone(wire.get("timezone", "UTC"))
 
-    def query(self) -> Query:
+    def query(self, make: Callable[..., Q]) -> Q:
         """Read the whole query."""
         self.measures = self.each("measures", lambda name: Measure(name, object))
         self.time = [
@@ -124,7 +129,7 @@ class _Reader:
                 self.time.append(item)
         where, having = self.filters()
         try:
-            return Query(
+            return make(
                 measures=self.measures,
                 dimensions=self.dimensions,
                 time=self.time,

@@ -10,6 +10,7 @@ import attrs
 
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import Filter, check_filter
+from ortege_watch.query.from_wire import read_query
 from ortege_watch.query.members import (
     Dimension,
     Measure,
@@ -18,7 +19,7 @@ from ortege_watch.query.members import (
     TimeDimension,
     TimeSelection,
 )
-from ortege_watch.query.values import check_text, shown
+from ortege_watch.query.values import check_text, check_zone, shown
 
 __all__ = [
     "CACHE_MODES",
@@ -26,7 +27,6 @@ __all__ = [
     "RESPONSE_FORMATS",
     "Query",
     "Selected",
-    "check_zone",
 ]
 
 # CUBEJS_DB_QUERY_LIMIT of a server that leaves it alone; above it answers 500.
@@ -196,26 +196,6 @@ def _join_hints(value: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
 
 def _timezone(value: str) -> str:
     return check_zone(value).key
-
-
-def check_zone(value: Any) -> ZoneInfo:
-    """Return the IANA time zone of this name.
-
-    Raises:
-        QueryError: another name; servers refuse abbreviations and offsets.
-    """
-    # ZoneInfo knows more than servers do: files that are no zone of IANA.
-    known = isinstance(value, str) and value not in {"localtime", "Factory", ""}
-    if known and not value.startswith(("posix/", "right/")):
-        try:
-            return ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            pass
-    raise QueryError(
-        f"timezone: {shown(value)} is no IANA time zone; write a name such as "
-        '"America/Los_Angeles", "Etc/GMT-5" or "UTC" (abbreviations and offsets are '
-        "refused by servers, and case matters)"
-    )
 
 
 @attrs.frozen(kw_only=True, repr=False)
@@ -393,10 +373,7 @@ class Query:
         Raises:
             QueryError: with the path of what is refused, such as ``filters[0].values``.
         """
-        # Below this file: reading needs the class that it makes.
-        from ortege_watch.query.from_wire import read_query  # noqa: PLC0415
-
-        return read_query(wire)
+        return read_query(wire, cls)
 
     def __repr__(self) -> str:
         shown = [

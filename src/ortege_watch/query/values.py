@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, TypeAlias
+from zoneinfo import ZoneInfo
 
 from ortege_watch.errors import QueryError
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_range",
     "check_text",
     "check_value",
+    "check_zone",
     "day_end",
     "parse_moment",
     "plain",
@@ -385,3 +387,23 @@ def _parse(text: str, what: str) -> date:
         return kind.fromisoformat(text)
     except ValueError:
         raise QueryError(f"{what}: {shown(text)} is on no calendar") from None
+
+
+def check_zone(value: Any) -> ZoneInfo:
+    """Return the IANA time zone of this name.
+
+    Raises:
+        QueryError: another name; servers refuse abbreviations and offsets.
+    """
+    # ZoneInfo knows more than servers do: files that are no zone of IANA.
+    known = isinstance(value, str) and value not in {"localtime", "Factory", ""}
+    if known and not value.startswith(("posix/", "right/")):
+        try:
+            return ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            pass
+    raise QueryError(
+        f"timezone: {shown(value)} is no IANA time zone; write a name such as "
+        '"America/Los_Angeles", "Etc/GMT-5" or "UTC" (abbreviations and offsets are '
+        "refused by servers, and case matters)"
+    )

@@ -23,12 +23,13 @@ import msgspec
 
 from ortege_watch.results.decode import (
     Cells,
+    Layout,
     canonical,
     first_shape,
     is_verbatim,
     sort_key,
 )
-from ortege_watch.results.result import ChangedRow, Keys, Layout, Row, snapshot_of
+from ortege_watch.results.result import ChangedRow, Keys, Row, snapshot_of
 
 if TYPE_CHECKING:
     from ortege_watch.results import Result

@@ -32,8 +32,7 @@ from ortege_watch.results.decode import (
 )
 
 if TYPE_CHECKING:
-    from ortege_watch.results.decode import Cells
-    from ortege_watch.results.result import Layout
+    from ortege_watch.results.decode import Cells, Layout
 
 __all__ = ["convert"]
 

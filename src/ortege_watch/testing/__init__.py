@@ -8,7 +8,7 @@ two sides of the watch-bus; :class:`ManualClock` moves only when told to. Instal
 from __future__ import annotations
 
 from ortege_watch.testing._cube.table import Table
-from ortege_watch.testing._server import HttpRequest
+from ortege_watch.testing._messages import HttpRequest
 from ortege_watch.testing.clock import ManualClock
 from ortege_watch.testing.cube import FakeCube
 from ortege_watch.testing.watchbus import FakeProvider, FakeWatchBus

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from ortege_watch.testing._misbehaviour import CoreT, NetworkMisbehaviour
 
 if TYPE_CHECKING:
-    from ortege_watch.testing._server import HttpRequest
+    from ortege_watch.testing._messages import HttpRequest
 
 __all__ = ["Fake"]
 

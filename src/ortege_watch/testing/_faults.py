@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 
 if TYPE_CHECKING:
-    from ortege_watch.testing._server import HttpRequest, HttpResponse
+    from ortege_watch.testing._messages import HttpRequest, HttpResponse
 
 __all__ = ["Records"]
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
-from ortege_watch.testing._cube.gateway import Core, encode
+from ortege_watch.testing._cube.core import Core
+from ortege_watch.testing._cube.gateway import encode
 from ortege_watch.testing._faults import Countdown, Faults, Moment, Records
-from ortege_watch.testing._server import response
+from ortege_watch.testing._messages import response
 
 if TYPE_CHECKING:
     import asyncio

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ortege_watch.testing._cube import gateway as _tokens
+from ortege_watch.testing._cube.core import Core, Tables
 from ortege_watch.testing._cube.frames import (
     Classic,
     Dialect,
@@ -14,14 +15,7 @@ from ortege_watch.testing._cube.frames import (
     Strict,
     Tutorial,
 )
-from ortege_watch.testing._cube.gateway import (
-    BASE,
-    Core,
-    Gateway,
-    Generation,
-    Numbers,
-    Tables,
-)
+from ortege_watch.testing._cube.gateway import BASE, Gateway, Generation, Numbers
 from ortege_watch.testing._cube.query import Settings, known_tables
 from ortege_watch.testing._fake import Fake
 from ortege_watch.testing._faults import Faults

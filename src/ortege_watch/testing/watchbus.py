@@ -15,13 +15,8 @@ from ortege_watch.errors import DecodeError
 from ortege_watch.testing._cube.gateway import encode
 from ortege_watch.testing._fake import Fake
 from ortege_watch.testing._faults import Faults, Records
-from ortege_watch.testing._server import (
-    HttpRequest,
-    HttpResponse,
-    Server,
-    decode,
-    response,
-)
+from ortege_watch.testing._messages import HttpRequest, HttpResponse, decode, response
+from ortege_watch.testing._server import Server
 from ortege_watch.watchbus import channel as frames
 from ortege_watch.watchbus.models import (
     AlertInfo,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 import attrs
 
 from ortege_watch.testing._cube.dates import Refusal
-from ortege_watch.testing._server import decode
+from ortege_watch.testing._messages import decode
 
 if TYPE_CHECKING:
     from ortege_watch.testing._cube.gateway import Answer, Gateway

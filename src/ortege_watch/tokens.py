@@ -1,4 +1,4 @@
-"""Where tokens come from, cleaned, and never shown."""
+"""Token sources, expiry, and redaction: no token is ever shown."""
 
 from __future__ import annotations
 
@@ -13,42 +13,43 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError, OrtegeWatchError, QueryError
+from ortege_watch.errors import DecodeError, InvalidArgument, OrtegeWatchError
 
 __all__ = ["TokenLike", "TokenSource", "expiry"]
 
 TokenLike: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"
-"""What a user may give as a token: a string, a function, an async function."""
+"""A token: a string, a function or an async function that returns one."""
 
 _SCHEME = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
 _UNFIT = re.compile(r"[^\x21-\x7e]")  # a header carries visible ASCII in one word
 
 
 class TokenSource:
-    """Give the token that a request or a connection needs.
+    """The source of the tokens of requests and connections.
 
-    A function is asked each time, so it can renew the token and keep its own cache. It
-    is called on the caller's thread (on the event loop, for an async client): one that
-    blocks belongs in an async function.
+    A function is called each time, so it can renew the token and keep its own cache. It
+    is called on the caller's thread (on the event loop, for an async client): use an
+    async function for one that blocks.
 
-    Nothing here shows the token: no repr, no error message, no attribute.
+    No repr and no error message shows the token.
     """
 
-    __slots__ = ("_ask", "is_fixed")
+    __slots__ = ("_ask", "_fixed", "is_fixed")
 
     def __init__(self, source: TokenLike) -> None:
-        """Take a string, a function or an async function.
+        """Check a string, a function or an async function.
 
         Raises:
-            QueryError: the string is no token, or the source is something else.
+            InvalidArgument: the string is not a token, or the source is something else.
         """
         self.is_fixed = not callable(source)
         """Whether asking again gives the same token."""
+        self._ask: Callable[[], str | Awaitable[str]] | None = None
+        self._fixed = ""
         if callable(source):
-            self._ask: Callable[[], str | Awaitable[str]] = source
-            return
-        token = _clean(source, QueryError)
-        self._ask = lambda: token
+            self._ask = source
+        else:
+            self._fixed = _clean(source, InvalidArgument)
 
     def __repr__(self) -> str:
         return "TokenSource(...)"
@@ -57,16 +58,19 @@ class TokenSource:
         """Return the token, without a leading ``Bearer``.
 
         Raises:
-            OrtegeWatchError: the function failed, gave no token, or is asynchronous;
-                what it raised is on ``__cause__``.
+            OrtegeWatchError: the function failed, did not return a token, or is async; its
+                exception is on ``__cause__``.
         """
-        answer = self._call()
+        if self._ask is None:
+            return self._fixed
+        with _provider():
+            answer: object = self._ask()
         if inspect.isawaitable(answer):
             if inspect.iscoroutine(answer):
                 answer.close()  # or Python warns that nobody awaited it
             raise OrtegeWatchError(
-                "the token provider is asynchronous and this client is not: give it"
-                " a plain function, or use AsyncCubeClient"
+                "the token provider is an async function, but this client is not"
+                " async: use a plain function, or AsyncCubeClient"
             )
         return _clean(answer, OrtegeWatchError)
 
@@ -74,26 +78,24 @@ class TokenSource:
         """Return the token, without a leading ``Bearer``; await an async function.
 
         Raises:
-            OrtegeWatchError: the function failed or gave no token; what it raised is on
-                ``__cause__``.
+            OrtegeWatchError: the function failed or did not return a token; its exception is
+                on ``__cause__``.
         """
-        answer = self._call()
-        if inspect.isawaitable(answer):
-            with _provider():
+        if self._ask is None:
+            return self._fixed
+        with _provider():
+            answer: object = self._ask()
+            if inspect.isawaitable(answer):
                 answer = await answer
         return _clean(answer, OrtegeWatchError)
-
-    def _call(self) -> object:
-        with _provider():
-            return self._ask()
 
 
 def expiry(token: str) -> float | None:
     """Return when a JWT expires, in unix seconds.
 
     Returns:
-        ``exp`` of its payload; ``None`` for a token that is no JWT, has no ``exp``, or
-        one that is no finite number. The signature is not looked at.
+        ``exp`` of its payload; ``None`` for a token that is not a JWT, or has no finite
+        number as ``exp``. The signature is not verified.
     """
     try:
         _, payload, _ = token.split(".")
@@ -125,20 +127,17 @@ def _provider() -> Iterator[None]:
 def _clean(given: object, refuse: type[OrtegeWatchError]) -> str:
     if not isinstance(given, str):
         raise refuse(
-            f"a token is a string or a function that returns one, not"
+            "token must be a string or a function that returns one, got"
             f" {type(given).__name__}"
         )
     token = given.strip()
     if scheme := _SCHEME.match(token):
         token = token[scheme.end() :]
     if not token:
-        raise refuse(
-            "the token is empty: give token=, or set the environment variable"
-            " ORTEGE_TOKEN"
-        )
+        raise refuse("the token is empty: pass token=... or set ORTEGE_TOKEN")
     if unfit := _UNFIT.search(token):
         raise refuse(
-            f"the token holds U+{ord(unfit[0]):04X} at position {unfit.start()}, which"
-            " no header can carry: give the JWT alone, in one word"
+            f"the token contains U+{ord(unfit[0]):04X} at position {unfit.start()}:"
+            " expected a JWT, visible ASCII without spaces"
         )
     return token

@@ -6,12 +6,11 @@ Everything that httpx raises becomes an error of this library.
 from __future__ import annotations
 
 import functools
+import math
 import random
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -34,8 +33,8 @@ from ortege_watch._http.conversation import (
 )
 from ortege_watch.errors import (
     DecodeError,
+    InvalidArgument,
     OrtegeWatchError,
-    QueryError,
     TransportError,
 )
 
@@ -57,6 +56,19 @@ AsyncHttp: TypeAlias = httpx.AsyncClient | httpx.AsyncBaseTransport
 
 DEFAULT_MAX_SIZE: Final = 128 * 1024 * 1024
 """Bytes: an answer of 50,000 rows, Cube's maximum, has about 17 MB."""
+
+_FOREIGN: Final = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    httpx.CookieConflict,
+    # httpx for a closed client and a spent stream; asyncio for another event loop.
+    RuntimeError,
+    # A host that no resolver accepts is a UnicodeError; a proxy that httpx does not
+    # accept is a ValueError, or an ImportError where it needs another package.
+    ValueError,
+    ImportError,
+)
+"""What httpx raises, or lets through."""
 
 _HEADERS: Final = {"user-agent": "ortege-watch"}
 
@@ -159,24 +171,30 @@ class HttpDriver:
         return _answer(self.clock.now(), outcome, token)
 
     def _send(self, request: Request) -> Response | Failure:
-        body = _Body(self.max_size)
-        until = _end(request, self.clock.now())
+        started = self.clock.now()
+        limit = math.inf if request.limit is None else request.limit
+        chunks: list[bytes] = []
+        room = self.max_size
         try:
-            with _foreign_errors(request):
-                client = self._client()
-                response = client.send(
-                    _build(client, request), stream=True, follow_redirects=False
-                )
-                try:
-                    for chunk in response.iter_bytes():
-                        body.add(chunk)
-                        if self.clock.now() >= until:
-                            return _expired(request)
-                finally:
-                    response.close()
-        except _Failed as failed:
-            return failed.failure
-        return _response(response, body)
+            client = self._client()
+            response = client.send(
+                _build(client, request), stream=True, follow_redirects=False
+            )
+            try:
+                for chunk in response.iter_bytes():
+                    room -= len(chunk)
+                    if room < 0:
+                        return _too_large(self.max_size)
+                    chunks.append(chunk)
+                    if self.clock.now() - started >= limit:
+                        return _expired(request)
+            finally:
+                response.close()
+        except OrtegeWatchError as error:
+            return Failure(error=error)
+        except _FOREIGN as error:
+            return _failure(error, request)
+        return _response(response, chunks)
 
     def _client(self) -> httpx.Client:
         with self._lock:
@@ -244,24 +262,27 @@ class AsyncHttpDriver:
         return _answer(self.clock.now(), outcome, token)
 
     async def _send(self, request: Request) -> Response | Failure:
-        body = _Body(self.max_size)
+        chunks: list[bytes] = []
+        room = self.max_size
         try:
-            with (
-                anyio.move_on_after(request.limit) as scope,
-                _foreign_errors(request),
-            ):
+            with anyio.move_on_after(request.limit) as scope:
                 client = self._client()
                 response = await client.send(
                     _build(client, request), stream=True, follow_redirects=False
                 )
                 try:
                     async for chunk in response.aiter_bytes():
-                        body.add(chunk)
+                        room -= len(chunk)
+                        if room < 0:
+                            return _too_large(self.max_size)
+                        chunks.append(chunk)
                 finally:
                     await response.aclose()
-                return _response(response, body)
-        except _Failed as failed:
-            return failed.failure
+                return _response(response, chunks)
+        except OrtegeWatchError as error:
+            return Failure(error=error)
+        except _FOREIGN as error:
+            return _failure(error, request)
         assert scope.cancelled_caught  # noqa: S101 - for the type checkers
         return _expired(request)
 
@@ -281,35 +302,6 @@ class AsyncHttpDriver:
             await self._http.aclose()
 
 
-class _Failed(Exception):
-    """Carry a failure out of httpx's code."""
-
-    def __init__(self, failure: Failure) -> None:
-        self.failure = failure
-
-
-class _Body:
-    """Collect an answer, up to a size."""
-
-    def __init__(self, max_size: int) -> None:
-        self._chunks: list[bytes] = []
-        self._room = max_size
-        self._max_size = max_size
-
-    def add(self, chunk: bytes) -> None:
-        self._room -= len(chunk)
-        if self._room < 0:
-            problem = (
-                f"the answer is larger than max_size, {self._max_size} bytes: ask for"
-                " fewer rows, or raise max_size"
-            )
-            raise _Failed(Failure(error=DecodeError(problem)))
-        self._chunks.append(chunk)
-
-    def content(self) -> bytes:
-        return b"".join(self._chunks)
-
-
 @functools.lru_cache(maxsize=64)
 def _url(url: str) -> httpx.URL:
     """Read a URL; a client asks the same few, and reading one takes a while."""
@@ -326,7 +318,7 @@ def _build(client: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.
     )
 
 
-def _response(response: httpx.Response, body: _Body) -> Response:
+def _response(response: httpx.Response, chunks: list[bytes]) -> Response:
     return Response(
         status=response.status_code,
         # A dict of httpx's own mapping would look each name up among all.
@@ -334,7 +326,7 @@ def _response(response: httpx.Response, body: _Body) -> Response:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in response.headers.raw
         },
-        content=body.content(),
+        content=b"".join(chunks),
         received_at=time.time(),
     )
 
@@ -348,46 +340,36 @@ def _answer(now: float, outcome: Response | Failure | None, token: str) -> Reply
     return Reply(now=now, jitter=jitter, outcome=outcome, token=token)
 
 
-def _end(request: Request, now: float) -> float:
-    return float("inf") if request.limit is None else now + request.limit
-
-
 def _host(request: Request) -> str:
     return urlsplit(request.url).netloc
 
 
 def _expired(request: Request) -> Failure:
-    text = f"{_host(request)} did not answer within {request.limit:.3g} s"
+    text = f"no response from {_host(request)} within {request.limit:.3g} s"
     return Failure(error=TransportError(text), expired=True)
 
 
-def _closed() -> _Failed:
-    text = "this client is closed: open another one"
-    return _Failed(Failure(error=TransportError(text)))
+def _too_large(max_size: int) -> Failure:
+    text = (
+        f"response exceeds max_size ({max_size} bytes): request fewer rows or raise"
+        " max_size"
+    )
+    return Failure(error=DecodeError(text))
+
+
+def _closed() -> TransportError:
+    return TransportError("cannot send a request: the client is closed")
 
 
 def _wrong_http(http: object, theirs: str) -> OrtegeWatchError:
-    return QueryError(
-        f"http= of this client is an {theirs} or a transport for one, not"
+    return InvalidArgument(
+        f"http must be an {theirs} or a transport for one, got"
         f" {type(http).__module__}.{type(http).__qualname__}"
     )
 
 
-@contextmanager
-def _foreign_errors(request: Request) -> Iterator[None]:
-    """Turn what httpx raises into a failure; let cancellation and our own through."""
-    try:
-        yield
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict) as error:
-        raise _Failed(_failure(error, request)) from error
-    # httpx's for a closed client and a spent stream; asyncio's for another event loop.
-    # A host that no resolver takes is a UnicodeError; a proxy that httpx does not take
-    # is a ValueError, or an ImportError where it needs another package.
-    except (RuntimeError, ValueError, ImportError) as error:
-        raise _Failed(_failure(error, request)) from error
-
-
 def _failure(error: Exception, request: Request) -> Failure:
+    """Return the failure for an exception of httpx."""
     host = _host(request)
     retry = isinstance(
         error,
@@ -409,13 +391,15 @@ def _failure(error: Exception, request: Request) -> Failure:
                 f" ({type(error).__name__})"
             )
         case httpx.DecodingError():
-            ours = DecodeError(f"the answer of {host} cannot be decompressed ({error})")
+            ours = DecodeError(
+                f"the response of {host} cannot be decompressed ({error})"
+            )
         case _ if _is_bad_certificate(error):
-            ours = TransportError(f"the certificate of {host} is refused: {error}")
+            ours = TransportError(f"certificate of {host} refused: {error}")
             retry = False
         case _:
             what = str(error) or type(error).__name__
-            ours = TransportError(f"no answer of {host}: {what}")
+            ours = TransportError(f"no response from {host}: {what}")
     ours.__cause__ = error
     unsent = isinstance(
         error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout

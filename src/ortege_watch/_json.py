@@ -104,6 +104,8 @@ class Body(ResultPart, gc=False):
 _json = msgspec.json.Decoder(float_hook=Decimal)
 _body = msgspec.json.Decoder(Body)
 _encoder = msgspec.json.Encoder(decimal_format="number")
+encode: Final = _encoder.encode
+"""Write JSON values that this library built itself; :func:`dumps` checks others."""
 
 
 def excerpt(data: bytes | str) -> str:

@@ -370,7 +370,7 @@ def _ask_parts(
     question = {"query": query, "queryType": "multi"}
     if cache is not None:
         question["cache"] = cache
-    return call.ask("POST", "/load", _parts, _json(question))
+    return call.ask("POST", "/load", _parts, codec.encode(question))
 
 
 def _parts(data: bytes) -> list[ResultPart]:
@@ -410,6 +410,7 @@ def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
             f"load_raw() takes one mapping, not {type(query).__name__}: give a Query to"
             " load(), several to blend()"
         )
+    codec.dumps(query)  # raises a QueryError for values that JSON cannot write exactly
     _refuse_ranges(query, "load_raw()")
     parts = yield from load_parts(call, query)
     return Result(_exactly(1, parts)[0])
@@ -440,14 +441,14 @@ def blend(call: Call, queries: Sequence[Query]) -> Conversation[list[Result]]:
 
 def sql(call: Call, query: Query) -> Conversation[Sql]:
     """Ask for the SQL that the server would run."""
-    content = _json({"query": _to_wire(query, "sql()")})
+    content = codec.encode({"query": _to_wire(query, "sql()")})
     with _about(query):
         return (yield from call.ask("POST", "/sql", Sql.read, content))
 
 
 def dry_run(call: Call, query: Query) -> Conversation[DryRun]:
     """Ask the server to validate and normalise a query without running it."""
-    content = _json({"query": _to_wire(query, "dry_run()", compares=True)})
+    content = codec.encode({"query": _to_wire(query, "dry_run()", compares=True)})
     with _about(query):
         return (yield from call.ask("POST", "/dry-run", DryRun.read, content))
 
@@ -490,18 +491,20 @@ def _to_wire(query: Query, asked: str, *, compares: bool = False) -> dict[str, A
             f"{asked} takes a Query, not {type(query).__name__}: Query.from_wire(mapping)"
             " makes one from Cube's JSON form"
         )
-    wire = query.to_wire()
-    if not compares:
-        _refuse_ranges(wire, asked)
-    return wire
+    if query.compares and not compares:
+        raise _several_results(asked)
+    return query.to_wire()
 
 
 def _refuse_ranges(wire: Mapping[str, Any], asked: str) -> None:
     if _ranges(wire):
-        raise QueryError(
-            f"{asked} gives one result and this query compares date ranges: use"
-            " compare()"
-        )
+        raise _several_results(asked)
+
+
+def _several_results(asked: str) -> QueryError:
+    return QueryError(
+        f"{asked} returns one result and this query compares date ranges: use compare()"
+    )
 
 
 def _ranges(wire: Mapping[str, Any]) -> int:
@@ -542,10 +545,6 @@ def _exactly(count: int, parts: list[ResultPart]) -> list[ResultPart]:
     if len(parts) != count:
         raise DecodeError(f"the server sent {len(parts)} results where {count} belong")
     return parts
-
-
-def _json(question: Mapping[str, Any]) -> bytes:
-    return codec.dumps(question).encode()
 
 
 @contextmanager

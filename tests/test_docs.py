@@ -10,6 +10,7 @@ import ast
 import asyncio
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,7 +21,7 @@ from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser
 
 import ortege_watch
-from ortege_watch import testing, watchbus
+from ortege_watch import errors, testing, watchbus
 from ortege_watch.testing import FakeCube
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,3 +147,61 @@ def test_a_block_that_fails_names_its_place(tmp_path: Path) -> None:
         run_blocks(page, {})
     last = caught.traceback[-1]
     assert (Path(last.path), last.lineno + 1) == (page, 5)
+
+
+def drawn_tree(text: str) -> dict[str, str]:
+    """Return each error's base class as a drawn tree shows it."""
+    bases: dict[str, str] = {}
+    path: list[str] = []
+    for line in text.splitlines():
+        if match := re.match(r"^([│├└─\s]*)([A-Z]\w+)", line):
+            depth = len(match[1].expandtabs()) // 4
+            path[depth:] = [match[2]]
+            bases[match[2]] = path[depth - 1] if depth else "Exception"
+    return bases
+
+
+def test_the_error_trees_show_the_classes() -> None:
+    classes = {
+        name: kind.__base__.__name__
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.OrtegeWatchError)
+    }
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    assert drawn_tree(page.split("```text\n")[1].split("```")[0]) == classes
+    docstring = inspect.cleandoc(errors.__doc__ or "")
+    drawn = docstring.split("::\n\n")[1].split("\n\n")[0]
+    assert drawn_tree(inspect.cleandoc("\n" + drawn)) == classes
+
+
+def test_contributing_lists_every_package_and_what_is_pure() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([\w/.]+)` \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
+    house = {name: purity for name, purity in rows if "`" not in name}
+    source = ROOT / "src" / "ortege_watch"
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    [pure] = [
+        set(each["source_modules"])
+        for each in contracts["tool"]["importlinter"]["contracts"]
+        if each["id"] == "pure"
+    ]
+
+    def is_pure(path: Path) -> bool:
+        name = ".".join(path.relative_to(source.parent).with_suffix("").parts)
+        return any(name == each or name.startswith(each + ".") for each in pure)
+
+    expected = {}
+    for path in sorted(source.iterdir()):
+        if path.suffix == ".py" and path.name != "__init__.py":
+            expected[path.name] = "yes" if is_pure(path) else "no"
+        elif path.is_dir() and path.name != "__pycache__":
+            files = [each for each in path.rglob("*.py") if each.name != "__init__.py"]
+            shells = sorted(each.name for each in files if not is_pure(each))
+            if not shells:
+                expected[path.name + "/"] = "yes"
+            elif len(shells) == len(files):
+                expected[path.name + "/"] = "no"
+            else:
+                listed = ", ".join(f"`{name}`" for name in shells)
+                expected[path.name + "/"] = f"all but {listed}"
+    assert house == expected

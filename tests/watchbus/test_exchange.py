@@ -294,7 +294,7 @@ def test_whatever_comes_it_ends_with_an_answer_or_an_error_of_ours(
     retry = Retry(attempts=attempts)
     failure = None
     try:
-        server.run(ask(is_repeatable=is_repeatable, reconnect=retry))
+        server.run(ask(is_repeatable=is_repeatable, retry=retry))
     except OrtegeWatchError as caught:
         failure = caught
     assert CREDENTIALS.secret not in repr(failure)

@@ -134,37 +134,38 @@ class Settings:
 
 
 class AsyncCubeClient:
-    """Ask a Cube server questions, from tasks of asyncio or trio.
+    """A client of a Cube server for tasks of asyncio or trio.
 
-    Every method retries what may pass and asks again while the server is still working
-    ("Continue wait" is never shown), until its deadline; every one takes ``timeout=``
-    and ``deadline=`` for itself alone. What they raise besides what is listed there:
+    Every method retries transient failures and repeats the request while the server is
+    still working ("Continue wait" is never returned), until its deadline; every method
+    takes ``timeout=`` and ``deadline=`` for one call. Besides what is listed there,
+    they raise:
 
-    - :class:`AuthenticationError`: the token is refused, and so is the one that the
-      provider gave when asked again;
-    - :class:`RateLimited`, :class:`ApiError`: still refused after the last retry, or an
-      answer that no retry can change;
-    - :class:`TransportError`: no answer, also after the last retry;
-    - :class:`DeadlineExceeded`: no time left for (another) attempt;
-    - :class:`DecodeError`: an answer that cannot be read;
-    - :class:`OrtegeWatchError` itself: the token provider failed.
+    - :class:`AuthenticationError`: the token was refused, and so was the next one of
+      the token function;
+    - :class:`RateLimited`, :class:`ApiError`: an error response, also to the last
+      retry;
+    - :class:`TransportError`: no response, also to the last retry;
+    - :class:`DeadlineExceeded`: no time was left for another attempt;
+    - :class:`DecodeError`: a response that cannot be decoded;
+    - :class:`OrtegeWatchError` itself: the token function failed.
 
     Args:
         url: the server, such as ``https://host/cubejs-api/v1``; the host alone, the
-            WebSocket's ``wss://`` form and trailing slashes are fine. By default what
-            the environment variable ``ORTEGE_URL`` says.
-        token: a JWT, or a function or async function that returns one: it is asked at
-            each call, and once more when its token is refused. A leading ``Bearer`` is
-            stripped. By default what ``ORTEGE_TOKEN`` says.
+            ``wss://`` form and trailing slashes are accepted. Default: the environment
+            variable ``ORTEGE_URL``.
+        token: a JWT, or a function or async function that returns one; it is called
+            for each call, and again when its token is refused. A leading ``Bearer`` is
+            removed. Default: the environment variable ``ORTEGE_TOKEN``.
         timeout: seconds that the server may be silent. Cube holds a request for 5 s
-            (0.35.81) to 10 s (1.7.43) at most.
+            (0.35.81) to 10 s (1.7.43).
         deadline: seconds that a call may take with all its attempts; ``None`` for no
             limit.
-        retry: how often a request is tried.
-        http: your own ``httpx.AsyncClient`` or transport; its limits on time are
-            replaced by these here, and it is not closed with this client.
-        clock: what tells the time and sleeps; for tests.
-        max_size: bytes that an answer or a frame may have, decompressed.
+        retry: the attempts and the pauses between them; ``Retry()`` by default.
+        http: your own ``httpx.AsyncClient`` or transport; its timeouts are replaced by
+            those here, and it is not closed with this client.
+        clock: what reads the time and sleeps; for tests.
+        max_size: the largest response or frame, in bytes, decompressed.
 
     Raises:
         InvalidArgument: the URL, the token or a limit cannot be used.
@@ -202,105 +203,100 @@ class AsyncCubeClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the client's connections; it cannot be used any more."""
+        """Close the client's connections; the client cannot be used afterwards."""
         await self._driver.aclose()
 
     async def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
-        """Ask for the rows of a query.
+        """Return the rows of a query.
 
         Raises:
-            QueryError: the query compares date ranges, which is for :meth:`compare`.
-            QueryRejected: the server refuses the query.
+            QueryError: the query compares date ranges; use :meth:`compare`.
+            QueryRejected: the server refused the query.
         """
         return await self._driver.arun(flows.load(self._call(limits), query))
 
     async def load_raw(
         self, query: Mapping[str, Any], **limits: Unpack[Limits]
     ) -> Result:
-        """Ask for the rows of a query in Cube's JSON form, which is sent as it is.
+        """Return the rows of a query in Cube's JSON form, which is sent unchanged.
 
-        The types of the rows are those that the server's annotation names.
+        The rows have the types that the server's annotation names.
 
         Raises:
-            QueryError: this is no mapping, cannot be written as JSON, or compares date
-                ranges.
-            QueryRejected: the server refuses the query.
+            QueryError: the query is not a mapping, cannot be written as JSON, or
+                compares date ranges.
+            QueryRejected: the server refused the query.
         """
         return await self._driver.arun(flows.load_raw(self._call(limits), query))
 
     async def compare(self, query: Query, **limits: Unpack[Limits]) -> list[Result]:
-        """Ask one query for each date range of its ``.compare([range, ...])``.
-
-        Returns:
-            One result for each range, in their order.
+        """Return one result for each date range of ``.compare([range, ...])``, in order.
 
         Raises:
-            QueryError: the query has no such selection.
-            QueryRejected: the server refuses the query.
+            QueryError: the query compares no date ranges.
+            QueryRejected: the server refused the query.
         """
         return await self._driver.arun(flows.compare(self._call(limits), query))
 
     async def blend(self, *queries: Query, **limits: Unpack[Limits]) -> list[Result]:
-        """Ask several queries that have one time granularity in common, in one request.
-
-        Returns:
-            One result for each query, in their order.
+        """Return one result for each query, in order, with a single request.
 
         Raises:
-            QueryError: fewer than two queries, or their granularities or ``cache``
-                differ.
-            QueryRejected: the server refuses a query.
+            QueryError: there are fewer than two queries, or their granularities or
+                ``cache`` modes differ.
+            QueryRejected: the server refused a query.
         """
         return await self._driver.arun(flows.blend(self._call(limits), queries))
 
     async def sql(self, query: Query, **limits: Unpack[Limits]) -> Sql:
-        """Ask for the SQL that the server would run for a query.
+        """Return the SQL that the server would run for a query.
 
         Raises:
             QueryError: the query compares date ranges.
-            QueryRejected: the server refuses the query.
+            QueryRejected: the server refused the query.
         """
         return await self._driver.arun(flows.sql(self._call(limits), query))
 
     async def dry_run(self, query: Query, **limits: Unpack[Limits]) -> DryRun:
-        """Have the server validate and normalise a query without running it.
+        """Return the query as the server normalised it, without running it.
 
         Raises:
-            QueryRejected: the server refuses the query.
+            QueryRejected: the server refused the query.
         """
         return await self._driver.arun(flows.dry_run(self._call(limits), query))
 
     async def meta(self, **limits: Unpack[Limits]) -> Meta:
-        """Ask which cubes, measures, dimensions and segments there are."""
+        """Return the cubes of the server, with their measures, dimensions and segments."""
         return await self._driver.arun(flows.meta(self._call(limits)))
 
     async def ready(self, **limits: Unpack[Limits]) -> bool:
-        """Ask once, without a token, whether the server is ready for queries.
+        """Return whether the server is ready for queries; sends one request, no token.
 
         Returns:
-            ``False`` if the server says no, fails or cannot be reached; :meth:`load`
-            says why.
+            ``False`` if the server says so, fails or cannot be reached; :meth:`load`
+            raises the reason.
 
         Raises:
-            ApiError: there is an answer, but not of a Cube server's ``/readyz``: a
-                gateway may hide that.
+            ApiError: the response is not that of a Cube server's ``/readyz``, which a
+                gateway may hide.
         """
         root = self._settings.endpoint.root
         return await self._driver.arun(flows.ready(self._call(limits), root))
 
     def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> AsyncUpdates:
-        """Stay subscribed to the answers of one or more queries.
+        """Subscribe to the results of one or more queries.
 
-        Enter what this returns with ``async with`` and iterate over it: it reconnects,
+        Enter the return value with ``async with`` and iterate over it. It reconnects,
         re-authorises and resubscribes by itself, and each :class:`Update` is the
-        difference to the one before. Needs asyncio.
+        difference to the last one. Needs asyncio.
 
         Args:
-            queries: what to subscribe to, over one socket.
+            queries: the queries, over one connection.
             options: see :class:`WatchOptions`.
 
         Raises:
-            QueryError: an option or a query that no subscription can be made of.
+            InvalidArgument: an option has an invalid value.
+            QueryError: a query cannot be subscribed to.
         """
         return _watch(
             self._settings, self._driver, self._settings.tokens, queries, options
@@ -311,12 +307,44 @@ class AsyncCubeClient:
 
 
 class CubeClient:
-    """Ask a Cube server questions, from threads and scripts.
+    """A client of a Cube server for threads and scripts; threads may share it.
 
-    All is as with :class:`AsyncCubeClient`, without ``await``; ``http`` is an
-    ``httpx.Client`` or a transport for one, and ``token`` no async function. The
-    deadline is looked at between reads, so a call may pass it by one ``timeout``.
-    Threads may share a client.
+    Every method retries transient failures and repeats the request while the server is
+    still working ("Continue wait" is never returned), until its deadline; every method
+    takes ``timeout=`` and ``deadline=`` for one call. Besides what is listed there,
+    they raise:
+
+    - :class:`AuthenticationError`: the token was refused, and so was the next one of
+      the token function;
+    - :class:`RateLimited`, :class:`ApiError`: an error response, also to the last
+      retry;
+    - :class:`TransportError`: no response, also to the last retry;
+    - :class:`DeadlineExceeded`: no time was left for another attempt;
+    - :class:`DecodeError`: a response that cannot be decoded;
+    - :class:`OrtegeWatchError` itself: the token function failed.
+
+    The deadline is checked between reads, so that a call may exceed it by one
+    ``timeout``.
+
+    Args:
+        url: the server, such as ``https://host/cubejs-api/v1``; the host alone, the
+            ``wss://`` form and trailing slashes are accepted. Default: the environment
+            variable ``ORTEGE_URL``.
+        token: a JWT, or a plain function that returns one; it is called
+            for each call, and again when its token is refused. A leading ``Bearer`` is
+            removed. Default: the environment variable ``ORTEGE_TOKEN``.
+        timeout: seconds that the server may be silent. Cube holds a request for 5 s
+            (0.35.81) to 10 s (1.7.43).
+        deadline: seconds that a call may take with all its attempts; ``None`` for no
+            limit.
+        retry: the attempts and the pauses between them; ``Retry()`` by default.
+        http: your own ``httpx.Client`` or transport; its timeouts are replaced by
+            those here, and it is not closed with this client.
+        clock: what reads the time and sleeps; for tests.
+        max_size: the largest response or frame, in bytes, decompressed.
+
+    Raises:
+        InvalidArgument: the URL, the token or a limit cannot be used.
     """
 
     def __init__(
@@ -351,48 +379,100 @@ class CubeClient:
         self.close()
 
     def close(self) -> None:
-        """Close the client's connections; it cannot be used any more."""
+        """Close the client's connections; the client cannot be used afterwards."""
         self._driver.close()
 
     def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
-        """Ask for the rows of a query; see :meth:`AsyncCubeClient.load`."""
+        """Return the rows of a query.
+
+        Raises:
+            QueryError: the query compares date ranges; use :meth:`compare`.
+            QueryRejected: the server refused the query.
+        """
         return self._driver.run(flows.load(self._call(limits), query))
 
     def load_raw(self, query: Mapping[str, Any], **limits: Unpack[Limits]) -> Result:
-        """Ask in Cube's JSON form; see :meth:`AsyncCubeClient.load_raw`."""
+        """Return the rows of a query in Cube's JSON form, which is sent unchanged.
+
+        The rows have the types that the server's annotation names.
+
+        Raises:
+            QueryError: the query is not a mapping, cannot be written as JSON, or
+                compares date ranges.
+            QueryRejected: the server refused the query.
+        """
         return self._driver.run(flows.load_raw(self._call(limits), query))
 
     def compare(self, query: Query, **limits: Unpack[Limits]) -> list[Result]:
-        """Ask for several date ranges; see :meth:`AsyncCubeClient.compare`."""
+        """Return one result for each date range of ``.compare([range, ...])``, in order.
+
+        Raises:
+            QueryError: the query compares no date ranges.
+            QueryRejected: the server refused the query.
+        """
         return self._driver.run(flows.compare(self._call(limits), query))
 
     def blend(self, *queries: Query, **limits: Unpack[Limits]) -> list[Result]:
-        """Ask several queries at once; see :meth:`AsyncCubeClient.blend`."""
+        """Return one result for each query, in order, with a single request.
+
+        Raises:
+            QueryError: there are fewer than two queries, or their granularities or
+                ``cache`` modes differ.
+            QueryRejected: the server refused a query.
+        """
         return self._driver.run(flows.blend(self._call(limits), queries))
 
     def sql(self, query: Query, **limits: Unpack[Limits]) -> Sql:
-        """Ask for the SQL of a query; see :meth:`AsyncCubeClient.sql`."""
+        """Return the SQL that the server would run for a query.
+
+        Raises:
+            QueryError: the query compares date ranges.
+            QueryRejected: the server refused the query.
+        """
         return self._driver.run(flows.sql(self._call(limits), query))
 
     def dry_run(self, query: Query, **limits: Unpack[Limits]) -> DryRun:
-        """Have a query validated; see :meth:`AsyncCubeClient.dry_run`."""
+        """Return the query as the server normalised it, without running it.
+
+        Raises:
+            QueryRejected: the server refused the query.
+        """
         return self._driver.run(flows.dry_run(self._call(limits), query))
 
     def meta(self, **limits: Unpack[Limits]) -> Meta:
-        """Ask which cubes there are; see :meth:`AsyncCubeClient.meta`."""
+        """Return the cubes of the server, with their measures, dimensions and segments."""
         return self._driver.run(flows.meta(self._call(limits)))
 
     def ready(self, **limits: Unpack[Limits]) -> bool:
-        """Ask whether the server is ready; see :meth:`AsyncCubeClient.ready`."""
+        """Return whether the server is ready for queries; sends one request, no token.
+
+        Returns:
+            ``False`` if the server says so, fails or cannot be reached; :meth:`load`
+            raises the reason.
+
+        Raises:
+            ApiError: the response is not that of a Cube server's ``/readyz``, which a
+                gateway may hide.
+        """
         root = self._settings.endpoint.root
         return self._driver.run(flows.ready(self._call(limits), root))
 
     def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> Updates:
-        """Stay subscribed to queries, with ``with`` and ``for``.
+        """Subscribe to the results of one or more queries.
 
-        The subscription lives in a thread of its own, which also calls the callbacks; a
-        token function is called in yet another one, so that it may block. See
-        :meth:`AsyncCubeClient.watch`.
+        Enter the return value with ``with`` and iterate over it. It reconnects,
+        re-authorises and resubscribes by itself, and each :class:`Update` is the
+        difference to the last one. The subscription has a
+        thread of its own, which also calls the callbacks; a token function is called in
+        yet another one, so that it may block.
+
+        Args:
+            queries: the queries, over one connection.
+            options: see :class:`WatchOptions`.
+
+        Raises:
+            InvalidArgument: an option has an invalid value.
+            QueryError: a query cannot be subscribed to.
         """
         from ortege_watch.watch.updates import (  # noqa: PLC0415
             Updates,

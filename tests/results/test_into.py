@@ -147,18 +147,18 @@ def test_other_types_are_structured(n):
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("amount", "1_0", "e.amount in row {} is no decimal number: '1_0'"),
+        ("amount", "1_0", "e.amount in row {} is not a decimal number: '1_0'"),
         (
             "amount",
             "\N{ARABIC-INDIC DIGIT FIVE}",
-            "e.amount in row {} is no decimal number",
+            "e.amount in row {} is not a decimal number",
         ),
-        ("amount", "1.2.3", "e.amount in row {} is no decimal number"),
+        ("amount", "1.2.3", "e.amount in row {} is not a decimal number"),
         ("amount", None, "e.amount in row {} is NULL; annotate amount with `| None`"),
-        ("count", "1.5", "e.count in row {} is no whole number"),
-        ("sender", 5, "e.sender in row {} is no text"),
-        ("active", "no", "e.active in row {} is no boolean: 'no'"),
-        ("at", "2026-02-30T00:00:00.000", "e.at in row {} is no time"),
+        ("count", "1.5", "e.count in row {} is not a whole number"),
+        ("sender", 5, "e.sender in row {} is not a string"),
+        ("active", "no", "e.active in row {} is not a boolean: 'no'"),
+        ("at", "2026-02-30T00:00:00.000", "e.at in row {} is not a time"),
     ],
 )
 def test_what_does_not_fit_is_an_error_with_its_place(n, name, value, problem):
@@ -302,7 +302,7 @@ class Unresolved:
 @pytest.mark.parametrize(
     ("cls", "problem"),
     [
-        (Missing, "Missing.other has no column; there are: e.sender, .*metadata"),
+        (Missing, "Missing.other has no column: the columns are e.sender, .*metadata"),
         (Misnamed, "Misnamed.count has no column"),
         (Float, "Float.amount: float is not exact; use Decimal"),
         (Unresolved, "annotations of Unresolved cannot be resolved"),
@@ -324,7 +324,7 @@ def test_an_ambiguous_field_names_the_candidates():
 
 def test_a_row_may_lack_a_column(n):
     rows = [{"e.sender": "a", "e.count": 1}] * n + [{"e.sender": "b"}]
-    with pytest.raises(DecodeError, match=rf"no column 'e.count' in row {n}"):
+    with pytest.raises(DecodeError, match=rf"unknown column 'e.count' in row {n}"):
         result(rows).into(Mutable)
 
 

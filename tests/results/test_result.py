@@ -70,7 +70,7 @@ def test_errors_come_when_rows_are_needed():
     rows = result(b"[5]")
     assert rows.total is None
     for read in (len, list, lambda each: each[0], lambda each: each.into(int)):
-        with pytest.raises(DecodeError, match="row 0 is no object"):
+        with pytest.raises(DecodeError, match="row 0 is not an object"):
             read(rows)
 
 
@@ -95,7 +95,7 @@ def test_refreshed_at_is_aware(said, time):
 
 
 def test_a_refresh_time_that_is_none_is_an_error():
-    with pytest.raises(DecodeError, match=r"lastRefreshTime is no time.*'soon'"):
+    with pytest.raises(DecodeError, match=r"lastRefreshTime is not a time.*'soon'"):
         result([], lastRefreshTime="soon").refreshed_at
 
 

@@ -108,7 +108,7 @@ def test_null_is_none_only_where_it_is_asked_for():
 def test_a_missing_column_lists_those_there_are(column):
     for read in (row().__getitem__, row().get):
         with pytest.raises(
-            DecodeError, match=r"no column 'e\..*; there are: e.sender,"
+            DecodeError, match=r"unknown column 'e\..*: the columns are e.sender,"
         ):
             read(column)
     assert column not in row()
@@ -118,7 +118,7 @@ def test_a_missing_column_lists_those_there_are(column):
 
 def test_a_row_may_lack_a_column_that_others_have():
     first, second = result([{"e.sender": "a"}, {"e.sender": "b", "e.count": 1}])
-    with pytest.raises(DecodeError, match=r"'e.count'; there are: e.sender$"):
+    with pytest.raises(DecodeError, match=r"'e.count': the columns are e.sender$"):
         first[COUNT]
     assert "e.count" not in first
     assert first.as_dict() == {"e.sender": "a"}
@@ -128,13 +128,13 @@ def test_a_row_may_lack_a_column_that_others_have():
 @pytest.mark.parametrize(
     ("column", "value", "problem"),
     [
-        ("count", "1.5", "e.count in row 1 is no whole number"),
-        ("amount", "NaN", "e.amount in row 1 is no decimal number"),
-        ("amount", "1_000", "e.amount in row 1 is no decimal number"),
+        ("count", "1.5", "e.count in row 1 is not a whole number"),
+        ("amount", "NaN", "e.amount in row 1 is not a decimal number"),
+        ("amount", "1_000", "e.amount in row 1 is not a decimal number"),
         ("sender", 5, "declare the member as int or Decimal: 5"),
-        ("active", "yes", "e.active in row 1 is no boolean: 'yes'"),
-        ("at", "yesterday", "e.at in row 1 is no time"),
-        ("count", "9" * 5000, "e.count in row 1 is no whole number"),
+        ("active", "yes", "e.active in row 1 is not a boolean: 'yes'"),
+        ("at", "yesterday", "e.at in row 1 is not a time"),
+        ("count", "9" * 5000, "e.count in row 1 is not a whole number"),
     ],
 )
 def test_other_values_are_an_error_with_their_place(column, value, problem):
@@ -147,7 +147,7 @@ def test_other_values_are_an_error_with_their_place(column, value, problem):
 
 @pytest.mark.parametrize("column", [0, None, 1.5, ROW])
 def test_what_is_no_column_is_refused_with_advice(column):
-    with pytest.raises(QueryError, match="a row takes a member or the name"):
+    with pytest.raises(QueryError, match="column must be a member or a name"):
         row()[column]
 
 

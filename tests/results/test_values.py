@@ -112,7 +112,7 @@ def test_values_are_read_exactly(kind, sent, value):
     ],
 )
 def test_other_values_are_refused(kind, sent):
-    with pytest.raises(ValueError, match=r"^is no "):
+    with pytest.raises(ValueError, match=r"^is not an? "):
         read(sent, kind)
 
 
@@ -281,7 +281,7 @@ def test_canonical_values_have_one_order(some):
 
 
 def test_an_error_names_the_column_the_row_and_the_value():
-    error = values.unreadable("e.count", "x" * 500, 7, "is no whole number")
-    assert str(error).startswith("e.count in row 7 is no whole number: 'xxx")
+    error = values.unreadable("e.count", "x" * 500, 7, "is not a whole number")
+    assert str(error).startswith("e.count in row 7 is not a whole number: 'xxx")
     assert len(str(error)) < 300
-    assert "in a row is" in str(values.unreadable("e.count", 1, -1, "is no text"))
+    assert "in a row is" in str(values.unreadable("e.count", 1, -1, "is not a string"))

@@ -282,7 +282,7 @@ def _redacted(token: str, text: str) -> str:
 
 @frozen(kw_only=True)
 class Sql:
-    """Hold the SQL that a server would run for a query.
+    """The SQL that a server would run for a query.
 
     Attributes:
         statement: the SQL, with the database's placeholders.
@@ -311,7 +311,7 @@ class Sql:
 
 @frozen(kw_only=True)
 class DryRun:
-    """Hold what a server made of a query.
+    """A query as the server normalised it.
 
     Attributes:
         query_type: ``"regularQuery"`` or ``"compareDateRangeQuery"``.
@@ -407,7 +407,7 @@ def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
     """Ask for the rows of a query that is in Cube's JSON form; send it as it is."""
     if not isinstance(query, Mapping):
         raise QueryError(
-            f"load_raw() takes one mapping, not {type(query).__name__}: give a Query to"
+            f"load_raw() takes one mapping, got {type(query).__name__}: pass a Query to"
             " load(), several to blend()"
         )
     codec.dumps(query)  # raises a QueryError for values that JSON cannot write exactly
@@ -523,11 +523,11 @@ def _refuse_unlike(
     granularities = {_granularity(wire) for wire in wires}
     if len(granularities) > 1 or None in granularities:
         raise QueryError(
-            "blend() takes queries of one granularity: give each the same"
-            ' .by("day") (or another) on its time dimension'
+            "blend() takes queries of one granularity: use the same"
+            ' .by("day") (or another) on the time dimension of each'
         )
     if len({query.cache for query in queries}) > 1:
-        raise QueryError("blend() takes queries of one cache=: give all the same")
+        raise QueryError("blend() takes queries with the same cache mode")
 
 
 def _granularity(wire: Mapping[str, Any]) -> str | None:
@@ -543,7 +543,7 @@ def _granularity(wire: Mapping[str, Any]) -> str | None:
 
 def _exactly(count: int, parts: list[ResultPart]) -> list[ResultPart]:
     if len(parts) != count:
-        raise DecodeError(f"the server sent {len(parts)} results where {count} belong")
+        raise DecodeError(f"expected {count} results, got {len(parts)}")
     return parts
 
 

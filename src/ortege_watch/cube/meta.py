@@ -125,7 +125,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         try:
             answer = _decoder.decode(data)
         except codec.UNREADABLE as error:
-            problem = f"this is no list of cubes ({error})"
+            problem = f"not a list of cubes ({error})"
             raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
         return answer
 
@@ -133,7 +133,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         """Return a cube or a view by its name.
 
         Raises:
-            QueryError: there is none; the message names those that are spelt alike.
+            QueryError: the name is unknown; the message lists similar names.
         """
         return _find("cube", name, self.cubes)
 
@@ -141,7 +141,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         """Return a measure, dimension or segment by its full name, ``"cube.member"``.
 
         Raises:
-            QueryError: there is none; the message names those that are spelt alike.
+            QueryError: the name is unknown; the message lists similar names.
         """
         return _find("member", name, self._members())
 

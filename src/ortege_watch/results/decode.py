@@ -117,7 +117,7 @@ class Shape:
         return rows
 
     def _has_all_keys_once(self, data: bytes) -> bool:
-        """Tell whether no key stands twice; ``False`` if that must be looked at.
+        """Return whether every key occurs once; ``False`` means that it must be checked.
 
         A key that stands twice in its row is one colon too many; so is a colon after a
         quote inside of a value. Keys come from the query, so that one row has what all
@@ -136,7 +136,7 @@ def _cells(fields: list[Any]) -> type[msgspec.Struct]:
 
 @lru_cache(maxsize=256)
 def shape_of(columns: tuple[str, ...]) -> Shape:
-    """Give the shape of sorted columns; making one takes some 50 µs."""
+    """Return the shape of sorted columns, cached: building one takes about 50 µs."""
     return Shape(columns)
 
 
@@ -150,7 +150,7 @@ def read_rows(
         likely: the columns that are expected.
 
     Raises:
-        DecodeError: the data is in none of these forms, a row is no object or has a
+        DecodeError: the data has another form, a row is not an object or has a
             key twice, a compact row or a column has not the length it must have.
     """
     text = bytes(data)
@@ -197,7 +197,7 @@ def _read_unlike(data: bytes) -> tuple[Shape, list[Cells]]:
     columns: set[str] = set()
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
-            problem = f"row {i} is no object"
+            problem = f"row {i} is not an object"
             raise DecodeError(problem, excerpt=codec.excerpt(repr(row)))
         columns.update(row)
     _check_keys(data)
@@ -267,7 +267,7 @@ def _check_lengths(what: str, lists: Sequence[Sequence[Any]], length: int) -> No
             raise DecodeError(problem)
 
 
-# -------------------- One value of a result: from what servers send to what a member is declared as.
+# One value of a result: from what servers send to what a member is declared as.
 #
 # Servers send numbers as strings, as JSON integers and, from the native pipeline of Cube
 # 1.2 on, as ``1.0``; times without a zone; booleans as ``true``, and through some drivers
@@ -299,7 +299,7 @@ def _are_digits(text: str) -> bool:
 
 
 def _are_times(values: Sequence[str]) -> bool:
-    """Tell whether all are ``YYYY-MM-DDTHH:MM:SS.mmm``, as Cube writes times."""
+    """Return whether all have the form ``YYYY-MM-DDTHH:MM:SS.mmm``, as Cube writes."""
     pattern = "0000-00-00T00:00:00.000\n" * len(values)
     return "\n".join([*values, ""]).translate(_DIGITS_TO_ZERO) == pattern
 
@@ -312,7 +312,7 @@ def _are_alike(decimals: int | None) -> Callable[[str], re.Match[str] | None]:
 
 
 def zone_of(name: str) -> tzinfo:
-    """Give the zone that times without one are meant in.
+    """Return the zone of times that carry none.
 
     Raises:
         DecodeError: this machine knows no such zone.
@@ -336,7 +336,7 @@ def read_decimal(value: Any) -> Decimal:
             return Decimal(value)
         except ArithmeticError:
             pass
-    message = "is no decimal number"
+    message = "is not a decimal number"
     raise ValueError(message)
 
 
@@ -352,16 +352,20 @@ def read_int(value: Any) -> int:
         whole = int(number)
         if whole == number:
             return whole
-    message = "is no whole number of at most 4300 digits"
+    message = "is not a whole number of at most 4300 digits"
     raise ValueError(message)
 
 
 def read_text(value: Any) -> str:
-    """Read text; a number or a boolean is no text."""
+    """Read a string; numbers and booleans are refused."""
     if type(value) is str:
         return value
     likely = {bool: "bool", int: "int or Decimal", Decimal: "Decimal"}.get(type(value))
-    message = f"is no text; declare the member as {likely}" if likely else "is no text"
+    message = (
+        f"is not a string; declare the member as {likely}"
+        if likely
+        else "is not a string"
+    )
     raise ValueError(message)
 
 
@@ -380,7 +384,7 @@ def read_bool(value: Any) -> bool:
             return _BOOLEANS[value]
     elif type(value) in {bool, int, Decimal} and value in {0, 1}:
         return bool(value)
-    message = "is no boolean"
+    message = "is not a boolean"
     raise ValueError(message)
 
 
@@ -398,12 +402,12 @@ def read_time(value: Any, zone: tzinfo) -> datetime:
             return moment.replace(tzinfo=zone)
         except (ValueError, OverflowError):
             pass
-    message = "is no time as YYYY-MM-DDTHH:MM:SS.mmm"
+    message = "is not a time of the form YYYY-MM-DDTHH:MM:SS.mmm"
     raise ValueError(message)
 
 
 def read_as_sent(value: Any) -> Any:
-    """Give a value as it was sent; nobody declared what it should be."""
+    """Return a value as it was sent, where no type is declared."""
     return deepcopy(value) if type(value) in {dict, list} else value
 
 
@@ -422,7 +426,7 @@ def _time_reader(zone: tzinfo) -> Reader:
 
 
 def reader(kind: Kind, zone: tzinfo) -> Reader:
-    """Give the function that reads a value as ``kind``."""
+    """Return the function that reads a value as ``kind``."""
     return _time_reader(zone) if kind is datetime else _READERS[kind]
 
 
@@ -455,7 +459,7 @@ def read_column(values: list[Any], kind: Kind, zone: tzinfo) -> list[Any]:
 
 
 def canonical(value: Any, kind: Kind, zone: tzinfo) -> Hashable:
-    """Give what stands for a value in comparisons, whatever form it was sent in.
+    """Return what represents a value in comparisons, whatever form it was sent in.
 
     ``"1.0"``, ``1`` and ``1.0`` are one number, a time is its instant. What cannot be
     read as declared stands for itself: comparing rows raises nothing.
@@ -470,7 +474,7 @@ def canonical(value: Any, kind: Kind, zone: tzinfo) -> Hashable:
 
 
 def frozen(value: Any) -> Hashable:
-    """Give a hashable stand-in for any JSON value."""
+    """Return a hashable value for any JSON value."""
     if isinstance(value, dict):
         entries = cast("dict[str, Any]", value)
         return frozenset((key, frozen(entry)) for key, entry in entries.items())
@@ -480,7 +484,7 @@ def frozen(value: Any) -> Hashable:
 
 
 def is_verbatim(values: Sequence[Any], kind: Kind, zone: tzinfo) -> bool:
-    """Tell whether values of a column are equal only if they were sent alike.
+    """Return whether values of a column are equal only if their text is equal.
 
     ``False`` means that nobody looked closely enough to know.
     """
@@ -510,17 +514,17 @@ def sort_key(value: Hashable) -> tuple[int, Any]:
 
 
 def unreadable(column: str, value: object, index: int, reason: str) -> DecodeError:
-    """Say which value of which row cannot be read, and why."""
+    """Return the error for a value that cannot be read."""
     shown = codec.excerpt(repr(value))
     return DecodeError(f"{column} in {row_at(index)} {reason}: {shown}")
 
 
 def row_at(index: int) -> str:
-    """Name a row in an error message; -1 is a row whose place is not known."""
+    """Return how error messages name a row; -1 is a row of unknown position."""
     return f"row {index}" if index >= 0 else "a row"
 
 
-# -------------------- What the columns of a result hold: types, zone, and which columns are keys.
+# What the columns of a result hold: types, zone, and which columns are keys.
 
 
 # A "string" of an annotation may be a number or even an object through some drivers.
@@ -542,7 +546,7 @@ class Layout:
     Attributes:
         shape: the columns themselves.
         kinds: what each column is declared as, in the order in which rows show them.
-        keys: the columns that are no measures, sorted; together they identify a row.
+        keys: all columns except the measures, sorted; together they identify a row.
         zone: what times without a zone are meant in.
     """
 
@@ -562,14 +566,14 @@ class Layout:
         self._places: dict[int, tuple[object, Place]] = {}
 
     def find(self, column: str | Member[Any] | TimeSelection) -> Place:
-        """Give a column's name, its attribute in the cells, and what reads its values.
+        """Return a column's name, its attribute in the cells, and its reader.
 
         A loop over rows asks for the same few objects again and again: they are known
         by identity, and kept, so that no other object takes their place.
 
         Raises:
-            QueryError: this is neither a name nor anything that has a column.
-            DecodeError: there is no such column; the message lists those there are.
+            QueryError: the argument is neither a name nor a member.
+            DecodeError: the column does not exist; the message lists the columns.
         """
         known = self._places.get(id(column))
         if known is not None:
@@ -581,7 +585,7 @@ class Layout:
         return place
 
     def _find(self, column: str | Member[Any] | TimeSelection) -> Place:
-        """Give a column's name, its attribute in the cells, and what reads its values.
+        """Return a column's name, its attribute in the cells, and its reader.
 
         A member is read as it is declared itself, a name as the query declares it.
         """
@@ -592,9 +596,7 @@ class Layout:
             try:
                 name, kind = column.name, column.type
             except AttributeError:
-                problem = (
-                    f"a row takes a member or the name of a column, not {column!r}"
-                )
+                problem = f"column must be a member or a name, got {column!r}"
                 raise QueryError(problem) from None
             if kind is object:  # undeclared: out of Query.from_wire
                 kind = self.kinds.get(name)
@@ -603,9 +605,9 @@ class Layout:
         return name, self.shape.attributes[name], reader(kind, self.zone)
 
     def missing(self, name: str, columns: Iterable[str]) -> DecodeError:
-        """Say that a row has no such column, and which ones it has."""
+        """Return the error for a column that a row does not have."""
         there = ", ".join(columns) or "none"
-        return DecodeError(f"there is no column {name!r}; there are: {there}")
+        return DecodeError(f"unknown column {name!r}: the columns are {there}")
 
 
 _layout = lru_cache(maxsize=256)(Layout)
@@ -614,13 +616,13 @@ _layout = lru_cache(maxsize=256)(Layout)
 def lay_out(
     shape: Shape, kinds: Mapping[str, Kind], measures: Iterable[str], timezone: str
 ) -> Layout:
-    """Give the layout of a shape, the same one for the same arguments.
+    """Return the layout of a shape, the same one for the same arguments.
 
     Args:
         shape: the columns that are there.
         kinds: what columns are declared as, in the order in which rows show them;
             may name more columns, and fewer: those come last.
-        measures: the columns that are no part of a row's key.
+        measures: the columns that are not part of a row's key.
         timezone: what times without a zone are meant in, an IANA name.
 
     Raises:
@@ -634,7 +636,7 @@ def lay_out(
 
 
 def _implied(name: str) -> Kind:
-    """Tell the type of a column that nobody declares: blended rows have their time."""
+    """Return the type of a column without a declaration, such as a blended time."""
     return datetime if name.startswith("time.") else None
 
 

@@ -169,7 +169,7 @@ def _value(source: _Source, layout: Layout, cells: Cells, index: int) -> Any:
     value = getattr(cells, source.attribute)
     field = source.field
     if value is msgspec.UNSET:
-        problem = f"there is no column {source.column!r} in {row_at(index)}"
+        problem = f"unknown column {source.column!r} in {row_at(index)}"
         raise DecodeError(problem)
     if value is None:
         if field.nullable:
@@ -221,7 +221,7 @@ def _source(field: _Field, layout: Layout, cls: type[Any]) -> _Source | None:
         if not field.required:
             return None
         problem = (
-            f"{where} has no column; there are: {', '.join(columns)}. Name one in the "
+            f"{where} has no column: the columns are {', '.join(columns)}. Name one in the "
             'field\'s metadata, {"column": ...}, or give the field a default'
         )
         raise QueryError(problem)

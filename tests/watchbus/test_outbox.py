@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ortege_watch.watchbus import (
     Outbox,
     OutboxFull,
     RejectedAlert,
+    SQLiteNonces,
     WatchBusError,
     WireStyle,
 )
@@ -295,3 +297,18 @@ def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path_factory, steps):
         ]
         assert found == aside
     box.close()
+
+
+@pytest.mark.parametrize("kind", [Outbox, SQLiteNonces])
+def test_one_new_file_may_be_opened_by_many_at_the_same_moment(tmp_path, kind):
+    for number in range(40):
+        together = threading.Barrier(8)
+
+        def open_file(path=tmp_path / str(number), together=together):
+            together.wait(timeout=30)
+            return kind(path)
+
+        with ThreadPoolExecutor(8) as pool:
+            opening = [pool.submit(open_file) for _ in range(8)]
+        for each in opening:
+            each.result().close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from ortege_watch._sqlite import connect, use_wal
 from ortege_watch.errors import OrtegeWatchError, OutboxFull, QueryError
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.posting import (
@@ -21,6 +22,9 @@ from ortege_watch.watchbus.posting import (
 )
 
 __all__ = ["Outbox"]
+
+_WAIT: Final = 10.0
+"""Seconds to wait for other processes that use the file."""
 
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS waiting (
@@ -73,12 +77,12 @@ class Outbox:
         self._lock = threading.Lock()
         self._turn: Turn | None = None
         with self._errors():
-            self._db = _connect(self.path, wait=10.0)
+            self._db = connect(self.path, wait=_WAIT)
             # The last alert is on the disk when accept() returns.
-            self._db.execute("PRAGMA journal_mode = WAL")
+            use_wal(self._db, wait=_WAIT)
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
-            self._sender = _connect(Path(f"{self.path}-sender"), wait=0.0)
+            self._sender = connect(Path(f"{self.path}-sender"), wait=0.0)
 
     def __repr__(self) -> str:
         return f"Outbox({str(self.path)!r})"
@@ -252,9 +256,3 @@ class Outbox:
         except sqlite3.Error as error:
             problem = f"the outbox {str(self.path)!r} cannot be used: {error}"
             raise OrtegeWatchError(problem) from error
-
-
-def _connect(path: Path, *, wait: float) -> sqlite3.Connection:
-    return sqlite3.connect(
-        path, timeout=wait, isolation_level=None, check_same_thread=False
-    )

@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, Protocol, Self, TypeVar
 import msgspec
 
 from ortege_watch import _json as codec
+from ortege_watch._sqlite import connect, use_wal
 from ortege_watch.errors import (
     OrtegeWatchError,
     QueryError,
@@ -32,6 +33,9 @@ __all__ = ["MemoryNonces", "NonceStore", "RequestVerifier", "SQLiteNonces"]
 
 
 _FIRST_SWEEP: Final = 1000
+_WAIT: Final = 10.0
+"""Seconds to wait for other processes that use the file."""
+
 _PAUSE: Final = 10.0  # seconds between two looks at a whole file
 
 
@@ -116,11 +120,9 @@ class SQLiteNonces:
         self._next_sweep = float("-inf")
         self._full = False
         with self._errors():
-            self._db = sqlite3.connect(
-                path, timeout=10, isolation_level=None, check_same_thread=False
-            )
+            self._db = connect(path, wait=_WAIT)
             # A killed process loses nothing; a lost power supply the last moments.
-            self._db.execute("PRAGMA journal_mode = WAL")
+            use_wal(self._db, wait=_WAIT)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS nonces"

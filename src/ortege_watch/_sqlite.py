@@ -1,0 +1,38 @@
+"""SQLite files that several processes open, perhaps at the same moment."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final
+
+__all__ = ["connect", "use_wal"]
+
+_PAUSE: Final = 0.01
+"""Seconds between two attempts to switch a file to its write-ahead log."""
+
+
+def connect(path: str | Path, *, wait: float) -> sqlite3.Connection:
+    """Open a file; a statement waits up to ``wait`` seconds for other processes."""
+    return sqlite3.connect(
+        path, timeout=wait, isolation_level=None, check_same_thread=False
+    )
+
+
+def use_wal(db: sqlite3.Connection, *, wait: float) -> None:
+    """Switch a file to its write-ahead log, which stays on.
+
+    The switch needs the file alone, and SQLite does not wait for that: while another
+    process opens the same new file, it fails at once with "database is locked".
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return

@@ -5,6 +5,7 @@ import json
 from datetime import date
 from decimal import Decimal
 from email.utils import formatdate
+from types import MappingProxyType
 
 import pytest
 from hypothesis import given
@@ -60,6 +61,29 @@ def multi(*parts):
 @pytest.fixture
 def loaded(answer):
     return answer(200, multi(part(ROW)))
+
+
+def test_a_raw_query_may_be_any_mapping(play, loaded):
+    wire = {"measures": ("events.count",), "filters": [{"member": "events.sender"}]}
+    view = MappingProxyType(wire | {"filters": [MappingProxyType(wire["filters"][0])]})
+    server = play([loaded])
+    server.run(flows.load_raw(call(), view))
+    [question] = server.questions
+    assert question == {
+        "query": {**wire, "measures": ["events.count"]},
+        "queryType": "multi",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(0.5, r"\$\.query\.limit: 0\.5 has no exact form"), ("\ud800", "as JSON")],
+)
+def test_a_raw_query_that_json_cannot_hold_is_refused_unsent(play, value, words):
+    server = play([])
+    with pytest.raises(QueryError, match=words):
+        server.run(flows.load_raw(call(), {"limit": value}))
+    assert server.effects == []
 
 
 def test_load_asks_with_the_uniform_envelope(play, loaded):

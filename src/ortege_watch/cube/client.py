@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ortege_watch.watch.options import Dialect
     from ortege_watch.watch.updates import AsyncUpdates, Updates, WatchOptions
 
-__all__ = ["DEADLINE", "TIMEOUT", "AsyncCubeClient", "CubeClient", "Limits", "Settings"]
+__all__ = ["AsyncCubeClient", "CubeClient", "Limits", "Settings"]
 
 _DEFAULT_PATH: Final = "/cubejs-api"
 _EXAMPLE: Final = "https://cube.example.com/cubejs-api/v1"
@@ -462,9 +462,9 @@ class CubeClient:
 
         Enter the return value with ``with`` and iterate over it. It reconnects,
         re-authorises and resubscribes by itself, and each :class:`Update` is the
-        difference to the last one. The subscription has a
-        thread of its own, which also calls the callbacks; a token function is called in
-        yet another one, so that it may block.
+        difference to the last one. The subscription has a thread of its own, which also
+        calls the callbacks; a token function is called in another one, so that it may
+        block.
 
         Args:
             queries: the queries, over one connection.

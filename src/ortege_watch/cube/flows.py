@@ -367,10 +367,14 @@ def load_parts(
 def _ask_parts(
     call: Call, query: object, cache: str | None
 ) -> Conversation[list[ResultPart]]:
-    question = {"query": query, "queryType": "multi"}
+    question = _question(query)
     if cache is not None:
         question["cache"] = cache
     return call.ask("POST", "/load", _parts, codec.encode(question))
+
+
+def _question(query: object) -> dict[str, object]:
+    return {"query": query, "queryType": "multi"}
 
 
 def _parts(data: bytes) -> list[ResultPart]:
@@ -410,9 +414,10 @@ def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
             f"load_raw() takes one mapping, got {type(query).__name__}: pass a Query to"
             " load(), several to blend()"
         )
-    codec.dumps(query)  # raises a QueryError for values that JSON cannot write exactly
-    _refuse_ranges(query, "load_raw()")
-    parts = yield from load_parts(call, query)
+    if _ranges(query):
+        raise _several_results("load_raw()")
+    content = codec.dumps(_question(query)).encode()
+    parts = yield from call.ask("POST", "/load", _parts, content)
     return Result(_exactly(1, parts)[0])
 
 
@@ -494,11 +499,6 @@ def _to_wire(query: Query, asked: str, *, compares: bool = False) -> dict[str, A
     if query.compares and not compares:
         raise _several_results(asked)
     return query.to_wire()
-
-
-def _refuse_ranges(wire: Mapping[str, Any], asked: str) -> None:
-    if _ranges(wire):
-        raise _several_results(asked)
 
 
 def _several_results(asked: str) -> QueryError:

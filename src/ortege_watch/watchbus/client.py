@@ -59,13 +59,6 @@ __all__ = [
     "refuse_params",
 ]
 
-# -------------------- What is asked of a provider, written once for both clients.
-#
-# Pure: each conversation is a generator (see ``cube/effects.py``) that a driver of
-# ``_http.py`` runs. What they raise is listed at
-# :func:`~ortege_watch.watchbus.exchange.exchange`.
-
-
 T = TypeVar("T")
 
 Progress: TypeAlias = Callable[[int, int], object]
@@ -73,7 +66,10 @@ Progress: TypeAlias = Callable[[int, int], object]
 
 
 class Provider:
-    """Begin the conversations with one provider.
+    """The conversations with one provider, written once for both clients.
+
+    What they raise is listed at
+    :func:`~ortege_watch.watchbus.requests.signed_exchange`.
 
     Args:
         link: the provider, the credentials and the limits.

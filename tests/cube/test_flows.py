@@ -7,11 +7,18 @@ from decimal import Decimal
 from email.utils import formatdate
 from types import MappingProxyType
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortege_watch._http.conversation import Failure, Request, Response, TimeBudget
+from ortege_watch._http.conversation import (
+    Failure,
+    Request,
+    Response,
+    Retry,
+    TimeBudget,
+)
 from ortege_watch.cube import flows
 from ortege_watch.cube.flows import Call, Server
 from ortege_watch.errors import (
@@ -61,6 +68,16 @@ def multi(*parts):
 @pytest.fixture
 def loaded(answer):
     return answer(200, multi(part(ROW)))
+
+
+def test_a_query_that_is_sent_without_renew_query_has_all_its_attempts(
+    play, answer, loaded
+):
+    busy, refused = Response(status=503), answer(400, RENEW_REFUSED)
+    server = play([busy] * 3 + [refused] + [busy] * 3 + [loaded])
+    query = attrs.evolve(QUERY, cache="no-cache")
+    assert len(server.run(flows.load(call(retry=Retry(attempts=4)), query))) == 1
+    assert server.asked_tokens == 1
 
 
 def test_a_raw_query_may_be_any_mapping(play, loaded):

@@ -21,6 +21,7 @@ from ortege_watch.watchbus import (
     WatchResult,
     alert_app,
     sign,
+    signed_headers,
 )
 
 
@@ -54,9 +55,12 @@ def requests_are_signed_and_verified(body: bytes) -> None:
     credentials = Credentials("app", "secret")
     signature = sign(credentials, "POST", "/p", body, timestamp=1, nonce="n")
     assert_type(signature, str)
+    headers = signed_headers(credentials, "POST", "/p", body, timestamp=1, nonce="n")
+    assert_type(headers, dict[str, str])
     verifier = RequestVerifier(
         {"app": ["old", "new"]}, path="/p", nonces=SQLiteNonces("nonces.sqlite")
     )
+    assert_type(verifier.for_method("GET"), RequestVerifier)
     assert_type(verifier.verify({"X-Signature-nonce": "n"}, body), str)
     assert_type(verifier.verify([(b"x-signature-nonce", b"n")], body), str)
     assert_type(verifier.alerts({b"x-signature-nonce": b"n"}, body), list[AlertInfo])

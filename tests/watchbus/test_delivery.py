@@ -318,8 +318,8 @@ def test_the_path_of_an_address_is_what_is_signed(url, address, path):
         (None, "a string such as .* got NoneType"),
         ("ws://me:secret@host/", "pass credentials, which sign"),
         ("ws://host/?q=1", "remove the query and the fragment"),
-        ("ws://host/a;b", "cannot be signed"),
-        ("ws://host/é", "cannot be signed"),
+        ("ws://host/a;b", "invalid path '/a;b'"),
+        ("ws://host/é", "invalid path '/é'"),
     ],
 )
 def test_what_is_no_address_is_refused(url, problem):

@@ -331,6 +331,26 @@ def test_of_many_threads_one_gets_in():
         assert sum(pool.map(accepted, range(64))) == 1
 
 
+def test_a_verifier_for_another_method_shares_everything_else():
+    made = verifier(nonce_shape="any", max_body=1000)
+    other = made.for_method("GET")
+    assert (other.method, other.path, other.max_body) == ("GET", PATH, 1000)
+    assert made.method == "POST"
+    headers = headers_for(b"", method="GET", nonce="once")
+    with pytest.raises(SignatureError) as caught:
+        made.verify(headers, b"")
+    assert caught.value.reason == SignatureReason.BAD_SIGNATURE
+    assert other.verify(headers, b"") == APP_ID
+    with pytest.raises(SignatureError) as caught:
+        made.verify(headers_for(b"", nonce="once"), b"")
+    assert caught.value.reason == SignatureReason.REPLAY
+
+
+def test_a_verifier_for_an_invalid_method_is_not_made():
+    with pytest.raises(InvalidArgument, match="method must be"):
+        verifier().for_method("get")
+
+
 # ---------------------------------------------------------------------------- secrets
 def test_old_and_new_secrets_are_good_while_both_are_listed():
     made = verifier(secrets={APP_ID: ["old", SECRET, "next"]})
@@ -353,9 +373,9 @@ def test_secrets_are_not_shown():
         ({"secrets": {APP_ID: [""]}}, "secret: "),
         ({"secrets": {APP_ID: [b"bytes"]}}, "secret: "),
         ({"secrets": {"a;b": [SECRET]}}, "'a;b' is no app id"),
-        ({"path": "api"}, "path: "),
-        ({"path": PATH + "?a=1"}, "path: "),
-        ({"method": "post"}, "method: "),
+        ({"path": "api"}, "invalid path 'api'"),
+        ({"path": PATH + "?a=1"}, "invalid path"),
+        ({"method": "post"}, "method must be"),
         ({"tolerance": 0}, "tolerance: "),
         ({"tolerance": float("inf")}, "tolerance: "),
         ({"tolerance": float("nan")}, "tolerance: "),

@@ -145,8 +145,8 @@ def test_the_three_requests_that_shared_a_signature_cannot_be_signed():
         ("method", "post", "capitals"),
         ("method", "", "capitals"),
         ("method", "PO;ST", "capitals"),
-        ("path", "", "begins with '/'"),
-        ("path", "api", "begins with '/'"),
+        ("path", "", "must begin with '/'"),
+        ("path", "api", "must begin with '/'"),
         ("path", "/a b", "percent-encoded"),
         ("path", "/é", "percent-encoded"),
         ("path", "/a#b", "query"),
@@ -171,7 +171,7 @@ def test_the_three_requests_that_shared_a_signature_cannot_be_signed():
 def test_what_is_ambiguous_or_wrong_is_not_signed(field, value, advice):
     with pytest.raises(InvalidArgument, match=re.escape(advice)) as caught:
         signed(**{field: value})
-    assert str(caught.value).startswith(f"{field}: ")
+    assert field in str(caught.value)
     assert SECRET not in str(caught.value)
 
 

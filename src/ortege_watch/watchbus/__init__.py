@@ -46,7 +46,12 @@ if TYPE_CHECKING:
     from ortege_watch.watchbus.posting import PublishResult, RejectedAlert
     from ortege_watch.watchbus.publisher import AlertPublisher, AsyncAlertPublisher
     from ortege_watch.watchbus.requests import WatchPaths
-    from ortege_watch.watchbus.signing import Credentials, Headers, sign
+    from ortege_watch.watchbus.signing import (
+        Credentials,
+        Headers,
+        sign,
+        signed_headers,
+    )
     from ortege_watch.watchbus.verifier import (
         MemoryNonces,
         NonceStore,
@@ -97,6 +102,7 @@ __all__ = [
     "alert_app",
     "serve_alert_channel",
     "sign",
+    "signed_headers",
 ]
 
 # Where each public name lives; a test compares it with the imports above.
@@ -142,6 +148,7 @@ _HOMES = {
     "alert_app": "watchbus.inbox",
     "serve_alert_channel": "watchbus.channel",
     "sign": "watchbus.signing",
+    "signed_headers": "watchbus.signing",
 }
 
 

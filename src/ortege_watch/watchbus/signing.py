@@ -23,7 +23,13 @@ from typing import Any, Final, Protocol, TypeAlias
 from attrs import Attribute, field, frozen
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError, QueryError, SignatureError, SignatureReason
+from ortege_watch.errors import (
+    DecodeError,
+    InvalidArgument,
+    QueryError,
+    SignatureError,
+    SignatureReason,
+)
 from ortege_watch.watchbus.fields import shown
 
 __all__ = [
@@ -156,15 +162,17 @@ def request_line(method: str, path: str) -> str:
     """Return the part of the message that tells what is asked, checked.
 
     Raises:
-        QueryError: the method or the path cannot be signed: a query, a ``;``, or
-            something that is not percent-encoded.
+        InvalidArgument: the method or the path cannot be signed: it has a query or a
+            ``;``, or is not percent-encoded.
     """
     if _METHOD.fullmatch(method) is None:
-        raise QueryError(f"method: {method!r} is no HTTP method in capitals")
+        raise InvalidArgument(
+            f"method must be an HTTP method in capitals, got {method!r}"
+        )
     if _PATH.fullmatch(path) is None:
-        raise QueryError(
-            f"path: {path!r} cannot be signed: it begins with '/', is percent-encoded,"
-            " and has neither a query nor a ';'"
+        raise InvalidArgument(
+            f"invalid path {path!r}: a path that is signed must begin with '/', be"
+            " percent-encoded and have neither a query nor a ';'"
         )
     return f"{method};{path};"
 

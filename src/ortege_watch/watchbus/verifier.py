@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sqlite3
 import threading
@@ -236,7 +237,7 @@ class RequestVerifier:
         if nonce_shape not in {"hex32", "any"}:
             raise QueryError(f"nonce_shape: {nonce_shape!r}; give 'hex32' or 'any'")
         self.path: Final = path
-        self.method: Final = method
+        self.method = method
         self.max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         self._keys = _prepare(secrets)
@@ -245,6 +246,23 @@ class RequestVerifier:
         self._keep = 2 * tolerance
         self._clock = clock
         self._hex = nonce_shape == "hex32"
+
+    def for_method(self, method: str) -> RequestVerifier:
+        """Return a verifier of requests with another HTTP method.
+
+        Everything else is the same and the nonces are shared, so a nonce that one of
+        the two accepted is a replay to the other.
+
+        Args:
+            method: the method in capitals, such as ``"GET"``.
+
+        Raises:
+            InvalidArgument: it is not an HTTP method in capitals.
+        """
+        other = copy.copy(self)
+        other.method = method
+        other._line = signing.request_line(method, self.path)  # noqa: SLF001 - its own
+        return other
 
     def verify(
         self, headers: Headers, body: bytes, *, target: str | bytes | None = None

@@ -1,7 +1,7 @@
-"""Clarity values and principals as a Stacks node reads and writes them.
+"""Clarity values and principals in the form that a Stacks node reads and writes.
 
-After SIP-005 (serialization of Clarity values; addresses in c32check). Only what the
-bot needs; what it cannot read is an error, never a guess.
+Follows SIP-005 (serialization of Clarity values; addresses in c32check), as far as the
+bot needs it. Bytes that cannot be read are an error, never a guess.
 """
 
 from __future__ import annotations
@@ -32,50 +32,47 @@ __all__ = [
 
 
 class ClarityError(ValueError):
-    """Refuse bytes or a text that is no Clarity value, or no principal."""
-
-
-# ----------------------------------------------------------------- values as Python
+    """Raised for an invalid Clarity value or principal."""
 
 
 @attrs.frozen
 class UInt:
-    """Be an unsigned integer of 128 bits; a plain ``int`` is Clarity's signed one."""
+    """An unsigned 128-bit integer; a plain ``int`` is Clarity's signed one."""
 
     value: int
 
 
 @attrs.frozen
 class Principal:
-    """Be an address, ``SP...`` or ``SP....contract``."""
+    """An account or a contract: ``SP...`` or ``SP....contract``."""
 
     text: str
 
 
 @attrs.frozen
 class Some:
-    """Be an optional that has a value; ``None`` is the one that has none."""
+    """An optional with a value; the empty optional is ``None``."""
 
     value: Value
 
 
 @attrs.frozen
 class Ok:
-    """Be a response that succeeded."""
+    """A successful response."""
 
     value: Value
 
 
 @attrs.frozen
 class Err:
-    """Be a response that failed."""
+    """An error response."""
 
     value: Value
 
 
 @attrs.frozen
 class Name:
-    """Be ASCII text; a plain ``str`` is Clarity's UTF-8 text."""
+    """An ASCII string; a plain ``str`` is Clarity's UTF-8 string."""
 
     text: str
 
@@ -96,21 +93,21 @@ Value: TypeAlias = (
     | None
 )
 
-# ----------------------------------------------------------------------- principals
-
 _ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _SAME: Final = str.maketrans("OLI", "011")
 _CONTRACT: Final = re.compile(r"[a-zA-Z](?:[a-zA-Z0-9]|[-_]){0,127}")
 
 
 def c32_encode(version: int, payload: bytes) -> str:
-    """Write a version (0 to 31) and 20 bytes as an address.
+    """Encode a version (0 to 31) and 20 bytes as an address.
 
     Raises:
-        ClarityError: another version or length.
+        ClarityError: the version or the length is out of range.
     """
-    if not 0 <= version < 32 or len(payload) != 20:
-        raise ClarityError("an address has a version below 32 and 20 bytes")
+    if not 0 <= version < 32:
+        raise ClarityError(f"version must be between 0 and 31, got {version}")
+    if len(payload) != 20:
+        raise ClarityError(f"payload must be 20 bytes, got {len(payload)}")
     data = payload + _checksum(version, payload)
     number, digits = int.from_bytes(data), ""
     while number:
@@ -121,14 +118,14 @@ def c32_encode(version: int, payload: bytes) -> str:
 
 
 def c32_decode(address: str) -> tuple[int, bytes]:
-    """Read an address: its version and its 20 bytes.
+    """Decode an address into its version and its 20 bytes.
 
     Raises:
-        ClarityError: it is none, or its checksum is wrong.
+        ClarityError: the address is invalid or its checksum is wrong.
     """
     text = address.upper().translate(_SAME)
     if not text.startswith("S") or len(text) < 3 or set(text) - set(_ALPHABET):
-        raise ClarityError(f"{address!r} is no Stacks address")
+        raise ClarityError(f"invalid Stacks address {address!r}")
     version, digits = _ALPHABET.index(text[1]), text[2:]
     number = 0
     for digit in digits:
@@ -137,7 +134,9 @@ def c32_decode(address: str) -> tuple[int, bytes]:
     data = b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8)
     payload, checksum = data[:-4], data[-4:]
     if len(payload) != 20 or checksum != _checksum(version, payload):
-        raise ClarityError(f"{address!r} has a wrong checksum or length")
+        raise ClarityError(
+            f"invalid Stacks address {address!r}: wrong checksum or length"
+        )
     return version, payload
 
 
@@ -147,18 +146,16 @@ def _checksum(version: int, payload: bytes) -> bytes:
 
 
 def check_principal(text: str) -> None:
-    """Refuse what is neither an address nor ``address.contract``.
+    """Check that a string is an address or ``address.contract``.
 
     Raises:
-        ClarityError: it says why.
+        ClarityError: it is neither.
     """
     address, dot, contract = text.partition(".")
     c32_decode(address)
     if dot and not _CONTRACT.fullmatch(contract):
-        raise ClarityError(f"{contract!r} is no name of a contract")
+        raise ClarityError(f"invalid contract name {contract!r}")
 
-
-# -------------------------------------------------------------------- serialization
 
 _INT, _UINT, _BUFFER, _TRUE, _FALSE, _STANDARD, _CONTRACT_PRINCIPAL = range(7)
 _OK, _ERR, _NONE, _SOME, _LIST, _TUPLE, _ASCII, _UTF8 = range(7, 15)
@@ -166,10 +163,10 @@ _DEEPEST: Final = 32
 
 
 def serialize(value: Value) -> bytes:  # noqa: C901, PLR0911, PLR0912 - by kind
-    """Write a value as consensus bytes.
+    """Return the consensus bytes of a value.
 
     Raises:
-        ClarityError: a number that does not fit, a name that is none.
+        ClarityError: a number does not fit into 128 bits, or a name is invalid.
     """
     match value:
         case None:
@@ -216,7 +213,7 @@ def _sized(data: bytes) -> bytes:
 def _short(name: str) -> bytes:
     data = _ascii(name)
     if not 1 <= len(data) <= 128:
-        raise ClarityError(f"{name!r} is no Clarity name")
+        raise ClarityError(f"a name must have 1 to 128 characters, got {name!r}")
     return bytes([len(data)]) + data
 
 
@@ -237,10 +234,10 @@ def _principal(text: str) -> bytes:
 
 
 def deserialize(data: bytes) -> Value:
-    """Read consensus bytes, all of them.
+    """Read one value from consensus bytes.
 
     Raises:
-        ClarityError: they are cut off, go on after the value, or hold none.
+        ClarityError: the bytes are truncated, invalid, or longer than the value.
     """
     reader = _Reader(data)
     value = reader.value(0)
@@ -260,7 +257,7 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         if count > self.left:
-            raise ClarityError("the value is cut off")
+            raise ClarityError("truncated value")
         self._at += count
         return self._data[self._at - count : self._at]
 
@@ -315,7 +312,7 @@ class _Reader:
             case 14:
                 return self.text(self.take(self.length()))
             case _:
-                raise ClarityError(f"there is no kind of value {kind}")
+                raise ClarityError(f"unknown type prefix 0x{kind:02x}")
 
     def text(self, data: bytes) -> str:
         try:
@@ -325,7 +322,7 @@ class _Reader:
 
 
 def represent(value: Value) -> str:  # noqa: C901, PLR0911, PLR0912 - by kind
-    """Write a value as Clarity source, for people and for signers that take that."""
+    """Return a value as Clarity source, for people and for signers that accept it."""
     match value:
         case None:
             return "none"

@@ -1,8 +1,8 @@
-"""Positions and prices from a Stacks node, by calling read-only functions.
+"""Positions and prices from a Stacks node, by calls of read-only functions.
 
-What the contracts say now is the truth that a liquidation is judged by: interest,
-collateral flags and e-modes are in it. The functions' names are those of Zest V1's
-public contracts; their contracts are in the market file.
+A liquidation is judged by the contracts' current state, which includes interest,
+collateral flags and e-modes. The function names are those of Zest V1's public
+contracts; the contracts themselves are named in the market file.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from liquidation_bot.model import Holding, Position, Price, SourceError
 
 __all__ = ["Node", "NodePositions", "NodePrices"]
 
-# Anybody may be the sender of a read-only call: this is the address of no one.
+# A read-only call needs a sender, and accepts any: this is the burn address.
 _SENDER: Final = "SP000000000000000000002Q6VF78"
-_AT_ONCE: Final = 4
+_MAX_CONCURRENT: Final = 4
 
 
 class Node:
-    """Call read-only functions over HTTP.
+    """A client that calls read-only functions over HTTP.
 
     Args:
-        url: the node's or its API's, such as ``https://api.hiro.so``.
-        transport: for tests.
-        timeout: seconds.
+        url: of the node or of its API, such as ``https://api.hiro.so``.
+        transport: replaces the network in tests.
+        timeout: in seconds, for connecting and for each read.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Node:
         self._http = httpx.AsyncClient(
             base_url=url, transport=transport, timeout=timeout
         )
-        self._few = asyncio.Semaphore(_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,10 +67,10 @@ class Node:
         await self._http.aclose()
 
     async def call(self, contract: str, function: str, *arguments: Value) -> Value:
-        """Call a read-only function.
+        """Call a read-only function and return its value.
 
         Raises:
-            SourceError: there is no answer, or none that can be read.
+            SourceError: the call failed, or its response cannot be read.
         """
         address, _, name = contract.partition(".")
         body = {
@@ -79,36 +79,35 @@ class Node:
         }
         path = f"/v2/contracts/call-read/{address}/{name}/{function}"
         try:
-            async with self._few:
+            async with self._slots:
                 response = await self._http.post(path, json=body)
             response.raise_for_status()
             return _result(response.json())
         except (httpx.HTTPError, ValueError, TypeError) as error:
-            why = str(error) or type(error).__name__
-            raise SourceError(
-                f"the node did not answer {contract} {function}: {why}"
-            ) from error
+            reason = str(error) or type(error).__name__
+            raise SourceError(f"cannot call {contract} {function}: {reason}") from error
 
 
 def _result(answer: Any) -> Value:
     if not isinstance(answer, dict):
-        raise TypeError("the answer is no JSON object")
+        raise TypeError("expected a JSON object")
     fields = cast("dict[str, Any]", answer)
     if fields.get("okay") is not True:
-        raise ValueError(str(fields.get("cause", "it failed without a cause"))[:200])
-    text = str(fields.get("result", ""))
-    return deserialize(bytes.fromhex(text.removeprefix("0x")))
+        raise ValueError(str(fields.get("cause", "failed without a cause"))[:200])
+    result = str(fields.get("result", ""))
+    return deserialize(bytes.fromhex(result.removeprefix("0x")))
 
 
 class NodePositions:
-    """Read positions from the protocol's own contracts.
+    """Positions from the protocol's own contracts.
 
-    The market file's ``[node]`` names them: ``data`` (``get-user-assets-read``,
-    ``get-user-reserve-data-read``), ``reader`` (``get-user-borrow-balance``) and,
-    where there are e-modes, ``e_mode`` (``get-user-e-mode-read``).
+    ``[node]`` in the market file names the contracts: ``data``
+    (``get-user-assets-read``, ``get-user-reserve-data-read``), ``reader``
+    (``get-user-borrow-balance``) and, for markets with e-modes, ``e_mode``
+    (``get-user-e-mode-read``).
 
     Raises:
-        MarketError: the market file does not name them.
+        MarketError: the market file does not name ``data`` or ``reader``.
     """
 
     caveats: Sequence[str] = (
@@ -123,7 +122,7 @@ class NodePositions:
         self._market = market
 
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
-        """Read these addresses, each reserve that they use."""
+        """Read the positions of these addresses, in their order."""
         return await asyncio.gather(*(self._position(each, at) for each in borrowers))
 
     async def _position(self, borrower: str, at: int) -> Position:
@@ -180,17 +179,18 @@ class NodePositions:
             return 0
         flag = _some(mode)
         if not isinstance(flag, bytes) or len(flag) != 1:
-            raise ClarityError(f"an e-mode is one byte, not {flag!r}")
+            raise ClarityError(f"e-mode must be one byte, got {flag!r}")
         return flag[0]
 
 
 class NodePrices:
-    """Read prices with their time and confidence from Pyth's contract on the chain.
+    """Prices, with time and confidence, from Pyth's contract on the chain.
 
-    The market file's ``[node]`` names it as ``pyth``, and each reserve's ``feed``.
+    ``[node]`` in the market file names the contract as ``pyth``; each reserve names its
+    ``feed``.
 
     Raises:
-        MarketError: the market file names no contract, or no feed.
+        MarketError: the contract or every feed is missing from the market file.
     """
 
     caveats: Sequence[str] = (
@@ -203,10 +203,10 @@ class NodePrices:
         self._pyth = _contract(market, "pyth")
         self._reserves = [each for each in market.reserves if each.feed]
         if not self._reserves:
-            raise MarketError("the market file gives no reserve a price feed")
+            raise MarketError("market.reserves: at least one reserve needs a feed")
 
     async def prices(self) -> Sequence[Price]:
-        """Read each feed once."""
+        """Read each feed once, and return the price of each reserve that has one."""
         feeds = sorted({each.feed for each in self._reserves})
         found = await asyncio.gather(*(self._read(feed) for feed in feeds))
         by_feed: Mapping[str, tuple[int, int, int]] = dict(
@@ -223,7 +223,7 @@ class NodePrices:
         ]
 
     async def _read(self, feed: str) -> tuple[int, int, int]:
-        """Read price and confidence, of eight decimals each, and the time."""
+        """Return price and confidence, with eight decimals, and the time."""
         answer = await self._node.call(self._pyth, "get-price", bytes.fromhex(feed))
         try:
             fields = _fields(_ok(answer))
@@ -245,17 +245,17 @@ def _contract(market: Market, key: str) -> str:
 
 
 def _assets(value: Value) -> list[str]:
-    """Name the assets of ``(optional {assets-supplied, assets-borrowed})``."""
+    """Return the assets in ``(optional {assets-supplied, assets-borrowed})``."""
     if value is None:
         return []
     fields, found = _fields(_some(value)), set[str]()
     for key in ("assets-supplied", "assets-borrowed"):
         listed = fields.get(key)
         if not isinstance(listed, tuple):
-            raise ClarityError(f"{key} is no list")
+            raise ClarityError(f"{key} must be a list, got {listed!r}")
         for each in listed:
             if not isinstance(each, Principal):
-                raise ClarityError(f"{key} has an entry that is no principal")
+                raise ClarityError(f"{key} must contain principals, got {each!r}")
             found.add(each.text)
     return sorted(found)
 
@@ -263,35 +263,35 @@ def _assets(value: Value) -> list[str]:
 def _eight(number: int, exponent: int) -> int:
     places = exponent + 8
     if abs(places) > 30 or number < 0:
-        raise ClarityError(f"the price is {number} with exponent {exponent}")
+        raise ClarityError(f"price out of range: {number} with exponent {exponent}")
     return number * int(10**places) if places >= 0 else number // int(10**-places)
 
 
 def _some(value: Value) -> Value:
     if not isinstance(value, Some):
-        raise ClarityError(f"{value!r} is no (some ...)")
+        raise ClarityError(f"expected (some ...), got {value!r}")
     return value.value
 
 
 def _ok(value: Value) -> Value:
     if not isinstance(value, Ok):
-        raise ClarityError(f"{value!r} is no (ok ...)")
+        raise ClarityError(f"expected (ok ...), got {value!r}")
     return value.value
 
 
 def _fields(value: Value) -> Mapping[str, Value]:
     if not isinstance(value, Mapping):
-        raise ClarityError(f"{value!r} is no tuple")
+        raise ClarityError(f"expected a tuple, got {value!r}")
     return value
 
 
 def _uint(value: Value) -> int:
     if not isinstance(value, UInt):
-        raise ClarityError(f"{value!r} is no uint")
+        raise ClarityError(f"expected a uint, got {value!r}")
     return value.value
 
 
 def _int(value: Value) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ClarityError(f"{value!r} is no int")
+        raise ClarityError(f"expected an int, got {value!r}")
     return value

@@ -84,7 +84,7 @@ def test_a_reserve_may_lack_parameters_but_not_half_of_them():
         ('watched = ["', 'watched = [] #"', "at least one contract"),
         ('unverified = ["', 'unverified = [1, "', "must be a list of texts"),
         (".pool-vault-demo", "", "must name a contract, not the account"),
-        (".pool-vault-demo", ".pool vault", "no name of a contract"),
+        (".pool-vault-demo", ".pool vault", "invalid contract name"),
         ("SP1E1AK6SZ", "SP1E1AK6SX", "wrong checksum"),
         ("::ststx", "::", "must be contract::token"),
         ('price_token = "stSTX"', "price_token = 1", "price_token must be of type str"),

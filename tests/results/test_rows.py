@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ortege_watch._json import ResultPart
-from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.query import Dimension, Measure, Query, Segment, TimeDimension
 from ortege_watch.results import ChangedRow, Result, Row, rows_into
 from ortege_watch.results.diff import difference
@@ -147,12 +147,12 @@ def test_other_values_are_an_error_with_their_place(column, value, problem):
 
 @pytest.mark.parametrize("column", [0, None, 1.5, ROW])
 def test_what_is_no_column_is_refused_with_advice(column):
-    with pytest.raises(QueryError, match="column must be a member or a name"):
+    with pytest.raises(InvalidArgument, match="column must be a member or a name"):
         row()[column]
 
 
 def test_a_row_is_no_sequence():
-    with pytest.raises(QueryError):
+    with pytest.raises(InvalidArgument):
         list(row())
 
 

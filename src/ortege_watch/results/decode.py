@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.errors import DecodeError, InvalidArgument
 
 if TYPE_CHECKING:
     from ortege_watch.query import Member, Query, TimeSelection
@@ -430,18 +430,24 @@ def reader(kind: Kind, zone: tzinfo) -> Reader:
     return _time_reader(zone) if kind is datetime else _READERS[kind]
 
 
-def read_column(values: list[Any], kind: Kind, zone: tzinfo) -> list[Any]:
+def read_column(
+    values: list[Any], kind: Kind, zone: tzinfo, *, nullable: bool = True
+) -> list[Any]:
     """Read a whole column, ``None`` where it is NULL.
 
     The usual forms are checked and converted all at once; any other value sends the
     column through the reader for one value.
 
     Raises:
-        ValueError: a value cannot be read; the caller looks for it one by one.
+        ValueError: a value is missing, cannot be read, or is NULL in a column that is
+            not ``nullable``; the caller looks for it one by one.
     """
     kinds = set(map(type, values))
     if kinds <= {kind}:
         return values
+    if msgspec.UnsetType in kinds or (type(None) in kinds and not nullable):
+        message = "is missing or NULL"
+        raise ValueError(message)
     if kinds == {str}:
         # One look at all the characters is much cheaper than one at each value.
         if kind is int and _are_digits("".join(values)):
@@ -572,7 +578,7 @@ class Layout:
         by identity, and kept, so that no other object takes their place.
 
         Raises:
-            QueryError: the argument is neither a name nor a member.
+            InvalidArgument: the argument is neither a name nor a member.
             DecodeError: the column does not exist; the message lists the columns.
         """
         known = self._places.get(id(column))
@@ -597,7 +603,7 @@ class Layout:
                 name, kind = column.name, column.type
             except AttributeError:
                 problem = f"column must be a member or a name, got {column!r}"
-                raise QueryError(problem) from None
+                raise InvalidArgument(problem) from None
             if kind is object:  # undeclared: out of Query.from_wire
                 kind = self.kinds.get(name)
         if name not in self.kinds:

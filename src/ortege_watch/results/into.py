@@ -1,15 +1,16 @@
-"""Rows into a class of the user's own: attrs, frozen or not, or a plain dataclass.
+"""Rows as instances of the user's own attrs class or dataclass.
 
-Rows are read column by column, and the instances are made by msgspec where it can do
-that exactly as the class itself would: that is several times as fast as calling it.
+Rows are converted column by column. Where a value does not fit, they are converted
+again one by one, so that the error names the row and the column.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -21,7 +22,7 @@ import attrs
 import msgspec
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.results.decode import (
     Kind,
     read_as_sent,
@@ -38,248 +39,215 @@ __all__ = ["convert"]
 
 T = TypeVar("T")
 
-_WORTH_IT: Final = 4
-"""Rows; fewer are read one by one."""
-
-_READ_BY_US: Final = frozenset({Decimal, int, str, bool, datetime})
-
 _UNTYPED: Final = frozenset({Any, object})
+
+_READ_HERE: Final = _UNTYPED | {Decimal, int, str, bool, datetime}
+"""Types of fields that are read as columns are; cattrs structures all others."""
 
 
 @attrs.frozen
-class _Field:
-    """One field of the class.
+class _Source:
+    """A field of the class, and the column that its values come from.
 
     Attributes:
-        argument: what ``__init__`` calls it.
-        type: what it is annotated with, without ``| None``.
+        argument: the field's name as an argument of the class.
+        type: the field's annotation, without ``| None``.
         nullable: whether ``None`` is allowed.
-        required: whether there is no default.
-        column: the column that its metadata names, if it does.
+        column: the name of the column.
+        attribute: the column's attribute in the cells.
+        kind: the type that the column is read as.
     """
 
     argument: str
     type: Any
     nullable: bool
-    required: bool
-    column: str | None
-
-
-@attrs.frozen
-class _Target:
-    """A class, and how its instances are made.
-
-    Attributes:
-        fields: what ``__init__`` takes.
-        direct: whether msgspec makes the same instances as ``__init__``.
-    """
-
-    fields: tuple[_Field, ...]
-    direct: bool
-
-
-@attrs.frozen
-class _Source:
-    """Where the values of one field come from, and what they are read as."""
-
-    field: _Field
     column: str
     attribute: str
     kind: Kind
 
 
-@attrs.frozen
-class _Plan:
-    """A class, matched with a layout.
-
-    Attributes:
-        record: a structure with the fields of the class, from which msgspec makes
-            instances; ``None`` if the class must be called.
-    """
-
-    sources: tuple[_Source, ...]
-    record: Callable[..., Any] | None
-
-
 def convert(
     layout: Layout, cells: Sequence[Cells], cls: type[T], index: int = 0
 ) -> list[T]:
-    """Make an instance of ``cls`` out of each row.
+    """Return each row as an instance of ``cls``.
 
     Args:
-        layout: what the columns hold.
+        layout: the types of the columns.
         cells: the rows.
-        cls: the class.
-        index: the number of the first row, for error messages; -1 if they have none.
+        cls: an attrs class or a dataclass.
+        index: the number of the first row, for error messages; -1 if it is not known.
 
     Raises:
-        QueryError: the class cannot take such rows, whatever their values are.
+        InvalidArgument: the class does not fit the columns, whatever their values are.
         DecodeError: a value does not fit its field.
     """
     if not isinstance(cls, type):
-        raise _no_class(cls)
+        raise _unusable(cls)
     if not cells:
         return []
-    plan = _plan(layout, cast("Any", cls))
-    if len(cells) >= _WORTH_IT:
-        made = _at_once(plan, layout, cells, cls)
-        if made is not None:
-            return made
+    sources, positional = _match(layout, cast("Any", cls))
+    instances = _by_column(sources, layout, cells, cls, positional=positional)
+    if instances is not None:
+        return instances
     places = repeat(-1) if index < 0 else count(index)
     return [
-        _one(plan, layout, row, cls, place)
+        _by_row(sources, layout, row, cls, place)
         for row, place in zip(cells, places, strict=False)
     ]
 
 
-def _at_once(
-    plan: _Plan, layout: Layout, cells: Sequence[Cells], cls: type[T]
+def _by_column(
+    sources: Sequence[_Source],
+    layout: Layout,
+    cells: Sequence[Cells],
+    cls: type[T],
+    *,
+    positional: bool,
 ) -> list[T] | None:
-    """Make all instances; ``None`` if there is a value that must be looked at."""
-    if plan.record is None:
-        return None
-    columns: list[list[Any]] = []
-    for source in plan.sources:
-        values = list(map(attrgetter(source.attribute), cells))
-        try:
-            columns.append(read_column(values, source.kind, layout.zone))
-        except ValueError:
-            return None
-    records = list(map(plan.record, *columns))
-    of_cls: Any = list[cls]  # type: ignore[valid-type]
+    """Convert all rows; return ``None`` if that fails for any of them."""
     try:
-        return cast("list[T]", msgspec.convert(records, of_cls, from_attributes=True))
-    except Exception:  # noqa: BLE001 - the class's own validators run in there
+        columns = [
+            _read(source, list(map(attrgetter(source.attribute), cells)), layout)
+            for source in sources
+        ]
+        if positional:
+            instances = list(map(cls, *columns))
+        else:
+            names = [source.argument for source in sources]
+            rows = zip(*columns, strict=True)
+            instances = [cls(**dict(zip(names, row, strict=False))) for row in rows]
+    except Exception:  # noqa: BLE001 - the class may raise anything
         return None
+    # map() ends early if the class raises StopIteration.
+    return instances if len(instances) == len(cells) else None
 
 
-def _one(plan: _Plan, layout: Layout, cells: Cells, cls: type[T], index: int) -> T:
+def _read(source: _Source, values: list[Any], layout: Layout) -> list[Any]:
+    if source.type in _READ_HERE:
+        kind, zone = source.kind, layout.zone
+        return read_column(values, kind, zone, nullable=source.nullable)
+    return [_value(source, layout, value, -1) for value in values]
+
+
+def _by_row(
+    sources: Sequence[_Source], layout: Layout, cells: Cells, cls: type[T], index: int
+) -> T:
     arguments = {
-        source.field.argument: _value(source, layout, cells, index)
-        for source in plan.sources
+        source.argument: _value(source, layout, getattr(cells, source.attribute), index)
+        for source in sources
     }
     try:
         return cls(**arguments)
     except Exception as error:
-        problem = f"{cls.__name__} refuses {row_at(index)}: {error}"
+        problem = f"cannot create {cls.__name__} from {row_at(index)}: {error}"
         raise DecodeError(problem) from error
 
 
-def _value(source: _Source, layout: Layout, cells: Cells, index: int) -> Any:
-    value = getattr(cells, source.attribute)
-    field = source.field
+def _value(source: _Source, layout: Layout, value: Any, index: int) -> Any:
     if value is msgspec.UNSET:
         problem = f"unknown column {source.column!r} in {row_at(index)}"
         raise DecodeError(problem)
     if value is None:
-        if field.nullable:
+        if source.nullable:
             return None
-        reason = f"is NULL; annotate {field.argument} with `| None`"
+        reason = f"is NULL; annotate {source.argument} with `| None`"
         raise unreadable(source.column, None, index, reason)
     try:
-        if field.type in _READ_BY_US or field.type in _UNTYPED:
+        if source.type in _READ_HERE:
             return reader(source.kind, layout.zone)(value)
-        return codec.structure(field.type, read_as_sent(value))
+        return codec.structure(source.type, read_as_sent(value))
     except ValueError as error:
         raise unreadable(source.column, value, index, str(error)) from error
     except DecodeError as error:
         problem = error.problems[0].removesuffix(" @ $")
-        reason = f"does not fit {field.argument} ({problem})"
+        reason = f"does not fit {source.argument} ({problem})"
         raise unreadable(source.column, value, index, reason) from error
 
 
 @lru_cache(maxsize=256)
-def _plan(layout: Layout, cls: Any) -> _Plan:
-    target = _target(cls)
-    sources = tuple(
-        source
-        for field in target.fields
-        if (source := _source(field, layout, cls)) is not None
-    )
-    types = {source.field.type for source in sources}
-    if not target.direct or not types <= _READ_BY_US:
-        return _Plan(sources, None)
-    fields: Any = [(source.field.argument, Any) for source in sources]
-    return _Plan(sources, msgspec.defstruct("Record", fields, gc=False))
+def _match(layout: Layout, cls: Any) -> tuple[tuple[_Source, ...], bool]:
+    """Find the column of each field.
 
-
-def _source(field: _Field, layout: Layout, cls: type[Any]) -> _Source | None:
-    """Find the column of a field; ``None`` to leave the field to its default."""
-    columns = layout.kinds
-    if field.column is not None:
-        found = [field.column] if field.column in columns else []
-    else:
-        found = [name for name in columns if field.argument in _names(name)]
-    where = f"{cls.__name__}.{field.argument}"
-    if len(found) > 1:
-        problem = (
-            f"{where} may be {' or '.join(found)}; name the column in the field's "
-            'metadata, {"column": ...}'
-        )
-        raise QueryError(problem)
-    if not found:
-        if not field.required:
-            return None
-        problem = (
-            f"{where} has no column: the columns are {', '.join(columns)}. Name one in the "
-            'field\'s metadata, {"column": ...}, or give the field a default'
-        )
-        raise QueryError(problem)
-    (column,) = found
-    kind = columns[column] if field.type in _UNTYPED else field.type
-    return _Source(field, column, layout.shape.attributes[column], kind)
-
-
-def _names(column: str) -> set[str]:
-    """List the fields that a column fits: ``cube.day.month`` fits ``day_month``."""
-    member = column.partition(".")[2] or column
-    return {column, column.replace(".", "_"), member.replace(".", "_")}
-
-
-@lru_cache(maxsize=256)
-def _target(cls: Any) -> _Target:
-    of_attrs: bool = attrs.has(cls)
-    if not of_attrs and not hasattr(cls, "__dataclass_fields__"):
-        raise _no_class(cls)
+    Returns:
+        The fields that have a column, and whether they are the first arguments of the
+        class, in this order, so that it can be called without their names.
+    """
+    is_attrs: bool = attrs.has(cls)
+    if not is_attrs and not hasattr(cls, "__dataclass_fields__"):
+        raise _unusable(cls)
+    list_fields: Any = attrs.fields if is_attrs else dataclasses.fields
     try:
         hints = typing.get_type_hints(cls)
     except NameError as error:
         problem = f"the annotations of {cls.__name__} cannot be resolved ({error})"
-        raise QueryError(problem) from error
-    list_fields: Any = attrs.fields if of_attrs else dataclasses.fields
-    fields = tuple(
-        _field(attribute, hints.get(attribute.name, Any), cls)
-        for attribute in list_fields(cls)
-        if attribute.init
-    )
-    return _Target(fields, of_attrs and _is_plain(cls))
+        raise InvalidArgument(problem) from error
+    sources = [
+        _source(field, hints.get(field.name, Any), layout, cls)
+        for field in list_fields(cls)
+        if field.init
+    ]
+    found = tuple(source for source in sources if source is not None)
+    return found, _is_positional(cls, [source.argument for source in found])
 
 
-def _no_class(cls: object) -> QueryError:
-    problem = f"rows go into an attrs class or a dataclass; {cls!r} is neither"
-    return QueryError(problem)
+def _is_positional(cls: Any, names: Sequence[str]) -> bool:
+    try:
+        parameters = inspect.signature(cls).parameters.values()
+    except (TypeError, ValueError):  # such as a subclass of a class written in C
+        return False
+    first = [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    ]
+    return first[: len(names)] == names
 
 
-def _field(attribute: Any, annotation: Any, cls: type[Any]) -> _Field:
+def _source(
+    field: Any, annotation: Any, layout: Layout, cls: type[Any]
+) -> _Source | None:
+    """Find the column of a field; return ``None`` to leave the field to its default."""
     of_type, nullable = _without_none(annotation)
+    where = f"{cls.__name__}.{field.name}"
     if of_type is float:
-        problem = f"{cls.__name__}.{attribute.name}: float is not exact; use Decimal"
-        raise QueryError(problem)
-    # A field of attrs has no factory apart from its default.
-    factory = getattr(attribute, "default_factory", dataclasses.MISSING)
-    default = attribute.default
-    required = default is attrs.NOTHING or default is factory is dataclasses.MISSING
-    column = attribute.metadata.get("column")
-    return _Field(
-        argument=getattr(attribute, "alias", attribute.name),
-        type=of_type,
-        nullable=nullable,
-        required=required,
-        column=getattr(column, "name", column),
-    )
+        problem = f"{where}: float is not exact; use Decimal"
+        raise InvalidArgument(problem)
+    argument: str = getattr(field, "alias", field.name)
+    named = field.metadata.get("column")
+    columns = layout.kinds
+    if named is not None:
+        found = [name for name in columns if name == getattr(named, "name", named)]
+    else:
+        found = [name for name in columns if argument in _field_names(name)]
+    advice = 'name one in the metadata of the field, {"column": ...}'
+    if len(found) > 1:
+        problem = f"{where} matches several columns: {', '.join(found)}; {advice}"
+        raise InvalidArgument(problem)
+    if found:
+        (column,) = found
+        kind = columns[column] if of_type in _UNTYPED else of_type
+        attribute = layout.shape.attributes[column]
+        return _Source(argument, of_type, nullable, column, attribute, kind)
+    # Only a field of a dataclass has a factory apart from its default.
+    factory = getattr(field, "default_factory", dataclasses.MISSING)
+    default = field.default
+    if default is attrs.NOTHING or default is factory is dataclasses.MISSING:
+        problem = (
+            f"{where} matches none of the columns {', '.join(columns)}; {advice}, or "
+            "add a default"
+        )
+        raise InvalidArgument(problem)
+    return None
+
+
+def _field_names(column: str) -> set[str]:
+    """Return the names of fields that a column fits: ``e.day.month``, ``day_month``."""
+    member = column.partition(".")[2] or column
+    return {column, column.replace(".", "_"), member.replace(".", "_")}
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
+    """Return an annotation without ``| None``, and whether that was part of it."""
     if annotation in _UNTYPED:
         return annotation, True
     if typing.get_origin(annotation) not in {Union, types.UnionType}:
@@ -290,26 +258,5 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
     return (rest[0] if len(rest) == 1 else annotation), nullable
 
 
-def _is_plain(cls: type[Any]) -> bool:
-    """Tell whether ``__init__`` does nothing that msgspec would leave out."""
-    init = vars(cls).get("__init__")
-    code = getattr(init, "__code__", None)
-    if code is None or not code.co_filename.startswith("<attrs generated"):
-        return False
-    new: Any = cls.__new__
-    return (
-        "_attrs_cached_hash" not in {*code.co_names, *code.co_consts}
-        and not hasattr(cls, "__attrs_pre_init__")
-        and new is object.__new__
-        and all(map(_is_plain_attribute, attrs.fields(cls)))
-    )
-
-
-def _is_plain_attribute(attribute: attrs.Attribute[Any]) -> bool:
-    default: Any = attribute.default
-    return (
-        attribute.init
-        and attribute.converter is None
-        and attribute.alias == attribute.name
-        and not getattr(default, "takes_self", False)
-    )
+def _unusable(cls: object) -> InvalidArgument:
+    return InvalidArgument(f"cls must be an attrs class or a dataclass, got {cls!r}")

@@ -407,7 +407,7 @@ class Result(Sequence[Row]):
         default may lack its column.
 
         Raises:
-            QueryError: a field fits no column or several, or is a ``float``.
+            InvalidArgument: a field fits no column or several, or is a ``float``.
             DecodeError: a value is not what its field is annotated with, is NULL, or
                 the class itself refuses it.
         """

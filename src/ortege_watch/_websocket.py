@@ -1,41 +1,109 @@
-"""What every WebSocket of this library has in common, whoever speaks over it."""
+"""Client WebSockets: open one, close one, and report failures without secrets."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import ssl as tls
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus, WebSocketException
 
-__all__ = ["CLOSE_WITHIN", "SILENT", "Dial", "close"]
+from ortege_watch._http.driver import ssl_context
+from ortege_watch.errors import TransportError
+
+__all__ = ["CLOSE_TIMEOUT", "SILENT", "close", "open_websocket", "transport_error"]
 
 SILENT: Final = logging.Logger("websockets")  # noqa: LOG001 - nobody may enable it
 """At level DEBUG websockets logs headers and frames: tokens and signatures."""
 SILENT.disabled = True
 
-CLOSE_WITHIN: Final = 1.0
-"""Seconds that a polite close may take before the socket is cut."""
+CLOSE_TIMEOUT: Final = 1.0
+"""Seconds that the closing handshake may take before the connection is aborted."""
 
 
-class Dial(connect):
-    """Open a socket without following redirects.
+class NoRedirectConnect(connect):
+    """A ``connect`` that follows no redirects.
 
-    They would take a token along, and the host is no part of what is signed.
+    A redirect would send the token to another host; signatures do not cover the host.
     """
 
     def process_redirect(self, exc: Exception) -> Exception | str:
-        """Hand the redirect to the caller, as the refusal that it is."""
+        """Return the redirect as the :class:`InvalidStatus` that it is."""
         return exc
 
 
+async def open_websocket(
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    secrets: Iterable[str],
+    ssl: tls.SSLContext | None = None,
+    open_timeout: float | None = None,
+    max_size: int = 1024 * 1024,
+) -> ClientConnection:
+    """Open a connection that sends no pings of its own.
+
+    Args:
+        url: ``ws://`` or ``wss://``.
+        headers: what the upgrade request carries.
+        secrets: strings to remove from the message of an error.
+        ssl: TLS settings for ``wss://``; ``None`` for the system's authorities.
+        open_timeout: seconds for connecting, TLS and the upgrade; ``None`` for no limit.
+        max_size: the size in bytes of the largest message to receive.
+
+    Raises:
+        InvalidStatus: the server refused the upgrade, or redirected it.
+        TransportError: every other failure.
+    """
+    context = (ssl or ssl_context()) if url.startswith("wss:") else None
+    try:
+        return await NoRedirectConnect(
+            url,
+            logger=SILENT,
+            additional_headers=headers,
+            ssl=context,
+            compression=None,  # Cube offers none, and it costs CPU
+            max_size=max_size,
+            open_timeout=open_timeout,
+            ping_interval=None,
+            close_timeout=CLOSE_TIMEOUT,
+        )
+    except InvalidStatus:
+        raise
+    # ImportError: the environment names a SOCKS proxy, which needs another package.
+    except (OSError, WebSocketException, ValueError, ImportError) as error:
+        host = url.split("/")[2]
+        problem = f"cannot connect to {host}: {str(error) or type(error).__name__}"
+        failure = transport_error(problem, error, secrets)
+    raise failure
+
+
+def transport_error(
+    message: str, cause: Exception, secrets: Iterable[str]
+) -> TransportError:
+    """Return an error with the secrets removed from its message.
+
+    ``__cause__`` is not set where the message held a secret: the cause holds it too.
+    """
+    shown = message
+    for secret in secrets:
+        shown = shown.replace(secret, "<secret>")
+    error = TransportError(shown)
+    if shown == message:
+        error.__cause__ = cause
+    return error
+
+
 async def close(connection: ClientConnection) -> None:
-    """Close politely, and cut the connection if the peer does not answer."""
+    """Close a connection, and abort it if the peer does not take part in time."""
     try:
         with contextlib.suppress(TimeoutError):
-            # The library's own time limit does not count while the peer reads nothing.
-            async with asyncio.timeout(CLOSE_WITHIN):
+            # websockets' own close_timeout does not count while the peer reads nothing.
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await connection.close()
     finally:  # also where this is cancelled
         connection.transport.abort()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from email.utils import formatdate
 
 import pytest
@@ -245,7 +246,7 @@ async def test_attempts_bound_how_long_a_receiver_is_waited_for(clock):
     async with asyncio.timeout(WITHIN), channel_to(script, **options) as channel:
         sending = asyncio.create_task(channel.send([alert(1)]))
         await pass_delay(clock)
-        with pytest.raises(TransportError, match="no connection to") as caught:
+        with pytest.raises(TransportError, match="cannot connect to") as caught:
             await sending
         assert isinstance(caught.value.__cause__, OSError)
         # Nothing is tried until somebody wants it, and then it is.
@@ -308,6 +309,30 @@ async def test_whatever_answers_the_upgrade_the_error_is_of_this_library(said):
             await channel.send([alert(1)])
 
 
+async def test_no_error_shows_what_a_receiver_repeats_of_the_handshake():
+    async def repeat(reader, writer):
+        request = (await reader.readuntil(b"\r\n\r\n")).decode()
+        signature = request.split("X-Signature-signature: ")[1].split("\r\n")[0]
+        signatures.append(signature)
+        answer = f"HTTP/1.1 101 OK\r\nConnection: {SECRET}/{signature}\r\n\r\n"
+        writer.write(answer.encode())
+        writer.close()
+
+    signatures = []
+    server = await asyncio.start_server(repeat, "127.0.0.1", 0)
+    url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with (
+        asyncio.timeout(WITHIN),
+        server,
+        AlertChannel(url, CREDENTIALS, reconnect=NEVER) as channel,
+    ):
+        with pytest.raises(TransportError, match="<secret>/<secret>") as caught:
+            await channel.send([alert(1)])
+    shown = "".join(traceback.format_exception(caught.value))
+    assert SECRET not in shown
+    assert signatures[0] not in shown
+
+
 async def test_a_proxy_of_no_use_is_a_transport_error(monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -316,7 +341,7 @@ async def test_a_proxy_of_no_use_is_a_transport_error(monkeypatch):
     async with asyncio.timeout(WITHIN):
         channel = AlertChannel("ws://alerts.invalid/", CREDENTIALS, reconnect=NEVER)
         async with channel:
-            with pytest.raises(TransportError, match="no connection to alerts"):
+            with pytest.raises(TransportError, match="cannot connect to alerts"):
                 await channel.send([alert(1)])
 
 
@@ -535,7 +560,7 @@ async def test_tls_that_fails_is_a_transport_error():
     async with asyncio.timeout(WITHIN), scripted() as script:
         url = script.url.replace("ws://", "wss://")
         async with AlertChannel(url, CREDENTIALS, reconnect=NEVER) as channel:
-            with pytest.raises(TransportError, match="no connection to"):
+            with pytest.raises(TransportError, match="cannot connect to"):
                 await channel.send([alert(1)])
 
 

@@ -15,16 +15,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
 
 import attrs
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidStatus,
-    WebSocketException,
-)
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
-from ortege_watch._http.driver import AsyncClock, ssl_context
+from ortege_watch._http.driver import AsyncClock
 from ortege_watch._json import ResultPart
-from ortege_watch._websocket import CLOSE_WITHIN, SILENT, Dial, close
+from ortege_watch._websocket import close, open_websocket, transport_error
 from ortege_watch.errors import DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
 from ortege_watch.tokens import expiry
@@ -131,7 +127,7 @@ class Link:
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
         self._asking: asyncio.Task[None] | None = None
-        self._tokens: deque[str] = deque(maxlen=2)
+        self.tokens: deque[str] = deque(maxlen=2)
         """The latest ones, to be cut out of what the server says."""
         self._socket: _Socket | None = None
 
@@ -207,8 +203,8 @@ class Link:
         except OrtegeWatchError as error:
             self.feed(TokenFailed(error))
             return
-        if token not in self._tokens:
-            self._tokens.append(token)
+        if token not in self.tokens:
+            self.tokens.append(token)
         expires = expiry(token) if self._target.token_expires else None
         if expires is not None:
             expires += self._clock.now() - time.time()
@@ -257,24 +253,20 @@ class Link:
             self.feed(event)
 
     def failure(self, text: str, cause: Exception) -> TransportError:
-        """Make an error of what the server, or the way to it, says."""
-        shown = self._without_tokens(text)
-        error = TransportError(shown)
-        if shown == text:
-            error.__cause__ = cause
-        return error
+        """Return a TransportError with the tokens removed from its message."""
+        return transport_error(text, cause, self.tokens)
 
     def _readable(self, error: DecodeError, data: bytes) -> DecodeError:
         # Cut out first: an excerpt may end in the middle of the token.
         clean = data
-        for token in self._tokens:
+        for token in self.tokens:
             clean = clean.replace(token.encode(), b"<token>")
         if clean == data:
             return error
         return DecodeError(*error.problems, excerpt=codec.excerpt(clean))
 
     def _without_tokens(self, text: str) -> str:
-        for token in self._tokens:
+        for token in self.tokens:
             text = text.replace(token, "<token>")
         return text
 
@@ -339,18 +331,20 @@ class _Socket:
     async def _run(self, target: Target, token: str) -> None:
         """Open, then read until the connection is gone; report both."""
         try:
-            connection = await self._open(target, token)
+            connection = await open_websocket(
+                target.url,
+                {"Authorization": f"Bearer {token}"},
+                secrets=self._link.tokens,
+                max_size=target.max_size,
+            )
         except InvalidStatus as error:
             status = error.response.status_code
             problem = f"HTTP {status} was the answer to the upgrade"
             failure = self._link.failure(problem, error)
             self._link.report(self, OpenFailed(failure, status))
             return
-        # An ImportError: the environment names a SOCKS proxy, which needs a package.
-        except (OSError, WebSocketException, ValueError, ImportError) as error:
-            host = target.url.split("/")[2]
-            problem = f"no connection to {host}: {str(error) or type(error).__name__}"
-            self._link.report(self, OpenFailed(self._link.failure(problem, error)))
+        except TransportError as failure:
+            self._link.report(self, OpenFailed(failure))
             return
         self._connection = connection
         writer = self._link.spawn(self._write(connection))
@@ -363,19 +357,6 @@ class _Socket:
         finally:
             writer.cancel()
             await close(connection)
-
-    async def _open(self, target: Target, token: str) -> ClientConnection:
-        return await Dial(
-            target.url,
-            logger=SILENT,
-            additional_headers={"Authorization": f"Bearer {token}"},
-            ssl=ssl_context() if target.url.startswith("wss:") else None,
-            compression=None,  # Cube offers none, and it costs CPU
-            max_size=target.max_size,
-            open_timeout=None,  # the session has its own limits and its own pings
-            ping_interval=None,
-            close_timeout=CLOSE_WITHIN,
-        )
 
     async def _write(self, connection: ClientConnection) -> None:
         try:

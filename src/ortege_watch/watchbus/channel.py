@@ -26,13 +26,19 @@ import msgspec
 from anyio import to_thread
 from attrs import define, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
 from ortege_watch._http.conversation import Backoff, split_url
-from ortege_watch._http.driver import AsyncClock, _AsyncSystemClock, ssl_context
+from ortege_watch._http.driver import AsyncClock, _AsyncSystemClock
 from ortege_watch._http.statuses import http_date
-from ortege_watch._websocket import CLOSE_WITHIN, SILENT, Dial, close
+from ortege_watch._websocket import (
+    CLOSE_TIMEOUT,
+    SILENT,
+    close,
+    open_websocket,
+    transport_error,
+)
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
@@ -52,6 +58,7 @@ from ortege_watch.watchbus.inbox import (
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
+    SIGNATURE_HEADERS,
     Credentials,
     request_line,
     signature_headers,
@@ -486,6 +493,7 @@ class AlertChannel:
         self._connect_within = connect_within
         self._ssl = ssl
         self._clock = clock or _AsyncSystemClock()
+        self._signature = ""  # of the latest handshake
         self._ahead = 0.0  # seconds that the receiver's clock is ahead of ours
         self._delivery = Delivery(reconnect)
         self._redial = Redial(reconnect)
@@ -595,12 +603,8 @@ class AlertChannel:
             connection = await self._open()
         except InvalidStatus as error:
             return self._refused(error)
-        # An ImportError: the environment names a SOCKS proxy, which needs a package.
-        except (OSError, WebSocketException, ValueError, ImportError) as error:
-            host = self._url.split("/")[2]
-            reason = str(error) or type(error).__name__
-            failure = TransportError(f"no connection to {host}: {reason}")
-            return _because(failure, error), False
+        except TransportError as error:
+            return error, False
         try:
             self._redial.opened(self._clock.now())
             return await self._converse(connection), False
@@ -608,7 +612,6 @@ class AlertChannel:
             await close(connection)
 
     async def _open(self) -> ClientConnection:
-        context = self._ssl or ssl_context() if self._url.startswith("wss:") else None
         headers = signed_headers(
             self._credentials,
             "GET",
@@ -617,15 +620,13 @@ class AlertChannel:
             timestamp=int((time.time() + self._ahead) * 1000),
             nonce=uuid.uuid4().hex,
         )
-        return await Dial(
+        self._signature = headers[SIGNATURE_HEADERS[-1]]
+        return await open_websocket(
             self._url,
-            logger=SILENT,
-            additional_headers=headers,
-            ssl=context,
-            compression=None,
+            headers,
+            secrets=self._secrets(),
+            ssl=self._ssl,
             open_timeout=self._connect_within,
-            ping_interval=None,  # ours go by the clock that was given
-            close_timeout=CLOSE_WITHIN,
         )
 
     def _refused(self, cause: InvalidStatus) -> tuple[OrtegeWatchError, bool]:
@@ -659,7 +660,12 @@ class AlertChannel:
             settled = self._delivery.too_large()
             if settled is not None:
                 self._settle(settled)
-        return _because(TransportError(f"the connection was lost ({error})"), error)
+        problem = f"the connection was lost ({error})"
+        return transport_error(problem, error, self._secrets())
+
+    def _secrets(self) -> tuple[str, str]:
+        """Return what the receiver knows and an error must not show."""
+        return self._credentials.secret, self._signature
 
     async def _write(self, connection: ClientConnection) -> Never:
         while True:
@@ -803,7 +809,7 @@ async def serve_alert_channel(
             max_queue=_AHEAD,
             ping_interval=ping_every,
             ping_timeout=ping_every,
-            close_timeout=CLOSE_WITHIN,
+            close_timeout=CLOSE_TIMEOUT,
         )
     except OSError as error:
         problem = f"alerts cannot be received at {host}:{port}: {error}"

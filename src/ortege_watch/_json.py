@@ -1,9 +1,8 @@
-"""JSON in and out, exactly, and the one strict structurer of values into classes.
+"""JSON with exact numbers, and the strict converter from JSON values to classes.
 
-Numbers are exact in both directions: an integer of any size is an ``int``, every other
-number a ``Decimal``; no number is a binary float on the way. Rows are the exception in
-time, not in kind: an answer's ``data`` stays JSON text (``msgspec.Raw``) until somebody
-looks at it, because what is not created is what is won.
+An integer of any size is an ``int``, every other number a ``Decimal``; no number passes
+through a binary float. The rows of a response stay JSON text (``msgspec.Raw``) until
+they are read: creating Python objects is what takes the time.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ import msgspec
 from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
-from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.errors import DecodeError, InvalidArgument
 
 __all__ = [
     "UNREADABLE",
     "Body",
     "ResultPart",
-    "converter",
     "decode_body",
     "dumps",
+    "encode",
     "excerpt",
     "is_number",
     "loads",
@@ -38,36 +37,32 @@ __all__ = [
 
 T = TypeVar("T")
 
-is_number: Final = re.compile(
-    r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-).fullmatch
-"""Tell whether text is a decimal number; ``Decimal`` itself also takes ``"1_000"``,
-``" 5"``, ``"NaN"`` and the digits of every script."""
-
-_EXCERPT_LENGTH: Final = 200
-
 UNREADABLE: Final = (ValueError, ArithmeticError, RecursionError)
 """What decoding raises: msgspec's errors and bad UTF-8 are ``ValueError``s, a number
 like ``1e99999999999999999999`` overflows even ``Decimal``, and nesting may be deep."""
 
+is_number: Final = re.compile(
+    r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+).fullmatch
+"""Return a match if a string is a decimal number; ``Decimal`` itself also accepts
+``"1_000"``, ``" 5"``, ``"NaN"`` and the digits of every script."""
 
+_EXCERPT_LENGTH: Final = 200
 _NO_DATA: Final = (msgspec.Raw(), msgspec.Raw(b"null"))
 
 
 class ResultPart(msgspec.Struct, gc=False):
-    """One entry of ``results``, or the whole of an answer that has no such list.
+    """One entry of ``results``, or a whole response without such a list.
 
-    Unknown keys are ignored; Cube 1.x drops keys that are null on 0.35.81. A key that
-    is absent is empty text, one that is null the text ``null``: msgspec knows no
-    ``Raw | None``.
+    Unknown keys are ignored; Cube 1.x omits keys that are null on 0.35.81. A missing
+    key is empty text, a null one the text ``null``: msgspec has no ``Raw | None``.
 
     Attributes:
-        data: the rows as JSON text, in whichever response form; empty if there are
-            none.
+        data: the rows as JSON text, in any response form.
         lastRefreshTime: when the server computed the rows, ISO 8601 in UTC.
-        total: the number of rows without limit and offset, where it was asked for.
-        annotation: titles and types of the members, as JSON text; empty without.
-        query: the query as the server normalised it, as JSON text; empty without.
+        total: the number of rows without limit and offset, if the query asked for it.
+        annotation: titles and types of the members, as JSON text.
+        query: the query as the server normalised it, as JSON text.
     """
 
     data: msgspec.Raw = msgspec.Raw()
@@ -78,14 +73,14 @@ class ResultPart(msgspec.Struct, gc=False):
 
 
 class Body(ResultPart, gc=False):
-    """A Cube answer: a REST body, or what a WebSocket frame has under ``message``.
+    """A Cube response: a REST body, or the ``message`` of a WebSocket frame.
 
     Attributes:
-        error: the server's sentence; also ``"Continue wait"``, which is no error.
+        error: the server's message; also ``"Continue wait"``, which is not an error.
         type: the server's error type, such as ``"UserError"``.
         queryType: ``"regularQuery"``, ``"compareDateRangeQuery"`` or
-            ``"blendingQuery"`` in an answer to ``queryType: "multi"``.
-        results: one entry for each query or date range, in such an answer.
+            ``"blendingQuery"`` in a response to ``queryType: "multi"``.
+        results: one entry for each query or date range, in such a response.
     """
 
     error: str | None = None
@@ -95,7 +90,7 @@ class Body(ResultPart, gc=False):
 
     @property
     def parts(self) -> list[ResultPart]:
-        """List the results, whichever shape the answer has; none in an error."""
+        """The results, whichever shape the response has; empty for an error."""
         if self.results is not None:
             return self.results
         return [] if self.data in _NO_DATA else [self]
@@ -103,110 +98,115 @@ class Body(ResultPart, gc=False):
 
 _json = msgspec.json.Decoder(float_hook=Decimal)
 _body = msgspec.json.Decoder(Body)
-_encoder = msgspec.json.Encoder(decimal_format="number")
-encode: Final = _encoder.encode
-"""Write JSON values that this library built itself; :func:`dumps` checks others."""
+encode: Final = msgspec.json.Encoder(decimal_format="number").encode
+"""Encode JSON values that this library built itself; :func:`dumps` checks others."""
 
 
 def excerpt(data: bytes | str) -> str:
-    """Give the first 200 characters in printable form, for an error message."""
+    """Return the first 200 characters in printable form, for an error message."""
     if isinstance(data, str):
         text = data[: _EXCERPT_LENGTH + 1]
     else:
-        # Four bytes are the longest UTF-8 character.
+        # A UTF-8 character has at most four bytes.
         text = bytes(data[: 4 * _EXCERPT_LENGTH + 4]).decode("utf-8", "replace")
-    shown = "".join(
+    printable = "".join(
         character if character.isprintable() else " "
         for character in text[:_EXCERPT_LENGTH]
     )
-    return shown + "…" if len(text) > _EXCERPT_LENGTH else shown
+    return printable + "…" if len(text) > _EXCERPT_LENGTH else printable
 
 
 def loads(data: bytes | str) -> Any:
-    """Read JSON with exact numbers: ``int`` of any size, else ``Decimal``.
+    """Decode JSON with exact numbers: ``int`` of any size, else ``Decimal``.
 
     Raises:
-        DecodeError: the data is no JSON, or holds a number or a nesting that is beyond
-            what can be represented.
+        DecodeError: the data is not JSON, or contains a number or a nesting that Python
+            cannot represent.
     """
     try:
         return _json.decode(data)
     except UNREADABLE as error:
-        problem = f"this is no JSON that can be read ({error})"
-        raise DecodeError(problem, excerpt=excerpt(data)) from error
+        raise DecodeError(f"invalid JSON ({error})", excerpt=excerpt(data)) from error
 
 
 def decode_body(data: bytes) -> Body:
-    """Read a Cube answer; its rows are checked to be JSON and stay text.
+    """Decode a Cube response; its rows are checked to be JSON and stay text.
 
     Raises:
-        DecodeError: anything else, such as HTML, half an answer, ``null`` or a number.
+        DecodeError: anything else, such as HTML, half a response, ``null`` or a number.
     """
     try:
         return _body.decode(data)
     except UNREADABLE as error:
-        problem = f"this is no answer of a Cube server ({error})"
+        problem = f"not a response of a Cube server ({error})"
         raise DecodeError(problem, excerpt=excerpt(data)) from error
 
 
 def dumps(value: object) -> str:
-    """Write compact JSON with exact numbers; a ``Decimal`` becomes a JSON number.
+    """Encode a value as compact JSON with exact numbers; a ``Decimal`` is a number.
 
     Raises:
-        QueryError: the value holds something that JSON has no exact form for; the
-            message gives its path.
+        InvalidArgument: the value contains something that JSON cannot represent
+            exactly; the message has its path.
     """
     try:
-        return _encoder.encode(_plain(value, "$")).decode()
-    except QueryError:
+        return encode(_exact(value, "$")).decode()
+    except InvalidArgument:
         raise
     except UNREADABLE as error:
-        problem = f"this value cannot be written as JSON ({error})"
-        raise QueryError(problem) from error
+        problem = f"value cannot be written as JSON: {error}"
+        raise InvalidArgument(problem) from error
 
 
-def _plain(value: object, path: str) -> object:
-    """Copy a value into what the encoder writes exactly, or refuse it."""
+_ATOMS: Final = frozenset({str, int, bool, type(None)})
+
+
+def _exact(value: object, path: str) -> object:
+    """Return a copy of types that the encoder writes exactly.
+
+    Atoms are not worth a call, and a comprehension is one in Python 3.11.
+    """
     match value:
-        case None | bool() | int() | str():
+        case None | bool():
             return value
+        case str():
+            return str.__str__(value)
+        case int():
+            return int(value)
         case Decimal() if value.is_finite():
-            return value
-        case Mapping():
-            entries = cast("Mapping[object, object]", value)
-            return {
-                _key(key, path): _plain(entry, f"{path}.{key}")
-                for key, entry in entries.items()
-            }
+            return Decimal(value)
+        case dict() | Mapping():
+            entries: dict[str, object] = {}
+            for key, entry in cast("Mapping[object, object]", value).items():
+                if not isinstance(key, str):
+                    raise InvalidArgument(f"{path}: keys must be strings, got {key!r}")
+                atom = type(entry) in _ATOMS
+                entries[key] = entry if atom else _exact(entry, f"{path}.{key}")
+            return entries
         case list() | tuple():
-            items = cast("list[object]", value)
-            return [_plain(item, f"{path}[{i}]") for i, item in enumerate(items)]
+            items = list[object](value)
+            for i, item in enumerate(items):
+                if type(item) not in _ATOMS:
+                    items[i] = _exact(item, f"{path}[{i}]")
+            return items
         case float():
-            advice = "; use a Decimal, which is exact"
+            advice = "use Decimal, which is exact"
         case _:
-            advice = "; use None, bool, int, Decimal, str, lists and dicts"
-    problem = f"{path}: {value!r} has no exact form in JSON{advice}"
-    raise QueryError(problem)
-
-
-def _key(key: object, path: str) -> str:
-    if isinstance(key, str):
-        return key
-    problem = f"{path}: the key {key!r} must be a string"
-    raise QueryError(problem)
+            advice = "use None, bool, int, str, list, dict or a finite Decimal"
+    raise InvalidArgument(f"{path}: cannot write {value!r} as JSON; {advice}")
 
 
 def structure(cls: type[T], value: Any) -> T:
-    """Make an instance of ``cls`` out of JSON values, strictly.
+    """Return an instance of ``cls`` built from JSON values, without conversions.
 
-    Nothing is guessed: ``None`` is no text, ``"false"`` no boolean, ``1.9`` no integer,
-    text no list. Unknown keys are ignored, so that servers may add some.
+    ``None`` is not a string, ``"false"`` not a boolean, ``1.9`` not an integer, a
+    string not a list. Unknown keys are ignored, so that servers may add some.
 
     Raises:
         DecodeError: one problem for each value that does not fit, with its path.
     """
     try:
-        return converter.structure(value, cls)
+        return _converter.structure(value, cls)
     except Exception as error:
         problems = cattrs.transform_error(error, format_exception=_problem)
         raise DecodeError(*problems) from error
@@ -219,7 +219,7 @@ def _problem(error: BaseException, _type: object) -> str:
 
 
 def _unfit(value: object, expected: str) -> TypeError:
-    return TypeError(f"{excerpt(repr(value))} is no {expected}")
+    return TypeError(f"expected {expected}, got {excerpt(repr(value))}")
 
 
 def _exactly(cls: type[Any], expected: str) -> Callable[[Any, Any], Any]:
@@ -235,7 +235,7 @@ def _structure_decimal(value: Any, _: Any) -> Decimal:
     if type(value) in {int, Decimal} or (type(value) is str and is_number(value)):
         with contextlib.suppress(ArithmeticError):
             return Decimal(value)
-    raise _unfit(value, "decimal number")
+    raise _unfit(value, "a decimal number")
 
 
 def _structure_datetime(value: Any, _: Any) -> datetime:
@@ -244,94 +244,78 @@ def _structure_datetime(value: Any, _: Any) -> datetime:
             moment = datetime.fromisoformat(value)
             if moment.utcoffset() is not None:
                 return moment
-    raise _unfit(value, "time with a zone, as ISO 8601 writes it")
+    raise _unfit(value, "an ISO 8601 time with a UTC offset")
 
 
 def _structure_float(value: Any, _: Any) -> float:
-    problem = f"{excerpt(repr(value))} is for a float, which is not exact; use Decimal"
-    raise TypeError(problem)
+    raise TypeError(f"float is not exact; declare Decimal for {excerpt(repr(value))}")
 
 
 def _structure_literal(value: Any, of: Any) -> Any:
-    # Compared with their types: True is 1 to Python.
+    # Types are compared as well, because True == 1.
     if (type(value), value) not in [(type(arg), arg) for arg in get_args(of)]:
-        allowed = ", ".join(map(repr, get_args(of)))
-        problem = f"{excerpt(repr(value))} is none of {allowed}"
-        raise TypeError(problem)
+        raise _unfit(value, f"one of {', '.join(map(repr, get_args(of)))}")
     return value
 
 
-_LISTS: Final[dict[Any, Callable[[Any], Any]]] = {
-    list: list,
-    tuple: tuple,
-    set: set,
-    frozenset: frozenset,
-    Sequence: list,
-}
+_LISTS: Final = (list, tuple, set, frozenset, Sequence)
 
 
-def _list_hook(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-    """Make the hook of a list, a set, or a tuple of one type."""
-    make = _LISTS[get_origin(cls) or cls]
+def _list_factory(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    """Return the hook for a list, a set, or a tuple of one type."""
+    make: Any = list if _origin(cls) is Sequence else _origin(cls)
     item, *more = get_args(cls) or (Any,)
     if make is tuple and more not in ([...], []):
-        problem = f"{cls} cannot be read; write a class or tuple[..., ...]"
-        raise TypeError(problem)
+        raise TypeError(f"{cls} is not supported; use a class or tuple[..., ...]")
     of_items: Any = list[item]  # type: ignore[valid-type]
     structure_items = list_structure_factory(of_items, converter)
 
     def structure_list(value: Any, _: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            raise _unfit(value, "list")
         return make(structure_items(value, of_items))
 
     return structure_list
 
 
-def _object_hook(make: Any) -> Any:
-    """Make the factory of hooks for classes or dictionaries."""
+def _shaped(shape: Any, expected: str, make: Any) -> Any:
+    """Return a factory of hooks that also check the shape of the whole value."""
 
-    def hook(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
-        structure_object = make(cls, converter)
+    def factory(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+        structure_parts = make(cls, converter)
 
-        def structure_mapping(value: Any, _: Any) -> Any:
-            if not isinstance(value, Mapping):
-                raise _unfit(value, "object")
-            return structure_object(value, cls)
+        def hook(value: Any, _: Any) -> Any:
+            if not isinstance(value, shape):
+                raise _unfit(value, expected)
+            return structure_parts(value, cls)
 
-        return structure_mapping
+        return hook
 
-    return hook
-
-
-def _is_attrs_class(cls: Any) -> bool:
-    origin: Any = get_origin(cls)
-    return attrs.has(origin or cls)
+    return factory
 
 
-def _strict_converter() -> cattrs.Converter:
-    """Make a cattrs converter that guesses nothing; by default it is permissive."""
-    strict = cattrs.Converter()
-    exact = {str: "text", int: "whole number", bool: "boolean", bytes: "JSON value"}
-    for cls, expected in exact.items():
-        strict.register_structure_hook(cls, _exactly(cls, expected))
-    strict.register_structure_hook(Decimal, _structure_decimal)
-    strict.register_structure_hook(datetime, _structure_datetime)
-    strict.register_structure_hook(float, _structure_float)
-
-    def has_origin(*origins: Any) -> Callable[[Any], bool]:
-        return lambda cls: (get_origin(cls) or cls) in origins
-
-    strict.register_structure_hook_func(has_origin(Literal), _structure_literal)
-    strict.register_structure_hook_factory(has_origin(*_LISTS), _list_hook)
-    strict.register_structure_hook_factory(
-        has_origin(dict, Mapping), _object_hook(mapping_structure_factory)
-    )
-    strict.register_structure_hook_factory(
-        _is_attrs_class, _object_hook(make_dict_structure_fn)
-    )
-    return strict
+def _origin(cls: Any) -> Any:
+    return get_origin(cls) or cls
 
 
-converter: Final = _strict_converter()
-"""The one converter from JSON values into classes; see ``structure``."""
+_converter: Final = cattrs.Converter()
+_converter.register_structure_hook(str, _exactly(str, "a string"))
+_converter.register_structure_hook(int, _exactly(int, "an integer"))
+_converter.register_structure_hook(bool, _exactly(bool, "a boolean"))
+_converter.register_structure_hook(bytes, _exactly(bytes, "bytes"))
+_converter.register_structure_hook(Decimal, _structure_decimal)
+_converter.register_structure_hook(datetime, _structure_datetime)
+_converter.register_structure_hook(float, _structure_float)
+_converter.register_structure_hook_func(
+    lambda cls: _origin(cls) is Literal, _structure_literal
+)
+_converter.register_structure_hook_factory(
+    lambda cls: _origin(cls) in _LISTS,
+    _shaped((list, tuple), "a list", _list_factory),
+)
+_converter.register_structure_hook_factory(
+    lambda cls: _origin(cls) in (dict, Mapping),
+    _shaped(Mapping, "an object", mapping_structure_factory),
+)
+_converter.register_structure_hook_factory(
+    lambda cls: attrs.has(_origin(cls)),
+    _shaped(Mapping, "an object", make_dict_structure_fn),
+)

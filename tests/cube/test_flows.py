@@ -94,7 +94,7 @@ def test_a_raw_query_may_be_any_mapping(play, loaded):
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(0.5, r"\$\.query\.limit: 0\.5 has no exact form"), ("\ud800", "as JSON")],
+    [(0.5, r"\$\.query\.limit: cannot write 0\.5 as JSON"), ("\ud800", "as JSON")],
 )
 def test_a_raw_query_that_json_cannot_hold_is_refused_unsent(play, value, words):
     server = play([])

@@ -179,11 +179,11 @@ def test_all_problems_are_told_at_once():
 @pytest.mark.parametrize(
     ("body", "path"),
     [
-        (b"", "this is no JSON"),
-        (b"{", "this is no JSON"),
-        (b"\xff", "this is no JSON"),
-        (b'"\\ud800"', "this is no JSON"),
-        (b"9" * 10_000, "this is no JSON"),
+        (b"", "invalid JSON"),
+        (b"{", "invalid JSON"),
+        (b"\xff", "invalid JSON"),
+        (b'"\\ud800"', "invalid JSON"),
+        (b"9" * 10_000, "invalid JSON"),
         (b"5", "$: a list is expected, not 5"),
         (b"null", "$: a list is expected, not None"),
         (b"{}", "$.alert_info_list: a list is expected, not None"),

@@ -375,8 +375,8 @@ def test_none_is_left_out_and_unknown_values_are_sent_as_they_are():
         ("big_amount_txn", {**VALUES, "tx_hash": 5}, "event_values.tx_hash: .* text"),
         ("big_amount_txn", {**VALUES, "current_value": 0.1}, "current_value"),
         ("own", {"value": 0.1}, "Decimal"),
-        ("own", {"value": Decimal("NaN")}, "no exact form"),
-        ("own", {"value": object()}, "no exact form"),
+        ("own", {"value": Decimal("NaN")}, "as JSON; use None, bool"),
+        ("own", {"value": object()}, "as JSON; use None, bool"),
         ("own", {"value": "\ud800"}, "cannot be written"),
     ],
 )

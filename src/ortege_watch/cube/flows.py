@@ -42,6 +42,7 @@ from ortege_watch.cube.meta import Meta
 from ortege_watch.errors import (
     ApiError,
     DecodeError,
+    InvalidArgument,
     OrtegeWatchError,
     QueryError,
     QueryRejected,
@@ -416,7 +417,10 @@ def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
         )
     if _ranges(query):
         raise _several_results("load_raw()")
-    content = codec.dumps(_question(query)).encode()
+    try:
+        content = codec.dumps(_question(query)).encode()
+    except InvalidArgument as error:
+        raise QueryError(str(error)) from error
     parts = yield from call.ask("POST", "/load", _parts, content)
     return Result(_exactly(1, parts)[0])
 

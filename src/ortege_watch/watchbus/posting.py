@@ -12,7 +12,12 @@ from typing import Final
 from attrs import field, frozen, mutable
 
 from ortege_watch._http.conversation import Conversation
-from ortege_watch.errors import OrtegeWatchError, QueryError, WatchBusError
+from ortege_watch.errors import (
+    InvalidArgument,
+    OrtegeWatchError,
+    QueryError,
+    WatchBusError,
+)
 from ortege_watch.watchbus.fields import shown
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.requests import (
@@ -126,7 +131,7 @@ def prepare(alerts: object, app_id: str, style: WireStyle) -> list[Waiting]:
             raise QueryError(f"alerts[{i}]: {shown(alert)} is no AlertInfo")
         try:
             data = encode_alerts([alert], style)
-        except QueryError as error:
+        except InvalidArgument as error:
             problem = str(error).removeprefix(_FIRST)
             colon = "" if problem.startswith(".") else ": "
             raise QueryError(f"alerts[{i}]{colon}{problem}") from error

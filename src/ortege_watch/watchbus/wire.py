@@ -113,7 +113,7 @@ def ok_answer(data: object = None) -> bytes:
     """Write the answer to a request that succeeded.
 
     Raises:
-        QueryError: the data has no exact JSON form.
+        InvalidArgument: the data has no exact JSON form.
     """
     answer = {"status": "OK", "code": ResultCode.OK.value, "data": data}
     return codec.dumps(answer).encode()

@@ -437,7 +437,7 @@ async def test_the_tutorials_gateway_does_not_know_cubes_frames(frame):
         answer = await call(ws, frame)
         assert answer == {"error": "queryType must be 'subscribe'", "status": 400}
     async with (
-        fake("tutorial", manners="silence") as cube,
+        fake("tutorial", on_unknown_frame="silence") as cube,
         connect(cube.ws_url, **bearer(cube.token())) as ws,
     ):
         await ws.send(frame if isinstance(frame, str) else json.dumps(frame))

@@ -18,7 +18,6 @@ import pytest
 from ortege_watch.testing import Table
 from ortege_watch.testing._cube.gateway import Gateway
 from ortege_watch.testing._cube.query import Settings
-from ortege_watch.testing._faults import Faults
 
 CAPTURE = Path(__file__).parents[1] / "data/frames/qmatrix-classic-0.35.81.txt"
 CUBE = "stacks_contract_events"
@@ -94,12 +93,9 @@ def gateway(generation="classic") -> Gateway:
     return Gateway(
         generation=generation,
         tables={CUBE: events()},
-        faults=Faults(),
         secret="secret",
         now=lambda: NOW,
-        numbers="string",
         settings=Settings(classic=generation == "classic"),
-        refreshed=NOW,
     )
 
 
@@ -242,7 +238,9 @@ def test_only_what_is_named_is_left_out():
 @pytest.mark.parametrize(("label", "status", "said"), CASES)
 def test_row(label, status, said):
     multi = "MULTI" in said or label == "blending mismatched"
-    answer = gateway().load(query(label), "multi" if multi else None)
+    answer = gateway().answer(
+        "load", {"query": query(label), "queryType": "multi" if multi else None}
+    )
     assert answer.status == status, answer.body
     if status != 200:
         assert known(answer.body["error"]) == known(said)
@@ -278,5 +276,5 @@ def known(sentence: str) -> str:
 def test_servers_of_the_strict_generation_resolve_single_dates_in_filters():
     one = {"member": f"{CUBE}.tx_date", "operator": "onTheDate"}
     asked = counted(filters=[{**one, "values": ["2024-05-01"]}])
-    answer = gateway("strict").load(asked)
+    answer = gateway("strict").answer("load", {"query": asked})
     assert json.loads(bytes(answer.body["data"])) == [{COUNT: "2"}]

@@ -10,7 +10,6 @@ import pytest
 from ortege_watch.testing import Table
 from ortege_watch.testing._cube.gateway import Gateway
 from ortege_watch.testing._cube.query import Settings
-from ortege_watch.testing._faults import Faults
 
 NOW = 1795326430.0  # 2026-11-22T05:47:10Z, a Sunday
 ROWS = [
@@ -52,18 +51,17 @@ def gateway(generation="strict", rows=ROWS, **more) -> Gateway:
     return Gateway(
         generation=generation,
         tables={"t": table},
-        faults=Faults(),
         secret="s",
         now=lambda: NOW,
-        numbers="string",
         settings=Settings(classic=generation == "classic"),
-        refreshed=NOW,
         **more,
     )
 
 
 def ask(query, *, generation="strict", query_type=None, rows=ROWS):
-    answer = gateway(generation, rows).load(query, query_type)
+    answer = gateway(generation, rows).answer(
+        "load", {"query": query, "queryType": query_type}
+    )
     if answer.status != 200:
         return answer.status, answer.body["error"]
     if query_type == "multi":
@@ -317,7 +315,8 @@ def test_granularities(unit, begin):
 )
 def test_relative_ranges(phrase, begin, end):
     time = {"dimension": "t.at", "dateRange": phrase}
-    answer = gateway().load({"measures": ["t.count"], "timeDimensions": [time]})
+    query = {"measures": ["t.count"], "timeDimensions": [time]}
+    answer = gateway().answer("load", {"query": query})
     assert answer.body["query"]["timeDimensions"][0]["dateRange"] == [begin, end]
     assert answer.passing
 

@@ -63,11 +63,11 @@ async def test_one_envelope_that_every_cube_accepts(generation):
 # --------------------------------------------------------------------- 2: dialects
 
 
-@pytest.mark.parametrize("manners", ["error", "silence"])
-async def test_auto_finds_the_tutorial_dialect(manners, clock):
-    cube = FakeCube("tutorial", manners=manners)
+@pytest.mark.parametrize("on_unknown_frame", ["error", "silence"])
+async def test_auto_finds_the_tutorial_dialect(on_unknown_frame, clock):
+    cube = FakeCube("tutorial", on_unknown_frame=on_unknown_frame)
     async with watching(QUERY, FUNCTIONS, cube=cube, clock=clock) as watch:
-        if manners == "silence":
+        if on_unknown_frame == "silence":
             await cube.wait_until_async(lambda: cube.frames)
             await clock.advance(10)
         first, second = await watch.next(), await watch.next()

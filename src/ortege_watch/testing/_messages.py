@@ -1,15 +1,28 @@
-"""HTTP requests and responses, as the fakes record and write them."""
+"""JSON, HTTP requests and HTTP responses, as the fakes read and write them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import attrs
+import msgspec
 
-__all__ = ["HttpRequest", "HttpResponse", "decode", "response", "token_in"]
+__all__ = [
+    "HttpRequest",
+    "HttpResponse",
+    "decode",
+    "encode",
+    "page",
+    "response",
+    "token_in",
+]
+
+encode: Final[Callable[[Any], bytes]] = msgspec.json.Encoder(
+    decimal_format="number"
+).encode
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -17,17 +30,17 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _number(text: str) -> int | Decimal:
-    # To JavaScript 10.0 and 10 are the same; where it keeps all digits, at least.
+    # 10.0 and 10 are the same number in JavaScript, at least where it keeps all digits.
     value = Decimal(text)
     whole = value.adjusted() < 21 and value == value.to_integral_value()
     return int(value) if whole else value
 
 
 def decode(text: str | bytes) -> Any:
-    """Read JSON, numbers exact.
+    """Decode JSON with exact numbers.
 
     Raises:
-        ValueError: with a sentence such as node's.
+        ValueError: with a message such as node's.
     """
     try:
         if isinstance(text, bytes):
@@ -45,16 +58,16 @@ def decode(text: str | bytes) -> Any:
 
 @attrs.frozen(kw_only=True)
 class HttpRequest:
-    """Hold one request that a client sent, upgrades to WebSocket included.
+    """A request that a client sent; upgrades to WebSocket are requests, too.
 
     Attributes:
         method: in capitals.
         path: without the query string.
-        params: the query string's fields.
+        params: the fields of the query string.
         headers: names in lower case.
-        content: the body as it came.
+        content: the body as bytes.
         upgrade: whether it asked for a WebSocket.
-        at: when it came, in seconds of the server's ``clock``.
+        at: when it was received, in seconds of the server's ``clock``.
     """
 
     method: str
@@ -67,7 +80,7 @@ class HttpRequest:
 
     @property
     def json(self) -> Any:
-        """The body, decoded (numbers int or Decimal); None where it is no JSON."""
+        """The decoded body (numbers are int or Decimal); None if it is not JSON."""
         try:
             return decode(self.content)
         except ValueError:
@@ -75,7 +88,7 @@ class HttpRequest:
 
     @property
     def request_id(self) -> str | None:
-        """The ``x-request-id`` that came along."""
+        """The header ``x-request-id``."""
         return self.headers.get("x-request-id")
 
     @property
@@ -85,14 +98,14 @@ class HttpRequest:
 
 
 def token_in(header: str | None) -> str | None:
-    """Find the token: the second word of the header, or its only one."""
+    """Return the token: the second word of the header, or its only one."""
     words = (header or "").split(" ", 2)
     return words[1] if len(words) > 1 else words[0] or None
 
 
 @attrs.frozen(kw_only=True)
 class HttpResponse:
-    """Hold one response, ready to be written."""
+    """A response that is ready to be written."""
 
     status: int
     headers: Mapping[str, str]
@@ -100,9 +113,13 @@ class HttpResponse:
 
 
 def response(
-    status: int, body: bytes, headers: Mapping[str, str] | None = None
+    status: int, body: Any, headers: Mapping[str, str] | None = None
 ) -> HttpResponse:
-    """Write a response with a content type that fits its body."""
+    """Build a response; a body other than bytes or a string is encoded as JSON."""
+    if isinstance(body, str):
+        body = body.encode()
+    elif not isinstance(body, bytes):
+        body = encode(body)
     kind = "application/json" if body[:1] in {b"{", b"["} else "text/html"
     given = {name.lower(): value for name, value in (headers or {}).items()}
     return HttpResponse(
@@ -110,3 +127,8 @@ def response(
         headers={"content-type": f"{kind}; charset=utf-8", **given},
         body=body,
     )
+
+
+def page(status: int) -> HttpResponse:
+    """Build the HTML page of a proxy that refuses a request."""
+    return response(status, f"<html><body>{status}</body></html>\n")

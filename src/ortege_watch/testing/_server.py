@@ -1,4 +1,8 @@
-"""The network side of the fakes: one port, in a thread with a loop of its own."""
+"""What all fakes have in common: HTTP and WebSocket on one port, records, and faults.
+
+A :class:`Server` runs an event loop in a thread and serves :class:`Connection` objects; a
+:class:`Fake` is what a test holds.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,22 @@ import logging
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from http.client import responses
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from types import TracebackType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 from urllib.parse import parse_qsl, urlsplit
 
 import attrs
@@ -19,75 +36,91 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from ortege_watch.testing._messages import HttpRequest, HttpResponse
+from ortege_watch.testing._messages import HttpRequest, HttpResponse, page, response
 
 if TYPE_CHECKING:
     from websockets.http11 import Request as Handshake
 
-    from ortege_watch.testing._faults import Faults
-
-# -------------------- One connection to a fake: HTTP until it is upgraded, then WebSocket.
-
-
 # SO_LINGER on with a time of zero: closing sends a reset.
-_RESET = struct.pack("ii", 1, 0)
-# At level DEBUG websockets logs headers and frames: both may carry a real token.
+_RESET: Final = struct.pack("ii", 1, 0)
+# At level DEBUG websockets logs headers and frames: both may contain a real token.
 _SILENT = logging.getLogger("ortege_watch.testing.websockets")
 _SILENT.disabled = True
 # Seconds that a client has to answer a close frame.
-_LEAVING = 5.0
-_DATA = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
+_CLOSE_TIMEOUT: Final = 5.0
+_DATA: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
+# Iterations of the loop in which the last accepted connections may still appear.
+_FINAL_ITERATIONS: Final = 3
+
+T = TypeVar("T")
+Moment: TypeAlias = Literal["upgrade", "handshake"]
+Kind: TypeAlias = Literal["refusal", "answer", "cut", "handshake", "query", "wait"]
 
 
-class Application(Protocol):
-    """Say what the server asks of what it serves; every call is in its thread."""
+class HasNow(Protocol):
+    """A clock with ``now()`` in seconds."""
 
-    faults: Faults
-    max_frame: int
-
-    def request(self, request: HttpRequest) -> HttpResponse:
-        """Answer a request that is no upgrade."""
+    def now(self) -> float:
+        """Return the time in seconds."""
         ...
 
-    def upgrade(self, request: HttpRequest) -> HttpResponse | None:
-        """Let a WebSocket open (None), or answer something else."""
-        ...
 
-    def opened(self, connection: Connection) -> None:
-        """Take note of a WebSocket that has opened."""
-        ...
+@attrs.define
+class _Fault:
+    value: Any
+    left: int | None  # None: until heal()
 
-    def message(self, connection: Connection, data: str | bytes) -> None:
-        """Take a message."""
-        ...
 
-    def closed(self, connection: Connection) -> None:
-        """Take note of a connection that has ended."""
-        ...
+@attrs.define
+class Faults:
+    """The faults in force.
 
-    def tick(self) -> None:
-        """Do what is due: at every interval, and when woken."""
-        ...
+    Attributes:
+        silent: nothing is sent; it is held back instead.
+        delay: seconds by which every answer is late.
+        drop_after: connections are dropped after this point.
+        fragments: the number of frames that a message is cut into.
+        queues: by kind, the faults that are used up.
+    """
 
-    def changed(self) -> None:
-        """Take note, under the lock, that something has happened."""
-        ...
+    silent: bool = False
+    delay: float = 0.0
+    drop_after: Moment | None = None
+    fragments: int = 1
+    queues: dict[Kind, list[_Fault]] = attrs.field(factory=dict)
 
-    def failed(self, error: Exception) -> None:
-        """Take note of a defect of the fake itself."""
-        ...
+    def set(self, kind: Kind, value: Any, times: int | None) -> None:
+        """Replace the faults of a kind by one."""
+        self.queues[kind] = [_Fault(value, times)]
 
-    def time(self) -> float:
-        """Tell the time of the log."""
-        ...
+    def add(self, kind: Kind, value: Any, times: int | None) -> None:
+        """Append a fault to those of its kind."""
+        self.queues.setdefault(kind, []).append(_Fault(value, times))
+
+    def take(self, kind: Kind) -> Any:
+        """Use the first fault of a kind once; return its value, or None without one."""
+        queue = self.queues.get(kind, [])
+        while queue and queue[0].left is not None and queue[0].left <= 0:
+            del queue[0]
+        if not queue:
+            return None
+        fault = queue[0]
+        if fault.left is not None:
+            fault.left -= 1
+        return fault.value
+
+    def clear(self) -> None:
+        """End every fault."""
+        fresh = Faults()
+        for name in attrs.fields_dict(Faults):
+            setattr(self, name, getattr(fresh, name))
 
 
 class Connection(asyncio.Protocol):
-    """Serve one TCP connection: HTTP, until it is upgraded."""
+    """One TCP connection: HTTP until it is upgraded, then WebSocket."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.application = server.application
         self.websocket: ServerProtocol | None = None
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=2**20)
         self._request: h11.Request | None = None
@@ -100,14 +133,14 @@ class Connection(asyncio.Protocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
+        """Register the connection."""
         self._transport = cast("asyncio.Transport", transport)
-        with self._guarded():
+        with self.server.guarded(self):
             self.server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes."""
-        with self._guarded():
+        """Parse and answer."""
+        with self.server.guarded(self):
             if self.websocket is None:
                 self._http.receive_data(data)
                 self._next_request()
@@ -119,17 +152,17 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """End."""
+        """Unregister the connection."""
         self._transport = None
-        with self._guarded():
+        with self.server.guarded(self):
             self.server.connections.discard(self)
-            self.application.closed(self)
+            self.server.closed(self)
 
-    # What the application calls
+    # What a server calls
 
     @property
     def is_open(self) -> bool:
-        """Whether a WebSocket is open here, as far as this side knows."""
+        """Whether a WebSocket is open, as far as this side knows."""
         return (
             self.websocket is not None
             and self.websocket.state is State.OPEN
@@ -138,10 +171,10 @@ class Connection(asyncio.Protocol):
         )
 
     def send(self, data: bytes, *, binary: bool = False) -> None:
-        """Send a message, in as many frames as the faults ask for."""
+        """Send a message, cut into the number of frames that is set."""
         if self.websocket is None or not self.is_open:
             return
-        count = max(1, self.application.faults.fragments)
+        count = max(1, self.server.faults.fragments)
         size = max(1, -(-len(data) // count))
         pieces = [data[i : i + size] for i in range(0, len(data), size)] or [b""]
         first, rest = pieces[0], pieces[1:]
@@ -164,22 +197,22 @@ class Connection(asyncio.Protocol):
         if reset:
             raw = self._transport.get_extra_info("socket")
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        # What was written has gone to the kernel, or finds no reader anyway.
+        # Written data is in the kernel already, or the peer has stopped reading.
         self._transport.abort()
 
     def release(self) -> None:
-        """Send what a silence held back."""
+        """Send what was held back."""
         held, self._held = self._held, []
         for data in held:
             self._write(data)
 
     def later(self, action: Callable[[], None]) -> None:
-        """Run an answer, late where the faults say so."""
-        delay = self.application.faults.delay
+        """Run an action, after the delay that is set."""
+        delay = self.server.faults.delay
 
         def run() -> None:
             if self._transport is not None:
-                with self._guarded():
+                with self.server.guarded(self):
                     action()
 
         if delay > 0:
@@ -203,33 +236,29 @@ class Connection(asyncio.Protocol):
             elif isinstance(event, h11.EndOfMessage) and self._request is not None:
                 self._dispatch(self._request)
                 return
-            else:  # more bytes are needed, or the client has gone
+            else:  # incomplete, or the client has closed
                 return
 
     def _dispatch(self, event: h11.Request) -> None:
         target = urlsplit(event.target.decode("latin-1"))
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in event.headers}
-        upgrade = headers.get("upgrade", "").lower() == "websocket"
         request = HttpRequest(
             method=event.method.decode("latin-1"),
             path=target.path,
             params=dict(parse_qsl(target.query, keep_blank_values=True)),
             headers=headers,
             content=bytes(self._content),
-            upgrade=upgrade,
-            at=self.application.time(),
+            upgrade=headers.get("upgrade", "").lower() == "websocket",
+            at=self.server.time(),
         )
-        if upgrade:
-            response = self.application.upgrade(request)
-            if response is None:
-                self.later(lambda: self._accept(event))
-                return
+        answer = self.server.handle(request)
+        if answer is None:
+            self.later(lambda: self._accept(event))
         else:
-            response = self.application.request(request)
-        self.later(lambda: self._respond(response))
+            self.later(lambda: self._respond(answer))
 
     def _respond(self, response: HttpResponse) -> None:
-        body, cut = response.body, self.application.faults.take_cut()
+        body, cut = response.body, self.server.faults.take("cut")
         headers = {"content-length": str(len(body)), **response.headers}
         start = h11.Response(
             status_code=response.status,
@@ -255,7 +284,7 @@ class Connection(asyncio.Protocol):
     # WebSocket
 
     def _accept(self, event: h11.Request) -> None:
-        websocket = ServerProtocol(max_size=self.application.max_frame, logger=_SILENT)
+        websocket = ServerProtocol(max_size=self.server.max_frame, logger=_SILENT)
         self.websocket = websocket
         lines = [b"GET %b HTTP/1.1" % event.target]
         lines += [b"%b: %b" % (name, value) for name, value in event.headers]
@@ -266,7 +295,7 @@ class Connection(asyncio.Protocol):
             websocket.send_response(answer)
         self._flush(websocket)
         if self.is_open:
-            self.application.opened(self)
+            self.server.opened(self)
         if trailing and self._transport is not None:
             self._feed(websocket, trailing)
 
@@ -278,8 +307,7 @@ class Connection(asyncio.Protocol):
             if frame.opcode in _DATA:
                 self._part(frame)
         if websocket.close_expected() and self._transport is not None:
-            # A client that does not answer the close frame is not waited for long.
-            self.server.loop.call_later(_LEAVING, self.drop)
+            self.server.loop.call_later(_CLOSE_TIMEOUT, self.drop)
 
     def _part(self, frame: Frame) -> None:
         if frame.opcode is not Opcode.CONT:
@@ -288,14 +316,14 @@ class Connection(asyncio.Protocol):
         if frame.fin:
             data = b"".join(self._parts)
             text = data if self._binary else data.decode(errors="replace")
-            self.application.message(self, text)
+            self.server.message(self, text)
 
     def _flush(self, websocket: ServerProtocol, *, torn: bool = False) -> None:
         for data in websocket.data_to_send():
             if not data:
                 self._write(None)
             elif torn:
-                # The header in two, so that no read ends where a frame does.
+                # Cut inside the header too, so that no read ends with a frame.
                 for piece in (data[:1], data[1:5], data[5:]):
                     self._write(piece)
             else:
@@ -304,74 +332,125 @@ class Connection(asyncio.Protocol):
     # Writing
 
     def _write(self, data: bytes | None) -> None:
-        """Write bytes, or end the connection (None), once it may be heard."""
+        """Write bytes, or end the connection (None); in a silence, hold it back."""
         if self._transport is None or self._transport.is_closing():
             return
-        if self.application.faults.silent:
+        if self.server.faults.silent:
             self._held.append(data)
         elif data:
             self._transport.write(data)
         elif data is None and self.websocket is not None:
-            # To close with bytes unread would reset: the close frame might be lost.
+            # Closing with unread bytes sends a reset, and may lose the close frame.
             with contextlib.suppress(OSError):  # the peer has reset it already
                 self._transport.write_eof()
         elif data is None:
             self._transport.close()
 
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        with self.server.lock:
-            try:
-                yield
-            except Exception as error:  # noqa: BLE001 - kept for the test to see
-                self.application.failed(error)
-                self.drop()
-            finally:
-                self.application.changed()
 
-
-T = TypeVar("T")
-# Turns of the loop in which a connection accepted last of all may still turn up.
-_STRAGGLERS = 3
-
-
-@attrs.define(eq=False)
 class Server:
-    """Run the event loop in a thread; commands come from any other thread.
+    """A server in a thread; a subclass decides what it answers.
+
+    The methods from :meth:`respond` to :meth:`tick` are called in that thread, with
+    ``lock`` held. Commands come from other threads.
+
+    Args:
+        clock: what requests are timed with; None is the monotonic clock.
+        interval: seconds between two calls of :meth:`tick`, unless woken.
+        port: 0 for any free one.
 
     Attributes:
-        lock: held whenever anything of the application is read or changed.
-        interval: seconds between two ticks, unless woken.
+        lock: held whenever anything below is read or changed.
+        happened: notified after every event.
+        watchers: called after every event.
+        failures: exceptions of the fake itself.
     """
 
-    application: Application
-    lock: threading.RLock
-    interval: float
-    port: int = 0
-    connections: set[Connection] = attrs.field(factory=set)
-    _thread: threading.Thread | None = None
-    _loop: asyncio.AbstractEventLoop | None = None
-    _listener: asyncio.Server | None = None
-    _stop: asyncio.Event = attrs.field(factory=asyncio.Event)
-    _wake: asyncio.Event = attrs.field(factory=asyncio.Event)
+    max_frame: int = 2**20
+
+    def __init__(self, *, clock: HasNow | None, interval: float, port: int) -> None:
+        self.lock = threading.RLock()
+        self.happened = threading.Condition(self.lock)
+        self.watchers: list[Callable[[], None]] = []
+        self.faults = Faults()
+        self.requests: list[HttpRequest] = []
+        self.failures: list[Exception] = []
+        self.connections: set[Connection] = set()
+        self.time = time.monotonic if clock is None else clock.now
+        self.port = port
+        self._interval = interval
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._listener: asyncio.Server | None = None
+        self._stop = self._wake = asyncio.Event()
+
+    # What a subclass decides
+
+    def respond(self, request: HttpRequest) -> HttpResponse:
+        """Answer a request."""
+        raise NotImplementedError
+
+    def upgrade(self, request: HttpRequest) -> HttpResponse | None:
+        """Answer a request for a WebSocket; None opens it."""
+        return self.respond(request)
+
+    def opened(self, connection: Connection) -> None:
+        """Note that a WebSocket has opened."""
+
+    def message(self, connection: Connection, data: str | bytes) -> None:
+        """Handle a message."""
+
+    def closed(self, connection: Connection) -> None:
+        """Note that a connection has ended."""
+
+    def tick(self) -> None:
+        """Do what is due."""
+
+    # What connections call
+
+    def handle(self, request: HttpRequest) -> HttpResponse | None:
+        """Record a request and answer it; None opens a WebSocket."""
+        self.requests.append(request)
+        status = self.faults.take("refusal")
+        if status is not None:
+            return page(status)
+        return self.upgrade(request) if request.upgrade else self.respond(request)
+
+    @contextlib.contextmanager
+    def guarded(self, connection: Connection | None = None) -> Iterator[None]:
+        """Hold the lock; keep an exception for the test, and drop the connection."""
+        with self.lock:
+            try:
+                yield
+            except Exception as error:  # noqa: BLE001 - raised in Fake.stop()
+                self.failures.append(error)
+                if connection is not None:
+                    connection.drop()
+            finally:
+                self.changed()
+
+    def changed(self) -> None:
+        """Notify who waits for a condition."""
+        self.happened.notify_all()
+        for watch in self.watchers:
+            watch()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that runs in the thread."""
+        """The event loop of the thread."""
         if self._loop is None:
-            raise RuntimeError("the fake server does not run; use it in a with block")
+            raise RuntimeError("the fake server is not running: use it in a with block")
         return self._loop
 
     @property
     def running(self) -> bool:
-        """Whether the thread serves."""
+        """Whether the thread runs."""
         return self._thread is not None
 
     def start(self) -> None:
-        """Start the thread and listen; returns when connections can be made.
+        """Start the thread and listen; return when connections can be made.
 
         Raises:
-            OSError: the port cannot be had.
+            OSError: the port is taken.
         """
         started = threading.Event()
         failures: list[BaseException] = []
@@ -411,26 +490,21 @@ class Server:
             ticking.cancel()
             await asyncio.gather(ticking, return_exceptions=True)
             await self.unlisten()
-            for _ in range(_STRAGGLERS):
+            for _ in range(_FINAL_ITERATIONS):
                 await self.end_connections()
 
     async def _ticks(self) -> None:
         while True:
             # Not wait_for(): on 3.11 it swallows a cancellation that meets a wake-up.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.interval):
+                async with asyncio.timeout(self._interval):
                     await self._wake.wait()
             self._wake.clear()
-            with self.lock:
-                try:
-                    self.application.tick()
-                except Exception as error:  # noqa: BLE001 - kept for the test to see
-                    self.application.failed(error)
-                finally:
-                    self.application.changed()
+            with self.guarded():
+                self.tick()
 
     async def listen(self) -> None:
-        """Open the listener; the first time this settles the port."""
+        """Open the listener; the first time this decides the port."""
         if self._listener is None:
             self._listener = await self.loop.create_server(
                 lambda: Connection(self), "127.0.0.1", self.port
@@ -447,26 +521,254 @@ class Server:
         """Drop every connection; when this returns they are gone."""
         for connection in tuple(self.connections):
             connection.drop(reset=reset)
-        await asyncio.sleep(0)  # the turn in which the loop takes leave of them
+        await asyncio.sleep(0)  # in this iteration the loop calls connection_lost()
 
     def wake(self) -> None:
-        """Let a tick happen at once; from any thread."""
-        with contextlib.suppress(RuntimeError):  # it does not run
+        """Cause a tick now."""
+        with contextlib.suppress(RuntimeError):  # not running
             self.loop.call_soon_threadsafe(self._wake.set)
 
     def run(self, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine in the loop and wait for it; from any other thread."""
+        """Run a coroutine in the loop and return its result."""
         loop = self.loop
         return asyncio.run_coroutine_threadsafe(action(), loop).result()
 
     def call(self, action: Callable[[], T]) -> T:
-        """Run a function in the loop, under the lock, and wait for it."""
+        """Call a function in the loop, under the lock, and return its result."""
 
         async def call() -> T:
             with self.lock:
                 try:
                     return action()
                 finally:
-                    self.application.changed()
+                    self.changed()
 
         return self.run(call)
+
+
+ServerT = TypeVar("ServerT", bound=Server)
+
+
+class Fake(Generic[ServerT]):
+    """A server on loopback for tests; the base class of the fakes.
+
+    Every method may be called from any thread. A fault without an end of its own lasts
+    until :meth:`heal`.
+    """
+
+    def __init__(self, server: ServerT) -> None:
+        self._server = server
+        self._speaking: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Start to serve; ``with`` and ``async with`` do this.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        self._server.start()
+
+    def stop(self) -> None:
+        """End every connection, the event loop and the thread.
+
+        Raises:
+            RuntimeError: the fake itself has failed; the cause says where.
+        """
+        self._server.stop()
+        if self._server.failures:
+            raise RuntimeError("the fake server failed") from self._server.failures[0]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            # An exception of the test is not replaced by one of the fake.
+            self._server.failures.clear()
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    @property
+    def port(self) -> int:
+        """The port, which stays the same after :meth:`restart`."""
+        return self._server.port
+
+    @property
+    def requests(self) -> list[HttpRequest]:
+        """Every HTTP request, upgrades included: method, path, headers, json ..."""
+        with self._server.lock:
+            return list(self._server.requests)
+
+    @property
+    def sockets(self) -> int:
+        """The number of open TCP connections, WebSockets and idle HTTP alike."""
+        return len(self._server.connections)
+
+    def wait_until(
+        self, predicate: Callable[[], object], *, timeout: float = 5.0
+    ) -> None:
+        """Wait until a condition on this server is true.
+
+        It is evaluated after every event on the server, and only then.
+
+        Args:
+            predicate: such as ``lambda: cube.subscriptions``.
+            timeout: seconds before giving up.
+
+        Raises:
+            TimeoutError: the condition did not become true in time.
+        """
+        happened = self._server.happened
+        with happened:
+            if not happened.wait_for(lambda: bool(predicate()), timeout):
+                raise TimeoutError(f"not within {timeout} s: {self!r}")
+
+    async def wait_until_async(
+        self, predicate: Callable[[], object], *, timeout: float = 5.0
+    ) -> None:
+        """Wait as :meth:`wait_until` does, without blocking the event loop."""
+        loop, seen = asyncio.get_running_loop(), asyncio.Event()
+        server = self._server
+
+        def watch() -> None:
+            loop.call_soon_threadsafe(seen.set)
+
+        def is_true() -> bool:
+            with server.lock:
+                return bool(predicate())
+
+        with server.lock:
+            server.watchers.append(watch)
+        try:
+            async with asyncio.timeout(timeout):
+                while not is_true():
+                    await seen.wait()
+                    seen.clear()
+        except TimeoutError:
+            raise TimeoutError(f"not within {timeout} s: {self!r}") from None
+        finally:
+            with server.lock:
+                server.watchers.remove(watch)
+
+    # Misbehaviour
+
+    def drop(self, *, reset: bool = False) -> None:
+        """End every TCP connection without a close frame, as a crashing server does.
+
+        Args:
+            reset: send a TCP reset instead of closing normally.
+        """
+        self._server.run(lambda: self._server.end_connections(reset=reset))
+
+    def down(self) -> None:
+        """Stop listening and drop every connection: connecting is refused."""
+        self._server.run(self._server.unlisten)
+        self.drop()
+
+    def up(self) -> None:
+        """Listen again, on the same port."""
+        self._server.run(self._server.listen)
+
+    def restart(self) -> None:
+        """Go down and up again: every connection and subscription is lost."""
+        self.down()
+        self.up()
+
+    def silence(self, seconds: float | None = None) -> None:
+        """Accept connections and read, but send nothing: no answer, tick or pong.
+
+        The output is held back until :meth:`speak`; subscriptions are not run until
+        then, and once after it.
+
+        Args:
+            seconds: speak again after this time; None: until :meth:`speak`.
+        """
+
+        def silence() -> None:
+            self._server.faults.silent = True
+            if self._speaking is not None:
+                self._speaking.cancel()
+            if seconds is not None:
+                loop = self._server.loop
+                self._speaking = loop.call_later(seconds, self._speak)
+
+        self._server.call(silence)
+
+    def speak(self) -> None:
+        """End a silence: send what was held back."""
+        self._server.call(self._speak)
+
+    def _speak(self) -> None:
+        with self._server.lock:
+            self._server.faults.silent = False
+            for connection in tuple(self._server.connections):
+                connection.release()
+            self._server.changed()
+        self._server.wake()
+
+    def slow(self, seconds: float) -> None:
+        """Delay every answer by this many seconds; 0 ends it."""
+        with self._server.lock:
+            self._server.faults.delay = seconds
+
+    def refuse(self, status: int = 503, *, times: int | None = None) -> None:
+        """Answer upgrades and requests with a status and an HTML page.
+
+        Args:
+            status: such as 401, 404, 502 or 503.
+            times: how often; None: until :meth:`heal`.
+        """
+        with self._server.lock:
+            self._server.faults.set("refusal", status, times)
+
+    def error(
+        self,
+        status: int,
+        body: bytes | str | Mapping[str, Any] = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        times: int | None = 1,
+    ) -> None:
+        """Answer HTTP requests with this, good or bad; several calls make a queue.
+
+        Args:
+            status: of the answer.
+            body: bytes or a string, sent as they are (HTML, half a JSON), or a mapping,
+                which is sent as JSON.
+            headers: such as ``{"Retry-After": "2"}``.
+            times: how many requests get it before the next in the queue; None: all.
+        """
+        content = dict(body) if isinstance(body, Mapping) else body
+        answer = response(status, content, headers)
+        with self._server.lock:
+            self._server.faults.add("answer", answer, times)
+
+    def cut(self, times: int = 1) -> None:
+        """Send half of the body of the next HTTP answers, then end the connection."""
+        with self._server.lock:
+            self._server.faults.set("cut", value=True, times=times)
+
+    def heal(self) -> None:
+        """End every misbehaviour."""
+
+        def heal() -> None:
+            self._speak()
+            self._server.faults.clear()
+
+        self._server.call(heal)

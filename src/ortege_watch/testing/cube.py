@@ -4,42 +4,137 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from ortege_watch.testing._cube import gateway as _tokens
-from ortege_watch.testing._cube.core import Core, Tables
+from ortege_watch.errors import InvalidArgument
+from ortege_watch.testing._cube import Refusal
 from ortege_watch.testing._cube.frames import (
     Classic,
     Dialect,
-    Manners,
+    OnUnknownFrame,
+    Peer,
+    ServerCrash,
     Strict,
     Tutorial,
 )
-from ortege_watch.testing._cube.gateway import BASE, Gateway, Generation, Numbers
-from ortege_watch.testing._cube.query import Settings, known_tables
-from ortege_watch.testing._fake import Fake
-from ortege_watch.testing._faults import Faults
-from ortege_watch.testing._misbehaviour import Misbehaviour
-from ortege_watch.testing._server import Server
+from ortege_watch.testing._cube.gateway import (
+    BASE,
+    Gateway,
+    Generation,
+    Numbers,
+    issue,
+    presented,
+    respond,
+)
+from ortege_watch.testing._cube.query import Settings
+from ortege_watch.testing._cube.table import Tables, known_tables
+from ortege_watch.testing._messages import (
+    HttpRequest,
+    HttpResponse,
+    decode,
+    encode,
+    response,
+)
+from ortege_watch.testing._server import Connection, Fake, HasNow, Moment, Server
 
 if TYPE_CHECKING:
     from ortege_watch.testing._cube.table import Table
 
 __all__ = ["FakeCube"]
 
-# What the generations take at most in one message, in bytes.
+# The longest message in bytes that each generation accepts.
 _MAX_FRAME = {"classic": 100 * 2**20, "strict": 50 * 10**6, "tutorial": 50 * 10**6}
 
 
-class _Clock(Protocol):
-    def now(self) -> float: ...
+class _CubeServer(Server):
+    """The server behind :class:`FakeCube`."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        dialect: Dialect,
+        *,
+        websockets: bool,
+        clock: HasNow | None,
+        interval: float,
+        port: int,
+    ) -> None:
+        super().__init__(clock=clock, interval=interval, port=port)
+        self.gateway = gateway
+        self.faults = gateway.faults
+        self.dialect = dialect
+        self.websockets = websockets
+        self.max_frame = _MAX_FRAME[gateway.generation]
+        self.peers: dict[Connection, Peer] = {}
+        self.frames: list[Any] = []
+
+    def respond(self, request: HttpRequest) -> HttpResponse:
+        """Answer over HTTP."""
+        return self.faults.take("answer") or respond(request, self.gateway)
+
+    def upgrade(self, request: HttpRequest) -> HttpResponse | None:
+        """Open a WebSocket; the tutorial's gateway checks the token first."""
+        if not self.websockets:
+            return self.respond(request)
+        if self.gateway.generation != "tutorial":
+            return None
+        rejected = self.faults.take("handshake")
+        if rejected is not None:
+            return response(rejected["status"], rejected["message"])
+        try:
+            self.gateway.authorize(presented(request, self.gateway))
+        except Refusal as refusal:
+            return response(401, {"error": refusal.error})
+        return None
+
+    def opened(self, connection: Connection) -> None:
+        """Add a connection."""
+        self.peers[connection] = Peer()
+        if self.faults.drop_after == "upgrade":
+            connection.drop()
+
+    def closed(self, connection: Connection) -> None:
+        """Remove a connection and its subscriptions."""
+        self.peers.pop(connection, None)
+
+    def message(self, connection: Connection, data: str | bytes) -> None:
+        """Record a message and answer it."""
+        try:
+            self.frames.append(decode(data))
+        except ValueError:
+            self.frames.append(data)
+        try:
+            replies = self.dialect.receive(self.peers[connection], data)
+        except ServerCrash:
+            for other in tuple(self.connections):
+                other.drop()
+            return
+        self._send(connection, replies)
+
+    def tick(self) -> None:
+        """Run every subscription, unless the server is silent."""
+        if self.faults.silent:
+            return
+        for connection, peer in tuple(self.peers.items()):
+            if connection.is_open:
+                self._send(connection, self.dialect.tick(peer))
+
+    def _send(self, connection: Connection, replies: list[Any]) -> None:
+        def send() -> None:
+            for reply in replies:
+                connection.send(encode(reply))
+                if reply == {"handshake": True} and self.faults.drop_after:
+                    connection.drop()
+
+        if replies:
+            connection.later(send)
 
 
-class FakeCube(Fake[Core], Misbehaviour):
-    """Serve Cube's REST and WebSocket protocols on loopback, from rows in memory.
+class FakeCube(Fake[_CubeServer]):
+    """A server of Cube's REST and WebSocket protocols on loopback, for tests.
 
-    One port, a thread and an event loop of its own: code under test meets real
-    sockets, and the test may be synchronous or asynchronous::
+    It has one port, and a thread with an event loop of its own, so that a test may be
+    synchronous or asynchronous. It answers from rows in memory::
 
         with FakeCube() as cube:
             cube.tables["stacks_oracle_prices"].insert(
@@ -49,30 +144,33 @@ class FakeCube(Fake[Core], Misbehaviour):
             cube.drop()                                   # an outage
             cube.wait_until(lambda: len(cube.attempts) == 2)
 
-    It behaves as the captured conversations with real servers do, sentence for
-    sentence; what nobody has seen a server do, it does not do either. A change to a
-    table reaches subscriptions at once, so that no test has to wait for a tick.
+    It answers as real servers did in captured conversations, word for word. By default a
+    change to a table reaches subscriptions at once, and no test waits for a tick.
 
     Args:
         generation: ``"strict"`` behaves as Cube 1.7.43, ``"classic"`` as 0.35.81,
-            ``"tutorial"`` as a gateway that speaks Ortege's tutorial's envelope over
+            ``"tutorial"`` as a gateway that speaks the envelope of Ortege's tutorial over
             WebSocket (and as strict over HTTP).
-        tables: tables to serve besides the members that Ortege is known to have, or
-            in the place of one of the same name.
-        secret: the key of the tokens.
+        tables: tables besides the known ones of Ortege; one of the same name replaces
+            the known one.
+        secret: the key that signs tokens.
         tick: seconds between two runs of all subscriptions: the heartbeat.
         push: ``"change"`` runs the subscriptions at once after a change,
             ``"tick"`` at the next tick, as a real server does.
-        numbers: ``"string"`` answers numbers as PostgreSQL's driver does
+        numbers: ``"string"`` sends numbers as PostgreSQL's driver does
             (``"1000.500000"``), ``"json"`` as JSON numbers, whole ones as ``1.0``.
         websockets: False answers upgrades as a server with WebSockets off.
-        manners: how the tutorial's gateway answers frames that it does not know.
-        default_limit: rows where a query names no limit.
-        max_limit: a limit above it is refused with status 500.
+        on_unknown_frame: what the tutorial's gateway does with a frame that it does not
+            know: ``"error"`` answers with an error, ``"silence"`` ignores it.
+        default_limit: the number of rows where a query has no limit.
+        max_limit: a higher limit is refused with status 500.
         now: unix seconds: for tokens, relative dates and ``lastRefreshTime``.
-        clock: what :attr:`attempts` are timed with; ``now()`` in seconds. A
-            :class:`ManualClock` that drives the code under test belongs here.
+        clock: what :attr:`attempts` are timed with; ``now()`` in seconds. Pass the
+            :class:`ManualClock` that the code under test uses.
         port: 0 for any free one.
+
+    Raises:
+        InvalidArgument: the generation is unknown.
     """
 
     def __init__(
@@ -85,17 +183,16 @@ class FakeCube(Fake[Core], Misbehaviour):
         push: Literal["change", "tick"] = "change",
         numbers: Numbers = "string",
         websockets: bool = True,
-        manners: Manners = "error",
+        on_unknown_frame: OnUnknownFrame = "error",
         default_limit: int = 10_000,
         max_limit: int = 50_000,
         now: Callable[[], float] = time.time,
-        clock: _Clock | None = None,
+        clock: HasNow | None = None,
         port: int = 0,
     ) -> None:
         if generation not in _MAX_FRAME:
-            raise ValueError(
-                f"generation is {generation!r}; it must be one of "
-                f"{', '.join(_MAX_FRAME)}"
+            raise InvalidArgument(
+                f"generation must be one of {', '.join(_MAX_FRAME)}, got {generation!r}"
             )
         self.generation = generation
         self._push = push
@@ -105,43 +202,41 @@ class FakeCube(Fake[Core], Misbehaviour):
         gateway = Gateway(
             generation=generation,
             tables=self._tables,
-            faults=Faults(),
-            secret=secret,
-            now=now,
-            numbers=numbers,
             settings=Settings(
                 classic=generation == "classic",
                 default_limit=default_limit,
                 max_limit=max_limit,
             ),
-            refreshed=now(),
+            secret=secret,
+            now=now,
+            numbers=numbers,
         )
         dialect: Dialect = Strict(gateway)
-        if generation != "strict":
-            tutorial = generation == "tutorial"
-            dialect = Tutorial(gateway, manners) if tutorial else Classic(gateway)
-        self._core = Core(
-            gateway,
-            dialect,
-            websockets=websockets,
-            max_frame=_MAX_FRAME[generation],
-            time=time.monotonic if clock is None else clock.now,
+        if generation == "classic":
+            dialect = Classic(gateway)
+        elif generation == "tutorial":
+            dialect = Tutorial(gateway, on_unknown_frame)
+        super().__init__(
+            _CubeServer(
+                gateway,
+                dialect,
+                websockets=websockets,
+                clock=clock,
+                interval=tick,
+                port=port,
+            )
         )
-        self._server = Server(
-            application=self._core, lock=self._core.lock, interval=tick, port=port
-        )
-        self._tables.listen(self._note_change)
+        self._tables.listener = self.refresh
 
     def __repr__(self) -> str:
-        """Show what a failing test wants to know first."""
         where = self.url if self._server.running else "not running"
         return (
             f"<FakeCube {self.generation} ({where}): {self.connections} connections, "
-            f"{len(self.subscriptions)} subscriptions, {len(self._core.attempts)} attempts, "
-            f"{len(self._core.frames)} frames, {len(self._core.requests)} requests>"
+            f"{len(self.subscriptions)} subscriptions, {len(self.attempts)} attempts, "
+            f"{len(self.frames)} frames, {len(self.requests)} requests>"
         )
 
-    # Where it is, and what it takes
+    # Addresses, tables, tokens
 
     @property
     def url(self) -> str:
@@ -159,7 +254,7 @@ class FakeCube(Fake[Core], Misbehaviour):
         return self._tables
 
     def token(self, expires_in: float | None = None, **claims: Any) -> str:
-        """Issue a token (JWT, HS256) that this server takes.
+        """Issue a token (JWT, HS256) that this server accepts.
 
         Args:
             expires_in: seconds from the server's ``now()``; None never expires,
@@ -169,17 +264,17 @@ class FakeCube(Fake[Core], Misbehaviour):
         """
         if expires_in is not None:
             claims["exp"] = self._now() + expires_in
-        return _tokens.issue(self._core.gateway.secret, claims)
+        return issue(self._server.gateway.secret, claims)
 
     def revoke(self, token: str) -> None:
         """Refuse a token from now on; live connections stay, as on a real server."""
-        with self._core.lock:
-            self._core.gateway.revoked.add(token)
+        with self._server.lock:
+            self._server.gateway.revoked.add(token)
 
     def require(self, secret: str) -> None:
-        """Change the key: tokens issued until now are refused, new ones are good."""
-        with self._core.lock:
-            self._core.gateway.secret = secret
+        """Change the key: tokens issued until now are refused, new ones accepted."""
+        with self._server.lock:
+            self._server.gateway.secret = secret
 
     def refresh(self) -> None:
         """Refresh the cache without a change of the rows.
@@ -187,49 +282,146 @@ class FakeCube(Fake[Core], Misbehaviour):
         Classic servers then push again, because ``lastRefreshTime`` has moved; strict
         ones do not.
         """
-        self._note_change()
+        with self._server.lock:
+            self._server.gateway.refresh()
+        if self._push == "change":
+            self._server.wake()
 
-    # What it has seen
+    # What the server has seen
 
     @property
     def attempts(self) -> list[float]:
-        """When each WebSocket upgrade was asked for, in seconds of the ``clock``.
+        """When each WebSocket upgrade was requested, in seconds of the ``clock``.
 
-        Refused and dropped ones are among them; while the server is down, none is
+        Includes those that were refused or dropped; while the server is down, none is
         seen.
         """
-        with self._core.lock:
-            return list(self._core.attempts)
+        return [request.at for request in self.requests if request.upgrade]
 
     @property
     def frames(self) -> list[Any]:
-        """What clients have sent over WebSocket, decoded; as it came if it is no JSON."""
-        with self._core.lock:
-            return list(self._core.frames)
+        """The messages of all clients over WebSocket, decoded if they are JSON."""
+        with self._server.lock:
+            return list(self._server.frames)
 
     @property
     def connections(self) -> int:
-        """How many WebSockets are open."""
-        with self._core.lock:
-            return sum(peer.is_open for peer in self._core.peers)
+        """The number of open WebSockets."""
+        with self._server.lock:
+            return sum(peer.is_open for peer in self._server.peers)
 
     @property
     def subscriptions(self) -> list[Any]:
         """The queries that are subscribed to, over all open connections."""
-        with self._core.lock:
+        with self._server.lock:
             return [
-                self._core.dialect.query(subscription)
-                for connection, peer in self._core.peers.items()
+                subscription.query
+                for connection, peer in self._server.peers.items()
                 if connection.is_open
                 for subscription in peer.subscriptions.values()
             ]
 
-    def _note_change(self) -> None:
-        """Note a change of the rows; subscriptions see it when told to."""
-        with self._core.lock:
-            gateway = self._core.gateway
-            # Answers show milliseconds: two changes within one are still two.
-            gateway.refreshed = max(self._now(), gateway.refreshed + 0.001)
-            gateway.version += 1
-        if self._push == "change":
-            self._server.wake()
+    # Misbehaviour
+
+    def close(self, code: int = 1001, reason: str = "") -> None:
+        """Send a close frame over every WebSocket."""
+        self._each(lambda connection: connection.close(code, reason))
+
+    def forget(self) -> None:
+        """Forget every subscription; the connections stay, and nothing is sent."""
+        with self._server.happened:
+            for peer in self._server.peers.values():
+                peer.subscriptions.clear()
+            self._server.changed()
+
+    def accept_and_drop(self, on: bool = True, *, after: Moment = "handshake") -> None:
+        """Accept clients and drop them at once, as an overloaded server does.
+
+        Args:
+            on: False ends it.
+            after: the ``"upgrade"`` of the connection, or Cube's own ``"handshake"``
+                (``{"handshake": true}``).
+        """
+        with self._server.lock:
+            self._server.faults.drop_after = after if on else None
+
+    def refuse_handshake(
+        self,
+        message: str = "Invalid token",
+        *,
+        status: int = 403,
+        times: int | None = None,
+    ) -> None:
+        """Refuse authorizations over WebSocket, whatever the token; see :meth:`refuse`.
+
+        The connection stays open, as it does on a real server.
+        """
+        body = {"message": {"error": message}, "status": status}
+        with self._server.lock:
+            self._server.faults.set("handshake", body, times)
+
+    def continue_wait(self, times: int = 1) -> None:
+        """Answer the next queries with "Continue wait", over HTTP and WebSocket."""
+        with self._server.lock:
+            self._server.faults.set("wait", value=True, times=times)
+        self._run_subscriptions()
+
+    def fail_query(
+        self,
+        message: str = "Error: the database is not there",
+        *,
+        status: int = 400,
+        times: int | None = None,
+    ) -> None:
+        """Let queries fail: a temporary fault of the database behind the server.
+
+        Subscriptions stay registered, get the error at every tick, and the result
+        again after :meth:`heal`.
+
+        Args:
+            message: of the error.
+            status: of the answers.
+            times: how many queries fail; None: until :meth:`heal`.
+        """
+        with self._server.lock:
+            self._server.faults.set("query", (message, status), times)
+        self._run_subscriptions()
+
+    def garbage(self, frame: bytes | str, *, text: bool = False) -> None:
+        """Send a message to every WebSocket: a string as a text frame, bytes as binary.
+
+        Args:
+            frame: the message, whatever it is.
+            text: send bytes as a text frame, valid UTF-8 or not.
+        """
+        data = frame.encode() if isinstance(frame, str) else frame
+        binary = isinstance(frame, bytes) and not text
+        self._each(lambda connection: connection.send(data, binary=binary))
+
+    def big_frame(self, size: int) -> None:
+        """Send a JSON message of that many bytes to every WebSocket."""
+        shell = b'{"padding":""}'
+        self.garbage(shell[:-2] + b"x" * (size - len(shell)) + shell[-2:], text=True)
+
+    def fragment(self, count: int) -> None:
+        """Cut every message into that many frames, each written in pieces; 1 ends it."""
+        with self._server.lock:
+            self._server.faults.fragments = count
+
+    def heal(self) -> None:
+        """End every misbehaviour."""
+        super().heal()
+        self._run_subscriptions()
+
+    def _each(self, action: Callable[[Connection], None]) -> None:
+        def run() -> None:
+            for connection in tuple(self._server.peers):
+                action(connection)
+
+        self._server.call(run)
+
+    def _run_subscriptions(self) -> None:
+        """Run every subscription now, also where no row has changed."""
+        with self._server.lock:
+            self._server.gateway.version += 1
+        self._server.wake()

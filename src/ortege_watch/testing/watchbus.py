@@ -1,4 +1,8 @@
-"""A provider of the watch-bus for tests: it watches what it is told to, in memory."""
+"""The two sides of the watch-bus for tests: a provider, and a receiver of alerts.
+
+A signature is computed here with the standard library alone, from the wire facts and not
+with the code under test.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final
 
 from ortege_watch.errors import DecodeError
-from ortege_watch.testing._cube.gateway import encode
-from ortege_watch.testing._fake import Fake
-from ortege_watch.testing._faults import Faults, Records
-from ortege_watch.testing._messages import HttpRequest, HttpResponse, decode, response
-from ortege_watch.testing._server import Server
+from ortege_watch.testing._messages import (
+    HttpRequest,
+    HttpResponse,
+    decode,
+    page,
+    response,
+)
+from ortege_watch.testing._server import Connection, Fake, HasNow, Server
 from ortege_watch.watchbus import channel as frames
 from ortege_watch.watchbus.models import (
     AlertInfo,
@@ -26,187 +33,134 @@ from ortege_watch.watchbus.models import (
 )
 from ortege_watch.watchbus.signing import Credentials
 
-if TYPE_CHECKING:
-    from ortege_watch.testing._server import Connection
+__all__ = ["FakeProvider", "FakeWatchBus"]
 
-__all__ = [
-    "FakeProvider",
-    "FakeWatchBus",
-    "HasNow",
-    "Refused",
-    "SignedCore",
-    "SignedFake",
-    "log_clock",
-    "missing",
-    "outcome",
-]
-
-# -------------------- What the fakes of the watch-bus have in common: signatures, answers, faults.
-#
-# A signature is computed here with the standard library alone, from the wire facts and
-# not with the code under test.
-
-
-SUCCESS: Final = "000000000"
-_PAGE: Final = b"<html><body>%d</body></html>\n"
+_SUCCESS: Final = "000000000"
+_BAD_REQUEST: Final = "000001"
 _HEADERS: Final = ("appid", "timestamp", "nonce", "signature")
 
 
-class HasNow(Protocol):
-    """Tell monotonic seconds."""
-
-    def now(self) -> float:
-        """Return monotonic seconds."""
-        ...
+def _error_body(code: str, reason: str) -> dict[str, str]:
+    return {"status": "ERROR", "code": code, "message": reason}
 
 
-class Refused(Exception):
-    """Carry an answer that says no."""
+class _Refused(Exception):
+    """An error answer, raised where it is found."""
 
     def __init__(self, status: int, code: str, reason: str) -> None:
-        self.answer = response(
-            status, encode({"status": "ERROR", "code": code, "message": reason})
-        )
+        self.answer = response(status, _error_body(code, reason))
 
 
-class SignedCore(Records):
-    """Check signatures, and answer what a fake's endpoints return.
+def _outcome(action: Callable[[], object]) -> HttpResponse:
+    """Answer with what an action returns, or with the refusal that it raises."""
+    try:
+        data = action()
+    except _Refused as refused:
+        return refused.answer
+    return response(200, {"status": "OK", "code": _SUCCESS, "data": data})
 
-    The WebSocket side is for a subclass: :meth:`upgrade` returns ``None`` to let one
-    open, and :meth:`opened`, :meth:`message` and :meth:`closed` then follow.
+
+class _SignedServer(Server):
+    """A server that checks signatures and serves endpoints.
 
     Args:
-        app_id: who may ask.
-        secret: what it signs with.
-        tolerance: how many seconds a timestamp may be off.
-        now: tells unix seconds.
-        clock: tells the time of the log.
-    """
+        credentials: of the only app that may send requests.
+        tolerance: the seconds that a timestamp may differ.
+        now: unix seconds.
+        clock: what requests are timed with.
+        port: 0 for any free one.
 
-    max_frame = 2**20
+    Attributes:
+        endpoints: by path, functions that return the ``data`` of the answer.
+        ahead: seconds by which the server's clock is wrong.
+    """
 
     def __init__(
         self,
-        app_id: str,
-        secret: str,
+        credentials: Credentials,
+        *,
         tolerance: float,
         now: Callable[[], float],
-        clock: Callable[[], float],
+        clock: HasNow | None,
+        port: int,
     ) -> None:
-        super().__init__(Faults(), clock)
-        self.app_id = app_id
-        self.secret = secret
+        super().__init__(clock=clock, interval=60.0, port=port)
+        self.credentials = credentials
         self.tolerance = tolerance
         self.ahead = 0.0
-        self.nonces: set[str] = set()
         self.endpoints: dict[str, Callable[[HttpRequest], Any]] = {}
+        self._nonces: set[str] = set()
         self._now = now
 
-    def now(self) -> float:
-        """Tell the server's own time, in unix seconds."""
-        return self._now() + self.ahead
-
-    def request(self, request: HttpRequest) -> HttpResponse:
-        """Answer a request."""
-        self.requests.append(request)
-        refused = self.refused()
-        if refused is not None:
-            return refused
-        return self.dated(self.faults.take_answer() or self._answer(request))
-
-    def refused(self) -> HttpResponse | None:
-        """Answer with a page that says no, where that is commanded."""
-        status = self.faults.take("refusals")
-        return None if status is None else response(status, _PAGE % status)
+    def respond(self, request: HttpRequest) -> HttpResponse:
+        """Answer a request, with the server's own time."""
+        return self.dated(self.faults.take("answer") or self._answer(request))
 
     def dated(self, answer: HttpResponse) -> HttpResponse:
         """Add the server's own time to an answer."""
-        date = {"date": formatdate(self.now(), usegmt=True)}
+        date = {"date": formatdate(self._now() + self.ahead, usegmt=True)}
         headers = {**date, **answer.headers}
         return HttpResponse(status=answer.status, headers=headers, body=answer.body)
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         endpoint = self.endpoints.get(request.path)
         if endpoint is None or request.method != "POST":
-            return missing()
+            return page(404)
 
         def act() -> object:
             self.check(request)
             return endpoint(request)
 
-        return outcome(act)
+        return _outcome(act)
 
     def check(self, request: HttpRequest) -> None:
         """Check a signature, in the order of the documented reasons.
 
         Raises:
-            Refused: it is not good.
+            _Refused: the signature is not valid.
         """
         given = [request.headers.get(f"x-signature-{name}", "") for name in _HEADERS]
         app_id, timestamp, nonce, signature = given
         if not all(given):
-            raise Refused(401, "000004", "headers can not be null or empty")
-        if app_id != self.app_id:
-            raise Refused(401, "000003", "invalid appid")
+            raise _Refused(401, "000004", "headers can not be null or empty")
+        if app_id != self.credentials.app_id:
+            raise _Refused(401, "000003", "invalid appid")
         if not (timestamp.isascii() and timestamp.isdigit()):
-            raise Refused(401, "000005", "timestamp has illegal")
-        if abs(int(timestamp) / 1000 - self.now()) > self.tolerance:
-            raise Refused(401, "000005", "timestamp is expired")
+            raise _Refused(401, "000005", "timestamp has illegal")
+        if abs(int(timestamp) / 1000 - self._now() - self.ahead) > self.tolerance:
+            raise _Refused(401, "000005", "timestamp is expired")
         start = f"{app_id};{timestamp};{nonce};{request.method};{request.path};"
         message = start.encode() + request.content
-        good = hmac.new(self.secret.encode(), message, hashlib.sha256).hexdigest()
+        secret = self.credentials.secret.encode()
+        good = hmac.new(secret, message, hashlib.sha256).hexdigest()
         if request.params or not hmac.compare_digest(good, signature):
-            raise Refused(401, "000005", "invalid signature")
-        if nonce in self.nonces:
-            raise Refused(401, "000005", "replay request")
-        self.nonces.add(nonce)
-
-    def upgrade(self, request: HttpRequest) -> HttpResponse | None:
-        """Answer a request for a WebSocket as one for a page."""
-        return self.request(request)
-
-    def opened(self, connection: Connection) -> None:
-        """Take note of a WebSocket that has opened."""
-
-    def message(self, connection: Connection, data: str | bytes) -> None:
-        """Take a message."""
-
-    def closed(self, connection: Connection) -> None:
-        """Take note of a connection that has ended."""
-
-    def tick(self) -> None:
-        """Do nothing: no answer is due by itself."""
+            raise _Refused(401, "000005", "invalid signature")
+        if nonce in self._nonces:
+            raise _Refused(401, "000005", "replay request")
+        self._nonces.add(nonce)
 
 
-class SignedFake(Fake[SignedCore]):
-    """Serve signed endpoints on loopback; a base for the fakes of the watch-bus."""
-
-    def __init__(self, core: SignedCore, port: int) -> None:
-        self._core = core
-        self._server = Server(
-            application=core, lock=core.lock, interval=60.0, port=port
-        )
+class _SignedFake(Fake[_SignedServer]):
+    """What the fakes of the watch-bus have in common."""
 
     def __repr__(self) -> str:
-        """Show what a failing test wants to know first."""
         where = self.url if self._server.running else "not running"
-        seen = f"{len(self._core.requests)} requests"
-        return f"<{type(self).__name__} ({where}): {seen}>"
+        return f"<{type(self).__name__} ({where}): {len(self.requests)} requests>"
 
     @property
     def url(self) -> str:
-        """Where it is, ``http://127.0.0.1:<port>``."""
+        """The address, ``http://127.0.0.1:<port>``."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def credentials(self) -> Credentials:
-        """What its clients sign with."""
-        return Credentials(self._core.app_id, self._core.secret)
+        """What clients sign with."""
+        return self._server.credentials
 
     def skew(self, seconds: float) -> None:
         """Set the server's clock ahead, or back; its ``Date`` header shows it."""
-        with self._core.lock:
-            self._core.ahead = seconds
+        with self._server.lock:
+            self._server.ahead = seconds
 
     def fail(
         self,
@@ -217,53 +171,39 @@ class SignedFake(Fake[SignedCore]):
         headers: Mapping[str, str] | None = None,
         times: int | None = 1,
     ) -> None:
-        """Answer the next requests with an error code, and do nothing of what they ask.
+        """Answer the next requests with an error code, and do nothing else.
 
         Args:
             code: six digits.
-            reason: the server's words.
+            reason: the server's message.
             status: the HTTP status.
             headers: such as ``{"Retry-After": "2"}``.
-            times: how many requests; ``None`` for all until :meth:`heal`.
+            times: how many requests; None: all until :meth:`heal`.
         """
-        body = {"status": "ERROR", "code": code, "message": reason}
-        self.error(status, body, headers=headers, times=times)
+        self.error(status, _error_body(code, reason), headers=headers, times=times)
 
     def rate_limit(
         self, retry_after: float | None = None, *, times: int | None = 1
     ) -> None:
-        """Answer the next requests that there were too many."""
+        """Answer the next requests with status 429."""
         headers = None if retry_after is None else {"Retry-After": f"{retry_after:g}"}
         self.fail("000002", "rate limit", status=429, headers=headers, times=times)
 
     def redirect(
         self, location: str, *, status: int = 307, times: int | None = 1
     ) -> None:
-        """Send the next requests to another address."""
+        """Redirect the next requests to another address."""
         self.error(status, headers={"Location": location}, times=times)
 
     def contradict(self, *, times: int | None = 1) -> None:
-        """Answer the next requests ``OK`` with the code of an error."""
+        """Answer the next requests with status ``OK`` and the code of an error."""
         self.error(200, {"status": "OK", "code": "000001", "data": None}, times=times)
 
-
-def log_clock(clock: HasNow | None) -> Callable[[], float]:
-    """Return what tells the time of a fake's log."""
-    return time.monotonic if clock is None else clock.now
-
-
-def missing() -> HttpResponse:
-    """Answer that there is nothing here."""
-    return response(404, _PAGE % 404)
-
-
-def outcome(action: Callable[[], object]) -> HttpResponse:
-    """Answer with what an action returns, or with the refusal that it raises."""
-    try:
-        data = action()
-    except Refused as refused:
-        return refused.answer
-    return response(200, encode({"status": "OK", "code": SUCCESS, "data": data}))
+    def heal(self) -> None:
+        """End every misbehaviour."""
+        super().heal()
+        with self._server.lock:
+            self._server.ahead = 0.0
 
 
 _EVENTS: Final = (
@@ -273,27 +213,27 @@ _EVENTS: Final = (
 _PREFIXES: Final = ("/api/watch", "/api/v1/watch")
 
 
-class FakeProvider(SignedFake):
-    """Serve a provider's four endpoints on loopback, under both of the page's prefixes.
+class FakeProvider(_SignedFake):
+    """A provider with its four endpoints on loopback, for tests.
 
-    One port, a thread and an event loop of its own, as :class:`FakeCube` has::
+    It serves both of the prefixes that are documented, on one port, in a thread::
 
         with FakeProvider() as provider:
             client = WatchBusClient(provider.url, provider.credentials)
             client.subscribe([entity])
             assert provider.watched == [entity]
-            provider.rate_limit()                         # and what does it do now?
+            provider.rate_limit()
 
-    It checks every signature by itself, and takes no nonce twice. Of the base's faults,
-    :meth:`refuse` and :meth:`error` answer without doing what is asked, while
-    :meth:`cut` does it and then loses the answer.
+    It checks every signature, and accepts a nonce once. With :meth:`refuse` and
+    :meth:`error` it does nothing but answer; with :meth:`cut` it does what was asked and
+    then loses the answer.
 
     Args:
-        app_id: who may ask.
-        secret: what it signs with.
-        events: what ``event/list`` answers.
-        page_size: entries in a page, at most; fewer than asked for is allowed.
-        tolerance: how many seconds a timestamp may be off.
+        app_id: the only app that may send requests.
+        secret: the key of its signatures.
+        events: the answer of ``event/list``.
+        page_size: the highest number of entries in a page; a request may ask for more.
+        tolerance: the seconds that a timestamp may differ.
         now: unix seconds.
         clock: what requests are timed with; ``now()`` in seconds.
         port: 0 for any free one.
@@ -311,8 +251,14 @@ class FakeProvider(SignedFake):
         clock: HasNow | None = None,
         port: int = 0,
     ) -> None:
-        core = SignedCore(app_id, secret, tolerance, now, log_clock(clock))
-        super().__init__(core, port)
+        server = _SignedServer(
+            Credentials(app_id, secret),
+            tolerance=tolerance,
+            now=now,
+            clock=clock,
+            port=port,
+        )
+        super().__init__(server)
         self._events = list(events)
         self._page_size = page_size
         self._watched: dict[EntityInfo, str] = {}
@@ -321,7 +267,7 @@ class FakeProvider(SignedFake):
         self._stuck_page: dict[str, Any] | None = None
         self._is_stuck = False
         for prefix in _PREFIXES:
-            core.endpoints |= {
+            server.endpoints |= {
                 f"{prefix}/subscribe": self._subscribe,
                 f"{prefix}/unsubscribe": self._unsubscribe,
                 f"{prefix}/subscriptions/list": self._list,
@@ -330,43 +276,42 @@ class FakeProvider(SignedFake):
 
     @property
     def watched(self) -> list[EntityInfo]:
-        """What it watches, in the order in which it was told to."""
-        with self._core.lock:
+        """The watched entities, in the order of their subscription."""
+        with self._server.lock:
             return list(self._watched)
 
     def watch(self, *entities: EntityInfo) -> None:
-        """Watch entities without being asked over the network."""
-        with self._core.lock:
+        """Subscribe entities without a request."""
+        with self._server.lock:
             for each in entities:
                 self._watched.setdefault(each, f"watch-{len(self._watched) + 1}")
 
-    # Misbehaviour of a provider's own
+    # Misbehaviour
 
     def reject(self, *entities: EntityInfo) -> None:
-        """Fail for these entities: they are left out of the answers, as documented."""
-        with self._core.lock:
+        """Fail for these entities: the answers omit them, as documented."""
+        with self._server.lock:
             self._rejected.update(entities)
 
     def answer_unasked(self, *entities: EntityInfo) -> None:
-        """Name these entities too in the answers to subscribe and unsubscribe."""
-        with self._core.lock:
+        """Add these entities to the answers to subscribe and unsubscribe."""
+        with self._server.lock:
             self._unasked.extend(entities)
 
     def repeat_page(self, on: bool = True) -> None:
-        """Answer every page with the first that is asked for from now on."""
-        with self._core.lock:
+        """Answer every page with the first that is requested from now on."""
+        with self._server.lock:
             self._is_stuck, self._stuck_page = on, None
 
     def heal(self) -> None:
-        """End every misbehaviour at once; entities that were rejected stay unwatched."""
+        """End every misbehaviour; entities that were rejected stay unwatched."""
         super().heal()
-        with self._core.lock:
+        with self._server.lock:
             self._rejected.clear()
             self._unasked.clear()
-            self._core.ahead = 0.0
             self._is_stuck = False
 
-    # Endpoints; the lock is held
+    # Endpoints, called with the lock held
 
     def _subscribe(self, request: HttpRequest) -> dict[str, Any]:
         asked = [each for each in _entities(request) if each not in self._rejected]
@@ -400,7 +345,7 @@ class FakeProvider(SignedFake):
         asked = request.json or {}
         index, size = int(asked.get("page_index", 1)), int(asked.get("page_size", 50))
         if not (index >= 1 and 1 <= size <= 50):
-            raise Refused(400, "000001", "illegal page")
+            raise _Refused(400, _BAD_REQUEST, "illegal page")
         size = min(size, self._page_size)
         entries = self._entries(asked.get("entity_list"))
         page = {
@@ -429,7 +374,7 @@ class FakeProvider(SignedFake):
 
     def _list_events(self, request: HttpRequest) -> list[dict[str, Any]]:
         if request.content:
-            raise Refused(400, "000001", "the body is not empty")
+            raise _Refused(400, _BAD_REQUEST, "the body is not empty")
         return [
             {
                 "event_code": each.event_code,
@@ -454,21 +399,15 @@ def _entities(request: HttpRequest) -> list[EntityInfo]:
             for each in listed
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise Refused(400, "000001", f"illegal entity_list: {error!r}") from error
+        raise _Refused(400, _BAD_REQUEST, f"illegal entity_list: {error!r}") from error
 
 
-# -------------------- A watch-bus for tests: it takes alerts, by POST and WebSocket, and keeps them.
-
-
-_NO_FRAME: Final = 1007
-
-
-class _Core(SignedCore):
-    """Answer the frames of an alert channel as the same alerts in a POST.
+class _AlertServer(_SignedServer):
+    """A server that accepts alerts by POST, and over WebSocket as the same alerts.
 
     Attributes:
-        channel_path: where a WebSocket may open.
-        take: keeps the alerts of a body, or raises :class:`Refused`.
+        channel_path: the only path where a WebSocket opens.
+        take: keeps the alerts of a body, or raises :class:`_Refused`.
     """
 
     max_frame = 2**20 + frames.OVERHEAD
@@ -476,28 +415,24 @@ class _Core(SignedCore):
     take: Callable[[bytes], None]
 
     def upgrade(self, request: HttpRequest) -> HttpResponse | None:
-        """Let a channel open whose handshake is signed."""
-        self.requests.append(request)
-        refused = self.refused()
-        if refused is not None:
-            return refused
+        """Open a channel if its handshake is signed."""
         if request.path != self.channel_path:
-            return self.dated(missing())
+            return self.dated(page(404))
         try:
             self.check(request)
-        except Refused as error:
+        except _Refused as error:
             return self.dated(error.answer)
         return None
 
     def message(self, connection: Connection, data: str | bytes) -> None:
-        """Take a frame of alerts and answer it."""
+        """Answer a frame of alerts."""
         try:
             frame = frames.read_alerts(data.encode() if isinstance(data, str) else data)
         except DecodeError:
-            connection.close(_NO_FRAME, "this is no frame of alerts")
+            connection.close(1007, "not a frame of alerts")
             return
-        answer = self.faults.take_answer() or outcome(lambda: self.take(frame.body))
-        if self.faults.take_cut():
+        answer = self.faults.take("answer") or _outcome(lambda: self.take(frame.body))
+        if self.faults.take("cut"):
             connection.drop()
             return
         reply = frames.AnswerFrame(frame.id, answer.status, _json(answer.body))
@@ -506,7 +441,7 @@ class _Core(SignedCore):
 
 
 def _json(body: bytes) -> bytes:
-    """Return a body as JSON: what is none, such as a page, becomes a string."""
+    """Return a body as JSON: one of another type, such as HTML, becomes a string."""
     try:
         decode(body)
     except ValueError:
@@ -514,10 +449,10 @@ def _json(body: bytes) -> bytes:
     return body
 
 
-class FakeWatchBus(SignedFake):
-    """Take alerts by POST and by WebSocket on loopback.
+class FakeWatchBus(_SignedFake):
+    """A receiver of alerts by POST and by WebSocket on loopback, for tests.
 
-    One port, a thread and an event loop of its own, as :class:`FakeCube` has::
+    It has one port, and a thread with an event loop of its own::
 
         with FakeWatchBus() as bus:
             publisher = AlertPublisher(bus.url, bus.credentials)
@@ -529,23 +464,21 @@ class FakeWatchBus(SignedFake):
                 await channel.send([alert])
             assert bus.alerts == [alert]
 
-    It checks every signature by itself, a handshake's too, and takes no nonce twice.
-    Of the base's faults, :meth:`refuse` answers requests and handshakes without taking
-    alerts. :meth:`error` and what is made of it (:meth:`fail`, :meth:`rate_limit`,
-    :meth:`contradict`, :meth:`redirect`) do so for requests and for the frames of an
-    alert channel, never for its handshake; a frame has no headers, so that
-    ``Retry-After`` and ``Location`` are lost, and in it a body that is no JSON is a
-    string. :meth:`cut` takes the alerts and then loses the answer: a channel's
-    connection ends in its place. :meth:`skew` matters to the handshake alone.
-    :meth:`drop`, :meth:`down`, :meth:`up`, :meth:`restart`, :meth:`silence` and
-    :meth:`slow` are the same for both; in a silence, alerts are taken all the same.
+    It checks every signature, a handshake's too, and accepts a nonce once. :meth:`refuse`
+    answers requests and handshakes without keeping alerts. So do :meth:`error`,
+    :meth:`fail`, :meth:`rate_limit`, :meth:`contradict` and :meth:`redirect` for requests
+    and for the frames of an alert channel, never for its handshake; a frame has no
+    headers, so that ``Retry-After`` and ``Location`` are lost, and a body that is not
+    JSON becomes a string. :meth:`cut` keeps the alerts and then loses the answer: for a
+    frame, the connection ends instead. :meth:`skew` affects only the handshake of a
+    channel. During a :meth:`silence` alerts are kept, too.
 
     Args:
-        app_id: who may send.
-        secret: what it signs with.
+        app_id: the only app that may send alerts.
+        secret: the key of its signatures.
         path: of the endpoint.
         channel_path: of the alert channel.
-        tolerance: how many seconds a timestamp may be off.
+        tolerance: the seconds that a timestamp may differ.
         now: unix seconds.
         clock: what requests are timed with; ``now()`` in seconds.
         port: 0 for any free one.
@@ -563,30 +496,36 @@ class FakeWatchBus(SignedFake):
         clock: HasNow | None = None,
         port: int = 0,
     ) -> None:
-        core = _Core(app_id, secret, tolerance, now, log_clock(clock))
-        super().__init__(core, port)
+        server = _AlertServer(
+            Credentials(app_id, secret),
+            tolerance=tolerance,
+            now=now,
+            clock=clock,
+            port=port,
+        )
+        super().__init__(server)
         self._deliveries: list[list[AlertInfo]] = []
         self._invalid: Callable[[AlertInfo], object] = lambda _: False
-        self._answer = (400, "000001", "illegal alert")
-        self._channel_path = core.channel_path = channel_path
-        core.take = self._take
-        core.endpoints[path] = lambda request: self._take(request.content)
+        self._answer = (400, _BAD_REQUEST, "illegal alert")
+        self._channel_path = server.channel_path = channel_path
+        server.take = self._take
+        server.endpoints[path] = lambda request: self._take(request.content)
 
     @property
     def ws_url(self) -> str:
-        """Where its alert channel is, ``ws://127.0.0.1:<port>/alerts/ws``."""
+        """The address of its alert channel, ``ws://127.0.0.1:<port>/alerts/ws``."""
         return f"ws://127.0.0.1:{self.port}{self._channel_path}"
 
     @property
     def deliveries(self) -> list[list[AlertInfo]]:
-        """The alerts of each request or frame that was taken, repeated ones too."""
-        with self._core.lock:
+        """The alerts of each request or frame that was accepted, repeated ones too."""
+        with self._server.lock:
             return [list(each) for each in self._deliveries]
 
     @property
     def alerts(self) -> list[AlertInfo]:
-        """All alerts, in the order in which each first came: once by its dedupe key."""
-        app_id = self._core.app_id
+        """All alerts, each once by its dedupe key, in the order of arrival."""
+        app_id = self.credentials.app_id
         first: dict[str, AlertInfo] = {}
         for each in self.deliveries:
             for alert in each:
@@ -604,28 +543,27 @@ class FakeWatchBus(SignedFake):
         """Refuse every request and frame with such an alert, until :meth:`heal`.
 
         Args:
-            invalid: tells whether an alert is one.
-            reason: the bus's words.
+            invalid: returns whether an alert is one.
+            reason: the bus's message.
             status: the HTTP status of the answer; a channel sends again what was
                 answered 408, 425, 429 or 500 and above.
-            code: its result code.
+            code: the result code.
         """
-        with self._core.lock:
+        with self._server.lock:
             self._invalid = invalid
             self._answer = (status, code, reason)
 
     def heal(self) -> None:
-        """End every misbehaviour at once."""
+        """End every misbehaviour."""
         super().heal()
-        with self._core.lock:
+        with self._server.lock:
             self._invalid = lambda _: False
-            self._core.ahead = 0.0
 
     def _take(self, body: bytes) -> None:
         try:
             alerts = decode_alerts(body)
         except DecodeError as error:
-            raise Refused(400, "000001", str(error)) from error
+            raise _Refused(400, _BAD_REQUEST, str(error)) from error
         if any(map(self._invalid, alerts)):
-            raise Refused(*self._answer)
+            raise _Refused(*self._answer)
         self._deliveries.append(alerts)

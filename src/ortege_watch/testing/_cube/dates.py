@@ -7,64 +7,10 @@ import contextlib
 import re
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
-# -------------------- What a Cube server says when it says no.
-
-
-class Refusal(Exception):
-    """Carry a refusal from where it is found to where the answer is written.
-
-    Args:
-        error: the sentence.
-        status: the HTTP status.
-        type: the error's type, where Cube gives one: only its compiler does.
-        stack: whether servers of the classic generation add a stack.
-    """
-
-    def __init__(
-        self,
-        error: str,
-        *,
-        status: int = 400,
-        type: str | None = None,
-        stack: bool = True,
-    ) -> None:
-        super().__init__(error)
-        self.error = error
-        self.status = status
-        self.type = type
-        self.stack = stack
-
-    @classmethod
-    def user(cls, error: str) -> Refusal:
-        """Refuse as the data model's compiler does."""
-        return cls(error, type="UserError")
-
-    @classmethod
-    def format(cls, problem: str) -> Refusal:
-        """Refuse a query by its form."""
-        return cls(f"Invalid query format: {problem}")
-
-    @classmethod
-    def internal(cls, error: str) -> Refusal:
-        """Fail with status 500."""
-        return cls(error, status=500)
-
-    @classmethod
-    def database(cls, error: str) -> Refusal:
-        """Pass on a sentence of the database; without a stack, in any generation."""
-        return cls(f"Error: {error}", stack=False)
-
-    def body(self, *, with_stack: bool) -> dict[str, Any]:
-        """Write the answer's body, keys in Cube's order."""
-        body: dict[str, Any] = {} if self.type is None else {"type": self.type}
-        body["error"] = self.error
-        if with_stack and self.stack:
-            body["stack"] = f"Error: {self.error}\n    at <anonymous>"
-        return body
-
+from ortege_watch.testing._cube import Refusal
 
 GRANULARITIES: Final = (
     "quarter",

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
+from ortege_watch.testing._cube import Refusal
 from ortege_watch.testing._cube import dates as _dates
-from ortege_watch.testing._cube.dates import Refusal
 from ortege_watch.testing._cube.query import compact
 from ortege_watch.testing._cube.table import Aggregate, Row, Table
 

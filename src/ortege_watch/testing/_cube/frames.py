@@ -3,79 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
-from ortege_watch.testing._cube.dates import Refusal
+from ortege_watch.testing._cube import Refusal
+from ortege_watch.testing._cube.gateway import Answer, Gateway
 from ortege_watch.testing._messages import decode
 
-if TYPE_CHECKING:
-    from ortege_watch.testing._cube.gateway import Answer, Gateway
+OnUnknownFrame: TypeAlias = Literal["error", "silence"]
 
 _METHODS: Final = ("load", "sql", "dry-run", "meta", "subscribe", "unsubscribe")
 _NO_METHOD: Final = "TypeError: this.apiGateway[method] is not a function"
-_REJECTED: Final = "method: Invalid discriminator value. Expected " + " | ".join(
+_UNKNOWN_METHOD: Final = "method: Invalid discriminator value. Expected " + " | ".join(
     f"'{method}'" for method in _METHODS
 )
 
 
 class ServerCrash(Exception):
-    """Say that a real server would have died of this frame."""
+    """A frame that would end the process of a real server."""
 
 
 @attrs.define
 class Subscription:
-    """Hold one subscription of a connection.
+    """A subscription of a connection.
 
     Attributes:
         message: the frame that asked for it.
-        rows: what the last good answer was; None after an error or at first.
-        settled: the gateway's version at which it was answered last; None where the
-            next tick has to ask again.
+        query: the query in it.
+        rows: of the last answer; None after an error and at first.
+        version: the gateway's version when it was answered last; None where the next
+            tick has to ask again.
     """
 
     message: Mapping[str, Any]
+    query: Any
     rows: bytes | None = None
-    settled: int | None = None
+    version: int | None = None
+
+    def keep(self, answer: Answer, version: int) -> bool:
+        """Keep an answer; return whether it is to be sent: if it changed, or failed."""
+        changed = answer.rows is None or answer.rows != self.rows
+        self.rows = answer.rows
+        lasting = answer.rows is not None and not answer.passing
+        self.version = version if lasting else None
+        return changed
 
 
 @attrs.define
 class Peer:
-    """Hold what a server knows of one connection."""
+    """What a server knows of one connection."""
 
     authorized: bool = False
     subscriptions: dict[str, Subscription] = attrs.field(factory=dict)
 
 
-class Dialect(Protocol):
-    """What the server asks of a WebSocket protocol."""
-
-    def receive(self, peer: Peer, data: str | bytes) -> list[Any]:
-        """Answer a message; each reply is one frame, ready to be encoded."""
-        ...
-
-    def tick(self, peer: Peer) -> list[Any]:
-        """Run the subscriptions of a connection once more."""
-        ...
-
-    def query(self, subscription: Subscription) -> Any:
-        """Tell what a subscription asks."""
-        ...
-
-
 class Classic:
-    """Speak as Cube 0.29 to 1.5 do; seen on 0.35.81."""
+    """The protocol of Cube 0.29 to 1.5; seen on 0.35.81."""
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
 
-    def query(self, subscription: Subscription) -> Any:
-        """Tell what a subscription asks."""
-        return (subscription.message.get("params") or {}).get("query")
-
     def receive(self, peer: Peer, data: str | bytes) -> list[Any]:
-        """Answer one message.
+        """Answer a message; each reply is one frame, ready to be encoded.
 
         Raises:
             ServerCrash: for ``null``, which kills the process of a real server.
@@ -93,14 +83,14 @@ class Classic:
         if message.get("authorization"):
             return self._authorize(peer, message["authorization"])
         if message.get("unsubscribe"):
-            peer.subscriptions.pop(_key(message["unsubscribe"]), None)
+            peer.subscriptions.pop(_js(message["unsubscribe"]), None)
             return []
         if not message.get("messageId"):
             return [self._error(Refusal("messageId is required"))]
         return self._call(peer, message)
 
     def _authorize(self, peer: Peer, token: Any) -> list[Any]:
-        rejected = self.gateway.faults.take("no_handshake")
+        rejected = self.gateway.faults.take("handshake")
         if rejected is not None:
             return [rejected]
         try:
@@ -111,61 +101,47 @@ class Classic:
         return [{"handshake": True}]
 
     def _call(self, peer: Peer, message: dict[str, Any]) -> list[Any]:
-        echo = self._echo(message["messageId"])
         if not peer.authorized:
-            refused = {"error": "Not authorized"}
-            return [{"messageId": echo, "message": refused, "status": 403}]
-        method = message.get("method")
+            answer = Answer(status=403, body={"error": "Not authorized"})
+            return [self._reply(message, answer)]
+        method: Any = message.get("method")
+        refusal: Refusal | None = None
         if not method:
-            return [self._error(Refusal("method is required"), message)]
-        if method not in _METHODS:
+            refusal = Refusal("method is required")
+        elif method not in _METHODS:
             refusal = Refusal(f"Unsupported method: {method}")
-            return [self._error(refusal, message)]
-        if method == "unsubscribe":
-            return [self._error(Refusal.internal(_NO_METHOD), message)]
-        if method == "subscribe":
-            key = _key(message["messageId"])
-            known = peer.subscriptions.get(key)
-            subscription = Subscription(message, known.rows if known else None)
-            peer.subscriptions[key] = subscription
-            return self._run(subscription)
-        answer = self._answer(method, message)
-        return [self._reply(message, answer), {"messageProcessedId": echo}]
-
-    def _answer(self, method: str, message: Mapping[str, Any]) -> Answer:
+        elif method == "unsubscribe":
+            refusal = Refusal.internal(_NO_METHOD)
+        if refusal is not None:
+            return [self._reply(message, self.gateway.refusal(refusal))]
         params = message.get("params")
         params = params if isinstance(params, dict) else {}
-        query = params.get("query")
-        match method:
-            case "sql":
-                return self.gateway.sql(query)
-            case "dry-run":
-                return self.gateway.dry_run(query)
-            case "meta":
-                return self.gateway.meta()
-            case _:
-                # A subscription takes no notice of `cache`.
-                cache = params.get("cache") if method == "load" else None
-                return self.gateway.load(query, params.get("queryType"), cache)
+        if method == "subscribe":
+            key = _js(message["messageId"])
+            known = peer.subscriptions.get(key)
+            rows = known.rows if known else None
+            subscription = Subscription(message, params.get("query"), rows)
+            peer.subscriptions[key] = subscription
+            return self._run(subscription)
+        answer = self.gateway.answer(method, params)
+        return [self._reply(message, answer), self._processed(message)]
 
     def _run(self, subscription: Subscription) -> list[Any]:
-        """Ask once; a good answer is sent where it changed, an error always."""
-        message = subscription.message
-        version = self.gateway.version
-        answer = self._answer("subscribe", message)
+        message, version = subscription.message, self.gateway.version
+        params = message.get("params")
+        params = params if isinstance(params, dict) else {}
+        # A subscription ignores `cache`.
+        answer = self.gateway.answer("subscribe", {**params, "cache": None})
         frames = [self._processed(message)]
-        if answer.rows is None or answer.rows != subscription.rows:
+        if subscription.keep(answer, version):
             frames.insert(0, self._reply(message, answer))
-        subscription.rows = answer.rows
-        lasting = answer.rows is not None and not answer.passing
-        subscription.settled = version if lasting else None
         return frames
 
     def tick(self, peer: Peer) -> list[Any]:
-        """Run the subscriptions again: heartbeats, and what has changed."""
+        """Run the subscriptions again; return heartbeats and what has changed."""
         frames: list[Any] = []
         for subscription in peer.subscriptions.values():
-            if subscription.settled == self.gateway.version:
+            if subscription.version == self.gateway.version:
                 frames.append(self._processed(subscription.message))
             else:
                 frames += self._run(subscription)
@@ -181,21 +157,16 @@ class Classic:
         echo = self._echo(message["messageId"])
         return {"messageId": echo, "message": answer.body, "status": answer.status}
 
-    def _error(
-        self, refusal: Refusal, message: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def _error(self, refusal: Refusal) -> dict[str, Any]:
         answer = self.gateway.refusal(refusal)
-        echo = (
-            {} if message is None else {"messageId": self._echo(message["messageId"])}
-        )
-        return {**echo, "message": answer.body, "status": answer.status}
+        return {"message": answer.body, "status": answer.status}
 
 
 class Strict(Classic):
-    """Speak as Cube 1.6.10 and later do; seen on 1.7.43."""
+    """The protocol of Cube 1.6.10 and later; seen on 1.7.43."""
 
     def receive(self, peer: Peer, data: str | bytes) -> list[Any]:
-        """Answer one message; what the schema does not know is refused."""
+        """Answer a message; refuse what the schema does not allow."""
         try:
             message = decode(data)
         except ValueError as error:
@@ -205,9 +176,8 @@ class Strict(Classic):
                 self._error(Refusal("Invalid input: expected object, received array"))
             ]
         if not isinstance(message, dict):
-            shown = message if isinstance(message, str) else _js(message)
             text = "TypeError: Cannot use 'in' operator to search for 'authorization'"
-            return [self._error(Refusal.internal(f"{text} in {shown}"))]
+            return [self._error(Refusal.internal(f"{text} in {_js(message)}"))]
         problems = _problems(message)
         if problems:
             echo = {k: v for k, v in message.items() if k == "messageId"}
@@ -215,7 +185,7 @@ class Strict(Classic):
         if "authorization" in message:
             return self._authorize(peer, message["authorization"])
         if "unsubscribe" in message:
-            peer.subscriptions.pop(_key(message["unsubscribe"]), None)
+            peer.subscriptions.pop(_js(message["unsubscribe"]), None)
             return []
         return self._call(peer, message)
 
@@ -226,37 +196,25 @@ class Strict(Classic):
         reply = super()._reply(message, answer)
         if answer.rows is None:
             return reply
-        order = ("messageId", "status", "message")
-        return {key: reply[key] for key in order}
-
-
-def _key(message_id: Any) -> str:
-    return message_id if isinstance(message_id, str) else _js(message_id)
+        return {key: reply[key] for key in ("messageId", "status", "message")}
 
 
 def _js(value: Any) -> str:
+    """Convert a value to a string as JavaScript does."""
     names = {None: "null", True: "true", False: "false"}
     return names[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def _problems(message: dict[str, Any]) -> list[str]:
-    if "authorization" in message:
-        return [
-            *_text(message["authorization"], "authorization"),
-            *_unknown(message, {"authorization"}),
-        ]
-    if "unsubscribe" in message:
-        return [
-            *_id(message["unsubscribe"], "unsubscribe"),
-            *_unknown(message, {"unsubscribe"}),
-        ]
+    for key, check in (("authorization", _text), ("unsubscribe", _id)):
+        if key in message:
+            return [*check(message[key], key), *_unknown(message, {key})]
     if message.get("method") in _METHODS:
         return _method_problems(message)
-    return [_REJECTED]
+    return [_UNKNOWN_METHOD]
 
 
 def _method_problems(message: dict[str, Any]) -> list[str]:
-    method = message["method"]
     problems = _id(message.get("messageId"), "messageId")
     if "requestId" in message:
         problems += _text(message["requestId"], "requestId", longest=64)
@@ -265,7 +223,7 @@ def _method_problems(message: dict[str, Any]) -> list[str]:
         "subscribe": {"query", "queryType", "cache"},
         "sql": {"query"},
         "dry-run": {"query"},
-    }.get(method, set())
+    }.get(message["method"], set())
     params = message.get("params")
     if isinstance(params, dict):
         for key in ("queryType", "cache"):
@@ -303,43 +261,25 @@ def _text(value: Any, path: str, *, longest: int | None = None) -> list[str]:
 
 
 def _kind(value: Any) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case list():
-            return "array"
-        case dict():
-            return "object"
-        case str():
-            return "string"
-        case _:
-            return "number"
-
-
-# -------------------- The dialect of Ortege's tutorial, as a gateway in front of Cube may speak it.
-#
-# The tutorial shows one frame and hints that a top-level ``data`` list answers it;
-# everything else here is the simplest thing that fits.
-
-
-Manners: TypeAlias = Literal["error", "silence"]
+    if value is None:
+        return "null"
+    names = {bool: "boolean", list: "array", dict: "object", str: "string"}
+    return names.get(type(value), "number")
 
 
 class Tutorial:
-    """Answer subscribe envelopes; a connection is authorized by its upgrade."""
+    """The protocol of Ortege's tutorial; a connection is authorized by its upgrade.
 
-    def __init__(self, gateway: Gateway, manners: Manners) -> None:
+    The tutorial shows one frame and suggests that a top-level ``data`` list answers it;
+    everything else here is the simplest thing that fits.
+    """
+
+    def __init__(self, gateway: Gateway, on_unknown_frame: OnUnknownFrame) -> None:
         self.gateway = gateway
-        self.manners = manners
-
-    def query(self, subscription: Subscription) -> Any:
-        """Tell what a subscription asks."""
-        return subscription.message["query"]
+        self.on_unknown_frame = on_unknown_frame
 
     def receive(self, peer: Peer, data: str | bytes) -> list[Any]:
-        """Answer one envelope with its rows; whatever is none, as told to."""
+        """Answer an envelope with its rows, and anything else as configured."""
         try:
             message = decode(data)
         except ValueError:
@@ -349,31 +289,30 @@ class Tutorial:
             and message.get("queryType") == "subscribe"
             and "query" in message
         ):
-            if self.manners == "silence":
+            if self.on_unknown_frame == "silence":
                 return []
             return [{"error": "queryType must be 'subscribe'", "status": 400}]
-        subscription = Subscription(message)
+        subscription = Subscription(message, message["query"])
         peer.subscriptions[str(message.get("requestId"))] = subscription
         return self._run(subscription)
 
     def tick(self, peer: Peer) -> list[Any]:
-        """Push what has changed; there is no heartbeat."""
+        """Return what has changed; this protocol has no heartbeat."""
         return [
             frame
             for subscription in peer.subscriptions.values()
-            if subscription.settled != self.gateway.version
+            if subscription.version != self.gateway.version
             for frame in self._run(subscription)
         ]
 
     def _run(self, subscription: Subscription) -> list[Any]:
         version = self.gateway.version
-        answer = self.gateway.load(subscription.message["query"])
-        changed = answer.rows is None or answer.rows != subscription.rows
-        subscription.rows = answer.rows
-        lasting = answer.rows is not None and not answer.passing
-        subscription.settled = version if lasting else None
-        if not changed:
+        answer = self.gateway.answer("load", {"query": subscription.query})
+        if not subscription.keep(answer, version):
             return []
         if answer.rows is None:
             return [{**answer.body, "status": answer.status}]
         return [{"data": answer.body["data"]}]
+
+
+Dialect: TypeAlias = Classic | Tutorial

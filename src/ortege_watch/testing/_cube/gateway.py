@@ -1,7 +1,4 @@
-"""The part of a fake server that answers questions; frames and HTTP are its envelopes.
-
-Pure but for the tables, the faults and the clock that it is given.
-"""
+"""The API of a fake Cube server: tokens, queries, and REST around them."""
 
 from __future__ import annotations
 
@@ -19,21 +16,22 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 import msgspec
 
+from ortege_watch.testing._cube import Refusal
 from ortege_watch.testing._cube import dates as _dates
-from ortege_watch.testing._cube.dates import Refusal
 from ortege_watch.testing._cube.evaluate import Evaluated, evaluate, member_kind
 from ortege_watch.testing._cube.query import Plan, Request, Settings, request
 from ortege_watch.testing._cube.table import Table
-from ortege_watch.testing._faults import Faults
 from ortege_watch.testing._messages import (
     HttpRequest,
     HttpResponse,
     decode,
+    encode,
     response,
     token_in,
 )
+from ortege_watch.testing._server import Faults
 
-# -------------------- Tokens as Cube's default authentication takes them: JWT, HS256.
+# Tokens as Cube's default authentication accepts them: JWT, HS256
 
 
 def _encode(data: bytes) -> str:
@@ -49,7 +47,7 @@ def _signature(secret: str, signed: str) -> bytes:
 
 
 def issue(secret: str, claims: Mapping[str, Any]) -> str:
-    """Sign claims."""
+    """Return a token with these claims."""
     header = _encode(b'{"alg":"HS256","typ":"JWT"}')
     payload = _encode(json.dumps(claims, separators=(",", ":")).encode())
     signed = f"{header}.{payload}"
@@ -57,7 +55,7 @@ def issue(secret: str, claims: Mapping[str, Any]) -> str:
 
 
 def verified(token: Any, secret: str, *, now: float) -> bool:
-    """Tell whether a token is signed with the secret and not expired."""
+    """Return whether a token is signed with the secret and has not expired."""
     if not isinstance(token, str) or token.count(".") != 2:
         return False
     signed, _, signature = token.rpartition(".")
@@ -77,18 +75,15 @@ def verified(token: Any, secret: str, *, now: float) -> bool:
 Generation: TypeAlias = Literal["strict", "classic", "tutorial"]
 Numbers: TypeAlias = Literal["string", "json"]
 
-_encoder = msgspec.json.Encoder(decimal_format="number")
-encode: Callable[[Any], bytes] = _encoder.encode
-
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """Hold the answer to a call.
+    """The answer to a call.
 
     Attributes:
         status: its HTTP status.
         body: ready to be encoded.
-        rows: of a good answer to a query, what decides whether it has changed.
+        rows: of a good answer to a query: the bytes that decide whether it changed.
         passing: whether time alone may change the answer.
     """
 
@@ -100,38 +95,43 @@ class Answer:
 
 @attrs.define(kw_only=True)
 class Gateway:
-    """Answer load, sql, dry-run and meta from tables.
+    """The API of a Cube server, without the envelopes of HTTP and WebSocket.
 
     Attributes:
         refreshed: unix seconds of the last change or refresh, ``lastRefreshTime``.
-        version: counts whatever can change an answer.
+        version: increases with everything that can change an answer.
     """
 
     generation: Generation
     tables: Mapping[str, Table]
-    faults: Faults
+    settings: Settings
     secret: str
     now: Callable[[], float]
-    numbers: Numbers
-    settings: Settings
-    refreshed: float
+    numbers: Numbers = "string"
+    faults: Faults = attrs.field(factory=Faults)
+    refreshed: float = attrs.field(init=False)
     version: int = 0
     revoked: set[str] = attrs.field(factory=set)
 
+    def __attrs_post_init__(self) -> None:
+        self.refreshed = self.now()
+
     @property
     def classic(self) -> bool:
-        """Whether this is the older generation."""
+        """Whether this is the older generation, 0.35."""
         return self.generation == "classic"
 
-    def moment(self) -> datetime:
-        """Tell the time of day."""
-        return datetime.fromtimestamp(self.now(), UTC)
+    def refresh(self) -> None:
+        """Refresh the cache: every answer may have changed."""
+        # Answers show milliseconds: two refreshes within one must differ.
+        self.refreshed = max(self.now(), self.refreshed + 0.001)
+        self.version += 1
 
     def authorize(self, token: Any) -> None:
         """Check a token.
 
         Raises:
-            Refusal: 403, in Cube's words.
+            Refusal: the token is missing or not accepted.
         """
         if not token:
             raise Refusal("Authorization header isn't set", status=403)
@@ -140,29 +140,47 @@ class Gateway:
             raise Refusal("Invalid token", status=403)
 
     def refusal(self, refusal: Refusal) -> Answer:
-        """Write a refusal as this generation does."""
+        """Return a refusal as this generation writes it."""
         body = refusal.body(with_stack=self.classic)
         return Answer(status=refusal.status, body=body)
 
-    def load(self, query: Any, query_type: Any = None, cache: Any = None) -> Answer:
-        """Answer a query; never raises."""
+    def answer(self, method: str, fields: Mapping[str, Any]) -> Answer:
+        """Answer a call; a refusal is an answer, too.
+
+        Args:
+            method: ``"load"``, ``"subscribe"``, ``"sql"``, ``"dry-run"`` or ``"meta"``.
+            fields: ``query``, ``queryType`` and ``cache``.
+        """
+        query = fields.get("query")
         try:
-            asked = self._request(query, query_type, cache)
-            # Members are looked up before the database is asked.
-            answers = [self._evaluate(plan) for plan in asked.plans]
-            if self.faults.take_wait():
-                return Answer(status=200, body={"error": "Continue wait"})
-            failing = self.faults.take("failing")
-            if failing is not None:
-                sentence, status = failing
-                return Answer(status=status, body={"error": sentence})
+            match method:
+                case "meta":
+                    cubes = [_described(table) for table in self.tables.values()]
+                    return Answer(status=200, body={"cubes": cubes})
+                case "sql":
+                    return self._sql(query)
+                case "dry-run":
+                    return self._dry_run(query)
+                case _:
+                    return self._load(
+                        query, fields.get("queryType"), fields.get("cache")
+                    )
         except Refusal as refusal:
             return self.refusal(refusal)
-        pairs = zip(asked.plans, answers, strict=True)
+
+    def _load(self, query: Any, query_type: Any, cache: Any) -> Answer:
+        asked = self._request(query, query_type, cache)
+        # Members are looked up before the database is asked.
+        answers = self._evaluate(asked)
+        if self.faults.take("wait"):
+            return Answer(status=200, body={"error": "Continue wait"})
+        failing = self.faults.take("query")
+        if failing is not None:
+            message, status = failing
+            return Answer(status=status, body={"error": message})
         data = [_data(answer, asked.format, self.numbers) for answer in answers]
         results = [
-            self._result(plan, answer, raw)
-            for (plan, answer), raw in zip(pairs, data, strict=True)
+            self._result(*each) for each in zip(asked.plans, answers, data, strict=True)
         ]
         body = results[0]
         if query_type == "multi":
@@ -176,7 +194,26 @@ class Gateway:
         passing = any(plan.relative for plan in asked.plans)
         return Answer(status=200, body=body, rows=rows, passing=passing)
 
-    def _request(self, query: Any, query_type: Any, cache: Any) -> Request:
+    def _sql(self, query: Any) -> Answer:
+        asked = self._request(query, "multi")
+        self._evaluate(asked)
+        bodies = [_statement(plan) for plan in asked.plans]
+        regular = asked.type == "regularQuery"
+        return Answer(status=200, body=bodies[0] if regular else bodies)
+
+    def _dry_run(self, query: Any) -> Answer:
+        asked = self._request(query, "multi")
+        self._evaluate(asked)
+        body = {
+            "queryType": asked.type,
+            "normalizedQueries": [plan.wire for plan in asked.plans],
+            "queryOrder": [dict(plan.order or ()) for plan in asked.plans],
+            "transformedQueries": [{} for _ in asked.plans],
+            "pivotQuery": asked.pivot(),
+        }
+        return Answer(status=200, body=body)
+
+    def _request(self, query: Any, query_type: Any, cache: Any = None) -> Request:
         if not query or query == "undefined":
             raise Refusal("Query param is required")
         if isinstance(query, str):
@@ -190,12 +227,12 @@ class Gateway:
             query,
             query_type=query_type,
             cache=cache,
-            now=self.moment(),
+            now=datetime.fromtimestamp(self.now(), UTC),
             settings=self.settings,
         )
 
-    def _evaluate(self, plan: Plan) -> Evaluated:
-        return evaluate(plan, self.tables, classic=self.classic)
+    def _evaluate(self, asked: Request) -> list[Evaluated]:
+        return [evaluate(p, self.tables, classic=self.classic) for p in asked.plans]
 
     def _result(
         self, plan: Plan, answer: Evaluated, data: msgspec.Raw
@@ -240,41 +277,6 @@ class Gateway:
         if kind != "measure":
             return {**about, "type": kind}
         return {**about, "type": "number", **_drill(table, name)}
-
-    def sql(self, query: Any) -> Answer:
-        """Show a statement for a query; nothing runs it."""
-        try:
-            asked = self._request(query, "multi", None)
-            for plan in asked.plans:
-                self._evaluate(plan)
-        except Refusal as refusal:
-            return self.refusal(refusal)
-        bodies = [_statement(plan) for plan in asked.plans]
-        regular = asked.type == "regularQuery"
-        return Answer(status=200, body=bodies[0] if regular else bodies)
-
-    def dry_run(self, query: Any) -> Answer:
-        """Check a query without running it."""
-        try:
-            asked = self._request(query, "multi", None)
-            for plan in asked.plans:
-                self._evaluate(plan)
-        except Refusal as refusal:
-            return self.refusal(refusal)
-        orders = [dict(plan.order or ()) for plan in asked.plans]
-        body = {
-            "queryType": asked.type,
-            "normalizedQueries": [plan.wire for plan in asked.plans],
-            "queryOrder": orders,
-            "transformedQueries": [{} for _ in asked.plans],
-            "pivotQuery": asked.pivot(),
-        }
-        return Answer(status=200, body=body)
-
-    def meta(self) -> Answer:
-        """Describe the tables."""
-        cubes = [_described(table) for table in self.tables.values()]
-        return Answer(status=200, body={"cubes": cubes})
 
 
 def _title(path: str) -> str:
@@ -385,33 +387,34 @@ def _shown(value: Any, numbers: Numbers) -> Any:
     return Decimal(f"{value}.0") if isinstance(value, int) else Decimal(f"{value:f}")
 
 
-# -------------------- Cube's REST API over the gateway: a request in, a response out.
-
-
 BASE: Final = "/cubejs-api/v1"
-_READ: Final = ("GET", "POST")
 
 
 def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:
-    """Answer a request as Cube does."""
+    """Answer a request as Cube's REST API does."""
     path = request.path.rstrip("/") or "/"
     if path in {"/readyz", "/livez"} and request.method == "GET":
-        return _json(200, {"health": "HEALTH"})
+        return response(200, {"health": "HEALTH"})
     if path == "/" and request.method == "GET":
-        return response(200, b"<!doctype html>\n")
+        return response(200, "<!doctype html>\n")
     name = path.removeprefix(f"{BASE}/")
     if path == name or request.method not in _methods(name, gateway):
         return _not_found(request)
     try:
         gateway.authorize(presented(request, gateway))
     except Refusal as refusal:
-        return _json(refusal.status, {"error": refusal.error})
-    answer = _answer(name, request, gateway)
-    return _json(answer.status, answer.body)
+        return response(refusal.status, {"error": refusal.error})
+    try:
+        fields = _fields(request)
+    except ValueError as error:
+        answer = gateway.refusal(Refusal.internal(f"SyntaxError: {error}"))
+    else:
+        answer = gateway.answer(name, fields)
+    return response(answer.status, answer.body)
 
 
 def presented(request: HttpRequest, gateway: Gateway) -> str | None:
-    """Find the token of a request; newer servers look at a header of their own."""
+    """Return the token of a request; newer servers have a header of their own for it."""
     header = request.headers.get("authorization")
     if not gateway.classic:
         header = request.headers.get("x-cube-authorization", header)
@@ -420,27 +423,10 @@ def presented(request: HttpRequest, gateway: Gateway) -> str | None:
 
 def _methods(name: str, gateway: Gateway) -> tuple[str, ...]:
     if name in {"load", "sql", "dry-run"}:
-        return _READ
+        return ("GET", "POST")
     if name == "subscribe":
-        return ("GET",) if gateway.classic else _READ
+        return ("GET",) if gateway.classic else ("GET", "POST")
     return ("GET",) if name == "meta" else ()
-
-
-def _answer(name: str, request: HttpRequest, gateway: Gateway) -> Answer:
-    if name == "meta":
-        return gateway.meta()
-    try:
-        fields = _fields(request)
-    except ValueError as error:
-        return gateway.refusal(Refusal.internal(f"SyntaxError: {error}"))
-    query = fields.get("query")
-    match name:
-        case "sql":
-            return gateway.sql(query)
-        case "dry-run":
-            return gateway.dry_run(query)
-        case _:
-            return gateway.load(query, fields.get("queryType"), fields.get("cache"))
 
 
 def _fields(request: HttpRequest) -> Mapping[str, Any]:
@@ -452,14 +438,10 @@ def _fields(request: HttpRequest) -> Mapping[str, Any]:
     return fields if isinstance(fields, dict) else {}
 
 
-def _json(status: int, body: Any) -> HttpResponse:
-    return response(status, encode(body))
-
-
 def _not_found(request: HttpRequest) -> HttpResponse:
     shown = html.escape(f"Cannot {request.method} {request.path}")
-    page = (
+    text = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>Error</title>\n</head>\n<body>\n<pre>{shown}</pre>\n</body>\n</html>\n"
     )
-    return response(404, page.encode())
+    return response(404, text)

@@ -1,17 +1,34 @@
-"""Tables that a fake server answers from."""
+"""Tables that a fake server answers from, and those that Ortege is known to have."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias, cast, overload
 
 import attrs
 
-__all__ = ["Aggregate", "Cell", "DimensionType", "Row", "Table"]
+from ortege_watch.errors import InvalidArgument
+
+__all__ = [
+    "Aggregate",
+    "Cell",
+    "DimensionType",
+    "Row",
+    "Table",
+    "Tables",
+    "known_tables",
+]
 
 Cell: TypeAlias = str | int | bool | Decimal | datetime | None
 Row: TypeAlias = Mapping[str, Cell]
@@ -29,14 +46,14 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 
 @attrs.frozen
 class Aggregate:
-    """Say how a measure is computed: its function and the column it runs over."""
+    """How a measure is computed: a function, and the column that it runs over."""
 
     function: str
     column: str | None
 
 
 class Table:
-    """Hold the rows that one cube of a fake server answers from.
+    """The rows of one cube of a fake server.
 
     Every method may be called from any thread; a server that serves the table sees the
     change at once::
@@ -58,12 +75,12 @@ class Table:
             ``"boolean"`` or ``"time"``; its column has the same name.
         segments: named conditions on a row.
         primary_key: the dimension that identifies a row; servers of the classic
-            generation ask for it in ungrouped queries.
+            generation require it in ungrouped queries.
         drill_members: for a measure, the members that its annotation lists.
         rows: the first rows, as for :meth:`insert`.
 
     Raises:
-        ValueError: a measure or dimension is declared in a way that is not known.
+        InvalidArgument: a measure, a dimension or a row is not valid.
     """
 
     def __init__(
@@ -90,9 +107,9 @@ class Table:
         }
         for dimension, kind in self.dimensions.items():
             if kind not in _TYPES:
-                raise ValueError(
-                    f"dimension {dimension!r} has type {kind!r}; it must be one of "
-                    f"{', '.join(_TYPES)}"
+                raise InvalidArgument(
+                    f"type of dimension {dimension!r} must be one of "
+                    f"{', '.join(_TYPES)}, got {kind!r}"
                 )
             self._types[dimension] = kind
         self._lock = threading.Lock()
@@ -100,7 +117,6 @@ class Table:
         self._rows: list[dict[str, Cell]] = [self._checked(row) for row in rows]
 
     def __repr__(self) -> str:
-        """Show the name and how many rows there are."""
         return f"<Table {self.name!r} with {len(self._rows)} rows>"
 
     @property
@@ -111,7 +127,7 @@ class Table:
             return list(self._rows)
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call a function after every change; returns a function that ends it."""
+        """Call a function after every change; return a function that ends this."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -124,27 +140,26 @@ class Table:
     def insert(self, rows: Row | Iterable[Row]) -> None:
         """Add one row or several.
 
-        Columns that a row leaves out are NULL. Numbers are int or Decimal; a Decimal
-        keeps its digits (``Decimal("1000.500000")`` is answered as
-        ``"1000.500000"``). Times are aware datetimes, or ISO text, which is read as
-        UTC where it names no zone.
+        Missing columns are NULL. Numbers are int or Decimal; a Decimal keeps its digits
+        (``Decimal("1000.500000")`` is sent as ``"1000.500000"``). Times are aware
+        datetimes, or ISO strings, which are UTC unless they name a zone.
 
         Raises:
-            ValueError: a column is unknown, or a value has the wrong type. No row is
-                added then.
+            InvalidArgument: a column is unknown, or a value has the wrong type. No row
+                is added then.
         """
         several = [cast("Row", rows)] if isinstance(rows, Mapping) else rows
         checked = [self._checked(row) for row in several]
         with self._lock:
             self._rows.extend(checked)
-        self._tell()
+        self._notify()
 
     def update(
         self,
         where: Mapping[str, Cell] | Callable[[Row], bool],
         changes: Row | Callable[[Row], Row],
     ) -> int:
-        """Change the rows that match and return how many did.
+        """Change the rows that match and return their number.
 
         Args:
             where: a condition on a row, or the values that its columns must have.
@@ -160,37 +175,37 @@ class Table:
                     rows[index] = self._checked({**row, **new})
                     count += 1
             self._rows = rows
-        self._tell()
+        self._notify()
         return count
 
     def delete(self, where: Mapping[str, Cell] | Callable[[Row], bool]) -> int:
-        """Remove the rows that match and return how many did; see :meth:`update`."""
+        """Remove the rows that match and return their number; see :meth:`update`."""
         matches = _condition(where)
         with self._lock:
             before = len(self._rows)
             self._rows = [row for row in self._rows if not matches(row)]
             count = before - len(self._rows)
-        self._tell()
+        self._notify()
         return count
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Put these rows in the place of all the present ones."""
+        """Replace all rows."""
         checked = [self._checked(row) for row in rows]
         with self._lock:
             self._rows = checked
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        # Outside the lock: a listener takes the server's own lock.
+    def _notify(self) -> None:
+        # Without the lock: a listener takes the server's own lock.
         for listener in tuple(self._listeners):
             listener()
 
     def _checked(self, row: Row) -> dict[str, Cell]:
         unknown = row.keys() - self._types.keys()
         if unknown:
-            raise ValueError(
-                f"{self.name} has no column {min(unknown)!r}; it has "
-                f"{', '.join(self._types)}"
+            raise InvalidArgument(
+                f"unknown column {min(unknown)!r} of {self.name}: "
+                f"the columns are {', '.join(self._types)}"
             )
         return {
             column: self._cell(column, kind, row.get(column))
@@ -200,24 +215,22 @@ class Table:
     def _cell(self, column: str, kind: str, value: Cell) -> Cell:
         if value is None or kind == "any":
             return value
+        path = f"{self.name}.{column}"
         if kind == "time" and isinstance(value, str):
-            value = datetime.fromisoformat(value)
+            try:
+                value = datetime.fromisoformat(value)
+            except ValueError:
+                raise InvalidArgument(
+                    f"{path} must be an ISO 8601 date or time, got {value!r}"
+                ) from None
             value = value if value.tzinfo else value.replace(tzinfo=UTC)
-        wrong = not isinstance(value, _TYPES[kind]) or (
-            kind == "number" and isinstance(value, bool)
-        )
-        if wrong:
-            advice = "; give an int or a Decimal" if isinstance(value, float) else ""
-            raise ValueError(
-                f"{self.name}.{column} holds values of type {kind}, not {value!r}"
-                f"{advice}"
-            )
+        is_bool = isinstance(value, bool) and kind == "number"
+        if is_bool or not isinstance(value, _TYPES[kind]):
+            advice = "; use int or Decimal" if isinstance(value, float) else ""
+            raise InvalidArgument(f"{path} must be a {kind}, got {value!r}{advice}")
         if isinstance(value, datetime):
             if value.tzinfo is None:
-                raise ValueError(
-                    f"{self.name}.{column} needs a datetime with a time zone, "
-                    f"not {value!r}"
-                )
+                raise InvalidArgument(f"{path} must have a time zone, got {value!r}")
             return value.astimezone(UTC)
         return value
 
@@ -225,9 +238,9 @@ class Table:
 def _aggregate(name: str, spec: str) -> Aggregate:
     match = _SPEC.match(spec)
     if match is None or match[1] not in _AGGREGATES:
-        raise ValueError(
-            f"measure {name!r} is declared as {spec!r}; it must be one of "
-            f"{', '.join(_AGGREGATES)}, or such as 'sum(column)'"
+        raise InvalidArgument(
+            f"measure {name!r} must be one of {', '.join(_AGGREGATES)}, "
+            f"or such as 'sum(column)', got {spec!r}"
         )
     function, column = match[1], match[2]
     if column is None and function != "count":
@@ -242,3 +255,93 @@ def _condition(
         return where
     wanted = dict(where)
     return lambda row: all(row.get(column) == value for column, value in wanted.items())
+
+
+class Tables(MutableMapping[str, Table]):
+    """Tables by name; ``listener`` is called after every change of any of them."""
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        self.listener: Callable[[], None] = lambda: None
+        self._tables: dict[str, tuple[Table, Callable[[], None]]] = {}
+        for table in tables:
+            self[table.name] = table
+
+    def _changed(self) -> None:
+        self.listener()
+
+    def __getitem__(self, name: str) -> Table:
+        return self._tables[name][0]
+
+    def __setitem__(self, name: str, table: Table) -> None:
+        if name != table.name:
+            raise InvalidArgument(
+                f"name must be the table's name {table.name!r}, got {name!r}"
+            )
+        if name in self._tables:
+            self._tables[name][1]()
+        self._tables[name] = table, table.on_change(self._changed)
+        self._changed()
+
+    def __delitem__(self, name: str) -> None:
+        self._tables.pop(name)[1]()
+        self._changed()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._tables))
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+
+# Measures of the known tables that are not sums, and dimensions that are not strings.
+_FUNCTIONS: Final = {"count": "count", "price": "max", "avg_price": "avg"}
+_KINDS: Final[dict[str, DimensionType]] = {
+    "tx_date": "time",
+    "timedate": "time",
+    "asset_price": "number",
+    "decimals": "number",
+}
+_KNOWN: Final = {
+    "stacks_contract_events": (
+        "asset_amount count",
+        "contract_id function_name sender_address tx_date",
+    ),
+    "stacks_contract_calls": (
+        "fee asset_amount",
+        (
+            "contract_id function_name event_type tx_date sender_address "
+            "asset_event_type asset_id asset_recipient"
+        ),
+    ),
+    "stacks_dapp_zest_positions": (
+        "adjusted_amount",
+        "sender_address asset_id tx_type asset_price",
+    ),
+    "stacks_dapp_zest_positions_net": (
+        (
+            "total_supply total_supply_usd total_borrow total_borrow_usd "
+            "total_repaid total_repaid_usd"
+        ),
+        "lender_address asset_id",
+    ),
+    "stacks_oracle_prices": ("price", "token tx_date"),
+    "stacks_tokens": ("", "name symbol decimals contract_id"),
+    "prices": ("avg_price", "symbol timedate"),
+}
+
+
+def known_tables() -> list[Table]:
+    """Return new tables without rows, with the cubes and members that Ortege has.
+
+    The names are those in public use; types and aggregates are a guess that fits them.
+    """
+    return [
+        Table(
+            name,
+            measures={each: _FUNCTIONS.get(each, "sum") for each in measures.split()},
+            dimensions={
+                each: _KINDS.get(each, "string") for each in dimensions.split()
+            },
+        )
+        for name, (measures, dimensions) in _KNOWN.items()
+    ]

@@ -10,7 +10,7 @@ import pytest
 
 from ortege_watch.testing import FakeWatchBus
 from ortege_watch.watchbus import AlertPublisher, Outbox, RecentAlerts
-from ortege_watch.watchbus.posting import Turn
+from ortege_watch.watchbus.sending import SendLease
 
 PROGRAM = Path(__file__).parent / "publishing_process.py"
 
@@ -111,6 +111,6 @@ def test_a_killed_sender_leaves_its_turn_to_others(tmp_path):
         bus.silence()
         process = start(bus, path)
         bus.wait_until(lambda: bus.requests, timeout=30)
-        assert not box.begin_sending(Turn())
+        assert box.begin_sending(SendLease(), 1) is None
         kill(process)
-        assert box.begin_sending(Turn())
+        assert box.begin_sending(SendLease(), 1)

@@ -16,10 +16,9 @@ from ortege_watch.watchbus import (
     OutboxFull,
     RejectedAlert,
     SQLiteNonces,
-    WatchBusError,
     WireStyle,
 )
-from ortege_watch.watchbus.posting import Delivered, Turn, prepare
+from ortege_watch.watchbus.sending import BatchResults, SendLease, prepare
 
 STYLE = WireStyle()
 
@@ -32,13 +31,26 @@ def numbers(box):
     return [int(each.event_values["block_number"]) for each in box.waiting()]
 
 
+def first(box, limit):
+    """Return the alerts that are sent next, as a sender gets them."""
+    lease = SendLease()
+    batch = box.begin_sending(lease, limit)
+    box.end_sending(lease)
+    return batch
+
+
+def take(box, lease=None):
+    """Return whether the lease could be taken."""
+    return box.begin_sending(lease or SendLease(), 1) is not None
+
+
 def sent(*items):
-    return Delivered(tuple(items), (), None)
+    return BatchResults(sent=list(items))
 
 
-def refused(*items, reason="too old"):
-    error = WatchBusError("no", code="000099", reason=reason, status=200)
-    return Delivered((), tuple((each, error) for each in items), None)
+def rejected(*items, reason="too old"):
+    reasons = [RejectedAlert(each.alert, reason, "000099", 200) for each in items]
+    return BatchResults(rejected=list(items), reasons=reasons)
 
 
 @pytest.fixture
@@ -52,26 +64,26 @@ def box(path):
         yield box
 
 
-def test_alerts_wait_in_order_across_restarts(path):
+def test_alerts_stay_queued_in_order_across_restarts(path):
     with Outbox(path) as box:
         box.accept(ready(3, 1))
         box.accept(ready(2))
         assert len(box) == 3
     with Outbox(str(path)) as box:
         assert numbers(box) == [3, 1, 2]
-        assert [each.alert for each in box.first(2)] == box.waiting()[:2]
+        assert [each.alert for each in first(box, 2)] == box.waiting()[:2]
 
 
-def test_what_was_sent_is_forgotten(box):
+def test_sent_alerts_are_removed_and_the_next_are_returned(box):
     items = ready(1, 2, 3)
     box.accept(items)
-    first, second, third = box.first(9)
-    box.settle(sent(first, third))
-    assert box.first(9) == [second]
-    assert [each.key for each in box.still(items)] == [second.key]
+    one, two, three = first(box, 9)
+    assert box.resolve(sent(one, three), 9) == [two]
+    assert first(box, 9) == [two]
+    assert [each.key for each in box.still_queued(items)] == [two.key]
 
 
-def test_what_waits_already_is_not_taken_twice(box):
+def test_a_queued_alert_is_not_queued_twice(box):
     box.accept(ready(1, 2))
     box.accept(ready(2, 3))
     assert numbers(box) == [1, 2, 3]
@@ -79,15 +91,15 @@ def test_what_waits_already_is_not_taken_twice(box):
 
 def test_what_was_sent_may_be_published_again(box):
     box.accept(ready(1))
-    box.settle(sent(*box.first(1)))
+    box.resolve(sent(*first(box, 1)), 9)
     box.accept(ready(1))
     assert numbers(box) == [1]
 
 
-def test_what_was_refused_is_set_aside_with_its_reason(path):
+def test_a_rejected_alert_is_kept_with_its_reason(path):
     with Outbox(path) as box:
         box.accept(ready(1, 2))
-        box.settle(refused(box.first(1)[0]))
+        box.resolve(rejected(first(box, 1)[0]), 9)
         assert numbers(box) == [2]
     with Outbox(path) as box:
         [found] = box.rejected()
@@ -96,53 +108,53 @@ def test_what_was_refused_is_set_aside_with_its_reason(path):
         assert isinstance(found, RejectedAlert)
 
 
-def test_what_was_set_aside_can_be_sent_again(box):
+def test_rejected_alerts_can_be_queued_again(box):
     box.accept(ready(1, 2, 3))
-    box.settle(refused(*box.first(2)))
+    box.resolve(rejected(*first(box, 2)), 9)
     assert box.requeue() == 2
     assert numbers(box) == [3, 1, 2]
     assert box.rejected() == []
 
 
-def test_what_was_set_aside_can_be_forgotten(box):
+def test_rejected_alerts_can_be_deleted(box):
     box.accept(ready(1, 2))
-    box.settle(refused(*box.first(2)))
+    box.resolve(rejected(*first(box, 2)), 9)
     assert box.discard_rejected() == 2
     assert box.rejected() == []
     assert len(box) == 0
 
 
-def test_what_is_published_again_is_not_set_aside_any_more(box):
+def test_an_alert_that_is_accepted_again_is_not_rejected_any_more(box):
     box.accept(ready(1))
-    box.settle(refused(*box.first(1)))
+    box.resolve(rejected(*first(box, 1)), 9)
     box.accept(ready(1))
     assert box.rejected() == []
-    box.settle(refused(*box.first(1), reason="still too old"))
+    box.resolve(rejected(*first(box, 1), reason="still too old"), 9)
     assert [each.reason for each in box.rejected()] == ["still too old"]
 
 
 def test_a_full_outbox_takes_all_or_none(path):
     with Outbox(path, limit=3) as box:
         box.accept(ready(1, 2))
-        with pytest.raises(OutboxFull, match="3 alerts wait"):
+        with pytest.raises(OutboxFull, match="may hold 3 alerts"):
             box.accept(ready(3, 4))
         assert numbers(box) == [1, 2]
         box.accept(ready(2, 3))
         assert numbers(box) == [1, 2, 3]
 
 
-def test_what_is_set_aside_is_bounded_too(path):
+def test_the_number_of_rejected_alerts_is_limited(path):
     with Outbox(path, limit=3) as box:
         for number in range(5):
             box.accept(ready(number))
-            box.settle(refused(*box.first(1), reason=str(number)))
+            box.resolve(rejected(*first(box, 1), reason=str(number)), 9)
         assert [each.reason for each in box.rejected()] == ["2", "3", "4"]
 
 
-def test_there_may_be_no_room_for_what_was_set_aside(path):
+def test_rejected_alerts_need_room_to_be_queued_again(path):
     with Outbox(path, limit=2) as box:
         box.accept(ready(1))
-        box.settle(refused(*box.first(1)))
+        box.resolve(rejected(*first(box, 1)), 9)
         box.accept(ready(2, 3))
         with pytest.raises(OutboxFull):
             box.requeue()
@@ -151,25 +163,25 @@ def test_there_may_be_no_room_for_what_was_set_aside(path):
 
 
 @pytest.mark.parametrize("path", ["", ":memory:", "file::memory:?cache=shared"])
-def test_what_forgets_is_no_outbox(path):
+def test_an_outbox_in_memory_is_refused(path):
     with pytest.raises(InvalidArgument, match="path"):
         Outbox(path)
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 2.0, None])
-def test_what_is_no_limit_is_refused(path, limit):
+def test_what_is_no_limit_is_rejected(path, limit):
     with pytest.raises(InvalidArgument, match="limit"):
         Outbox(path, limit=limit)
     assert not path.exists()
 
 
 def test_a_file_that_cannot_be_used(tmp_path):
-    with pytest.raises(OrtegeWatchError, match="cannot be used") as caught:
+    with pytest.raises(OrtegeWatchError, match="cannot use the outbox") as caught:
         Outbox(tmp_path / "nowhere" / "alerts.sqlite3")
     assert isinstance(caught.value.__cause__, sqlite3.Error)
     other = tmp_path / "text"
     other.write_text("this is no database, but a text of some length" * 9)
-    with pytest.raises(OrtegeWatchError, match="cannot be used"):
+    with pytest.raises(OrtegeWatchError, match="cannot use the outbox"):
         Outbox(other)
 
 
@@ -180,10 +192,10 @@ def test_a_closed_outbox(box):
         box.waiting,
         box.rejected,
         box.requeue,
-        lambda: box.begin_sending(Turn()),
+        lambda: box.begin_sending(SendLease(), 1),
         lambda: box.accept(ready(1)),
     ):
-        with pytest.raises(OrtegeWatchError, match="cannot be used"):
+        with pytest.raises(OrtegeWatchError, match="cannot use the outbox"):
             use()
 
 
@@ -196,42 +208,54 @@ def test_the_last_alert_is_on_the_disk_when_it_is_accepted(box):
     assert box._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-# ---------------------------------------------------------------------- several senders
 def test_one_sends_at_a_time_and_all_may_accept(path):
-    mine, theirs = Turn(), Turn()
+    mine, theirs = SendLease(), SendLease()
     with Outbox(path) as one, Outbox(path) as other:
-        assert one.begin_sending(mine)
-        assert not one.begin_sending(Turn())
-        assert not other.begin_sending(theirs)
+        assert take(one, mine)
+        assert not take(one)
+        assert not take(other, theirs)
         other.accept(ready(1))
         assert numbers(one) == [1]
         one.end_sending(mine)
-        assert other.begin_sending(theirs)
-        assert not one.begin_sending(Turn())
+        assert take(other, theirs)
+        assert not take(one)
         other.end_sending(theirs)
 
 
-def test_nobody_gives_away_another_one_s_turn(box):
-    mine, other = Turn(), Turn()
-    assert box.begin_sending(mine)
+def test_no_one_releases_the_lease_of_another(box):
+    mine, other = SendLease(), SendLease()
+    assert take(box, mine)
     box.end_sending(other)
-    assert not box.begin_sending(Turn())
+    assert not take(box)
     box.end_sending(mine)
-    assert box.begin_sending(Turn())
+    assert take(box)
 
 
-def test_a_turn_that_was_given_away_is_not_taken_late(box):
-    late = Turn()
+def test_a_released_lease_cannot_be_taken_late(box):
+    late = SendLease()
     box.end_sending(late)
-    assert not box.begin_sending(late)
-    assert box.begin_sending(Turn())
+    assert not take(box, late)
+    assert take(box)
 
 
-def test_closing_gives_the_turn_away(path):
+def test_closing_releases_the_lease(path):
     with Outbox(path) as one:
-        assert one.begin_sending(Turn())
+        assert take(one)
     with Outbox(path) as other:
-        assert other.begin_sending(Turn())
+        assert take(other)
+
+
+def test_releasing_the_lease_does_not_wait_for_a_transaction(path):
+    """An event loop releases it, while a thread may wait for another process."""
+    lease = SendLease()
+    with Outbox(path) as box:
+        assert take(box, lease)
+        releasing = threading.Thread(target=box.end_sending, args=(lease,))
+        with box._guard:
+            releasing.start()
+            releasing.join(timeout=10)
+            assert not releasing.is_alive()
+        assert take(box)
 
 
 def test_threads_may_accept_at_once(path):
@@ -260,7 +284,7 @@ def test_threads_may_accept_at_once(path):
     st.lists(
         st.one_of(
             st.tuples(st.just("accept"), st.lists(st.integers(0, 9), min_size=1)),
-            st.tuples(st.sampled_from(["sent", "refused"]), st.integers(1, 4)),
+            st.tuples(st.sampled_from(["sent", "rejected"]), st.integers(1, 4)),
             st.tuples(st.just("requeue"), st.none()),
             st.tuples(st.just("reopen"), st.none()),
         ),
@@ -270,24 +294,24 @@ def test_threads_may_accept_at_once(path):
 def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path_factory, steps):
     """As a list and a set, whatever happens in whatever order."""
     path = Path(tmp_path_factory.mktemp("outbox")) / "alerts.sqlite3"
-    waiting, aside = [], []
+    waiting, refused = [], []
     box = Outbox(path)
     for step, what in steps:
         match step:
             case "accept":
                 box.accept(ready(*what))
-                aside = [each for each in aside if each not in what]
+                refused = [each for each in refused if each not in what]
                 waiting += [n for n in dict.fromkeys(what) if n not in waiting]
             case "sent":
-                box.settle(sent(*box.first(what)))
+                box.resolve(sent(*first(box, what)), 9)
                 waiting = waiting[what:]
-            case "refused":
-                box.settle(refused(*box.first(what)))
-                aside += waiting[:what]
+            case "rejected":
+                box.resolve(rejected(*first(box, what)), 9)
+                refused += waiting[:what]
                 waiting = waiting[what:]
             case "requeue":
                 box.requeue()
-                waiting, aside = waiting + aside, []
+                waiting, refused = waiting + refused, []
             case "reopen":
                 box.close()
                 box = Outbox(path)
@@ -295,7 +319,7 @@ def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path_factory, steps):
         found = [
             int(each.alert.event_values["block_number"]) for each in box.rejected()
         ]
-        assert found == aside
+        assert found == refused
     box.close()
 
 

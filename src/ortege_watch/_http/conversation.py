@@ -83,13 +83,14 @@ class Pause:
 
 @frozen
 class Work:
-    """A function that may wait for a disk.
+    """A function call, whose result is in the reply; its exception ends the conversation.
 
-    The reply carries what it returned; an exception that it raises ends the
-    conversation.
+    Attributes:
+        may_block: the call may wait for a disk, and must not run on an event loop.
     """
 
     call: Callable[[], Any]
+    may_block: bool = True
 
 
 @frozen(kw_only=True)

@@ -254,8 +254,8 @@ class AsyncHttpDriver:
                 token = await source.aget()
             case GetStamp():
                 return _stamp(self.clock.now())
-            case Work(call):
-                value = await to_thread.run_sync(call)
+            case Work(call, may_block):
+                value = await to_thread.run_sync(call) if may_block else call()
                 return Reply(now=self.clock.now(), value=value)
             case Pause(seconds):
                 await self.clock.sleep(seconds)

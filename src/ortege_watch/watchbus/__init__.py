@@ -20,11 +20,7 @@ if TYPE_CHECKING:
         AlertServer,
         serve_alert_channel,
     )
-    from ortege_watch.watchbus.client import (
-        AsyncWatchBusClient,
-        Progress,
-        WatchBusClient,
-    )
+    from ortege_watch.watchbus.client import AsyncWatchBusClient, WatchBusClient
     from ortege_watch.watchbus.inbox import AlertHandler, RecentAlerts, alert_app
     from ortege_watch.watchbus.models import (
         AbnormalFunctionCall,
@@ -43,9 +39,9 @@ if TYPE_CHECKING:
         WatchResult,
     )
     from ortege_watch.watchbus.outbox import Outbox
-    from ortege_watch.watchbus.posting import PublishResult, RejectedAlert
     from ortege_watch.watchbus.publisher import AlertPublisher, AsyncAlertPublisher
-    from ortege_watch.watchbus.requests import WatchPaths
+    from ortege_watch.watchbus.requests import Progress, WatchPaths
+    from ortege_watch.watchbus.sending import PublishResult, RejectedAlert
     from ortege_watch.watchbus.signing import (
         Credentials,
         Headers,
@@ -126,10 +122,10 @@ _HOMES = {
     "NonceStore": "watchbus.verifier",
     "Outbox": "watchbus.outbox",
     "OutboxFull": "errors",
-    "Progress": "watchbus.client",
-    "PublishResult": "watchbus.posting",
+    "Progress": "watchbus.requests",
+    "PublishResult": "watchbus.sending",
     "RecentAlerts": "watchbus.inbox",
-    "RejectedAlert": "watchbus.posting",
+    "RejectedAlert": "watchbus.sending",
     "RequestVerifier": "watchbus.verifier",
     "RiskFunctionCall": "watchbus.models",
     "SQLiteNonces": "watchbus.verifier",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self, TypeAlias, TypeVar, Unpack
+from typing import Final, Self, TypeVar, Unpack
 
 from ortege_watch._http.conversation import (
     DEADLINE,
@@ -34,6 +34,7 @@ from ortege_watch.watchbus.models import (
 from ortege_watch.watchbus.requests import (
     BusConfig,
     Endpoint,
+    Progress,
     WatchPaths,
     check_batch_size,
     signed_exchange,
@@ -52,7 +53,6 @@ from ortege_watch.watchbus.wire import (
 __all__ = [
     "AsyncWatchBusClient",
     "Pages",
-    "Progress",
     "Provider",
     "WatchBusClient",
     "batches",
@@ -60,9 +60,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-Progress: TypeAlias = Callable[[int, int], object]
-"""A function that is told how many are done, and of how many."""
 
 
 class Provider:

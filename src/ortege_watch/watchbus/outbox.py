@@ -1,24 +1,23 @@
-"""Alerts that wait to be sent, in an SQLite file."""
+"""The outbox: alerts that are to be sent, in an SQLite file."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from itertools import starmap
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from ortege_watch._sqlite import connect, use_wal
-from ortege_watch.errors import OrtegeWatchError, OutboxFull, QueryError
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError, OutboxFull
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
-from ortege_watch.watchbus.posting import (
-    Delivered,
+from ortege_watch.watchbus.sending import (
+    BatchResults,
+    QueuedAlert,
     RejectedAlert,
-    Turn,
-    Waiting,
-    rejection,
+    SendLease,
 )
 
 __all__ = ["Outbox"]
@@ -42,41 +41,74 @@ _SCHEMA: Final = """
     );
 """
 
+_COUNT: Final = "SELECT count(*) FROM waiting"
+
+
+class _Guard:
+    """A lock that turns SQLite's errors into this library's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise OrtegeWatchError(
+                f"cannot use the outbox {str(self._path)!r}: {error}"
+            ) from error
+
 
 class Outbox:
-    """Keep alerts on disk until the bus has taken them.
+    """A queue of alerts on disk, which keeps them until the bus acknowledges them.
 
-    What was accepted survives a crash and a loss of power, and is sent in the order in
-    which it was accepted. It is sent **at least once**: an alert whose answer is lost
-    is sent again, and the receiver knows it by its dedupe key. Of several processes
-    (and publishers) with one file, only one sends at a time; all may accept. The file
-    must be on a local disk, and not be opened before a fork.
+    An alert that was accepted survives a crash and a power failure. Alerts are sent in
+    the order in which they were accepted, **at least once**: an alert whose response is
+    lost is sent again, and the receiver recognises it by its dedupe key. Several
+    processes and publishers may share a file: all accept alerts, one at a time sends.
+    The file must be on a local disk, and must not be open during a fork.
 
-    What the bus refuses for good is set aside, so that it holds up nothing.
+    Alerts that the bus rejects for good are moved to a list of their own, with the
+    reason, and delay no others.
 
-    Close it, or use it as a context manager.
+    Close the outbox, or use it as a context manager.
 
     Args:
-        path: the file; it is made if there is none. Beside it there will be another
-            with the ending ``-sender``, empty, which is locked by who sends.
-        limit: how many alerts may wait, and how many may be set aside (of those the
-            oldest are forgotten).
+        path: the file; it is created if it does not exist. A second, empty file with
+            the ending ``-sender`` is created beside it, which the sender locks.
+        limit: the most alerts that may be queued, and the most rejected ones that are
+            kept (the oldest are deleted).
 
     Raises:
-        QueryError: the path or the limit is none.
-        OrtegeWatchError: the file cannot be used; also in all the methods.
+        InvalidArgument: ``path`` is not a file's, or ``limit`` is not positive.
+        OrtegeWatchError: the file cannot be used; every method raises it, too.
     """
+
+    on_disk: bool = True
 
     def __init__(self, path: str | Path, *, limit: int = 100_000) -> None:
         if not str(path) or ":memory:" in str(path):
-            raise QueryError(f"path: {str(path)!r} is no file, and forgets everything")
+            raise InvalidArgument(
+                f"path must be a file path, got {str(path)!r}: an outbox in memory"
+                " would not be persistent"
+            )
         if type(limit) is not int or limit < 1:
-            raise QueryError(f"limit: {limit!r} is no number of alerts above 0")
+            raise InvalidArgument(f"limit must be a positive int, got {limit!r}")
         self.path: Final = Path(path)
         self.limit: Final = limit
-        self._lock = threading.Lock()
-        self._turn: Turn | None = None
-        with self._errors():
+        self._guard = _Guard(self.path)
+        # A lock of its own: releasing the lease must not wait for a transaction.
+        self._lease_guard = _Guard(self.path)
+        self._lease: SendLease | None = None
+        with self._guard:
             self._db = connect(self.path, wait=_WAIT)
             # The last alert is on the disk when accept() returns.
             use_wal(self._db, wait=_WAIT)
@@ -87,52 +119,51 @@ class Outbox:
     def __repr__(self) -> str:
         return f"Outbox({str(self.path)!r})"
 
-    # ------------------------------------------------------------------- for its owner
     def __len__(self) -> int:
-        """Count the alerts that wait to be sent."""
-        with self._reading() as db:
-            [count] = db.execute("SELECT count(*) FROM waiting").fetchone()
+        """Return the number of queued alerts."""
+        with self._guard:
+            [count] = self._db.execute(_COUNT).fetchone()
             return int(count)
 
     def waiting(self) -> list[AlertInfo]:
-        """List the alerts that wait to be sent, in order."""
-        return [each.alert for each in self.first(self.limit)]
+        """Return the queued alerts, in order."""
+        with self._guard:
+            return [each.alert for each in self._first(self.limit)]
 
     def rejected(self) -> list[RejectedAlert]:
-        """List the alerts that are set aside, with the bus's reasons, oldest first."""
-        with self._reading() as db:
-            rows = db.execute(
+        """Return the rejected alerts with the bus's reasons, oldest first."""
+        with self._guard:
+            rows = self._db.execute(
                 "SELECT data, reason, code, status FROM rejected ORDER BY number"
             ).fetchall()
         return [RejectedAlert(decode_alerts(data)[0], *why) for data, *why in rows]
 
     def requeue(self) -> int:
-        """Let the alerts that are set aside be sent again, after all others.
-
-        Returns:
-            How many there were.
+        """Queue the rejected alerts again, after all others, and return their number.
 
         Raises:
             OutboxFull: there is no room for them.
         """
-        with self._writing() as db:
-            rows = db.execute(
+        with self._guard, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            rows = self._db.execute(
                 "SELECT key, data FROM rejected ORDER BY number"
             ).fetchall()
-            self._add(db, rows)
-            db.execute("DELETE FROM rejected")
+            self._add(rows)
+            self._db.execute("DELETE FROM rejected")
             return len(rows)
 
     def discard_rejected(self) -> int:
-        """Forget the alerts that are set aside; return how many there were."""
-        with self._writing() as db:
-            return db.execute("DELETE FROM rejected").rowcount
+        """Delete the rejected alerts, and return their number."""
+        with self._guard:
+            return self._db.execute("DELETE FROM rejected").rowcount
 
     def close(self) -> None:
-        """Close the files."""
-        with self._lock, self._errors():
-            self._turn = None
+        """Close the files; a sender loses its lease."""
+        with self._guard:
             self._db.close()
+        with self._lease_guard:
+            self._lease = None
             self._sender.close()
 
     def __enter__(self) -> Self:
@@ -146,113 +177,91 @@ class Outbox:
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------------ for publishers
-    def accept(self, alerts: Sequence[Waiting]) -> None:
-        """Take alerts, all or none; one that waits already is not taken twice.
+    # What follows is for publishers. `with self._db` commits, or rolls back.
+
+    def accept(self, alerts: Sequence[QueuedAlert]) -> None:
+        """Queue alerts, all or none; one that is queued already is not queued twice.
 
         Raises:
             OutboxFull: there is no room for them.
         """
-        with self._writing() as db:
-            self._add(db, [(each.key, each.data) for each in alerts])
-            gone = [(each.key,) for each in alerts]
-            db.executemany("DELETE FROM rejected WHERE key = ?", gone)
-
-    def first(self, limit: int) -> list[Waiting]:
-        """Return the alerts whose turn it is."""
-        with self._reading() as db:
-            rows = db.execute(
-                "SELECT number, key, data FROM waiting ORDER BY number LIMIT ?",
-                (limit,),
-            ).fetchall()
-        return [Waiting(*row) for row in rows]
-
-    def settle(self, delivered: Delivered) -> None:
-        """Forget what was sent, and set aside what was refused."""
-        gone = [*delivered.sent, *(each for each, _ in delivered.rejected)]
-        reasons = [
-            (each.key, each.data, why.reason, why.code, why.status)
-            for each, error in delivered.rejected
-            for why in [rejection(each, error)]
-        ]
-        with self._writing() as db:
-            db.executemany(
-                "DELETE FROM waiting WHERE number = ?", [(x.number,) for x in gone]
-            )
-            db.executemany(
-                "INSERT OR REPLACE INTO rejected (key, data, reason, code, status)"
-                " VALUES (?, ?, ?, ?, ?)",
-                reasons,
-            )
-            db.execute(
-                "DELETE FROM rejected WHERE number <="
-                " (SELECT max(number) FROM rejected) - ?",
-                (self.limit,),
+        rows = [(each.key, each.data) for each in alerts]
+        with self._guard, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._add(rows)
+            self._db.executemany(
+                "DELETE FROM rejected WHERE key = ?", [row[:1] for row in rows]
             )
 
-    def still(self, alerts: Iterable[Waiting]) -> list[Waiting]:
-        """Return those of the alerts that wait."""
-        query = "SELECT 1 FROM waiting WHERE key = ?"
-        with self._reading() as db:
-            return [x for x in alerts if db.execute(query, (x.key,)).fetchone()]
+    def begin_sending(self, lease: SendLease, limit: int) -> list[QueuedAlert] | None:
+        """Take the lease and return the first alerts; ``None`` if another has it.
 
-    def begin_sending(self, turn: Turn) -> bool:
-        """Become the one who sends; tell whether nobody else is.
-
-        The lock is the operating system's: it ends with the process, however that ends.
+        The lock is the operating system's: it ends with the process, even after a kill.
         """
-        with self._lock, self._errors():
-            if turn.over or self._turn is not None:
-                return False
+        with self._lease_guard:
+            if lease.released or self._lease is not None:
+                return None
             try:
                 self._sender.execute("BEGIN EXCLUSIVE")
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                    return False
+                    return None
                 raise
-            self._turn = turn
-            return True
+            self._lease = lease
+        with self._guard:
+            return self._first(limit)
 
-    def end_sending(self, turn: Turn) -> None:
-        """Let others send, if this turn was taken; it cannot be taken after this."""
-        with self._lock, self._errors():
-            turn.over = True
-            if self._turn is turn:
-                self._turn = None
+    def resolve(self, results: BatchResults, limit: int) -> list[QueuedAlert]:
+        """Remove the alerts that were sent or rejected, and return the next ones."""
+        keys = [(each.key,) for each in results.resolved]
+        with self._guard, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("DELETE FROM waiting WHERE key = ?", keys)
+            if results.rejected:
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO rejected (key, data, reason, code, status)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    [
+                        (each.key, each.data, why.reason, why.code, why.status)
+                        for each, why in zip(
+                            results.rejected, results.reasons, strict=True
+                        )
+                    ],
+                )
+                self._db.execute(
+                    "DELETE FROM rejected WHERE number <="
+                    " (SELECT max(number) FROM rejected) - ?",
+                    (self.limit,),
+                )
+            return self._first(limit)
+
+    def end_sending(self, lease: SendLease) -> None:
+        """Release the lease, whether it was taken or not."""
+        with self._lease_guard:
+            lease.released = True
+            if self._lease is lease:
+                self._lease = None
                 self._sender.execute("ROLLBACK")
 
-    def _add(self, db: sqlite3.Connection, rows: Sequence[tuple[str, bytes]]) -> None:
-        db.executemany(
+    def still_queued(self, alerts: Iterable[QueuedAlert]) -> list[QueuedAlert]:
+        """Return those of the alerts that are queued."""
+        query = "SELECT 1 FROM waiting WHERE key = ?"
+        with self._guard:
+            return [x for x in alerts if self._db.execute(query, (x.key,)).fetchone()]
+
+    def _add(self, rows: Sequence[tuple[str, bytes]]) -> None:
+        self._db.executemany(
             "INSERT INTO waiting (key, data) VALUES (?, ?) ON CONFLICT DO NOTHING", rows
         )
-        [count] = db.execute("SELECT count(*) FROM waiting").fetchone()
+        [count] = self._db.execute(_COUNT).fetchone()
         if count > self.limit:
             raise OutboxFull(
-                f"{self.limit} alerts wait in {str(self.path)!r} at most, and these"
-                f" {len(rows)} would make {count}: none of them is accepted"
+                f"the outbox {str(self.path)!r} may hold {self.limit} alerts, and would"
+                f" hold {count}: none of these {len(rows)} was accepted"
             )
 
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._errors():
-            yield self._db
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._errors():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            problem = f"the outbox {str(self.path)!r} cannot be used: {error}"
-            raise OrtegeWatchError(problem) from error
+    def _first(self, limit: int) -> list[QueuedAlert]:
+        rows = self._db.execute(
+            "SELECT key, data FROM waiting ORDER BY number LIMIT ?", (limit,)
+        )
+        return list(starmap(QueuedAlert, rows))

@@ -22,12 +22,11 @@ from ortege_watch._http.driver import (
     Http,
     HttpDriver,
 )
-from ortege_watch.watchbus.client import Progress, refuse_params
+from ortege_watch.watchbus.client import refuse_params
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
-from ortege_watch.watchbus.posting import PublishResult
-from ortege_watch.watchbus.publishing import Desk
-from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig
+from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig, Progress
+from ortege_watch.watchbus.sending import AlertSender, PublishResult, prepare
 from ortege_watch.watchbus.signing import Credentials
 from ortege_watch.watchbus.wire import WireStyle
 
@@ -98,8 +97,9 @@ class AsyncAlertPublisher:
         refuse_params(http)
         self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=max_size)
         self._owns_outbox = not isinstance(outbox, Outbox | None)
-        self._desk = Desk(self._link, path, style, batch_size)
-        self._desk.outbox = self._outbox = _open(outbox)
+        self._sender = AlertSender(self._link, path, style, batch_size)
+        self._style = style
+        self._sender.outbox = self._outbox = _open(outbox)
         self._turn = nullcontext() if outbox is None else anyio.Lock()
 
     def __repr__(self) -> str:
@@ -155,10 +155,11 @@ class AsyncAlertPublisher:
                 again.
         """
         link = self._link.override(limits)
-        items = self._desk.prepare(alerts)
-        await self._driver.arun(self._desk.accept(items))
+        items = prepare(alerts, link.credentials.app_id, self._style)
+        if self._outbox is not None:
+            await to_thread.run_sync(self._outbox.accept, items)
         async with self._turn:
-            return await self._driver.arun(self._desk.publish(link, items, progress))
+            return await self._driver.arun(self._sender.send(link, items, progress))
 
     async def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
@@ -171,7 +172,7 @@ class AsyncAlertPublisher:
         """
         link = self._link.override(limits)
         async with self._turn:
-            return await self._driver.arun(self._desk.flush(link, progress))
+            return await self._driver.arun(self._sender.send(link, (), progress))
 
 
 class AlertPublisher:
@@ -203,8 +204,9 @@ class AlertPublisher:
         refuse_params(http)
         self._driver = HttpDriver(http=http, clock=clock, max_size=max_size)
         self._owns_outbox = not isinstance(outbox, Outbox | None)
-        self._desk = Desk(self._link, path, style, batch_size)
-        self._desk.outbox = self._outbox = _open(outbox)
+        self._sender = AlertSender(self._link, path, style, batch_size)
+        self._style = style
+        self._sender.outbox = self._outbox = _open(outbox)
         self._turn = nullcontext() if outbox is None else threading.Lock()
 
     def __repr__(self) -> str:
@@ -241,10 +243,11 @@ class AlertPublisher:
     ) -> PublishResult:
         """Send alerts, in order; see :meth:`AsyncAlertPublisher.publish`."""
         link = self._link.override(limits)
-        items = self._desk.prepare(alerts)
-        self._driver.run(self._desk.accept(items))
+        items = prepare(alerts, link.credentials.app_id, self._style)
+        if self._outbox is not None:
+            self._outbox.accept(items)
         with self._turn:
-            return self._driver.run(self._desk.publish(link, items, progress))
+            return self._driver.run(self._sender.send(link, items, progress))
 
     def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
@@ -252,4 +255,4 @@ class AlertPublisher:
         """Send what waits; see :meth:`AsyncAlertPublisher.flush`."""
         link = self._link.override(limits)
         with self._turn:
-            return self._driver.run(self._desk.flush(link, progress))
+            return self._driver.run(self._sender.send(link, (), progress))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeGuard, TypeVar
 
 from attrs import evolve, field, frozen, mutable
 
@@ -61,6 +62,7 @@ __all__ = [
     "ALERT_PATH",
     "BusConfig",
     "Endpoint",
+    "Progress",
     "Skew",
     "WatchPaths",
     "check_batch_size",
@@ -70,6 +72,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+Progress: TypeAlias = Callable[[int, int], object]
+"""A callable that gets the number of entries that are done, and the number of all."""
 
 ALERT_PATH: Final = "/api/v1/watch/alert"
 
@@ -259,7 +264,7 @@ def signed_exchange(
         yield from exchange(
             "POST",
             endpoint.url,
-            lambda response: judge(response, decode),
+            partial(judge, decode=decode),
             content=body,
             authentication=_Signature(config, endpoint.line, stamp),
             attempts=Attempts(budget=config.budget, started=stamp.now),
@@ -368,7 +373,7 @@ def _is_expired(error: WatchBusError) -> bool:
     return names_it and error.code == ResultCode.SIGNATURE_ERROR
 
 
-def is_rejection(error: OrtegeWatchError) -> bool:
+def is_rejection(error: OrtegeWatchError) -> TypeGuard[WatchBusError]:
     """Return whether an alert is rejected for its content, whenever it is sent.
 
     Every other error may be due to the network, the credentials or the moment. An error

@@ -1,0 +1,385 @@
+"""The flow that sends alerts from a queue, in memory or on disk, and its results.
+
+Pure. Alerts are queued as the bytes that are sent, so that every process that sends one
+later sends what was accepted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import islice
+from typing import Final, Protocol
+
+from attrs import evolve, field, frozen, mutable
+
+from ortege_watch._http.conversation import Conversation, Work
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError
+from ortege_watch.watchbus.fields import shown
+from ortege_watch.watchbus.models import AlertInfo, decode_alerts
+from ortege_watch.watchbus.requests import (
+    BusConfig,
+    Endpoint,
+    Progress,
+    check_batch_size,
+    is_rejection,
+    signed_exchange,
+)
+from ortege_watch.watchbus.wire import WireStyle, encode_alerts
+
+__all__ = [
+    "AlertQueue",
+    "AlertSender",
+    "BatchResults",
+    "MemoryQueue",
+    "PublishResult",
+    "QueuedAlert",
+    "RejectedAlert",
+    "SendLease",
+    "body_of",
+    "deliver",
+    "prepare",
+]
+
+logger: Final = logging.getLogger("ortege_watch.watchbus")
+
+_FIRST: Final = "alert_info_list[0]"
+
+
+@frozen
+class RejectedAlert:
+    """An alert that the bus rejected for its content, and the reason.
+
+    Attributes:
+        alert: the alert.
+        reason: the bus's message.
+        code: the result code; ``None`` where the response had none.
+        status: the HTTP status.
+    """
+
+    alert: AlertInfo
+    reason: str
+    code: str | None
+    status: int | None
+
+
+@frozen
+class PublishResult:
+    """What became of alerts.
+
+    Attributes:
+        sent: those that the bus acknowledged, in order; with an outbox, this includes
+            alerts that were queued before.
+        rejected: those that the bus rejected for good; they are not sent again.
+        unsent: those of this call that were not sent. With an outbox they stay queued;
+            without one this is the only place that has them.
+        error: why sending stopped before the end; ``None`` if it did not.
+    """
+
+    sent: tuple[AlertInfo, ...] = ()
+    rejected: tuple[RejectedAlert, ...] = ()
+    unsent: tuple[AlertInfo, ...] = ()
+    error: OrtegeWatchError | None = None
+
+
+@frozen
+class QueuedAlert:
+    """An alert that is to be sent.
+
+    Attributes:
+        key: its dedupe key, as the receiver computes it.
+        data: a list of this one alert, as JSON.
+    """
+
+    key: str
+    data: bytes
+    _given: AlertInfo | None = field(default=None, eq=False, repr=False)
+
+    @property
+    def alert(self) -> AlertInfo:
+        """The alert; the object that was given, where that was in this process."""
+        return self._given or decode_alerts(self.data)[0]
+
+
+@mutable(eq=False)
+class SendLease:
+    """The right to send from a queue, which one sender has at a time.
+
+    Attributes:
+        released: the lease cannot be taken any more. A thread may try to take it after
+            the task that started the thread was cancelled.
+    """
+
+    released: bool = False
+
+
+@mutable
+class BatchResults:
+    """What became of one batch, or of several.
+
+    Attributes:
+        sent: the bus acknowledged them.
+        rejected: the bus rejected them for good.
+        reasons: the reason of each of these.
+        error: why nothing more was sent; ``None`` if everything was.
+    """
+
+    sent: list[QueuedAlert] = field(factory=list)
+    rejected: list[QueuedAlert] = field(factory=list)
+    reasons: list[RejectedAlert] = field(factory=list)
+    error: OrtegeWatchError | None = None
+
+    @property
+    def resolved(self) -> list[QueuedAlert]:
+        """The alerts that leave the queue."""
+        return [*self.sent, *self.rejected]
+
+    def add(self, batch: BatchResults) -> None:
+        """Add the results of another batch."""
+        self.sent += batch.sent
+        self.rejected += batch.rejected
+        self.reasons += batch.reasons
+        self.error = batch.error
+
+
+class AlertQueue(Protocol):
+    """Alerts in the order in which they are sent, for one sender at a time.
+
+    Attributes:
+        on_disk: a call may have to wait for a disk, or for another process.
+    """
+
+    on_disk: bool
+
+    def __len__(self) -> int: ...
+
+    def begin_sending(
+        self, lease: SendLease, limit: int, /
+    ) -> Sequence[QueuedAlert] | None:
+        """Take the lease and return the first alerts; ``None`` if another has it."""
+        ...
+
+    def resolve(self, results: BatchResults, limit: int, /) -> Sequence[QueuedAlert]:
+        """Remove the alerts that were sent or rejected, and return the next ones."""
+        ...
+
+    def end_sending(self, lease: SendLease, /) -> None:
+        """Release the lease, whether it was taken or not."""
+        ...
+
+    def still_queued(self, alerts: Iterable[QueuedAlert], /) -> list[QueuedAlert]:
+        """Return those of the alerts that are in the queue."""
+        ...
+
+
+class MemoryQueue:
+    """The alerts of one call."""
+
+    on_disk: bool = False
+
+    def __init__(self, alerts: Iterable[QueuedAlert]) -> None:
+        self._alerts = {each.key: each for each in alerts}
+
+    def __len__(self) -> int:
+        return len(self._alerts)
+
+    def begin_sending(self, _lease: SendLease, limit: int) -> list[QueuedAlert]:
+        """Return the first alerts."""
+        return list(islice(self._alerts.values(), limit))
+
+    def resolve(self, results: BatchResults, limit: int) -> list[QueuedAlert]:
+        """Remove the alerts that were sent or rejected, and return the next ones."""
+        for each in results.resolved:
+            del self._alerts[each.key]
+        return list(islice(self._alerts.values(), limit))
+
+    def end_sending(self, _lease: SendLease) -> None:
+        """Do nothing: the queue has no other sender."""
+
+    def still_queued(self, alerts: Iterable[QueuedAlert]) -> list[QueuedAlert]:
+        """Return those of the alerts that are in the queue."""
+        return [each for each in alerts if each.key in self._alerts]
+
+
+def prepare(alerts: object, app_id: str, style: WireStyle) -> list[QueuedAlert]:
+    """Encode alerts; of several with one dedupe key, only the first is kept.
+
+    Raises:
+        InvalidArgument: this is not an iterable of alerts, it is empty, or an alert
+            cannot be sent; the message has its index.
+    """
+    if isinstance(alerts, str | bytes) or not isinstance(alerts, Iterable):
+        raise InvalidArgument(
+            f"alerts must be an iterable of AlertInfo, got {shown(alerts)}"
+        )
+    style = evolve(style, bare_lists=True)
+    found: dict[str, QueuedAlert] = {}
+    for i, alert in enumerate(alerts):
+        if not isinstance(alert, AlertInfo):
+            raise InvalidArgument(
+                f"alerts[{i}] must be an AlertInfo, got {shown(alert)}"
+            )
+        try:
+            data = encode_alerts([alert], style)
+        except InvalidArgument as error:
+            problem = str(error).removeprefix(_FIRST)
+            colon = "" if problem.startswith(".") else ": "
+            raise InvalidArgument(f"alerts[{i}]{colon}{problem}") from error
+        # The receiver's key: encoding has turned numbers among the values into strings.
+        key = decode_alerts(data)[0].dedupe_key(app_id)
+        found.setdefault(key, QueuedAlert(key, data, alert))
+    if not found:
+        raise InvalidArgument("alerts is empty: pass at least one AlertInfo")
+    return list(found.values())
+
+
+def body_of(batch: Iterable[QueuedAlert], *, bare: bool) -> bytes:
+    """Return the body of a request from alerts that are already encoded."""
+    listed = b"[%b]" % b",".join([each.data[1:-1] for each in batch])
+    return listed if bare else b'{"alert_info_list":%b}' % listed
+
+
+def deliver(
+    config: BusConfig, endpoint: Endpoint, batch: Sequence[QueuedAlert], *, bare: bool
+) -> Conversation[BatchResults]:
+    """Send a batch in order; halve a rejected request until one alert is to blame.
+
+    No error is raised, it is part of the results. Nothing is sent after an alert that
+    was neither acknowledged nor rejected.
+    """
+    results = BatchResults()
+    parts = [batch]
+    while parts and results.error is None:
+        part = parts.pop()
+        body = body_of(part, bare=bare)
+        try:
+            yield from signed_exchange(
+                config, endpoint, body, _ignore, is_repeatable=True
+            )
+            results.sent += part
+        except OrtegeWatchError as error:
+            if not is_rejection(error):
+                results.error = error
+            elif len(part) == 1:
+                reason = error.reason or str(error)
+                results.rejected += part
+                results.reasons.append(
+                    RejectedAlert(part[0].alert, reason, error.code, error.status)
+                )
+            else:
+                half = len(part) // 2
+                parts += [part[half:], part[:half]]
+    return results
+
+
+def _ignore(_data: object) -> None:
+    """Accept any response to an alert: none is documented."""
+
+
+class AlertSender:
+    """The conversations of one publisher, with an outbox or without one.
+
+    Args:
+        config: the bus, the credentials and the limits.
+        path: the endpoint's path.
+        style: the form of the requests.
+        batch_size: the most alerts in a request.
+
+    Attributes:
+        outbox: the queue on disk; ``None`` for a queue in memory for each call.
+
+    Raises:
+        InvalidArgument: the path or the batch size cannot be used.
+    """
+
+    def __init__(
+        self, config: BusConfig, path: str, style: WireStyle, batch_size: int
+    ) -> None:
+        check_batch_size(batch_size)
+        self._endpoint: Final = config.endpoint("path", path)
+        self._bare: Final = style.bare_lists
+        self._batch_size: Final = batch_size
+        self.outbox: AlertQueue | None = None
+
+    def send(
+        self,
+        config: BusConfig,
+        alerts: Sequence[QueuedAlert],
+        progress: Progress | None,
+    ) -> Conversation[PublishResult]:
+        """Send what is queued, until nothing is left or a request fails.
+
+        Args:
+            config: the bus with the limits of this call.
+            alerts: those of this call, which an outbox has accepted before; empty for a
+                flush.
+            progress: called after each request.
+
+        Raises:
+            OrtegeWatchError: a request failed, and its alerts are not in an outbox, or
+                this is a flush; with ``published``.
+        """
+        queue = MemoryQueue(alerts) if self.outbox is None else self.outbox
+        size, on_disk = self._batch_size, queue.on_disk
+        results = BatchResults()
+        batch: Sequence[QueuedAlert] | None
+        left = 1
+        while left and results.error is None:
+            lease = SendLease()
+            try:
+                begin = partial(queue.begin_sending, lease, size)
+                batch = (yield Work(begin, on_disk)).value
+                if batch is None:
+                    break
+                while batch and results.error is None:
+                    done = yield from deliver(
+                        config, self._endpoint, batch, bare=self._bare
+                    )
+                    batch = (
+                        yield Work(partial(queue.resolve, done, size), on_disk)
+                    ).value
+                    results.add(done)
+                    for each in done.reasons:
+                        logger.warning(
+                            "%s rejects an alert, %s: %s",
+                            *(config.root, each.alert.event_code, each.reason),
+                        )
+                    if progress is not None:
+                        count = len(results.sent) + len(results.rejected)
+                        left = (yield Work(queue.__len__, on_disk)).value
+                        progress(count, count + left)
+            finally:
+                queue.end_sending(lease)  # does not wait for a disk
+            # Others who accepted alerts meanwhile have left them to this sender.
+            left = (yield Work(queue.__len__, on_disk)).value
+        unsent: Sequence[QueuedAlert] = ()
+        if left:
+            unsent = (yield Work(partial(queue.still_queued, alerts), on_disk)).value
+        return self._result(config, alerts, unsent, results)
+
+    def _result(
+        self,
+        config: BusConfig,
+        alerts: Sequence[QueuedAlert],
+        unsent: Sequence[QueuedAlert],
+        results: BatchResults,
+    ) -> PublishResult:
+        """Return the result of a call, or raise the error that ended it."""
+        given = {each.data: each for each in alerts}
+        result = PublishResult(
+            sent=tuple([given.get(each.data, each).alert for each in results.sent]),
+            rejected=tuple(results.reasons),
+            unsent=tuple([each.alert for each in unsent]),
+            error=results.error,
+        )
+        error = results.error
+        if error is not None and (self.outbox is None or not alerts):
+            error.published = result
+            raise error
+        if error is not None:
+            logger.warning(
+                "%d alerts stay in the outbox for %s: %s",
+                *(len(unsent), config.root, error),
+            )
+        return result

@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from driving import CUT, Play, alert, error, link, said, success
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ortege_watch import InvalidArgument, RateLimited
+from ortege_watch._http.conversation import Work
+from ortege_watch.errors import DecodeError, TransportError
+from ortege_watch.watchbus import AlertInfo, RejectedAlert, WireStyle
+from ortege_watch.watchbus.models import decode_alerts
+from ortege_watch.watchbus.sending import (
+    AlertSender,
+    BatchResults,
+    MemoryQueue,
+    QueuedAlert,
+    body_of,
+    deliver,
+    prepare,
+)
+from ortege_watch.watchbus.wire import encode_alerts
+
+PLAIN = WireStyle()
+
+
+def ready(*alerts, style=PLAIN):
+    return prepare(alerts, "app", style)
+
+
+@pytest.mark.parametrize("as_int", [False, True])
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_body_put_together_is_the_body_written_at_once(as_int, bare):
+    style = WireStyle(chain_id_as_int=as_int, bare_lists=bare)
+    alerts = [alert(1), alert(2), alert(3)]
+    body = body_of(ready(*alerts, style=style), bare=bare)
+    assert body == encode_alerts(alerts, style)
+
+
+def test_the_key_is_the_receiver_s():
+    """Numbers become text on the way; without a hash the values are in the key."""
+    plain = alert(1, tx_hash="", amount=3)
+    [waiting] = ready(plain)
+    [arrived] = decode_alerts(body_of([waiting], bare=False))
+    assert waiting.key == arrived.dedupe_key("app")
+
+
+def test_the_same_alert_twice_goes_out_once():
+    first, other = alert(1), alert(2)
+    assert [each.alert for each in ready(first, other, alert(1))] == [first, other]
+
+
+def test_a_queued_alert_is_the_given_one_or_is_decoded():
+    given = alert(1)
+    [queued] = ready(given)
+    assert queued.alert is given
+    other = decoded(queued)
+    assert other == queued
+    assert other.alert.dedupe_key("app") == queued.key
+
+
+@pytest.mark.parametrize(
+    ("given", "advice"),
+    [
+        ([], "alerts is empty"),
+        ("x", "alerts must be an iterable of AlertInfo, got x"),
+        (b"x", "must be an iterable"),
+        (None, "must be an iterable"),
+        (alert(1), "must be an iterable"),
+        ([alert(1), {}], r"alerts\[1\] must be an AlertInfo, got {}"),
+        (
+            [alert(1), AlertInfo("0x1", 56, "ERC20", "x", 1)],
+            r"alerts\[1\]\.entity: 0x1 is",
+        ),
+        ([alert(1, comment=1.5)], r"alerts\[0\]\.event_values\.comment: .*not text"),
+    ],
+)
+def test_invalid_alerts_are_refused(given, advice):
+    with pytest.raises(InvalidArgument, match=advice):
+        prepare(given, "app", PLAIN)
+
+
+def send(batch, outcomes, *, bare=False):
+    on = link()
+    server = Play(outcomes)
+    target = on.endpoint("path", "/api/v1/watch/alert")
+    return server, server.run(deliver(on, target, batch, bare=bare))
+
+
+def test_a_batch_is_one_request():
+    batch = ready(alert(1), alert(2))
+    server, delivered = send(batch, [success()])
+    assert delivered == BatchResults(sent=batch)
+    [request] = server.requests
+    assert request.url == "https://bus.example.com/api/v1/watch/alert"
+    assert decode_alerts(request.content) == [
+        each.alert for each in map(decoded, batch)
+    ]
+
+
+def decoded(queued):
+    return QueuedAlert(queued.key, queued.data)
+
+
+def test_a_success_may_have_any_data():
+    _, delivered = send(ready(alert(1)), [success({"whatever": [1]})])
+    assert delivered.error is None
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "kind"),
+    [
+        ([CUT] * 4, TransportError),
+        ([error("000002")] * 4, RateLimited),
+        ([said(b"<html>")], DecodeError),
+    ],
+)
+def test_an_error_that_is_not_a_rejection_stops_the_batch(outcomes, kind):
+    _, delivered = send(ready(alert(1), alert(2)), outcomes)
+    assert delivered.resolved == []
+    assert isinstance(delivered.error, kind)
+
+
+def bus(poison, received, *, code="000001", status=400):
+    """Refuse every request that holds a poisoned alert."""
+
+    def answer(request):
+        alerts = json.loads(request.content)["alert_info_list"]
+        blocks = [int(each["event_values"]["block_number"]) for each in alerts]
+        if poison & set(blocks):
+            return error(code, "illegal alert", status=status)
+        received.extend(blocks)
+        return success()
+
+    return answer
+
+
+@given(st.integers(1, 30), st.sets(st.integers(0, 29)))
+def test_only_those_to_blame_are_rejected_and_order_is_kept(count, poison):
+    received = []
+    batch = ready(*map(alert, range(count)))
+    _, delivered = send(batch, iter(lambda: bus(poison, received), None))
+    assert received == [n for n in range(count) if n not in poison]
+    assert delivered.sent == [batch[n] for n in received]
+    to_blame = sorted(poison & set(range(count)))
+    assert delivered.rejected == [batch[n] for n in to_blame]
+    assert [each.alert for each in delivered.reasons] == list(map(alert, to_blame))
+    assert delivered.error is None
+
+
+def test_one_among_many_costs_few_requests():
+    received = []
+    batch = ready(*map(alert, range(64)))
+    server, _ = send(batch, iter(lambda: bus({40}, received), None))
+    assert len(server.requests) == 13  # the whole, and two for each halving
+
+
+@given(st.integers(1, 12), st.sets(st.integers(0, 11)), st.integers(0, 40))
+def test_nothing_is_sent_after_an_alert_that_failed(count, poison, until):
+    received = []
+    good = [bus(poison, received)] * until
+    batch = ready(*map(alert, range(count)))
+    _, delivered = send(batch, [*good, *[CUT] * 4])
+    resolved = delivered.resolved
+    assert sorted(resolved, key=batch.index) == batch[: len(resolved)]
+    assert (delivered.error is None) == (len(resolved) == count)
+
+
+def test_the_reason_of_a_rejection_is_the_bus_s_message():
+    batch = ready(alert(1))
+    _, delivered = send(batch, [error("000099", "too old", status=200)])
+    assert delivered.rejected == batch
+    assert delivered.reasons == [
+        RejectedAlert(batch[0].alert, "too old", "000099", 200)
+    ]
+
+
+def test_a_response_without_a_message_is_the_reason():
+    batch = ready(alert(1))
+    _, delivered = send(batch, [said(b"<html>no</html>", status=422)])
+    [reason] = delivered.reasons
+    assert "422" in reason.reason
+    assert "no" in reason.reason
+    assert reason.code is None
+
+
+def test_the_results_of_several_batches_are_added():
+    results = BatchResults()
+    first, second, third = ready(alert(1), alert(2), alert(3))
+    for queued, outcomes in (
+        (first, [success()]),
+        (second, [error(status=400)]),
+        (third, [CUT] * 4),
+    ):
+        results.add(send([queued], outcomes)[1])
+    assert results.sent == [first]
+    assert results.rejected == [second]
+    assert [each.alert for each in results.reasons] == [second.alert]
+    assert results.resolved == [first, second]
+    assert isinstance(results.error, TransportError)
+
+
+class Store(MemoryQueue):
+    """An outbox in memory, which another sender may have the lease of."""
+
+    on_disk = True
+
+    def __init__(self, *, busy=False):
+        super().__init__([])
+        self.busy = busy
+        self.sending = False
+        self.when_released = None
+
+    def accept(self, alerts):
+        for each in alerts:
+            self._alerts.setdefault(each.key, decoded(each))
+
+    def begin_sending(self, lease, limit):
+        assert not self.sending
+        self.sending = not self.busy
+        return super().begin_sending(lease, limit) if self.sending else None
+
+    def end_sending(self, lease):
+        lease.released = True
+        self.sending = False
+        if self.when_released is not None:
+            self.when_released()
+
+
+def sender(store=None, batch_size=100, style=PLAIN):
+    made = AlertSender(link(), "/api/v1/watch/alert", style, batch_size)
+    made.outbox = store
+    return made
+
+
+ALERTS = [alert(number) for number in range(5)]
+
+
+def test_a_batch_size_and_a_path_are_checked():
+    with pytest.raises(InvalidArgument, match="batch_size"):
+        sender(batch_size=0)
+    with pytest.raises(InvalidArgument, match="path"):
+        AlertSender(link(), "alert", PLAIN, 1)
+
+
+def test_without_an_outbox_alerts_are_sent_in_batches_and_nothing_blocks():
+    server = Play([success()] * 3)
+    seen = []
+    result = server.run(
+        sender(batch_size=2).send(
+            link(), ready(*ALERTS), lambda *each: seen.append(each)
+        )
+    )
+    assert result.sent == tuple(ALERTS)
+    assert result.unsent == ()
+    assert len(server.requests) == 3
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert not any(
+        isinstance(effect, Work) and effect.may_block for effect in server.effects
+    )
+
+
+def test_without_an_outbox_an_error_has_what_was_sent_and_what_was_not():
+    server = Play([success(), *[CUT] * 4])
+    with pytest.raises(TransportError) as caught:
+        server.run(sender(batch_size=2).send(link(), ready(*ALERTS), None))
+    result = caught.value.published
+    assert result.sent == tuple(ALERTS[:2])
+    assert result.unsent == tuple(ALERTS[2:])
+    assert result.error is caught.value
+
+
+def test_without_an_outbox_a_flush_does_nothing():
+    assert Play([]).run(sender().send(link(), (), None)).sent == ()
+
+
+def test_the_form_of_the_body_is_the_style_s():
+    server = Play([success()])
+    bare = sender(style=WireStyle(bare_lists=True))
+    server.run(bare.send(link(), ready(*ALERTS[:1]), None))
+    assert isinstance(server.bodies[0], list)
+
+
+def accepted(store, alerts):
+    items = ready(*alerts)
+    store.accept(items)
+    return items
+
+
+def test_queued_alerts_are_sent_first():
+    store = Store()
+    accepted(store, ALERTS[:3])
+    seen = []
+    server = Play([success()] * 3)
+    items = accepted(store, ALERTS[3:])
+    result = server.run(
+        sender(store, batch_size=2).send(link(), items, lambda *each: seen.append(each))
+    )
+    assert list(map(numbered, result.sent)) == [0, 1, 2, 3, 4]
+    assert result.sent[3:] == tuple(ALERTS[3:])  # the given objects, not decoded ones
+    assert result.sent[3] is ALERTS[3]
+    assert (result.unsent, result.error) == ((), None)
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+    assert not store.sending
+
+
+def numbered(alert):
+    return int(alert.event_values["block_number"])
+
+
+def test_an_alert_with_the_key_of_a_queued_one_is_not_reported_as_sent():
+    """Only the queued one is sent: its values are in the result."""
+    store = Store()
+    older, newer = alert(1, comment="older"), alert(1, comment="newer")
+    accepted(store, [older])
+    items = accepted(store, [newer])
+    result = Play([success()]).run(sender(store).send(link(), items, None))
+    assert [each.event_values["comment"] for each in result.sent] == ["older"]
+
+
+def test_unsent_alerts_stay_queued_and_that_is_not_an_error(caplog):
+    store = Store()
+    items = accepted(store, ALERTS)
+    server = Play([success(), *[CUT] * 4])
+    result = server.run(sender(store, batch_size=2).send(link(), items, None))
+    assert result.sent == tuple(ALERTS[:2])
+    assert result.unsent == tuple(ALERTS[2:])
+    assert isinstance(result.error, TransportError)
+    assert not store.sending
+    assert "3 alerts stay in the outbox for https://bus.example.com" in caplog.text
+
+
+def test_a_flush_that_cannot_send_everything_raises():
+    store = Store()
+    at = sender(store, batch_size=2)
+    accepted(store, ALERTS)
+    with pytest.raises(TransportError) as caught:
+        Play([success(), *[CUT] * 4]).run(at.send(link(), (), None))
+    assert list(map(numbered, caught.value.published.sent)) == [0, 1]
+    result = Play([success()] * 2).run(at.send(link(), (), None))
+    assert list(map(numbered, result.sent)) == [2, 3, 4]
+    assert len(store) == 0
+
+
+def test_a_rejected_alert_delays_no_others_and_is_logged(caplog):
+    store = Store()
+    items = accepted(store, ALERTS[:1])
+    server = Play([error("000099", "too old")])
+    result = server.run(sender(store).send(link(), items, None))
+    assert [each.reason for each in result.rejected] == ["too old"]
+    assert (result.unsent, result.error) == ((), None)
+    assert "https://bus.example.com rejects an alert" in caplog.text
+    assert "too old" in caplog.text
+    assert len(store) == 0
+
+
+def test_alerts_are_left_to_the_sender_that_has_the_lease():
+    store = Store(busy=True)
+    items = accepted(store, ALERTS)
+    result = Play([]).run(sender(store).send(link(), items, None))
+    assert (result.sent, result.unsent, result.error) == ((), tuple(ALERTS), None)
+
+
+def test_alerts_that_others_accepted_before_the_release_are_sent():
+    store = Store()
+    items = accepted(store, ALERTS[:1])
+
+    def leave_more():
+        store.when_released = None
+        accepted(store, ALERTS[1:])
+
+    store.when_released = leave_more
+    server = Play([success()] * 2)
+    result = server.run(sender(store).send(link(), items, None))
+    assert list(map(numbered, result.sent)) == [0, 1, 2, 3, 4]
+
+
+def test_closing_while_the_lease_is_being_taken_releases_it():
+    store = Store()
+    accepted(store, ALERTS)
+    conversation = sender(store).send(link(), (), None)
+    taking = next(conversation)
+    # In a thread, while the task that started it is cancelled.
+    assert len(taking.call()) == 5
+    assert store.sending
+    conversation.close()
+    assert not store.sending
+
+
+def test_closing_during_a_request_releases_the_lease():
+    store = Store()
+    accepted(store, ALERTS)
+    conversation = sender(store).send(link(), (), None)
+    server = Play([])
+    effect = next(conversation)
+    while isinstance(effect, Work):
+        effect = conversation.send(server.answer(effect))
+    assert store.sending
+    conversation.close()
+    assert not store.sending
+    assert len(store) == 5

@@ -53,9 +53,10 @@ if TYPE_CHECKING:
     from ortege_watch.query.values import Range
     from ortege_watch.results import ChangedRow, Result, Row
     from ortege_watch.tokens import TokenLike
-    from ortege_watch.watch.options import Reconnect
+    from ortege_watch.watch.mailbox import Update
+    from ortege_watch.watch.options import Reconnect, WatchOptions
     from ortege_watch.watch.states import ConnectionState
-    from ortege_watch.watch.updates import AsyncUpdates, Update, Updates, WatchOptions
+    from ortege_watch.watch.updates import AsyncUpdates, Updates
 
     __version__: str
 
@@ -161,9 +162,9 @@ _HOMES = {
     "TimeSelection": "query",
     "TokenLike": "tokens",
     "TransportError": "errors",
-    "Update": "watch.updates",
+    "Update": "watch.mailbox",
     "Updates": "watch.updates",
-    "WatchOptions": "watch.updates",
+    "WatchOptions": "watch.options",
 }
 
 

@@ -1,4 +1,4 @@
-"""What no subscription can go by is refused before anything is opened."""
+"""Options and queries are checked before a connection is opened."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 import pytest
 
 from ortege_watch import InvalidArgument, Reconnect, Retry
-from ortege_watch.watch.options import check_options, check_queries
+from ortege_watch.watch.options import Settings, check_queries, settings_of
 
 
 async def asynchronous(_) -> None:
-    """Be what nobody would await."""
+    """A callback that would never be awaited."""
 
 
 @pytest.mark.parametrize(
@@ -27,14 +27,16 @@ async def asynchronous(_) -> None:
         ({"on_error": asynchronous}, "on_error must be a plain function"),
     ],
 )
-def test_an_option_that_is_none_is_refused(options, words):
+def test_an_invalid_option_is_refused(options, words):
     with pytest.raises(InvalidArgument, match=words):
-        check_options(options)
+        settings_of(options)
 
 
-def test_options_may_be_absent_or_good():
-    check_options({})
-    check_options({"reconnect": Reconnect(), "on_state": print, "dialect": "auto"})
+def test_options_are_optional():
+    assert settings_of({}) == Settings()
+    reconnect = Reconnect(attempts=3)
+    options = {"reconnect": reconnect, "on_state": print, "poll_every": 2.0}
+    assert settings_of(options) == Settings(reconnect=reconnect, poll_every=2.0)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_options_may_be_absent_or_good():
         {"healthy_after": math.nan},
     ],
 )
-def test_a_back_off_that_is_none_is_refused(arguments):
+def test_an_invalid_back_off_is_refused(arguments):
     with pytest.raises(InvalidArgument):
         Reconnect(**arguments)
 

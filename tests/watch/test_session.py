@@ -24,10 +24,8 @@ from ortege_watch.errors import (
     TransportError,
 )
 from ortege_watch.watch import frames
-from ortege_watch.watch import session as live
-from ortege_watch.watch import session as opening
 from ortege_watch.watch.options import Reconnect, Settings
-from ortege_watch.watch.session import Session
+from ortege_watch.watch.session import DialectChoice, Session
 from ortege_watch.watch.states import (
     AskingToken,
     AskToken,
@@ -44,7 +42,6 @@ from ortege_watch.watch.states import (
     Fail,
     Finish,
     Live,
-    Log,
     Open,
     Opened,
     OpenFailed,
@@ -70,15 +67,26 @@ SUM = {"measures": ["events.asset_amount"], "dimensions": ["events.sender_addres
 class Script:
     """A session, a clock that stands still until moved, and what was done."""
 
-    def __init__(self, queries=None, *, dialect="cube", may_switch=True, **options):
-        settings = options.pop("settings", Settings())
+    def __init__(
+        self,
+        queries=None,
+        *,
+        dialect="cube",
+        may_switch=True,
+        confirmed=False,
+        previous_error=None,
+        settings=None,
+        jitter=lambda: 0.0,
+        **options,
+    ):
         self.now = 1000.0
+        self.choice = DialectChoice(dialect, may_switch, confirmed, previous_error)
         self.session = Session(
             queries or {"1": COUNT},
-            dialect=dialect,
-            may_switch=may_switch,
-            settings=settings,
-            draw=options.pop("draw", lambda: 0.0),
+            server="cube.example",
+            choice=self.choice,
+            settings=settings or Settings(),
+            jitter=jitter,
             new_id=lambda: "an-id",
             now=self.now,
             **options,
@@ -89,16 +97,11 @@ class Script:
         return self.session.state
 
     def on(self, event: Event) -> list[Effect]:
-        effects = self.session.handle(event, self.now)
-        return [effect for effect in effects if not isinstance(effect, Log)]
-
-    def logs(self, event: Event) -> list[Log]:
-        effects = self.session.handle(event, self.now)
-        return [effect for effect in effects if isinstance(effect, Log)]
+        return self.session.handle(event, self.now)
 
     def wait(self, seconds: float = 0.0) -> list[Effect]:
         """Move the clock, or let it come to the deadline; then say so."""
-        deadline = self.session.deadline
+        deadline = self.session.state.until
         assert deadline is not None
         self.now = self.now + seconds if seconds else max(self.now, deadline)
         return self.on(DeadlinePassed())
@@ -163,12 +166,12 @@ def test_token_socket_authorisation_then_every_query():
         for key, query in (("1", COUNT), ("2", SUM))
     ]
     assert script.session.connection is ConnectionState.LIVE
-    assert script.session.proven
+    assert script.choice.confirmed
 
 
 def test_the_first_delay_is_kept():
     script = Script(delay=3.0)
-    assert script.session.deadline == script.now + 3.0
+    assert script.session.state.until == script.now + 3.0
     script.now += 2.9
     assert script.on(DeadlinePassed()) == []
 
@@ -180,14 +183,14 @@ def test_a_token_is_in_no_repr():
     shown = repr([effects, script.state, TokenReady("s3cret")])
     shown += repr(script.on(Opened())) + repr(script.state)
     script.receive(frames.Handshake())
-    shown += repr(script.state) + repr(vars(script.session))
+    shown += repr(script.state) + repr(script.session) + repr(script.choice)
     assert "s3cret" not in shown
 
 
 @pytest.mark.parametrize(
     ("prepare", "event", "words"),
     [
-        ([], DeadlinePassed(), "gave no token"),
+        ([], DeadlinePassed(), "did not return in time"),
         ([TokenReady("t")], OpenFailed(TransportError("no route")), "no route"),
         ([TokenReady("t")], OpenFailed(TransportError("busy"), 503), "busy"),
         ([TokenReady("t")], DeadlinePassed(), "did not open in time"),
@@ -200,17 +203,21 @@ def test_a_token_is_in_no_repr():
         ([TokenReady("t"), Opened(), Received(frames.Handshake())], GONE, "gone"),
     ],
 )
-def test_every_outage_on_the_way_is_logged_and_tried_again(prepare, event, words):
+def test_every_outage_on_the_way_is_logged_and_tried_again(
+    prepare, event, words, caplog
+):
     script = Script()
     script.wait()
     for step in prepare:
         script.on(step)
     if isinstance(event, DeadlinePassed):
-        script.now = script.session.deadline
-    [log] = script.logs(event)
-    assert log.level == logging.WARNING
-    assert words in log.text
-    assert "next attempt in 0.5 s" in log.text
+        script.now = script.session.state.until
+    script.on(event)
+    log = caplog.records[-1]
+    assert (log.name, log.levelno) == ("ortege_watch.watch", logging.WARNING)
+    assert log.message.startswith("cube.example: ")
+    assert words in log.message
+    assert "next attempt in 0.5 s" in log.message
     assert script.state == Waiting(script.now + 0.5)
     assert script.wait() == [AskToken()]
 
@@ -252,18 +259,18 @@ def test_delays_double_while_sessions_do_not_hold():
         script.go_live()
         script.now += 9.9
         script.on(GONE)
-        delays.append(script.session.deadline - script.now)
+        delays.append(script.session.state.until - script.now)
     assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
 
 def test_delays_are_drawn():
     draws = iter([0.0, 0.5, 0.75])
-    script = Script(draw=lambda: next(draws))
+    script = Script(jitter=lambda: next(draws))
     delays = []
     for _ in range(3):
         script.go_live()
         script.on(GONE)
-        delays.append(script.session.deadline - script.now)
+        delays.append(script.session.state.until - script.now)
     assert delays == [0.5, 1.5, 3.5]
 
 
@@ -275,7 +282,7 @@ def test_delays_restart_after_a_session_that_held():
     script.go_live()
     script.now += 10.0
     script.on(GONE)
-    assert script.session.deadline - script.now == 0.5
+    assert script.session.state.until - script.now == 0.5
 
 
 def test_a_server_that_accepts_and_drops_is_not_hammered():
@@ -285,7 +292,7 @@ def test_a_server_that_accepts_and_drops_is_not_hammered():
         script.go_live()
         attempts += 1
         script.on(GONE)
-        script.now = script.session.deadline
+        script.now = script.session.state.until
     assert attempts <= 10
 
 
@@ -399,15 +406,15 @@ def test_a_provider_that_fails_after_a_refusal_costs_the_socket():
     assert isinstance(script.state, Waiting)
 
 
-def test_a_provider_that_hangs_after_a_refusal_is_no_other_dialect():
+def test_a_provider_that_hangs_after_a_refusal_is_no_other_dialect(caplog):
     script = Script()
     script.wait()
     script.on(TokenReady("old"))
     script.on(Opened())
     assert script.receive(INVALID) == [AskToken()]
-    script.now = script.session.deadline
-    [log] = script.logs(DeadlinePassed())
-    assert "the token provider gave no token" in log.text
+    script.now = script.session.state.until
+    script.on(DeadlinePassed())
+    assert "the token function did not return in time" in caplog.text
     assert isinstance(script.state, Waiting)
 
 
@@ -495,7 +502,7 @@ def test_any_frame_is_life(frame):
     script.wait()
     script.receive(frame)
     assert script.state.pong_by is None
-    assert script.session.deadline == script.now + 60
+    assert script.session.state.until == script.now + 60
 
 
 def test_every_query_is_sent_again_within_a_minute():
@@ -681,7 +688,7 @@ def test_a_greeting_that_is_not_understood_leads_to_the_other_dialect(event):
     script.on(TokenReady("t"))
     script.on(Opened())
     if isinstance(event, DeadlinePassed):
-        script.now = script.session.deadline
+        script.now = script.session.state.until
     effects = script.on(event)
     assert kinds(effects) == [Disconnect, SwitchDialect]
     assert effects[1].delay == 0.0
@@ -701,7 +708,7 @@ def test_two_drops_before_the_handshake_lead_to_the_other_dialect():
 
 
 def test_two_drops_after_the_tutorials_frame_lead_back():
-    script = Script(dialect="ortege", because=TransportError("silence"), failures=1)
+    script = Script(dialect="ortege", previous_error=TransportError("silence"), failures=1)
     for expected in ([], [Disconnect, SwitchDialect]):
         script.go_live()
         effects = script.on(GONE)
@@ -757,7 +764,7 @@ def test_the_tutorial_dialect_sends_one_frame_with_legacy_filters():
 
 @pytest.mark.parametrize("here", [True, False])
 def test_an_error_in_the_tutorial_dialect_is_the_querys(here):
-    script = Script(dialect="ortege", proven=not here)
+    script = Script(dialect="ortege", confirmed=not here)
     script.go_live()
     if here:
         script.receive(answer(key=None))
@@ -772,7 +779,7 @@ def test_an_error_in_the_tutorial_dialect_is_the_querys(here):
 
 def test_if_neither_dialect_is_understood_the_error_names_both():
     because = api_error("what is an authorization?", status=400)
-    script = Script(dialect="ortege", because=because, failures=1)
+    script = Script(dialect="ortege", previous_error=because, failures=1)
     script.go_live()
     effects = script.receive(tutorial_refusal())
     [finish] = [e for e in effects if isinstance(e, Finish)]
@@ -786,7 +793,7 @@ def test_if_neither_dialect_is_understood_the_error_names_both():
     [(TransportError("silence"), 400), (api_error("what?", status=400), 500)],
 )
 def test_an_outage_is_no_verdict_about_a_dialect(because, status):
-    script = Script(dialect="ortege", because=because, failures=1)
+    script = Script(dialect="ortege", previous_error=because, failures=1)
     script.go_live()
     effects = script.receive(tutorial_refusal(status))
     assert kinds(effects) == [Disconnect, SwitchDialect]
@@ -795,7 +802,7 @@ def test_an_outage_is_no_verdict_about_a_dialect(because, status):
 
 
 def test_silence_in_the_tutorial_dialect_leads_back():
-    script = Script(dialect="ortege", because=TransportError("silence"), failures=1)
+    script = Script(dialect="ortege", previous_error=TransportError("silence"), failures=1)
     script.go_live()
     assert kinds(script.wait()) == [Disconnect, SwitchDialect]
     assert script.now == 1060
@@ -819,7 +826,7 @@ def test_a_pinned_dialect_survives_an_outage():
         script.on(TokenReady("t"))
         script.on(Opened())
         if isinstance(event, DeadlinePassed):
-            script.now = script.session.deadline
+            script.now = script.session.state.until
         assert Finish not in kinds(script.on(event))
         assert isinstance(script.state, Waiting)
 
@@ -854,13 +861,14 @@ def test_where_websockets_are_off_queries_are_polled(status):
     assert script.wait() == [Poll("1"), Poll("2")]
 
 
-def test_polling_is_said_once():
+def test_polling_is_logged_once(caplog):
     script = Script()
     script.wait()
     script.on(TokenReady("t"))
-    [log] = script.logs(OpenFailed(TransportError("HTTP 403"), 403))
-    assert "WebSockets are disabled or blocked" in log.text
-    assert script.logs(Polled("1", part())) == []
+    script.on(OpenFailed(TransportError("HTTP 403"), 403))
+    script.on(Polled("1", part()))
+    script.wait()
+    assert caplog.text.count("WebSockets are disabled or blocked") == 1
 
 
 def test_a_websocket_only_subscription_says_what_is_wrong():
@@ -900,7 +908,7 @@ def test_polling_goes_on_through_outages_with_back_off():
     delays = []
     for _ in range(7):
         script.on(PollFailed("1", error))
-        delays.append(script.session.deadline - script.now)
+        delays.append(script.session.state.until - script.now)
         script.wait()
     assert delays == [5, 5, 5, 5, 8, 16, 30]
     [deliver] = script.on(Polled("1", part()))
@@ -916,10 +924,10 @@ def test_polling_honours_retry_after():
     script = Script()
     refuse_upgrade(script)
     script.on(PollFailed("1", RateLimited("slow down", retry_after=42.0)))
-    assert script.session.deadline == script.now + 42
+    assert script.session.state.until == script.now + 42
     script.wait()
     script.on(PollFailed("1", RateLimited("slow down")))
-    assert script.session.deadline - script.now == 5
+    assert script.session.state.until - script.now == 5
 
 
 def test_polling_ends_with_the_token_the_query_or_the_attempts():
@@ -1004,7 +1012,7 @@ def test_closed_is_final(event):
     script.on(TokenFailed(TransportError("x")))
     closed = script.state
     assert isinstance(closed, Closed)
-    assert script.session.deadline is None
+    assert script.session.state.until is None
     assert script.on(event) == []
     assert script.state is closed
 
@@ -1012,12 +1020,12 @@ def test_closed_is_final(event):
 def successors() -> dict[str, set[str]]:
     """Read the transitions out of the return types, which mypy holds the code to."""
     handlers = {
-        Waiting: opening.waiting,
-        AskingToken: opening.asking_token,
-        Connecting: opening.connecting,
-        Authorizing: opening.authorizing,
-        Live: live.live,
-        Polling: live.polling,
+        Waiting: Session._waiting,
+        AskingToken: Session._asking_token,
+        Connecting: Session._connecting,
+        Authorizing: Session._authorizing,
+        Live: Session._live,
+        Polling: Session._polling,
     }
     return {
         state.__name__: {
@@ -1041,6 +1049,6 @@ def test_the_diagram_in_the_docs_is_the_machine():
 def test_a_frame_changes_what_counts_as_silence_and_nothing_else():
     values = {field.name: object() for field in attrs.fields(Live)}
     before = Live(**values)
-    after = before.heard(7.0, 9.0)
-    changed = {"silent_at": 7.0, "lost_at": 9.0, "pong_by": None}
+    after = before.after_frame(7.0, 2.0)
+    changed = {"silent_at": 9.0, "lost_at": 11.0, "pong_by": None}
     assert attrs.asdict(after, recurse=False) == values | changed

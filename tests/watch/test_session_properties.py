@@ -18,7 +18,7 @@ from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, TransportError
 from ortege_watch.watch import frames
 from ortege_watch.watch.options import Settings
-from ortege_watch.watch.session import Session
+from ortege_watch.watch.session import DialectChoice, Session
 from ortege_watch.watch.states import (
     AskToken,
     Closed,
@@ -29,7 +29,6 @@ from ortege_watch.watch.states import (
     Event,
     Finish,
     Live,
-    Log,
     Open,
     Opened,
     OpenFailed,
@@ -59,10 +58,10 @@ class World(RuleBasedStateMachine):
         self.now = 0.0
         self.session = Session(
             QUERIES,
-            dialect="cube",
-            may_switch=False,
+            server="cube.example",
+            choice=DialectChoice("cube", may_switch=False),
             settings=LIMITS,
-            draw=lambda: draw,
+            jitter=lambda: draw,
             new_id=lambda: "id",
             now=self.now,
         )
@@ -109,7 +108,7 @@ class World(RuleBasedStateMachine):
             case Poll(message_id=key):
                 assert key not in self.polls, "a query is asked twice at once"
                 self.polls.add(key)
-            case Deliver() | Finish() | Log():
+            case Deliver() | Finish():
                 pass
             case _:
                 raise AssertionError(effect)
@@ -146,7 +145,7 @@ class World(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         end = self.now + seconds
         while True:
-            deadline = self.session.deadline
+            deadline = self.session.state.until
             if deadline is None or deadline > end:
                 break
             self.now = max(self.now, deadline)
@@ -226,7 +225,7 @@ class World(RuleBasedStateMachine):
     def something_is_due(self) -> None:
         """Never a hang: unless all is over, there is always a next deadline."""
         if hasattr(self, "session") and not self.closed:
-            assert self.session.deadline is not None
+            assert self.session.state.until is not None
 
     @invariant()
     def a_live_query_was_sent_within_the_last_minute(self) -> None:
@@ -252,7 +251,7 @@ class World(RuleBasedStateMachine):
                 assert set(methods) == set(QUERIES)
                 return
             else:
-                deadline = self.session.deadline
+                deadline = self.session.state.until
                 assert deadline is not None
                 self.time_passes(max(0.0, deadline - self.now) + 1e-6)
         raise AssertionError(f"no progress: {self.session.state}")

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from ortege_watch.cube.meta import Meta
     from ortege_watch.query import Query
     from ortege_watch.results import Result
-    from ortege_watch.watch.options import Dialect
-    from ortege_watch.watch.updates import AsyncUpdates, Updates, WatchOptions
+    from ortege_watch.watch.options import Dialect, WatchOptions
+    from ortege_watch.watch.updates import AsyncUpdates, Updates
 
 __all__ = ["AsyncCubeClient", "CubeClient", "Limits", "Settings"]
 

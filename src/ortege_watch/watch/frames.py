@@ -1,10 +1,10 @@
-"""Every frame that a subscription sends and takes, in both dialects.
+"""Every frame that a subscription sends and receives, in both dialects.
 
 The envelope is the one that every version of Cube accepts: text frames, decimal
 strings as message ids, a uuid4 as ``requestId``, ``params`` with exactly ``query`` and
-``queryType``, and the raw token (with ``Bearer `` in front, Cube answers 403: seen on
-0.35.81 and 1.7.43). The tutorial's dialect is one frame a socket, its filters under
-the legacy key ``dimension``.
+``queryType``, and the raw token (with the prefix ``Bearer ``, Cube responds with 403:
+seen on 0.35.81 and 1.7.43). The tutorial's dialect sends one frame per socket, with the
+members of filters under the legacy key ``dimension``.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 CONTINUE_WAIT: Final = "Continue wait"
-"""What Cube says, with status 200, while a query is still running."""
+"""The error of a status 200 while a query is still running."""
 
 
 @attrs.frozen
 class Handshake:
-    """The server took the token."""
+    """The server accepted the token."""
 
 
 @attrs.frozen
@@ -53,7 +53,7 @@ class Answer:
 
 @attrs.frozen
 class Processed:
-    """The server looked at a query again; sent every tick, so it is the heartbeat."""
+    """The server has refreshed a query; sent on every tick, so it is the heartbeat."""
 
     message_id: str
 
@@ -70,12 +70,12 @@ Frame = Handshake | Answer | Processed | FrameError
 
 
 def authorization(token: str) -> str:
-    """Write the frame that (re-)authorises a socket with a raw token."""
+    """Return the frame that (re-)authorises a socket with a raw token."""
     return codec.dumps({"authorization": token})
 
 
 def subscribe(message_id: str, query: Mapping[str, Any], request_id: str) -> str:
-    """Write the frame that subscribes to a query, or keeps its subscription alive."""
+    """Return the frame that subscribes to a query, or renews its subscription."""
     return codec.dumps(
         {
             "messageId": message_id,
@@ -87,7 +87,7 @@ def subscribe(message_id: str, query: Mapping[str, Any], request_id: str) -> str
 
 
 def unsubscribe(message_id: str) -> str:
-    """Write the frame that ends a subscription; the server does not answer it.
+    """Return the frame that ends a subscription; the server does not answer it.
 
     The id is a string: Cube 1.6.10 to 1.6.14 ignored a number here (pull request 10485
     of cube-js/cube).
@@ -96,7 +96,7 @@ def unsubscribe(message_id: str) -> str:
 
 
 def tutorial_subscribe(query: Mapping[str, Any], request_id: str) -> str:
-    """Write the tutorial's only frame."""
+    """Return the only frame of the tutorial's dialect."""
     return codec.dumps(
         {
             "queryType": "subscribe",
@@ -107,7 +107,7 @@ def tutorial_subscribe(query: Mapping[str, Any], request_id: str) -> str:
 
 
 def _with_legacy_filters(query: Mapping[str, Any]) -> dict[str, Any]:
-    """Put every filter's member under ``dimension``, as the tutorial writes it."""
+    """Return the query with every filter's member under ``dimension``."""
 
     def legacy(node: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -124,7 +124,7 @@ def _with_legacy_filters(query: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Wire(msgspec.Struct, gc=False):
-    """All keys that any frame of either dialect has."""
+    """The keys of every frame of both dialects."""
 
     handshake: bool | None = None
     messageId: str | int | None = None  # noqa: N815 - the wire's name
@@ -140,18 +140,18 @@ _decoder = msgspec.json.Decoder(_Wire)
 
 
 def read(data: bytes) -> Frame:
-    """Read one frame as it came off the socket.
+    """Decode one frame.
 
-    The frame is checked whole, but rows stay JSON text until somebody looks at them.
+    All of it is checked, but rows stay JSON until they are accessed.
 
     Raises:
-        DecodeError: the frame is no JSON object of a known form; nothing can be said
-            of what it held, so the caller must ask the server again.
+        DecodeError: the frame is not a JSON object of a known form. Its content is
+            lost, so the caller must send the queries again.
     """
     try:
         wire = _decoder.decode(data)
     except codec.UNREADABLE as error:
-        problem = f"a frame cannot be read ({error})"
+        problem = f"cannot decode a frame ({error})"
         raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
     if wire.messageProcessedId is not None:
         return Processed(str(wire.messageProcessedId))
@@ -165,5 +165,5 @@ def read(data: bytes) -> Frame:
         return FrameError(wire.status if wire.status != 200 else 400, wire.error)
     if wire.data is not msgspec.UNSET or wire.results is not None:
         return Answer(None, codec.decode_body(data), wire.status)
-    problem = "a frame of no known form"
+    problem = "unknown form of a frame"
     raise DecodeError(problem, excerpt=codec.excerpt(data))

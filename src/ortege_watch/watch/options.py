@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import attrs
 
@@ -20,8 +20,8 @@ __all__ = [
     "Settings",
     "Transport",
     "WatchOptions",
-    "check_options",
     "check_queries",
+    "settings_of",
 ]
 
 Dialect = Literal["cube", "ortege"]
@@ -65,26 +65,26 @@ class Reconnect:
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Every time limit of a session, in seconds.
+    """The transport of a subscription and its time limits, in seconds.
 
     Attributes:
         reconnect: the back-off between attempts.
         transport: ``"auto"`` polls over REST where WebSockets are off.
-        token_within: how long the token provider may take.
-        connect_within: how long the socket may take to open, TLS included.
-        handshake_within: how long the answer to a token may take.
-        stale_after: silence after which a ping is sent. A slow query of anybody holds
-            up the whole server's tick, so it must exceed the server's
+        token_within: how long the token function may take.
+        connect_within: how long opening the socket may take, TLS included.
+        handshake_within: how long the response to a token may take.
+        stale_after: silence after which a ping is sent. A slow query of any client
+            delays the tick of the whole server, so it must exceed the server's
             ``continueWaitTimeout`` and tick together (10 s and 5 s on 1.7.43).
-        pong_within: how long the answer to a ping may take.
-        resend_every: how often every query is sent again; a server drops a
-            subscription silently that it could not process for four minutes.
-        poll_every: the pause between two rounds over REST.
+        pong_within: how long the response to a ping may take.
+        resend_every: how often every query is sent again; a server silently drops a
+            subscription that it could not process for four minutes.
+        poll_every: the pause between two polls over REST.
         renew_before: how long before its expiry a token is replaced, at most; a
-            quarter of what is left, where that is less.
-        hold_stale_for: how long a snapshot that is older than the last one is held
-            back, in case a newer one comes. The first answer after a reconnect may be
-            out of an old cache (seen on 0.35.81 and 1.7.43).
+            quarter of the remaining time, where that is less.
+        hold_stale_for: how long a snapshot that is older than the last one is held. The
+            first answer after a reconnect may be from an old cache (seen on 0.35.81 and
+            1.7.43).
     """
 
     reconnect: Reconnect = Reconnect()
@@ -153,8 +153,8 @@ def check_queries(queries: Sequence[object]) -> None:
             )
 
 
-def check_options(options: WatchOptions) -> None:
-    """Check the options of ``watch()`` before a connection is opened.
+def settings_of(options: WatchOptions) -> Settings:
+    """Check the options of ``watch()``, and return their time limits and transport.
 
     Raises:
         InvalidArgument: an option has an invalid value.
@@ -187,3 +187,9 @@ def check_options(options: WatchOptions) -> None:
             raise InvalidArgument(
                 f"{name} must be a number of seconds greater than 0, got {seconds!r}"
             )
+    given: dict[str, Any] = {
+        field.name: options[field.name]  # type: ignore[literal-required]
+        for field in attrs.fields(Settings)
+        if field.name in options
+    }
+    return Settings(**given)

@@ -1,18 +1,20 @@
-"""The asyncio shell of one session: its socket, its timer, its tasks.
+"""Subscriptions on asyncio: the sockets, timers and tasks of their sessions.
 
-It executes the session's effects and reports what happened; it decides nothing. All
-effects are executed without waiting: what takes time is a task that reports back, so
-events are handled one at a time, in order, on the event loop.
+A runner executes the effects of its session and reports what happened; it decides
+nothing. Effects are executed without waiting: what takes time is a task that reports
+back, so events are handled one at a time, in order, on the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
+import random
 import time
+import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never
 
 import attrs
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -25,9 +27,12 @@ from ortege_watch.errors import DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
 from ortege_watch.tokens import expiry
 from ortege_watch.watch import frames
-from ortege_watch.watch.session import Session
+from ortege_watch.watch.mailbox import Mailbox
+from ortege_watch.watch.options import Dialect, Settings
+from ortege_watch.watch.session import LOGGER, DialectChoice, Session
 from ortege_watch.watch.states import (
     AskToken,
+    ConnectionState,
     DeadlinePassed,
     Deliver,
     Disconnect,
@@ -36,7 +41,6 @@ from ortege_watch.watch.states import (
     Event,
     Fail,
     Finish,
-    Log,
     Open,
     Opened,
     OpenFailed,
@@ -56,23 +60,31 @@ from ortege_watch.watch.states import (
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
-__all__ = ["LOGGER", "Host", "Link", "Target"]
+__all__ = ["Subscription", "Target"]
 
-LOGGER: Final = logging.getLogger("ortege_watch.subscription")
+T = TypeVar("T")
+
+_WORST_FIRST: Final = (
+    ConnectionState.WAITING,
+    ConnectionState.CONNECTING,
+    ConnectionState.POLLING,
+    ConnectionState.LIVE,
+)
 
 
 @attrs.frozen(kw_only=True)
 class Target:
-    """Say where a session connects to, and with what.
+    """The server of a subscription, and how to reach it.
 
     Attributes:
         url: the WebSocket address, ``ws://`` or ``wss://``.
-        token: asks the token provider.
+        token: calls the token function.
         token_expires: whether a token may be replaced before it expires; not for a
             fixed string.
-        poll: asks one query over REST.
-        clock: what all time limits go by.
-        max_size: the largest frame to take; a result of 50,000 rows is 17 MB.
+        poll: sends one query over REST.
+        clock: the clock of all time limits.
+        max_size: the size in bytes of the largest frame; a result of 50,000 rows has
+            17 MB.
     """
 
     url: str
@@ -83,119 +95,274 @@ class Target:
     max_size: int
 
 
-class Host(Protocol):
-    """What a link reports to."""
+class Subscription:
+    """The sessions of one ``watch()``, and what they received.
 
-    def deliver(self, message_id: str, part: ResultPart, *, resumed: bool) -> None:
-        """Take a snapshot."""
-
-    def fail(self, message_id: str, error: OrtegeWatchError, *, final: bool) -> None:
-        """Take an error of one query."""
-
-    def switch(self, link: Link, effect: SwitchDialect) -> None:
-        """Go on in the other dialect; the link is done."""
-
-    def finish(self, link: Link, error: OrtegeWatchError | None) -> None:
-        """Take the end of the link."""
-
-    def heard(self) -> None:
-        """Note that a frame came."""
-
-    def changed(self, link: Link) -> None:
-        """Note that the link's state may have changed."""
-
-
-class Link:
-    """Run one session until it is closed."""
+    Attributes:
+        mailbox: what the caller has not yet taken.
+        arrived: set when there may be something new in it, or it is finished.
+        finished: nothing more will arrive.
+        state: the worst state of any session.
+        last_seen: when the last frame or poll arrived, in UTC.
+    """
 
     def __init__(
         self,
-        session: Session,
-        target: Target,
-        host: Host,
+        queries: Sequence[Query],
         *,
-        queries: Mapping[str, Query],
+        target: Target,
+        settings: Settings,
+        choice: DialectChoice,
+        on_state: Callable[[ConnectionState], object] | None,
+        on_error: Callable[[OrtegeWatchError], object] | None,
+        remember: Callable[[Dialect], object],
+    ) -> None:
+        self.mailbox: Final = Mailbox(
+            queries, on_error and (lambda error: self._call(on_error, error))
+        )
+        self.arrived: Final = asyncio.Event()
+        self.finished = False
+        self.state = ConnectionState.CONNECTING
+        self.last_seen: datetime | None = None
+        self._wire = {key: query.to_wire() for key, query in self.mailbox.open.items()}
+        self._target = target
+        self._server = target.url.split("/")[2]
+        self._settings = settings
+        self._choice = choice
+        self._on_state = on_state
+        self._callback_failed = False
+        self._remember = remember
+        self._runners: list[SessionRunner] = []
+        self._closing: list[SessionRunner] = []
+
+    def start(self) -> None:
+        """Open the first sessions."""
+        if self._on_state is not None:
+            self._call(self._on_state, self.state)
+        if not self.finished:  # by a callback that failed
+            self._start_sessions()
+
+    async def aclose(self) -> None:
+        """Close every socket and end every task."""
+        self._end(None)
+        self.mailbox.clear()
+        try:
+            await self._wait_closed()
+        except asyncio.CancelledError:  # no time for closing handshakes
+            for runner in self._closing:
+                runner.cancel()
+            await self._wait_closed()
+            raise
+
+    async def _wait_closed(self) -> None:
+        for runner in self._closing:
+            await runner.wait_closed()
+
+    # Reported by the runners
+
+    def deliver(self, effect: Deliver) -> None:
+        """Take a snapshot."""
+        self.mailbox.put(
+            effect.message_id,
+            effect.part,
+            resumed=effect.resumed,
+            received_at=datetime.now(UTC),
+        )
+        self.arrived.set()
+
+    def fail(self, effect: Fail) -> None:
+        """Take an error of one query."""
+        self.mailbox.put_error(effect.message_id, effect.error, final=effect.final)
+        self.arrived.set()
+
+    def switch_dialect(self, effect: SwitchDialect) -> None:
+        """Replace all sessions."""
+        for runner in list(self._runners):
+            self._stop(runner)
+        self._start_sessions(delay=effect.delay, failures=effect.failures)
+
+    def finish(self, runner: SessionRunner, error: OrtegeWatchError | None) -> None:
+        """End a session; with an error, or if it was the last one, the subscription."""
+        self._stop(runner)
+        if error is not None or not self._runners:
+            self._end(error)
+
+    def on_connection_change(self, runner: SessionRunner) -> None:
+        """Take the new connection state of a session."""
+        if runner.connection is ConnectionState.LIVE:
+            self._remember(runner.session.dialect)
+        states = {each.connection for each in self._runners}
+        for state in _WORST_FIRST:
+            if state in states:
+                self._set_state(state)
+                return
+
+    # Sessions
+
+    def _start_sessions(self, *, delay: float = 0.0, failures: int = 0) -> None:
+        keys = list(self.mailbox.open)
+        cube = self._choice.dialect == "cube"
+        for group in [keys] if cube else [[key] for key in keys]:
+            session = Session(
+                {key: self._wire[key] for key in group},
+                server=self._server,
+                choice=self._choice,
+                settings=self._settings,
+                jitter=random.random,
+                new_id=lambda: str(uuid.uuid4()),
+                now=self._target.clock.now(),
+                delay=delay,
+                failures=failures,
+            )
+            runner = SessionRunner(session, self._target, self)
+            self._runners.append(runner)
+            runner.start()
+
+    def _stop(self, runner: SessionRunner) -> None:
+        if runner in self._runners:
+            self._runners.remove(runner)
+            runner.stop()
+            self._closing = [each for each in self._closing if each.is_busy]
+            self._closing.append(runner)
+
+    def _end(self, error: OrtegeWatchError | None) -> None:
+        for runner in list(self._runners):
+            self._stop(runner)
+        if self.finished:
+            return
+        self.finished = True
+        if error is not None:
+            LOGGER.error("%s: the subscription ended: %s", self._server, error)
+            self.mailbox.put_end(error)
+        self.arrived.set()
+        self._set_state(ConnectionState.CLOSED)
+
+    def _set_state(self, state: ConnectionState) -> None:
+        if state is not self.state:
+            self.state = state
+            if self._on_state is not None:
+                self._call(self._on_state, state)
+
+    def _call(self, callback: Callable[[T], object], argument: T) -> None:
+        """Call the caller's callback; if it fails, the iteration ends with an error."""
+        if self._callback_failed:
+            return
+        try:
+            callback(argument)
+        except Exception as error:  # noqa: BLE001 - callers' code may raise anything
+            self._callback_failed = True
+            kind = type(error).__name__
+            failure = OrtegeWatchError(f"a callback of the subscription failed: {kind}")
+            failure.__cause__ = error
+            self._end(failure)
+
+
+class SessionRunner:
+    """Runs one session until it is stopped."""
+
+    def __init__(
+        self, session: Session, target: Target, subscription: Subscription
     ) -> None:
         self.session = session
-        self.queries = queries
-        """The queries that this link carries, by message id."""
+        self.connection = session.connection
+        self.tokens: deque[str] = deque(maxlen=2)
+        """The latest tokens, to be removed from messages."""
+        self._queries = subscription.mailbox.open
+        self._subscription = subscription
         self._target = target
         self._clock = target.clock
-        self._host = host
-        self._closed = False
+        self._stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.Task[None] | None = None
         self._timer_at: float | None = None
-        self._asking: asyncio.Task[None] | None = None
-        self.tokens: deque[str] = deque(maxlen=2)
-        """The latest ones, to be cut out of what the server says."""
+        self._token_task: asyncio.Task[None] | None = None
         self._socket: _Socket | None = None
 
     @property
     def is_busy(self) -> bool:
-        """Tell whether a task or a socket of it is still there."""
+        """Whether one of its tasks or its socket still exists."""
         return bool(self._tasks)
 
     def start(self) -> None:
-        """Begin; the session's first deadline starts the first attempt."""
+        """Start the timer; the first deadline starts the first attempt."""
         self._arm()
 
-    async def settled(self) -> None:
-        """Wait until no task and no socket is left of a link that was stopped."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    def stop(self) -> None:
+        """Begin to close; no further event is handled."""
+        self._stopped = True
+        self._socket = None
+        self.cancel()
 
-    def cut(self) -> None:
-        """Cancel every task; a socket that is closing politely is cut at once."""
+    def cancel(self) -> None:
+        """Cancel every task; a closing handshake in progress is aborted."""
         for task in self._tasks:
             task.cancel()
 
-    def stop(self) -> None:
-        """Begin to close: no event is handled any more."""
-        self._closed = True
-        self._socket = None
-        self.cut()
+    async def wait_closed(self) -> None:
+        """Wait until no task and no socket of a stopped runner is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that does not outlive the runner."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A defect of the library, which must not end in silence.
+            name = type(error).__name__
+            failure = OrtegeWatchError(f"the subscription failed unexpectedly: {name}")
+            failure.__cause__ = error
+            self._subscription.finish(self, failure)
 
     def feed(self, event: Event) -> None:
-        """Hand the session an event and execute what it says."""
-        if self._closed:
+        """Give the session an event, and execute its effects."""
+        if self._stopped:
             return
-        for effect in self.session.handle(event, self._clock.now()):
+        session = self.session
+        for effect in session.handle(event, self._clock.now()):
             self._execute(effect)
         self._arm()
-        self._host.changed(self)
-
-    # ------------------------------------------------------------------ effects
+        if session.connection is not self.connection:
+            self.connection = session.connection
+            self._subscription.on_connection_change(self)
 
     def _execute(self, effect: Effect) -> None:
         match effect:
+            case Deliver():
+                self._subscription.deliver(effect)
             case Send(text=text):
                 if self._socket is not None:
                     self._socket.outbox.put_nowait(text)
-            case Deliver(message_id=key, part=part, resumed=resumed):
-                self._host.deliver(key, part, resumed=resumed)
-            case Fail(message_id=key, error=error, final=final):
-                self._host.fail(key, error, final=final)
+            case Fail():
+                self._subscription.fail(effect)
             case Ping():
                 self.spawn(self._ping())
             case AskToken():
-                if self._asking is not None:  # it took too long
-                    self._asking.cancel()
-                self._asking = self.spawn(self._ask_token())
+                if self._token_task is not None:  # it took too long
+                    self._token_task.cancel()
+                self._token_task = self.spawn(self._ask_token())
             case Open(token=token):
                 self._socket = _Socket(self, self._target, token)
             case Disconnect():
                 self._disconnect()
             case Poll(message_id=key):
-                self.spawn(self._poll(key))
-            case Log(level=level, text=text):
-                LOGGER.log(level, "%s", text)
+                self.spawn(self._poll(key, self._queries[key]))
             case SwitchDialect():
-                self._host.switch(self, effect)
+                self._subscription.switch_dialect(effect)
             case Finish(error=error):
-                self._host.finish(self, error)
+                self._subscription.finish(self, error)
             case _:
                 assert_never(effect)
+
+    def _disconnect(self) -> None:
+        socket, self._socket = self._socket, None
+        if socket is not None:
+            socket.task.cancel()
 
     async def _ask_token(self) -> None:
         try:
@@ -210,13 +377,13 @@ class Link:
             expires += self._clock.now() - time.time()
         self.feed(TokenReady(token, expires))
 
-    async def _poll(self, key: str) -> None:
+    async def _poll(self, key: str, query: Query) -> None:
         try:
-            part = await self._target.poll(self.queries[key])
+            part = await self._target.poll(query)
         except OrtegeWatchError as error:
             self.feed(PollFailed(key, error))
         else:
-            self._host.heard()
+            self._subscription.last_seen = datetime.now(UTC)
             self.feed(Polled(key, part))
 
     async def _ping(self) -> None:
@@ -224,17 +391,17 @@ class Link:
         if socket is not None and await socket.ping():
             self.feed(Pong())
 
-    # ------------------------------------------------------- what a socket reports
+    # Reported by the socket
 
-    def came(self, socket: _Socket, data: bytes) -> None:
-        """Take a frame."""
+    def on_frame(self, socket: _Socket, data: bytes) -> None:
+        """Read a frame, with the tokens removed from its messages."""
         if socket is not self._socket:
             return
-        self._host.heard()
+        self._subscription.last_seen = datetime.now(UTC)
         try:
             frame = frames.read(data)
         except DecodeError as error:
-            self.feed(Unreadable(self._readable(error, data)))
+            self.feed(Unreadable(self._without_excerpt_of_tokens(error, data)))
             return
         match frame:
             case frames.FrameError(status=status, message=message):
@@ -245,19 +412,26 @@ class Link:
                 pass
         self.feed(Received(frame))
 
-    def report(self, socket: _Socket, event: Opened | OpenFailed | Dropped) -> None:
-        """Take what became of a socket; one that was given up is not heard."""
+    def on_socket(self, socket: _Socket, event: Opened | OpenFailed | Dropped) -> None:
+        """Report the state of the socket, unless it was given up."""
         if socket is self._socket:
             if not isinstance(event, Opened):
                 self._socket = None
             self.feed(event)
 
-    def failure(self, text: str, cause: Exception) -> TransportError:
-        """Return a TransportError with the tokens removed from its message."""
-        return transport_error(text, cause, self.tokens)
+    def transport_error(self, message: str, cause: Exception) -> TransportError:
+        """Return an error with the tokens removed from its message."""
+        return transport_error(message, cause, self.tokens)
 
-    def _readable(self, error: DecodeError, data: bytes) -> DecodeError:
-        # Cut out first: an excerpt may end in the middle of the token.
+    def _without_tokens(self, text: str) -> str:
+        for token in self.tokens:
+            text = text.replace(token, "<token>")
+        return text
+
+    def _without_excerpt_of_tokens(
+        self, error: DecodeError, data: bytes
+    ) -> DecodeError:
+        # Removed before it is cut, because an excerpt may end in the middle of a token.
         clean = data
         for token in self.tokens:
             clean = clean.replace(token.encode(), b"<token>")
@@ -265,21 +439,11 @@ class Link:
             return error
         return DecodeError(*error.problems, excerpt=codec.excerpt(clean))
 
-    def _without_tokens(self, text: str) -> str:
-        for token in self.tokens:
-            text = text.replace(token, "<token>")
-        return text
-
-    def _disconnect(self) -> None:
-        socket, self._socket = self._socket, None
-        if socket is not None:
-            socket.task.cancel()
-
-    # ----------------------------------------------------------------- the timer
+    # The timer
 
     def _arm(self) -> None:
         """Keep a timer that fires at the deadline or before; too early is harmless."""
-        deadline = None if self._closed else self.session.deadline
+        deadline = None if self._stopped else self.session.state.until
         if deadline is None or (
             self._timer_at is not None and self._timer_at <= deadline
         ):
@@ -293,67 +457,45 @@ class Link:
         await self._clock.sleep(max(0.0, deadline - self._clock.now()))
         self._timer = self._timer_at = None
         self.feed(DeadlinePassed())
-        self._arm()  # an early one changed nothing, and so armed nothing
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that does not outlive the link."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # A defect, in the library or in a callback: it must not end in silence.
-            self._host.finish(self, _defect(error))
-
-
-def _defect(error: BaseException) -> OrtegeWatchError:
-    name = type(error).__name__
-    failure = OrtegeWatchError(f"the subscription failed unexpectedly: {name}")
-    failure.__cause__ = error
-    return failure
+        self._arm()  # feed() ignores a DeadlinePassed that comes too early
 
 
 class _Socket:
-    """One WebSocket connection, from its first packet to its last.
+    """One WebSocket connection; cancel its task to close it."""
 
-    Cancel its task to close it.
-    """
-
-    def __init__(self, link: Link, target: Target, token: str) -> None:
+    def __init__(self, runner: SessionRunner, target: Target, token: str) -> None:
         self.outbox: asyncio.Queue[str] = asyncio.Queue()
-        self.task = link.spawn(self._run(target, token))
-        self._link = link
+        self.task = runner.spawn(self._run(target, token))
+        self._runner = runner
         self._connection: ClientConnection | None = None
 
     async def _run(self, target: Target, token: str) -> None:
-        """Open, then read until the connection is gone; report both."""
+        """Open it, then read until it is closed; report both."""
+        runner = self._runner
         try:
             connection = await open_websocket(
                 target.url,
                 {"Authorization": f"Bearer {token}"},
-                secrets=self._link.tokens,
+                secrets=runner.tokens,
                 max_size=target.max_size,
             )
         except InvalidStatus as error:
             status = error.response.status_code
-            problem = f"HTTP {status} was the answer to the upgrade"
-            failure = self._link.failure(problem, error)
-            self._link.report(self, OpenFailed(failure, status))
+            problem = f"the server refused the WebSocket with HTTP {status}"
+            failure = runner.transport_error(problem, error)
+            runner.on_socket(self, OpenFailed(failure, status))
             return
         except TransportError as failure:
-            self._link.report(self, OpenFailed(failure))
+            runner.on_socket(self, OpenFailed(failure))
             return
         self._connection = connection
-        writer = self._link.spawn(self._write(connection))
+        writer = runner.spawn(self._write(connection))
         try:
-            self._link.report(self, Opened())
+            runner.on_socket(self, Opened())
             while True:
-                self._link.came(self, await connection.recv(decode=False))
+                runner.on_frame(self, await connection.recv(decode=False))
         except ConnectionClosed as error:
-            self._link.report(self, self._dropped(error))
+            runner.on_socket(self, self._dropped(error))
         finally:
             writer.cancel()
             await close(connection)
@@ -370,7 +512,8 @@ class _Socket:
         code = 1006 if received is None else received.code
         problem = f"the connection was lost ({error})"
         too_big = sent is not None and sent.code == 1009 and not error.rcvd_then_sent
-        return Dropped(code, self._link.failure(problem, error), too_big=too_big)
+        failure = self._runner.transport_error(problem, error)
+        return Dropped(code, failure, too_big=too_big)
 
     async def ping(self) -> bool:
         """Send a ping; return whether it was answered."""

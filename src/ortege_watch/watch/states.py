@@ -1,8 +1,8 @@
-"""The words of the subscription's state machine: its states, events and effects.
+"""The states, events and effects of a session, the state machine of one subscription.
 
 All are frozen, and each kind is a closed union, so that a type checker proves that
 ``session.py`` handles every one. Times are monotonic seconds. A state carries its own
-deadline: when ``until`` passes, the shell says :class:`DeadlinePassed`.
+deadline, ``until``; when it passes, the runner reports :class:`DeadlinePassed`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ __all__ = [
     "Fail",
     "Finish",
     "Live",
-    "Log",
     "Open",
     "OpenFailed",
     "Opened",
@@ -53,11 +52,11 @@ __all__ = [
 
 
 class ConnectionState(enum.StrEnum):
-    """Tell how a subscription is connected.
+    """How a subscription is connected.
 
     ``connecting`` covers the token, the socket and the handshake; ``live`` is a socket
-    that took every query; ``polling`` asks over REST; ``waiting`` sits out a back-off
-    delay; ``closed`` is final.
+    on which every query is subscribed; ``polling`` repeats the queries over REST;
+    ``waiting`` is a back-off delay; ``closed`` is final.
     """
 
     CONNECTING = "connecting"
@@ -67,19 +66,19 @@ class ConnectionState(enum.StrEnum):
     CLOSED = "closed"
 
 
-# ------------------------------------------------------------------------- states
+# States
 
 
 @attrs.frozen
 class Waiting:
-    """No socket; the next attempt starts when ``until`` passes."""
+    """No socket; the next attempt starts at ``until``."""
 
     until: float
 
 
 @attrs.frozen
 class AskingToken:
-    """The token provider has been asked, before any socket is opened."""
+    """The token function was called; no socket is open yet."""
 
     until: float
 
@@ -95,7 +94,7 @@ class Connecting:
 
 @attrs.frozen
 class Authorizing:
-    """The token is sent, the handshake is awaited. Cube's dialect only."""
+    """The token was sent, the handshake has not arrived. Cube's dialect only."""
 
     token: str = attrs.field(repr=False)
     expires_at: float | None
@@ -107,17 +106,17 @@ class Live:
     """Every query is subscribed on an open socket.
 
     Attributes:
-        token: the token that the server took last.
-        since: when the server proved that it understands us (the handshake, or the
-            first answer in the tutorial's dialect); ``None`` before.
+        token: the token that the server accepted last.
         silent_at: when the socket counts as silent and a ping is sent.
-        pong_by: when an unanswered ping counts as a lost connection.
+        since: when the server confirmed the dialect (by the handshake, or by the first
+            answer in the tutorial's dialect); ``None`` before.
         lost_at: when answered pings no longer make up for missing frames.
+        pong_by: when an unanswered ping counts as a lost connection.
         resend_at: when every query is sent again; ``None`` in the tutorial's dialect.
-        prove_by: when the other dialect is tried, if nothing was understood by then.
-        renew_at: when the provider is asked for the token after this one.
+        confirm_by: when the other dialect is tried, unless this one is confirmed.
+        renew_at: when the token function is called for the next token.
         handshake_by: when an unanswered re-authorisation counts as a lost connection.
-        release_at: when a snapshot that looked outdated is believed.
+        release_at: when a held snapshot is delivered although it looks outdated.
     """
 
     token: str = attrs.field(repr=False)
@@ -126,25 +125,25 @@ class Live:
     lost_at: float | None = None
     pong_by: float | None = None
     resend_at: float | None = None
-    prove_by: float | None = None
+    confirm_by: float | None = None
     renew_at: float | None = None
     handshake_by: float | None = None
     release_at: float | None = None
 
-    def heard(self, silent_at: float, lost_at: float | None) -> Live:
-        """Return this state after a frame.
+    def after_frame(self, now: float, stale_after: float) -> Live:
+        """Return this state after a frame: no silence, no ping in flight.
 
-        Written out, because it happens at every frame, and ``attrs.evolve`` was a third
-        of what the machine does with one.
+        Written out, because ``attrs.evolve`` took a third of the time of a frame.
         """
+        silent_at = now + stale_after
         return Live(
             self.token,
             silent_at,
             self.since,
-            lost_at,
+            None if self.lost_at is None else silent_at + stale_after,
             None,
             self.resend_at,
-            self.prove_by,
+            self.confirm_by,
             self.renew_at,
             self.handshake_by,
             self.release_at,
@@ -152,12 +151,12 @@ class Live:
 
     @property
     def until(self) -> float:
-        """Give the earliest of all deadlines."""
+        """The earliest of all deadlines."""
         deadline = self.silent_at if self.pong_by is None else self.pong_by
         for other in (
             self.lost_at,
             self.resend_at,
-            self.prove_by,
+            self.confirm_by,
             self.renew_at,
             self.handshake_by,
             self.release_at,
@@ -169,9 +168,9 @@ class Live:
 
 @attrs.frozen
 class Polling:
-    """WebSockets are off here: every query is asked over REST, again and again.
+    """WebSockets are off at this server: every query is repeated over REST.
 
-    ``pending`` are the ids whose answer has not come yet.
+    ``pending`` are the ids of the queries that have no response yet.
     """
 
     until: float
@@ -180,30 +179,30 @@ class Polling:
 
 @attrs.frozen
 class Closed:
-    """Final. ``error`` is why, where it was not the caller's wish."""
+    """Final; ``error`` is the reason, unless the caller closed it."""
 
     error: OrtegeWatchError | None = None
 
     @property
     def until(self) -> None:
-        """Have no deadline."""
+        """No deadline."""
         return
 
 
 State = Waiting | AskingToken | Connecting | Authorizing | Live | Polling | Closed
 
 
-# ------------------------------------------------------------------------- events
+# Events
 
 
 @attrs.frozen
 class DeadlinePassed:
-    """The deadline of the state passed."""
+    """The deadline of the state has passed."""
 
 
 @attrs.frozen
 class TokenReady:
-    """The provider gave a token; ``expires_at`` is monotonic, where it says so."""
+    """The token function returned; ``expires_at`` is monotonic, if the token has one."""
 
     token: str = attrs.field(repr=False)
     expires_at: float | None = None
@@ -211,7 +210,7 @@ class TokenReady:
 
 @attrs.frozen
 class TokenFailed:
-    """The provider raised."""
+    """The token function raised."""
 
     error: OrtegeWatchError
 
@@ -223,7 +222,7 @@ class Opened:
 
 @attrs.frozen
 class OpenFailed:
-    """The socket did not open; ``status`` is the HTTP status that the upgrade got."""
+    """The socket did not open; ``status`` is the HTTP status of the upgrade."""
 
     error: OrtegeWatchError
     status: int | None = None
@@ -231,14 +230,14 @@ class OpenFailed:
 
 @attrs.frozen
 class Received:
-    """A frame came."""
+    """A frame arrived."""
 
     frame: Frame
 
 
 @attrs.frozen
 class Unreadable:
-    """A frame came that cannot be read."""
+    """A frame arrived that cannot be decoded."""
 
     error: OrtegeWatchError
 
@@ -250,10 +249,10 @@ class Pong:
 
 @attrs.frozen
 class Dropped:
-    """The socket is gone.
+    """The connection was lost.
 
-    ``code`` is the peer's close code (1006 where it said none); ``too_big`` says that
-    we closed it, because a frame was larger than the client may take.
+    ``code`` is the peer's close code, or 1006 without one; ``too_big`` means that this
+    side closed it, because a frame exceeded ``max_size``.
     """
 
     code: int
@@ -263,7 +262,7 @@ class Dropped:
 
 @attrs.frozen
 class Polled:
-    """REST answered a query."""
+    """A query succeeded over REST."""
 
     message_id: str
     part: ResultPart
@@ -271,7 +270,7 @@ class Polled:
 
 @attrs.frozen
 class PollFailed:
-    """REST did not answer a query."""
+    """A query failed over REST."""
 
     message_id: str
     error: OrtegeWatchError
@@ -292,17 +291,17 @@ Event = (
 )
 
 
-# ------------------------------------------------------------------------ effects
+# Effects
 
 
 @attrs.frozen
 class AskToken:
-    """Ask the provider; answer with TokenReady or TokenFailed."""
+    """Call the token function; report TokenReady or TokenFailed."""
 
 
 @attrs.frozen
 class Open:
-    """Open a socket; answer with Opened or OpenFailed."""
+    """Open a socket; report Opened or OpenFailed."""
 
     token: str = attrs.field(repr=False)
 
@@ -316,24 +315,24 @@ class Send:
 
 @attrs.frozen
 class Ping:
-    """Send a ping; answer with Pong."""
+    """Send a ping; report Pong."""
 
 
 @attrs.frozen
 class Disconnect:
-    """Give the socket up, also one that is still opening; answer with nothing."""
+    """Close the socket, also one that is still opening; report nothing."""
 
 
 @attrs.frozen
 class Poll:
-    """Ask one query over REST; answer with Polled or PollFailed."""
+    """Send one query over REST; report Polled or PollFailed."""
 
     message_id: str
 
 
 @attrs.frozen
 class Deliver:
-    """Hand a snapshot to the caller; ``resumed`` marks the first after an outage."""
+    """Give a snapshot to the caller; ``resumed`` marks the first after an outage."""
 
     message_id: str
     part: ResultPart
@@ -342,7 +341,7 @@ class Deliver:
 
 @attrs.frozen
 class Fail:
-    """Hand an error of one query to the caller; ``final`` ends that query."""
+    """Give an error of one query to the caller; ``final`` ends that query."""
 
     message_id: str
     error: OrtegeWatchError
@@ -351,29 +350,21 @@ class Fail:
 
 @attrs.frozen
 class SwitchDialect:
-    """Go on in the other dialect with new sessions, after ``delay`` seconds.
+    """Replace all sessions by new ones in the dialect that is chosen now.
 
-    The tutorial's dialect takes one session a query.
+    They start after ``delay`` seconds, with this number of ``failures``. The tutorial's
+    dialect needs one session per query.
     """
 
-    because: OrtegeWatchError
     failures: int
     delay: float
 
 
 @attrs.frozen
 class Finish:
-    """Tell the caller that nothing more comes, and why."""
+    """End the session; with an ``error``, the whole subscription."""
 
     error: OrtegeWatchError | None
-
-
-@attrs.frozen
-class Log:
-    """Write a log line; it holds no secret."""
-
-    level: int
-    text: str
 
 
 Effect = (
@@ -387,5 +378,4 @@ Effect = (
     | Fail
     | SwitchDialect
     | Finish
-    | Log
 )

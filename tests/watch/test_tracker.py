@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ortege_watch import _json as codec
 from ortege_watch._http.statuses import api_error
 from ortege_watch.errors import DecodeError
-from ortege_watch.watch.book import Book
+from ortege_watch.watch.tracker import QueryTracker
 from ortege_watch.watch.states import Deliver, Fail
 
 SHORT, LONG = {"measures": ["a.b"]}, {"measures": ["a.b"], "limit": 5}
@@ -19,35 +19,35 @@ def part(at: str | None = None):
     return codec.decode_body(codec.dumps(body).encode()).parts[0]
 
 
-def book(**queries):
-    return Book(queries or {"1": SHORT, "2": LONG}, hold_stale_for=15.0)
+def tracker(**queries):
+    return QueryTracker(queries or {"1": SHORT, "2": LONG}, hold_stale_for=15.0)
 
 
 def test_the_largest_query_is_the_longest_text():
-    assert book().largest() == "2"
+    assert tracker().largest() == "2"
 
 
 def test_an_ended_query_is_silent_and_stays_known():
-    its = book()
+    its = tracker()
     error = api_error("'x' not found for path 'y.x'", status=400)
-    assert its.api_error("1", error) == [Fail("1", error, final=True)]
-    assert its.api_error("1", error) == []
-    assert its.snapshot("1", part(), 0.0) == []
+    assert its.on_api_error("1", error) == [Fail("1", error, final=True)]
+    assert its.on_api_error("1", error) == []
+    assert its.on_snapshot("1", part(), 0.0) == []
     assert its.open == {"2": LONG}
     assert its.ids == {"1", "2"}
 
 
 def test_a_passing_error_may_become_a_final_one():
-    its = book()
+    its = tracker()
     passing = DecodeError("x")
-    assert len(its.fail("1", passing, final=False)) == 1
-    assert its.fail("1", passing, final=False) == []
-    assert len(its.fail("1", passing, final=True)) == 1
+    assert len(its.on_error("1", passing, final=False)) == 1
+    assert its.on_error("1", passing, final=False) == []
+    assert len(its.on_error("1", passing, final=True)) == 1
 
 
 def test_nothing_is_held_at_first():
-    assert book().release_at is None
-    assert book().release(1e9) == []
+    assert tracker().release_at is None
+    assert tracker().release(1e9) == []
 
 
 times = st.integers(0, 9).map(lambda n: f"2026-11-22T06:00:0{n}.000Z")
@@ -55,11 +55,11 @@ times = st.integers(0, 9).map(lambda n: f"2026-11-22T06:00:0{n}.000Z")
 
 @given(st.lists(st.tuples(times, st.floats(0, 14)), min_size=1))
 def test_an_older_snapshot_never_follows_a_newer_one_within_the_hold(arrivals):
-    its, now, newest = Book({"1": SHORT}, hold_stale_for=15.0), 0.0, ""
+    its, now, newest = QueryTracker({"1": SHORT}, hold_stale_for=15.0), 0.0, ""
     held_since = None
     for at, after in arrivals:
         now += after
-        delivered = its.snapshot("1", part(at), now)
+        delivered = its.on_snapshot("1", part(at), now)
         if delivered:
             assert at >= newest or now - held_since >= 15.0
             newest, held_since = at, None
@@ -75,6 +75,6 @@ def test_an_older_snapshot_never_follows_a_newer_one_within_the_hold(arrivals):
 
 @given(st.lists(times, min_size=2))
 def test_a_server_without_times_is_always_believed(arrivals):
-    its = Book({"1": SHORT}, hold_stale_for=15.0)
+    its = QueryTracker({"1": SHORT}, hold_stale_for=15.0)
     for _ in arrivals:
-        assert its.snapshot("1", part(None), 0.0)
+        assert its.on_snapshot("1", part(None), 0.0)

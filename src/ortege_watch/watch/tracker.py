@@ -1,7 +1,7 @@
-"""What a session knows of its queries, whatever its connection does.
+"""The queries of a session: which are open, what was delivered, what is held back.
 
-Pure. It decides what reaches the caller: each snapshot, never an older one after a
-newer one, and each error of a query once.
+It decides which snapshots reach the caller (never an older one after a newer one), and
+that each error of a query is reported once.
 """
 
 from __future__ import annotations
@@ -16,30 +16,40 @@ from ortege_watch._json import ResultPart, dumps
 from ortege_watch.errors import ApiError, OrtegeWatchError
 from ortege_watch.watch.states import Deliver, Fail
 
-__all__ = ["Book"]
+__all__ = ["QueryTracker"]
 
 
 @attrs.define
 class _Entry:
+    """What is known of one query.
+
+    Attributes:
+        fresh: nothing has arrived since the last connect.
+        unauthorized: the token was refused for it, and no snapshot has arrived since.
+        newest: the latest ``lastRefreshTime`` (ISO 8601 in UTC) that was delivered.
+        held: a snapshot that is older than the last delivered one.
+    """
+
     query: Mapping[str, Any]
     fresh: bool = True
-    """Nothing has come since the last connect."""
     delivered: bool = False
     failing: bool = False
     unauthorized: bool = False
-    """The token was refused for it, and nothing good has come since."""
     newest: str = ""
-    """The latest ``lastRefreshTime`` (ISO 8601 in UTC) that was delivered."""
     held: ResultPart | None = None
     held_until: float | None = None
 
 
-class Book:
-    """Keep the queries of one session by message id.
+class QueryTracker:
+    """The queries of one session by message id.
 
     Args:
         queries: wire queries by message id.
-        hold_stale_for: seconds to hold back a snapshot older than the last one.
+        hold_stale_for: seconds to hold a snapshot that is older than the last one.
+
+    Attributes:
+        ids: all ids that were ever sent; a late frame may name one that has ended.
+        release_at: when the first held snapshot is delivered after all.
     """
 
     def __init__(
@@ -48,26 +58,26 @@ class Book:
         self._entries = {key: _Entry(query) for key, query in queries.items()}
         self._hold_stale_for = hold_stale_for
         self.ids = frozenset(queries)
-        """All ids that were ever sent; a late frame may still name an ended one."""
+        self.release_at: float | None = None
 
     @property
     def open(self) -> dict[str, Mapping[str, Any]]:
-        """Give the queries that have not ended."""
+        """The queries that have not ended."""
         return {key: entry.query for key, entry in self._entries.items()}
 
     def largest(self) -> str:
-        """Give the id of the query with the longest text."""
+        """Return the id of the query with the longest JSON."""
         return max(self._entries, key=lambda key: len(dumps(self._entries[key].query)))
 
-    def reconnected(self) -> None:
-        """Note that what comes next comes over a new connection."""
+    def on_reconnect(self) -> None:
+        """Mark every query as waiting for its first snapshot after an outage."""
         for entry in self._entries.values():
             entry.fresh = True
 
-    def snapshot(self, key: str, part: ResultPart, now: float) -> list[Deliver]:
-        """Take a snapshot; hold it back if it is older than the last one.
+    def on_snapshot(self, key: str, part: ResultPart, now: float) -> list[Deliver]:
+        """Return the snapshot to deliver, or nothing while an older one is held.
 
-        Its age is its ``lastRefreshTime``. A server that goes on with old times (its
+        Its age is its ``lastRefreshTime``. A server that continues with old times (its
         clock was set back) is believed after ``hold_stale_for``.
         """
         entry = self._entries.get(key)
@@ -79,46 +89,47 @@ class Book:
                 entry.held_until = now + self._hold_stale_for
             if now < entry.held_until:
                 entry.held = part
+                self._find_next_release()
                 return []
         resumed = entry.fresh and entry.delivered
         entry.fresh = entry.failing = entry.unauthorized = False
         entry.delivered = True
         entry.newest = refreshed
-        entry.held = entry.held_until = None
+        if entry.held_until is not None:
+            entry.held = entry.held_until = None
+            self._find_next_release()
         return [Deliver(key, part, resumed)]
 
-    @property
-    def release_at(self) -> float | None:
-        """Give the time at which the first held snapshot is believed."""
-        times = [e.held_until for e in self._entries.values() if e.held is not None]
-        return min((time for time in times if time is not None), default=None)
-
     def release(self, now: float) -> list[Deliver]:
-        """Deliver what was held back and was not replaced in time."""
+        """Return the held snapshots whose time has passed."""
         return [
             deliver
             for key, entry in self._entries.items()
             if entry.held is not None
-            for deliver in self.snapshot(key, entry.held, now)
+            for deliver in self.on_snapshot(key, entry.held, now)
         ]
 
-    def api_error(self, key: str, error: ApiError) -> list[Fail]:
-        """Take the server's error for a query; one that cannot pass ends the query."""
-        return self.fail(key, error, final=not is_transient(error))
+    def _find_next_release(self) -> None:
+        times = [e.held_until for e in self._entries.values() if e.held is not None]
+        self.release_at = min((at for at in times if at is not None), default=None)
+
+    def on_api_error(self, key: str, error: ApiError) -> list[Fail]:
+        """Return the server's error for a query; a permanent one ends the query."""
+        return self.on_error(key, error, final=not is_transient(error))
 
     def is_unauthorized_again(self, key: str) -> bool:
-        """Note that the token is refused for a query; tell if that is not the first."""
+        """Note that the token is refused for a query; return whether it was before."""
         entry = self._entries.get(key)
         if entry is None:  # a late frame of a query that has ended
             return True
         again, entry.unauthorized = entry.unauthorized, True
         return again
 
-    def fail(self, key: str, error: OrtegeWatchError, *, final: bool) -> list[Fail]:
-        """Take an error of one query, and give it out once.
+    def on_error(self, key: str, error: OrtegeWatchError, *, final: bool) -> list[Fail]:
+        """Return an error of one query, unless it was reported already.
 
-        The server says it again on every tick (seen on 0.35.81 and 1.7.43), until the
-        query is good again or is unsubscribed.
+        The server repeats it on every tick (seen on 0.35.81 and 1.7.43), until the
+        query succeeds again or is unsubscribed.
         """
         entry = self._entries.get(key)
         if entry is None or (entry.failing and not final):
@@ -126,4 +137,6 @@ class Book:
         entry.failing = True
         if final:
             del self._entries[key]
+            if entry.held is not None:
+                self._find_next_release()
         return [Fail(key, error, final)]

@@ -1,0 +1,215 @@
+"""Updates, and the mailbox that makes them: latest-only, so a slow loop costs no memory.
+
+Per query at most one undelivered snapshot, the newest, is kept. It is compared with the
+last delivered one when the caller asks for the next update.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+import attrs
+
+from ortege_watch._json import ResultPart
+from ortege_watch.errors import OrtegeWatchError
+from ortege_watch.query import Query
+from ortege_watch.results import ChangedRow, Result, Row
+from ortege_watch.results.diff import difference
+from ortege_watch.watch.session import LOGGER
+
+__all__ = ["Mailbox", "Update"]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Update:
+    """The difference between two snapshots of one query's result.
+
+    Snapshots, not an event log: Cube sends the whole result each time, and an update is
+    the difference between the last delivered snapshot and the newest. Rows are compared
+    by their key, all columns except the measures.
+
+    Attributes:
+        query: the query, as it was passed to ``watch()``.
+        result: the whole snapshot.
+        added: rows with a new key; in the first update, all rows.
+        changed: rows with a known key and new measures; ``before`` is the old row.
+        removed: rows whose key is no longer in the result.
+        first: this is the first snapshot of the query.
+        resumed: this is the first snapshot after an outage, so its difference spans it.
+        received_at: when the snapshot arrived, by this machine's clock, in UTC.
+    """
+
+    query: Query
+    result: Result
+    added: Sequence[Row]
+    changed: Sequence[ChangedRow]
+    removed: Sequence[Row]
+    first: bool
+    resumed: bool
+    received_at: datetime
+
+    @property
+    def upserted(self) -> Sequence[Row]:
+        """The rows with a new key or new measures, in the order of the result.
+
+        These are the rows to react to: a second event with the key of an earlier one is
+        in ``changed``. ``added`` alone is right only where a key cannot occur twice.
+        """
+        if not self.changed:
+            return self.added
+        if not self.added:
+            return self.changed
+        places = {row: place for place, row in enumerate(self.result)}
+        return sorted([*self.added, *self.changed], key=places.__getitem__)
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the result is at its row limit, so that rows may be missing."""
+        return self.result.truncated
+
+
+@attrs.frozen
+class _Snapshot:
+    part: ResultPart
+    resumed: bool
+    received_at: datetime
+
+
+@attrs.define
+class _Slot:
+    """What is kept of one query.
+
+    Attributes:
+        newest: the newest snapshot, unless it was delivered.
+        last: the last delivered result, and ``last_part`` its undecoded form.
+        error: the latest transient error, also after it was raised.
+        unreadable: the latest snapshot could not be decoded.
+        warned: the row limit was logged.
+    """
+
+    query: Query
+    newest: _Snapshot | None = None
+    last: Result | None = None
+    last_part: ResultPart | None = None
+    error: OrtegeWatchError | None = None
+    unreadable: bool = False
+    warned: bool = False
+
+
+class Mailbox:
+    """What a subscription has received and the caller has not yet taken.
+
+    Args:
+        queries: the queries by message id.
+        on_error: receives transient errors; without it, :meth:`take` raises them.
+    """
+
+    def __init__(
+        self,
+        queries: Sequence[Query],
+        on_error: Callable[[OrtegeWatchError], object] | None,
+    ) -> None:
+        self._slots: Final = {
+            str(number): _Slot(query) for number, query in enumerate(queries, 1)
+        }
+        self._on_error = on_error
+        self._ready: deque[str | OrtegeWatchError] = deque()
+        self.open: Final = {key: slot.query for key, slot in self._slots.items()}
+        """The queries that have not ended, by message id."""
+
+    def put(
+        self, message_id: str, part: ResultPart, *, resumed: bool, received_at: datetime
+    ) -> None:
+        """Keep a snapshot in place of an older one that was not taken."""
+        slot = self._slots[message_id]
+        if slot.newest is not None:
+            resumed = resumed or slot.newest.resumed
+            if slot.error in self._ready:  # that error came before this snapshot
+                self._ready.remove(message_id)
+        elif slot.last_part is not None and part.data == slot.last_part.data:
+            return  # nothing has changed
+        if message_id not in self._ready:
+            self._ready.append(message_id)
+        slot.newest = _Snapshot(part, resumed, received_at)
+
+    def put_error(
+        self, message_id: str, error: OrtegeWatchError, *, final: bool
+    ) -> None:
+        """Keep an error of one query; a transient one replaces the one before it."""
+        slot = self._slots[message_id]
+        error.query = slot.query
+        if final:
+            self.open.pop(message_id, None)
+        elif self._on_error is not None:
+            self._on_error(error)
+            return
+        else:
+            if slot.error is not None and slot.error in self._ready:
+                self._ready.remove(slot.error)
+            slot.error = error
+        self._ready.append(error)
+
+    def put_end(self, error: OrtegeWatchError) -> None:
+        """Keep the error that ends the subscription."""
+        self._ready.append(error)
+
+    def clear(self) -> None:
+        """Discard what was not taken."""
+        self._ready.clear()
+
+    def take(self) -> Update | None:
+        """Return the next update, or ``None`` if there is none yet.
+
+        Raises:
+            OrtegeWatchError: the next thing is an error.
+        """
+        while self._ready:
+            ready = self._ready.popleft()
+            if isinstance(ready, OrtegeWatchError):
+                raise ready
+            update = self._compare(ready, self._slots[ready])
+            if update is not None:
+                return update
+        return None
+
+    def _compare(self, message_id: str, slot: _Slot) -> Update | None:
+        """Compare the newest snapshot with the last delivered one.
+
+        Whatever fails, fails before the snapshot counts as delivered.
+        """
+        snapshot, slot.newest = slot.newest, None
+        if snapshot is None:
+            return None
+        result, last = Result(snapshot.part, slot.query), slot.last
+        try:
+            changes = difference(last, result)
+            truncated = result.truncated
+        except OrtegeWatchError as error:
+            if not slot.unreadable:
+                slot.unreadable = True
+                self.put_error(message_id, error, final=False)
+            return None
+        slot.unreadable = False
+        if last is not None and not changes:
+            return None
+        slot.last, slot.last_part = result, snapshot.part
+        if truncated and not slot.warned:
+            slot.warned = True
+            LOGGER.warning(
+                "a result has reached its limit of %s rows, and rows beyond it are"
+                " missing: narrow the query, or raise its limit",
+                len(result),
+            )
+        return Update(
+            query=slot.query,
+            result=result,
+            added=changes.added,
+            changed=changes.changed,
+            removed=changes.removed,
+            first=last is None,
+            resumed=snapshot.resumed,
+            received_at=snapshot.received_at,
+        )

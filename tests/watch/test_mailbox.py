@@ -1,0 +1,174 @@
+"""The mailbox: the newest snapshot of each query, compared with the last delivered one."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from watching import FUNCTIONS, QUERY, Events, senders
+
+from ortege_watch import ApiError, DecodeError, OrtegeWatchError, TransportError
+from ortege_watch import _json as codec
+from ortege_watch.watch.mailbox import Mailbox
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+
+
+def part(data):
+    return codec.decode_body(json.dumps({"data": data}).encode()).parts[0]
+
+
+def rows(amounts: dict[str, int]):
+    return [
+        {Events.sender.name: sender, Events.amount.name: str(amount)}
+        for sender, amount in amounts.items()
+    ]
+
+
+class Box(Mailbox):
+    """A mailbox with one query, and a shorter ``put``."""
+
+    def __init__(self, *queries, on_error=None):
+        super().__init__(queries or (QUERY,), on_error)
+
+    def snapshot(self, amounts: dict[str, int], *, resumed: bool = False) -> None:
+        self.put("1", part(rows(amounts)), resumed=resumed, received_at=NOW)
+
+    def garbage(self, number: int) -> None:
+        self.put("1", part([number]), resumed=False, received_at=NOW)
+
+
+def passing(number: int) -> ApiError:
+    return ApiError(f"Error: {number}", status=500)
+
+
+def test_an_empty_mailbox_has_no_update():
+    assert Box().take() is None
+
+
+def test_the_newest_snapshot_replaces_the_ones_before_it():
+    box = Box()
+    box.snapshot({})
+    assert box.take().first
+    for count in range(1, 1000):
+        box.snapshot({f"SP{n}": n for n in range(count)}, resumed=count == 7)
+    update = box.take()
+    assert len(update.added) == 999
+    assert update.resumed  # one of the replaced ones was the first after an outage
+    assert (update.first, update.received_at) == (False, NOW)
+    assert box.take() is None
+
+
+def test_equal_snapshots_are_not_delivered():
+    box = Box()
+    box.snapshot({"SP1": 1, "SP2": 2})
+    assert len(box.take().added) == 2
+    box.snapshot({"SP1": 1, "SP2": 2})
+    assert box.take() is None
+    box.snapshot({"SP2": 2, "SP1": 1})  # the same rows, other bytes
+    assert box.take() is None
+
+
+@given(st.lists(st.none() | st.dictionaries(st.sampled_from("abc"), st.integers(0, 2))))
+def test_the_differences_add_up_to_the_newest_snapshot(steps):
+    box, seen, newest = Box(), {}, None
+    for step in [*steps, None]:
+        if step is not None:
+            box.snapshot(step)
+            newest = step
+            continue
+        while (update := box.take()) is not None:
+            for row in update.removed:
+                del seen[row[Events.sender]]
+            for row in update.added:
+                assert row[Events.sender] not in seen
+                seen[row[Events.sender]] = row[Events.amount]
+            for row in update.changed:
+                assert seen[row[Events.sender]] == row.before[Events.amount]
+                seen[row[Events.sender]] = row[Events.amount]
+    assert seen == (newest or {})
+
+
+def test_rows_that_stay_unreadable_are_reported_once():
+    box = Box()
+    for number in range(3):
+        box.garbage(number)
+        if number == 0:
+            with pytest.raises(DecodeError) as caught:
+                box.take()
+            assert caught.value.query is QUERY
+        assert box.take() is None
+    box.snapshot({"SP1": 1})
+    assert senders(box.take().added) == ["SP1"]
+    box.garbage(9)
+    with pytest.raises(DecodeError):
+        box.take()
+
+
+def test_a_snapshot_that_fails_half_way_does_not_count_as_delivered():
+    box = Box()
+    box.snapshot({})
+    box.take()
+    data = json.dumps({"data": rows({"SP1": 1}), "query": {"limit": [1]}})
+    broken = codec.decode_body(data.encode()).parts[0]
+    box.put("1", broken, resumed=False, received_at=NOW)
+    with pytest.raises(DecodeError):
+        box.take()
+    box.snapshot({"SP1": 1})
+    assert senders(box.take().added) == ["SP1"]
+
+
+def test_the_newest_error_replaces_the_one_before_it_and_keeps_its_place():
+    box = Box()
+    box.snapshot({})
+    box.take()
+    for count in range(1, 1000):
+        box.snapshot({f"SP{n}": n for n in range(count)})
+        box.put_error("1", passing(count), final=False)
+    box.snapshot({"SP1": 1})
+    with pytest.raises(ApiError, match="Error: 999"):
+        box.take()
+    assert senders(box.take().added) == ["SP1"]
+    assert box.take() is None
+
+
+def test_transient_errors_go_to_the_callback():
+    heard: list[OrtegeWatchError] = []
+    box = Box(on_error=heard.append)
+    box.put_error("1", passing(1), final=False)
+    box.garbage(1)
+    assert box.take() is None
+    assert [type(error) for error in heard] == [ApiError, DecodeError]
+    assert [error.query for error in heard] == [QUERY, QUERY]
+    final = passing(2)
+    box.put_error("1", final, final=True)
+    with pytest.raises(ApiError) as caught:
+        box.take()
+    assert caught.value is final
+
+
+def test_a_final_error_ends_its_query_and_not_the_others():
+    box = Box(QUERY, FUNCTIONS)
+    assert box.open == {"1": QUERY, "2": FUNCTIONS}
+    box.put_error("1", passing(1), final=True)
+    assert box.open == {"2": FUNCTIONS}
+
+
+def test_what_was_not_taken_can_be_discarded():
+    box = Box()
+    box.snapshot({"SP1": 1})
+    box.put_end(TransportError("lost"))
+    box.clear()
+    assert box.take() is None
+
+
+def test_the_error_that_ends_a_subscription_comes_last():
+    box = Box()
+    box.snapshot({"SP1": 1})
+    box.put_end(TransportError("lost"))
+    assert len(box.take().added) == 1
+    with pytest.raises(TransportError, match="lost"):
+        box.take()

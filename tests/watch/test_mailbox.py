@@ -112,7 +112,7 @@ def test_a_snapshot_that_fails_half_way_does_not_count_as_delivered():
     box = Box()
     box.snapshot({})
     box.take()
-    data = json.dumps({"data": rows({"SP1": 1}), "query": {"limit": [1]}})
+    data = f'{{"data": {json.dumps(rows({"SP1": 1}))}, "query": {{"limit": {"9" * 5000}}}}}'
     broken = codec.decode_body(data.encode()).parts[0]
     box.put("1", broken, resumed=False, received_at=NOW)
     with pytest.raises(DecodeError):

@@ -654,6 +654,16 @@ def test_a_frame_beyond_our_limit_ends_it_with_advice():
     assert "max_size" in str(effects[-1].error)
 
 
+def test_in_the_tutorial_dialect_it_ends_only_the_query_of_the_socket():
+    script = Script(dialect="ortege", confirmed=True)
+    script.go_live()
+    effects = script.on(Dropped(1006, TransportError("x"), too_big=True))
+    assert kinds(effects) == [Fail, Disconnect, Finish]
+    assert isinstance(effects[0].error, SubscriptionLost)
+    assert effects[0].final
+    assert effects[-1] == Finish(None)  # the other sockets go on
+
+
 def test_a_query_too_big_for_the_server_ends_alone():
     script = Script({"1": COUNT, "2": SUM})
     script.go_live()
@@ -708,7 +718,9 @@ def test_two_drops_before_the_handshake_lead_to_the_other_dialect():
 
 
 def test_two_drops_after_the_tutorials_frame_lead_back():
-    script = Script(dialect="ortege", previous_error=TransportError("silence"), failures=1)
+    script = Script(
+        dialect="ortege", previous_error=TransportError("silence"), failures=1
+    )
     for expected in ([], [Disconnect, SwitchDialect]):
         script.go_live()
         effects = script.on(GONE)
@@ -725,6 +737,25 @@ def test_a_dialect_that_worked_is_kept():
     script.on(Opened())
     assert script.receive(frames.FrameError(400, "what?")) == [Disconnect()]
     assert isinstance(script.state, Waiting)
+
+
+def test_a_dialect_that_another_socket_confirmed_is_kept():
+    script = Script(dialect="ortege")
+    script.go_live()
+    script.choice.confirmed = True  # by a session that shares the choice
+    assert script.wait() == [Disconnect()]
+    assert isinstance(script.state, Waiting)
+
+
+def test_a_switch_is_decided_for_all_sessions():
+    script = Script()
+    script.wait()
+    script.on(TokenReady("t"))
+    script.on(Opened())
+    script.receive(frames.FrameError(400, "what is an authorization?"))
+    assert script.choice.dialect == "ortege"
+    assert "what is an authorization?" in str(script.choice.previous_error)
+    assert script.session.dialect == "cube"
 
 
 def test_the_tutorial_dialect_sends_one_frame_with_legacy_filters():
@@ -802,7 +833,9 @@ def test_an_outage_is_no_verdict_about_a_dialect(because, status):
 
 
 def test_silence_in_the_tutorial_dialect_leads_back():
-    script = Script(dialect="ortege", previous_error=TransportError("silence"), failures=1)
+    script = Script(
+        dialect="ortege", previous_error=TransportError("silence"), failures=1
+    )
     script.go_live()
     assert kinds(script.wait()) == [Disconnect, SwitchDialect]
     assert script.now == 1060

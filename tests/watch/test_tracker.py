@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from ortege_watch import _json as codec
 from ortege_watch._http.statuses import api_error
 from ortege_watch.errors import DecodeError
-from ortege_watch.watch.tracker import QueryTracker
 from ortege_watch.watch.states import Deliver, Fail
+from ortege_watch.watch.tracker import QueryTracker
 
 SHORT, LONG = {"measures": ["a.b"]}, {"measures": ["a.b"], "limit": 5}
 
@@ -48,6 +48,16 @@ def test_a_passing_error_may_become_a_final_one():
 def test_nothing_is_held_at_first():
     assert tracker().release_at is None
     assert tracker().release(1e9) == []
+
+
+def test_a_query_that_ends_releases_nothing():
+    its = tracker()
+    its.on_snapshot("1", part("2026-11-22T06:00:09.000Z"), 0.0)
+    its.on_snapshot("1", part("2026-11-22T06:00:01.000Z"), 1.0)
+    assert its.release_at == 16.0
+    its.on_error("1", DecodeError("x"), final=True)
+    assert its.release_at is None
+    assert its.release(20.0) == []
 
 
 times = st.integers(0, 9).map(lambda n: f"2026-11-22T06:00:0{n}.000Z")

@@ -29,7 +29,6 @@ from ortege_watch import (
     SubscriptionLost,
     TimeDimension,
 )
-from ortege_watch import _json as codec
 from ortege_watch.testing import FakeCube
 
 pytestmark = pytest.mark.anyio

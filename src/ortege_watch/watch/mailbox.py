@@ -181,8 +181,7 @@ class Mailbox:
         Whatever fails, fails before the snapshot counts as delivered.
         """
         snapshot, slot.newest = slot.newest, None
-        if snapshot is None:
-            return None
+        assert snapshot is not None
         result, last = Result(snapshot.part, slot.query), slot.last
         try:
             changes = difference(last, result)

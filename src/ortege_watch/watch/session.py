@@ -653,9 +653,7 @@ class Session:
         delay = self._next_delay()
         self._log(logging.WARNING, f"{error}; trying the {other!r} dialect")
         choice.dialect, choice.previous_error = other, error
-        self._do(
-            Disconnect(), SwitchDialect(self._failures, 0.0 if at_once else delay)
-        )
+        self._do(Disconnect(), SwitchDialect(self._failures, 0.0 if at_once else delay))
         return Closed()
 
     def _end_lost(self, problem: str) -> Closed:

@@ -98,7 +98,9 @@ class AsyncUpdates:
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise QueryError("a subscription can be entered only once; call watch()")
+            raise QueryError(
+                "a subscription can be entered only once; call watch() again"
+            )
         _require_asyncio()
         self._entered = True
         self._subscription.start()

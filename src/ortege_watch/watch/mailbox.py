@@ -83,7 +83,6 @@ class _Slot:
     """What is kept of one query.
 
     Attributes:
-        newest: the newest snapshot, unless it was delivered.
         last: the last delivered result, and ``last_part`` its undecoded form.
         error: the latest transient error, also after it was raised.
         unreadable: the latest snapshot could not be decoded.
@@ -91,7 +90,6 @@ class _Slot:
     """
 
     query: Query
-    newest: _Snapshot | None = None
     last: Result | None = None
     last_part: ResultPart | None = None
     error: OrtegeWatchError | None = None
@@ -116,6 +114,7 @@ class Mailbox:
             str(number): _Slot(query) for number, query in enumerate(queries, 1)
         }
         self._on_error = on_error
+        self._newest: dict[str, _Snapshot] = {}
         self._ready: deque[str | OrtegeWatchError] = deque()
         self.open: Final = {key: slot.query for key, slot in self._slots.items()}
         """The queries that have not ended, by message id."""
@@ -125,15 +124,15 @@ class Mailbox:
     ) -> None:
         """Keep a snapshot in place of an older one that was not taken."""
         slot = self._slots[message_id]
-        if slot.newest is not None:
-            resumed = resumed or slot.newest.resumed
+        if (older := self._newest.get(message_id)) is not None:
+            resumed = resumed or older.resumed
             if slot.error in self._ready:  # that error came before this snapshot
                 self._ready.remove(message_id)
         elif slot.last_part is not None and part.data == slot.last_part.data:
             return  # nothing has changed
         if message_id not in self._ready:
             self._ready.append(message_id)
-        slot.newest = _Snapshot(part, resumed, received_at)
+        self._newest[message_id] = _Snapshot(part, resumed, received_at)
 
     def put_error(
         self, message_id: str, error: OrtegeWatchError, *, final: bool
@@ -180,8 +179,7 @@ class Mailbox:
 
         Whatever fails, fails before the snapshot counts as delivered.
         """
-        snapshot, slot.newest = slot.newest, None
-        assert snapshot is not None
+        snapshot = self._newest.pop(message_id)
         result, last = Result(snapshot.part, slot.query), slot.last
         try:
             changes = difference(last, result)

@@ -95,7 +95,9 @@ async def test_a_failing_function_is_named_without_its_words(sync):
     def provider():
         raise KeyError(JWT)
 
-    with pytest.raises(OrtegeWatchError, match="provider failed: KeyError") as caught:
+    with pytest.raises(
+        OrtegeWatchError, match="token function failed: KeyError"
+    ) as caught:
         await ask_either(TokenSource(provider), sync=sync)
     assert isinstance(caught.value.__cause__, KeyError)
     assert JWT not in str(caught.value)
@@ -105,7 +107,9 @@ async def test_a_failing_async_function_is_named():
     async def provider():
         raise OSError("gone")
 
-    with pytest.raises(OrtegeWatchError, match="provider failed: OSError") as caught:
+    with pytest.raises(
+        OrtegeWatchError, match="token function failed: OSError"
+    ) as caught:
         await TokenSource(provider).aget()
     assert isinstance(caught.value.__cause__, OSError)
 

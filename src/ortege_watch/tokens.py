@@ -1,4 +1,4 @@
-"""Token sources, expiry, and redaction: no token is ever shown."""
+"""Token sources, and when a token expires."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class TokenSource:
         """
         if self._ask is None:
             return self._fixed
-        with _provider():
+        with _calling_token_function():
             answer: object = self._ask()
         if inspect.isawaitable(answer):
             if inspect.iscoroutine(answer):
                 answer.close()  # or Python warns that nobody awaited it
             raise OrtegeWatchError(
-                "the token provider is an async function, but this client is not"
-                " async: use a plain function, or AsyncCubeClient"
+                "the token function is async, but this client is not: use a plain"
+                " function, or AsyncCubeClient"
             )
         return _clean(answer, OrtegeWatchError)
 
@@ -83,7 +83,7 @@ class TokenSource:
         """
         if self._ask is None:
             return self._fixed
-        with _provider():
+        with _calling_token_function():
             answer: object = self._ask()
             if inspect.isawaitable(answer):
                 answer = await answer
@@ -113,7 +113,7 @@ def expiry(token: str) -> float | None:
 
 
 @contextmanager
-def _provider() -> Iterator[None]:
+def _calling_token_function() -> Iterator[None]:
     try:
         yield
     except OrtegeWatchError:
@@ -121,7 +121,7 @@ def _provider() -> Iterator[None]:
     except Exception as error:
         # Its text is left out: it may quote the request that fetched the token.
         name = type(error).__name__
-        raise OrtegeWatchError(f"the token provider failed: {name}") from error
+        raise OrtegeWatchError(f"the token function failed: {name}") from error
 
 
 def _clean(given: object, refuse: type[OrtegeWatchError]) -> str:

@@ -343,7 +343,7 @@ async def test_a_failing_token_provider_is_the_callers_to_see(sync):
     def provider():
         raise OSError("vault")
 
-    with pytest.raises(OrtegeWatchError, match="token provider failed"):
+    with pytest.raises(OrtegeWatchError, match="token function failed"):
         await perform(GetToken(TokenSource(provider)), sync=sync)
 
 

@@ -279,7 +279,7 @@ def test_a_provider_that_blocks_holds_nobody_up(transport):
     assert all(  # or the interpreter would wait for it in the end
         thread.daemon
         for thread in threading.enumerate()
-        if thread.name == "token provider"
+        if thread.name == "token function"
     )
     assert state in {"connecting", "polling", "waiting"}
     release.set()

@@ -581,7 +581,7 @@ async def test_a_provider_that_fails_at_once_says_so():
         raise ValueError("boom")
 
     async with watching(token=provider) as watch:
-        with pytest.raises(OrtegeWatchError, match="token provider failed: ValueError"):
+        with pytest.raises(OrtegeWatchError, match="token function failed: ValueError"):
             await watch.next()
 
 

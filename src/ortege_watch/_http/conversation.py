@@ -1,4 +1,4 @@
-"""REST conversations: what they ask of a driver, and how much time they may use.
+"""REST conversations: their effects, their time budget, and back-off.
 
 A conversation is a generator: it yields an :data:`Effect`, is sent a :class:`Reply`, and
 returns its result. It raises only errors of this library. ``driver.py`` runs it.
@@ -40,9 +40,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-
-# ------------------------------------------------------------ effects and their replies
 
 
 @frozen(kw_only=True)
@@ -95,7 +92,7 @@ class Work:
 
 @frozen(kw_only=True)
 class Response:
-    """What a server answered, whatever its status.
+    """A response with any status.
 
     Attributes:
         headers: their names in lower case.
@@ -152,10 +149,8 @@ Effect: TypeAlias = Request | GetToken | GetStamp | Pause | Work
 Conversation: TypeAlias = Generator[Effect, Reply, T]
 
 
-# ----------------------------------------------------------------------------- addresses
-
 HTTP_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
-"""The schemes that a server's address may have, and what they mean for HTTP."""
+"""The accepted schemes of a URL, and the HTTP scheme for each."""
 
 _UNFIT = re.compile(r"[\s\x00-\x1f\x7f]")
 
@@ -195,8 +190,6 @@ def split_url(url: str, example: str, remedy: str) -> SplitResult:
         return parts
     raise InvalidArgument(f"invalid url {url!r}: {rule}")
 
-
-# ---------------------------------------------------------------------- time and retries
 
 TIMEOUT: Final = 30.0
 DEADLINE: Final = 300.0

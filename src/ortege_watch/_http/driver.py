@@ -1,6 +1,6 @@
-"""Runs conversations on httpx, for threads and for tasks; only this file imports httpx.
+"""The drivers of conversations, for threads and for tasks; only this file imports httpx.
 
-Everything that httpx raises becomes an error of this library.
+Every exception of httpx becomes an error of this library.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ _FOREIGN: Final = (
     ValueError,
     ImportError,
 )
-"""What httpx raises, or lets through."""
+"""The exceptions that httpx raises or lets through."""
 
 _HEADERS: Final = {"user-agent": "ortege-watch"}
 
 
 class Clock(Protocol):
-    """Tell the time and let it pass, for threads."""
+    """A monotonic clock for threads."""
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -86,7 +86,7 @@ class Clock(Protocol):
 
 
 class AsyncClock(Protocol):
-    """Tell the time and let it pass, for tasks."""
+    """A monotonic clock for tasks."""
 
     def now(self) -> float:
         """Return monotonic seconds."""
@@ -117,13 +117,13 @@ def ssl_context() -> ssl.SSLContext:
 
 
 class HttpDriver:
-    """Run conversations on threads.
+    """Runs conversations in the calling thread.
 
     Args:
-        http: the user's own client or transport, never closed here; ``None`` makes a
-            client when the first request needs one.
-        clock: ``None`` for the system's.
-        max_size: bytes that an answer may have, decompressed.
+        http: the user's own client or transport, never closed here; by default, a
+            client is created by the first request.
+        clock: the system's by default.
+        max_size: the largest response, in bytes, decompressed.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class HttpDriver:
         self._lock = threading.Lock()
 
     def run(self, conversation: Conversation[T]) -> T:
-        """Do what a conversation asks, until it returns or raises."""
+        """Perform the effects of a conversation until it returns or raises."""
         try:
             effect = next(conversation)
             while True:
@@ -207,7 +207,7 @@ class HttpDriver:
             return self._http
 
     def close(self) -> None:
-        """Close what was opened here; a conversation after this fails."""
+        """Close the client that was created here; conversations fail afterwards."""
         with self._lock:
             self._closed = True
             if self._http is not None and self._is_ours:
@@ -215,7 +215,7 @@ class HttpDriver:
 
 
 class AsyncHttpDriver:
-    """Run conversations in tasks, of asyncio or trio; see :class:`HttpDriver`."""
+    """Runs conversations in tasks of asyncio or trio; arguments as of HttpDriver."""
 
     def __init__(
         self,
@@ -234,7 +234,7 @@ class AsyncHttpDriver:
         self._closed = False
 
     async def arun(self, conversation: Conversation[T]) -> T:
-        """Do what a conversation asks, until it returns or raises."""
+        """Perform the effects of a conversation until it returns or raises."""
         try:
             effect = next(conversation)
             while True:
@@ -296,7 +296,7 @@ class AsyncHttpDriver:
         return self._http
 
     async def aclose(self) -> None:
-        """Close what was opened here; a conversation after this fails."""
+        """Close the client that was created here; conversations fail afterwards."""
         self._closed = True
         if self._http is not None and self._is_ours:
             await self._http.aclose()
@@ -304,7 +304,7 @@ class AsyncHttpDriver:
 
 @functools.lru_cache(maxsize=64)
 def _url(url: str) -> httpx.URL:
-    """Read a URL; a client asks the same few, and reading one takes a while."""
+    """Parse a URL; parsing takes a while, and a client uses the same few."""
     return httpx.URL(url)
 
 

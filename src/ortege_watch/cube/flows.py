@@ -1,4 +1,4 @@
-"""Every REST call to a Cube server, written once for both clients.
+"""The REST calls to a Cube server, written once for both clients.
 
 Each one is a conversation (see ``_http/conversation.py``). What they raise is listed at
 :func:`~ortege_watch._http.exchange.exchange`.
@@ -73,15 +73,12 @@ T = TypeVar("T")
 _PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})
 
 
-# ----------------------------------------------------------------- a call and its judge
-
-
 @mutable
 class Server:
     """What is known about one server.
 
     Attributes:
-        takes_renew_query: it has not refused ``renewQuery`` so far.
+        takes_renew_query: it has not yet refused ``renewQuery``.
     """
 
     takes_renew_query: bool = True
@@ -160,7 +157,7 @@ class Call:
     def on_refused(
         self, verdict: Reauthenticate, attempts: Attempts
     ) -> Conversation[None]:
-        """Ask for another token, once."""
+        """Get another token, once."""
         refused = self._token
         if not self._is_renewed:
             self._is_renewed = True
@@ -278,9 +275,6 @@ def _redacted(token: str, text: str) -> str:
     return text.replace(token, "<token>")
 
 
-# ---------------------------------------------- results besides rows, and the calls
-
-
 @frozen(kw_only=True)
 class Sql:
     """The SQL that a server would run for a query.
@@ -288,7 +282,7 @@ class Sql:
     Attributes:
         statement: the SQL, with the database's placeholders.
         params: the values of the placeholders, in order.
-        raw: the whole answer, as it came.
+        raw: the whole response.
     """
 
     statement: str
@@ -297,17 +291,17 @@ class Sql:
 
     @classmethod
     def read(cls, data: bytes) -> Sql:
-        """Read the body of ``/sql``.
+        """Decode the body of ``/sql``.
 
         Raises:
-            DecodeError: it holds no statement.
+            DecodeError: it contains no statement.
         """
         answer = codec.loads(data)
         match answer:
             case {"sql": {"sql": [str(statement), [*params]]}}:
                 return cls(statement=statement, params=tuple(params), raw=answer)
             case _:
-                raise DecodeError("the answer of /sql has no statement under sql.sql")
+                raise DecodeError("the response of /sql has no statement under sql.sql")
 
 
 @frozen(kw_only=True)
@@ -317,7 +311,7 @@ class DryRun:
     Attributes:
         query_type: ``"regularQuery"`` or ``"compareDateRangeQuery"``.
         queries: the normalised queries in Cube's JSON form, one for each date range.
-        raw: the whole answer, as it came.
+        raw: the whole response.
     """
 
     query_type: str
@@ -326,10 +320,10 @@ class DryRun:
 
     @classmethod
     def read(cls, data: bytes) -> DryRun:
-        """Read the body of ``/dry-run``.
+        """Decode the body of ``/dry-run``.
 
         Raises:
-            DecodeError: it holds no normalised queries.
+            DecodeError: it contains no normalised queries.
         """
         answer = codec.loads(data)
         match answer:
@@ -339,7 +333,7 @@ class DryRun:
                 return cls(query_type=query_type, queries=tuple(queries), raw=answer)
             case _:
                 raise DecodeError(
-                    "the answer of /dry-run has no list normalizedQueries"
+                    "the response of /dry-run has no list normalizedQueries"
                 )
 
 
@@ -349,11 +343,11 @@ def load_parts(
     *,
     cache: str | None = None,
 ) -> Conversation[list[ResultPart]]:
-    """Ask for the rows of a query as it goes over the wire; return them undecoded.
+    """Return the undecoded results of a query in its wire form.
 
-    ``cache`` goes beside the query, where Cube from 1.5.10 on reads it and 0.35.81
-    ignores it. To get past the cache of that one too, the query carries ``renewQuery``
-    until the server refuses it, as 1.7.43 does: one extra request in a server's life.
+    ``cache`` is sent beside the query, where Cube from 1.5.10 on reads it and 0.35.81
+    ignores it. To bypass the cache of 0.35.81 too, the query contains ``renewQuery``
+    until the server refuses it, as 1.7.43 does: one extra request per client.
     """
     if cache in _PAST_THE_CACHE and call.server.takes_renew_query:
         try:
@@ -381,7 +375,7 @@ def _question(query: object) -> dict[str, object]:
 def _parts(data: bytes) -> list[ResultPart]:
     parts = codec.decode_body(data).parts
     if not parts:
-        raise DecodeError("the answer holds no rows")
+        raise DecodeError("the response contains no results")
     return parts
 
 
@@ -394,7 +388,7 @@ def _renewing(
 
 
 def load(call: Call, query: Query) -> Conversation[Result]:
-    """Ask for the rows of one query."""
+    """Return the rows of one query."""
     wire = _to_wire(query, "load()")
     with _about(query):
         parts = yield from load_parts(call, wire, cache=query.cache)
@@ -402,14 +396,14 @@ def load(call: Call, query: Query) -> Conversation[Result]:
 
 
 def snapshot(call: Call, query: Query) -> Conversation[ResultPart]:
-    """Ask for the rows of one query, and return them undecoded, for a subscription."""
+    """Return the undecoded rows of one query, for a subscription."""
     with _about(query):
         parts = yield from load_parts(call, _to_wire(query, "watch()"))
         return _exactly(1, parts)[0]
 
 
 def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
-    """Ask for the rows of a query that is in Cube's JSON form; send it as it is."""
+    """Return the rows of a query in Cube's JSON form, which is sent unchanged."""
     if not isinstance(query, Mapping):
         raise QueryError(
             f"load_raw() takes one mapping, got {type(query).__name__}: pass a Query to"
@@ -426,7 +420,7 @@ def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
 
 
 def compare(call: Call, query: Query) -> Conversation[list[Result]]:
-    """Ask one query for several date ranges; return one result for each, in order."""
+    """Return one result for each date range of a query, in order."""
     wire = _to_wire(query, "compare()", compares=True)
     ranges = _ranges(wire)
     if not ranges:
@@ -440,7 +434,7 @@ def compare(call: Call, query: Query) -> Conversation[list[Result]]:
 
 
 def blend(call: Call, queries: Sequence[Query]) -> Conversation[list[Result]]:
-    """Ask several queries of one granularity at once; return one result for each."""
+    """Return one result for each of several queries of one granularity."""
     wires = [_to_wire(query, "blend()") for query in queries]
     _refuse_unlike(queries, wires)
     parts = yield from load_parts(call, wires, cache=queries[0].cache)
@@ -449,31 +443,31 @@ def blend(call: Call, queries: Sequence[Query]) -> Conversation[list[Result]]:
 
 
 def sql(call: Call, query: Query) -> Conversation[Sql]:
-    """Ask for the SQL that the server would run."""
+    """Return the SQL that the server would run."""
     content = codec.encode({"query": _to_wire(query, "sql()")})
     with _about(query):
         return (yield from call.ask("POST", "/sql", Sql.read, content))
 
 
 def dry_run(call: Call, query: Query) -> Conversation[DryRun]:
-    """Ask the server to validate and normalise a query without running it."""
+    """Return the query as the server normalises it, without running it."""
     content = codec.encode({"query": _to_wire(query, "dry_run()", compares=True)})
     with _about(query):
         return (yield from call.ask("POST", "/dry-run", DryRun.read, content))
 
 
 def meta(call: Call) -> Conversation[Meta]:
-    """Ask which cubes there are."""
+    """Return the cubes of the server."""
     return call.ask("GET", "/meta", Meta.read)
 
 
 def ready(call: Call, root: str) -> Conversation[bool]:
-    """Ask once, without a token, whether the server is ready for queries.
+    """Return whether the server is ready for queries; one request, without a token.
 
-    ``False`` stands for a server that says so, fails, or cannot be reached.
+    ``False`` also means that the server failed or cannot be reached.
 
     Raises:
-        ApiError: there is an answer, but not of a Cube server's ``/readyz``.
+        ApiError: the response is not that of a Cube server's ``/readyz``.
     """
     answer = yield Request(
         method="GET",
@@ -488,7 +482,7 @@ def ready(call: Call, root: str) -> Conversation[bool]:
     if response.status == 200 and b'"health"' in response.content:
         return True
     raise ApiError(
-        f"{root}/readyz is not a Cube server's: {codec.excerpt(response.content)!r}",
+        f"unexpected response of {root}/readyz: {codec.excerpt(response.content)!r}",
         status=response.status,
         request_id=call.request_id,
     )

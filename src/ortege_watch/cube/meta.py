@@ -1,8 +1,8 @@
-"""What a server can be asked: its cubes and their members, as ``/meta`` lists them.
+"""The cubes of a server and their members, as ``/meta`` lists them.
 
 The models are msgspec structs, not attrs classes: they are decoded from the server's
-bytes in one strict step and take the wire's camelCase names without a hook. Keys that
-are not listed here are ignored, for every version of Cube has others.
+bytes in one strict step, with the wire's camelCase names. Unknown keys are ignored,
+because every version of Cube has others.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ __all__ = [
 
 
 class _Described(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
-    """What cubes and members have in common.
+    """The attributes that cubes and members share.
 
     Attributes:
         name: the full name, ``"cube"`` or ``"cube.member"``.
         title: the name for people.
-        description: the modeller's words.
-        public: it may be queried; ``True`` where an old server does not say.
+        description: the modeller's description.
+        public: it may be queried; ``True`` if the server does not send it.
         meta: the modeller's own data, any JSON.
     """
 
@@ -50,7 +50,7 @@ class _Member(_Described, frozen=True, kw_only=True, rename="camel", gc=False):
 
 
 class MeasureMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
-    """Describe a measure.
+    """A measure.
 
     Attributes:
         type: ``"number"`` mostly; also ``"string"``, ``"time"`` or ``"boolean"``.
@@ -66,7 +66,7 @@ class MeasureMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
 
 
 class DimensionMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
-    """Describe a dimension.
+    """A dimension.
 
     Attributes:
         type: ``"string"``, ``"number"``, ``"time"``, ``"boolean"`` or ``"geo"``.
@@ -80,17 +80,17 @@ class DimensionMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False
 
 
 class SegmentMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
-    """Describe a segment."""
+    """A segment."""
 
 
 MemberMeta: TypeAlias = MeasureMeta | DimensionMeta | SegmentMeta
 
 
 class CubeMeta(_Described, frozen=True, kw_only=True, rename="camel", gc=False):
-    """Describe a cube or a view.
+    """A cube or a view.
 
     Attributes:
-        type: ``"cube"`` or ``"view"``; ``"cube"`` where an old server does not say.
+        type: ``"cube"`` or ``"view"``; ``"cube"`` if the server does not send it.
     """
 
     type: str = "cube"
@@ -107,20 +107,20 @@ class CubeMeta(_Described, frozen=True, kw_only=True, rename="camel", gc=False):
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """List the cubes of a server; ``"cube" in meta`` and ``"cube.member" in meta``.
+    """The cubes of a server; ``"cube" in meta`` and ``"cube.member" in meta`` work.
 
     Attributes:
-        cubes: as the server orders them.
+        cubes: in the server's order.
     """
 
     cubes: tuple[CubeMeta, ...]
 
     @classmethod
     def read(cls, data: bytes) -> Meta:
-        """Read the body of ``/meta``; a number in it is an int or a ``Decimal``.
+        """Decode the body of ``/meta``; numbers are int or ``Decimal``.
 
         Raises:
-            DecodeError: it is something else; the message gives the path.
+            DecodeError: it has another form; the message names the path.
         """
         try:
             answer = _decoder.decode(data)

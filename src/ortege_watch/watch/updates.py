@@ -163,7 +163,7 @@ async def in_thread(call: Callable[[], T]) -> T:
         except BaseException as error:  # noqa: BLE001 - raised where it is awaited
             future.set_exception(error)
 
-    threading.Thread(target=work, name="token provider", daemon=True).start()
+    threading.Thread(target=work, name="token function", daemon=True).start()
     return await asyncio.wrap_future(future)
 
 

@@ -4,6 +4,7 @@ import json
 import weakref
 from datetime import UTC, datetime
 from decimal import Decimal
+from operator import attrgetter
 
 import msgspec
 import pytest
@@ -12,10 +13,12 @@ from ortege_watch._json import ResultPart, decode_body
 from ortege_watch.errors import DecodeError
 from ortege_watch.query import Dimension, Measure, Query
 from ortege_watch.results import Result, Row
-from ortege_watch.results.result import DEFAULT_LIMIT, snapshot_of
+from ortege_watch.results.diff import difference
+from ortege_watch.results.result import DEFAULT_LIMIT
 
 COUNT = Measure("e.count", int)
 QUERY = Query(measures=[COUNT])
+snapshot_of = attrgetter("_snapshot")
 
 
 def result(rows, asked=QUERY, **more):
@@ -168,11 +171,34 @@ def test_what_is_known_of_an_answer_is_expected_of_the_next():
     one, other = snapshot_of(result(counted(2))), snapshot_of(result(counted(3)))
     one.open()
     other.follow(one)
-    assert other.known is one.known
+    assert other.layout is one.layout
     stranger = snapshot_of(result(counted(1), Query(dimensions=[Dimension("e.count")])))
     stranger.follow(one)
-    assert stranger.known is None
+    assert stranger.layout is None
     assert other.open()[0] is one.open()[0]
     changed = snapshot_of(result([{"e.other": Decimal(1).to_eng_string()}]))
     changed.follow(one)
     assert changed.open()[0].shape.columns == ("e.other",)
+
+
+def test_a_new_limit_of_the_server_counts_from_then_on():
+    five, six = (msgspec.Raw(b'{"limit":%d}' % limit) for limit in (5, 6))
+    first = result(counted(5), query=five)
+    second = result(counted(6), query=six)
+    third = result(counted(5), query=six)
+    assert first.truncated
+    difference(first, second)
+    assert second.truncated
+    difference(second, third)
+    assert not third.truncated
+
+
+def test_the_same_text_with_other_types_is_read_as_these():
+    annotations = (
+        msgspec.Raw(b'{"measures":{"e.count":{"type":"%s"}}}' % each)
+        for each in (b"string", b"number")
+    )
+    one, other = (result(counted(1), None, annotation=each) for each in annotations)
+    assert one[0]["e.count"] == "0"
+    difference(one, other)
+    assert other[0]["e.count"] == Decimal(0)

@@ -14,6 +14,7 @@ from copy import deepcopy
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from zoneinfo import ZoneInfo
 
@@ -546,17 +547,33 @@ Place: TypeAlias = tuple[str, str, Reader]
 _MOST_PLACES: Final = 256
 
 
+def _no_key(_: Cells) -> None:
+    """Return the key of the only row of a result that has only measures."""
+
+
 class Layout:
-    """Know how the columns of a shape are read; rows of many results share it.
+    """The types of the columns of a shape; rows of many results share it.
 
     Attributes:
         shape: the columns themselves.
-        kinds: what each column is declared as, in the order in which rows show them.
+        kinds: the type of each column, in the order in which rows show them.
         keys: all columns except the measures, sorted; together they identify a row.
-        zone: what times without a zone are meant in.
+        measures: the other columns.
+        zone: the zone of times that carry none.
+        getters: for each column, a function that returns its value in a row's cells.
+        get_key: a function that returns the values of all keys.
     """
 
-    __slots__ = ("_places", "keys", "kinds", "shape", "zone")
+    __slots__ = (
+        "_places",
+        "get_key",
+        "getters",
+        "keys",
+        "kinds",
+        "measures",
+        "shape",
+        "zone",
+    )
 
     def __init__(
         self,
@@ -568,7 +585,15 @@ class Layout:
         self.shape = shape
         self.kinds = dict(kinds)
         self.keys = keys
+        self.measures = tuple([name for name in self.kinds if name not in keys])
         self.zone = zone
+        attributes = shape.attributes
+        self.getters: dict[str, Callable[[Cells], Any]] = {
+            name: attrgetter(attributes[name]) for name in self.kinds
+        }
+        self.get_key: Callable[[Cells], Any] = (
+            attrgetter(*[attributes[name] for name in keys]) if keys else _no_key
+        )
         self._places: dict[int, tuple[object, Place]] = {}
 
     def find(self, column: str | Member[Any] | TimeSelection) -> Place:

@@ -1,10 +1,9 @@
-"""A result: a sequence of rows that stay JSON text until somebody looks at them."""
+"""Rows, results, and the snapshots that both are read from."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
 from itertools import count, groupby, repeat
 from operator import attrgetter
 from types import MappingProxyType
@@ -14,7 +13,9 @@ import attrs
 import msgspec
 
 from ortege_watch import _json as codec
+from ortege_watch._json import ResultPart
 from ortege_watch.errors import DecodeError
+from ortege_watch.query import Query
 from ortege_watch.results.decode import (
     Cells,
     Layout,
@@ -33,9 +34,7 @@ from ortege_watch.results.decode import (
 from ortege_watch.results.into import convert
 
 if TYPE_CHECKING:
-    from ortege_watch._json import ResultPart
-    from ortege_watch.query import Member, Query, TimeSelection
-    from ortege_watch.results.decode import Shape
+    from ortege_watch.query import Member, TimeSelection
 
 __all__ = [
     "DEFAULT_LIMIT",
@@ -45,26 +44,25 @@ __all__ = [
     "Row",
     "Snapshot",
     "rows_into",
-    "snapshot_of",
 ]
-
-# -------------------- One row of a result: cells as they were sent, read as their columns are declared.
-
 
 T = TypeVar("T")
 D = TypeVar("D")
 
+DEFAULT_LIMIT: Final = 10_000
+"""Cube's limit for queries without one: CUBEJS_DB_QUERY_DEFAULT_LIMIT."""
+
 
 class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """One row of a result; ``row[member]`` is of the member's type.
+    """One row of a result; ``row[member]`` has the member's type.
 
-    Values are read when they are asked for. Rows are equal when their values are,
-    whatever form these were sent in (``"1.0"`` or ``1``), and hashable.
+    Values are read when they are accessed. Rows are equal if their values are, whether
+    these were sent as ``"1.0"`` or as ``1``, and hashable.
     """
 
     _layout: Layout
     _cells: Cells
-    # Its place in the result, for error messages; -1 where that is not known.
+    # The position in the result, for error messages; -1 if it is not known.
     _index: int
 
     @overload
@@ -74,16 +72,16 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     @overload
     def __getitem__(self, column: str) -> Any: ...
     def __getitem__(self, column: str | Member[Any] | TimeSelection) -> Any:
-        """Give the value of a column.
+        """Return the value of a column.
 
         Args:
-            column: a member or a time selection, which knows its type, or the name of
-                a column; that is read as the query declares it, else as the server's
-                annotation says.
+            column: a member or a time selection, whose type the value is read as; or
+                the name of a column, which is read as the query declares it, else as
+                the server's annotation says.
 
         Raises:
-            DecodeError: the value is NULL, there is no such column, or what the server
-                sent is not of the type.
+            DecodeError: the value is NULL or has another type, or the column does not
+                exist.
         """
         name, attribute, read = self._layout.find(column)
         value = getattr(self._cells, attribute)
@@ -92,8 +90,8 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
                 return read(value)
             except ValueError as error:
                 raise unreadable(name, value, self._index, str(error)) from error
-        self._read(name, attribute, read)  # says so if it is absent
-        reason = "is NULL; row.get(member) gives None for it"
+        self._read(name, attribute, read)  # raises if the row lacks the column
+        reason = "is NULL; row.get(member) returns None for it"
         raise unreadable(name, None, self._index, reason)
 
     @overload
@@ -109,26 +107,26 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     def get(
         self, column: str | Member[Any] | TimeSelection, default: Any = None
     ) -> Any:
-        """Give the value of a column, or ``default`` where it is NULL.
+        """Return the value of a column, or ``default`` if it is NULL.
 
         Raises:
-            DecodeError: there is no such column, or what the server sent is not of the
-                type; a misspelt name is no NULL.
+            DecodeError: the value has another type, or the column does not exist: a
+                misspelt name does not return the default.
         """
         value = self._read(*self._layout.find(column))
         return default if value is None else value
 
     def as_dict(self) -> dict[str, Any]:
-        """Give all values under the names of their columns, ``None`` where NULL.
+        """Return all values by the names of their columns, ``None`` for NULL.
 
         Raises:
-            DecodeError: what the server sent is not of the type that was declared.
+            DecodeError: a value is not of its declared type.
         """
         find = self._layout.find
         return {name: self._read(*find(name)) for name in self._columns()}
 
     def into(self, cls: type[T]) -> T:
-        """Give the row as an instance of your own class, see ``Result.into``."""
+        """Return the row as an instance of your own class, see :meth:`Result.into`."""
         return convert(self._layout, [self._cells], cls, self._index)[0]
 
     def _columns(self) -> list[str]:
@@ -170,7 +168,7 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self._canonical() == other._canonical()
 
     def __ne__(self, other: object) -> bool:
-        # Python would derive it, but msgspec brings its own, which knows no __eq__.
+        # Python would derive it, but msgspec brings its own, which ignores __eq__.
         return not self == other
 
     def __hash__(self) -> int:
@@ -191,153 +189,142 @@ class ChangedRow(Row, frozen=True, eq=False, gc=False):
     """A row whose measures have changed; it has the new values.
 
     Attributes:
-        before: the row as it was.
+        before: the row with the old values.
     """
 
     before: Row
 
 
 def rows_into(rows: Iterable[Row], cls: type[T]) -> list[T]:
-    """Give rows as instances of your own class, see ``Result.into``.
+    """Return rows as instances of your own class, see :meth:`Result.into`.
 
-    Much faster than row by row.
+    This is much faster than :meth:`Row.into` for each of them.
     """
-    found: list[T] = []
+    instances: list[T] = []
     for layout, group in groupby(rows, attrgetter("_layout")):
-        found += convert(layout, list(map(attrgetter("_cells"), group)), cls, -1)
-    return found
-
-
-# -------------------- What a result is made of, below its rows: text, then columns, then cells.
-
-
-DEFAULT_LIMIT: Final = 10_000
-"""How many rows Cube gives where nobody says: CUBEJS_DB_QUERY_DEFAULT_LIMIT."""
+        instances += convert(layout, list(map(attrgetter("_cells"), group)), cls, -1)
+    return instances
 
 
 @attrs.define
 class Keys:
-    """The keys of rows as they were sent, in the order of the rows, no two alike.
+    """The keys of the rows of a snapshot as they were sent, all different.
 
     Attributes:
-        values: one for each row.
-        is_verbatim: whether no two mean the same either, ``"1"`` and ``"1.0"`` for
-            example; ``None`` until somebody looked.
+        values: one for each row, in their order.
+        is_verbatim: whether keys with the same meaning were sent alike, so not as
+            ``"1"`` and ``"1.0"``; ``None`` if that has not been checked.
     """
 
     values: list[Any]
     is_verbatim: bool | None = None
 
 
-class Snapshot:
-    """One answer, read as far as anybody needed; ``Result`` is what users see of it.
+class Snapshot(msgspec.Struct, eq=False):
+    """One answer, decoded as far as it was needed; the inside of a :class:`Result`.
 
     Attributes:
         part: the answer.
-        query: the query that it answers, where it is known.
-        raw: the rows as JSON text.
-        shape: the columns; ``None`` until they are known.
+        query: the query, or ``None`` if it is not known.
+        layout: the columns and their types, or what they are expected to be as long as
+            ``cells`` is ``None``; ``None`` if nothing is known.
         cells: the rows; ``None`` until they are read.
         length: the number of rows; ``None`` until it is known.
-        flat: whether no value holds a list; ``None`` until somebody looked.
-        known: what the columns hold, or most likely do before the rows are read.
-        keys: the keys of the rows, if no two are alike; ``None`` if some are, or until
-            somebody looked.
+        limit: the number of rows that the answer may have; ``None`` until it is needed.
+        flat: whether no value is a list; ``None`` if that has not been checked.
+        keys: the keys of the rows; ``None`` if two are alike or nothing was compared.
     """
 
-    def __init__(self, part: ResultPart, query: Query | None) -> None:
-        self.part = part
-        self.query = query
-        self.raw = memoryview(part.data)
-        self.shape: Shape | None = None
-        self.cells: list[Cells] | None = None
-        self.length: int | None = None
-        self.flat: bool | None = None
-        self.keys: Keys | None = None
-        self.known: Layout | None = None
+    part: ResultPart
+    query: Query | None = None
+    layout: Layout | None = None
+    cells: list[Cells] | None = None
+    length: int | None = None
+    limit: int | None = None
+    flat: bool | None = None
+    keys: Keys | None = None
 
-    def read(self) -> tuple[Shape, list[Cells]]:
-        """Read all rows, if that has not been done.
+    def follow(self, other: Snapshot) -> None:
+        """Expect the columns and the limit of an earlier answer to the same query."""
+        if self.query is other.query:
+            if self.layout is None and self.part.annotation == other.part.annotation:
+                self.layout = other.layout
+            if self.part.query == other.part.query:
+                self.limit = other.limit
+
+    def adopt(self, other: Snapshot) -> None:
+        """Reuse what is known of a snapshot with the same text."""
+        self.length, self.flat = other.length, other.flat
+        if self.layout is other.layout:
+            self.cells = other.cells
+
+    def open(self) -> tuple[Layout, list[Cells]]:
+        """Return the columns and all rows, which are read the first time.
 
         Raises:
             DecodeError: see ``read_rows``.
         """
-        if self.shape is None or self.cells is None:
-            likely = self.known.shape if self.known else None
-            self.shape, self.cells = read_rows(self.raw, likely)
-            self.length = len(self.cells)
-        return self.shape, self.cells
-
-    def follow(self, other: Snapshot) -> None:
-        """Expect the columns of an earlier answer to the same query."""
-        if self.query is other.query and self.part.annotation == other.part.annotation:
-            self.known = self.known or other.known
-
-    def adopt(self, other: Snapshot) -> None:
-        """Take over what is known of a snapshot with the same text."""
-        self.shape, self.cells, self.length = other.shape, other.cells, other.length
-        self.flat = other.flat
-
-    def open(self) -> tuple[Layout, list[Cells]]:
-        """Read all rows, and tell what their columns hold."""
-        shape, cells = self.read()
-        return self.lay_out(shape), cells
-
-    @cached_property
-    def annotation(self) -> Mapping[str, Any]:
-        """What the server says of the members, or nothing."""
-        return _parsed(self.part.annotation)
-
-    @cached_property
-    def normalized(self) -> Mapping[str, Any]:
-        """What the server made of the query, or nothing."""
-        return _parsed(self.part.query)
-
-    @cached_property
-    def limit(self) -> int:
-        """How many rows the answer may have."""
-        if self.query is not None and self.query.limit is not None:
-            return self.query.limit
-        limit = self.normalized.get("limit", self.normalized.get("rowLimit"))
-        return limit if isinstance(limit, int) else DEFAULT_LIMIT
-
-    def most(self) -> int:
-        """Tell how many rows there are at most, from the length of the text."""
-        if self.length is not None:
-            return self.length
-        shape = self.shape or first_shape(self.raw)
-        return len(self.raw) // (shape.shortest + 1 if shape else 3)
+        layout, cells = self.layout, self.cells
+        if layout is None or cells is None:
+            expected = None if layout is None else layout.shape
+            shape, cells = read_rows(memoryview(self.part.data), expected)
+            layout = self.lay_out(shape)
+            self.cells, self.length = cells, len(cells)
+        return layout, cells
 
     def lay_out(self, shape: Shape) -> Layout:
-        """Tell what columns hold, as the query declares them, else as annotated."""
-        if self.known is None or self.known.shape is not shape:
-            self.known, self.keys = self._new_layout(shape), None
-        return self.known
+        """Return the types of columns; expect these as long as no row is read."""
+        if self.layout is not None and self.layout.shape is shape:
+            return self.layout
+        layout = _lay_out(shape, self.part, self.query)
+        if self.cells is None:
+            self.layout = layout
+        return layout
 
-    def _new_layout(self, shape: Shape) -> Layout:
-        query = self.query
-        kinds = {} if query is None else declared(query)
-        if not kinds.keys() >= shape.attributes.keys():
-            kinds = annotated(self.annotation) | kinds
-        if query is None:
-            # A query in Cube's JSON form may be in another zone than UTC.
-            zone = self.normalized.get("timezone") or "UTC"
-            measures = annotated_measures(self.annotation)
-            return lay_out(shape, kinds, measures, str(zone))
-        measures = [member.name for member in query.measures]
-        return lay_out(shape, kinds, measures, query.timezone)
+    def most(self) -> int:
+        """Return how many rows there can be, from the length of the text."""
+        if self.length is not None:
+            return self.length
+        raw = memoryview(self.part.data)
+        shape = first_shape(raw)
+        return len(raw) // (shape.shortest + 1 if shape else 3)
+
+    def row_limit(self) -> int:
+        """Return the limit of the query, of the server's copy of it, or the default."""
+        if self.limit is None:
+            limit = None if self.query is None else self.query.limit
+            if limit is None:
+                normalized = _read_object(self.part.query)
+                limit = normalized.get("limit", normalized.get("rowLimit"))
+            self.limit = limit if isinstance(limit, int) else DEFAULT_LIMIT
+        return self.limit
 
 
-def _parsed(data: Any) -> dict[str, Any]:
+def _lay_out(shape: Shape, part: ResultPart, query: Query | None) -> Layout:
+    """Return the types of columns: as the query declares them, else as annotated."""
+    annotation: dict[str, Any] = {}
+    kinds = {} if query is None else declared(query)
+    if not kinds.keys() >= shape.attributes.keys():
+        annotation = _read_object(part.annotation)
+        kinds = annotated(annotation) | kinds
+    if query is None:
+        # A query in Cube's JSON form may be in another zone than UTC.
+        zone = _read_object(part.query).get("timezone") or "UTC"
+        return lay_out(shape, kinds, annotated_measures(annotation), str(zone))
+    measures = [member.name for member in query.measures]
+    return lay_out(shape, kinds, measures, query.timezone)
+
+
+def _read_object(data: msgspec.Raw) -> dict[str, Any]:
     value = codec.loads(bytes(data) or b"null")
     return value if isinstance(value, dict) else {}
 
 
 class Result(Sequence[Row]):
-    """The answer to one query: a sequence of rows, and what is said about them.
+    """The answer to one query: a sequence of rows, and what the server says of them.
 
-    Rows are read when they are first needed, all of them at once; their values one by
-    one, when they are asked for. Then a :class:`DecodeError` says what cannot be read.
+    The rows are read together when the first one is needed, and each value when it is
+    accessed. Both raise :class:`DecodeError` for what cannot be read.
     """
 
     __slots__ = ("__weakref__", "_snapshot")
@@ -347,75 +334,74 @@ class Result(Sequence[Row]):
 
     @property
     def query(self) -> Query | None:
-        """The query that this answers, where it is known."""
+        """The query; ``None`` after :meth:`CubeClient.load_raw`."""
         return self._snapshot.query
 
     @property
     def raw(self) -> memoryview:
         """The rows as the server sent them: JSON in UTF-8, read-only."""
-        return self._snapshot.raw
+        return memoryview(self._snapshot.part.data)
 
     @property
     def refreshed_at(self) -> datetime | None:
-        """When the server computed the rows, aware, in UTC; ``None`` if it is silent.
+        """When the server computed the rows, aware, in UTC; ``None`` if not sent.
 
         Raises:
-            DecodeError: what the server says is no time.
+            DecodeError: the server sent something else than a time.
         """
-        said = self._snapshot.part.lastRefreshTime
-        if said is None:
+        sent = self._snapshot.part.lastRefreshTime
+        if sent is None:
             return None
         try:
-            return read_time(said, UTC)
+            return read_time(sent, UTC)
         except ValueError as error:
             problem = f"lastRefreshTime {error}"
-            raise DecodeError(problem, excerpt=codec.excerpt(said)) from error
+            raise DecodeError(problem, excerpt=codec.excerpt(sent)) from error
 
     @property
     def total(self) -> int | None:
-        """How many rows there are without limit and offset, if the query asks."""
+        """The number of rows without limit and offset, if the query asks for it."""
         return self._snapshot.part.total
 
     @property
     def annotation(self) -> Mapping[str, Any]:
-        """What the server says of the members: titles, types, formats; may be empty.
+        """Titles, types and formats of the members, as the server says; may be empty.
 
         Keys are ``measures``, ``dimensions``, ``segments`` and ``timeDimensions``.
         """
-        return MappingProxyType(self._snapshot.annotation)
+        return MappingProxyType(_read_object(self._snapshot.part.annotation))
 
     @property
     def truncated(self) -> bool:
-        """Whether there are as many rows as may be: more may be there, unseen.
+        """Whether the result has as many rows as its limit, so that some may be missing.
 
-        The limit is the query's, else the one that the server has put into its own
-        copy of the query, else Cube's default of 10,000 rows. A limit of 0 asks for no
-        rows, and hides none.
+        The limit is the query's, else the one in the server's copy of the query, else
+        Cube's default of 10,000 rows. A result with a limit of 0 is never truncated.
         """
-        limit = self._snapshot.limit
+        limit = self._snapshot.row_limit()
         return 0 < limit <= self._snapshot.most() and limit <= len(self)
 
     def into(self, cls: type[T]) -> list[T]:
-        """Give the rows as instances of your own attrs class or dataclass.
+        """Return the rows as instances of your own attrs class or dataclass.
 
-        A field takes the column whose member it is called after (``asset_amount`` is
+        A field takes the column whose member has its name (``asset_amount`` is
         ``stacks_contract_events.asset_amount``; a time by day is ``tx_date`` or
         ``tx_date_day``), or whose full name it has, with underscores, or which its
         metadata names: ``{"column": member}``. Values are read as the field is
-        annotated: ``Decimal``, ``int``, ``str``, ``bool``, ``datetime``, or what cattrs
-        makes of one value, such as an enum; ``| None`` allows NULL. A field with a
-        default may lack its column.
+        annotated: ``Decimal``, ``int``, ``str``, ``bool``, ``datetime``, or anything
+        that cattrs can structure, such as an enum; ``| None`` allows NULL. A field with
+        a default needs no column.
 
         Raises:
-            InvalidArgument: a field fits no column or several, or is a ``float``.
-            DecodeError: a value is not what its field is annotated with, is NULL, or
-                the class itself refuses it.
+            InvalidArgument: a field matches no column or several, or is a ``float``.
+            DecodeError: a value has another type than its field, is NULL, or is
+                rejected by the class itself.
         """
         return convert(*self._snapshot.open(), cls)
 
     def __len__(self) -> int:
         length = self._snapshot.length
-        return len(self._snapshot.read()[1]) if length is None else length
+        return len(self._snapshot.open()[1]) if length is None else length
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -436,8 +422,3 @@ class Result(Sequence[Row]):
         length = self._snapshot.length
         rows = "rows not read yet" if length is None else f"{length} rows"
         return f"<Result: {rows}, refreshed at {self._snapshot.part.lastRefreshTime}>"
-
-
-def snapshot_of(result: Result) -> Snapshot:
-    """Give what is below the rows, for those who compare results."""
-    return result._snapshot  # noqa: SLF001 - differences are found in text and cells

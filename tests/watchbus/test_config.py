@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ortege_watch import InvalidArgument
 from ortege_watch.watchbus import Credentials, WatchPaths
-from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig, check_batch_size
+from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,12 @@ def test_limits_of_one_call():
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, "10", None])
 def test_what_is_no_batch_size_is_refused(size):
     with pytest.raises(InvalidArgument, match="batch_size"):
-        check_batch_size(size)
+        BusConfig.parse("https://host", CREDENTIALS, batch_size=size)
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(TypeError, match="unexpected arguments: timeuot"):
+        BusConfig.parse("https://host", CREDENTIALS, timeuot=3)
 
 
 @pytest.mark.parametrize(

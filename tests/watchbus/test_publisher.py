@@ -359,8 +359,8 @@ def test_both_publishers_have_the_same_methods_and_arguments():
                 (each.name, each.kind, each.default)
                 for each in inspect.signature(method).parameters.values()
             ]
-            for name, method in vars(kind).items()
-            if inspect.isfunction(method) and not name.startswith("_")
+            for name, method in inspect.getmembers(kind, inspect.isfunction)
+            if not name.startswith("_")
         }
 
     sync, other = shape(AlertPublisher), shape(AsyncAlertPublisher)

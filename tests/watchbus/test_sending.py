@@ -82,11 +82,11 @@ def test_invalid_alerts_are_refused(given, advice):
         prepare(given, "app", PLAIN)
 
 
-def send(batch, outcomes, *, bare=False):
+def send(batch, outcomes):
     on = link()
     server = Play(outcomes)
     target = on.endpoint("path", "/api/v1/watch/alert")
-    return server, server.run(deliver(on, target, batch, bare=bare))
+    return server, server.run(deliver(on, target, batch))
 
 
 def test_a_batch_is_one_request():
@@ -229,29 +229,21 @@ class Store(MemoryQueue):
             self.when_released()
 
 
-def sender(store=None, batch_size=100, style=PLAIN):
-    made = AlertSender(link(), "/api/v1/watch/alert", style, batch_size)
-    made.outbox = store
-    return made
+def publish(store=None, items=(), progress=None, **options):
+    """Return the conversation of publish(), or of flush() without items."""
+    on = link(**options)
+    sender = AlertSender(on.endpoint("path", "/api/v1/watch/alert"), store)
+    return sender.send(on, items, progress)
 
 
 ALERTS = [alert(number) for number in range(5)]
-
-
-def test_a_batch_size_and_a_path_are_checked():
-    with pytest.raises(InvalidArgument, match="batch_size"):
-        sender(batch_size=0)
-    with pytest.raises(InvalidArgument, match="path"):
-        AlertSender(link(), "alert", PLAIN, 1)
 
 
 def test_without_an_outbox_alerts_are_sent_in_batches_and_nothing_blocks():
     server = Play([success()] * 3)
     seen = []
     result = server.run(
-        sender(batch_size=2).send(
-            link(), ready(*ALERTS), lambda *each: seen.append(each)
-        )
+        publish(None, ready(*ALERTS), lambda *each: seen.append(each), batch_size=2)
     )
     assert result.sent == tuple(ALERTS)
     assert result.unsent == ()
@@ -265,7 +257,7 @@ def test_without_an_outbox_alerts_are_sent_in_batches_and_nothing_blocks():
 def test_without_an_outbox_an_error_has_what_was_sent_and_what_was_not():
     server = Play([success(), *[CUT] * 4])
     with pytest.raises(TransportError) as caught:
-        server.run(sender(batch_size=2).send(link(), ready(*ALERTS), None))
+        server.run(publish(None, ready(*ALERTS), batch_size=2))
     result = caught.value.published
     assert result.sent == tuple(ALERTS[:2])
     assert result.unsent == tuple(ALERTS[2:])
@@ -273,13 +265,13 @@ def test_without_an_outbox_an_error_has_what_was_sent_and_what_was_not():
 
 
 def test_without_an_outbox_a_flush_does_nothing():
-    assert Play([]).run(sender().send(link(), (), None)).sent == ()
+    assert Play([]).run(publish()).sent == ()
 
 
 def test_the_form_of_the_body_is_the_style_s():
     server = Play([success()])
-    bare = sender(style=WireStyle(bare_lists=True))
-    server.run(bare.send(link(), ready(*ALERTS[:1]), None))
+    style = WireStyle(bare_lists=True)
+    server.run(publish(None, ready(*ALERTS[:1]), style=style))
     assert isinstance(server.bodies[0], list)
 
 
@@ -296,7 +288,7 @@ def test_queued_alerts_are_sent_first():
     server = Play([success()] * 3)
     items = accepted(store, ALERTS[3:])
     result = server.run(
-        sender(store, batch_size=2).send(link(), items, lambda *each: seen.append(each))
+        publish(store, items, lambda *each: seen.append(each), batch_size=2)
     )
     assert list(map(numbered, result.sent)) == [0, 1, 2, 3, 4]
     assert result.sent[3:] == tuple(ALERTS[3:])  # the given objects, not decoded ones
@@ -316,7 +308,7 @@ def test_an_alert_with_the_key_of_a_queued_one_is_not_reported_as_sent():
     older, newer = alert(1, comment="older"), alert(1, comment="newer")
     accepted(store, [older])
     items = accepted(store, [newer])
-    result = Play([success()]).run(sender(store).send(link(), items, None))
+    result = Play([success()]).run(publish(store, items))
     assert [each.event_values["comment"] for each in result.sent] == ["older"]
 
 
@@ -324,7 +316,7 @@ def test_unsent_alerts_stay_queued_and_that_is_not_an_error(caplog):
     store = Store()
     items = accepted(store, ALERTS)
     server = Play([success(), *[CUT] * 4])
-    result = server.run(sender(store, batch_size=2).send(link(), items, None))
+    result = server.run(publish(store, items, batch_size=2))
     assert result.sent == tuple(ALERTS[:2])
     assert result.unsent == tuple(ALERTS[2:])
     assert isinstance(result.error, TransportError)
@@ -334,12 +326,11 @@ def test_unsent_alerts_stay_queued_and_that_is_not_an_error(caplog):
 
 def test_a_flush_that_cannot_send_everything_raises():
     store = Store()
-    at = sender(store, batch_size=2)
     accepted(store, ALERTS)
     with pytest.raises(TransportError) as caught:
-        Play([success(), *[CUT] * 4]).run(at.send(link(), (), None))
+        Play([success(), *[CUT] * 4]).run(publish(store, batch_size=2))
     assert list(map(numbered, caught.value.published.sent)) == [0, 1]
-    result = Play([success()] * 2).run(at.send(link(), (), None))
+    result = Play([success()] * 2).run(publish(store, batch_size=2))
     assert list(map(numbered, result.sent)) == [2, 3, 4]
     assert len(store) == 0
 
@@ -348,7 +339,7 @@ def test_a_rejected_alert_delays_no_others_and_is_logged(caplog):
     store = Store()
     items = accepted(store, ALERTS[:1])
     server = Play([error("000099", "too old")])
-    result = server.run(sender(store).send(link(), items, None))
+    result = server.run(publish(store, items))
     assert [each.reason for each in result.rejected] == ["too old"]
     assert (result.unsent, result.error) == ((), None)
     assert "https://bus.example.com rejects an alert" in caplog.text
@@ -359,7 +350,7 @@ def test_a_rejected_alert_delays_no_others_and_is_logged(caplog):
 def test_alerts_are_left_to_the_sender_that_has_the_lease():
     store = Store(busy=True)
     items = accepted(store, ALERTS)
-    result = Play([]).run(sender(store).send(link(), items, None))
+    result = Play([]).run(publish(store, items))
     assert (result.sent, result.unsent, result.error) == ((), tuple(ALERTS), None)
 
 
@@ -373,14 +364,14 @@ def test_alerts_that_others_accepted_before_the_release_are_sent():
 
     store.when_released = leave_more
     server = Play([success()] * 2)
-    result = server.run(sender(store).send(link(), items, None))
+    result = server.run(publish(store, items))
     assert list(map(numbered, result.sent)) == [0, 1, 2, 3, 4]
 
 
 def test_closing_while_the_lease_is_being_taken_releases_it():
     store = Store()
     accepted(store, ALERTS)
-    conversation = sender(store).send(link(), (), None)
+    conversation = publish(store)
     taking = next(conversation)
     # In a thread, while the task that started it is cancelled.
     assert len(taking.call()) == 5
@@ -392,7 +383,7 @@ def test_closing_while_the_lease_is_being_taken_releases_it():
 def test_closing_during_a_request_releases_the_lease():
     store = Store()
     accepted(store, ALERTS)
-    conversation = sender(store).send(link(), (), None)
+    conversation = publish(store)
     server = Play([])
     effect = next(conversation)
     while isinstance(effect, Work):

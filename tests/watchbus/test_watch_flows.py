@@ -20,15 +20,14 @@ from ortege_watch.watchbus.client import Pages, Provider, batches
 from ortege_watch.watchbus.models import Subscription, SubscriptionPage, WatchEvent
 
 
-def provider(batch_size=100, paths=None, style=None, on=None):
-    return Provider(
-        on or link(), paths or WatchPaths(), style or WireStyle(), batch_size
-    )
+def provider(on, paths=None):
+    return Provider(on, paths or WatchPaths())
 
 
-def subscribe(entities, progress=None, **settings):
-    on = link()
-    return provider(on=on, **settings).subscribe(on, entities, progress)
+def subscribe(entities, progress=None, **options):
+    on = link(**options)
+    at = provider(on)
+    return at.watch(on, at.subscribe, entities, progress)
 
 
 def took(*entities):
@@ -92,10 +91,10 @@ def test_the_page_s_other_form():
 def test_paths_are_the_caller_s():
     on = link("https://host/gw")
     mine = WatchPaths(subscribe="/a", unsubscribe="/b", subscriptions="/c", events="/d")
-    asked = provider(paths=mine, on=on)
+    asked = provider(on, mine)
     server = Play([echo, echo, success([])])
-    server.run(asked.subscribe(on, [ONE], None))
-    server.run(asked.unsubscribe(on, [ONE], None))
+    server.run(asked.watch(on, asked.subscribe, [ONE], None))
+    server.run(asked.watch(on, asked.unsubscribe, [ONE], None))
     server.run(asked.events(on))
     assert [each.url for each in server.requests] == [
         *("https://host/gw/a", "https://host/gw/b", "https://host/gw/d"),
@@ -173,14 +172,14 @@ def test_every_entity_is_accounted_for_once(count, size, answers):
 @pytest.mark.parametrize(
     ("given", "advice"),
     [
-        ([], "empty list"),
-        ((), "empty list"),
-        ("0x", "give a list"),
-        (b"0x", "give a list"),
-        (None, "give a list"),
-        (ONE, "give a list"),
-        ([ONE, "0x"], r"entities\[1\]"),
-        ([ONE, TWO, ONE], r"entities\[2\].* entities\[0\]"),
+        ([], "entities is empty: pass at least one EntityInfo"),
+        ((), "entities is empty"),
+        ("0x", "entities must be an iterable of EntityInfo, got 0x"),
+        (b"0x", "must be an iterable"),
+        (None, "must be an iterable"),
+        (ONE, "must be an iterable"),
+        ([ONE, "0x"], r"entities\[1\] must be EntityInfo, got 0x"),
+        ([ONE, TWO, ONE], r"entities\[2\] repeats entities\[0\]"),
         ([ONE, EntityInfo("0x1", 56, "ERC20", "x")], r"entity_list\[1\]\.entity"),
     ],
 )
@@ -193,7 +192,7 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_sent(given, advice):
 def test_the_same_in_another_case_is_the_same():
     low = EntityInfo("0x" + "ab" * 20, 56, "ERC20", "x")
     high = EntityInfo("0x" + "AB" * 20, 56, "erc20", "x")
-    with pytest.raises(InvalidArgument, match="there before"):
+    with pytest.raises(InvalidArgument, match=r"entities\[1\] repeats entities\[0\]"):
         Play([]).run(subscribe([low, high]))
 
 
@@ -282,10 +281,11 @@ def test_going_through_pages_ends(answers, total):
 @pytest.mark.parametrize(
     ("entities", "size", "advice"),
     [
-        ([], 50, "empty list"),
-        ("0x", 50, "give a list"),
-        (["0x1"], 50, "no address"),
-        ([ONE.entity, ONE.entity.upper().replace("X", "x")], 50, "there before"),
+        ([], 50, "entities is empty"),
+        ("0x", 50, "must be an iterable of str, got 0x"),
+        ([56], 50, r"entities\[0\] must be str, got 56"),
+        (["0x1"], 50, r"entity_list\[0\]"),
+        ([ONE.entity, ONE.entity.upper().replace("X", "x")], 50, "repeats"),
         (None, 51, "page_size"),
         (None, 0, "page_size"),
         (None, True, "page_size"),
@@ -300,7 +300,7 @@ def test_one_page():
     on = link()
     data = {"subscription_list": [], "page_index": "3", "page_size": 20, "total": 0}
     server = Play([CUT, success(data)])
-    found = server.run(provider(on=on).page(on, [ONE.entity], 3, 20))
+    found = server.run(provider(on).page(on, [ONE.entity], 3, 20))
     assert found == SubscriptionPage((), 3, 20, 0)
     assert server.bodies[1] == {
         "entity_list": [ONE.entity],
@@ -313,13 +313,13 @@ def test_all_is_asked_for_by_leaving_the_list_out():
     on = link()
     data = {"subscription_list": [], "page_index": 1, "page_size": 50, "total": 0}
     server = Play([success(data)])
-    server.run(provider(on=on).page(on, None, 1, 50))
+    server.run(provider(on).page(on, None, 1, 50))
     assert server.bodies == [{"page_index": 1, "page_size": 50}]
 
 
 def test_events_are_asked_for_with_an_empty_body():
     on = link()
     server = Play([success([{"event_code": "x", "support_entity_type_list": ["EOA"]}])])
-    [event] = server.run(provider(on=on).events(on))
+    [event] = server.run(provider(on).events(on))
     assert (event.event_code, event.entity_types) == ("x", ("EOA",))
     assert server.requests[0].content == b""

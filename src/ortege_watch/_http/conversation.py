@@ -19,6 +19,7 @@ from ortege_watch.tokens import TokenSource
 
 __all__ = [
     "DEADLINE",
+    "DEFAULT_MAX_SIZE",
     "HTTP_SCHEMES",
     "TIMEOUT",
     "Attempts",
@@ -193,6 +194,8 @@ def split_url(url: str, example: str, remedy: str) -> SplitResult:
 
 TIMEOUT: Final = 30.0
 DEADLINE: Final = 300.0
+DEFAULT_MAX_SIZE: Final = 128 * 1024 * 1024
+"""Bytes: a response of 50,000 rows, Cube's maximum, has about 17 MB."""
 
 _LONGEST_SECONDS: Final = 1e6
 """More than the longest timeout that sockets accept on every platform."""

@@ -20,6 +20,7 @@ import httpx
 from anyio import to_thread
 
 from ortege_watch._http.conversation import (
+    DEFAULT_MAX_SIZE,
     Conversation,
     Effect,
     Failure,
@@ -39,7 +40,6 @@ from ortege_watch.errors import (
 )
 
 __all__ = [
-    "DEFAULT_MAX_SIZE",
     "AsyncClock",
     "AsyncHttp",
     "AsyncHttpDriver",
@@ -53,9 +53,6 @@ T = TypeVar("T")
 
 Http: TypeAlias = httpx.Client | httpx.BaseTransport
 AsyncHttp: TypeAlias = httpx.AsyncClient | httpx.AsyncBaseTransport
-
-DEFAULT_MAX_SIZE: Final = 128 * 1024 * 1024
-"""Bytes: an answer of 50,000 rows, Cube's maximum, has about 17 MB."""
 
 _FOREIGN: Final = (
     httpx.HTTPError,

@@ -13,6 +13,7 @@ from attrs import frozen
 
 from ortege_watch._http.conversation import (
     DEADLINE,
+    DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
     TIMEOUT,
     Limits,
@@ -21,7 +22,6 @@ from ortege_watch._http.conversation import (
     split_url,
 )
 from ortege_watch._http.driver import (
-    DEFAULT_MAX_SIZE,
     AsyncClock,
     AsyncHttp,
     AsyncHttpDriver,

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     )
     from ortege_watch.watchbus.outbox import Outbox
     from ortege_watch.watchbus.publisher import AlertPublisher, AsyncAlertPublisher
-    from ortege_watch.watchbus.requests import Progress, WatchPaths
+    from ortege_watch.watchbus.requests import BusOptions, Progress, WatchPaths
     from ortege_watch.watchbus.sending import PublishResult, RejectedAlert
     from ortege_watch.watchbus.signing import (
         Credentials,
@@ -68,6 +68,7 @@ __all__ = [
     "BigAmountTxn",
     "BigAmountTxnPercent",
     "BigAmountTxnUsd",
+    "BusOptions",
     "Credentials",
     "EntityInfo",
     "EventValues",
@@ -114,6 +115,7 @@ _HOMES = {
     "BigAmountTxn": "watchbus.models",
     "BigAmountTxnPercent": "watchbus.models",
     "BigAmountTxnUsd": "watchbus.models",
+    "BusOptions": "watchbus.requests",
     "Credentials": "watchbus.signing",
     "EntityInfo": "watchbus.models",
     "EventValues": "watchbus.models",

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable, Sequence
 from itertools import starmap
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from ortege_watch._sqlite import connect, use_wal
@@ -54,12 +53,7 @@ class _Guard:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         self._lock.release()
         if isinstance(error, sqlite3.Error):
             raise OrtegeWatchError(
@@ -97,8 +91,7 @@ class Outbox:
     def __init__(self, path: str | Path, *, limit: int = 100_000) -> None:
         if not str(path) or ":memory:" in str(path):
             raise InvalidArgument(
-                f"path must be a file path, got {str(path)!r}: an outbox in memory"
-                " would not be persistent"
+                f"path must be the path of a file that persists, got {str(path)!r}"
             )
         if type(limit) is not int or limit < 1:
             raise InvalidArgument(f"limit must be a positive int, got {limit!r}")
@@ -169,12 +162,7 @@ class Outbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # What follows is for publishers. `with self._db` commits, or rolls back.

@@ -1,7 +1,7 @@
-"""Signed requests: where the other side is, how they are signed and answers judged.
+"""Signed requests: the server's address, the options, the signature, the verdict.
 
-Every attempt has a new timestamp and a new nonce, for a request that comes twice is a
-replay.
+Every attempt has a new timestamp and a new nonce: a request that arrives twice is
+refused as a replay.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeGuard, TypeVar
+from typing import Any, Final, TypeAlias, TypedDict, TypeGuard, TypeVar, Unpack
 
 from attrs import evolve, field, frozen, mutable
 
 from ortege_watch._http.conversation import (
     DEADLINE,
+    DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
     TIMEOUT,
     Attempts,
@@ -56,16 +57,22 @@ from ortege_watch.watchbus.signing import (
     prepare,
     request_line,
 )
-from ortege_watch.watchbus.wire import Contradiction, ResultCode, read_answer
+from ortege_watch.watchbus.wire import (
+    DOCUMENTED,
+    Contradiction,
+    ResultCode,
+    WireStyle,
+    read_answer,
+)
 
 __all__ = [
     "ALERT_PATH",
     "BusConfig",
+    "BusOptions",
     "Endpoint",
     "Progress",
     "Skew",
     "WatchPaths",
-    "check_batch_size",
     "is_rejection",
     "judge",
     "signed_exchange",
@@ -80,12 +87,34 @@ ALERT_PATH: Final = "/api/v1/watch/alert"
 
 _EXAMPLE: Final = "https://provider.example.com"
 _REMEDY: Final = "pass credentials, which sign the requests"
-# What every HTTP library leaves as it is: what is signed must be what is sent.
+# What every HTTP library sends unchanged: the path that is sent must be the signed one.
 _PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?")
 _DOTS: Final = frozenset({".", ".."})
 _APP_ID, _TIMESTAMP, _NONCE, _SIGNATURE = SIGNATURE_HEADERS
 _INVALID: Final = frozenset({400, 413, 422})
 _DOCUMENTED: Final = frozenset(ResultCode) | {None}
+
+
+class BusOptions(TypedDict, total=False):
+    """Options of the watch-bus's clients and publishers.
+
+    Attributes:
+        timeout: seconds that the server may be silent; 30 by default.
+        deadline: seconds that each request may take with all its attempts; ``None`` for
+            no limit; 300 by default. A long list is several requests.
+        retry: the attempts and the pauses between them; ``Retry()`` by default.
+        max_size: the largest response, in bytes, decompressed; 128 MiB by default.
+        batch_size: the most entities or alerts in a request; 100 by default. More of
+            them are sent as several requests.
+        style: which of the two documented forms requests have.
+    """
+
+    timeout: float
+    deadline: float | None
+    retry: Retry | None
+    max_size: int
+    batch_size: int
+    style: WireStyle
 
 
 @frozen(kw_only=True)
@@ -130,7 +159,7 @@ class Endpoint:
 
 @frozen(kw_only=True)
 class BusConfig:
-    """What every signed request to one server needs.
+    """A server, the credentials, and the options of the requests.
 
     Attributes:
         root: scheme, host and the path that endpoints' paths are appended to.
@@ -144,6 +173,9 @@ class BusConfig:
     credentials: Credentials
     key: Key = field(repr=False)
     budget: TimeBudget
+    max_size: int
+    batch_size: int
+    style: WireStyle
     skew: Skew = field(factory=Skew)
 
     @classmethod
@@ -151,11 +183,8 @@ class BusConfig:
         cls,
         url: str,
         credentials: Credentials,
-        *,
         path: str = "",
-        timeout: float = TIMEOUT,
-        deadline: float | None = DEADLINE,
-        retry: Retry | None = None,
+        **options: Unpack[BusOptions],
     ) -> BusConfig:
         """Check the arguments of a client.
 
@@ -163,18 +192,24 @@ class BusConfig:
             url: a host, perhaps with the path that precedes each endpoint's path.
             credentials: the app id and the secret that sign the requests.
             path: an endpoint's path that the URL may end in.
-            timeout: seconds that the server may be silent.
-            deadline: seconds that a request may take with its attempts.
-            retry: the attempts and the pauses between them.
+            options: see :class:`BusOptions`.
 
         Raises:
             InvalidArgument: one of them cannot be used.
+            TypeError: there are other options than those.
         """
         if not isinstance(credentials, Credentials):
             # Its repr might show a secret.
             kind = type(credentials).__name__
             raise InvalidArgument(
                 f"credentials must be Credentials(app_id, secret), got {kind}"
+            )
+        if unknown := options.keys() - BusOptions.__annotations__:
+            raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+        batch_size = options.get("batch_size", 100)
+        if type(batch_size) is not int or batch_size < 1:
+            raise InvalidArgument(
+                f"batch_size must be a positive int, got {batch_size!r}"
             )
         parts = split_url(url, _EXAMPLE, _REMEDY)
         prefix = parts.path.rstrip("/").removesuffix(path or "/").rstrip("/")
@@ -186,8 +221,13 @@ class BusConfig:
             credentials=credentials,
             key=prepare(credentials.secret),
             budget=TimeBudget(
-                timeout=timeout, deadline=deadline, retry=retry or Retry()
+                timeout=options.get("timeout", TIMEOUT),
+                deadline=options.get("deadline", DEADLINE),
+                retry=options.get("retry") or Retry(),
             ),
+            max_size=options.get("max_size", DEFAULT_MAX_SIZE),
+            batch_size=batch_size,
+            style=options.get("style", DOCUMENTED),
         )
 
     def endpoint(self, name: str, path: str) -> Endpoint:
@@ -208,16 +248,6 @@ class BusConfig:
             TypeError: there are other arguments than those of :class:`Limits`.
         """
         return evolve(self, budget=self.budget.override(limits)) if limits else self
-
-
-def check_batch_size(batch_size: object) -> None:
-    """Check the size of a batch.
-
-    Raises:
-        InvalidArgument: it is not a positive int.
-    """
-    if type(batch_size) is not int or batch_size < 1:
-        raise InvalidArgument(f"batch_size must be a positive int, got {batch_size!r}")
 
 
 def _check_path(name: str, path: object) -> None:
@@ -310,7 +340,7 @@ class _Signature:
         verdict: Reauthenticate,
         attempts: Attempts,  # noqa: ARG002 - the protocol's
     ) -> Conversation[None]:
-        """Use the server's clock from now on; if that does not help, go back."""
+        """Use the server's clock from now on; undo that if the next attempt fails too."""
         skew = self.config.skew
         if self.skew_before is not None:
             skew.seconds = self.skew_before
@@ -357,14 +387,14 @@ def _judge_error(error: WatchBusError, response: Response) -> Reauthenticate | T
     if _is_expired(error) and date is not None:
         # The header has whole seconds: on average it is half a second late.
         return Reauthenticate(error, date + 0.5 - response.received_at)
-    if status in TRANSIENT if code is None else _is_transient(code, status):
-        wait = retry_after(response)
-        return TryLater(error, wait, is_safe_to_retry=status == 503)
-    raise error
-
-
-def _is_transient(code: str, status: int) -> bool:
-    return code == ResultCode.SERVER_ERROR and not 400 <= status < 500
+    if code is None:
+        is_transient = status in TRANSIENT
+    else:
+        is_transient = code == ResultCode.SERVER_ERROR and not 400 <= status < 500
+    if not is_transient:
+        raise error
+    wait = retry_after(response)
+    return TryLater(error, wait, is_safe_to_retry=status == 503)
 
 
 def _is_expired(error: WatchBusError) -> bool:

@@ -22,7 +22,6 @@ from ortege_watch.watchbus.requests import (
     BusConfig,
     Endpoint,
     Progress,
-    check_batch_size,
     is_rejection,
     signed_exchange,
 )
@@ -241,7 +240,7 @@ def body_of(batch: Iterable[QueuedAlert], *, bare: bool) -> bytes:
 
 
 def deliver(
-    config: BusConfig, endpoint: Endpoint, batch: Sequence[QueuedAlert], *, bare: bool
+    config: BusConfig, endpoint: Endpoint, batch: Sequence[QueuedAlert]
 ) -> Conversation[BatchResults]:
     """Send a batch in order; halve a rejected request until one alert is to blame.
 
@@ -252,7 +251,7 @@ def deliver(
     parts = [batch]
     while parts and results.error is None:
         part = parts.pop()
-        body = body_of(part, bare=bare)
+        body = body_of(part, bare=config.style.bare_lists)
         try:
             yield from signed_exchange(
                 config, endpoint, body, _ignore, is_repeatable=True
@@ -277,30 +276,17 @@ def _ignore(_data: object) -> None:
     """Accept any response to an alert: none is documented."""
 
 
+@frozen
 class AlertSender:
-    """The conversations of one publisher, with an outbox or without one.
-
-    Args:
-        config: the bus, the credentials and the limits.
-        path: the endpoint's path.
-        style: the form of the requests.
-        batch_size: the most alerts in a request.
+    """The conversations of one publisher.
 
     Attributes:
+        endpoint: where alerts are sent to.
         outbox: the queue on disk; ``None`` for a queue in memory for each call.
-
-    Raises:
-        InvalidArgument: the path or the batch size cannot be used.
     """
 
-    def __init__(
-        self, config: BusConfig, path: str, style: WireStyle, batch_size: int
-    ) -> None:
-        check_batch_size(batch_size)
-        self._endpoint: Final = config.endpoint("path", path)
-        self._bare: Final = style.bare_lists
-        self._batch_size: Final = batch_size
-        self.outbox: AlertQueue | None = None
+    endpoint: Endpoint
+    outbox: AlertQueue | None
 
     def send(
         self,
@@ -321,7 +307,7 @@ class AlertSender:
                 this is a flush; with ``published``.
         """
         queue = MemoryQueue(alerts) if self.outbox is None else self.outbox
-        size, on_disk = self._batch_size, queue.on_disk
+        size, on_disk = config.batch_size, queue.on_disk
         results = BatchResults()
         batch: Sequence[QueuedAlert] | None
         left = 1
@@ -333,9 +319,7 @@ class AlertSender:
                 if batch is None:
                     break
                 while batch and results.error is None:
-                    done = yield from deliver(
-                        config, self._endpoint, batch, bare=self._bare
-                    )
+                    done = yield from deliver(config, self.endpoint, batch)
                     batch = (
                         yield Work(partial(queue.resolve, done, size), on_disk)
                     ).value

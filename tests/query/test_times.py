@@ -98,12 +98,18 @@ def test_a_day_is_the_whole_day_to_the_older_planner(condition, kept):
 @pytest.mark.parametrize(
     ("make", "advice"),
     [
-        (lambda: seen.in_range("2024-05-01", DAY), r"write date\(2024, 5, 1\)"),
+        (
+            lambda: seen.in_range("2024-05-01", DAY),
+            r"expected date\(2024, 5, 1\) .*, got '2024-05-01'",
+        ),
         (lambda: seen.in_range(DAY, date(2024, 4, 30)), "ends before it starts"),
-        (lambda: seen.on(NOON), r"for instants use .in_range\(start, end\)"),
+        (
+            lambda: seen.on(NOON),
+            r"takes a date, got a datetime; use .in_range\(start, end\)",
+        ),
         (lambda: seen.on("today"), r'.over\("last 7 days"\)'),
         (lambda: seen.before(NAIVE), "naive"),
-        (lambda: seen.after(None), "give a date or an aware datetime"),
+        (lambda: seen.after(None), "or an aware datetime, got None"),
     ],
 )
 def test_refuses_other_moments_with_advice(make, advice):
@@ -160,22 +166,28 @@ def test_makes_selections(selection, name, wire):
 @pytest.mark.parametrize(
     ("make", "advice"),
     [
-        (lambda: seen.by("Day"), "'Day' is no granularity; use 'day'"),
-        (lambda: seen.by("weeks"), "use 'week'"),
-        (lambda: seen.by(""), "use second, minute"),
-        (lambda: seen.by("x" * 129), "is no granularity"),
-        (lambda: seen.by("a-b"), "is no granularity"),
-        (lambda: seen.by(5), "is no granularity"),
-        (lambda: seen.over("June 2024"), "reads reliably"),
-        (lambda: seen.over(NOON), r"give \(start, end\)"),
-        (lambda: seen.over((NOON, DAY, DAY)), "is no range"),
-        (lambda: seen.compare("today"), "give a list of ranges"),
-        (lambda: seen.compare([]), "give a list of ranges"),
-        (lambda: seen.compare(5), "give a list of ranges"),
-        (lambda: seen.compare(["today", "June"]), r"compare\[1\]: 'June'"),
+        (lambda: seen.by("Day"), "granularity must be 'day', got 'Day'"),
+        (lambda: seen.by("weeks"), "granularity must be 'week', got 'weeks'"),
+        (lambda: seen.by(""), "granularity must be one of second, minute, .* got ''"),
+        (lambda: seen.by("x" * 129), "granularity must be one of second, minute"),
+        (lambda: seen.by("a-b"), "granularity must be one of second, minute"),
+        (lambda: seen.by(5), "granularity must be one of second, minute"),
+        (lambda: seen.over("June 2024"), "expected .*, got 'June 2024'"),
+        (lambda: seen.over(NOON), r"or a pair \(start, end\)"),
+        (lambda: seen.over((NOON, DAY, DAY)), "or a pair .*, got"),
+        (lambda: seen.compare("today"), "compare must be a list, got 'today'"),
+        (lambda: seen.compare([]), "compare needs at least one range"),
+        (lambda: seen.compare(5), "compare must be a list, got 5"),
+        (
+            lambda: seen.compare(["today", "June"]),
+            r"compare\[1\]: expected .*, got 'June'",
+        ),
         (lambda: seen.over("today").compare(["today"]), "not both"),
         (lambda: seen.compare(["today"]).over("today"), "not both"),
-        (lambda: TimeSelection(Dimension("calls.seen")), "is no TimeDimension"),
+        (
+            lambda: TimeSelection(Dimension("calls.seen")),
+            "dimension must be a TimeDimension, got Dimension",
+        ),
     ],
 )
 def test_refuses_other_selections_with_advice(make, advice):

@@ -12,6 +12,7 @@ from ortege_watch import (
     ApiError,
     AsyncCubeClient,
     AsyncUpdates,
+    CacheMode,
     ChangedRow,
     Condition,
     ConnectionState,
@@ -20,10 +21,12 @@ from ortege_watch import (
     Dimension,
     Group,
     Measure,
+    Member,
     Order,
     Query,
     RateLimited,
     Reconnect,
+    ResponseFormat,
     Result,
     Row,
     Segment,
@@ -96,7 +99,12 @@ def queries_are_built_and_changed() -> Query:
         limit=10,
         total=True,
         timezone="Europe/Berlin",
+        cache="no-cache",
+        response_format="compact",
     )
+    assert_type(query.members, tuple[Member[Any], ...])
+    assert_type(query.cache, CacheMode | None)
+    assert_type(query.response_format, ResponseFormat | None)
     assert_type(query.to_wire(), dict[str, Any])
     assert_type(Query.from_wire({"measures": ["events.fee"]}), Query)
     assert_type(query.limit_to(5).filter(Events.height.lt(7)), Query)

@@ -71,6 +71,8 @@ def each_argument_of_a_query_takes_its_own_kind() -> None:
     Query(measures=[fee], where=[fee])  # E: list-item
     Query(measures=[fee], order=[fee])  # E: list-item
     Query(measures=[fee], limit="5")  # E: arg-type
+    Query(measures=[fee], cache="renew")  # E: arg-type
+    Query(measures=[fee], response_format="rows")  # E: arg-type
 
 
 def a_query_is_frozen() -> None:

@@ -47,7 +47,7 @@ from ortege_watch.errors import (
     QueryError,
     QueryRejected,
 )
-from ortege_watch.query import Query
+from ortege_watch.query import CacheMode, Query
 from ortege_watch.results import Result
 from ortege_watch.tokens import TokenSource
 
@@ -341,7 +341,7 @@ def load_parts(
     call: Call,
     query: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     *,
-    cache: str | None = None,
+    cache: CacheMode | None = None,
 ) -> Conversation[list[ResultPart]]:
     """Return the undecoded results of a query in its wire form.
 
@@ -360,7 +360,7 @@ def load_parts(
 
 
 def _ask_parts(
-    call: Call, query: object, cache: str | None
+    call: Call, query: object, cache: CacheMode | None
 ) -> Conversation[list[ResultPart]]:
     question = _question(query)
     if cache is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ortege_watch.query.base import Member
-from ortege_watch.query.filters import Condition, Filter, Group
+from ortege_watch.query.filters import Condition, Filter, Group, Member
 from ortege_watch.query.members import (
     Dimension,
     Measure,
@@ -12,9 +11,10 @@ from ortege_watch.query.members import (
     TimeDimension,
     TimeSelection,
 )
-from ortege_watch.query.query import Query
+from ortege_watch.query.query import CacheMode, Query, ResponseFormat
 
 __all__ = [
+    "CacheMode",
     "Condition",
     "Dimension",
     "Filter",
@@ -23,6 +23,7 @@ __all__ = [
     "Member",
     "Order",
     "Query",
+    "ResponseFormat",
     "Segment",
     "TimeDimension",
     "TimeSelection",

@@ -1,4 +1,4 @@
-"""Filters: conditions on members, and groups of them.
+"""Members of cubes, conditions on them, and groups of conditions.
 
 Conditions come from the methods of members, such as ``Events.fee.gt(5)``; ``&`` and
 ``|`` group them. Filters are compared by structure and have no truth value.
@@ -6,86 +6,135 @@ Conditions come from the methods of members, such as ``Events.fee.gt(5)``; ``&``
 
 from __future__ import annotations
 
+import builtins
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import date, datetime, tzinfo
-from typing import Any, Literal
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import attrs
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query.base import Member
 from ortege_watch.query.values import (
+    TYPES,
     Value,
     check_moment,
     check_ordered,
+    check_text,
     check_value,
     day_end,
-    pair_to_wire,
-    plain,
+    range_to_wire,
     shown,
+    value_to_wire,
     wall_clock,
 )
 
-__all__ = ["METHODS", "OPERATORS", "Condition", "Filter", "Group", "check_filter"]
+__all__ = ["OPERATORS", "Condition", "Filter", "Group", "Member", "check_filter"]
 
-# What each operator takes, as documented by Cube ("Query format" of the REST API).
-OPERATORS: dict[str, str] = {
-    "equals": "list",
-    "notEquals": "list",
-    "contains": "text",
-    "notContains": "text",
-    "startsWith": "text",
-    "notStartsWith": "text",
-    "endsWith": "text",
-    "notEndsWith": "text",
-    "gt": "one",
-    "gte": "one",
-    "lt": "one",
-    "lte": "one",
-    "set": "none",
-    "notSet": "none",
-    "measureFilter": "none",
-    "inDateRange": "range",
-    "notInDateRange": "range",
-    "onTheDate": "day",
-    "beforeDate": "moment",
-    "beforeOrOnDate": "moment",
-    "afterDate": "moment",
-    "afterOrOnDate": "moment",
-}
+T = TypeVar("T")
 
-# The method of a member that makes a condition with the operator.
-METHODS: dict[str, str] = {
-    "equals": "eq",
-    "notEquals": "ne",
-    "contains": "contains",
-    "notContains": "not_contains",
-    "startsWith": "starts_with",
-    "notStartsWith": "not_starts_with",
-    "endsWith": "ends_with",
-    "notEndsWith": "not_ends_with",
-    "gt": "gt",
-    "gte": "gte",
-    "lt": "lt",
-    "lte": "lte",
-    "set": "is_set",
-    "notSet": "is_not_set",
-    "inDateRange": "in_range",
-    "notInDateRange": "not_in_range",
-    "onTheDate": "on",
-    "beforeDate": "before",
-    "beforeOrOnDate": "on_or_before",
-    "afterDate": "after",
-    "afterOrOnDate": "on_or_after",
+_NAME = re.compile(r"[a-zA-Z0-9_]+\.[a-zA-Z0-9_]+")
+
+
+@attrs.frozen(init=False, repr=False)
+class Member(Generic[T]):
+    """The name of a member of a cube, and the Python type of its values.
+
+    Attributes:
+        name: ``cube.member``, of ASCII letters, digits and underscores.
+        type: ``Decimal``, ``int``, ``str``, ``bool`` or ``datetime``; ``object`` if it
+            is unknown: values are then read as the server's annotation says.
+
+    Raises:
+        QueryError: a malformed name, a type that cannot be read exactly.
+    """
+
+    # "dimension", "measure" or "segment"
+    kind: ClassVar[str]
+
+    name: str
+    type: builtins.type[T]
+
+    def _set(self, name: str, type: builtins.type[Any]) -> None:
+        _check_name(name, self.__class__.__name__)
+        if type not in TYPES:
+            raise QueryError(f"{name}: {_type_advice(type)}")
+        # Plain str: a subclass would not be equal in JSON.
+        object.__setattr__(self, "name", str.__str__(name))
+        object.__setattr__(self, "type", type)
+
+
+def _check_name(name: Any, kind: str) -> None:
+    if not isinstance(name, str):
+        message = f'{kind} name must be a string "cube.member", got {shown(name)}'
+        raise QueryError(message)
+    if not _NAME.fullmatch(name):
+        check_text(name, kind)
+        hint = "expected cube.member, of ASCII letters, digits and underscores"
+        if name.count(".") == 2:
+            hint = "select a granularity with TimeDimension(...).by(...)"
+        raise QueryError(f"invalid {kind} name {shown(name)}: {hint}")
+
+
+def _type_advice(type: Any) -> str:
+    if type is float:
+        return "float is not exact; declare Decimal"
+    if type is date:
+        return "Cube has times but no dates; declare datetime or a TimeDimension"
+    known = ", ".join(allowed.__name__ for allowed in TYPES)
+    return f"type must be one of {known}, got {shown(type)}"
+
+
+class Operator(NamedTuple):
+    """How an operator of Cube is written in Python.
+
+    Attributes:
+        method: the method of a member that makes the condition; ``""``: none.
+        takes: the kind of its values, see ``_check_values`` and ``_check_moments``.
+    """
+
+    method: str
+    takes: Literal["list", "text", "one", "none", "range", "day", "moment"]
+
+    @property
+    def dated(self) -> bool:
+        """Whether the values are read in the query's time zone."""
+        return self.takes in {"range", "day", "moment"}
+
+
+# As documented by Cube ("Query format" of the REST API).
+OPERATORS: dict[str, Operator] = {
+    "equals": Operator("eq", "list"),
+    "notEquals": Operator("ne", "list"),
+    "contains": Operator("contains", "text"),
+    "notContains": Operator("not_contains", "text"),
+    "startsWith": Operator("starts_with", "text"),
+    "notStartsWith": Operator("not_starts_with", "text"),
+    "endsWith": Operator("ends_with", "text"),
+    "notEndsWith": Operator("not_ends_with", "text"),
+    "gt": Operator("gt", "one"),
+    "gte": Operator("gte", "one"),
+    "lt": Operator("lt", "one"),
+    "lte": Operator("lte", "one"),
+    "set": Operator("is_set", "none"),
+    "notSet": Operator("is_not_set", "none"),
+    "measureFilter": Operator("", "none"),
+    "inDateRange": Operator("in_range", "range"),
+    "notInDateRange": Operator("not_in_range", "range"),
+    "onTheDate": Operator("on", "day"),
+    "beforeDate": Operator("before", "moment"),
+    "beforeOrOnDate": Operator("on_or_before", "moment"),
+    "afterDate": Operator("after", "moment"),
+    "afterOrOnDate": Operator("on_or_after", "moment"),
 }
 
 
 class Filter(ABC):
-    """Be a condition or a group of conditions; ``&`` and ``|`` join two.
+    """A condition or a group of conditions; ``&`` and ``|`` join two.
 
-    There is no ``bool()``: ``and``, ``or``, ``not`` and ``if`` would silently drop one
-    side, so they raise ``QueryError``.
+    ``bool()`` raises ``QueryError``: ``and``, ``or``, ``not`` and ``if`` would silently
+    drop one side.
     """
 
     __slots__ = ()
@@ -99,31 +148,31 @@ class Filter(ABC):
     def __bool__(self) -> bool:
         raise QueryError(
             f"{self!r} has no truth value; join filters with & and |, in parentheses, "
-            "or list them: the filters of a list must all hold"
+            "or pass a list: all filters of a list must hold"
         )
 
     @property
     def kind(self) -> str:
-        """Say what is restricted: ``"dimension"`` or ``"measure"``."""
+        """What is restricted: ``"dimension"`` or ``"measure"``."""
         return next(self.conditions()).member.kind
 
     @abstractmethod
     def conditions(self) -> Iterator[Condition]:
-        """Walk through the conditions, however deep."""
+        """Yield the conditions at every depth."""
 
     @abstractmethod
     def to_wire(self, zone: tzinfo) -> dict[str, Any]:
-        """Spell the filter in Cube's JSON; instants become wall clock of ``zone``."""
+        """Return the filter as Cube's JSON; instants become wall clock of ``zone``."""
 
 
 @attrs.frozen(repr=False)
 class Condition(Filter):
-    """Compare a member by one of Cube's operators; members' methods make these.
+    """A comparison of a member by one of Cube's operators; made by members' methods.
 
     Attributes:
         member: the measure, dimension or time dimension.
         operator: Cube's name, such as ``"equals"``.
-        values: what it is compared with; ``None`` is NULL.
+        values: what the member is compared with; ``None`` is NULL.
 
     Raises:
         QueryError: an unknown operator, a wrong number of values, a wrong type.
@@ -136,57 +185,59 @@ class Condition(Filter):
     def __attrs_post_init__(self) -> None:
         if getattr(self.member, "kind", "segment") == "segment":
             message = (
-                f"{shown(self.member)} cannot be compared; segments go into segments="
+                f"{shown(self.member)} cannot be compared; use a measure or a dimension"
             )
             raise QueryError(message)
         if self.operator not in list(OPERATORS):
-            known = ", ".join(OPERATORS)
-            message = (
-                f"{self.member.name}: no operator {shown(self.operator)}; use {known}"
+            raise QueryError(
+                f"{self.member.name}: operator must be one of {', '.join(OPERATORS)}, "
+                f"got {shown(self.operator)}"
             )
-            raise QueryError(message)
         if not isinstance(self.values, tuple):
-            raise QueryError(f"{self._what}: give the values as a tuple")
-        check = _CHECKS[OPERATORS[self.operator]]
-        checked = check(self.member, self.values, self._what)
+            message = f"{self._what}: values must be a tuple, got {shown(self.values)}"
+            raise QueryError(message)
+        check = _check_moments if self._operator.dated else _check_values
+        checked = check(self.member, self._operator.takes, self.values, self._what)
         object.__setattr__(self, "values", checked)
 
     @property
+    def _operator(self) -> Operator:
+        return OPERATORS[self.operator]
+
+    @property
     def _what(self) -> str:
-        method = METHODS.get(self.operator, self.operator)
-        return f"{self.member.name}.{method}"
+        return f"{self.member.name}.{self._operator.method or self.operator}"
 
     @property
     def dated(self) -> bool:
-        """Say whether the values are read in the query's time zone."""
-        return OPERATORS[self.operator] in {"range", "day", "moment"}
+        """Whether the values are read in the query's time zone."""
+        return self._operator.dated
 
     def conditions(self) -> Iterator[Condition]:
         """Yield the condition itself."""
         yield self
 
     def to_wire(self, zone: tzinfo) -> dict[str, Any]:
-        """Spell the condition in Cube's JSON; instants become wall clock of ``zone``.
+        """Return the condition as Cube's JSON; instants become wall clock of ``zone``.
 
-        A day means the whole day with every operator. Ranges and days always carry two
-        values: with one, Cube 0.35.81 drops the filter without a word [seen]. Cube's
-        older planner takes a lone day for its 00:00, so ``beforeOrOnDate`` and
-        ``afterDate`` name the day's last millisecond. Instants finer than a
-        millisecond are rounded so that no row is lost.
+        A day means the whole day with every operator. Ranges and days always have two
+        values: with one, Cube 0.35.81 silently drops the filter [seen]. Cube's older
+        planner reads a single day as its 00:00, so ``beforeOrOnDate`` and ``afterDate``
+        send the day's last millisecond. Instants finer than a millisecond are rounded
+        so that no row is lost.
         """
         leaf: dict[str, Any] = {"member": self.member.name, "operator": self.operator}
         if self.dated:
             leaf["values"] = self._moments(zone)
         elif self.values:
-            leaf["values"] = [plain(value) for value in self.values]
+            leaf["values"] = [value_to_wire(value) for value in self.values]
         return leaf
 
-    def _moments(self, zone: tzinfo) -> list[str]:
+    def _moments(self, zone: tzinfo) -> object:
         match self.values:
             case [date() as start, date() as end]:
                 inward = self.operator == "notInDateRange"
-                pair = (start, end)
-                return pair_to_wire(pair, zone, self._what, inward=inward)
+                return range_to_wire((start, end), zone, self._what, inward=inward)
             case [datetime() as moment]:
                 up = self.operator in {"beforeDate", "beforeOrOnDate"}
                 return [wall_clock(moment, zone, self._what, up=up)]
@@ -198,25 +249,77 @@ class Condition(Filter):
                 return [str(value) for value in values]
 
     def __repr__(self) -> str:
-        if not hasattr(self.member, METHODS.get(self.operator, "")):
+        operator = self._operator
+        if not operator.method or not hasattr(self.member, operator.method):
             call = (self.member, self.operator, self.values)
             return f"Condition({', '.join(map(repr, call))})"
-        if OPERATORS[self.operator] == "list" and (
+        if operator.takes == "list" and (
             len(self.values) > 1 or self.values == (None,)
         ):
             method = "in_" if self.operator == "equals" else "not_in"
             return f"{self.member!r}.{method}({list(self.values)!r})"
         values = ", ".join(map(repr, self.values))
-        return f"{self.member!r}.{METHODS[self.operator]}({values})"
+        return f"{self.member!r}.{operator.method}({values})"
+
+
+def _check_values(
+    member: Member[Any], takes: str, values: tuple[Any, ...], what: str
+) -> tuple[Value, ...]:
+    """Return the values of an operator that does not depend on the time zone."""
+    of = member.type
+    match takes:
+        case "none" if values:
+            raise QueryError(f"{what} takes no values, got {len(values)}")
+        case "list" if not values:
+            message = f"{what}: an empty list matches nothing; omit the filter"
+            raise QueryError(message)
+        case "text":
+            if of not in (str, object):
+                message = (
+                    f"{what} searches strings, but the member is declared {of.__name__}"
+                )
+                raise QueryError(message)
+            if all(value is None for value in values):
+                raise QueryError(f"{what} needs at least one string")
+            of = str
+        case "one":
+            if len(values) != 1:
+                # Cube would use the first one only [source: firstParameter()].
+                raise QueryError(f"{what} takes exactly one value, got {len(values)}")
+            if isinstance(check_value(values[0], of, what), bool):
+                raise QueryError(f"{what}: booleans are not ordered; use .eq(...)")
+        case _:
+            pass
+    return tuple(v if v is None else check_value(v, of, what) for v in values)
+
+
+def _check_moments(
+    member: Member[Any], takes: str, values: tuple[Any, ...], what: str
+) -> tuple[Value, ...]:
+    """Return the days and instants of an operator for times."""
+    if member.type is not datetime:
+        message = f"{what} compares times; declare TimeDimension({member.name!r})"
+        raise QueryError(message)
+    count = 2 if takes == "range" else 1
+    if len(values) != count:
+        many = "values" if count > 1 else "value"
+        message = f"{what} takes {count} date or datetime {many}, got {len(values)}"
+        raise QueryError(message)
+    moments = tuple(check_moment(value, what) for value in values)
+    check_ordered(moments, what)
+    if takes == "day" and isinstance(moments[0], datetime):
+        message = f"{what} takes a date, got a datetime; use .in_range(start, end)"
+        raise QueryError(message)
+    return moments
 
 
 @attrs.frozen(repr=False)
 class Group(Filter):
-    """Hold filters of which all (``and``) or at least one (``or``) must hold.
+    """Filters of which all (``"and"``) or at least one (``"or"``) must hold.
 
     Raises:
         QueryError: no filters, or measures and dimensions in one group: Cube restricts
-            dimensions before and measures after it aggregates.
+            dimensions before it aggregates and measures afterwards.
     """
 
     operator: Literal["and", "or"]
@@ -224,10 +327,10 @@ class Group(Filter):
 
     def __attrs_post_init__(self) -> None:
         if self.operator not in ("and", "or"):
-            message = f'a group is "and" or "or", not {shown(self.operator)}'
+            message = f'operator must be "and" or "or", got {shown(self.operator)}'
             raise QueryError(message)
         if not self.filters:
-            message = f'an empty "{self.operator}" group says nothing; leave it out'
+            message = f'an "{self.operator}" group needs at least one filter'
             raise QueryError(message)
         # (a & b) & c is a & b & c.
         flat: list[Filter] = []
@@ -242,17 +345,17 @@ class Group(Filter):
         if len(kinds) > 1:
             names = " and ".join(kinds[kind].member.name for kind in sorted(kinds))
             raise QueryError(
-                f"{names}: a group takes dimensions or measures, not both; put filters "
-                "on dimensions into where= and filters on measures into having="
+                f"a group cannot mix dimensions and measures: {names}; put filters on "
+                "dimensions into where= and filters on measures into having="
             )
 
     def conditions(self) -> Iterator[Condition]:
-        """Walk through the conditions of all filters."""
+        """Yield the conditions of all filters."""
         for filter_ in self.filters:
             yield from filter_.conditions()
 
     def to_wire(self, zone: tzinfo) -> dict[str, Any]:
-        """Spell the group in Cube's JSON; instants become wall clock of ``zone``."""
+        """Return the group as Cube's JSON; instants become wall clock of ``zone``."""
         return {self.operator: [filter_.to_wire(zone) for filter_ in self.filters]}
 
     def __repr__(self) -> str:
@@ -266,94 +369,9 @@ class Group(Filter):
 
 
 def check_filter(filter_: object, what: str) -> None:
-    """Refuse what is no filter.
-
-    Raises:
-        QueryError: ``filter_`` is something else, such as the ``bool`` of ``==``.
-    """
+    """Raise ``QueryError`` unless ``filter_`` is one; ``==`` makes a ``bool``."""
     if not isinstance(filter_, Filter):
         raise QueryError(
-            f"{what}: {shown(filter_)} is no filter; write member.eq(value) and the like "
+            f"{what}: expected a filter such as member.eq(value), got {shown(filter_)} "
             "(== compares members and makes no filter)"
         )
-
-
-def _list(member: Member[Any], values: tuple[Any, ...], what: str) -> tuple[Value, ...]:
-    if not values:
-        message = f"{what}: an empty list matches nothing; leave the filter out"
-        raise QueryError(message)
-    return tuple(
-        None if value is None else check_value(value, member.type, what)
-        for value in values
-    )
-
-
-def _text(member: Member[Any], values: tuple[Any, ...], what: str) -> tuple[Value, ...]:
-    if member.type not in (str, object):
-        raise QueryError(
-            f"{what}: only text is searched; the member is declared "
-            f"{member.type.__name__}"
-        )
-    if not any(value is not None for value in values):
-        raise QueryError(f"{what}: give at least one text")
-    return tuple(v if v is None else check_value(v, str, what) for v in values)
-
-
-def _one(member: Member[Any], values: tuple[Any, ...], what: str) -> tuple[Value, ...]:
-    if len(values) != 1:
-        # Cube would use the first and forget the others [source: firstParameter()].
-        raise QueryError(f"{what}: takes exactly one value, not {len(values)}")
-    value = check_value(values[0], member.type, what)
-    if isinstance(value, bool):
-        raise QueryError(f"{what}: true and false have no order; use .eq(...)")
-    return (value,)
-
-
-def _none(_: Member[Any], values: tuple[Any, ...], what: str) -> tuple[Value, ...]:
-    if values:
-        raise QueryError(f"{what}: takes no values")
-    return ()
-
-
-def _moments(
-    count: int, member: Member[Any], values: tuple[Any, ...], what: str
-) -> tuple[date, ...]:
-    if member.type is not datetime:
-        raise QueryError(f"{what}: is for time; use TimeDimension({member.name!r})")
-    if len(values) != count:
-        raise QueryError(
-            f"{what}: takes {count} value{'s' * (count > 1)}, not {len(values)}"
-        )
-    return tuple(check_moment(value, what) for value in values)
-
-
-def _range(
-    member: Member[Any], values: tuple[Any, ...], what: str
-) -> tuple[Value, ...]:
-    moments = _moments(2, member, values, what)
-    check_ordered(moments, what)
-    return moments
-
-
-def _moment(
-    member: Member[Any], values: tuple[Any, ...], what: str
-) -> tuple[Value, ...]:
-    return _moments(1, member, values, what)
-
-
-def _day(member: Member[Any], values: tuple[Any, ...], what: str) -> tuple[Value, ...]:
-    moments = _moments(1, member, values, what)
-    if isinstance(moments[0], datetime):
-        raise QueryError(f"{what}: takes a day; for instants use .in_range(start, end)")
-    return moments
-
-
-_CHECKS: dict[str, Callable[[Member[Any], tuple[Any, ...], str], tuple[Value, ...]]] = {
-    "list": _list,
-    "text": _text,
-    "one": _one,
-    "none": _none,
-    "range": _range,
-    "moment": _moment,
-    "day": _day,
-}

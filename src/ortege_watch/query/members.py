@@ -1,6 +1,6 @@
-"""Members of cubes: measures, dimensions, time dimensions, segments.
+"""Measures, dimensions, time dimensions and segments; orders and time selections.
 
-Members are values: frozen, hashable, equal when name and type are. Their methods make
+Members are values: frozen, hashable, equal if name and type are. Their methods make
 filters, orders and time selections; ``==`` never does.
 """
 
@@ -8,91 +8,52 @@ from __future__ import annotations
 
 import builtins
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, tzinfo
 from decimal import Decimal
-from typing import Any, ClassVar, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 
 import attrs
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query.base import Member
-from ortege_watch.query.filters import Condition
-from ortege_watch.query.values import Range, check_range, range_to_wire, shown
+from ortege_watch.query.filters import Condition, Member
+from ortege_watch.query.values import (
+    UNITS,
+    Range,
+    check_list,
+    check_range,
+    check_value,
+    range_to_wire,
+    shown,
+)
 
 __all__ = [
-    "GRANULARITIES",
-    "Column",
     "Dimension",
     "Measure",
     "Order",
-    "Orderable",
     "Segment",
+    "Selected",
     "TimeDimension",
     "TimeSelection",
+    "columns_of",
 ]
 
 T = TypeVar("T")
 
 
-class Orderable(ABC):
-    """Be something that rows may be ordered by."""
+class Column(Member[T]):
+    """A member that has a column: it may be NULL, and rows may be ordered by it."""
 
     __slots__ = ()
 
-    @property
-    @abstractmethod
-    def order_name(self) -> str:
-        """Name what Cube is told to order by."""
-
     def asc(self) -> Order:
-        """Order rows by this, smallest or earliest first."""
+        """Order rows by this member, smallest or earliest first."""
         return Order(self)
 
     def desc(self) -> Order:
-        """Order rows by this, largest or latest first."""
+        """Order rows by this member, largest or latest first."""
         return Order(self, "desc")
-
-
-@attrs.frozen(repr=False)
-class Order:
-    """Order rows by a member of the query; ``.asc()`` and ``.desc()`` make these.
-
-    Raises:
-        QueryError: something that has no column, a direction that is neither.
-    """
-
-    member: Orderable
-    direction: Literal["asc", "desc"] = "asc"
-
-    def __attrs_post_init__(self) -> None:
-        if not isinstance(self.member, Orderable):
-            raise QueryError(f"{shown(self.member)} has no column to order by")
-        if self.direction not in ("asc", "desc"):
-            raise QueryError(
-                f'the direction is "asc" or "desc", not {shown(self.direction)}'
-            )
-
-    @property
-    def name(self) -> str:
-        """Name what Cube orders by: the dimension, also for a time selection."""
-        return self.member.order_name
-
-    def __repr__(self) -> str:
-        return f"{self.member!r}.{self.direction}()"
-
-
-class Column(Member[T], Orderable):
-    """Be a member that has a column: it may be NULL, and rows may be ordered by it."""
-
-    __slots__ = ()
-
-    @property
-    def order_name(self) -> str:
-        """Name the member."""
-        return self.name
 
     def is_set(self) -> Condition:
         """Keep rows where the member is not NULL."""
@@ -104,9 +65,9 @@ class Column(Member[T], Orderable):
 
 
 class _Compared(Column[T]):
-    """Be a measure or a dimension that is compared with values of its type.
+    """A measure or a dimension, which is compared with values of its type.
 
-    Members declared ``Decimal`` take ``int`` as well. No ``float`` is taken anywhere.
+    Members declared ``Decimal`` also accept ``int``; none accepts ``float``.
     """
 
     __slots__ = ()
@@ -117,15 +78,19 @@ class _Compared(Column[T]):
     def eq(self, value: T) -> Condition: ...
     def eq(self, value: Any) -> Condition:
         """Keep rows where the member equals ``value``; for NULL use ``is_not_set``."""
-        return Condition(self, "equals", (_present(self, "eq", value),))
+        return Condition(
+            self, "equals", (check_value(value, self.type, f"{self.name}.eq"),)
+        )
 
     @overload
     def ne(self: _Compared[Decimal], value: Decimal | int) -> Condition: ...
     @overload
     def ne(self, value: T) -> Condition: ...
     def ne(self, value: Any) -> Condition:
-        """Keep rows where the member differs from ``value``, NULL among them."""
-        return Condition(self, "notEquals", (_present(self, "ne", value),))
+        """Keep rows where the member differs from ``value`` or is NULL."""
+        return Condition(
+            self, "notEquals", (check_value(value, self.type, f"{self.name}.ne"),)
+        )
 
     @overload
     def in_(
@@ -144,7 +109,7 @@ class _Compared(Column[T]):
     @overload
     def not_in(self, values: Iterable[T | None]) -> Condition: ...
     def not_in(self, values: Iterable[Any]) -> Condition:
-        """Keep rows where the member is none of ``values``.
+        """Keep rows where the member is not one of ``values``.
 
         NULL is kept unless ``None`` is among the values (source: Cube's schema
         compiler adds ``OR ... IS NULL``).
@@ -185,10 +150,7 @@ class _Compared(Column[T]):
 
 
 class Measure(_Compared[T]):
-    """Name a measure, ``Decimal`` unless another type is given.
-
-    ``Measure("cube.total")`` is a ``Measure[Decimal]``.
-    """
+    """A measure, ``Decimal`` by default: ``Measure("cube.total")``."""
 
     __slots__ = ()
     kind = "measure"
@@ -205,11 +167,10 @@ class Measure(_Compared[T]):
 
 
 class Dimension(_Compared[T]):
-    """Name a dimension, ``str`` unless another type is given.
+    """A dimension, ``str`` by default: ``Dimension("cube.sender")``.
 
-    ``Dimension("cube.sender")`` is a ``Dimension[str]``. Text is searched without
-    regard to case; of several texts any may match. A dimension of time that is to be
-    filtered or grouped by time is a ``TimeDimension``.
+    Searches ignore case; of several strings any may match. Use ``TimeDimension`` to
+    filter or group by time.
     """
 
     __slots__ = ()
@@ -223,27 +184,27 @@ class Dimension(_Compared[T]):
         self._set(name, type)
 
     def contains(self: Dimension[str], *texts: str | None) -> Condition:
-        """Keep rows whose text contains any of ``texts``; ``None`` adds NULL."""
+        """Keep rows whose string contains any of ``texts``; ``None`` adds NULL."""
         return Condition(self, "contains", texts)
 
     def not_contains(self: Dimension[str], *texts: str | None) -> Condition:
-        """Keep rows whose text contains none of ``texts``; ``None`` drops NULL."""
+        """Drop rows whose string contains any of ``texts``; ``None`` drops NULL."""
         return Condition(self, "notContains", texts)
 
     def starts_with(self: Dimension[str], *texts: str | None) -> Condition:
-        """Keep rows whose text starts with any of ``texts``; ``None`` adds NULL."""
+        """Keep rows whose string starts with any of ``texts``; ``None`` adds NULL."""
         return Condition(self, "startsWith", texts)
 
     def not_starts_with(self: Dimension[str], *texts: str | None) -> Condition:
-        """Keep rows whose text starts with none of ``texts``; ``None`` drops NULL."""
+        """Drop rows whose string starts with any of ``texts``; ``None`` drops NULL."""
         return Condition(self, "notStartsWith", texts)
 
     def ends_with(self: Dimension[str], *texts: str | None) -> Condition:
-        """Keep rows whose text ends with any of ``texts``; ``None`` adds NULL."""
+        """Keep rows whose string ends with any of ``texts``; ``None`` adds NULL."""
         return Condition(self, "endsWith", texts)
 
     def not_ends_with(self: Dimension[str], *texts: str | None) -> Condition:
-        """Keep rows whose text ends with none of ``texts``; ``None`` drops NULL."""
+        """Drop rows whose string ends with any of ``texts``; ``None`` drops NULL."""
         return Condition(self, "notEndsWith", texts)
 
     def __repr__(self) -> str:
@@ -251,7 +212,7 @@ class Dimension(_Compared[T]):
 
 
 class Segment(Member[bool]):
-    """Name a segment: a filter that the cube defines. It has no column."""
+    """A filter that the cube defines; it has no column."""
 
     __slots__ = ()
     kind = "segment"
@@ -263,19 +224,11 @@ class Segment(Member[bool]):
         return f"Segment({self.name!r})"
 
 
-def _present(member: Member[Any], method: str, value: Any) -> Any:
-    if value is None:
-        advice = "is_not_set" if method == "eq" else "is_set"
-        raise QueryError(f"{member.name}.{method}: for NULL use .{advice}()")
-    return value
-
-
 def _several(member: Member[Any], method: str, values: Any) -> tuple[Any, ...]:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise QueryError(
-            f"{member.name}.{method}: give a list of values, not {shown(values)}"
-        )
-    # The order of a set of strings changes between runs; the wire form must not.
+        message = f"{member.name}.{method} takes a list of values, got {shown(values)}"
+        raise QueryError(message)
+    # The order of a set of strings differs between runs; the JSON must not.
     return tuple(
         sorted(values, key=repr) if isinstance(values, AbstractSet) else values
     )
@@ -289,25 +242,10 @@ def _repr(member: Member[Any], default: builtins.type) -> str:
     return f"{kind}({member.name!r}, {of})"
 
 
-# -------------------- Time dimensions, and the selections of a query that they make.
-
-
-GRANULARITIES = (
-    "second",
-    "minute",
-    "hour",
-    "day",
-    "week",
-    "month",
-    "quarter",
-    "year",
-)
-
-
 class TimeDimension(Column[datetime]):
-    """Name a dimension of time.
+    """A dimension of time.
 
-    In its filters a ``date`` is the whole day in the query's zone, an aware
+    In its filters a ``date`` is the whole day in the query's time zone, an aware
     ``datetime`` an instant. Ranges include both ends.
     """
 
@@ -330,7 +268,7 @@ class TimeDimension(Column[datetime]):
         return Condition(self, "onTheDate", (day,))
 
     def before(self, moment: date) -> Condition:
-        """Keep rows before an instant, or before a day has begun."""
+        """Keep rows before an instant, or before the start of a day."""
         return Condition(self, "beforeDate", (moment,))
 
     def on_or_before(self, moment: date) -> Condition:
@@ -338,17 +276,18 @@ class TimeDimension(Column[datetime]):
         return Condition(self, "beforeOrOnDate", (moment,))
 
     def after(self, moment: date) -> Condition:
-        """Keep rows after an instant, or after a day has ended."""
+        """Keep rows after an instant, or after the end of a day."""
         return Condition(self, "afterDate", (moment,))
 
     def on_or_after(self, moment: date) -> Condition:
-        """Keep rows from an instant on, or from the beginning of a day on."""
+        """Keep rows from an instant on, or from the start of a day on."""
         return Condition(self, "afterOrOnDate", (moment,))
 
     def by(self, granularity: str) -> TimeSelection:
-        """Group by time: second, minute, hour, day, week, month, quarter, year.
+        """Group by second, minute, hour, day, week, month, quarter or year.
 
-        Weeks start on Monday. A name of the cube's own is accepted from Cube 1.0 on.
+        Weeks start on Monday. Cube 1.0 and later also accept the name of a granularity
+        that the cube defines.
         """
         return TimeSelection(self, granularity=granularity)
 
@@ -363,7 +302,7 @@ class TimeDimension(Column[datetime]):
     def compare(
         self, ranges: Sequence[str | date | tuple[date, date]]
     ) -> TimeSelection:
-        """Ask for one result for each of ``ranges``, to be loaded by ``compare``."""
+        """Return one result for each of ``ranges``, with ``CubeClient.compare``."""
         return TimeSelection(self, compared=ranges)
 
     def __repr__(self) -> str:
@@ -375,22 +314,22 @@ def _granularity(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or not re.fullmatch("[a-zA-Z0-9_]{1,128}", value):
         raise QueryError(
-            f"by: {shown(value)} is no granularity; use {', '.join(GRANULARITIES)} or a "
-            "name of the cube's own"
+            f"granularity must be one of {', '.join(UNITS)} or the name of one "
+            f"that the cube defines, got {shown(value)}"
         )
     likely = value.lower().removesuffix("s")
-    if likely in GRANULARITIES and value not in GRANULARITIES:
-        raise QueryError(f"by: {shown(value)} is no granularity; use {likely!r}")
+    if likely in UNITS and value not in UNITS:
+        raise QueryError(f"granularity must be {likely!r}, got {value!r}")
     return value
 
 
 def _compared(value: Any) -> tuple[Range, ...] | None:
     if value is None:
         return None
-    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
-        message = f'compare: give a list of ranges, such as ["this month"], not {shown(value)}'
-        raise QueryError(message)
-    return tuple(check_range(item, f"compare[{i}]") for i, item in enumerate(value))
+    ranges = check_list(value, "compare")
+    if not ranges:
+        raise QueryError('compare needs at least one range, such as "this month"')
+    return tuple(check_range(item, f"compare[{i}]") for i, item in enumerate(ranges))
 
 
 def _range(value: Any) -> Range | None:
@@ -398,17 +337,17 @@ def _range(value: Any) -> Range | None:
 
 
 @attrs.frozen(repr=False)
-class TimeSelection(Orderable):
-    """Select a time dimension: grouped by a granularity, restricted to a range, or both.
+class TimeSelection:
+    """A time dimension, grouped by a granularity, restricted to a range, or both.
 
     Attributes:
         dimension: the time dimension.
-        granularity: what rows are grouped by; ``None``: no column, a filter alone.
-        range: words, or a pair of moments; ``None`` is all of time.
+        granularity: what rows are grouped by; ``None``: no column, only a filter.
+        range: words, or a pair of dates or datetimes; ``None`` is all of time.
         compared: the ranges of a comparison, instead of ``range``.
 
     Raises:
-        QueryError: a range together with a comparison, a malformed one of these.
+        QueryError: a malformed argument, or ``range`` and ``compared`` together.
     """
 
     type: ClassVar[builtins.type[datetime]] = datetime
@@ -424,49 +363,51 @@ class TimeSelection(Orderable):
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.dimension, TimeDimension):
-            message = f"{shown(self.dimension)} is no TimeDimension"
+            message = f"dimension must be a TimeDimension, got {shown(self.dimension)}"
             raise QueryError(message)
         if self.range is not None and self.compared is not None:
-            raise QueryError(
-                f"{self.dimension.name}: takes .over(range) or .compare(ranges), not both"
-            )
+            name = self.dimension.name
+            raise QueryError(f"{name}: use .over(range) or .compare(ranges), not both")
 
     @property
     def name(self) -> str:
-        """Name the column of the result: ``cube.member.day``, or ``cube.member``."""
+        """The column of the result: ``cube.member.day``, or ``cube.member``."""
         suffix = f".{self.granularity}" if self.granularity else ""
         return self.dimension.name + suffix
 
     def by(self, granularity: str) -> TimeSelection:
-        """Group by ``granularity``, see ``TimeDimension.by``."""
+        """Group by ``granularity``; see ``TimeDimension.by``."""
         return attrs.evolve(self, granularity=granularity)
 
     def over(self, range: str | date | tuple[date, date]) -> TimeSelection:
-        """Restrict to ``range``, see ``TimeDimension.over``."""
+        """Restrict to ``range``; see ``TimeDimension.over``."""
         return attrs.evolve(self, range=range)
 
     def compare(
         self, ranges: Sequence[str | date | tuple[date, date]]
     ) -> TimeSelection:
-        """Ask for one result for each of ``ranges``, see ``TimeDimension.compare``."""
+        """Return one result for each of ``ranges``; see ``TimeDimension.compare``."""
         return attrs.evolve(self, compared=ranges)
 
-    @property
-    def order_name(self) -> str:
-        """Name the dimension: servers know the order of a selection by that."""
-        return self.dimension.name
+    def asc(self) -> Order:
+        """Order rows by this selection, earliest first."""
+        return Order(self)
+
+    def desc(self) -> Order:
+        """Order rows by this selection, latest first."""
+        return Order(self, "desc")
 
     def to_wire(self, zone: tzinfo) -> dict[str, Any]:
-        """Spell the selection in Cube's JSON; instants become wall clock of ``zone``."""
-        what = self.dimension.name
-        wire: dict[str, Any] = {"dimension": what}
+        """Return the selection as Cube's JSON; instants become wall clock of ``zone``."""
+        name = self.dimension.name
+        wire: dict[str, Any] = {"dimension": name}
         if self.granularity is not None:
             wire["granularity"] = self.granularity
         if self.range is not None:
-            wire["dateRange"] = range_to_wire(self.range, zone, what)
+            wire["dateRange"] = range_to_wire(self.range, zone, name)
         if self.compared is not None:
             wire["compareDateRange"] = [
-                range_to_wire(item, zone, what) for item in self.compared
+                range_to_wire(item, zone, name) for item in self.compared
             ]
         return wire
 
@@ -479,3 +420,51 @@ class TimeSelection(Orderable):
         if self.compared is not None:
             text += f".compare({list(self.compared)!r})"
         return text
+
+
+@attrs.frozen(repr=False)
+class Order:
+    """A member to order rows by, and the direction; made by ``asc()`` and ``desc()``.
+
+    Raises:
+        QueryError: a member without a column, an unknown direction.
+    """
+
+    member: Column[Any] | TimeSelection
+    direction: Literal["asc", "desc"] = "asc"
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.member, Column | TimeSelection):
+            raise QueryError(f"{shown(self.member)} has no column to order by")
+        if self.direction not in ("asc", "desc"):
+            message = f'direction must be "asc" or "desc", got {shown(self.direction)}'
+            raise QueryError(message)
+
+    @property
+    def name(self) -> str:
+        """The member that Cube orders by: of a time selection, its dimension."""
+        member = self.member
+        return (member.dimension if isinstance(member, TimeSelection) else member).name
+
+    def __repr__(self) -> str:
+        return f"{self.member!r}.{self.direction}()"
+
+
+Selected: TypeAlias = Measure[Any] | Dimension[Any] | TimeDimension | TimeSelection
+
+
+def columns_of(
+    members: Iterable[Measure[Any] | Dimension[Any] | TimeDimension],
+    time: Iterable[TimeSelection],
+) -> dict[str, Selected]:
+    """Return the columns of a result and the members that declare them.
+
+    A time selection has two: ``cube.member.day`` and ``cube.member``, unless the latter
+    is a dimension; of several granularities the first has it.
+    """
+    columns: dict[str, Selected] = {member.name: member for member in members}
+    for selection in time:
+        if selection.granularity is not None:
+            columns[selection.name] = selection
+            columns.setdefault(selection.dimension.name, selection)
+    return columns

@@ -1,112 +1,89 @@
-"""A query: what to ask, checked when it is built."""
+"""Queries, which are checked when they are built."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, get_args
 from zoneinfo import ZoneInfo
 
 import attrs
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query.filters import Filter, check_filter
+from ortege_watch.query.filters import Filter, Member, check_filter
 from ortege_watch.query.from_wire import read_query
 from ortege_watch.query.members import (
     Dimension,
     Measure,
     Order,
     Segment,
+    Selected,
     TimeDimension,
     TimeSelection,
+    columns_of,
 )
-from ortege_watch.query.values import check_text, check_zone, shown
+from ortege_watch.query.values import (
+    check_flag,
+    check_list,
+    check_text,
+    check_zone,
+    shown,
+)
 
-__all__ = [
-    "CACHE_MODES",
-    "MAX_LIMIT",
-    "RESPONSE_FORMATS",
-    "Query",
-    "Selected",
-]
+__all__ = ["MAX_LIMIT", "CacheMode", "Query", "ResponseFormat"]
 
-# CUBEJS_DB_QUERY_LIMIT of a server that leaves it alone; above it answers 500.
+# The default of CUBEJS_DB_QUERY_LIMIT; above it servers answer 500.
 MAX_LIMIT = 50_000
-CACHE_MODES = (
-    "stale-if-slow",
-    "stale-while-revalidate",
-    "must-revalidate",
-    "no-cache",
-)
-RESPONSE_FORMATS = ("default", "compact", "columnar")
 
-Selected: TypeAlias = Measure[Any] | Dimension[Any] | TimeDimension | TimeSelection
+CacheMode: TypeAlias = Literal[
+    "stale-if-slow", "stale-while-revalidate", "must-revalidate", "no-cache"
+]
+ResponseFormat: TypeAlias = Literal["default", "compact", "columnar"]
 
-T = TypeVar("T")
-
-
-def _items(value: Any, slot: str) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise QueryError(
-            f"{slot}: takes a list; write {slot}=[...], not {shown(value)}"
-        )
-    return tuple(value)
+# Names of arguments that differ from the keys of Cube's JSON.
+_KEYS = {
+    "time": "timeDimensions",
+    "join_hints": "joinHints",
+    "response_format": "responseFormat",
+}
 
 
-def _members(value: Any, slot: str, *kinds: type[Any]) -> tuple[Any, ...]:
-    """Check the members of a slot; drop repetitions, refuse contradictions."""
+_KINDS: dict[str, type[Any] | tuple[type[Any], ...]] = {
+    "measures": Measure,
+    "dimensions": (Dimension, TimeDimension),
+    "time": TimeSelection,
+    "segments": Segment,
+    "where= or having": Filter,
+    "order": Order,
+}
+
+
+def _members(value: Any, slot: str) -> tuple[Any, ...]:
+    """Return the items of a slot without repetitions; refuse contradictions."""
     found: dict[str, Any] = {}
-    for item in _items(value, slot):
-        if not isinstance(item, kinds):
+    for item in check_list(value, slot):
+        if not isinstance(item, _KINDS[slot]):
             raise QueryError(f"{slot}: {_misplaced(item, slot)}")
         first = found.setdefault(item.name, item)
         if first != item:
-            raise QueryError(
-                f"{slot}: {item.name} is there twice, as {first} and {item}"
-            )
+            message = f"{slot}: {item.name} is listed twice, as {first} and {item}"
+            raise QueryError(message)
     return tuple(found.values())
 
 
 def _misplaced(item: Any, slot: str) -> str:
-    match item:
-        case Measure():
-            home = "measures="
-        case Dimension() | TimeDimension():
-            home = "dimensions="
-            if slot == "time" and isinstance(item, TimeDimension):
-                return f'{shown(item)} selects nothing here; add .by("day") or .over("today")'
-        case TimeSelection():
-            home = "time="
-        case Segment():
-            home = "segments="
-        case Filter():
-            home = "where= or having="
-        case str():
-            return f'{shown(item)} is a string; declare the member, such as Measure("{item}")'
-        case _:
-            return f"{shown(item)} is no member of a cube"
-    return f"{shown(item)} belongs into {home}"
-
-
-def _measures(value: Sequence[Measure[Any]]) -> tuple[Measure[Any], ...]:
-    return _members(value, "measures", Measure)
-
-
-def _dimensions(
-    value: Sequence[Dimension[Any] | TimeDimension],
-) -> tuple[Dimension[Any] | TimeDimension, ...]:
-    return _members(value, "dimensions", Dimension, TimeDimension)
-
-
-def _time(value: Sequence[TimeSelection]) -> tuple[TimeSelection, ...]:
-    return _members(value, "time", TimeSelection)
-
-
-def _segments(value: Sequence[Segment]) -> tuple[Segment, ...]:
-    return _members(value, "segments", Segment)
+    if slot == "order":
+        return f"expected member.asc() or member.desc(), got {shown(item)}"
+    if slot == "time" and isinstance(item, TimeDimension):
+        return f'{shown(item)} needs .by("day") or .over("today") here'
+    for home, kinds in _KINDS.items():
+        if isinstance(item, kinds):
+            return f"{shown(item)} belongs in {home}="
+    return f'expected members such as Measure("cube.total"), got {shown(item)}'
 
 
 def _filters(value: Any, slot: str, kind: str, other: str) -> tuple[Filter, ...]:
-    filters = _items(value, slot)
+    filters = check_list(value, slot)
     for item in filters:
         check_filter(item, slot)
         if item.kind != kind:
@@ -116,93 +93,40 @@ def _filters(value: Any, slot: str, kind: str, other: str) -> tuple[Filter, ...]
     return filters
 
 
-def _where(value: Sequence[Filter]) -> tuple[Filter, ...]:
-    return _filters(value, "where", "dimension", "having")
-
-
-def _having(value: Sequence[Filter]) -> tuple[Filter, ...]:
-    return _filters(value, "having", "measure", "where")
-
-
-def _order(value: Sequence[Order]) -> tuple[Order, ...]:
-    orders = _items(value, "order")
-    for item in orders:
-        if not isinstance(item, Order):
-            message = f"order: {shown(item)} is no order; write member.asc() or .desc()"
-            raise QueryError(message)
-    names = [item.name for item in orders]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise QueryError(f"order: {', '.join(repeated)} is there twice")
-    return orders
-
-
 def _count(value: Any, slot: str, most: int | None = None) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        message = f"{slot}: give a whole number from 0 on, not {shown(value)}"
-        raise QueryError(message)
-    if most is not None and value > most:
-        raise QueryError(
-            f"{slot}: {shown(value)} is more than the {most} rows that a server gives at "
-            "once; ask for pages with limit and offset"
-        )
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < 0 or (most is not None and value > most):
+        allowed = "at least 0" if most is None else f"between 0 and {most}"
+        raise QueryError(f"{slot} must be an integer {allowed}, got {shown(value)}")
     return int(value)
 
 
-def _limit(value: int | None) -> int | None:
-    return None if value is None else _count(value, "limit", MAX_LIMIT)
-
-
-def _offset(value: int) -> int:
-    return _count(value, "offset")
-
-
-def _flag(value: Any, slot: str) -> bool:
-    if not isinstance(value, bool):
-        raise QueryError(f"{slot}: give True or False, not {shown(value)}")
+def _choice(value: Any, slot: str, choices: Any) -> Any:
+    allowed = get_args(choices)
+    if value is not None and value not in allowed:
+        listed = ", ".join(map(repr, allowed))
+        raise QueryError(f"{slot} must be one of {listed}, got {shown(value)}")
     return value
 
 
-def _total(value: bool) -> bool:
-    return _flag(value, "total")
-
-
-def _ungrouped(value: bool) -> bool:
-    return _flag(value, "ungrouped")
-
-
-def _choice(value: str | None, slot: str, choices: Sequence[str]) -> str | None:
-    if value is not None and value not in choices:
-        raise QueryError(f"{slot}: {shown(value)} is none of {', '.join(choices)}")
-    return value
-
-
-def _cache(value: str | None) -> str | None:
-    return _choice(value, "cache", CACHE_MODES)
-
-
-def _response_format(value: str | None) -> str | None:
-    return _choice(value, "response_format", RESPONSE_FORMATS)
-
-
-def _join_hints(value: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    hints = tuple(_items(hint, "join_hints") for hint in _items(value, "join_hints"))
+def _join_hints(value: Any) -> tuple[tuple[str, ...], ...]:
+    hints = tuple(
+        check_list(hint, "join_hints") for hint in check_list(value, "join_hints")
+    )
     for hint in hints:
         for cube in hint:
             if not isinstance(cube, str):
-                raise QueryError(f"join_hints: {shown(cube)} is no name of a cube")
+                message = f"join_hints: expected names of cubes, got {shown(cube)}"
+                raise QueryError(message)
             check_text(cube, "join_hints")
     return hints
 
 
-def _timezone(value: str) -> str:
-    return check_zone(value).key
-
-
-@attrs.frozen(kw_only=True, repr=False)
+@attrs.frozen(init=False, repr=False)
 class Query:
-    """Ask for measures, grouped by dimensions and time, restricted by filters.
+    """Measures, grouped by dimensions and time, restricted by filters.
 
-    Lists are stored as tuples. A member that is named twice counts once.
+    Lists are stored as tuples. A member that is listed twice counts once.
 
     Attributes:
         measures: what to aggregate.
@@ -213,109 +137,155 @@ class Query:
         having: filters on measures, applied after aggregating; all must hold.
         order: what to order by; empty: the server's order (time, else the first
             measure descending, else the first dimension).
-        limit: rows at most, 0 to 50,000; ``None``: the server's default, 10,000.
+        limit: the largest number of rows, 0 to 50,000; ``None``: the server's default,
+            10,000.
         offset: rows to skip.
         total: count the rows without limit and offset (a second query to the server).
-        timezone: the IANA zone of days and times, UTC unless given.
-        ungrouped: rows without aggregating; on Cube 0.35 the cube's primary key must
-            be among the dimensions.
-        cache: how the server's cache is used; honoured by REST from Cube 1.5.10 on.
+        timezone: the IANA time zone of days and times, UTC by default.
+        ungrouped: rows without aggregating; Cube 0.35 needs the cube's primary key
+            among the dimensions.
+        cache: how the server uses its cache; supported by REST from Cube 1.5.10 on.
         response_format: ``"compact"`` (0.35 and later) or ``"columnar"`` (1.6.62 and
             later) rows.
-        join_hints: paths of cubes that joins take; Cube 1.3.40 and later, refused by
-            0.35.
+        join_hints: paths of cubes for joins; Cube 1.3.40 and later, refused by 0.35.
 
     Raises:
         QueryError: anything that a server refuses or silently ignores.
     """
 
-    measures: tuple[Measure[Any], ...] = attrs.field(default=(), converter=_measures)
-    dimensions: tuple[Dimension[Any] | TimeDimension, ...] = attrs.field(
-        default=(), converter=_dimensions
-    )
-    time: tuple[TimeSelection, ...] = attrs.field(default=(), converter=_time)
-    segments: tuple[Segment, ...] = attrs.field(default=(), converter=_segments)
-    where: tuple[Filter, ...] = attrs.field(default=(), converter=_where)
-    having: tuple[Filter, ...] = attrs.field(default=(), converter=_having)
-    order: tuple[Order, ...] = attrs.field(default=(), converter=_order)
-    limit: int | None = attrs.field(default=None, converter=_limit)
-    offset: int = attrs.field(default=0, converter=_offset)
-    total: bool = attrs.field(default=False, converter=_total)
-    timezone: str = attrs.field(default="UTC", converter=_timezone)
-    ungrouped: bool = attrs.field(default=False, converter=_ungrouped)
-    cache: str | None = attrs.field(default=None, converter=_cache)
-    response_format: str | None = attrs.field(default=None, converter=_response_format)
-    join_hints: tuple[tuple[str, ...], ...] = attrs.field(
-        default=(), converter=_join_hints
-    )
+    measures: tuple[Measure[Any], ...] = ()
+    dimensions: tuple[Dimension[Any] | TimeDimension, ...] = ()
+    time: tuple[TimeSelection, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    where: tuple[Filter, ...] = ()
+    having: tuple[Filter, ...] = ()
+    order: tuple[Order, ...] = ()
+    limit: int | None = None
+    offset: int = 0
+    total: bool = False
+    timezone: str = "UTC"
+    ungrouped: bool = False
+    cache: CacheMode | None = None
+    response_format: ResponseFormat | None = None
+    join_hints: tuple[tuple[str, ...], ...] = ()
 
-    def __attrs_post_init__(self) -> None:
-        columns = self.columns
-        if not columns:
+    def __init__(
+        self,
+        *,
+        measures: Sequence[Measure[Any]] = (),
+        dimensions: Sequence[Dimension[Any] | TimeDimension] = (),
+        time: Sequence[TimeSelection] = (),
+        segments: Sequence[Segment] = (),
+        where: Sequence[Filter] = (),
+        having: Sequence[Filter] = (),
+        order: Sequence[Order] = (),
+        limit: int | None = None,
+        offset: int = 0,
+        total: bool = False,
+        timezone: str = "UTC",
+        ungrouped: bool = False,
+        cache: CacheMode | None = None,
+        response_format: ResponseFormat | None = None,
+        join_hints: Sequence[Sequence[str]] = (),
+    ) -> None:
+        values = {
+            "measures": _members(measures, "measures"),
+            "dimensions": _members(dimensions, "dimensions"),
+            "time": _members(time, "time"),
+            "segments": _members(segments, "segments"),
+            "where": _filters(where, "where", "dimension", "having"),
+            "having": _filters(having, "having", "measure", "where"),
+            "order": _members(order, "order"),
+            "limit": None if limit is None else _count(limit, "limit", MAX_LIMIT),
+            "offset": _count(offset, "offset"),
+            "total": check_flag(total, "total"),
+            "timezone": check_zone(timezone).key,
+            "ungrouped": check_flag(ungrouped, "ungrouped"),
+            "cache": _choice(cache, "cache", CacheMode),
+            "response_format": _choice(
+                response_format, "response_format", ResponseFormat
+            ),
+            "join_hints": _join_hints(join_hints),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse arguments that contradict each other."""
+        if not self.columns:
             raise QueryError(
-                "the query asks for nothing; give measures=[...], dimensions=[...] or "
+                "the query selects nothing; pass measures=[...], dimensions=[...] or "
                 'time=[time_dimension.by("day")]'
             )
-        names = [item.name for item in (*self.measures, *self.dimensions)]
-        if both := sorted({name for name in names if names.count(name) > 1}):
-            raise QueryError(
-                f"dimensions: {both[0]} is a measure as well; name it once"
-            )
+        both = {x.name for x in self.measures} & {x.name for x in self.dimensions}
+        if both:
+            raise QueryError(f"dimensions: {min(both)} is also listed in measures")
         if sum(selection.compared is not None for selection in self.time) > 1:
             message = "time: only one time selection of a query can .compare(ranges)"
             raise QueryError(message)
         for order in self.order:
             self._check_order(order)
-        # What depends on the zone, such as a range that ends before it starts, shows
-        # only when it is written out.
+        # Some errors depend on the time zone, such as a range that ends too early.
         self.to_wire()
 
     def _check_order(self, order: Order) -> None:
         target = self.columns.get(order.name)
         if target is None:
             raise QueryError(
-                f"order: {order.name} is not asked for, and a server would ignore it; "
+                f"order: {order.name} is not selected, and a server would ignore it; "
                 "add it to measures, dimensions or time (with .by)"
             )
         if isinstance(order.member, TimeSelection) and (
             not isinstance(target, TimeSelection) or target.name != order.member.name
         ):
             raise QueryError(
-                f"order: a server takes {order.name} for {target.name}; order by that"
+                f"order: servers read {order.name} as {target.name}; order by that"
             )
 
     @property
     def columns(self) -> dict[str, Selected]:
-        """Map the columns of the result to the members that declare them.
+        """The columns of the result, and the members that declare them.
 
         A time selection has two: ``cube.member.day`` and ``cube.member``, unless the
         latter is a dimension of the query; of several granularities the first has it.
         """
-        columns: dict[str, Selected] = {item.name: item for item in self.measures}
-        columns.update((item.name, item) for item in self.dimensions)
-        for selection in self.time:
-            if selection.granularity is not None:
-                columns[selection.name] = selection
-                columns.setdefault(selection.dimension.name, selection)
-        return columns
+        return columns_of((*self.measures, *self.dimensions), self.time)
 
     @property
-    def measure_names(self) -> tuple[str, ...]:
-        """Name the measures, in order."""
-        return tuple(item.name for item in self.measures)
+    def members(self) -> tuple[Member[Any], ...]:
+        """Every member that the query uses, once, in order of appearance.
+
+        These are the measures, the dimensions, the time dimensions of ``time``, the
+        segments, and the members of ``where`` and ``having``. ``order`` adds none,
+        because a query orders by what it selects. A member that is declared with two
+        types appears with both.
+        """
+        filters = self.where + self.having
+        return tuple(
+            dict.fromkeys(
+                [
+                    *self.measures,
+                    *self.dimensions,
+                    *(selection.dimension for selection in self.time),
+                    *self.segments,
+                    *(leaf.member for item in filters for leaf in item.conditions()),
+                ]
+            )
+        )
 
     @property
     def zone(self) -> ZoneInfo:
-        """Give the zone of the days and times of the query and of its result."""
+        """The time zone of the days and times of the query and of its result."""
         return ZoneInfo(self.timezone)
 
     @property
     def compares(self) -> bool:
-        """Say whether the query has several results, one for each compared range."""
+        """Whether the query has several results, one for each compared range."""
         return any(selection.compared is not None for selection in self.time)
 
     def filter(self, *filters: Filter) -> Query:
-        """Return a query that is restricted further; measures go to ``having``."""
+        """Return a query with more filters; those on measures go to ``having``."""
         for item in filters:
             check_filter(item, "filter")
         return attrs.evolve(
@@ -329,15 +299,15 @@ class Query:
         return attrs.evolve(self, limit=limit)
 
     def order_by(self, *orders: Order) -> Query:
-        """Return a query with this order in place of its own."""
+        """Return a query with this order instead of its own."""
         return attrs.evolve(self, order=orders)
 
     def to_wire(self) -> dict[str, Any]:
-        """Give the query as Cube's JSON, with nothing in it that says nothing.
+        """Return the query as Cube's JSON, without keys that have no effect.
 
         ``cache`` is left out: where it goes depends on the protocol. The time zone is
-        named where it is not UTC or where something depends on it: a server's default
-        can be another one (``CUBEJS_DEFAULT_TIMEZONE``).
+        included if it is not UTC or if something depends on it: a server's default can
+        be another one (``CUBEJS_DEFAULT_TIMEZONE``).
         """
         zone = self.zone
         filters = self.where + self.having
@@ -364,21 +334,27 @@ class Query:
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Query:
-        """Read a query from Cube's JSON, in any form that a server takes.
+        """Return the query that Cube's JSON means, in any form that a server accepts.
 
-        Legacy forms are understood, too: filters under ``dimension``, an order as an
-        object, numbers as values, empty lists, ``renewQuery``. Member types are not
-        part of JSON: measures are read as ``Decimal``, dimensions as ``str``.
+        Legacy forms are supported: filters under ``dimension``, an order as an object,
+        numbers as values, empty lists, ``renewQuery``. Member types are not part of the
+        JSON, so members are declared ``object``.
 
         Raises:
             QueryError: with the path of what is refused, such as ``filters[0].values``.
         """
-        return read_query(wire, cls)
+        arguments = read_query(wire)
+        try:
+            return cls(**arguments)
+        except QueryError as error:
+            argument = re.compile(rf"^({'|'.join(_KEYS)})\b")
+            message = argument.sub(lambda match: _KEYS[match[1]], str(error))
+            raise QueryError(message) from error
 
     def __repr__(self) -> str:
-        shown = [
+        arguments = [
             f"{field.name}={list(value) if isinstance(value, tuple) else value!r}"
             for field in attrs.fields(Query)
             if (value := getattr(self, field.name)) != field.default
         ]
-        return f"Query({', '.join(shown)})"
+        return f"Query({', '.join(arguments)})"

@@ -38,10 +38,10 @@ from ortege_watch import (
 )
 from ortege_watch.watchbus import (
     AlertChannel,
+    AlertInbox,
     AlertInfo,
     AlertServer,
     Credentials,
-    RecentAlerts,
     RequestVerifier,
     alert_app,
     serve_alert_channel,
@@ -193,11 +193,12 @@ async def alerts_come_by_post_and_by_socket(credentials: Credentials) -> None:
     def plain(alert: AlertInfo) -> None:
         assert_type(alert.raw["anything"], Any)
 
-    handled = RecentAlerts()
-    verifier = RequestVerifier({"app": ["secret"]}, path="/alerts", method="GET")
-    alert_app(verifier, plain, handled=handled)
+    inbox = AlertInbox({"a dedupe key"}, limit=1000)
+    assert_type("key" in inbox, bool)
+    verifier = RequestVerifier({"app": ["secret"]}, path="/alerts")
+    alert_app(verifier, plain, inbox=inbox)
     async with (
-        serve_alert_channel(verifier, handler, handled=handled) as server,
+        serve_alert_channel(verifier, handler, inbox=inbox) as server,
         AlertChannel(server.url, credentials, reconnect=Reconnect()) as channel,
     ):
         assert_type(server, AlertServer)
@@ -205,6 +206,7 @@ async def alerts_come_by_post_and_by_socket(credentials: Credentials) -> None:
         assert_type(channel, AlertChannel)
         for alert in verifier.alerts({"X-Signature-appid": "app"}, b"[]"):
             assert_type(await channel.send([alert]), None)
+            assert_type(await inbox.handle(alert, "app", plain), bool)
 
 
 def errors_carry_data(api: ApiError, limit: RateLimited, decode: DecodeError) -> None:

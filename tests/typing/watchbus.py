@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, assert_type
 
 from ortege_watch.watchbus import (
+    AlertInbox,
     AlertInfo,
     BigAmountTxnUsd,
     Credentials,
@@ -72,7 +73,7 @@ def handlers_are_plain_or_async(verifier: RequestVerifier) -> None:
     async def later(alert: AlertInfo) -> None: ...
 
     alert_app(verifier, plain)
-    alert_app(verifier, later, handled=set())
+    alert_app(verifier, later, inbox=AlertInbox(set()))
 
 
 def results_and_errors_carry_data(

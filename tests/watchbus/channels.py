@@ -34,8 +34,7 @@ def number_of(alert: AlertInfo) -> int:
 
 
 def verifier(**options: object) -> RequestVerifier:
-    secrets = {APP_ID: [SECRET]}
-    return RequestVerifier(secrets, path=PATH, method="GET", **options)
+    return RequestVerifier({APP_ID: [SECRET]}, path=PATH, **options)
 
 
 class Inbox(list):

@@ -22,6 +22,7 @@ import uvicorn
 from ortege_watch import Reconnect, Retry, TransportError
 from ortege_watch.watchbus import (
     AlertChannel,
+    AlertInbox,
     AlertInfo,
     AsyncAlertPublisher,
     AsyncWatchBusClient,
@@ -160,7 +161,7 @@ async def bus(settings: Settings) -> None:
             await channel.send([alert])
 
         async with serve_alert_channel(
-            verifier("provider", CHANNEL, method="GET"),
+            verifier("provider", CHANNEL),
             hand_on,
             port=settings.bus_channel,
         ):
@@ -205,10 +206,10 @@ async def bot(settings: Settings) -> None:
     with SQLiteNonces(Path(settings.folder) / "nonces.db") as nonces:
         async with (
             serve_alert_channel(
-                verifier("bus", CHANNEL, method="GET", nonces=nonces),
+                verifier("bus", CHANNEL, nonces=nonces),
                 effects,
                 port=settings.bot,
-                handled=effects,
+                inbox=AlertInbox(effects),
             ),
             AsyncWatchBusClient(
                 f"http://127.0.0.1:{settings.provider}",

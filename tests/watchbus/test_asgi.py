@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -16,6 +17,7 @@ import anyio
 import httpx
 import pytest
 import uvicorn
+from channels import Gate
 from fastapi import FastAPI
 from signed import APP_ID, PATH, SECRET, alert_body, alert_object, headers_for
 from starlette.applications import Starlette
@@ -23,8 +25,8 @@ from starlette.routing import Mount, Route
 
 from ortege_watch import OrtegeWatchError
 from ortege_watch.watchbus import (
+    AlertInbox,
     AlertInfo,
-    RecentAlerts,
     RequestVerifier,
     SQLiteNonces,
     alert_app,
@@ -264,55 +266,54 @@ def test_what_failed_is_tried_again_and_nothing_else(caplog):
     assert SECRET not in caplog.text
 
 
-def test_an_alert_that_is_being_handled_is_not_handled_a_second_time():
-    started, finish, called = threading.Event(), threading.Event(), []
-
-    def handler(alert: AlertInfo) -> None:
-        called.append(alert)
-        started.set()
-        assert finish.wait(30)
-
-    with served(alert_app(verifier(), handler)) as client:
-        answers = []
-        first = threading.Thread(target=lambda: answers.append(post(client)))
-        first.start()
-        assert started.wait(30)
-        # The sender lost its patience: it is told to try again, not that all is well.
-        assert envelope(post(client))[0] == 500
-        finish.set()
-        first.join()
-        assert envelope(answers[0]) == OK
-        assert envelope(post(client)) == OK
-    assert len(called) == 1
+async def test_a_duplicate_waits_for_the_request_that_is_handling_the_alert():
+    gate = Gate()
+    app = alert_app(verifier(), gate)
+    first = asyncio.create_task(call(app, scope_of(), request()))
+    await gate.entered.reach(1)
+    second = asyncio.create_task(call(app, scope_of(), request()))
+    await anyio.wait_all_tasks_blocked()
+    assert not second.done()
+    gate.let_on.set()
+    for start, _ in (await first, await second):
+        assert start["status"] == 200
+    assert len(gate.done) == 1
 
 
 def test_what_was_handled_can_be_remembered_elsewhere(alerts):
     handled: set[str] = set()
     for _ in range(2):  # the program starts twice
-        with served(alert_app(verifier(), alerts.append, handled=handled)) as client:
+        app = alert_app(verifier(), alerts.append, inbox=AlertInbox(handled))
+        with served(app) as client:
             assert envelope(post(client)) == OK
     assert len(alerts) == 1
     assert handled == {alerts[0].dedupe_key(APP_ID)}
 
 
 def test_an_alert_that_cannot_be_remembered_was_not_handled(alerts):
-    class Away(RecentAlerts):
+    class Away(set):
         def add(self, key: str) -> None:
             raise OSError("the disk is full")
 
-    app = alert_app(verifier(), alerts.append, handled=Away())
+    app = alert_app(verifier(), alerts.append, inbox=AlertInbox(Away()))
     with served(app) as client:
         assert envelope(post(client))[0] == 500
 
 
-def test_the_oldest_alerts_are_forgotten():
-    recent = RecentAlerts(limit=3)
-    for key in "abacd":
-        recent.add(key)
-    assert [key for key in "abcd" if key in recent] == ["b", "c", "d"]
-
-
 # ----------------------------------------------------------------------------- nonces
+async def test_a_broken_store_of_nonces_is_answered_with_the_envelope(alerts, caplog):
+    class Broken:
+        def record(self, nonce, now, until):
+            raise RuntimeError("the disk is full")
+
+    app = alert_app(verifier(nonces=Broken()), alerts.append)
+    start, body = await call(app, scope_of(), request())
+    assert start["status"] == 503
+    assert json.loads(body["body"])["error_data"] == "try again"
+    assert "the disk is full" in caplog.text
+    assert alerts == []
+
+
 def test_nonces_in_a_file_hold_after_a_restart(tmp_path, alerts):
     headers = now_headers()
     for expected in (200, 401):

@@ -27,8 +27,8 @@ from ortege_watch import InvalidArgument, OrtegeWatchError, Reconnect, Transport
 from ortege_watch.testing import ManualClock
 from ortege_watch.watchbus import (
     AlertChannel,
+    AlertInbox,
     Credentials,
-    RecentAlerts,
     WatchBusError,
     WireStyle,
     serve_alert_channel,
@@ -170,28 +170,28 @@ async def test_what_was_not_acknowledged_is_sent_again_in_order(clock):
 
 
 async def test_a_receiver_that_stops_and_starts_again_loses_nothing():
-    handled, inbox = RecentAlerts(), Inbox()
+    taken, inbox = Inbox(), AlertInbox()
     retry = Reconnect(base=0.01, cap=0.02)
     nonces = verifier()  # both have the same
 
     async def some(alert):
-        await inbox(alert)
-        if len(inbox) == 20:
+        await taken(alert)
+        if len(taken) == 20:
             raise RuntimeError("not now")
 
     async with asyncio.timeout(WITHIN):
-        async with serve_alert_channel(nonces, some, handled=handled) as server:
+        async with serve_alert_channel(nonces, some, inbox=inbox) as server:
             channel = channel_to(server, reconnect=retry, max_pending=8)
             await channel.__aenter__()
             sending = [asyncio.create_task(channel.send([alert(n)])) for n in range(50)]
-            await inbox.reach(20)
+            await taken.reach(20)
         assert sum(task.done() for task in sending) < 50
         port = server.port
-        async with serve_alert_channel(nonces, some, handled=handled, port=port):
+        async with serve_alert_channel(nonces, some, inbox=inbox, port=port):
             await asyncio.gather(*sending)
         await channel.__aexit__(None, None, None)
     # The one that failed came twice, each of the others once.
-    assert sorted(inbox) == sorted([*range(50), inbox[19]])
+    assert sorted(taken) == sorted([*range(50), taken[19]])
 
 
 async def test_a_receiver_that_is_not_there_yet_is_waited_for(clock):

@@ -8,6 +8,8 @@ import ssl
 import threading
 import time
 
+import anyio
+import httpx
 import pytest
 from channels import (
     PATH,
@@ -21,16 +23,19 @@ from channels import (
     signed,
     verifier,
 )
-from signed import APP_ID, SECRET
+from signed import APP_ID, SECRET, headers_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ortege_watch import InvalidArgument, OrtegeWatchError
+from ortege_watch import OrtegeWatchError
 from ortege_watch.watchbus import (
-    RecentAlerts,
+    AlertInbox,
+    AlertInfo,
     RequestVerifier,
     SQLiteNonces,
+    alert_app,
     serve_alert_channel,
 )
+from ortege_watch.watchbus.wire import encode_alerts
 
 pytestmark = pytest.mark.anyio
 
@@ -269,9 +274,7 @@ async def test_an_alert_that_is_being_handled_is_waited_for():
 
 async def test_the_same_event_from_two_apps_is_two_alerts():
     inbox = Inbox()
-    guard = RequestVerifier(
-        {APP_ID: [SECRET], "other": ["its own"]}, path=PATH, method="GET"
-    )
+    guard = RequestVerifier({APP_ID: [SECRET], "other": ["its own"]}, path=PATH)
     async with serve_alert_channel(guard, inbox) as server:
         for headers in (signed(), signed(app_id="other", secret="its own")):
             async with dial(server.url, headers) as connection:
@@ -324,16 +327,64 @@ async def test_an_object_with_an_async_call_runs_on_the_event_loop():
             assert (await ask(connection, alert(1)))["status"] == 200
 
 
-async def test_a_memory_can_be_shared():
-    inbox, handled = Inbox(), RecentAlerts()
-    handled.add(alert(1).dedupe_key(APP_ID))
+async def test_an_inbox_can_be_kept():
+    taken, handled = Inbox(), {alert(1).dedupe_key(APP_ID)}
     async with (
-        serve_alert_channel(verifier(), inbox, handled=handled) as server,
+        serve_alert_channel(verifier(), taken, inbox=AlertInbox(handled)) as server,
         dial(server.url) as connection,
     ):
         assert (await ask(connection, alert(1), alert(2)))["status"] == 200
-    assert inbox == [2]
+    assert taken == [2]
     assert alert(2).dedupe_key(APP_ID) in handled
+
+
+@pytest.mark.parametrize("first", ["HTTP", "WebSocket"])
+async def test_an_alert_that_comes_both_ways_at_once_is_handled_once(first):
+    gate, inbox, guard = Gate(), AlertInbox(), verifier(method="POST")
+    app = alert_app(guard, gate, inbox=inbox)
+    async with (
+        serve_alert_channel(guard, gate, inbox=inbox) as server,
+        dial(server.url) as connection,
+        httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client,
+    ):
+
+        async def over_http() -> int:
+            return (await post(client, alert(1))).status_code
+
+        async def over_websocket() -> int:
+            return (await ask(connection, alert(1)))["status"]
+
+        ways = [over_http, over_websocket]
+        if first == "WebSocket":
+            ways.reverse()
+        tasks = [asyncio.create_task(ways[0]())]
+        await gate.entered.reach(1)
+        tasks.append(asyncio.create_task(ways[1]()))
+        await anyio.wait_all_tasks_blocked()
+        await (await connection.ping())  # what was sent has arrived
+        assert not any(task.done() for task in tasks)
+        gate.let_on.set()
+        assert await asyncio.gather(*tasks) == [200, 200]
+    assert gate.entered == gate.done == [1]
+
+
+async def test_leaving_a_channel_ends_no_call_that_came_over_http():
+    gate, inbox, guard = Gate(), AlertInbox(), verifier(method="POST")
+    app = alert_app(guard, gate, inbox=inbox)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        async with serve_alert_channel(guard, gate, inbox=inbox, close_within=0):
+            posting = asyncio.create_task(post(client, alert(1)))
+            await gate.entered.reach(1)
+        gate.let_on.set()
+        assert (await posting).status_code == 200
+    assert gate.done == [1]
+
+
+async def post(client: httpx.AsyncClient, *alerts: AlertInfo) -> httpx.Response:
+    body = encode_alerts(alerts)
+    stamp = milliseconds(0)
+    headers = headers_for(body, method="POST", path=PATH, timestamp=stamp)
+    return await client.post("http://bus" + PATH, content=body, headers=headers)
 
 
 async def test_a_slow_handler_keeps_the_connection_alive():
@@ -425,6 +476,35 @@ async def test_a_call_that_takes_too_long_is_cancelled_on_leaving(caplog):
     assert asyncio.all_tasks() == before
 
 
+async def test_a_call_in_a_thread_is_waited_for_on_leaving(caplog):
+    entered, release, done = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    def handler(alert):
+        loop.call_soon_threadsafe(entered.set)
+        release.wait(WITHIN)
+        done.append(alert)
+
+    async def serving():
+        async with (
+            serve_alert_channel(verifier(), handler, close_within=0) as server,
+            dial(server.url) as connection,
+        ):
+            frame = {"id": "1", "body": [dict(alert(1).raw)]}
+            await connection.send(json.dumps(frame))
+            await entered.wait()
+
+    async with asyncio.timeout(WITHIN):
+        task = asyncio.create_task(serving())
+        while "cancelling it" not in caplog.text:
+            await asyncio.sleep(0)
+        await anyio.wait_all_tasks_blocked()
+        assert not task.done()
+        release.set()
+        await task
+    assert len(done) == 1
+
+
 async def test_cancellation_while_serving_leaves_nothing():
     gate = Gate()
     ready, urls = asyncio.Event(), []
@@ -453,11 +533,13 @@ async def test_cancellation_while_serving_leaves_nothing():
 
 
 # ----------------------------------------------------------------------- arguments
-async def test_a_verifier_for_another_method_is_refused():
-    guard = RequestVerifier({APP_ID: [SECRET]}, path=PATH)
-    with pytest.raises(InvalidArgument, match='method="GET"'):
-        async with serve_alert_channel(guard, Inbox()):
-            pass
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_the_method_of_the_verifier_does_not_matter(method):
+    async with (
+        serve_alert_channel(verifier(method=method), Inbox()) as server,
+        dial(server.url) as connection,
+    ):
+        assert (await ask(connection, alert(1)))["status"] == 200
 
 
 async def test_a_port_that_is_taken_is_an_error_of_this_library():

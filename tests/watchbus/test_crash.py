@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ortege_watch.testing import FakeWatchBus
-from ortege_watch.watchbus import AlertPublisher, Outbox, RecentAlerts
+from ortege_watch.watchbus import AlertInbox, AlertInfo, AlertPublisher, Outbox
 from ortege_watch.watchbus.sending import SendLease
 
 PROGRAM = Path(__file__).parent / "publishing_process.py"
@@ -54,14 +55,16 @@ def test_every_alert_that_was_accepted_arrives_and_none_is_handled_twice(
         assert set(told["accepted"]) <= set(arrived) <= set(told["offered"])
         assert len(set(arrived)) == len(arrived)
         assert arrived == sorted(arrived)
-        # A receiver that remembers keys handles each alert once.
-        handled, seen = [], RecentAlerts()
-        for alert in (each for request in bus.deliveries for each in request):
-            key = alert.dedupe_key(bus.credentials.app_id)
-            if key not in seen:
-                seen.add(key)
-                handled.append(alert)
+        # A receiver with an inbox handles each alert once.
+        handled = asyncio.run(handled_by_an_inbox(bus))
         assert handled == bus.alerts
+
+
+async def handled_by_an_inbox(bus: FakeWatchBus) -> list[AlertInfo]:
+    handled, inbox = [], AlertInbox()
+    for alert in (each for request in bus.deliveries for each in request):
+        assert await inbox.handle(alert, bus.credentials.app_id, handled.append)
+    return handled
 
 
 def test_a_bus_that_takes_alerts_and_never_says_so(tmp_path):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         serve_alert_channel,
     )
     from ortege_watch.watchbus.client import AsyncWatchBusClient, WatchBusClient
-    from ortege_watch.watchbus.inbox import AlertHandler, RecentAlerts, alert_app
+    from ortege_watch.watchbus.inbox import AlertHandler, AlertInbox, alert_app
     from ortege_watch.watchbus.models import (
         AbnormalFunctionCall,
         AlertInfo,
@@ -60,6 +60,7 @@ __all__ = [
     "AbnormalFunctionCall",
     "AlertChannel",
     "AlertHandler",
+    "AlertInbox",
     "AlertInfo",
     "AlertPublisher",
     "AlertServer",
@@ -79,7 +80,6 @@ __all__ = [
     "OutboxFull",
     "Progress",
     "PublishResult",
-    "RecentAlerts",
     "RejectedAlert",
     "RequestVerifier",
     "RiskFunctionCall",
@@ -107,6 +107,7 @@ _HOMES = {
     "AbnormalFunctionCall": "watchbus.models",
     "AlertChannel": "watchbus.channel",
     "AlertHandler": "watchbus.inbox",
+    "AlertInbox": "watchbus.inbox",
     "AlertInfo": "watchbus.models",
     "AlertPublisher": "watchbus.publisher",
     "AlertServer": "watchbus.channel",
@@ -126,7 +127,6 @@ _HOMES = {
     "OutboxFull": "errors",
     "Progress": "watchbus.requests",
     "PublishResult": "watchbus.sending",
-    "RecentAlerts": "watchbus.inbox",
     "RejectedAlert": "watchbus.sending",
     "RequestVerifier": "watchbus.verifier",
     "RiskFunctionCall": "watchbus.models",

@@ -22,8 +22,8 @@ from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Never, Self, TypeAlias, TypeVar
 
+import anyio
 import msgspec
-from anyio import to_thread
 from attrs import define, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -43,7 +43,6 @@ from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
     QueryError,
-    SignatureError,
     SignatureReason,
     TransportError,
     WatchBusError,
@@ -51,11 +50,11 @@ from ortege_watch.errors import (
 from ortege_watch.watch.options import Reconnect
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
-    HandledAlerts,
-    Handling,
-    RecentAlerts,
+    AlertInbox,
+    error_response,
+    run_verifier,
 )
-from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
     SIGNATURE_HEADERS,
@@ -64,15 +63,12 @@ from ortege_watch.watchbus.signing import (
     signature_headers,
     signed_headers,
 )
-from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
+from ortege_watch.watchbus.verifier import RequestVerifier
 from ortege_watch.watchbus.wire import (
     REFUSALS,
-    ResultCode,
     WireStyle,
     encode_alerts,
-    error_answer,
     read_answer,
-    refusal,
 )
 
 if TYPE_CHECKING:
@@ -754,48 +750,43 @@ async def serve_alert_channel(
     host: str = "127.0.0.1",
     port: int = 0,
     ssl: tls.SSLContext | None = None,
-    handled: HandledAlerts | None = None,
+    inbox: AlertInbox | None = None,
     ping_every: float = 20.0,
     close_within: float = 10.0,
 ) -> AsyncIterator[AlertServer]:
     """Receive alerts over WebSocket for as long as the ``async with`` lasts.
 
-    A sender is told that all is well when the handler returned for every alert of its
-    frame. If one raises, the others are handled all the same; the sender sends the
-    frame again after a delay, and then only what failed is handled. An alert that came
-    before is skipped, over whatever connection it comes. The frames of one connection
-    are handled one after the other, those of several at once.
+    A frame is acknowledged when the handler has returned for every alert in it. If the
+    handler raises, the other alerts are handled all the same; the sender sends the
+    frame again after a delay, and only what failed is handled again. An alert that was
+    handled before is skipped; one that another connection or an :func:`alert_app` is
+    handling is not handled twice: the answer waits for it. The frames of one connection
+    are handled one after the other, those of several connections concurrently.
 
-    Leaving ends what is going on: a call of the handler has ``close_within`` seconds to
-    return and be acknowledged; then it is cancelled (one in a thread is waited for).
+    On leaving, a running call of the handler has ``close_within`` seconds to return and
+    to be acknowledged. Then it is cancelled; a call in a thread cannot be, and is
+    waited for.
 
     Args:
-        verifier: accepts the handshakes: made with ``method="GET"`` and the channel's
-            ``path``. Its ``max_body`` is the limit of what a frame may hold.
+        verifier: accepts the handshakes, which are signed ``GET`` requests for its
+            ``path``; its own ``method`` does not matter. Its ``max_body`` limits the
+            body of a frame.
         handler: called with each alert. A plain function runs in a worker thread, an
             async one on the event loop.
         host: the address to listen on.
         port: the port; 0 lets the system choose.
-        ssl: TLS settings; without them the channel is for loopback, or stands behind a
-            proxy that ends TLS.
-        handled: remembers alerts by :meth:`AlertInfo.dedupe_key`, on the event loop; by
-            default the last 100,000 in memory. Give the one of :func:`alert_app` to
-            have each alert handled once, whichever way it comes.
-        ping_every: seconds between two pings, and for the answer to one; a sender that
-            is gone is noticed by it.
+        ssl: TLS settings; without them, use the channel on loopback or behind a proxy
+            that terminates TLS.
+        inbox: remembers the handled alerts; by default the last 100,000 in memory.
+        ping_every: seconds between two pings, and for the answer to each; detects
+            senders that are gone.
         close_within: seconds that the handler may take on leaving.
 
     Raises:
-        QueryError: the verifier is one for another method.
         OrtegeWatchError: the address cannot be listened on.
     """
-    if verifier.method != "GET":
-        raise QueryError(
-            f"verifier: it accepts {verifier.method}, and a WebSocket handshake is a"
-            ' GET; make it with RequestVerifier(..., method="GET")'
-        )
-    memory = RecentAlerts() if handled is None else handled
-    receiver = _Receiver(verifier, Handling(handler, memory))
+    verifier = verifier.for_method("GET")
+    receiver = _Receiver(verifier, handler, AlertInbox() if inbox is None else inbox)
     try:
         server = await serve(
             receiver.converse,
@@ -812,7 +803,7 @@ async def serve_alert_channel(
             close_timeout=CLOSE_TIMEOUT,
         )
     except OSError as error:
-        problem = f"alerts cannot be received at {host}:{port}: {error}"
+        problem = f"cannot listen on {host}:{port}: {error}"
         raise OrtegeWatchError(problem) from error
     try:
         number = next(iter(server.sockets)).getsockname()[1]
@@ -823,29 +814,28 @@ async def serve_alert_channel(
 
 
 class _Receiver:
-    """Take handshakes and frames."""
+    """The handshakes and connections of one server."""
 
-    def __init__(self, verifier: RequestVerifier, handling: Handling) -> None:
+    def __init__(
+        self, verifier: RequestVerifier, handler: AlertHandler, inbox: AlertInbox
+    ) -> None:
         self._verifier = verifier
-        self._handling = handling
+        self._handler = handler
+        self._inbox = inbox
         self._closing = False
-        self._open: set[ServerConnection] = set()
+        self._open: dict[ServerConnection, anyio.CancelScope] = {}
         self._idle: set[ServerConnection] = set()
-        # A store with a file or a network behind it must not stop the event loop.
-        self._waits = not isinstance(verifier.nonces, MemoryNonces)
 
     async def admit(
         self, connection: ServerConnection, request: Request
     ) -> Response | None:
-        """Accept a handshake, or answer it with a refusal."""
+        """Accept a handshake, or return the response that refuses it."""
+        verifier, headers = self._verifier, list(request.headers.raw_items())
         try:
-            await self._verify(request)
-        except SignatureError as error:
-            logger.warning("a handshake is refused: %s", error)
-            status, answer = refusal(error)
-        except Exception:
-            logger.exception("a handshake could not be verified")
-            status, answer = 503, error_answer(ResultCode.SERVER_ERROR, "try again")
+            verifier.check_target(request.path)
+            await run_verifier(verifier, verifier.verify, headers, b"")
+        except Exception as error:  # noqa: BLE001 - it is logged
+            status, answer = error_response(error)
         else:
             return None
         response = connection.respond(status, answer.decode())
@@ -853,26 +843,20 @@ class _Receiver:
         response.headers["Content-Type"] = CONTENT_TYPE
         return response
 
-    async def _verify(self, request: Request) -> None:
-        headers = list(request.headers.raw_items())
-        self._verifier.check_target(request.path)
-        if self._waits:
-            await to_thread.run_sync(self._verifier.verify, headers, b"")
-        else:
-            self._verifier.verify(headers, b"")
-
     async def converse(self, connection: ServerConnection) -> None:
         """Handle the frames of a connection until it ends."""
-        self._open.add(connection)
-        try:
-            await self._converse(connection)
-        except ConnectionClosed as error:
-            logger.debug("a sender is gone: %s", error)
-        except Exception:
-            logger.exception("a connection ends unexpectedly")
-            raise
-        finally:
-            self._open.discard(connection)
+        # Not task.cancel(): only a scope waits for a handler that runs in a thread.
+        with anyio.CancelScope() as scope:
+            self._open[connection] = scope
+            try:
+                await self._converse(connection)
+            except ConnectionClosed as error:
+                logger.debug("a sender has disconnected: %s", error)
+            except Exception:
+                logger.exception("the connection of a sender failed unexpectedly")
+                raise
+            finally:
+                del self._open[connection]
 
     async def _converse(self, connection: ServerConnection) -> None:
         assert connection.request is not None  # noqa: S101 - it was admitted
@@ -882,10 +866,15 @@ class _Receiver:
             try:
                 frame = read_alerts(data)
             except DecodeError as error:
-                logger.warning("a sender is parted from: %s", error)
+                logger.warning("closing the connection of a sender: %s", error)
                 await connection.close(_NO_FRAME, "this is no frame of alerts")
                 return
-            status, body = await self._handling.take(frame.body, app_id)
+            try:
+                alerts = decode_alerts(frame.body)
+            except DecodeError as error:
+                status, body = error_response(error)
+            else:
+                status, body = await self._inbox.answer(alerts, app_id, self._handler)
             answer = AnswerFrame(frame.id, status, body)
             await connection.send(write_answer(answer))
         await connection.close(_GOING_AWAY)
@@ -898,7 +887,7 @@ class _Receiver:
             self._idle.discard(connection)
 
     async def close(self, server: Server, within: float) -> None:
-        """Let what is going on end, then part with everybody."""
+        """Let running calls of the handler return, then close every connection."""
         self._closing = True
         server.close(close_connections=False)
         try:
@@ -907,10 +896,9 @@ class _Receiver:
                 await asyncio.gather(*idle)
                 await server.wait_closed()
         except TimeoutError:
-            logger.warning("a handler is cancelled: it took more than %g s", within)
+            logger.warning("the handler took more than %g s: cancelling it", within)
         finally:
-            self._handling.cancel()
-            for each in self._open:
-                each.transport.abort()
+            for connection, scope in self._open.items():
+                scope.cancel()
+                connection.transport.abort()
             await server.wait_closed()
-            await self._handling.settle()

@@ -1,34 +1,35 @@
-"""Take alerts over HTTP: an ASGI 3 application around a verifier and a handler."""
+"""Receive alerts: each is handled once, over HTTP (an ASGI application) or a channel."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Container, MutableMapping, Sequence
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
+import anyio
 from anyio import to_thread
 
 from ortege_watch.errors import (
     DecodeError,
+    InvalidArgument,
     OrtegeWatchError,
     SignatureError,
     SignatureReason,
 )
-from ortege_watch.watchbus.models import AlertInfo, decode_alerts
-from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
+from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_headers
 from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer, refusal
 
 __all__ = [
     "AlertApp",
     "AlertHandler",
+    "AlertInbox",
     "HandledAlerts",
-    "Handling",
-    "Once",
-    "RecentAlerts",
     "alert_app",
+    "error_response",
+    "run_verifier",
 ]
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
@@ -36,120 +37,189 @@ logger: Final = logging.getLogger("ortege_watch.watchbus")
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
 
 AlertHandler: TypeAlias = Callable[[AlertInfo], object]
 """A function, plain or async, that takes one alert."""
 
 
-class HandledAlerts(Protocol):
-    """Remember which alerts were handled; a ``set`` fits, apart from its growth."""
-
-    def __contains__(self, key: object, /) -> bool: ...
+class HandledAlerts(Container[object], Protocol):
+    """The dedupe keys of handled alerts; a ``set`` is one, but grows for ever."""
 
     def add(self, key: str, /) -> None:
-        """Remember an alert by its dedupe key; called when its handler returned."""
+        """Add a key; called when the handler has returned."""
         ...
 
 
-class RecentAlerts:
-    """Remember the alerts that were handled last, in this process's memory.
+class AlertInbox:
+    """The alerts that were handled or are being handled; each is handled once.
+
+    Share one between :func:`alert_app` and :func:`serve_alert_channel` to have each
+    alert handled once, whether it arrives over HTTP, WebSocket or both at the same
+    time. All users of an inbox must run on the same event loop.
 
     Args:
-        limit: how many. The oldest is forgotten: it would be handled again.
+        handled: the dedupe keys (:meth:`AlertInfo.dedupe_key`) of handled alerts, used
+            on the event loop. Pass one that is stored in a file to keep them across
+            restarts; the default is the last ``limit`` keys in memory.
+        limit: how many keys to keep in memory. An alert whose key was dropped is
+            handled again if it arrives again.
+
+    Raises:
+        InvalidArgument: ``limit`` is not positive.
     """
 
-    def __init__(self, limit: int = 100_000) -> None:
+    def __init__(
+        self, handled: HandledAlerts | None = None, *, limit: int = 100_000
+    ) -> None:
+        if limit < 1:
+            raise InvalidArgument(f"limit must be at least 1, got {limit!r}")
+        self._handled = handled
         self._limit = limit
-        self._keys: dict[str, None] = {}
+        self._recent: dict[str, None] = {}
+        self._running: dict[str, _Call] = {}
 
     def __contains__(self, key: object) -> bool:
-        return key in self._keys
+        return key in (self._recent if self._handled is None else self._handled)
 
-    def add(self, key: str) -> None:
-        """Remember an alert by its dedupe key."""
-        self._keys[key] = None
-        if len(self._keys) > self._limit:
-            del self._keys[next(iter(self._keys))]
+    async def handle(
+        self, alert: AlertInfo, app_id: str, handler: AlertHandler
+    ) -> bool:
+        """Call the handler with an alert, unless the alert was handled before.
 
+        While another call handles the same alert, wait for it and return its result.
 
-class Once:
-    """Call a handler for an alert that was not handled before.
+        Args:
+            alert: the alert.
+            app_id: the id of the app that sent it.
+            handler: a plain function runs in a worker thread, an async one on the
+                event loop.
 
-    Args:
-        handler: takes one alert; a plain function runs in a worker thread.
-        handled: remembers alerts by their dedupe keys.
-    """
-
-    def __init__(self, handler: AlertHandler, handled: HandledAlerts) -> None:
-        self._handler = handler
-        self._handled = handled
-        # An object may be a handler, too.
-        call = getattr(type(handler), "__call__", None)  # noqa: B004 - which one it is
-        self._is_async = any(map(inspect.iscoroutinefunction, (handler, call)))
-
-    async def handle(self, key: str, alert: AlertInfo) -> bool:
-        """Handle an alert and remember its key; tell whether it is done."""
+        Returns:
+            Whether the alert is handled. An exception of the handler is logged.
+        """
+        key = alert.dedupe_key(app_id)
+        if (running := self._running.get(key)) is not None:
+            await running.finished.wait()
+            return running.handled
+        call = self._running[key] = _Call()
         try:
-            if key not in self._handled:
-                await self._call(alert)
-                self._handled.add(key)
+            if key not in self:
+                await _call(handler, alert)
+                self._add(key)
+            call.handled = True
         except Exception:
-            logger.exception("an alert was not handled: %s", alert.event_code)
-            return False
-        return True
+            logger.exception(
+                "alert not handled: %s of app %s", alert.event_code, app_id
+            )
+        finally:  # also where this is cancelled
+            del self._running[key]
+            call.finished.set()
+        return call.handled
 
-    async def _call(self, alert: AlertInfo) -> None:
-        if self._is_async:
-            result = self._handler(alert)
-        else:
-            result = await to_thread.run_sync(self._handler, alert)
-        if inspect.isawaitable(result):
-            await result
+    async def answer(
+        self, alerts: Sequence[AlertInfo], app_id: str, handler: AlertHandler
+    ) -> tuple[int, bytes]:
+        """Handle alerts one after the other, as :meth:`handle`.
+
+        Returns:
+            The HTTP status and the body of the response to the sender.
+        """
+        handled = [await self.handle(each, app_id, handler) for each in alerts]
+        if all(handled):
+            return 200, ok_answer()
+        return 500, error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
+
+    def _add(self, key: str) -> None:
+        if self._handled is not None:
+            self._handled.add(key)
+            return
+        self._recent[key] = None
+        if len(self._recent) > self._limit:
+            del self._recent[next(iter(self._recent))]
+
+
+class _Call:
+    """A call of a handler, for the duplicates that wait for it."""
+
+    def __init__(self) -> None:
+        self.finished = anyio.Event()
+        self.handled = False
+
+
+async def _call(handler: AlertHandler, alert: AlertInfo) -> None:
+    call = getattr(type(handler), "__call__", None)  # noqa: B004 - an object's, if any
+    if any(map(inspect.iscoroutinefunction, (handler, call))):
+        result = handler(alert)
+    else:
+        result = await to_thread.run_sync(handler, alert)
+    if inspect.isawaitable(result):
+        await result
+
+
+async def run_verifier(
+    verifier: RequestVerifier,
+    check: Callable[[Headers, bytes], T],
+    headers: Headers,
+    body: bytes,
+) -> T:
+    """Call a method of the verifier; in a thread if its store of nonces may block."""
+    if isinstance(verifier.nonces, MemoryNonces):
+        return check(headers, body)
+    return await to_thread.run_sync(check, headers, body)
+
+
+def error_response(error: Exception) -> tuple[int, bytes]:
+    """Log why a request was not accepted; return the status and the body to answer."""
+    if isinstance(error, SignatureError):
+        logger.warning("request refused: %s", error)
+        return refusal(error)
+    if isinstance(error, DecodeError):
+        logger.warning("signed request cannot be decoded: %s", error)
+        return 400, error_answer(ResultCode.SERVER_ERROR, "; ".join(error.problems))
+    logger.error("request could not be verified", exc_info=error)
+    return 503, error_answer(ResultCode.SERVER_ERROR, "try again")
 
 
 def alert_app(
     verifier: RequestVerifier,
     handler: AlertHandler,
     *,
-    handled: HandledAlerts | None = None,
+    inbox: AlertInbox | None = None,
 ) -> AlertApp:
-    """Make an ASGI 3 application that receives alerts.
+    """Return an ASGI 3 application that receives alerts.
 
     Run it with any ASGI server, or mount it into another application. The verifier's
-    path is the whole path that the sender asked for, so mount at a prefix of it.
+    ``path`` is the whole path of the request, with the prefix of the mount.
 
-    The sender is told that all is well when the handler returned for every alert of its
-    request. If one raises, the others are handled all the same, and the answer is a
-    500: the sender tries again, and then only what failed is handled. An alert that
-    came before is skipped, whatever request it is in.
+    The response is 200 when the handler has returned for every alert of the request. If
+    the handler raises, the other alerts are handled all the same and the response is
+    500; the sender retries, and only what failed is handled again. An alert that was
+    handled before is skipped; one that another request or a channel is handling is
+    not handled twice: the response waits for it.
 
     Args:
         verifier: accepts the requests; its ``path`` and ``max_body`` are the app's.
         handler: called with each alert, one after the other for a request. A plain
             function runs in a worker thread, an async one on the event loop.
-        handled: remembers alerts by :meth:`AlertInfo.dedupe_key`, on the event loop;
-            by default the last 100,000 in memory. Give one with a file behind it to
-            have the same after a restart.
+        inbox: remembers the handled alerts; by default the last 100,000 in memory.
     """
-    memory = RecentAlerts() if handled is None else handled
-    return AlertApp(verifier, handler, memory)
+    return AlertApp(verifier, handler, AlertInbox() if inbox is None else inbox)
 
 
 class AlertApp:
-    """Be the application; :func:`alert_app` makes it.
+    """The application that :func:`alert_app` returns.
 
-    It is an object and no function, so that Starlette's ``Route`` takes it as an ASGI
-    application.
+    It is an object because Starlette's ``Route`` takes a function for an endpoint of
+    its own kind.
     """
 
     def __init__(
-        self, verifier: RequestVerifier, handler: AlertHandler, handled: HandledAlerts
+        self, verifier: RequestVerifier, handler: AlertHandler, inbox: AlertInbox
     ) -> None:
         self._verifier = verifier
-        self._once = Once(handler, handled)
-        self._running: set[str] = set()
-        # A store with a file or a network behind it must not stop the event loop.
-        self._waits = not isinstance(verifier.nonces, MemoryNonces)
+        self._handler = handler
+        self._inbox = inbox
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -161,39 +231,40 @@ class AlertApp:
             case "websocket":
                 await send({"type": "websocket.close", "code": 1008})
             case kind:
-                raise OrtegeWatchError(f"an ASGI connection of type {kind!r}")
+                raise OrtegeWatchError(f"unexpected type of ASGI connection: {kind!r}")
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        more: list[tuple[bytes, bytes]] = []
+        extra: list[tuple[bytes, bytes]] = []
         try:
-            # First of all: an answer while the body is still on its way may be lost.
+            # Read the body first: the client may lose an early response.
             body = await self._body(receive)
+        except SignatureError as error:  # it is too large
+            status, answer = error_response(error)
+            if str(scope.get("http_version", "1.1")) < "2":
+                extra = [(b"connection", b"close")]  # the rest is not read
+        else:
             if body is None:
-                return  # the sender is gone, and nobody waits for an answer
-            self._verifier.check_target(self._target(scope))
-            if scope["method"] == self._verifier.method:
-                status, answer = await self._take(scope["headers"], body)
-            else:
-                more = [(b"allow", self._verifier.method.encode())]
-                problem = "method not allowed"
-                status, answer = 405, error_answer(ResultCode.SERVER_ERROR, problem)
-        except SignatureError as error:
-            logger.warning("a request is refused: %s", error)
-            status, answer = refusal(error)
-            if status == 413 and str(scope.get("http_version", "1.1")) < "2":
-                more = [(b"connection", b"close")]  # the rest is not waited for
-        except DecodeError as error:
-            logger.warning("a signed request cannot be read: %s", error)
-            problem = "; ".join(error.problems)
-            status, answer = 400, error_answer(ResultCode.SERVER_ERROR, problem)
-        except OrtegeWatchError:
-            logger.exception("a request could not be verified")
-            status, answer = 503, error_answer(ResultCode.SERVER_ERROR, "try again")
-        await _answer(send, status, answer, more)
+                return  # the client has disconnected
+            status, answer = await self._take(scope, body)
+            if status == 405:
+                extra = [(b"allow", self._verifier.method.encode())]
+        await _respond(send, status, answer, extra)
+
+    async def _take(self, scope: Message, body: bytes) -> tuple[int, bytes]:
+        verifier, headers = self._verifier, scope["headers"]
+        try:
+            verifier.check_target(self._target(scope))
+            if scope["method"] != verifier.method:
+                return 405, error_answer(ResultCode.SERVER_ERROR, "method not allowed")
+            alerts = await run_verifier(verifier, verifier.alerts, headers, body)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            return error_response(error)
+        app_id = signature_headers(headers)[0]
+        return await self._inbox.answer(alerts, app_id, self._handler)
 
     def _target(self, scope: Message) -> str:
-        """Return what was asked: the whole path, also where the app is mounted."""
-        # Some frameworks leave a mount's prefix in the path, some cut it off.
+        """Return the whole path and the query, also where the app is mounted."""
+        # Some frameworks leave a mount's prefix in the path, some remove it.
         path = scope["path"]
         raw_path = (scope.get("raw_path") or b"").decode("latin-1")
         known = self._verifier.path
@@ -216,27 +287,6 @@ class AlertApp:
             if not message.get("more_body", False):
                 return bytes(body)
 
-    async def _take(self, headers: Headers, body: bytes) -> tuple[int, bytes]:
-        if self._waits:
-            app_id = await to_thread.run_sync(self._verifier.verify, headers, body)
-        else:
-            app_id = self._verifier.verify(headers, body)
-        done = [await self._handle(each, app_id) for each in decode_alerts(body)]
-        if all(done):
-            return 200, ok_answer()
-        return 500, error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
-
-    async def _handle(self, alert: AlertInfo, app_id: str) -> bool:
-        """Handle an alert, unless that was done before; tell whether it is done."""
-        key = alert.dedupe_key(app_id)
-        if key in self._running:
-            return False  # by another request; the sender asks again, and sees
-        self._running.add(key)
-        try:
-            return await self._once.handle(key, alert)
-        finally:
-            self._running.discard(key)
-
 
 async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
@@ -246,72 +296,13 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-async def _answer(
-    send: Send, status: int, body: bytes, more: list[tuple[bytes, bytes]]
+async def _respond(
+    send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]]
 ) -> None:
     length = (b"content-length", str(len(body)).encode())
-    head = [(b"content-type", CONTENT_TYPE.encode()), length, *more]
+    head = [(b"content-type", CONTENT_TYPE.encode()), length, *extra]
     try:
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": body})
     except OSError:
-        logger.debug("the sender left before the answer")
-
-
-# -------------------- Hand alerts to a handler, each of them once, and say what became of them.
-
-
-class Handling:
-    """Call a handler for each alert that was not handled before.
-
-    Each call is a task of its own: it outlives the connection that brought the alert.
-    The sender brings the alert again over the next one, and that one waits for the call
-    that is still running.
-
-    Args:
-        handler: takes one alert; a plain function runs in a worker thread.
-        handled: remembers alerts by their dedupe keys.
-    """
-
-    def __init__(self, handler: AlertHandler, handled: HandledAlerts) -> None:
-        self._once = Once(handler, handled)
-        self._running: dict[str, asyncio.Task[bool]] = {}
-
-    async def take(self, body: bytes, app_id: str) -> tuple[int, bytes]:
-        """Handle the alerts of a body, one after the other.
-
-        Returns:
-            The HTTP status and the envelope that answer it.
-        """
-        try:
-            alerts = decode_alerts(body)
-        except DecodeError as error:
-            logger.warning("signed alerts cannot be read: %s", error)
-            problem = "; ".join(error.problems)
-            return 400, error_answer(ResultCode.SERVER_ERROR, problem)
-        done = [await self._handle(each, app_id) for each in alerts]
-        if all(done):
-            return 200, ok_answer()
-        return 500, error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
-
-    async def _handle(self, alert: AlertInfo, app_id: str) -> bool:
-        """Handle an alert, unless that was done before; tell whether it is done."""
-        key = alert.dedupe_key(app_id)
-        task = self._running.get(key)
-        if task is None:
-            task = asyncio.create_task(self._once.handle(key, alert))
-            self._running[key] = task
-            task.add_done_callback(lambda _: self._running.pop(key))
-        # Its own end by cancellation must not look like the waiting one's.
-        await asyncio.wait([task])
-        return not task.cancelled() and task.result()
-
-    async def settle(self) -> None:
-        """Wait until no call is running."""
-        while self._running:
-            await asyncio.wait(self._running.values())
-
-    def cancel(self) -> None:
-        """Cancel every call; a plain function runs to its end all the same."""
-        for task in self._running.values():
-            task.cancel()
+        logger.debug("the client disconnected before the response")

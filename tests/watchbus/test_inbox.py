@@ -1,0 +1,75 @@
+"""Each alert is handled once, and duplicates get the result of the first."""
+
+from __future__ import annotations
+
+import asyncio
+
+import anyio
+import pytest
+from channels import Gate, Inbox, alert
+
+from ortege_watch import InvalidArgument
+from ortege_watch.watchbus import AlertInbox
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_the_oldest_alerts_are_forgotten():
+    inbox, taken = AlertInbox(limit=3), Inbox()
+    for number in (1, 2, 1, 3, 4):
+        assert await inbox.handle(alert(number), "app", taken)
+    known = [n for n in range(1, 5) if alert(n).dedupe_key("app") in inbox]
+    assert (taken, known) == ([1, 2, 3, 4], [2, 3, 4])
+    assert await inbox.handle(alert(1), "app", taken)
+    assert taken == [1, 2, 3, 4, 1]
+
+
+async def test_a_duplicate_of_one_that_fails_has_failed_and_can_be_retried():
+    gate, inbox = Gate(), AlertInbox()
+
+    async def fail(alert):
+        await gate(alert)
+        raise RuntimeError("not now")
+
+    tasks = [asyncio.create_task(inbox.handle(alert(1), "app", fail))]
+    await gate.entered.reach(1)
+    tasks += [
+        asyncio.create_task(inbox.handle(alert(1), "app", gate)) for _ in range(2)
+    ]
+    await anyio.wait_all_tasks_blocked()
+    gate.let_on.set()
+    assert await asyncio.gather(*tasks) == [False] * 3
+    assert gate.entered == [1]
+    assert await inbox.handle(alert(1), "app", gate)
+    assert gate.entered == [1, 1]
+
+
+async def test_a_duplicate_of_one_that_is_cancelled_has_failed_and_can_be_retried():
+    gate, inbox = Gate(), AlertInbox()
+    first = asyncio.create_task(inbox.handle(alert(1), "app", gate))
+    await gate.entered.reach(1)
+    second = asyncio.create_task(inbox.handle(alert(1), "app", gate))
+    await anyio.wait_all_tasks_blocked()
+    first.cancel()
+    assert await second is False
+    assert first.cancelled()
+    gate.let_on.set()
+    assert await inbox.handle(alert(1), "app", gate)
+    assert gate.entered == [1, 1]
+
+
+async def test_other_alerts_and_other_apps_do_not_wait():
+    gate, inbox, taken = Gate(), AlertInbox(), Inbox()
+    first = asyncio.create_task(inbox.handle(alert(1), "app", gate))
+    await gate.entered.reach(1)
+    assert await inbox.handle(alert(2), "app", taken)
+    assert await inbox.handle(alert(1), "another", taken)
+    assert taken == [2, 1]
+    gate.let_on.set()
+    assert await first
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_an_inbox_keeps_at_least_one_key(limit):
+    with pytest.raises(InvalidArgument, match=f"at least 1, got {limit}"):
+        AlertInbox(limit=limit)

@@ -23,6 +23,7 @@ from ortege_watch import (
 from ortege_watch.watchbus import (
     AlertChannel,
     AlertInfo,
+    AlertPublisher,
     Credentials,
     RequestVerifier,
     serve_alert_channel,
@@ -106,3 +107,11 @@ async def a_channel_takes_alerts(verifier: RequestVerifier, alert: AlertInfo) ->
         pass
     serve_alert_channel(verifier)  # E: handler
     serve_alert_channel(verifier, "handler")  # E: arg-type
+
+
+def a_publisher_has_known_options(credentials: Credentials, alert: AlertInfo) -> None:
+    AlertPublisher("https://bus.example", credentials, batchsize=5)  # E: batchsize
+    AlertPublisher("https://bus.example", credentials, batch_size="5")  # E: arg-type
+    bus = AlertPublisher("https://bus.example", credentials)
+    bus.publish(alert)  # E: arg-type
+    bus.publish([alert], patience=5)  # E: patience

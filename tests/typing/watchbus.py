@@ -9,10 +9,15 @@ from typing import Any, assert_type
 from ortege_watch.watchbus import (
     AlertInbox,
     AlertInfo,
+    AlertPublisher,
+    AsyncWatchBusClient,
     BigAmountTxnUsd,
+    BusOptions,
     Credentials,
     EntityInfo,
     EventValues,
+    Outbox,
+    PublishResult,
     RequestVerifier,
     RiskFunctionCall,
     SignatureError,
@@ -65,6 +70,15 @@ def requests_are_signed_and_verified(body: bytes) -> None:
     assert_type(verifier.verify({"X-Signature-nonce": "n"}, body), str)
     assert_type(verifier.verify([(b"x-signature-nonce", b"n")], body), str)
     assert_type(verifier.alerts({b"x-signature-nonce": b"n"}, body), list[AlertInfo])
+
+
+async def clients_share_their_options(credentials: Credentials) -> None:
+    options: BusOptions = {"timeout": 5.0, "deadline": None, "batch_size": 10}
+    async with AsyncWatchBusClient("https://host", credentials, **options) as client:
+        assert_type(await client.subscribe([]), WatchResult)
+    with AlertPublisher("https://host", credentials, outbox="f", **options) as bus:
+        assert_type(bus.publish([], deadline=1.0), PublishResult)
+        assert_type(bus.outbox, Outbox | None)
 
 
 def handlers_are_plain_or_async(verifier: RequestVerifier) -> None:

@@ -57,14 +57,7 @@ _PATHS: Final = WatchPaths()
 
 
 class Provider:
-    """The endpoints of a provider, and the conversations with it.
-
-    What they raise is listed at
-    :func:`~ortege_watch.watchbus.requests.signed_exchange`.
-
-    Raises:
-        InvalidArgument: a path cannot be used.
-    """
+    """The endpoints of a provider, and the conversations with it."""
 
     def __init__(self, config: BusConfig, paths: WatchPaths) -> None:
         self.subscribe = config.endpoint("paths.subscribe", paths.subscribe)
@@ -131,13 +124,7 @@ class Provider:
 class Pages:
     """The pages of subscriptions that are still to be requested, one after the other.
 
-    Args:
-        entities: addresses; ``None`` for all.
-        page_size: the most entries in a page.
-        batch_size: the most addresses in a request.
-
-    Raises:
-        InvalidArgument: the addresses or the page size cannot be sent.
+    ``entities`` are addresses, ``None`` for all; a request has at most ``batch_size``.
     """
 
     def __init__(
@@ -280,21 +267,17 @@ class BusClient:
 class AsyncWatchBusClient(AsyncBusClient):
     """A client of a provider, for tasks of asyncio or trio.
 
-    Every attempt of a request is signed anew. If a provider refuses a timestamp as
-    expired, the request is retried once with the provider's clock, which is used from
-    then on. Redirects are not followed. Lists are requested again after every transient
-    failure; :meth:`subscribe` and :meth:`unsubscribe` only where the provider has
-    certainly done nothing: no connection, a rate limit, 503.
-
-    Every method takes ``timeout=`` and ``deadline=`` for one call. Besides what is
-    listed there, methods raise :class:`WatchBusError` (the provider refused; see its
-    ``code`` and ``reason``), :class:`RateLimited`, :class:`TransportError`,
-    :class:`DeadlineExceeded` and :class:`DecodeError`.
+    Lists are requested again after every transient failure; :meth:`subscribe` and
+    :meth:`unsubscribe` only where the provider has certainly done nothing: no
+    connection, a rate limit, 503. Redirects are not followed. A refused timestamp is
+    corrected by the provider's clock, once. Every method takes ``timeout=`` and
+    ``deadline=`` for one call, and may raise :class:`WatchBusError` (the provider
+    refused; see ``code`` and ``reason``), :class:`RateLimited`,
+    :class:`TransportError`, :class:`DeadlineExceeded` and :class:`DecodeError`.
 
     Args:
-        url: the provider, such as ``https://provider.example.com``, with the path that
-            precedes the endpoints' paths, if any. It is signed as it is sent: a gateway
-            that removes it breaks the signature.
+        url: the provider, such as ``https://provider.example.com``; a path precedes
+            those of the endpoints and is signed, so that no gateway may remove it.
         credentials: the app id and the secret that the provider knows.
         paths: the endpoints' paths.
         http: your own ``httpx.AsyncClient`` or transport, without ``params``; its
@@ -328,8 +311,7 @@ class AsyncWatchBusClient(AsyncBusClient):
     ) -> WatchResult:
         """Subscribe to entities, and return which of them the provider accepted.
 
-        Keep them: the provider's list has neither chains nor entity types, so that
-        :meth:`unsubscribe` needs the original ones.
+        Keep them: :meth:`unsubscribe` needs more than the provider's list has.
 
         Args:
             entities: at least one, and each once.
@@ -338,10 +320,8 @@ class AsyncWatchBusClient(AsyncBusClient):
 
         Raises:
             InvalidArgument: an entity cannot be sent; none was sent.
-            OrtegeWatchError: one of those above, with
-                :attr:`OrtegeWatchError.watched`: the result of the requests before it.
-                Those in its ``unanswered`` may have been accepted: subscribe to them
-                again to find out.
+            OrtegeWatchError: a request failed; :attr:`OrtegeWatchError.watched` is the
+                result of those before it, and ``unanswered`` in it may be subscribed.
         """
         config, provider = self._config.override(limits), self._provider
         return await self._driver.arun(
@@ -379,8 +359,7 @@ class AsyncWatchBusClient(AsyncBusClient):
             limits: see :class:`Limits`; they hold for each page.
 
         Raises:
-            InvalidArgument: an invalid address, an empty iterable, or a page size out
-                of range; raised at once, not in the loop.
+            InvalidArgument: an argument is invalid; raised at once, not in the loop.
             DecodeError: the provider sends the same page twice.
         """
         config = self._config.override(limits)
@@ -407,8 +386,7 @@ class AsyncWatchBusClient(AsyncBusClient):
         """Return one page of subscriptions; the first has the index 1.
 
         Raises:
-            InvalidArgument: an invalid address, an empty list, or a number out of
-                range.
+            InvalidArgument: an invalid address, an empty list, a number out of range.
         """
         config = self._config.override(limits)
         return await self._driver.arun(
@@ -424,22 +402,20 @@ class AsyncWatchBusClient(AsyncBusClient):
 class WatchBusClient(BusClient):
     """A client of a provider, for threads and scripts. Threads may share one.
 
-    Every attempt of a request is signed anew. If a provider refuses a timestamp as
-    expired, the request is retried once with the provider's clock, which is used from
-    then on. Redirects are not followed. Lists are requested again after every transient
-    failure; :meth:`subscribe` and :meth:`unsubscribe` only where the provider has
-    certainly done nothing: no connection, a rate limit, 503.
+    Lists are requested again after every transient failure; :meth:`subscribe` and
+    :meth:`unsubscribe` only where the provider has certainly done nothing: no
+    connection, a rate limit, 503. Redirects are not followed. A refused timestamp is
+    corrected by the provider's clock, once. Every method takes ``timeout=`` and
+    ``deadline=`` for one call, and may raise :class:`WatchBusError` (the provider
+    refused; see ``code`` and ``reason``), :class:`RateLimited`,
+    :class:`TransportError`, :class:`DeadlineExceeded` and :class:`DecodeError`.
 
-    Every method takes ``timeout=`` and ``deadline=`` for one call; the deadline is
-    checked between reads, so that a request may exceed it by one ``timeout``. Besides
-    what is listed there, methods raise :class:`WatchBusError` (the provider refused;
-    see its ``code`` and ``reason``), :class:`RateLimited`, :class:`TransportError`,
-    :class:`DeadlineExceeded` and :class:`DecodeError`.
+    The deadline is checked between reads, so that a request may exceed it by one
+    ``timeout``.
 
     Args:
-        url: the provider, such as ``https://provider.example.com``, with the path that
-            precedes the endpoints' paths, if any. It is signed as it is sent: a gateway
-            that removes it breaks the signature.
+        url: the provider, such as ``https://provider.example.com``; a path precedes
+            those of the endpoints and is signed, so that no gateway may remove it.
         credentials: the app id and the secret that the provider knows.
         paths: the endpoints' paths.
         http: your own ``httpx.Client`` or transport, without ``params``; its timeouts
@@ -474,13 +450,16 @@ class WatchBusClient(BusClient):
         """Subscribe to entities, and return which of them the provider accepted.
 
         Keep them: :meth:`unsubscribe` needs more than the provider's list has.
-        ``progress`` is called after each request, the limits hold for each request.
+
+        Args:
+            entities: at least one, and each once.
+            progress: called after each request.
+            limits: see :class:`Limits`; they hold for each request.
 
         Raises:
             InvalidArgument: an entity cannot be sent; none was sent.
-            OrtegeWatchError: one of those above, with
-                :attr:`OrtegeWatchError.watched`: the result of the requests before it.
-                Those in its ``unanswered`` may have been accepted.
+            OrtegeWatchError: a request failed; :attr:`OrtegeWatchError.watched` is the
+                result of those before it, and ``unanswered`` in it may be subscribed.
         """
         config, provider = self._config.override(limits), self._provider
         return self._driver.run(
@@ -518,8 +497,7 @@ class WatchBusClient(BusClient):
             limits: see :class:`Limits`; they hold for each page.
 
         Raises:
-            InvalidArgument: an invalid address, an empty iterable, or a page size out
-                of range; raised at once, not in the loop.
+            InvalidArgument: an argument is invalid; raised at once, not in the loop.
             DecodeError: the provider sends the same page twice.
         """
         config = self._config.override(limits)
@@ -543,8 +521,7 @@ class WatchBusClient(BusClient):
         """Return one page of subscriptions; the first has the index 1.
 
         Raises:
-            InvalidArgument: an invalid address, an empty list, or a number out of
-                range.
+            InvalidArgument: an invalid address, an empty list, a number out of range.
         """
         config = self._config.override(limits)
         return self._driver.run(

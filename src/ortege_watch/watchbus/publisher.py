@@ -26,17 +26,15 @@ __all__ = ["AlertPublisher", "AsyncAlertPublisher"]
 class AsyncAlertPublisher(AsyncBusClient):
     """A sender of alerts to the watch-bus, for tasks of asyncio or trio.
 
-    Without an outbox, :meth:`publish` sends alerts or raises an error that has the
-    unsent ones. With an outbox it first writes them to a file, where they stay until
-    the bus acknowledges them; see :class:`Outbox` for the guarantees. Nothing is sent
-    in the background: alerts that could not be sent are sent by the next
-    :meth:`publish` or :meth:`flush`, so call that one from time to time.
+    Without an outbox, an error of :meth:`publish` has the unsent alerts. With one, alerts
+    are first written to a file, where they stay until the bus acknowledges them; see
+    :class:`Outbox` for the guarantees. Nothing is sent in the background: what could not
+    be sent is sent by the next :meth:`publish` or :meth:`flush`, so call that one from
+    time to time.
 
     An alert that the bus rejects as invalid delays no others: a rejected request is
-    halved until the alert is alone, and is then reported with the bus's reason.
-
-    A request whose response is lost is sent again, so that the bus may get an alert
-    twice, with the same dedupe key.
+    halved until the alert is alone. A request whose response is lost is sent again, so
+    that the bus may get an alert twice, with the same dedupe key.
 
     Args:
         url: the bus, such as ``https://bus.example.com``, with or without ``path``.
@@ -103,10 +101,9 @@ class AsyncAlertPublisher(AsyncBusClient):
         Raises:
             InvalidArgument: an alert cannot be sent; none was sent or accepted.
             OutboxFull: the outbox has no room; none was accepted.
-            OrtegeWatchError: the outbox cannot be used. Without an outbox: one of the
-                errors of :class:`AsyncWatchBusClient`, with
-                :attr:`OrtegeWatchError.published`, whose ``unsent`` can be published
-                again.
+            OrtegeWatchError: the outbox cannot be used, or without an outbox: a request
+                failed as listed at :class:`AsyncWatchBusClient`. The ``unsent`` alerts in
+                :attr:`OrtegeWatchError.published` can be published again.
         """
         config = self._config.override(limits)
         items = prepare(alerts, config.credentials.app_id, config.style)
@@ -132,17 +129,15 @@ class AsyncAlertPublisher(AsyncBusClient):
 class AlertPublisher(BusClient):
     """A sender of alerts to the watch-bus, for threads and scripts; threads may share it.
 
-    Without an outbox, :meth:`publish` sends alerts or raises an error that has the
-    unsent ones. With an outbox it first writes them to a file, where they stay until
-    the bus acknowledges them; see :class:`Outbox` for the guarantees. Nothing is sent
-    in the background: alerts that could not be sent are sent by the next
-    :meth:`publish` or :meth:`flush`, so call that one from time to time.
+    Without an outbox, an error of :meth:`publish` has the unsent alerts. With one, alerts
+    are first written to a file, where they stay until the bus acknowledges them; see
+    :class:`Outbox` for the guarantees. Nothing is sent in the background: what could not
+    be sent is sent by the next :meth:`publish` or :meth:`flush`, so call that one from
+    time to time.
 
     An alert that the bus rejects as invalid delays no others: a rejected request is
-    halved until the alert is alone, and is then reported with the bus's reason.
-
-    A request whose response is lost is sent again, so that the bus may get an alert
-    twice, with the same dedupe key.
+    halved until the alert is alone. A request whose response is lost is sent again, so
+    that the bus may get an alert twice, with the same dedupe key.
 
     Args:
         url: the bus, such as ``https://bus.example.com``, with or without ``path``.
@@ -209,10 +204,9 @@ class AlertPublisher(BusClient):
         Raises:
             InvalidArgument: an alert cannot be sent; none was sent or accepted.
             OutboxFull: the outbox has no room; none was accepted.
-            OrtegeWatchError: the outbox cannot be used. Without an outbox: one of the
-                errors of :class:`WatchBusClient`, with
-                :attr:`OrtegeWatchError.published`, whose ``unsent`` can be published
-                again.
+            OrtegeWatchError: the outbox cannot be used, or without an outbox: a request
+                failed as listed at :class:`WatchBusClient`. The ``unsent`` alerts in
+                :attr:`OrtegeWatchError.published` can be published again.
         """
         config = self._config.override(limits)
         items = prepare(alerts, config.credentials.app_id, config.style)

@@ -119,16 +119,10 @@ class BusOptions(TypedDict, total=False):
 
 @frozen(kw_only=True)
 class WatchPaths:
-    """The paths of a provider's endpoints, where they differ from the specification's.
+    """The paths of a provider's endpoints; the defaults are the specification's.
 
-    The specification has ``/api/watch`` for three of them and ``/api/v1/watch`` for one.
-    There is no fallback from one to the other: a wrong path is an error.
-
-    Attributes:
-        subscribe: of :meth:`WatchBusClient.subscribe`.
-        unsubscribe: of :meth:`WatchBusClient.unsubscribe`.
-        subscriptions: of :meth:`WatchBusClient.subscriptions`.
-        events: of :meth:`WatchBusClient.events`.
+    Three are under ``/api/watch`` and one is under ``/api/v1/watch``. No other path is
+    tried if one of them does not exist.
     """
 
     subscribe: str = "/api/watch/subscribe"
@@ -146,12 +140,7 @@ class Skew:
 
 @frozen(kw_only=True)
 class Endpoint:
-    """One endpoint of a server.
-
-    Attributes:
-        url: the whole URL.
-        line: the part of the signed text that names method and path.
-    """
+    """The URL of an endpoint, and the line that names it in what is signed."""
 
     url: str
     line: str
@@ -186,17 +175,11 @@ class BusConfig:
         path: str = "",
         **options: Unpack[BusOptions],
     ) -> BusConfig:
-        """Check the arguments of a client.
-
-        Args:
-            url: a host, perhaps with the path that precedes each endpoint's path.
-            credentials: the app id and the secret that sign the requests.
-            path: an endpoint's path that the URL may end in.
-            options: see :class:`BusOptions`.
+        """Check the arguments of a client; ``url`` may end in an endpoint's ``path``.
 
         Raises:
             InvalidArgument: one of them cannot be used.
-            TypeError: there are other options than those.
+            TypeError: an option is unknown.
         """
         if not isinstance(credentials, Credentials):
             # Its repr might show a secret.
@@ -231,22 +214,13 @@ class BusConfig:
         )
 
     def endpoint(self, name: str, path: str) -> Endpoint:
-        """Return an endpoint; ``name`` is the argument that an error names.
-
-        Raises:
-            InvalidArgument: the path cannot be signed and sent unchanged.
-        """
+        """Return an endpoint; an error about its path names the argument ``name``."""
         _check_path(name, path)
         line = request_line("POST", self.prefix + path)
         return Endpoint(url=self.root + path, line=line)
 
     def override(self, limits: Limits) -> BusConfig:
-        """Return the configuration with other time limits, for one call.
-
-        Raises:
-            InvalidArgument: a limit is not above 0, or is too large.
-            TypeError: there are other arguments than those of :class:`Limits`.
-        """
+        """Return the configuration with the time limits of one call."""
         return evolve(self, budget=self.budget.override(limits)) if limits else self
 
 
@@ -274,20 +248,13 @@ def signed_exchange(
     """Send a signed request; see :func:`~ortege_watch._http.exchange.exchange`.
 
     Args:
-        config: the server, the credentials and the limits.
+        config: the server, the credentials and the options.
         endpoint: the endpoint.
         body: what is signed and sent, byte for byte.
         decode: reads the ``data`` of a success; raises :class:`DecodeError`.
         is_repeatable: the server may carry out the request twice. If not, it is sent
             again only after a failed connection, a rate limit, a status 503 or an
             expired timestamp.
-
-    Raises:
-        WatchBusError: the server refused the request.
-        RateLimited: it received too many requests, also after the retries.
-        DeadlineExceeded: no time was left for another attempt.
-        DecodeError: a success that cannot be decoded.
-        TransportError: no response, also after the retries.
     """
     stamp = yield GetStamp()
     return (
@@ -351,16 +318,7 @@ class _Signature:
 
 
 def judge(response: Response, decode: Callable[[Any], T]) -> Verdict[T]:
-    """Return what a response means.
-
-    Args:
-        response: any response, whatever its body is.
-        decode: reads the ``data`` of a success.
-
-    Raises:
-        DecodeError: a success that cannot be decoded.
-        WatchBusError: a refusal that no retry can change.
-    """
+    """Return what a response means; raise errors that no retry can change."""
     try:
         data = read_answer(response.content, response.status)
     except WatchBusError as error:
@@ -404,11 +362,10 @@ def _is_expired(error: WatchBusError) -> bool:
 
 
 def is_rejection(error: OrtegeWatchError) -> TypeGuard[WatchBusError]:
-    """Return whether an alert is rejected for its content, whenever it is sent.
+    """Return whether an alert is rejected for its content, and always will be.
 
-    Every other error may be due to the network, the credentials or the moment. An error
-    code that is not documented counts as a rejection, or one alert might block all
-    others for ever.
+    Other errors may be due to the network, the credentials or the moment. An error code
+    that is not documented is a rejection, or one alert might block all others for ever.
     """
     if not isinstance(error, WatchBusError) or isinstance(error, Contradiction):
         return False

@@ -409,7 +409,7 @@ def test_credentials_come_from_the_environment():
         ({}, "set X_APP_ID and X_SECRET in"),
         ({"X_SECRET": "s3cret"}, "set X_APP_ID in"),
         ({"X_APP_ID": "bot", "X_SECRET": ""}, "set X_SECRET in"),
-        ({"X_APP_ID": "a;b", "X_SECRET": "s3cret"}, "no app id"),
+        ({"X_APP_ID": "a;b", "X_SECRET": "s3cret"}, "app_id must be visible"),
     ],
 )
 def test_what_is_missing_is_named_and_no_secret_is(environ, named):

@@ -117,7 +117,7 @@ async def test_a_style_changes_the_form_of_what_is_sent():
 
 @pytest.mark.parametrize(
     ("alerts", "problem"),
-    [([], "nothing to send"), ([alert(1), alert(2)], "send fewer at once")],
+    [([], "must not be empty"), ([alert(1), alert(2)], "send fewer at once")],
 )
 async def test_what_cannot_be_sent_is_refused_at_once(alerts, problem):
     async with scripted() as script, channel_to(script, max_body=300) as channel:
@@ -662,7 +662,7 @@ async def test_a_defect_does_not_end_in_silence():
     ("options", "problem"), [({"max_pending": 0}, "max_pending"), ({"url": "x"}, "url")]
 )
 async def test_arguments_are_checked(options, problem):
-    with pytest.raises(InvalidArgument, match=f"{problem}|no address"):
+    with pytest.raises(InvalidArgument, match=f"{problem}|must be an address"):
         AlertChannel(options.pop("url", "ws://h/"), CREDENTIALS, **options)
 
 

@@ -195,10 +195,13 @@ async def test_who_sends_garbage_is_parted_from(garbage):
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        ("null", "$: a list is expected"),
-        ("[5]", "$[0]: an object is expected"),
+        ("null", "$: expected a list"),
+        ("[5]", "$[0]: expected an object"),
         ('{"alert_info_list": [{}]}', "$.alert_info_list[0].watch_entity"),
-        ('{"alert_info_list": [], "alert_info_list": [5]}', "there twice, and differs"),
+        (
+            '{"alert_info_list": [], "alert_info_list": [5]}',
+            "the key is repeated with another value",
+        ),
     ],
 )
 async def test_alerts_that_cannot_be_read_are_refused_for_good(body, problem):

@@ -106,7 +106,7 @@ def test_without_an_envelope_the_http_status_decides(body):
 
 
 def test_an_envelope_with_a_key_twice_is_no_success():
-    with pytest.raises(DecodeError, match="twice"):
+    with pytest.raises(DecodeError, match="the key is repeated"):
         read_answer(b'{"code": "0", "code": "000005"}', 200)
 
 

@@ -33,15 +33,15 @@ def test_the_case_of_an_address_and_of_a_type_is_no_difference():
 @pytest.mark.parametrize(
     ("position", "value", "problem"),
     [
-        (0, "", "entity: "),
-        (0, None, "entity: None is no text"),
-        (1, "56", "chain_id: 56 is no chain id"),
-        (1, True, "chain_id: True"),
-        (1, -1, "chain_id: -1"),
-        (1, 56.0, "chain_id: 56.0"),
-        (1, 2**256, "chain_id: "),
-        (2, "", "entity_type: "),
-        (3, 5, "event_code: 5"),
+        (0, "", "entity must be a non-empty string, got ''"),
+        (0, None, "entity must be a non-empty string, got None"),
+        (1, "56", "chain_id must be a non-negative int, such as 56, got '56'"),
+        (1, True, "chain_id must be a non-negative int, such as 56, got True"),
+        (1, -1, "chain_id must be a non-negative int, such as 56, got -1"),
+        (1, 56.0, "chain_id must be a non-negative int, such as 56, got 56.0"),
+        (1, 2**256, "chain_id must be a non-negative int, such as 56, got 1157920"),
+        (2, "", "entity_type must be a non-empty string"),
+        (3, 5, "event_code must be a non-empty string, got 5"),
     ],
 )
 def test_a_field_of_another_kind_is_refused(position, value, problem):

@@ -60,7 +60,7 @@ def test_a_full_store_has_room_again_when_nonces_expire(make_store):
     store = make_store(limit=10)
     for number in range(10):
         assert store.record(str(number), float(number), number + 600.0)
-    with pytest.raises(SignatureError, match="10 nonces"):
+    with pytest.raises(SignatureError, match="its limit of 10;"):
         store.record("more", 500.0, 1100.0)
     for number in range(10, 20):
         assert store.record(str(number), 620.0, 1220.0)
@@ -121,7 +121,7 @@ def test_a_file_remembers_after_a_restart(tmp_path):
 
 
 def test_a_file_that_cannot_be_used_is_an_error_of_ours(tmp_path):
-    with pytest.raises(OrtegeWatchError, match="cannot be used") as caught:
+    with pytest.raises(OrtegeWatchError, match="cannot use the nonce file") as caught:
         SQLiteNonces(tmp_path / "no such directory" / "nonces.sqlite")
     assert isinstance(caught.value.__cause__, sqlite3.Error)
     no_database = tmp_path / "text"

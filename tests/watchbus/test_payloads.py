@@ -87,7 +87,7 @@ def test_a_known_type_is_sent_in_the_documented_spelling(given, spelt):
 def test_only_addresses_are_sent(address):
     bad = EntityInfo(address, 56, "ERC20", "x")
     with pytest.raises(
-        InvalidArgument, match=r"entity_list\[1\]\.entity: .* no address"
+        InvalidArgument, match=r"entity_list\[1\]\.entity must be an address"
     ):
         payloads.encode_entities([ENTITY, bad])
     with pytest.raises(InvalidArgument, match=r"watch_result\[0\]\.entity"):
@@ -98,7 +98,7 @@ def test_only_addresses_are_sent(address):
 
 @pytest.mark.parametrize("encode", [payloads.encode_entities, payloads.encode_alerts])
 def test_nothing_is_not_sent(encode):
-    with pytest.raises(InvalidArgument, match="nothing to send"):
+    with pytest.raises(InvalidArgument, match="_list must not be empty"):
         encode([])
 
 
@@ -122,9 +122,11 @@ def test_problems_with_entities_have_their_path():
     with pytest.raises(DecodeError) as caught:
         payloads.decode_watch_result({"watch_result": [{**WIRE, "address": OTHER}]})
     assert caught.value.problems[0].startswith("$.data.watch_result[0].entity: ")
-    with pytest.raises(DecodeError, match=r"\$\.data: a list is expected"):
+    with pytest.raises(DecodeError, match=r"\$\.data: expected a list, got None"):
         payloads.decode_watch_result(None)
-    with pytest.raises(DecodeError, match=r"\$\.entity_list: a list is expected"):
+    with pytest.raises(
+        DecodeError, match=r"\$\.entity_list: expected a list, got None"
+    ):
         payloads.decode_entities(b"{}")
 
 
@@ -161,19 +163,22 @@ def test_a_page_is_asked_for_from_one_and_without_a_list_for_all():
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"entities": []}, "entities: an empty list means all"),
-        ({"entities": ADDRESS}, "entities: give a list"),
-        ({"entities": [ADDRESS, "0x1"]}, r"entity_list\[1\]: 0x1 is no address"),
-        ({"entities": [5]}, r"entity_list\[0\]: 5 is no address"),
-        ({"page_index": 0}, "page_index: 0 is out of range: give an int from 1$"),
-        ({"page_index": "1"}, "page_index: 1 is out of range"),
-        ({"page_index": True}, "page_index: True is out of range"),
-        ({"page_size": 51}, "page_size: 51 is out of range: give an int from 1 to 50"),
-        ({"page_size": 0}, "page_size: 0"),
+        ({"entities": []}, "entities must not be empty; omit it"),
+        ({"entities": ADDRESS}, "entities must be a list of addresses, got '0x"),
+        (
+            {"entities": [ADDRESS, "0x1"]},
+            r"entity_list\[1\] must be an address, .* got '0x1'$",
+        ),
+        ({"entities": [5]}, r"entity_list\[0\] must be an address, .* got 5$"),
+        ({"page_index": 0}, "page_index must be a positive int, got 0$"),
+        ({"page_index": "1"}, "page_index must be a positive int, got '1'$"),
+        ({"page_index": True}, "page_index must be a positive int, got True$"),
+        ({"page_size": 51}, "page_size must be an int from 1 to 50, got 51$"),
+        ({"page_size": 0}, "page_size must be an int from 1 to 50, got 0$"),
     ],
 )
 def test_a_page_that_does_not_exist_is_not_asked_for(arguments, problem):
-    with pytest.raises(ValueError, match=problem):
+    with pytest.raises(InvalidArgument, match=problem):
         payloads.encode_page_request(**arguments)
 
 
@@ -372,7 +377,11 @@ def test_none_is_left_out_and_unknown_values_are_sent_as_they_are():
     ("code", "values", "problem"),
     [
         ("big_amount_txn", {}, "event_values.block_number: .* is missing"),
-        ("big_amount_txn", {**VALUES, "tx_hash": 5}, "event_values.tx_hash: .* text"),
+        (
+            "big_amount_txn",
+            {**VALUES, "tx_hash": 5},
+            "event_values.tx_hash: .* expected a string, got 5",
+        ),
         ("big_amount_txn", {**VALUES, "current_value": 0.1}, "current_value"),
         ("own", {"value": 0.1}, "Decimal"),
         ("own", {"value": Decimal("NaN")}, "as JSON; use None, bool"),

@@ -8,12 +8,18 @@ import pytest
 
 from ortege_watch import DecodeError
 from ortege_watch.watchbus.fields import (
+    COUNT,
+    INTEGER,
+    NUMBER,
+    OBJECT,
+    SECONDS,
+    STRING,
+    STRINGS,
+    TEXT,
     Entry,
     Problems,
-    integer,
-    number,
     read_json,
-    seconds,
+    read_list,
     shown,
 )
 
@@ -42,7 +48,7 @@ from ortege_watch.watchbus.fields import (
     ],
 )
 def test_integers(value, read):
-    found = integer(value)
+    found = INTEGER.read(value)
     assert found == read
     assert type(found) is type(read)
 
@@ -72,23 +78,23 @@ def test_integers(value, read):
     ],
 )
 def test_numbers(value, read):
-    found = number(value)
+    found = NUMBER.read(value)
     assert (found if found is None else str(found)) == read
 
 
 @pytest.mark.parametrize(
     ("value", "read"),
     [
-        (0, (0, False)),
-        (1_700_000_000, (1_700_000_000, False)),
-        ("1700000000", (1_700_000_000, False)),
-        (Decimal("1.7E9"), (1_700_000_000, False)),
-        (99_999_999_999, (99_999_999_999, False)),
+        (0, 0),
+        (1_700_000_000, 1_700_000_000),
+        ("1700000000", 1_700_000_000),
+        (Decimal("1.7E9"), 1_700_000_000),
+        (99_999_999_999, 99_999_999_999),
         (100_000_000_000, None),
         (999_999_999_999, None),
-        (1_000_000_000_000, (1_000_000_000, True)),
-        ("1700000000999", (1_700_000_000, True)),
-        (9_999_999_999_999, (9_999_999_999, True)),
+        (1_000_000_000_000, 1_000_000_000),
+        ("1700000000999", 1_700_000_000),
+        (9_999_999_999_999, 9_999_999_999),
         (10_000_000_000_000, None),
         (Decimal("1e400"), None),
         (Decimal("0.5"), None),
@@ -100,15 +106,16 @@ def test_numbers(value, read):
     ],
 )
 def test_times_in_seconds_or_13_digits_of_milliseconds(value, read):
-    assert seconds(value) == read
+    assert SECONDS.read(value) == read
 
 
 def test_what_is_shown_is_short_and_printable():
-    assert shown("a\nb") == "a b"
+    assert shown("a\nb") == "'a\\nb'"
     assert len(shown("x" * 10_000)) < 250
     assert len(shown(list(range(10_000)))) < 250
     assert shown(None) == "None"
-    assert shown(10**5000) == "a very large integer"
+    assert shown(10**5000) == "<int too large to print>"
+    assert shown([10**5000]) == "<list too large to print>"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +145,9 @@ def test_a_key_may_be_there_twice_if_it_says_the_same(text, value):
 def test_a_key_that_is_there_twice_and_differs_is_refused(text, path):
     with pytest.raises(DecodeError) as caught:
         read_json(text)
-    assert list(caught.value.problems) == [f"{path}: it is there twice, and differs"]
+    assert list(caught.value.problems) == [
+        f"{path}: the key is repeated with another value"
+    ]
 
 
 def nested(depth: int, start: bytes = b"[", end: bytes = b"]") -> bytes:
@@ -160,13 +169,13 @@ def test_problems_are_gathered_but_not_without_end():
     problems = Problems()
     entries = problems.entries([{}] * 30, "$.list")
     for entry in entries:
-        entry.text("name")
+        entry.required(TEXT, "name")
     assert [entry.path for entry in entries[:2]] == ["$.list[0]", "$.list[1]"]
     with pytest.raises(DecodeError) as caught:
         problems.refuse("excerpt")
     assert len(caught.value.problems) == 20
     assert caught.value.problems[0] == (
-        "$.list[0].name: it is missing; a text is expected"
+        "$.list[0].name: missing, expected a non-empty string"
     )
     assert caught.value.excerpt == "excerpt"
     Problems().refuse()
@@ -177,8 +186,8 @@ def test_what_should_be_an_object_or_a_list_says_so():
     assert problems.entries({"a": 1}, "$.list") == []
     assert Entry(5, "$.entry", problems).raw == {}
     assert problems.found == [
-        "$.list: a list is expected, not {'a': 1}",
-        "$.entry: an object is expected, not 5",
+        "$.list: expected a list, got {'a': 1}",
+        "$.entry: expected an object, got 5",
     ]
 
 
@@ -187,54 +196,82 @@ def read_entry(raw: object) -> tuple[Entry, list[str]]:
     return Entry(raw, "$", problems), problems.found
 
 
+def test_a_list_stands_alone_or_under_its_key():
+    def read(entry: Entry) -> int:
+        return entry.required(COUNT, "n")
+
+    assert read_list([{"n": 1}, {"n": "2"}], "list", read) == [1, 2]
+    assert read_list({"list": [{"n": 1}]}, "list", read) == [1]
+    assert read_list([{"n": 1}], None, read) == [1]
+    for value, key, problem in (
+        ({"list": [{}]}, "list", "$.list[0].n: missing"),
+        ([{"n": 1}, {}], "list", "$[1].n: missing"),
+        ({"other": []}, "list", "$.list: expected a list, got None"),
+        ({"list": []}, None, "$: expected a list, got {'list': []}"),
+    ):
+        with pytest.raises(DecodeError) as caught:
+            read_list(value, key, read, excerpt="the start")
+        assert caught.value.problems[0].startswith(problem)
+        assert caught.value.excerpt == "the start"
+
+
 def test_a_field_is_found_under_any_of_its_names():
     entry, found = read_entry({"b": "x", "c": None})
-    assert entry.text("a", "b", "c") == "x"
-    assert entry.pick("a", "b") == ("b", "x")
-    assert entry.pick("a", "c") == ("a", None)
+    assert entry.required(TEXT, "a", "b", "c") == "x"
+    assert entry.optional(TEXT, "a", "b") == "x"
+    assert entry.optional(TEXT, "a", "c") is None
     assert found == []
 
 
 def test_two_names_agree_by_meaning_or_not_at_all():
-    entry, found = read_entry({"a": "0xAB", "b": "0xab", "c": 5})
-    assert entry.text("a", "b", same=str.lower) == "0xAB"
+    entry, found = read_entry({"a": "0xAB", "b": "0xab", "c": 5, "d": True, "e": 1})
+    assert entry.required(TEXT, "a", "b", fold=str.lower) == "0xAB"
     assert found == []
-    entry.text("a", "b")
-    entry.text("a", "c")
+    entry.required(TEXT, "a", "b")
+    entry.required(TEXT, "a", "c")
+    entry.required(COUNT, "e", "d")
     assert found == [
-        "$.a: it is 0xAB, but b is 0xab: they mean the same",
-        "$.a: it is 0xAB, but c is 5: they mean the same",
+        "$.a: '0xAB' differs from '0xab' in b",
+        "$.a: '0xAB' differs from 5 in c",
+        "$.e: 1 differs from True in d",
     ]
 
 
 @pytest.mark.parametrize(
-    ("read", "raw", "problem"),
+    ("kind", "raw", "problem"),
     [
-        ("text", {}, "it is missing; a text is expected"),
-        ("text", {"x": ""}, "a text is expected, not "),
-        ("text", {"x": 5}, "a text is expected, not 5"),
-        ("count", {"x": True}, "digits, not negative, is expected, not True"),
-        ("count", {"x": -1}, "digits, not negative, is expected, not -1"),
-        ("count", {"x": Decimal("5.0")}, "is expected, not Decimal('5.0')"),
-        ("count", {"x": 2**256}, "is expected, not 1157920"),
-        ("count", {}, "it is missing; an int or a string of digits"),
-        ("time", {"x": "soon"}, "a time in unix seconds is expected, not soon"),
-        ("time", {}, "it is missing; a time in unix seconds"),
-        ("mapping", {"x": [1]}, "an object is expected, not [1]"),
+        (TEXT, {}, "missing, expected a non-empty string"),
+        (TEXT, {"x": ""}, "expected a non-empty string, got ''"),
+        (TEXT, {"x": 5}, "expected a non-empty string, got 5"),
+        (STRING, {"x": 5}, "expected a string, got 5"),
+        (STRINGS, {"x": ["a", 5]}, "expected a list of strings, got ['a', 5]"),
+        (STRINGS, {"x": "a"}, "expected a list of strings, got 'a'"),
+        (COUNT, {"x": True}, "expected a non-negative integer, got True"),
+        (COUNT, {"x": -1}, "expected a non-negative integer, got -1"),
+        (COUNT, {"x": Decimal("5.0")}, "got Decimal('5.0')"),
+        (COUNT, {"x": 2**256}, "expected a non-negative integer, got 1157920"),
+        (COUNT, {}, "missing, expected a non-negative integer"),
+        (SECONDS, {"x": "soon"}, "expected a time in unix seconds, got 'soon'"),
+        (SECONDS, {}, "missing, expected a time in unix seconds"),
+        (OBJECT, {"x": [1]}, "expected an object, got [1]"),
     ],
 )
-def test_a_field_of_another_kind_is_a_problem_with_its_path(read, raw, problem):
+def test_a_field_of_another_kind_is_a_problem_with_its_path(kind, raw, problem):
     entry, found = read_entry(raw)
-    getattr(entry, read)("x")
+    assert entry.required(kind, "x") == kind.default
     [only] = found
     assert only.startswith("$.x: ")
     assert problem in only
 
 
 def test_fields_are_read():
-    entry, found = read_entry({"n": "5", "t": 1_700_000_000_123, "m": {"a": 1}})
-    assert entry.count("n") == 5
-    assert entry.time("t") == 1_700_000_000
-    assert entry.mapping("m") == {"a": 1}
-    assert entry.mapping("absent") == {}
+    entry, found = read_entry(
+        {"n": "5", "t": 1_700_000_000_123, "m": {"a": 1}, "s": "", "l": ["a", ""]}
+    )
+    assert entry.required(COUNT, "n") == 5
+    assert entry.required(SECONDS, "t") == 1_700_000_000
+    assert entry.required(OBJECT, "m") == {"a": 1}
+    assert entry.required(STRING, "s") == ""
+    assert entry.optional(STRINGS, "l") == ("a", "")
+    assert entry.optional(OBJECT, "absent") is None
     assert found == []

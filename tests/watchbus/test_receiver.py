@@ -368,18 +368,18 @@ def test_secrets_are_not_shown():
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"secrets": {APP_ID: SECRET}}, "give a list of secrets"),
-        ({"secrets": {APP_ID: []}}, "give a list of secrets"),
-        ({"secrets": {APP_ID: [""]}}, "secret: "),
-        ({"secrets": {APP_ID: [b"bytes"]}}, "secret: "),
-        ({"secrets": {"a;b": [SECRET]}}, "'a;b' is no app id"),
+        ({"secrets": {APP_ID: SECRET}}, "secrets of .* must be a non-empty list"),
+        ({"secrets": {APP_ID: []}}, "secrets of .* must be a non-empty list"),
+        ({"secrets": {APP_ID: [""]}}, "secret must be a non-empty string"),
+        ({"secrets": {APP_ID: [b"bytes"]}}, "secret must be a non-empty string"),
+        ({"secrets": {"a;b": [SECRET]}}, "app_id must be .* got 'a;b'"),
         ({"path": "api"}, "invalid path 'api'"),
         ({"path": PATH + "?a=1"}, "invalid path"),
         ({"method": "post"}, "method must be"),
-        ({"tolerance": 0}, "tolerance: "),
-        ({"tolerance": float("inf")}, "tolerance: "),
-        ({"tolerance": float("nan")}, "tolerance: "),
-        ({"nonce_shape": "uuid"}, "nonce_shape: "),
+        ({"tolerance": 0}, "tolerance must be a number of seconds above 0"),
+        ({"tolerance": float("inf")}, "tolerance must be a number of seconds above 0"),
+        ({"tolerance": float("nan")}, "tolerance must be a number of seconds above 0"),
+        ({"nonce_shape": "uuid"}, "nonce_shape must be 'hex32' or 'any', got 'uuid'"),
     ],
 )
 def test_a_verifier_that_cannot_work_is_not_made(arguments, problem):

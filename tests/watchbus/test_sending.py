@@ -65,16 +65,19 @@ def test_a_queued_alert_is_the_given_one_or_is_decoded():
     ("given", "advice"),
     [
         ([], "alerts is empty"),
-        ("x", "alerts must be an iterable of AlertInfo, got x"),
+        ("x", "alerts must be an iterable of AlertInfo, got 'x'"),
         (b"x", "must be an iterable"),
         (None, "must be an iterable"),
         (alert(1), "must be an iterable"),
         ([alert(1), {}], r"alerts\[1\] must be an AlertInfo, got {}"),
         (
             [alert(1), AlertInfo("0x1", 56, "ERC20", "x", 1)],
-            r"alerts\[1\]\.entity: 0x1 is",
+            r"alerts\[1\]\.entity must be an address, .* got '0x1'$",
         ),
-        ([alert(1, comment=1.5)], r"alerts\[0\]\.event_values\.comment: .*not text"),
+        (
+            [alert(1, comment=1.5)],
+            r"alerts\[0\]\.event_values\.comment: .* a string, got 1.5",
+        ),
     ],
 )
 def test_invalid_alerts_are_refused(given, advice):

@@ -174,11 +174,11 @@ def test_every_entity_is_accounted_for_once(count, size, answers):
     [
         ([], "entities is empty: pass at least one EntityInfo"),
         ((), "entities is empty"),
-        ("0x", "entities must be an iterable of EntityInfo, got 0x"),
+        ("0x", "entities must be an iterable of EntityInfo, got '0x'"),
         (b"0x", "must be an iterable"),
         (None, "must be an iterable"),
         (ONE, "must be an iterable"),
-        ([ONE, "0x"], r"entities\[1\] must be EntityInfo, got 0x"),
+        ([ONE, "0x"], r"entities\[1\] must be EntityInfo, got '0x'"),
         ([ONE, TWO, ONE], r"entities\[2\] repeats entities\[0\]"),
         ([ONE, EntityInfo("0x1", 56, "ERC20", "x")], r"entity_list\[1\]\.entity"),
     ],
@@ -282,7 +282,7 @@ def test_going_through_pages_ends(answers, total):
     ("entities", "size", "advice"),
     [
         ([], 50, "entities is empty"),
-        ("0x", 50, "must be an iterable of str, got 0x"),
+        ("0x", 50, "must be an iterable of str, got '0x'"),
         ([56], 50, r"entities\[0\] must be str, got 56"),
         (["0x1"], 50, r"entity_list\[0\]"),
         ([ONE.entity, ONE.entity.upper().replace("X", "x")], 50, "repeats"),

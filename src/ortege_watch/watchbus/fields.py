@@ -1,8 +1,8 @@
-"""Read the watch-bus's JSON: tolerant of its spellings, never of a contradiction.
+"""Reading the watch-bus's JSON: tolerant of spellings, strict about contradictions.
 
-The page that documents the bus contradicts itself in names and types. Whatever has one
-clear meaning is read; where two spellings of one thing differ, or a key is there twice
-with different values, the answer is an error with its path and no guess.
+The specification contradicts itself in names and types. A value with one clear meaning
+is read. Where two spellings of one field differ, or an object has a key twice with
+different values, the result is an error with the path.
 """
 
 from __future__ import annotations
@@ -11,28 +11,41 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Final, cast
+from typing import Any, Final, Generic, TypeVar, cast
+
+from attrs import frozen
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError
+from ortege_watch.errors import DecodeError, InvalidArgument
 
 __all__ = [
+    "COUNT",
+    "INTEGER",
     "LARGEST",
+    "NUMBER",
+    "OBJECT",
+    "SECONDS",
+    "STRING",
+    "STRINGS",
+    "TEXT",
     "Entry",
+    "Kind",
     "Problems",
-    "integer",
-    "number",
+    "check_int",
+    "check_text",
     "read_json",
-    "seconds",
+    "read_list",
     "shown",
 ]
 
+T = TypeVar("T")
+
 _INTEGER: Final = re.compile(r"-?[0-9]{1,1000}")
 _NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
-_MANY: Final = 20
-_DEEPEST: Final = 100  # what is deeper could be read, and then not be shown or written
-LARGEST: Final = 2**256
-"""What no chain id, count or index reaches: the EVM's own integers end below it."""
+_MAX_PROBLEMS: Final = 20
+_MAX_DEPTH: Final = 100  # deeper JSON can be read, but not be shown or written
+LARGEST: Final = 2**256 - 1
+"""The largest chain id, count or index: the largest integer of the EVM."""
 
 _FIRST_MILLISECONDS: Final = 10**12  # 13 digits: a time after September 2001
 _LAST_MILLISECONDS: Final = 10**13 - 1
@@ -40,21 +53,58 @@ _LAST_SECONDS: Final = 10**11 - 1  # the year 5138
 
 
 def shown(value: object) -> str:
-    """Show a value in an error message, at most some 200 characters of it."""
-    if isinstance(value, int) and value.bit_length() > 1000:
-        return "a very large integer"  # Python refuses to print some
-    return codec.excerpt(value if isinstance(value, str) else repr(value))
+    """Return the ``repr`` of a value for an error message, cut at 200 characters."""
+    try:
+        return codec.excerpt(repr(value))
+    except ValueError:  # Python refuses to print integers above 4300 digits
+        return f"<{type(value).__name__} too large to print>"
 
 
-def integer(value: object) -> int | None:
-    """Read an int or a string of digits; ``None`` for everything else."""
+@frozen
+class Kind(Generic[T]):
+    """A kind of JSON value.
+
+    Attributes:
+        read: returns the value in its Python type; ``None`` if it is of another kind.
+        expected: the description of the kind in error messages.
+        default: replaces an invalid value until the problems are raised.
+    """
+
+    read: Callable[[object], T | None]
+    expected: str
+    default: T
+
+
+def _string(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _strings(value: object) -> tuple[str, ...] | None:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(cast("list[str]", value))
+    return None
+
+
+def _object(value: object) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None
+
+
+def _integer(value: object) -> int | None:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def number(value: object) -> Decimal | None:
-    """Read an int, a ``Decimal`` or text, exactly; ``None`` for everything else."""
+def _count(value: object) -> int | None:
+    number = _integer(value)
+    return number if number is not None and 0 <= number <= LARGEST else None
+
+
+def _number(value: object) -> Decimal | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int) or (isinstance(value, str) and _NUMBER.fullmatch(value)):
@@ -62,27 +112,43 @@ def number(value: object) -> Decimal | None:
     return value if isinstance(value, Decimal) and value.is_finite() else None
 
 
-def seconds(value: object) -> tuple[int, bool] | None:
-    """Read a time in unix seconds; 13 digits are milliseconds.
-
-    Returns:
-        The seconds, and whether they were given in milliseconds; ``None`` for what is
-        neither.
-    """
+def _seconds(value: object) -> int | None:
+    """Return a time in seconds; 13 digits are milliseconds."""
     if isinstance(value, Decimal) and 0 <= value <= _LAST_MILLISECONDS:
         value = int(value) if value == int(value) else value
-    time = integer(value)
+    time = _integer(value)
     if time is None or time < 0:
         return None
     if time <= _LAST_SECONDS:
-        return time, False
-    if _FIRST_MILLISECONDS <= time <= _LAST_MILLISECONDS:
-        return time // 1000, True
-    return None
+        return time
+    return time // 1000 if _FIRST_MILLISECONDS <= time <= _LAST_MILLISECONDS else None
+
+
+STRING: Final = Kind(_string, "a string", "")
+TEXT: Final = Kind(_text, "a non-empty string", "?")
+STRINGS: Final[Kind[tuple[str, ...]]] = Kind(_strings, "a list of strings", ())
+OBJECT: Final[Kind[Mapping[str, Any]]] = Kind(_object, "an object", {})
+INTEGER: Final = Kind(_integer, "an integer", 0)
+COUNT: Final = Kind(_count, "a non-negative integer", 0)
+NUMBER: Final = Kind(_number, "a number", Decimal())
+SECONDS: Final = Kind(_seconds, "a time in unix seconds", 0)
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless the value is a non-empty string."""
+    if _text(value) is None:
+        raise InvalidArgument(f"{name} must be {TEXT.expected}, got {shown(value)}")
+
+
+def check_int(name: str, value: object, first: int, last: int, expected: str) -> None:
+    """Raise :class:`InvalidArgument` unless the value is an int in the range."""
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or not first <= cast("int", value) <= last:
+        raise InvalidArgument(f"{name} must be {expected}, got {shown(value)}")
 
 
 class Problems:
-    """Gather what is wrong with one document, each with its path."""
+    """The problems of one document, each with its path."""
 
     __slots__ = ("found",)
 
@@ -90,37 +156,34 @@ class Problems:
         self.found: list[str] = []
 
     def add(self, path: str, sentence: str) -> None:
-        """Note a problem; the first twenty are enough to see what is wrong."""
-        if len(self.found) < _MANY:
-            self.found.append(f"{shown(path)}: {sentence}")
+        """Add a problem; only the first twenty are kept."""
+        if len(self.found) < _MAX_PROBLEMS:
+            self.found.append(f"{codec.excerpt(path)}: {sentence}")
 
     def entries(self, value: object, path: str) -> list[Entry]:
-        """Read a list of objects."""
+        """Return the entries of a list of objects."""
         if not isinstance(value, list):
-            self.add(path, f"a list is expected, not {shown(value)}")
+            self.add(path, f"expected a list, got {shown(value)}")
             return []
         items = cast("list[object]", value)
         return [Entry(item, f"{path}[{i}]", self) for i, item in enumerate(items)]
 
     def refuse(self, excerpt: str = "") -> None:
-        """Raise what was gathered.
-
-        Raises:
-            DecodeError: there is at least one problem.
-        """
+        """Raise :class:`DecodeError` if there is a problem."""
         if self.found:
             raise DecodeError(*self.found, excerpt=excerpt)
 
 
 class Entry:
-    """Read the fields of one JSON object.
+    """One JSON object whose fields are read.
 
-    A field that is missing or wrong becomes a problem, and the reader goes on with a
-    stand-in: the caller ends with :meth:`Problems.refuse`.
+    A field that is missing or invalid becomes a problem, and reading continues with the
+    default of its kind: the caller ends with :meth:`Problems.refuse`.
 
     Attributes:
-        raw: the object as it came; empty if it is none.
-        path: where it stands, such as ``$.alert_info_list[0]``.
+        raw: the object as it came; empty if it was something else.
+        path: its path, such as ``$.alert_info_list[0]``.
+        problems: the problems of its document.
     """
 
     __slots__ = ("path", "problems", "raw")
@@ -130,152 +193,146 @@ class Entry:
         self.problems = problems
         self.raw: dict[str, Any] = value if isinstance(value, dict) else {}
         if not isinstance(value, dict):
-            problems.add(path, f"an object is expected, not {shown(value)}")
+            problems.add(path, f"expected an object, got {shown(value)}")
 
     def wrong(self, name: str, sentence: str) -> None:
-        """Note a problem with a field."""
+        """Add a problem with a field."""
         self.problems.add(f"{self.path}.{name}", sentence)
 
-    def pick(
-        self, *names: str, same: Callable[[Any], object] = lambda value: value
-    ) -> tuple[str, Any]:
-        """Find a field under any of its names; ``null`` is as good as absent.
+    def entries(self, name: str) -> list[Entry]:
+        """Return the entries of a field that is a list of objects."""
+        return self.problems.entries(self.raw.get(name), f"{self.path}.{name}")
+
+    def optional(
+        self, kind: Kind[T], *names: str, fold: Callable[[str], str] = str
+    ) -> T | None:
+        """Return the value of a field, or ``None`` if it is absent or ``null``.
 
         Args:
-            names: the spellings, the documented one first.
-            same: two spellings agree if this gives the same for their values.
-
-        Returns:
-            The name that was found and its value; the first name and ``None``.
+            kind: the kind of its value.
+            names: its spellings, the documented one first; those that are there must
+                have the same value.
+            fold: applied to strings before they are compared.
         """
         given = [name for name in names if self.raw.get(name) is not None]
         if not given:
-            return names[0], None
-        first = self.raw[given[0]]
-        for other in given[1:]:
-            if same(self.raw[other]) != same(first):
-                said = f"{shown(first)}, but {other} is {shown(self.raw[other])}"
-                self.wrong(given[0], f"it is {said}: they mean the same")
-        return given[0], first
+            return None
+        name, *others = given
+        value = self.raw[name]
+        for other in others:
+            if _folded(self.raw[other], fold) != _folded(value, fold):
+                another = shown(self.raw[other])
+                self.wrong(name, f"{shown(value)} differs from {another} in {other}")
+        found = kind.read(value)
+        if found is None:
+            self.wrong(name, f"expected {kind.expected}, got {shown(value)}")
+            return kind.default
+        return found
 
-    def text(self, *names: str, same: Callable[[str], str] = lambda text: text) -> str:
-        """Read a text that is not empty."""
+    def required(
+        self, kind: Kind[T], *names: str, fold: Callable[[str], str] = str
+    ) -> T:
+        """Return the value of a field as :meth:`optional` does; it must be there."""
+        found = self.optional(kind, *names, fold=fold)
+        if found is None:
+            self.wrong(names[0], f"missing, expected {kind.expected}")
+            return kind.default
+        return found
 
-        def folded(value: object) -> object:
-            return same(value) if isinstance(value, str) else (type(value), value)
 
-        name, value = self.pick(*names, same=folded)
-        if isinstance(value, str) and value:
-            return value
-        self._expected(name, value, "a text")
-        return "?"
+def _folded(value: object, fold: Callable[[str], str]) -> object:
+    return fold(value) if isinstance(value, str) else (type(value), value)
 
-    def count(self, name: str) -> int:
-        """Read an int or a string of digits, not negative."""
-        value = integer(self.raw.get(name))
-        if value is not None and 0 <= value < LARGEST:
-            return value
-        expected = "an int or a string of digits, not negative,"
-        self._expected(name, self.raw.get(name), expected)
-        return 0
 
-    def time(self, name: str) -> int:
-        """Read a time in unix seconds (13 digits: milliseconds) as seconds."""
-        found = seconds(self.raw.get(name))
-        if found is not None:
-            return found[0]
-        self._expected(name, self.raw.get(name), "a time in unix seconds")
-        return 0
+def read_list(
+    value: object,
+    key: str | None,
+    read: Callable[[Entry], T],
+    path: str = "$",
+    excerpt: str = "",
+) -> list[T]:
+    """Read a list of objects.
 
-    def mapping(self, name: str) -> dict[str, Any]:
-        """Read an object; one that is absent is empty."""
-        value = self.raw.get(name)
-        if isinstance(value, dict):
-            return value
-        if value is not None:
-            self._expected(name, value, "an object")
-        return {}
+    Args:
+        value: the list, or an object that has it under ``key``.
+        key: that key; ``None`` where only a list is valid.
+        read: reads one object.
+        path: the path of ``value``.
+        excerpt: the start of the document, for the error.
 
-    def _expected(self, name: str, value: object, what: str) -> None:
-        if value is None:
-            self.wrong(name, f"it is missing; {what} is expected")
-        else:
-            self.wrong(name, f"{what} is expected, not {shown(value)}")
+    Raises:
+        DecodeError: it is something else; the problems have the paths.
+    """
+    if key is not None and isinstance(value, dict):
+        value, path = value.get(key), f"{path}.{key}"
+    problems = Problems()
+    found = [read(entry) for entry in problems.entries(value, path)]
+    problems.refuse(excerpt)
+    return found
 
 
 def read_json(data: bytes) -> Any:
-    """Read JSON with exact numbers; refuse a key that is there twice and differs.
+    """Read JSON with exact numbers.
 
     Raises:
-        DecodeError: it is no JSON, is nested more than 100 levels deep, or contradicts
-            itself; the problems have the paths.
+        DecodeError: it is not JSON, is nested more than 100 levels deep, or has an
+            object with one key twice and different values; the problems have the paths.
     """
     value = codec.loads(data)
-    if _is_plain(data):
-        return value
+    if data.count(b"{") + data.count(b"[") <= _MAX_DEPTH:
+        try:
+            _check_keys(data.decode())
+        except _RepeatedKey:
+            pass
+        else:
+            return value
     try:
-        problems = _repeated(json.loads(data, **_PAIRS))
+        problems = _contradictions(json.loads(data, **_PAIRS))
     except RecursionError as error:
-        problem = "this JSON is nested too deeply"
+        problem = "the JSON is nested too deeply"
         raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
     problems.refuse(codec.excerpt(data))
     return value
 
 
-class _KeyRepeated(ValueError):
-    """Say that an object has a key twice."""
+class _RepeatedKey(ValueError):
+    """Raised when an object has a key twice."""
 
 
-def _once(pairs: list[tuple[str, Any]]) -> None:
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
     if len(dict(pairs)) != len(pairs):
-        raise _KeyRepeated
-
-
-_check_keys: Final = json.JSONDecoder(
-    object_pairs_hook=_once, parse_int=str, parse_float=str
-).decode
-
-
-def _is_plain(data: bytes) -> bool:
-    """Tell quickly whether neither keys nor nesting need a closer look."""
-    if data.count(b"{") + data.count(b"[") > _DEEPEST:
-        return False
-    try:
-        _check_keys(data.decode())
-    except _KeyRepeated:
-        return False
-    return True
+        raise _RepeatedKey
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """An object's keys and values in order, repeated ones too."""
+    """The keys and values of an object in order, repeated keys included."""
 
 
-_PAIRS: Final[Mapping[str, Any]] = {
-    "object_pairs_hook": _Pairs,
-    # Digits of any length: they are compared, not computed with.
-    "parse_int": str,
-    "parse_float": str,
-}
+# Digits of any length stay strings: they are compared, not computed with.
+_DIGITS: Final[Mapping[str, Any]] = {"parse_int": str, "parse_float": str}
+_PAIRS: Final[Mapping[str, Any]] = {"object_pairs_hook": _Pairs, **_DIGITS}
+_check_keys: Final = json.JSONDecoder(
+    object_pairs_hook=_refuse_repeated, **_DIGITS
+).decode
 
 
-def _repeated(document: object) -> Problems:
+def _contradictions(document: object) -> Problems:
     problems = Problems()
-    waiting: list[tuple[str, object, int]] = [("$", document, 0)]
-    while waiting:
-        path, value, depth = waiting.pop()
+    stack: list[tuple[str, object, int]] = [("$", document, 0)]
+    while stack:
+        path, value, depth = stack.pop()
         inner: list[tuple[str, object]] = []
         if isinstance(value, _Pairs):
             seen: dict[str, object] = {}
             for key, entry in value:
-                inner.append((f"{path}.{shown(key)}", entry))
+                inner.append((f"{path}.{codec.excerpt(key)}", entry))
                 if seen.setdefault(key, entry) != entry:
-                    problems.add(inner[-1][0], "it is there twice, and differs")
+                    problems.add(inner[-1][0], "the key is repeated with another value")
         elif isinstance(value, list):
             items = enumerate(cast("list[object]", value))
             inner = [(f"{path}[{i}]", item) for i, item in items]
-        if inner and depth == _DEEPEST:
-            problems.add(path, f"it is nested more than {_DEEPEST} levels deep")
+        if inner and depth == _MAX_DEPTH:
+            problems.add(path, f"nested more than {_MAX_DEPTH} levels deep")
             break
-        waiting.extend((where, item, depth + 1) for where, item in inner)
+        stack.extend((where, item, depth + 1) for where, item in inner)
     return problems

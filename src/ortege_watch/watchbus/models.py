@@ -1,15 +1,14 @@
-"""What the watch-bus talks about: entities, subscriptions, supported events.
+"""The data of the watch-bus: entities, subscriptions, supported events and alerts.
 
-Models are values: names and spellings of the wire are ``payloads.py``'s. A class takes
-whatever is clear, for that is how answers are read; what is stricter than that, such as
-the form of an address, is asked where something is sent.
+A class accepts whatever is unambiguous, because answers are read with it; what is
+stricter, such as the form of an address, is checked in ``wire.py`` before sending.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from types import UnionType
 from typing import (
@@ -25,18 +24,25 @@ from typing import (
 )
 
 import msgspec
-from attrs import Attribute, field, frozen
+from attrs import field, frozen
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.watchbus.fields import (
+    COUNT,
+    INTEGER,
     LARGEST,
+    NUMBER,
+    OBJECT,
+    SECONDS,
+    STRING,
+    TEXT,
     Entry,
-    Problems,
-    integer,
-    number,
+    Kind,
+    check_int,
+    check_text,
     read_json,
-    seconds,
+    read_list,
     shown,
 )
 
@@ -55,46 +61,35 @@ __all__ = [
     "TrustScoreDecrease",
     "WatchEvent",
     "WatchResult",
-    "check_chain_id",
-    "check_text",
     "decode_alerts",
+    "fields_of",
     "kind_of",
 ]
 
-# -------------------- The values of an event, typed where its code is known.
-#
-# The set of codes is open: the page lists five, uses a sixth in an example, and says that
-# there will be more. An unknown code keeps its values as they came. An own code is a subclass.
-#
-
-
-_kinds: Final[dict[str, type[EventValues]]] = {}
-
-
-def _as_text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-_READERS: Final[Mapping[object, tuple[Callable[[object], object], str]]] = {
-    str: (_as_text, "text"),
-    int: (integer, "an integer"),
-    Decimal: (number, "a number"),
+# The set of codes is open: the specification lists five, uses a sixth in an example and
+# says that there will be more.
+_classes: Final[dict[str, type[EventValues]]] = {}
+_KINDS: Final[Mapping[object, Kind[Any]]] = {
+    str: STRING,
+    int: INTEGER,
+    Decimal: NUMBER,
 }
 
 
 class EventValues(Mapping[str, Any]):
-    """Hold what happened, as a mapping of names to values as they came.
+    """The values of an event: a mapping of names to values as they came.
 
-    Subclasses read their fields when they are asked for: text as ``str``, block numbers
-    and times as ``int``, amounts and percents as ``Decimal``; never through a float. A
-    field is annotated with one of these types, with ``| None`` if it is optional.
+    A subclass with a ``code`` has typed fields, which are read from the mapping on
+    access: ``str``, ``int`` for block numbers and times, ``Decimal`` for amounts and
+    percentages; never through a float. A field is annotated with one of these types,
+    with ``| None`` if it is optional. An unknown code has no typed fields.
 
     Args:
-        values: the mapping, also as keyword arguments.
+        values: the mapping; further values as keyword arguments.
 
     Raises:
-        DecodeError: when a field is asked for and is missing or of another kind;
-            ``values["name"]`` always gives what came.
+        DecodeError: on access to a field that is missing or of another kind;
+            ``values["name"]`` always returns what came.
     """
 
     __slots__ = ("_values",)
@@ -111,7 +106,7 @@ class EventValues(Mapping[str, Any]):
         self._values = {**(values or {}), **fields}
 
     def __init_subclass__(cls, *, code: str | None = None, **rest: Any) -> None:
-        """Take the fields from the annotations, and the code into the register."""
+        """Create the fields from the annotations and register the code."""
         super().__init_subclass__(**rest)
         own = _own_fields(cls)
         for name, each in own.items():
@@ -123,13 +118,13 @@ class EventValues(Mapping[str, Any]):
 
     @classmethod
     def view(cls, values: Mapping[str, Any]) -> Self:
-        """Return typed access to a mapping, without a copy of it."""
+        """Return typed access to a mapping, without copying it."""
         made = cls.__new__(cls)
         made._values = values  # noqa: SLF001 - its own
         return made
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Find the fields that are missing or of another kind: name and sentence."""
+        """Yield the name and the problem of each field that is missing or invalid."""
         for name, each in self._fields.items():
             try:
                 each.read(self)
@@ -150,25 +145,26 @@ class EventValues(Mapping[str, Any]):
 
 
 class _Field:
-    """Read one field of the values; a data descriptor, so that nobody sets it."""
+    """One typed field; a data descriptor, so that it cannot be set."""
 
-    __slots__ = ("name", "optional", "reader", "what")
+    __slots__ = ("kind", "name", "optional")
 
-    def __init__(self, name: str, kind: object, *, optional: bool) -> None:
+    def __init__(self, name: str, kind: Kind[Any], *, optional: bool) -> None:
         self.name = name
+        self.kind = kind
         self.optional = optional
-        self.reader, self.what = _READERS[kind]
 
     def read(self, values: EventValues) -> object:
-        given = values.get(self.name)
+        given = values._values.get(self.name)  # noqa: SLF001 - of the same module
         if given is None:
             if self.optional:
                 return None
-            raise DecodeError(f"{self._where(values)} is missing; use .get() to ask")
-        value = self.reader(given)
+            advice = f"use .get({self.name!r}) if it may be"
+            raise DecodeError(f"{self._where(values)} is missing; {advice}")
+        value = self.kind.read(given)
         if value is None:
-            where = self._where(values)
-            raise DecodeError(f"{where}: {shown(given)!r} is not {self.what}")
+            problem = f"expected {self.kind.expected}, got {shown(given)}"
+            raise DecodeError(f"{self._where(values)}: {problem}")
         return value
 
     def _where(self, values: EventValues) -> str:
@@ -183,24 +179,27 @@ class _Field:
 
 def kind_of(code: str) -> type[EventValues]:
     """Return the class of a code's values; :class:`EventValues` for an unknown one."""
-    return _kinds.get(code, EventValues)
+    return _classes.get(code, EventValues)
 
 
-def _register(code: str, kind: type[EventValues]) -> None:
-    known = _kinds.get(code, kind)
-    # The same class again is a module or a notebook cell that ran twice.
-    if (known.__module__, known.__qualname__) != (kind.__module__, kind.__qualname__):
-        raise QueryError(f"code: {code!r} belongs to {known.__qualname__} already")
-    _kinds[code] = kind
+def _register(code: str, cls: type[EventValues]) -> None:
+    known = _classes.get(code, cls)
+    # The same name again is a module or a notebook cell that ran twice.
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise InvalidArgument(
+            f"code {code!r} of {cls.__qualname__} is already used by"
+            f" {known.__qualname__}"
+        )
+    _classes[code] = cls
 
 
 def _own_fields(cls: type[EventValues]) -> dict[str, _Field]:
     try:
         hints = inspect.get_annotations(cls, eval_str=True)
     except NameError as error:
-        raise QueryError(
-            f"{cls.__qualname__}: {error}; import it at run time, not for type"
-            " checkers alone"
+        raise InvalidArgument(
+            f"the annotations of {cls.__qualname__} cannot be evaluated: {error};"
+            " import the name at run time, not only for type checkers"
         ) from error
     return {
         name: _field_of(cls, name, hint)
@@ -210,16 +209,23 @@ def _own_fields(cls: type[EventValues]) -> dict[str, _Field]:
 
 
 def _field_of(cls: type[EventValues], name: str, hint: object) -> _Field:
+    where = f"{cls.__qualname__}.{name}"
     optional = get_origin(hint) in {Union, UnionType}
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
-    kind = kinds[0] if optional and len(kinds) == 1 else hint
+    types = [each for each in get_args(hint) if each is not type(None)]
+    wanted = types[0] if optional and len(types) == 1 else hint
     if hasattr(EventValues, name):
-        advice = f"every EventValues has it already; read it as values[{name!r}]"
-    elif not any(kind is known for known in _READERS):
-        advice = f"it is {hint!r}; use str, int or Decimal, with '| None' if optional"
-    else:
-        return _Field(name, kind, optional=optional)
-    raise QueryError(f"{cls.__qualname__}.{name}: {advice}")
+        raise InvalidArgument(
+            f"{where} would replace an attribute of EventValues; read it as"
+            f" values[{name!r}]"
+        )
+    # Not `wanted in _KINDS`: a hint may be unhashable, such as a Literal of lists.
+    for known, kind in _KINDS.items():
+        if wanted is known:
+            return _Field(name, kind, optional=optional)
+    raise InvalidArgument(
+        f"{where} must be annotated as str, int or Decimal, with '| None' if it is"
+        f" optional, got {hint!r}"
+    )
 
 
 class _Transaction(EventValues):
@@ -229,42 +235,42 @@ class _Transaction(EventValues):
 
 
 class BigAmountTxn(_Transaction, code="big_amount_txn"):
-    """Report a transfer of much value (documented minimum: 1,000 USD)."""
+    """A transfer of much value (documented minimum: 1,000 USD)."""
 
     current_value: Decimal
 
 
 class BigAmountTxnPercent(_Transaction, code="big_amount_txn_percent"):
-    """Report a transfer of much of the supply (documented minimum: 0.01 of it)."""
+    """A transfer of much of the supply (documented minimum: 0.01 of it)."""
 
     cmc_slug: str
     current_value: Decimal
 
 
 class BigAmountTxnUsd(_Transaction, code="big_amount_txn_usd"):
-    """Report a transfer of much value in dollars (documented minimum: 100 USD)."""
+    """A transfer of much value in dollars (documented minimum: 100 USD)."""
 
     cmc_slug: str
     current_value: Decimal
 
 
 class RiskFunctionCall(_Transaction, code="risk_function_call"):
-    """Report a call of a risky function; the value is its signature.
+    """A call of a risky function.
 
-    Such as ``transfer(address,uint256)``.
+    The value is its signature, such as ``transfer(address,uint256)``.
     """
 
     current_value: str
 
 
 class AbnormalFunctionCall(_Transaction, code="abnormal_function_call"):
-    """Report an unusual call; the value is the function's signature."""
+    """An unusual call; the value is the function's signature."""
 
     current_value: str
 
 
 class TrustScoreDecrease(EventValues, code="trust_score_decrease"):
-    """Report that a trust score fell (seen in the page's example of an alert alone)."""
+    """A fall of a trust score (only in the specification's example of an alert)."""
 
     last_value: Decimal
     last_ts: int
@@ -274,69 +280,53 @@ class TrustScoreDecrease(EventValues, code="trust_score_decrease"):
     comment: str | None
 
 
-def check_text(name: str, value: object) -> None:
-    """Refuse what is no text, and an empty one.
-
-    Raises:
-        QueryError: it is.
-    """
-    if not isinstance(value, str) or not value:
-        raise QueryError(f"{name}: {shown(value)} is no text; give one, not empty")
-
-
-def check_chain_id(name: str, value: object) -> None:
-    """Refuse what is no chain id.
-
-    Raises:
-        QueryError: it is not an int, or negative.
-    """
-    whole = value if isinstance(value, int) and not isinstance(value, bool) else -1
-    if not 0 <= whole < LARGEST:
-        raise QueryError(f"{name}: {shown(value)} is no chain id; give an int, say 56")
-
-
-def _text(_instance: object, attribute: Attribute[str], value: object) -> None:
-    check_text(attribute.name, value)
-
-
-def _chain_id(_instance: object, attribute: Attribute[int], value: object) -> None:
-    check_chain_id(attribute.name, value)
+def _check_fields(
+    entity: object, chain_id: object, entity_type: object, event_code: object
+) -> None:
+    check_text("entity", entity)
+    check_int("chain_id", chain_id, 0, LARGEST, "a non-negative int, such as 56")
+    check_text("entity_type", entity_type)
+    check_text("event_code", event_code)
 
 
 @frozen
 class EntityInfo:
-    """Name something to watch, and what to watch for.
+    """An entity to watch, and the event to watch for.
 
-    Two of them are equal if they mean the same: the case of the address and of the
-    type does not count.
+    Two are equal if they mean the same: the case of the address and of the type does
+    not count.
 
     Attributes:
         entity: the address, ``0x`` and 40 hex digits.
         chain_id: the chain's number, such as 56.
         entity_type: ``ERC20``, ``ERC721``, ``ERC777``, ``ERC1155``, ``ERC4626``,
-            ``Universal``, ``Unverified``, or one that the page does not know (yet).
+            ``Universal``, ``Unverified``, or one that the specification does not list.
         event_code: such as ``big_amount_txn``; the set is open.
 
     Raises:
-        QueryError: a field is empty or of another type.
+        InvalidArgument: a field is empty or of another type.
     """
 
-    entity: str = field(validator=_text, eq=str.lower)
-    chain_id: int = field(validator=_chain_id)
-    entity_type: str = field(validator=_text, eq=str.casefold)
-    event_code: str = field(validator=_text)
+    entity: str = field(eq=str.lower)
+    chain_id: int
+    entity_type: str = field(eq=str.casefold)
+    event_code: str
+
+    def __attrs_post_init__(self) -> None:
+        """Check the fields."""
+        _check_fields(self.entity, self.chain_id, self.entity_type, self.event_code)
 
 
 @frozen
 class WatchResult:
-    """Tell which entities a provider accepted; its answer lists successes only.
+    """The entities that a provider accepted; its answer lists successes only.
 
     Attributes:
-        succeeded: asked for and in the answer.
-        missing: asked for and not in the answer: they failed.
-        unexpected: in the answer and not asked for.
-        unanswered: asked for, and no answer tells what became of them; empty but for
-            the result that an error carries.
+        succeeded: entities of the request that are in the answer.
+        missing: entities of the request that are not in the answer: they failed.
+        unexpected: entities of the answer that are not in the request.
+        unanswered: entities of requests without an answer; empty except in the result
+            that an error carries.
     """
 
     succeeded: tuple[EntityInfo, ...]
@@ -351,7 +341,7 @@ class WatchResult:
         answered: Iterable[EntityInfo],
         unanswered: Iterable[EntityInfo] = (),
     ) -> WatchResult:
-        """Sort the entities out; one that is asked for twice counts as one."""
+        """Compare a request with its answer; an entity that repeats counts once."""
         wanted = dict.fromkeys(asked)
         found = dict.fromkeys(answered)
         return cls(
@@ -364,7 +354,7 @@ class WatchResult:
 
 @frozen
 class WatchEvent:
-    """Name one event of a subscription.
+    """One event of a subscription.
 
     Attributes:
         watch_id: the provider's id of it.
@@ -377,14 +367,14 @@ class WatchEvent:
 
 @frozen
 class Subscription:
-    """List what is watched at an entity.
+    """The events that are watched at one entity.
 
-    A provider's list has neither chain nor entity type, so an unsubscribe cannot be
-    made from it: keep the :class:`EntityInfo` that you subscribed with.
+    A provider's list has neither chain nor entity type, so it is not enough for an
+    unsubscribe: keep the :class:`EntityInfo` of the subscribe.
 
     Attributes:
         entity: the address.
-        events: what is watched for.
+        events: the events.
         raw: the entry as it came.
     """
 
@@ -395,13 +385,13 @@ class Subscription:
 
 @frozen
 class SubscriptionPage:
-    """Hold one page of a provider's subscriptions.
+    """One page of a provider's subscriptions.
 
     Attributes:
         subscriptions: the entries of this page.
         page_index: counted from 1.
-        page_size: how many entries a full page has.
-        total: how many entries all pages have.
+        page_size: the number of entries of a full page.
+        total: the number of entries of all pages.
     """
 
     subscriptions: tuple[Subscription, ...]
@@ -412,14 +402,14 @@ class SubscriptionPage:
 
 @frozen
 class SupportedEvent:
-    """Describe an event that a provider can watch for.
+    """An event that a provider can watch for.
 
     Attributes:
         event_code: such as ``big_amount_txn``.
-        entity_types: at which kinds of entity, as the provider spells them.
-        mini_threshold: the smallest value that makes an alert; ``None`` without.
-        trigger_frequency: in the provider's own form; ``None`` without.
-        description: the provider's words; ``None`` without.
+        entity_types: the kinds of entity, as the provider spells them.
+        mini_threshold: the smallest value that causes an alert, or ``None``.
+        trigger_frequency: in the provider's own form, or ``None``.
+        description: the provider's description, or ``None``.
         raw: the entry as it came.
     """
 
@@ -431,21 +421,16 @@ class SupportedEvent:
     raw: Mapping[str, Any] = field(factory=dict[str, Any], eq=False, repr=False)
 
 
-# -------------------- Alerts: the model, and reading them from the body of a request.
-#
-# Nearly every alert has the documented names with text as values, so that is read in one
-# step by msgspec, and an :class:`AlertInfo` is a view of what it made: no Python code runs
-# for a field that nobody looks at. Everything else takes the long way, which is the
-# truth: the short one must come to the same result or step aside.
-
-
-_LIST: Final = "alert_info_list"
-_LATEST: Final = 10**11  # seconds; what lies beyond are milliseconds
+_LATEST: Final = 10**11 - 1  # seconds; larger numbers are milliseconds
 _QUOTE: Final = ord('"')
 
 _new: Final = object.__new__
 
 
+# Nearly every alert has the documented names with strings as values. msgspec reads those
+# in one step, and an AlertInfo is a view of the result: no Python code runs for a field
+# that is not accessed. The tolerant reader defines the result: the fast one must return
+# the same or give up.
 class _Fields(msgspec.Struct, frozen=True, gc=False):
     """The fields of an alert under their documented names; the chain id in digits."""
 
@@ -453,12 +438,12 @@ class _Fields(msgspec.Struct, frozen=True, gc=False):
     chain_id: Annotated[str, msgspec.Meta(max_length=77)]
     watch_entity_type: Annotated[str, msgspec.Meta(min_length=1)]
     watch_event_code: Annotated[str, msgspec.Meta(min_length=1)]
-    timestamp: Annotated[int, msgspec.Meta(ge=0, lt=_LATEST)]
+    timestamp: Annotated[int, msgspec.Meta(ge=0, le=_LATEST)]
     event_values: Mapping[str, Any]
 
 
 class _Documented(_Fields, frozen=True, gc=False, forbid_unknown_fields=True):
-    """An alert as the page documents it, with text as values."""
+    """An alert in the documented form, with strings as values."""
 
     event_values: Mapping[str, str]
 
@@ -472,7 +457,7 @@ _decode: Final = msgspec.json.Decoder(_Body | list[_Documented]).decode
 
 @final
 class AlertInfo:
-    """Tell what happened at a watched entity.
+    """An event at a watched entity.
 
     Two alerts are equal if they mean the same: ``raw``, the case of the address and
     that of the type do not count.
@@ -482,12 +467,12 @@ class AlertInfo:
         chain_id: the chain's number, such as 56.
         entity_type: such as ``ERC20``, as it came.
         event_code: such as ``big_amount_txn``; the set is open.
-        timestamp: when it happened, in unix seconds.
-        event_values: what happened. Numbers are ints, Decimals or text, never floats.
-        raw: the alert as it came; of an own alert, its documented form.
+        timestamp: the time of the event, in unix seconds.
+        event_values: the details. Numbers are ints, Decimals or strings, never floats.
+        raw: the alert as it came; by default the documented form.
 
     Raises:
-        QueryError: a field is empty, out of range or of another type.
+        InvalidArgument: a field is empty, out of range or of another type.
     """
 
     __slots__ = ("_fields", "_raw")
@@ -513,20 +498,18 @@ class AlertInfo:
         event_values: Mapping[str, Any] | None = None,
         raw: Mapping[str, Any] | None = None,
     ) -> None:
-        check_text("entity", entity)
-        check_chain_id("chain_id", chain_id)
-        check_text("entity_type", entity_type)
-        check_text("event_code", event_code)
-        if type(timestamp) is not int or not 0 <= timestamp < _LATEST:
-            raise QueryError(f"timestamp: {shown(timestamp)} is no int of unix seconds")
+        _check_fields(entity, chain_id, entity_type, event_code)
+        check_int("timestamp", timestamp, 0, _LATEST, "an int of unix seconds")
         if not isinstance(event_values, Mapping | None):
-            raise QueryError(f"event_values: {shown(event_values)} is no mapping")
+            raise InvalidArgument(
+                f"event_values must be a mapping, got {shown(event_values)}"
+            )
         self._fields = _Fields(
             entity,
-            str(chain_id),
+            str(int(chain_id)),
             entity_type,
             event_code,
-            timestamp,
+            int(timestamp),
             dict(event_values or {}),
         )
         self._raw = raw
@@ -548,24 +531,25 @@ class AlertInfo:
 
     @property
     def event_code(self) -> str:
-        """What happened."""
+        """The code of the event, such as ``big_amount_txn``."""
         return self._fields.watch_event_code
 
     @property
     def timestamp(self) -> int:
-        """When it happened, in unix seconds."""
+        """The time of the event, in unix seconds."""
         return self._fields.timestamp
 
     @property
     def timestamp_was_milliseconds(self) -> bool:
-        """Whether the sender gave 13 digits, against the page, and was understood."""
-        found = seconds(self.raw.get("timestamp"))
-        return found is not None and found[1]
+        """Whether the sender gave 13 digits, against the specification."""
+        given = self.raw.get("timestamp")
+        found = SECONDS.read(given)
+        return found is not None and found != NUMBER.read(given)
 
     @property
     def event_values(self) -> EventValues:
-        """What happened: of the code's class, else a plain :class:`EventValues`."""
-        return kind_of(self.event_code).view(self._fields.event_values)
+        """The details: of the code's class, else a plain :class:`EventValues`."""
+        return kind_of(self._fields.watch_event_code).view(self._fields.event_values)
 
     @property
     def raw(self) -> Mapping[str, Any]:
@@ -575,15 +559,15 @@ class AlertInfo:
         return self._raw
 
     def dedupe_key(self, app_id: str) -> str:
-        """Return what is the same for the same alert, for an alert has no id.
+        """Return a key that is the same for the same alert; alerts have no id.
 
         Args:
-            app_id: who sent it: what :meth:`RequestVerifier.verify` returns.
+            app_id: the sender, as :meth:`RequestVerifier.verify` returns it.
 
         Returns:
-            64 hex digits, made of the app id, the chain, the address in lower case, the
-            code, the timestamp, and the transaction's hash (else all the values). They
-            are the same in every process.
+            64 hex digits, a hash of the app id, the chain, the address in lower case,
+            the code, the timestamp, and the transaction's hash (else all values). It
+            is the same in every process.
         """
         values = self._fields.event_values
         what = values.get("tx_hash") or [
@@ -612,8 +596,13 @@ class AlertInfo:
         return f"AlertInfo({', '.join(fields)})"
 
 
+def fields_of(alert: AlertInfo) -> _Fields:
+    """Return the fields of an alert under their documented names, in one call."""
+    return alert._fields
+
+
 def decode_alerts(body: bytes) -> list[AlertInfo]:
-    """Read the body of an alert request: an object with the list, or the list alone.
+    """Decode the body of an alert request: an object with the list, or only the list.
 
     Raises:
         DecodeError: it is something else, or contradicts itself; the problems have the
@@ -636,29 +625,24 @@ def decode_alerts(body: bytes) -> list[AlertInfo]:
         alert._fields = fields
         alert._raw = None  # noqa: SLF001 - __init__ would check it all again
         alerts.append(alert)
-    # msgspec keeps the last of a repeated key. Each text has two quotes, and an escaped
-    # quote is one more: as many as these texts have means that none was dropped.
+    # msgspec keeps the last value of a repeated key. Each string has two quotes, and an
+    # escaped quote is one more: the exact number means that no key was repeated.
     return alerts if body.count(_QUOTE) == quotes else _decode_tolerantly(body)
 
 
 def _decode_tolerantly(body: bytes) -> list[AlertInfo]:
-    value, path = read_json(body), "$"
-    if isinstance(value, dict):
-        value, path = value.get(_LIST), f"$.{_LIST}"
-    problems = Problems()
-    alerts = [_alert(entry) for entry in problems.entries(value, path)]
-    problems.refuse(codec.excerpt(body))
-    return alerts
+    document = read_json(body)
+    return read_list(document, "alert_info_list", _alert, excerpt=codec.excerpt(body))
 
 
 def _alert(entry: Entry) -> AlertInfo:
     fields = _Fields(
-        entry.text("watch_entity", "address", "entity", same=str.lower),
-        str(entry.count("chain_id")),
-        entry.text("watch_entity_type", "entity_type", same=str.casefold),
-        entry.text("watch_event_code", "event_code"),
-        entry.time("timestamp"),
-        entry.mapping("event_values"),
+        entry.required(TEXT, "watch_entity", "address", "entity", fold=str.lower),
+        str(entry.required(COUNT, "chain_id")),
+        entry.required(TEXT, "watch_entity_type", "entity_type", fold=str.casefold),
+        entry.required(TEXT, "watch_event_code", "event_code"),
+        entry.required(SECONDS, "timestamp"),
+        entry.optional(OBJECT, "event_values") or {},
     )
     alert = _new(AlertInfo)
     alert._fields = fields

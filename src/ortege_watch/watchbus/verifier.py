@@ -1,4 +1,4 @@
-"""Accept signed requests, and nothing else."""
+"""Verifying signed requests."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import msgspec
 from ortege_watch import _json as codec
 from ortege_watch._sqlite import connect, use_wal
 from ortege_watch.errors import (
+    InvalidArgument,
     OrtegeWatchError,
-    QueryError,
     SignatureError,
     SignatureReason,
 )
@@ -30,43 +30,40 @@ from ortege_watch.watchbus.signing import Headers, signature_headers
 
 __all__ = ["MemoryNonces", "NonceStore", "RequestVerifier", "SQLiteNonces"]
 
-# -------------------- What remembers the nonces of accepted requests, so that none is accepted twice.
-
+T = TypeVar("T")
 
 _FIRST_SWEEP: Final = 1000
-_WAIT: Final = 10.0
-"""Seconds to wait for other processes that use the file."""
-
-_PAUSE: Final = 10.0  # seconds between two looks at a whole file
+_LOCK_TIMEOUT: Final = 10.0  # seconds for other processes that use the file
+_SWEEP_EVERY: Final = 10.0  # seconds
 
 
 class NonceStore(Protocol):
-    """Remember nonces; implement this to share them between machines."""
+    """The interface of nonce stores; implement it to share nonces between machines."""
 
     def record(self, nonce: str, now: float, until: float) -> bool:
-        """Remember a nonce, and tell whether it was new, in one atomic step.
+        """Store a nonce and return whether it was new, in one atomic step.
 
-        It is called after the signature proved good, from any thread.
+        It is called after the signature was verified, from any thread.
 
         Args:
             nonce: the app id, a ``;`` and the nonce.
             now: unix seconds by the verifier's clock.
-            until: when it may be forgotten, in the same seconds.
+            until: when it may be deleted, in the same seconds.
 
         Raises:
-            SignatureError: with ``NONCES_FULL`` where there is no room left. To forget
-                a nonce early would let a replay through.
+            SignatureError: with ``NONCES_FULL`` if the store is full. To delete a nonce
+                early would accept a replay.
         """
         ...
 
 
 class MemoryNonces:
-    """Remember nonces in this process.
+    """A nonce store in the memory of this process.
 
     Args:
-        limit: how many at most. With the default tolerance a nonce is kept for ten
-            minutes, so the default is enough for 166 requests a second. One takes
-            about 200 bytes.
+        limit: the largest number of nonces. With the default tolerance a nonce is kept
+            for ten minutes, so the default is enough for 166 requests a second. One
+            takes about 200 bytes.
     """
 
     def __init__(self, limit: int = 100_000) -> None:
@@ -77,7 +74,7 @@ class MemoryNonces:
         self._next_sweep = float("-inf")
 
     def record(self, nonce: str, now: float, until: float) -> bool:
-        """Remember a nonce, and tell whether it was new."""
+        """Store a nonce and return whether it was new."""
         if len(self._kept) >= self._sweep_size:
             self._sweep(now)
         # One step, also between threads: only the first one's entry is kept.
@@ -102,16 +99,16 @@ class MemoryNonces:
 
 
 class SQLiteNonces:
-    """Remember nonces in an SQLite file, across restarts and between processes.
+    """A nonce store in an SQLite file, which survives restarts and may be shared.
 
     Close it, or use it as a context manager.
 
     Args:
-        path: the file; it is made if there is none.
-        limit: how many at most, and what comes in ten seconds.
+        path: the file; it is created if it does not exist.
+        limit: the largest number of nonces; up to ten seconds' more are accepted.
 
     Raises:
-        OrtegeWatchError: the file cannot be used; also in :meth:`record`.
+        OrtegeWatchError: the file cannot be used; also from :meth:`record`.
     """
 
     def __init__(self, path: str | Path, limit: int = 1_000_000) -> None:
@@ -121,9 +118,9 @@ class SQLiteNonces:
         self._next_sweep = float("-inf")
         self._full = False
         with self._errors():
-            self._db = connect(path, wait=_WAIT)
-            # A killed process loses nothing; a lost power supply the last moments.
-            use_wal(self._db, wait=_WAIT)
+            self._db = connect(path, wait=_LOCK_TIMEOUT)
+            # A killed process loses nothing; a power failure the last moments.
+            use_wal(self._db, wait=_LOCK_TIMEOUT)
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS nonces"
@@ -132,10 +129,13 @@ class SQLiteNonces:
             self._db.execute("CREATE INDEX IF NOT EXISTS untils ON nonces (until)")
 
     def record(self, nonce: str, now: float, until: float) -> bool:
-        """Remember a nonce, and tell whether it was new."""
+        """Store a nonce and return whether it was new."""
         with self._lock, self._errors():
-            if not self._next_sweep - _PAUSE <= now < self._next_sweep:
-                self._sweep(now)
+            if not self._next_sweep - _SWEEP_EVERY <= now < self._next_sweep:
+                self._next_sweep = now + _SWEEP_EVERY
+                self._db.execute("DELETE FROM nonces WHERE until < ?", (now,))
+                [kept] = self._db.execute("SELECT count(*) FROM nonces").fetchone()
+                self._full = kept >= self._limit
             if self._full:
                 raise _full(self._limit)
             done = self._db.execute(
@@ -160,32 +160,24 @@ class SQLiteNonces:
     ) -> None:
         self.close()
 
-    def _sweep(self, now: float) -> None:
-        self._next_sweep = now + _PAUSE
-        self._db.execute("DELETE FROM nonces WHERE until < ?", (now,))
-        [kept] = self._db.execute("SELECT count(*) FROM nonces").fetchone()
-        self._full = kept >= self._limit
-
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            problem = f"the nonces in {str(self._path)!r} cannot be used: {error}"
+            problem = f"cannot use the nonce file {str(self._path)!r}: {error}"
             raise OrtegeWatchError(problem) from error
 
 
 def _full(limit: int) -> SignatureError:
     return SignatureError(
         SignatureReason.NONCES_FULL,
-        f"{limit} nonces are remembered and none may be forgotten yet; give the store"
-        " a higher limit if this is no attack",
+        f"the nonce store has reached its limit of {limit}; raise the limit if this is"
+        " not an attack",
     )
 
 
-T = TypeVar("T")
-
-_HEX_NONCE: Final = 32
+_NONCE_BYTES: Final = 16
 _LONGEST_NONCE: Final = 200
 _milliseconds: Final = msgspec.json.Decoder(
     Annotated[int, msgspec.Meta(lt=10**15)]
@@ -193,29 +185,29 @@ _milliseconds: Final = msgspec.json.Decoder(
 
 
 class RequestVerifier:
-    """Tell whether a request was signed by a known app, is fresh, and is no replay.
+    """Verifies that requests are signed by a known app, fresh and not replayed.
 
     Whatever arrives, only :class:`SignatureError` and
-    :class:`~ortege_watch.DecodeError` come out (and what a broken nonce store raises).
-    It may be used from several threads.
+    :class:`~ortege_watch.DecodeError` are raised (and the errors of a failing nonce
+    store). It is thread-safe.
 
     Args:
-        secrets: by app id, all secrets that are good now: to rotate one, have the old
-            and the new one in the list for a while. Do not use a secret that you sign
-            your own requests with: the host is not signed.
-        path: the whole path that is asked, such as ``/api/v1/watch/alert``.
+        secrets: the valid secrets of each app id; during a rotation, the old and the
+            new one. Do not use a secret that signs your own requests: the host is not
+            signed.
+        path: the whole path of the requests, such as ``/api/v1/watch/alert``.
         method: the HTTP method; ``GET`` for a WebSocket handshake.
-        tolerance: how many seconds a request may be old, or ahead of the clock.
-        nonces: what remembers nonces, for twice the tolerance; in this process's memory
-            by default. Several processes need a common one.
-        clock: gives unix seconds. Keep it set: one that is put back by more than the
-            tolerance forgets nonces too early.
-        max_body: the size in bytes of the largest body that is looked at.
-        nonce_shape: ``"hex32"`` is the documented uuid4 in hex; ``"any"`` takes up to
+        tolerance: the largest age of a request in seconds, also ahead of the clock.
+        nonces: stores nonces for twice the tolerance; by default in the memory of this
+            process. Several processes need a shared store.
+        clock: returns unix seconds. If it is set back by more than the tolerance,
+            nonces are deleted too early.
+        max_body: the size in bytes of the largest body that is read.
+        nonce_shape: ``"hex32"`` is the documented uuid4 in hex; ``"any"`` accepts up to
             200 visible ASCII characters without ``;``.
 
     Raises:
-        QueryError: an argument cannot be used.
+        InvalidArgument: an argument cannot be used.
     """
 
     def __init__(
@@ -231,21 +223,23 @@ class RequestVerifier:
         nonce_shape: Literal["hex32", "any"] = "hex32",
     ) -> None:
         if not (math.isfinite(tolerance) and tolerance > 0):
-            raise QueryError(
-                f"tolerance: {tolerance!r} is no number of seconds above 0"
+            raise InvalidArgument(
+                f"tolerance must be a number of seconds above 0, got {tolerance!r}"
             )
         if nonce_shape not in {"hex32", "any"}:
-            raise QueryError(f"nonce_shape: {nonce_shape!r}; give 'hex32' or 'any'")
+            raise InvalidArgument(
+                f"nonce_shape must be 'hex32' or 'any', got {nonce_shape!r}"
+            )
         self.path: Final = path
         self.method = method
         self.max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
-        self._keys = _prepare(secrets)
+        self._keys = {app_id: _keys(app_id, each) for app_id, each in secrets.items()}
         self._line = signing.request_line(method, path)
         self._tolerance = tolerance
         self._keep = 2 * tolerance
         self._clock = clock
-        self._hex = nonce_shape == "hex32"
+        self._is_nonce = _is_hex if nonce_shape == "hex32" else _is_short
 
     def for_method(self, method: str) -> RequestVerifier:
         """Return a verifier of requests with another HTTP method.
@@ -267,31 +261,31 @@ class RequestVerifier:
     def verify(
         self, headers: Headers, body: bytes, *, target: str | bytes | None = None
     ) -> str:
-        """Verify a request; each good one is good once.
+        """Verify a request; the same request is accepted once.
 
         Args:
-            headers: a mapping or pairs, of text or of bytes, in any case.
+            headers: a mapping or pairs, of strings or of bytes, in any case.
             body: the bytes as they arrived: JSON, or empty.
-            target: the path (and query) that was asked, where the caller knows it.
+            target: the path (and query) of the request, if the caller knows it.
 
         Returns:
             The app id.
 
         Raises:
             SignatureError: it is not accepted; ``.reason`` says why.
-            DecodeError: it is signed, and its body is no JSON.
+            DecodeError: the signature is good, but the body is not JSON.
         """
         return self._accept(headers, body, target, _check_json)[0]
 
     def alerts(
         self, headers: Headers, body: bytes, *, target: str | bytes | None = None
     ) -> list[AlertInfo]:
-        """Verify a request and read its alerts; arguments as :meth:`verify`.
+        """Verify a request and return its alerts; arguments as for :meth:`verify`.
 
         Raises:
             SignatureError: it is not accepted; ``.reason`` says why.
-            DecodeError: it is signed, and its body holds no alerts or contradicts
-                itself; the problems have the paths.
+            DecodeError: the signature is good, but the body is not a list of alerts or
+                contradicts itself; the problems have the paths.
         """
         return self._accept(headers, body, target, decode_alerts)[1]
 
@@ -302,38 +296,44 @@ class RequestVerifier:
         target: str | bytes | None,
         read: Callable[[bytes], T],
     ) -> tuple[str, T]:
-        # Written out in one piece: this is all that happens beside HMAC and JSON.
+        # In one piece for speed: besides this there is only HMAC and JSON.
         if target is not None:
             self.check_target(target)
         if len(body) > self.max_body:
-            raise _too_large(self.max_body)
+            problem = f"the body has more than {self.max_body} bytes"
+            raise SignatureError(SignatureReason.BODY_TOO_LARGE, problem)
         app_id, timestamp, nonce, signature = signature_headers(headers)
         try:
             sent = _milliseconds(timestamp) if timestamp.isdecimal() else None
         except ValueError:  # digits that are not ASCII, or too many of them
             sent = None
         if sent is None:
-            raise _malformed_timestamp()
+            problem = "the timestamp must be unix milliseconds"
+            raise SignatureError(SignatureReason.MALFORMED_TIMESTAMP, problem)
         now = self._clock()
         age = now - sent / 1000
         if not -self._tolerance <= age <= self._tolerance:
             raise self._untimely(age)
-        if not (_is_hex(nonce) if self._hex else _is_short(nonce)):
-            raise _malformed_nonce()
+        if not self._is_nonce(nonce):
+            problem = "the nonce has another shape than the verifier's nonce_shape"
+            raise SignatureError(SignatureReason.MALFORMED_NONCE, problem)
         keys = self._keys.get(app_id)
         if keys is None:
-            raise _unknown_app()
+            problem = "the app id is unknown"
+            raise SignatureError(SignatureReason.UNKNOWN_APP, problem)
         message = signing.canonical(app_id, timestamp, nonce, self._line, body)
         if not signing.matches(keys, message, signature):
-            raise _bad_signature()
+            problem = "the signature is of another secret or another request"
+            raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
         result = read(body)
-        # Last of all: what is not accepted must not use up anybody's nonce.
+        # Last: a request that is not accepted must not use up a nonce.
         if not self.nonces.record(f"{app_id};{nonce}", now, now + self._keep):
-            raise _replay()
+            problem = "the nonce was used before: the request is a replay"
+            raise SignatureError(SignatureReason.REPLAY, problem)
         return app_id, result
 
     def check_target(self, target: str | bytes) -> None:
-        """Refuse a request for another path, or with a query.
+        """Refuse a request with another path or with a query.
 
         Raises:
             SignatureError: with ``OTHER_PATH`` or ``QUERY_PRESENT``.
@@ -341,10 +341,10 @@ class RequestVerifier:
         text = target.decode("latin-1") if isinstance(target, bytes) else target
         path, mark, _ = text.partition("?")
         if path != self.path:
-            problem = f"another path was asked than {self.path}"
+            problem = f"the path of the request is not {self.path}"
             raise SignatureError(SignatureReason.OTHER_PATH, problem)
         if mark:
-            problem = "the request has a query, which this signature does not cover"
+            problem = "the request has a query, which the signature does not cover"
             raise SignatureError(SignatureReason.QUERY_PRESENT, problem)
 
     def _untimely(self, age: float) -> SignatureError:
@@ -356,15 +356,12 @@ class RequestVerifier:
         return SignatureError(reason, problem, delta=age)
 
 
-def _prepare(
-    secrets: Mapping[str, Sequence[str]],
-) -> dict[str, tuple[signing.Key, ...]]:
-    for app_id, each in secrets.items():
-        if not signing.is_field(app_id):
-            raise QueryError(f"secrets: {app_id!r} is no app id")
-        if isinstance(each, str | bytes) or not each:
-            raise QueryError(f"secrets: give a list of secrets for {app_id!r}")
-    return {a: tuple(map(signing.prepare, each)) for a, each in secrets.items()}
+def _keys(app_id: str, secrets: Sequence[str]) -> tuple[signing.Key, ...]:
+    signing.check_app_id(app_id)
+    if isinstance(secrets, str | bytes) or not secrets:
+        # The value might be a secret.
+        raise InvalidArgument(f"the secrets of {app_id!r} must be a non-empty list")
+    return tuple(map(signing.prepare, secrets))
 
 
 def _check_json(body: bytes) -> None:
@@ -374,39 +371,10 @@ def _check_json(body: bytes) -> None:
 
 def _is_hex(nonce: str) -> bool:
     try:
-        return len(unhexlify(nonce)) == _HEX_NONCE // 2
+        return len(unhexlify(nonce)) == _NONCE_BYTES
     except ValueError:
         return False
 
 
 def _is_short(nonce: str) -> bool:
     return len(nonce) <= _LONGEST_NONCE and signing.is_field(nonce)
-
-
-def _too_large(limit: int) -> SignatureError:
-    problem = f"the body has more than {limit} bytes"
-    return SignatureError(SignatureReason.BODY_TOO_LARGE, problem)
-
-
-def _malformed_timestamp() -> SignatureError:
-    problem = "the timestamp is no number of unix milliseconds"
-    return SignatureError(SignatureReason.MALFORMED_TIMESTAMP, problem)
-
-
-def _malformed_nonce() -> SignatureError:
-    problem = "the nonce has not the shape that is asked for"
-    return SignatureError(SignatureReason.MALFORMED_NONCE, problem)
-
-
-def _unknown_app() -> SignatureError:
-    return SignatureError(SignatureReason.UNKNOWN_APP, "the app id is not known")
-
-
-def _bad_signature() -> SignatureError:
-    problem = "the signature was made with another secret or of another request"
-    return SignatureError(SignatureReason.BAD_SIGNATURE, problem)
-
-
-def _replay() -> SignatureError:
-    problem = "the nonce was used before: the request is a replay"
-    return SignatureError(SignatureReason.REPLAY, problem)

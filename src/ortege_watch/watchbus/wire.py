@@ -1,28 +1,45 @@
 """The bodies and answers of each endpoint, in both directions.
 
-What is sent has the names, types and spellings that the page documents, and nothing
-else is let out; what is taken may have any of the spellings that the page uses.
+What is sent has the names, types and spellings of the specification; what is received
+may have any spelling that the specification uses.
+
+Every ``encode_...`` raises :class:`InvalidArgument` with the path of what cannot be sent,
+every ``decode_...`` raises :class:`DecodeError` whose problems have paths.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from attrs import frozen
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import (
     DecodeError,
-    QueryError,
+    InvalidArgument,
     SignatureError,
     SignatureReason,
     WatchBusError,
 )
-from ortege_watch.watchbus.fields import Entry, Problems, number, read_json, shown
+from ortege_watch.watchbus.fields import (
+    COUNT,
+    LARGEST,
+    NUMBER,
+    STRING,
+    STRINGS,
+    TEXT,
+    Entry,
+    Kind,
+    Problems,
+    check_int,
+    read_json,
+    read_list,
+    shown,
+)
 from ortege_watch.watchbus.models import (
     AlertInfo,
     EntityInfo,
@@ -31,9 +48,11 @@ from ortege_watch.watchbus.models import (
     SupportedEvent,
     WatchEvent,
     decode_alerts,
+    fields_of,
 )
 
 __all__ = [
+    "DOCUMENTED",
     "MAX_PAGE_SIZE",
     "REFUSALS",
     "Contradiction",
@@ -58,19 +77,12 @@ __all__ = [
     "watch_result_data",
 ]
 
-# -------------------- The envelope of every answer: ``{"status": ..., "code": ..., "data": ...}``.
-#
-# A code is text and is compared as text: ``000000000`` is success, errors have six digits.
-# Which HTTP status goes with which code is documented nowhere; ours are in
-# :data:`REFUSALS`. Where the text of an error stands is open as well: we read four places
-# and write the first.
-
-
+# Undocumented: where an error has its text. All are read, the first is written.
 _REASONS: Final = ("error_data", "errorData", "message", "msg")
 
 
 class ResultCode(StrEnum):
-    """The documented result codes."""
+    """The documented result codes; compared as strings."""
 
     OK = "000000000"
     SERVER_ERROR = "000001"
@@ -81,7 +93,7 @@ class ResultCode(StrEnum):
 
 
 class Contradiction(WatchBusError):
-    """Report an answer whose status and code contradict each other."""
+    """Raised when the status and the code of an answer contradict each other."""
 
 
 _BAD: Final = ResultCode.SIGNATURE_ERROR
@@ -102,25 +114,21 @@ REFUSALS: Final[Mapping[SignatureReason, tuple[int, ResultCode, str]]] = {
     SignatureReason.OTHER_PATH: (404, ResultCode.SERVER_ERROR, "not found"),
     SignatureReason.NONCES_FULL: (429, ResultCode.RATE_LIMIT, "too many requests"),
 }
-"""HTTP status, code and text of the answer to a request that is not accepted.
+"""The HTTP status, code and text of the answer to a request that is not accepted.
 
-The codes are the documented ones, and so are the texts where the page has one; it has
-no code for a body that is too large or for another path, so those are server errors.
+Codes and texts are the documented ones, where there is one; a body that is too large and
+another path have none, so they are server errors. The HTTP statuses are undocumented.
 """
 
 
 def ok_answer(data: object = None) -> bytes:
-    """Write the answer to a request that succeeded.
-
-    Raises:
-        InvalidArgument: the data has no exact JSON form.
-    """
+    """Encode the answer to a request that succeeded."""
     answer = {"status": "OK", "code": ResultCode.OK.value, "data": data}
     return codec.dumps(answer).encode()
 
 
 def error_answer(code: ResultCode, reason: str) -> bytes:
-    """Write the answer to a request that failed."""
+    """Encode the answer to a request that failed."""
     answer = {
         "status": "ERROR",
         "code": code.value,
@@ -137,71 +145,63 @@ def refusal(error: SignatureError) -> tuple[int, bytes]:
 
 
 def read_answer(body: bytes, status: int) -> Any:
-    """Read an answer; an envelope decides, and the HTTP status where there is none.
+    """Decode an answer; its envelope decides, and without one the HTTP status.
 
     Args:
         body: the answer's bytes.
-        status: the HTTP status that they came with.
+        status: its HTTP status.
 
     Returns:
         The ``data`` of a success.
 
     Raises:
-        WatchBusError: the answer says no, or its status and code contradict each other.
-        DecodeError: a success that is no envelope.
+        WatchBusError: an error, or its status and code contradict each other.
+        DecodeError: a success without an envelope.
     """
+    is_success = 200 <= status < 300
     try:
         envelope = read_json(body)
     except DecodeError as error:
-        if _fine(status):
+        if is_success:
             raise
         raise _http_error(status, body) from error
     match envelope:
         case {"code": code} if code is not None:
-            return _judge(envelope, status)
+            return _data(envelope, status, is_success=is_success)
         case {"status": str()}:
-            return _judge(envelope, status)
-        case _ if _fine(status):
-            problem = "$: neither status nor code: this is no answer of the watch-bus"
+            return _data(envelope, status, is_success=is_success)
+        case _ if is_success:
+            problem = "$: expected an object with status and code"
             raise DecodeError(problem, excerpt=codec.excerpt(body))
         case _:
             raise _http_error(status, body)
 
 
-def _fine(status: int) -> bool:
-    return 200 <= status < 300
-
-
 def _http_error(status: int, body: bytes) -> WatchBusError:
-    said = codec.excerpt(body)
-    return WatchBusError(f"HTTP status {status}: {said}", status=status)
+    return WatchBusError(f"HTTP status {status}: {codec.excerpt(body)}", status=status)
 
 
-def _judge(envelope: dict[str, Any], status: int) -> Any:
-    code, word = _code(envelope.get("code")), envelope.get("status")
-    votes = {_fine(status) if code is None else not code.strip("0")}
+def _data(envelope: dict[str, Any], status: int, *, is_success: bool) -> Any:
+    """Return the data of an envelope that has a code or a status."""
+    code, word = envelope.get("code"), envelope.get("status")
+    if isinstance(code, int) and not isinstance(code, bool):
+        code = f"{code:06d}"  # errors have six digits
+    elif code is not None and not isinstance(code, str):
+        code = shown(code)  # not a documented code, and so not a success
+    votes = {is_success if code is None else not code.strip("0")}
     if isinstance(word, str):
         votes.add(word.casefold() == "ok")
     if votes == {True}:
         return envelope.get("data")
-    said = f"status {shown(word)}, code {shown(code)}"
     reasons = (envelope.get(name) for name in _REASONS)
     reason = next((each for each in reasons if isinstance(each, str)), None)
+    said = f"status {codec.excerpt(str(word))}, code {codec.excerpt(str(code))}"
     if reason is not None:
-        said += f": {shown(reason)}"
-    kind = WatchBusError
+        said += f": {codec.excerpt(reason)}"
     if True in votes:
-        kind, said = Contradiction, f"the answer contradicts itself ({said})"
-    raise kind(said, code=code, reason=reason, status=status)
-
-
-def _code(given: object) -> str | None:
-    """Keep the text of a code; an int gets the six digits that errors have."""
-    if given is None or isinstance(given, str):
-        return given
-    if isinstance(given, int) and not isinstance(given, bool):
-        return f"{given:06d}"
-    return shown(given)  # no code that is documented, and so no success
+        problem = f"the answer contradicts itself ({said})"
+        raise Contradiction(problem, code=code, reason=reason, status=status)
+    raise WatchBusError(said, code=code, reason=reason, status=status)
 
 
 MAX_PAGE_SIZE: Final = 50
@@ -218,12 +218,11 @@ _SPELLINGS: Final = {
 
 @frozen(kw_only=True)
 class WireStyle:
-    """Choose between the two forms that the page shows for what is sent.
+    """The choice between the two forms of requests that the specification shows.
 
     Attributes:
         chain_id_as_int: send ``56`` (the tables) and not ``"56"`` (every example).
-        bare_lists: send the list alone (the examples) and not in an object (the
-            tables).
+        bare_lists: send only the list (the examples) and not an object (the tables).
     """
 
     chain_id_as_int: bool = False
@@ -235,7 +234,7 @@ DOCUMENTED: Final = WireStyle()
 
 @frozen(kw_only=True)
 class PageRequest:
-    """Hold what a request for subscriptions asks for.
+    """A request for a page of subscriptions.
 
     Attributes:
         entities: addresses; ``None`` for all.
@@ -248,105 +247,71 @@ class PageRequest:
     page_size: int = MAX_PAGE_SIZE
 
 
-# --------------------------------------------------------------------------- entities
 def encode_entities(
     entities: Iterable[EntityInfo], style: WireStyle = DOCUMENTED
 ) -> bytes:
-    """Write the body of subscribe and unsubscribe.
-
-    Raises:
-        QueryError: there is no entity, or one cannot be sent; the message has its path.
-    """
-    wire = [
-        _entity_to_wire(each, f"entity_list[{i}]", style)
-        for i, each in enumerate(entities)
-    ]
-    return _body("entity_list", wire, style)
+    """Encode the body of subscribe and unsubscribe."""
+    return _body("entity_list", _entities("entity_list", entities, style), style)
 
 
 def decode_entities(body: bytes) -> list[EntityInfo]:
-    """Read the body of subscribe and unsubscribe.
-
-    Raises:
-        DecodeError: it is something else; the problems have the paths.
-    """
-    return _read(read_json(body), "entity_list", _entity, "$")
+    """Decode the body of subscribe and unsubscribe."""
+    return read_list(read_json(body), "entity_list", _entity)
 
 
 def watch_result_data(
     entities: Iterable[EntityInfo], style: WireStyle = DOCUMENTED
 ) -> dict[str, Any]:
-    """Make the data of an answer that lists the entities that succeeded.
-
-    Raises:
-        QueryError: an entity cannot be sent.
-    """
-    wire = [
-        _entity_to_wire(each, f"watch_result[{i}]", style)
-        for i, each in enumerate(entities)
-    ]
-    return {"watch_result": wire}
+    """Return the data of an answer that lists the entities that succeeded."""
+    return {"watch_result": _entities("watch_result", entities, style)}
 
 
 def decode_watch_result(data: object) -> list[EntityInfo]:
-    """Read the data of the answer to subscribe and unsubscribe.
-
-    Raises:
-        DecodeError: it is something else; the problems have the paths.
-    """
-    return _read(data, "watch_result", _entity, "$.data")
+    """Decode the data of the answer to subscribe and unsubscribe."""
+    return read_list(data, "watch_result", _entity, "$.data")
 
 
-# ---------------------------------------------------------------------- subscriptions
 def encode_page_request(
     entities: Sequence[str] | None = None,
     page_index: int = 1,
     page_size: int = MAX_PAGE_SIZE,
 ) -> bytes:
-    """Write the body of subscriptions/list; ``None`` asks for all entities.
-
-    Raises:
-        QueryError: an address is none, the list is empty, or a number is out of range.
-    """
+    """Encode the body of subscriptions/list; ``None`` requests all entities."""
     wire: dict[str, Any] = {}
     if isinstance(entities, str):
-        raise QueryError("entities: give a list of addresses, not one string")
+        raise InvalidArgument(
+            f"entities must be a list of addresses, got {shown(entities)}"
+        )
     if entities is not None:
         if not entities:
-            raise QueryError("entities: an empty list means all; leave it out for that")
+            raise InvalidArgument("entities must not be empty; omit it to request all")
         for i, entity in enumerate(entities):
             _check_address(f"entity_list[{i}]", entity)
         wire["entity_list"] = list(entities)
-    _check_range("page_index", page_index, None)
-    _check_range("page_size", page_size, MAX_PAGE_SIZE)
+    check_int("page_index", page_index, 1, LARGEST, "a positive int")
+    expected = f"an int from 1 to {MAX_PAGE_SIZE}"
+    check_int("page_size", page_size, 1, MAX_PAGE_SIZE, expected)
     wire |= {"page_index": page_index, "page_size": page_size}
     return codec.dumps(wire).encode()
 
 
 def decode_page_request(body: bytes) -> PageRequest:
-    """Read the body of subscriptions/list; an empty one asks for the first page.
-
-    Raises:
-        DecodeError: it is something else; the problems have the paths.
-    """
+    """Decode the body of subscriptions/list; an empty one requests the first page."""
     problems = Problems()
     entry = Entry(read_json(body) if body else {}, "$", problems)
-    listed = entry.raw.get("entity_list")
-    entities = () if listed is None else _texts(entry, "entity_list")
-    numbers = {
-        name: entry.count(name)
-        for name in ("page_index", "page_size")
-        if entry.raw.get(name) is not None
-    }
-    for name, value in numbers.items():
-        if value < 1 or (name == "page_size" and value > MAX_PAGE_SIZE):
-            entry.wrong(name, f"{shown(value)} is out of range")
+    entities = entry.optional(STRINGS, "entity_list") or None
+    page_index = entry.optional(_PAGE_INDEX, "page_index")
+    page_size = entry.optional(_PAGE_SIZE, "page_size")
     problems.refuse(codec.excerpt(body))
-    return PageRequest(entities=entities or None, **numbers)
+    return PageRequest(
+        entities=entities,
+        page_index=page_index or 1,
+        page_size=page_size or MAX_PAGE_SIZE,
+    )
 
 
 def subscription_page_data(page: SubscriptionPage) -> dict[str, Any]:
-    """Make the data of an answer with one page of subscriptions."""
+    """Return the data of an answer with one page of subscriptions."""
     return {
         "subscription_list": [
             {
@@ -365,35 +330,28 @@ def subscription_page_data(page: SubscriptionPage) -> dict[str, Any]:
 
 
 def decode_subscription_page(data: object) -> SubscriptionPage:
-    """Read the data of an answer with one page of subscriptions.
-
-    Raises:
-        DecodeError: it is something else; the problems have the paths.
-    """
+    """Decode the data of an answer with one page of subscriptions."""
     problems = Problems()
     entry = Entry(data, "$.data", problems)
-    listed = entry.raw.get("subscription_list")
-    path = "$.data.subscription_list"
     page = SubscriptionPage(
-        subscriptions=tuple(map(_subscription, problems.entries(listed, path))),
-        page_index=entry.count("page_index"),
-        page_size=entry.count("page_size"),
-        total=entry.count("total"),
+        subscriptions=tuple(map(_subscription, entry.entries("subscription_list"))),
+        page_index=entry.required(COUNT, "page_index"),
+        page_size=entry.required(COUNT, "page_size"),
+        total=entry.required(COUNT, "total"),
     )
     problems.refuse()
     return page
 
 
-# ------------------------------------------------------------------- supported events
 def supported_events_data(events: Iterable[SupportedEvent]) -> list[dict[str, Any]]:
-    """Make the data of an answer with the supported events."""
+    """Return the data of an answer with the supported events."""
     return [
         {
             name: value
             for name, value in (
                 ("event_code", each.event_code),
                 ("support_entity_type_list", list(each.entity_types)),
-                ("mini_threshold", _plain(each.mini_threshold)),
+                ("mini_threshold", _as_text(each.mini_threshold)),
                 ("trigger_frequency", each.trigger_frequency),
                 ("event_description", each.description),
             )
@@ -404,24 +362,12 @@ def supported_events_data(events: Iterable[SupportedEvent]) -> list[dict[str, An
 
 
 def decode_supported_events(data: object) -> list[SupportedEvent]:
-    """Read the data of the answer to event/list.
-
-    Raises:
-        DecodeError: it is something else; the problems have the paths.
-    """
-    problems = Problems()
-    events = [_supported_event(entry) for entry in problems.entries(data, "$.data")]
-    problems.refuse()
-    return events
+    """Decode the data of the answer to event/list."""
+    return read_list(data, None, _supported_event, "$.data")
 
 
-# ----------------------------------------------------------------------------- alerts
 def encode_alerts(alerts: Iterable[AlertInfo], style: WireStyle = DOCUMENTED) -> bytes:
-    """Write the body of alert; numbers among the values become text, exactly.
-
-    Raises:
-        QueryError: there is no alert, or one cannot be sent; the message has its path.
-    """
+    """Encode the body of alert; numbers among the values become strings, exactly."""
     wire = [
         _alert_to_wire(each, f"alert_info_list[{i}]", style)
         for i, each in enumerate(alerts)
@@ -429,108 +375,106 @@ def encode_alerts(alerts: Iterable[AlertInfo], style: WireStyle = DOCUMENTED) ->
     return _body("alert_info_list", wire, style)
 
 
-# ---------------------------------------------------------------------------- reading
-Read = Callable[[Entry], Any]
+def _identifier(value: object) -> str | None:
+    """Return an id as a string; providers send integers, too."""
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_int else TEXT.read(value)
 
 
-def _read(value: object, key: str, read: Read, path: str) -> list[Any]:
-    if isinstance(value, dict):
-        value, path = value.get(key), f"{path}.{key}"
-    problems = Problems()
-    found = [read(entry) for entry in problems.entries(value, path)]
-    problems.refuse()
-    return found
+def _page_index(value: object) -> int | None:
+    return COUNT.read(value) or None
+
+
+def _page_size(value: object) -> int | None:
+    size = _page_index(value)
+    return None if size is None or size > MAX_PAGE_SIZE else size
+
+
+_ID: Final = Kind(_identifier, "a non-empty string or an integer", "?")
+_PAGE_INDEX: Final = Kind(_page_index, "a positive integer", 1)
+_PAGE_SIZE: Final = Kind(_page_size, f"an integer from 1 to {MAX_PAGE_SIZE}", 1)
 
 
 def _entity(entry: Entry) -> EntityInfo:
     return EntityInfo(
-        entry.text("entity", "watch_entity", "address", same=str.lower),
-        entry.count("chain_id"),
-        entry.text("entity_type", "watch_entity_type", same=str.casefold),
-        entry.text("event_code", "watch_event_code"),
+        entry.required(TEXT, "entity", "watch_entity", "address", fold=str.lower),
+        entry.required(COUNT, "chain_id"),
+        entry.required(TEXT, "entity_type", "watch_entity_type", fold=str.casefold),
+        entry.required(TEXT, "event_code", "watch_event_code"),
     )
 
 
 def _subscription(entry: Entry) -> Subscription:
-    listed = entry.raw.get("watch_event_list")
-    events = entry.problems.entries(listed, f"{entry.path}.watch_event_list")
-    return Subscription(
-        entity=entry.text("watch_entity", "entity", "address", same=str.lower),
-        events=tuple(map(_watch_event, events)),
-        raw=entry.raw,
-    )
+    events = tuple(map(_watch_event, entry.entries("watch_event_list")))
+    names = ("watch_entity", "entity", "address")
+    entity = entry.required(TEXT, *names, fold=str.lower)
+    return Subscription(entity=entity, events=events, raw=entry.raw)
 
 
 def _watch_event(entry: Entry) -> WatchEvent:
-    given = entry.raw.get("watch_id")
-    whole = isinstance(given, int) and not isinstance(given, bool)
     return WatchEvent(
-        watch_id=str(given) if whole else entry.text("watch_id"),
-        event_code=entry.text("event_code", "watch_event_code"),
+        watch_id=entry.required(_ID, "watch_id"),
+        event_code=entry.required(TEXT, "event_code", "watch_event_code"),
     )
 
 
 def _supported_event(entry: Entry) -> SupportedEvent:
-    threshold = entry.raw.get("mini_threshold")
-    if threshold is not None and number(threshold) is None:
-        entry.wrong("mini_threshold", f"{shown(threshold)} is no number")
-    description = entry.raw.get("event_description")
-    if description is not None and not isinstance(description, str):
-        entry.wrong("event_description", "a text is expected")
     return SupportedEvent(
-        event_code=entry.text("event_code", "watch_event_code"),
-        entity_types=_texts(entry, "support_entity_type_list"),
-        mini_threshold=number(threshold),
+        event_code=entry.required(TEXT, "event_code", "watch_event_code"),
+        entity_types=entry.required(STRINGS, "support_entity_type_list"),
+        mini_threshold=entry.optional(NUMBER, "mini_threshold"),
         trigger_frequency=entry.raw.get("trigger_frequency"),
-        description=description,
+        description=entry.optional(STRING, "event_description"),
         raw=entry.raw,
     )
 
 
-def _texts(entry: Entry, name: str) -> tuple[str, ...]:
-    value = entry.raw.get(name)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return tuple(cast("list[str]", value))
-    entry.wrong(name, f"a list of texts is expected, not {shown(value)}")
-    return ()
-
-
-# ---------------------------------------------------------------------------- writing
 def _body(key: str, wire: list[dict[str, Any]], style: WireStyle) -> bytes:
     if not wire:
-        raise QueryError(f"{key}: there is nothing to send; give at least one")
+        raise InvalidArgument(f"{key} must not be empty")
     return codec.dumps(wire if style.bare_lists else {key: wire}).encode()
 
 
-def _entity_to_wire(info: EntityInfo, path: str, style: WireStyle) -> dict[str, Any]:
-    _check_address(f"{path}.entity", info.entity)
-    return {
-        "entity": info.entity,
-        "chain_id": info.chain_id if style.chain_id_as_int else str(info.chain_id),
-        "entity_type": _spelt(info.entity_type),
-        "event_code": info.event_code,
-    }
+def _entities(
+    path: str, entities: Iterable[EntityInfo], style: WireStyle
+) -> list[dict[str, Any]]:
+    wire: list[dict[str, Any]] = []
+    for i, each in enumerate(entities):
+        _check_address(f"{path}[{i}].entity", each.entity)
+        chain_id = each.chain_id if style.chain_id_as_int else str(each.chain_id)
+        wire.append(
+            {
+                "entity": each.entity,
+                "chain_id": chain_id,
+                "entity_type": _spelling(each.entity_type),
+                "event_code": each.event_code,
+            }
+        )
+    return wire
 
 
 def _alert_to_wire(alert: AlertInfo, path: str, style: WireStyle) -> dict[str, Any]:
-    _check_address(f"{path}.entity", alert.entity)
-    values = alert.event_values
-    for name, problem in values.problems():
-        raise QueryError(f"{path}.event_values.{name}: {problem}")
+    fields = fields_of(alert)
+    _check_address(f"{path}.entity", fields.watch_entity)
+    for name, problem in alert.event_values.problems():
+        raise InvalidArgument(f"{path}.event_values.{name}: {problem}")
+    chain_id = int(fields.chain_id)
     return {
-        "watch_entity": alert.entity,
-        "chain_id": alert.chain_id if style.chain_id_as_int else str(alert.chain_id),
-        "watch_entity_type": _spelt(alert.entity_type),
-        "watch_event_code": alert.event_code,
-        "timestamp": alert.timestamp,
+        "watch_entity": fields.watch_entity,
+        "chain_id": chain_id if style.chain_id_as_int else str(chain_id),
+        "watch_entity_type": _spelling(fields.watch_entity_type),
+        "watch_event_code": fields.watch_event_code,
+        "timestamp": fields.timestamp,
         "event_values": {
-            name: _plain(value) for name, value in values.items() if value is not None
+            name: value if type(value) is str else _as_text(value)
+            for name, value in fields.event_values.items()
+            if value is not None
         },
     }
 
 
-def _plain(value: Any) -> Any:
-    """Turn a number into text, exactly, mostly without exponent; leave the rest."""
+def _as_text(value: Any) -> Any:
+    """Return a number as an exact string, mostly without exponent; else the value."""
     match value:
         case Decimal() if value.is_finite():
             return format(value, "f") if abs(value.adjusted()) < 1000 else str(value)
@@ -540,19 +484,12 @@ def _plain(value: Any) -> Any:
             return value
 
 
-def _spelt(entity_type: str) -> str:
+def _spelling(entity_type: str) -> str:
     return _SPELLINGS.get(entity_type.casefold(), entity_type)
 
 
 def _check_address(path: str, entity: object) -> None:
     if not isinstance(entity, str) or _ADDRESS.fullmatch(entity) is None:
-        raise QueryError(f"{path}: {shown(entity)} is no address: 0x and 40 hex digits")
-
-
-def _check_range(name: str, value: object, last: int | None) -> None:
-    whole = value if isinstance(value, int) and not isinstance(value, bool) else 0
-    if whole < 1 or (last is not None and whole > last):
-        limit = f" to {last}" if last else ""
-        raise QueryError(
-            f"{name}: {shown(value)} is out of range: give an int from 1{limit}"
+        raise InvalidArgument(
+            f"{path} must be an address, 0x and 40 hex digits, got {shown(entity)}"
         )

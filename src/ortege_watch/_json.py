@@ -22,19 +22,6 @@ from cattrs.gen import make_dict_structure_fn
 
 from ortege_watch.errors import DecodeError, InvalidArgument
 
-__all__ = [
-    "UNREADABLE",
-    "Body",
-    "ResultPart",
-    "decode_body",
-    "dumps",
-    "encode",
-    "excerpt",
-    "is_number",
-    "loads",
-    "structure",
-]
-
 T = TypeVar("T")
 
 UNREADABLE: Final = (ValueError, ArithmeticError, RecursionError)

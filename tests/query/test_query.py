@@ -256,7 +256,7 @@ def test_refuses_filters_and_orders_that_are_out_of_place(arguments, advice):
         ),
         ({"join_hints": "a"}, "join_hints must be a list"),
         ({"join_hints": ["ab"]}, "join_hints must be a list"),
-        ({"join_hints": [["a", 5]]}, "join_hints: expected names of cubes, got 5"),
+        ({"join_hints": [["a", 5]]}, "join_hints must be a string, got 5"),
         ({"join_hints": [["\ud800"]]}, "join_hints: .*surrogate"),
     ],
 )

@@ -30,8 +30,6 @@ from ortege_watch.query.values import (
     wall_clock,
 )
 
-__all__ = ["OPERATORS", "Condition", "Filter", "Group", "Member", "check_filter"]
-
 T = TypeVar("T")
 
 _NAME = re.compile(r"[a-zA-Z0-9_]+\.[a-zA-Z0-9_]+")
@@ -66,11 +64,7 @@ class Member(Generic[T]):
 
 
 def _check_name(name: Any, kind: str) -> None:
-    if not isinstance(name, str):
-        message = f'{kind} name must be a string "cube.member", got {shown(name)}'
-        raise QueryError(message)
-    if not _NAME.fullmatch(name):
-        check_text(name, kind)
+    if not _NAME.fullmatch(check_text(name, f"{kind} name")):
         hint = "expected cube.member, of ASCII letters, digits and underscores"
         if name.count(".") == 2:
             hint = "select a granularity with TimeDimension(...).by(...)"
@@ -87,12 +81,7 @@ def _type_advice(type: Any) -> str:
 
 
 class Operator(NamedTuple):
-    """How an operator of Cube is written in Python.
-
-    Attributes:
-        method: the method of a member that makes the condition; ``""``: none.
-        takes: the kind of its values, see ``_check_values`` and ``_check_moments``.
-    """
+    """The method of a member that makes the condition, if any, and what it takes."""
 
     method: str
     takes: Literal["list", "text", "one", "none", "range", "day", "moment"]

@@ -40,8 +40,6 @@ from ortege_watch.query.values import (
     value_to_wire,
 )
 
-__all__ = ["read_query"]
-
 T = TypeVar("T")
 
 _SYNONYMS = {"in": "equals", "notIn": "notEquals"}
@@ -71,15 +69,7 @@ def read_query(wire: Any) -> dict[str, Any]:
     Raises:
         QueryError: with the path of what is refused.
     """
-    match wire:
-        case str() | bytes():
-            raise QueryError(
-                "query: expected an object, got JSON text; decode it first"
-            )
-        case [*_]:
-            raise QueryError("query: a list of queries is a blend; read each of them")
-        case _:
-            return _Reader(_mapping(wire, "query", _KEYS)).query()
+    return _Reader(_mapping(wire, "query", _KEYS)).query()
 
 
 class _Reader:

@@ -28,17 +28,6 @@ from ortege_watch.query.values import (
     shown,
 )
 
-__all__ = [
-    "Dimension",
-    "Measure",
-    "Order",
-    "Segment",
-    "Selected",
-    "TimeDimension",
-    "TimeSelection",
-    "columns_of",
-]
-
 T = TypeVar("T")
 
 
@@ -457,11 +446,7 @@ def columns_of(
     members: Iterable[Measure[Any] | Dimension[Any] | TimeDimension],
     time: Iterable[TimeSelection],
 ) -> dict[str, Selected]:
-    """Return the columns of a result and the members that declare them.
-
-    A time selection has two: ``cube.member.day`` and ``cube.member``, unless the latter
-    is a dimension; of several granularities the first has it.
-    """
+    """Return the columns of a result, see ``Query.columns``."""
     columns: dict[str, Selected] = {member.name: member for member in members}
     for selection in time:
         if selection.granularity is not None:

@@ -30,8 +30,6 @@ from ortege_watch.query.values import (
     shown,
 )
 
-__all__ = ["MAX_LIMIT", "CacheMode", "Query", "ResponseFormat"]
-
 # The default of CUBEJS_DB_QUERY_LIMIT; above it servers answer 500.
 MAX_LIMIT = 50_000
 
@@ -46,7 +44,6 @@ _KEYS = {
     "join_hints": "joinHints",
     "response_format": "responseFormat",
 }
-
 
 _KINDS: dict[str, type[Any] | tuple[type[Any], ...]] = {
     "measures": Measure,
@@ -110,16 +107,8 @@ def _choice(value: Any, slot: str, choices: Any) -> Any:
 
 
 def _join_hints(value: Any) -> tuple[tuple[str, ...], ...]:
-    hints = tuple(
-        check_list(hint, "join_hints") for hint in check_list(value, "join_hints")
-    )
-    for hint in hints:
-        for cube in hint:
-            if not isinstance(cube, str):
-                message = f"join_hints: expected names of cubes, got {shown(cube)}"
-                raise QueryError(message)
-            check_text(cube, "join_hints")
-    return hints
+    paths = [check_list(path, "join_hints") for path in check_list(value, "join_hints")]
+    return tuple(tuple(check_text(x, "join_hints") for x in path) for path in paths)
 
 
 @attrs.frozen(init=False, repr=False)

@@ -16,28 +16,6 @@ from zoneinfo import ZoneInfo
 
 from ortege_watch.errors import QueryError
 
-__all__ = [
-    "TYPES",
-    "UNITS",
-    "Range",
-    "Scalar",
-    "Value",
-    "check_flag",
-    "check_list",
-    "check_moment",
-    "check_ordered",
-    "check_range",
-    "check_text",
-    "check_value",
-    "check_zone",
-    "day_end",
-    "parse_moment",
-    "range_to_wire",
-    "shown",
-    "value_to_wire",
-    "wall_clock",
-]
-
 Scalar: TypeAlias = str | int | Decimal | bool | datetime
 # Only the date operators take a date.
 Value: TypeAlias = Scalar | date | None
@@ -76,8 +54,10 @@ def check_flag(value: Any, what: str) -> bool:
     return value
 
 
-def check_text(text: str, what: str) -> str:
-    """Return a plain ``str``; refuse half of a surrogate pair."""
+def check_text(text: Any, what: str) -> str:
+    """Return a string as a plain ``str``; refuse half of a surrogate pair."""
+    if not isinstance(text, str):
+        raise QueryError(f"{what} must be a string, got {shown(text)}")
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -17,7 +17,6 @@ import pytest
 
 from ortege_watch.testing import Table
 from ortege_watch.testing._cube.gateway import Gateway
-from ortege_watch.testing._cube.query import Settings
 
 CAPTURE = Path(__file__).parents[1] / "data/frames/qmatrix-classic-0.35.81.txt"
 CUBE = "stacks_contract_events"
@@ -95,7 +94,6 @@ def gateway(generation="classic") -> Gateway:
         tables={CUBE: events()},
         secret="secret",
         now=lambda: NOW,
-        settings=Settings(classic=generation == "classic"),
     )
 
 

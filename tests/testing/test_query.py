@@ -9,7 +9,6 @@ import pytest
 
 from ortege_watch.testing import Table
 from ortege_watch.testing._cube.gateway import Gateway
-from ortege_watch.testing._cube.query import Settings
 
 NOW = 1795326430.0  # 2026-11-22T05:47:10Z, a Sunday
 ROWS = [
@@ -53,7 +52,6 @@ def gateway(generation="strict", rows=ROWS, **more) -> Gateway:
         tables={"t": table},
         secret="s",
         now=lambda: NOW,
-        settings=Settings(classic=generation == "classic"),
         **more,
     )
 

@@ -26,7 +26,6 @@ from ortege_watch.testing._cube.gateway import (
     presented,
     respond,
 )
-from ortege_watch.testing._cube.query import Settings
 from ortege_watch.testing._cube.table import Tables, known_tables
 from ortege_watch.testing._messages import (
     HttpRequest,
@@ -202,14 +201,11 @@ class FakeCube(Fake[_CubeServer]):
         gateway = Gateway(
             generation=generation,
             tables=self._tables,
-            settings=Settings(
-                classic=generation == "classic",
-                default_limit=default_limit,
-                max_limit=max_limit,
-            ),
             secret=secret,
             now=now,
             numbers=numbers,
+            default_limit=default_limit,
+            max_limit=max_limit,
         )
         dialect: Dialect = Strict(gateway)
         if generation == "classic":

@@ -12,46 +12,37 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from ortege_watch.testing._cube import Refusal
 
-GRANULARITIES: Final = (
-    "quarter",
-    "day",
-    "month",
-    "year",
-    "week",
-    "hour",
-    "minute",
-    "second",
+UNITS: Final = ("quarter", "day", "month", "year", "week", "hour", "minute", "second")
+_MONTHS: Final = (
+    "january|february|march|april|may|june|july|august|september|october|november"
+    "|december"
 )
-_UNIT: Final = "(day|week|month|year|quarter|hour|minute|second)"
+_UNIT: Final = f"({'|'.join(UNITS)})"
 _NEAR: Final = re.compile(rf"(this|last|next)\s+{_UNIT}")
 _SEVERAL: Final = re.compile(rf"(last|next)\s+(\d+)\s+{_UNIT}")
 _BETWEEN: Final = re.compile(r"from (.*) to (.*)\Z")
 _AGO: Final = re.compile(rf"(\d+)\s+{_UNIT}s?\s+ago\Z")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d\Z")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[t ]\d\d:\d\d(:\d\d(\.\d+)?)?\Z")
-_MONTH: Final = re.compile(
-    r"(january|february|march|april|may|june|july|august|september|october|november"
-    r"|december)\s+(\d{4})\Z"
-)
-_NAMES: Final = [name.lower() for name in calendar.month_name]
-INVALID: Final = "Invalid date"
+_MONTH: Final = re.compile(rf"({_MONTHS})\s+(\d{{4}})\Z")
+_INVALID: Final = "Invalid date"
 
 
 @cache
 def zone(name: str) -> ZoneInfo | None:
-    """Find a time zone by its IANA name in any case; None if there is none."""
+    """Return a time zone by its IANA name in any case; None if it does not exist."""
     names = {known.lower(): known for known in available_timezones()}
     known = names.get(name.lower())
     return ZoneInfo(known) if known else None
 
 
 def stamp(wall: datetime) -> str:
-    """Write a time the way Cube does: milliseconds, no zone."""
+    """Format a time as Cube does: milliseconds, no zone."""
     return wall.replace(tzinfo=None).isoformat(timespec="milliseconds")
 
 
 def instant(text: str, where: ZoneInfo) -> datetime:
-    """Read a stamp as wall clock of a zone; a DB error if it is not a date."""
+    """Parse a stamp as wall clock of a zone; if invalid, fail as the database does."""
     try:
         wall = datetime.fromisoformat(text)
     except ValueError:
@@ -62,7 +53,7 @@ def instant(text: str, where: ZoneInfo) -> datetime:
 
 
 def floor(wall: datetime, unit: str) -> datetime:
-    """Go back to the beginning of the unit; weeks begin on Monday."""
+    """Return the beginning of the unit; weeks begin on Monday."""
     wall = wall.replace(microsecond=0)
     match unit:
         case "second":
@@ -87,7 +78,7 @@ def floor(wall: datetime, unit: str) -> datetime:
 
 
 def shift(wall: datetime, unit: str, count: int) -> datetime:
-    """Add units; a month's last day stays a last day where it must."""
+    """Add units; a day that the month does not have becomes its last day."""
     if unit in {"month", "quarter", "year"}:
         months = count * {"month": 1, "quarter": 3, "year": 12}[unit]
         index = wall.year * 12 + wall.month - 1 + months
@@ -98,19 +89,19 @@ def shift(wall: datetime, unit: str, count: int) -> datetime:
 
 
 def absolute(text: str, *, end: bool) -> str:
-    """Read one end of an absolute range; a bare day becomes its beginning or end."""
+    """Normalize one end of an absolute range; a day becomes its beginning or end."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        return INVALID
+        return _INVALID
     if _DAY.match(text):
         return f"{text}T23:59:59.999" if end else f"{text}T00:00:00.000"
     return stamp(moment.astimezone(UTC) if moment.tzinfo else moment)
 
 
 def is_absolute(text: str) -> bool:
-    """Tell a day or a moment from a relative phrase."""
-    return absolute(text, end=False) != INVALID
+    """Return whether this is a day or a moment, not a relative phrase."""
+    return absolute(text, end=False) != _INVALID
 
 
 def date_range(value: str | list[str], where: ZoneInfo, now: datetime) -> list[str]:
@@ -143,21 +134,21 @@ def _relative(text: str, now: datetime) -> tuple[datetime, datetime]:
             return _span(day, day, "day")
     exact = next((u for u in ("second", "minute", "hour") if u in text), "day")
     if match := _BETWEEN.match(text):
-        return _span(
-            _parse(match[1].strip(), now), _parse(match[2].strip(), now), exact
-        )
+        begin, end = (_parse(match[n].strip(), now) for n in (1, 2))
+        return _span(begin, end, exact)
     moment = _parse(text, now)
     return _span(moment, moment, exact)
 
 
 def _parse(text: str, now: datetime) -> datetime:
-    """Read the phrases of free text that tests have a use for."""
+    """Parse the phrases of free text that tests use."""
     if text == "now":
         return now
     if match := _AGO.match(text):
         return shift(now, match[2], -int(match[1]))
     if match := _MONTH.match(text):
-        return datetime(int(match[2]), _NAMES.index(match[1]), 1)  # noqa: DTZ001
+        month = _MONTHS.split("|").index(match[1]) + 1
+        return datetime(int(match[2]), month, 1)  # noqa: DTZ001
     if _DAY.match(text) or _MOMENT.match(text):
         with contextlib.suppress(ValueError):
             return datetime.fromisoformat(text)

@@ -1,4 +1,4 @@
-"""Evaluate a plan over tables, as PostgreSQL would under Cube's SQL."""
+"""Evaluation of a plan over tables, as PostgreSQL does under Cube's SQL."""
 
 from __future__ import annotations
 
@@ -6,23 +6,17 @@ import operator as op
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import attrs
 
-from ortege_watch.testing._cube import Refusal
-from ortege_watch.testing._cube import dates as _dates
-from ortege_watch.testing._cube.query import compact
+from ortege_watch.testing._cube import Refusal, dates
+from ortege_watch.testing._cube.query import Plan, compact
 from ortege_watch.testing._cube.table import Aggregate, Row, Table
 
-if TYPE_CHECKING:
-    from ortege_watch.testing._cube.query import Plan
-
-# -------------------- The filter operators, as conditions on one value.
-
-
 Condition = Callable[[Any], bool]
+_Group = Sequence[Row]
 
 _TEXT: Final[dict[str, Callable[[str, str], bool]]] = {
     "contains": lambda text, part: part in text,
@@ -40,36 +34,44 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "afterOrOnDate": op.ge,
 }
 _EQUAL: Final = {"equals": False, "in": False, "notEquals": True, "notIn": True}
-_NUMBER: Final = "number"
+# PostgreSQL's avg() of whole numbers shows sixteen places.
+_AVERAGE: Final = Decimal(1).scaleb(-16)
 
 
 def condition(
-    operator: str, values: Sequence[str | None], kind: str, where: ZoneInfo
+    operator: str, values: Sequence[str | None], kind: str, zone: ZoneInfo
 ) -> Condition:
     """Build the condition of one filter.
 
     Args:
-        operator: one that the schema lets through.
-        values: as normalized: text or NULL.
+        operator: one that the schema allows.
+        values: as normalized: strings or NULL.
         kind: the member's type.
-        where: the query's time zone; dates without one are read in it.
+        zone: the query's time zone, for dates without one.
 
     Raises:
-        Refusal: the database would not take the values.
+        Refusal: the database would not accept the values.
     """
     if operator in {"set", "notSet"}:
         return lambda value: (value is not None) == (operator == "set")
     if operator == "measureFilter":
         return _always
     if operator in _EQUAL:
-        return _equality(values, kind, where, negated=_EQUAL[operator])
+        return _equality(values, kind, zone, negated=_EQUAL[operator])
     stem = operator.removeprefix("not")
     stem = stem[0].lower() + stem[1:]
     if stem in _TEXT:
         return _likeness(_TEXT[stem], values, negated=stem != operator)
+    if "Date" in operator and kind != "time":
+        raise Refusal.database(
+            "operator does not exist: text >= timestamp with time zone"
+        )
+    if stem in {"inDateRange", "onTheDate"}:
+        return _within(values, zone, negated=stem != operator)
     if "Date" in operator:
-        return _dated(operator, stem, values, kind, where)
-    bound = _read(values[0], kind, where)
+        bound: Any = _moment(values[0], zone)
+    else:
+        bound = _read(values[0], kind, zone)
     compare = _COMPARE[operator]
     return lambda value: (
         value is not None and bound is not None and compare(value, bound)
@@ -81,12 +83,12 @@ def _always(_: Any) -> bool:
 
 
 def _equality(
-    values: Sequence[str | None], kind: str, where: ZoneInfo, *, negated: bool
+    values: Sequence[str | None], kind: str, zone: ZoneInfo, *, negated: bool
 ) -> Condition:
-    wanted = {_read(v, kind, where) for v in values if v is not None}
+    wanted = {_read(v, kind, zone) for v in values if v is not None}
     null = None in values
     if negated:
-        # Without NULL among the values, NULL rows come back as well.
+        # Without NULL among the values, NULL rows are returned as well.
         return lambda value: not null if value is None else value not in wanted
     return lambda value: null if value is None else value in wanted
 
@@ -104,66 +106,45 @@ def _likeness(
     return matches
 
 
-def _dated(
-    operator: str,
-    stem: str,
-    values: Sequence[str | None],
-    kind: str,
-    where: ZoneInfo,
+def _within(
+    values: Sequence[str | None], zone: ZoneInfo, *, negated: bool
 ) -> Condition:
-    if kind != "time":
-        raise Refusal.database(
-            "operator does not exist: text >= timestamp with time zone"
-        )
-    if stem in {"inDateRange", "onTheDate"}:
-        begin = _moment(values[0], where, end=False)
-        if len(values) < 2:
-            # Servers that do not resolve a single value drop the filter in silence.
-            return _always
-        end = _moment(values[1], where, end=True)
-        negated = stem != operator
-        return lambda value: value is not None and (begin <= value <= end) != negated
-    bound = _moment(values[0], where, end=False)
-    compare = _COMPARE[operator]
-    return lambda value: value is not None and compare(value, bound)
+    begin = _moment(values[0], zone)
+    if len(values) < 2:
+        # Servers that do not resolve a single value ignore the filter.
+        return _always
+    end = _moment(values[1], zone, end=True)
+    return lambda value: value is not None and (begin <= value <= end) != negated
 
 
-def _moment(text: str | None, where: ZoneInfo, *, end: bool) -> datetime:
-    return _dates.instant(_dates.absolute(text or "", end=end), where)
+def _moment(text: str | None, zone: ZoneInfo, *, end: bool = False) -> datetime:
+    return dates.instant(dates.absolute(text or "", end=end), zone)
 
 
-def _read(text: str | None, kind: str, where: ZoneInfo) -> Any:
+def _read(text: str | None, kind: str, zone: ZoneInfo) -> Any:
     """Read a value as the database casts it to the member's type."""
     if text is None:
         return None
+    problem = f'invalid input syntax for type {{}}: "{text}"'
     match kind:
         case "number":
             try:
                 return Decimal(text)
             except InvalidOperation:
-                raise Refusal.database(
-                    f'invalid input syntax for type numeric: "{text}"'
-                ) from None
+                raise Refusal.database(problem.format("numeric")) from None
         case "boolean":
             if text.lower() not in {"true", "false"}:
-                raise Refusal.database(
-                    f'invalid input syntax for type boolean: "{text}"'
-                )
+                raise Refusal.database(problem.format("boolean"))
             return text.lower() == "true"
         case "time":
-            return _moment(text, where, end=False)
+            return _moment(text, zone)
         case _:
             return text
 
 
-_Group = Sequence[Row]
-# PostgreSQL's avg() of whole numbers shows sixteen places.
-_AVERAGE: Final = Decimal(1).scaleb(-16)
-
-
 @attrs.frozen(kw_only=True)
 class Evaluated:
-    """Hold the answer to one plan, values still in Python's types."""
+    """The answer to one plan, with values in Python's types."""
 
     members: list[str]
     rows: list[list[Any]]
@@ -172,7 +153,7 @@ class Evaluated:
 
 @attrs.frozen(kw_only=True)
 class _Column:
-    """Hold one column that rows are grouped by."""
+    """A column that rows are grouped by."""
 
     member: str
     labels: tuple[str, ...]
@@ -180,10 +161,10 @@ class _Column:
 
 
 def member_kind(tables: Mapping[str, Table], path: str) -> tuple[Table, str, str]:
-    """Find a member: its table, its name, and "measure" or a dimension's type.
+    """Return a member's table, its name, and "measure" or a dimension's type.
 
     Raises:
-        Refusal: with the compiler's sentence for an unknown cube or member.
+        Refusal: with the compiler's message for an unknown cube or member.
     """
     cube, name = path.split(".", 1)
     table = tables.get(cube)
@@ -193,11 +174,15 @@ def member_kind(tables: Mapping[str, Table], path: str) -> tuple[Table, str, str
         return table, name, "measure"
     if name in table.dimensions:
         return table, name, table.dimensions[name]
-    raise _missing(path)
+    raise _unknown(path)
 
 
-def _missing(path: str) -> Refusal:
-    return Refusal.user(f"'{path.split('.', 1)[1]}' not found for path '{path}'")
+def _unknown(path: str) -> Refusal:
+    return Refusal.user(f"'{_name(path)}' not found for path '{path}'")
+
+
+def _name(path: str) -> str:
+    return path.split(".", 1)[1]
 
 
 def evaluate(plan: Plan, tables: Mapping[str, Table], *, classic: bool) -> Evaluated:
@@ -207,24 +192,27 @@ def evaluate(plan: Plan, tables: Mapping[str, Table], *, classic: bool) -> Evalu
         Refusal: a member is unknown or of the wrong kind, or the database would fail.
     """
     scope = _Scope(plan, tables, classic=classic)
-    rows = [row for row in scope.table.rows if scope.keeps(row)]
+    rows = [row for row in scope.table.rows if all(c(row) for c in scope.conditions)]
     with localcontext(prec=1000):
         lines = scope.lines(rows)
     lines = scope.ordered(lines)
     offset = int(plan.wire.get("offset") or 0)
     page = lines[offset : offset + plan.wire["limit"]]
     members, picked = scope.shape()
-    values = [[*(line[i] for i in picked), *scope.extra] for line in page]
+    values = [[line[i] for i in picked] for line in page]
+    if plan.compared is not None:
+        members = [*members, "compareDateRange"]
+        values = [[*line, plan.compared] for line in values]
     if plan.blended is not None:
         source = members.index(f"{scope.times[0]}.{plan.blended}")
-        values = [[*line, line[source]] for line in values]
         members = [*members, f"time.{plan.blended}"]
+        values = [[*line, line[source]] for line in values]
     total = len(lines) if plan.wire.get("total") else None
     return Evaluated(members=members, rows=values, total=total)
 
 
 class _Scope:
-    """Hold the members of one plan, found in the tables."""
+    """The members of one plan, found in the tables."""
 
     def __init__(
         self, plan: Plan, tables: Mapping[str, Table], *, classic: bool
@@ -241,12 +229,12 @@ class _Scope:
             for t in wire["timeDimensions"]
             if t.get("granularity")
         ]
-        self.extra = [] if plan.compared is None else [plan.compared]
         self.conditions = [self._segment(path) for path in wire.get("segments") or ()]
         self.having: list[Callable[[_Group], bool]] = []
         for one in wire["timeDimensions"]:
             if one.get("dateRange"):
-                self._add_range(one["dimension"], one["dateRange"])
+                within = condition("inDateRange", one["dateRange"], "time", plan.zone)
+                self.conditions.append(self._stored(one["dimension"], within))
         for one in wire["filters"]:
             self._add_filter(one)
         if wire.get("ungrouped") and classic:
@@ -255,16 +243,13 @@ class _Scope:
     def _only_table(self) -> Table:
         wire = self.plan.wire
         found: dict[str, Table] = {}
-        for path in self.measures:
-            table, _, kind = member_kind(self.tables, path)
-            if kind != "measure":
-                raise _missing(path)
-            found[table.name] = table
-        for path in [*wire["dimensions"], *self.times]:
-            table, _, kind = member_kind(self.tables, path)
-            if kind == "measure":
-                raise _missing(path)
-            found[table.name] = table
+        dimensions = [*wire["dimensions"], *self.times]
+        for paths, is_measure in ((self.measures, True), (dimensions, False)):
+            for path in paths:
+                table, _, kind = member_kind(self.tables, path)
+                if (kind == "measure") != is_measure:
+                    raise _unknown(path)
+                found[table.name] = table
         for path in [*wire.get("segments", ()), *_members(wire["filters"])]:
             cube = path.split(".", 1)[0]
             if cube not in self.tables:
@@ -276,30 +261,28 @@ class _Scope:
         return next(iter(found.values()))
 
     def _plain(self, path: str) -> _Column:
-        _, name, _ = member_kind(self.tables, path)
-        return _Column(member=path, labels=(path,), read=lambda row: row[name])
+        return _Column(member=path, labels=(path,), read=op.itemgetter(_name(path)))
 
     def _granular(self, path: str, unit: str) -> _Column:
         _, name, kind = member_kind(self.tables, path)
-        if kind != "time" or unit not in _dates.GRANULARITIES:
+        if kind != "time" or unit not in dates.UNITS:
             raise Refusal.user(
                 f'Granularity "{unit}" does not exist in dimension {path}'
             )
-        where = self.plan.where
 
         def read(row: Row) -> datetime | None:
             value = row[name]
             if not isinstance(value, datetime):
                 return None
-            return _dates.floor(value.astimezone(where).replace(tzinfo=None), unit)
+            wall = value.astimezone(self.plan.zone).replace(tzinfo=None)
+            return dates.floor(wall, unit)
 
         return _Column(member=path, labels=(f"{path}.{unit}", path), read=read)
 
     def _segment(self, path: str) -> Callable[[Row], bool]:
-        name = path.split(".", 1)[1]
-        if name not in self.table.segments:
-            raise _missing(path)
-        return self.table.segments[name]
+        if _name(path) not in self.table.segments:
+            raise _unknown(path)
+        return self.table.segments[_name(path)]
 
     def _need_primary_key(self) -> None:
         key = self.table.primary_key
@@ -311,15 +294,8 @@ class _Scope:
                 "this check."
             )
 
-    def _add_range(self, path: str, ends: list[str]) -> None:
-        name = path.split(".", 1)[1]
-        within = condition("inDateRange", ends, "time", self.plan.where)
-        self.conditions.append(lambda row: within(row[name]))
-
     def _add_filter(self, one: dict[str, Any]) -> None:
-        kinds = {
-            member_kind(self.tables, path)[2] == "measure" for path in _members([one])
-        }
+        kinds = {member_kind(self.tables, p)[2] == "measure" for p in _members([one])}
         if len(kinds) > 1:
             raise Refusal.user(
                 "You cannot use dimension and measure in same condition: "
@@ -339,7 +315,7 @@ class _Scope:
             if group in one:
                 children = [self._combined(child, leaf) for child in one[group]]
                 if not children:
-                    return lambda _: True
+                    return _always
                 return lambda row, c=children, j=join: j(  # type: ignore[misc]
                     child(row) for child in c
                 )
@@ -347,19 +323,15 @@ class _Scope:
         kind = member_kind(self.tables, path)[2]
         kind = "number" if kind == "measure" else kind
         values = one.get("values") or ()
-        return leaf(path, condition(one["operator"], values, kind, self.plan.where))
+        return leaf(path, condition(one["operator"], values, kind, self.plan.zone))
 
     def _stored(self, path: str, holds: Condition) -> Callable[[Row], bool]:
-        name = path.split(".", 1)[1]
+        name = _name(path)
         return lambda row: holds(row[name])
 
     def _measured(self, path: str, holds: Condition) -> Callable[[_Group], bool]:
-        aggregate = self.table.measures[path.split(".", 1)[1]]
+        aggregate = self.table.measures[_name(path)]
         return lambda group: holds(_aggregated(aggregate, group))
-
-    def keeps(self, row: Row) -> bool:
-        """Tell whether a row passes the filters on dimensions."""
-        return all(holds(row) for holds in self.conditions)
 
     def lines(self, rows: list[Row]) -> list[list[Any]]:
         """Group the rows and compute the measures: columns first, then measures."""
@@ -370,7 +342,7 @@ class _Scope:
             groups.setdefault((number, *key) if ungrouped else key, []).append(row)
         if not groups and not self.columns and not ungrouped:
             groups[()] = []
-        aggregates = [self.table.measures[m.split(".", 1)[1]] for m in self.measures]
+        aggregates = [self.table.measures[_name(m)] for m in self.measures]
         return [
             [*(key[1:] if ungrouped else key), *(_aggregated(a, g) for a in aggregates)]
             for key, g in groups.items()
@@ -380,17 +352,17 @@ class _Scope:
     def ordered(self, lines: list[list[Any]]) -> list[list[Any]]:
         """Sort by the query's order or by Cube's default; NULLs as PostgreSQL does."""
         names = [*(column.member for column in self.columns), *self.measures]
-        for member, way in reversed(self._order()):
+        for member, direction in reversed(self._order()):
             if member not in names:
                 continue  # Cube ignores it
-            index, down = names.index(member), way == "desc"
+            index = names.index(member)
             lines = sorted(
                 lines,
                 key=lambda line, i=index: (  # type: ignore[misc]
                     line[i] is None,
                     0 if line[i] is None else line[i],
                 ),
-                reverse=down,
+                reverse=direction == "desc",
             )
         return lines
 
@@ -405,17 +377,16 @@ class _Scope:
         return [(self.columns[0].member, "asc")] if self.columns else []
 
     def shape(self) -> tuple[list[str], list[int]]:
-        """Name the answer's columns and tell where each stands in a line.
+        """Return the names of the answer's columns and their positions in a line.
 
-        A time dimension with a granularity stands there twice.
+        A time dimension with a granularity has two columns.
         """
         labelled: dict[str, int] = {}
         for index, column in enumerate(self.columns):
             labelled.update(dict.fromkeys(column.labels, index))
         measured = enumerate(self.measures, len(self.columns))
         labelled.update((measure, index) for index, measure in measured)
-        extra = ["compareDateRange"] if self.extra else []
-        return [*labelled, *extra], list(labelled.values())
+        return list(labelled), list(labelled.values())
 
 
 def _members(filters: Iterable[dict[str, Any]]) -> Iterable[str]:

@@ -16,10 +16,9 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 import msgspec
 
-from ortege_watch.testing._cube import Refusal
-from ortege_watch.testing._cube import dates as _dates
+from ortege_watch.testing._cube import Refusal, dates
 from ortege_watch.testing._cube.evaluate import Evaluated, evaluate, member_kind
-from ortege_watch.testing._cube.query import Plan, Request, Settings, request
+from ortege_watch.testing._cube.query import Plan, Planner, Request
 from ortege_watch.testing._cube.table import Table
 from ortege_watch.testing._messages import (
     HttpRequest,
@@ -30,6 +29,14 @@ from ortege_watch.testing._messages import (
     token_in,
 )
 from ortege_watch.testing._server import Faults
+
+Generation: TypeAlias = Literal["strict", "classic", "tutorial"]
+Numbers: TypeAlias = Literal["string", "json"]
+
+BASE: Final = "/cubejs-api/v1"
+_AGG_TYPES: Final = {"count_distinct": "countDistinct"}
+_VISIBLE: Final = {"isVisible": True, "public": True}
+
 
 # Tokens as Cube's default authentication accepts them: JWT, HS256
 
@@ -72,10 +79,6 @@ def verified(token: Any, secret: str, *, now: float) -> bool:
     )
 
 
-Generation: TypeAlias = Literal["strict", "classic", "tutorial"]
-Numbers: TypeAlias = Literal["string", "json"]
-
-
 @attrs.frozen(kw_only=True)
 class Answer:
     """The answer to a call.
@@ -87,7 +90,7 @@ class Answer:
         passing: whether time alone may change the answer.
     """
 
-    status: int
+    status: int = 200
     body: Any
     rows: bytes | None = None
     passing: bool = False
@@ -104,10 +107,11 @@ class Gateway:
 
     generation: Generation
     tables: Mapping[str, Table]
-    settings: Settings
     secret: str
     now: Callable[[], float]
     numbers: Numbers = "string"
+    default_limit: int = 10_000
+    max_limit: int = 50_000
     faults: Faults = attrs.field(factory=Faults)
     refreshed: float = attrs.field(init=False)
     version: int = 0
@@ -151,69 +155,35 @@ class Gateway:
             method: ``"load"``, ``"subscribe"``, ``"sql"``, ``"dry-run"`` or ``"meta"``.
             fields: ``query``, ``queryType`` and ``cache``.
         """
-        query = fields.get("query")
+        if method == "meta":
+            cubes = [_described(table) for table in self.tables.values()]
+            return Answer(body={"cubes": cubes})
+        query, query_type, cache = map(fields.get, ("query", "queryType", "cache"))
+        if method in {"sql", "dry-run"}:
+            query_type, cache = "multi", None
         try:
-            match method:
-                case "meta":
-                    cubes = [_described(table) for table in self.tables.values()]
-                    return Answer(status=200, body={"cubes": cubes})
-                case "sql":
-                    return self._sql(query)
-                case "dry-run":
-                    return self._dry_run(query)
-                case _:
-                    return self._load(
-                        query, fields.get("queryType"), fields.get("cache")
-                    )
+            asked = self._request(query, query_type, cache)
+            # Members are looked up before the database is asked.
+            answers = [
+                evaluate(p, self.tables, classic=self.classic) for p in asked.plans
+            ]
         except Refusal as refusal:
             return self.refusal(refusal)
-
-    def _load(self, query: Any, query_type: Any, cache: Any) -> Answer:
-        asked = self._request(query, query_type, cache)
-        # Members are looked up before the database is asked.
-        answers = self._evaluate(asked)
+        if method == "sql":
+            statements = [_statement(plan) for plan in asked.plans]
+            regular = asked.type == "regularQuery"
+            return Answer(body=statements[0] if regular else statements)
+        if method == "dry-run":
+            return _dry_run(asked)
         if self.faults.take("wait"):
-            return Answer(status=200, body={"error": "Continue wait"})
+            return Answer(body={"error": "Continue wait"})
         failing = self.faults.take("query")
         if failing is not None:
             message, status = failing
             return Answer(status=status, body={"error": message})
-        data = [_data(answer, asked.format, self.numbers) for answer in answers]
-        results = [
-            self._result(*each) for each in zip(asked.plans, answers, data, strict=True)
-        ]
-        body = results[0]
-        if query_type == "multi":
-            body = {
-                "queryType": asked.type,
-                "results": results,
-                "pivotQuery": asked.pivot(),
-                "slowQuery": False,
-            }
-        rows = encode(body) if self.classic else b"\n".join(bytes(raw) for raw in data)
-        passing = any(plan.relative for plan in asked.plans)
-        return Answer(status=200, body=body, rows=rows, passing=passing)
+        return self._results(asked, answers, multi=query_type == "multi")
 
-    def _sql(self, query: Any) -> Answer:
-        asked = self._request(query, "multi")
-        self._evaluate(asked)
-        bodies = [_statement(plan) for plan in asked.plans]
-        regular = asked.type == "regularQuery"
-        return Answer(status=200, body=bodies[0] if regular else bodies)
-
-    def _dry_run(self, query: Any) -> Answer:
-        asked = self._request(query, "multi")
-        self._evaluate(asked)
-        body = {
-            "queryType": asked.type,
-            "normalizedQueries": [plan.wire for plan in asked.plans],
-            "queryOrder": [dict(plan.order or ()) for plan in asked.plans],
-            "transformedQueries": [{} for _ in asked.plans],
-            "pivotQuery": asked.pivot(),
-        }
-        return Answer(status=200, body=body)
-
-    def _request(self, query: Any, query_type: Any, cache: Any = None) -> Request:
+    def _request(self, query: Any, query_type: Any, cache: Any) -> Request:
         if not query or query == "undefined":
             raise Refusal("Query param is required")
         if isinstance(query, str):
@@ -223,23 +193,40 @@ class Gateway:
                 raise Refusal(
                     f"Unable to decode query param as JSON, error: {error}"
                 ) from None
-        return request(
-            query,
-            query_type=query_type,
-            cache=cache,
+        planner = Planner(
+            classic=self.classic,
+            default_limit=self.default_limit,
+            max_limit=self.max_limit,
             now=datetime.fromtimestamp(self.now(), UTC),
-            settings=self.settings,
+            cache=cache,
         )
+        return planner.request(query, query_type)
 
-    def _evaluate(self, asked: Request) -> list[Evaluated]:
-        return [evaluate(p, self.tables, classic=self.classic) for p in asked.plans]
+    def _results(
+        self, asked: Request, answers: list[Evaluated], *, multi: bool
+    ) -> Answer:
+        data = [_data(answer, asked.format, self.numbers) for answer in answers]
+        results = [
+            self._result(*each) for each in zip(asked.plans, answers, data, strict=True)
+        ]
+        body = results[0]
+        if multi:
+            body = {
+                "queryType": asked.type,
+                "results": results,
+                "pivotQuery": asked.pivot(),
+                "slowQuery": False,
+            }
+        rows = encode(body) if self.classic else b"\n".join(bytes(raw) for raw in data)
+        passing = any(plan.relative for plan in asked.plans)
+        return Answer(body=body, rows=rows, passing=passing)
 
     def _result(
         self, plan: Plan, answer: Evaluated, data: msgspec.Raw
     ) -> dict[str, Any]:
         moment = datetime.fromtimestamp(self.refreshed, UTC)
         rest = {
-            "lastRefreshTime": f"{_dates.stamp(moment)}Z",
+            "lastRefreshTime": f"{dates.stamp(moment)}Z",
             "annotation": self._annotation(plan),
             "dataSource": "default",
             "dbType": "postgres",
@@ -293,54 +280,59 @@ def _drill(table: Table, measure: str) -> dict[str, Any]:
 
 
 def _described(table: Table) -> dict[str, Any]:
-    def named(name: str) -> dict[str, Any]:
-        path = f"{table.name}.{name}"
-        return {"name": path, "title": _title(path)}
+    """Describe a table as /meta does."""
 
-    shown = {"isVisible": True, "public": True}
+    def titled(name: str) -> dict[str, Any]:
+        path = f"{table.name}.{name}"
+        return {"name": path, "title": _title(path), "shortTitle": _title(name)}
+
     measures = [
         {
-            **named(name),
-            "shortTitle": _title(name),
+            **titled(name),
             "cumulativeTotal": False,
             "cumulative": False,
             "type": "number",
             "aggType": _AGG_TYPES.get(measure.function, measure.function),
             **_drill(table, name),
-            **shown,
+            **_VISIBLE,
         }
         for name, measure in table.measures.items()
     ]
     dimensions = [
         {
-            **named(name),
+            **titled(name),
             "type": kind,
-            "shortTitle": _title(name),
             "suggestFilterValues": True,
-            **shown,
+            **_VISIBLE,
             "primaryKey": name == table.primary_key,
         }
         for name, kind in table.dimensions.items()
-    ]
-    segments = [
-        {**named(name), "shortTitle": _title(name), **shown} for name in table.segments
     ]
     return {
         "name": table.name,
         "type": "cube",
         "title": _title(table.name),
-        **shown,
+        **_VISIBLE,
         "measures": measures,
         "dimensions": dimensions,
-        "segments": segments,
+        "segments": [{**titled(name), **_VISIBLE} for name in table.segments],
         "hierarchies": [],
     }
 
 
-_AGG_TYPES = {"count_distinct": "countDistinct"}
+def _dry_run(asked: Request) -> Answer:
+    body = {
+        "queryType": asked.type,
+        "normalizedQueries": [plan.wire for plan in asked.plans],
+        "queryOrder": [dict(plan.order or ()) for plan in asked.plans],
+        "transformedQueries": [{} for _ in asked.plans],
+        "pivotQuery": asked.pivot(),
+    }
+    return Answer(body=body)
 
 
 def _statement(plan: Plan) -> dict[str, Any]:
+    """Write a statement for a query; nothing runs it."""
     members = [*plan.wire["dimensions"], *(plan.wire.get("measures") or ())]
     members += [t["dimension"] for t in plan.wire["timeDimensions"]]
     aliases = {path.replace(".", "__"): path for path in members}
@@ -348,13 +340,12 @@ def _statement(plan: Plan) -> dict[str, Any]:
     table = members[0].split(".", 1)[0]
     limit = plan.wire["limit"]
     text = f"SELECT {columns} FROM {table} LIMIT {limit}"  # noqa: S608 - never run
-    order = dict(plan.order or ())
     return {
         "sql": {
             "sql": [text, []],
             "aliasNameToMember": aliases,
             "cacheKeyQueries": [],
-            "order": order,
+            "order": dict(plan.order or ()),
             "dataSource": "default",
             "external": False,
         }
@@ -380,14 +371,14 @@ def _shown(value: Any, numbers: Numbers) -> Any:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, datetime):
-        return _dates.stamp(value)
+        return dates.stamp(value)
     if numbers == "string":
         return format(value, "f") if isinstance(value, Decimal) else str(value)
-    # The native result pipeline prints whole numbers with a fraction.
+    # Newer servers write whole numbers with a fraction.
     return Decimal(f"{value}.0") if isinstance(value, int) else Decimal(f"{value:f}")
 
 
-BASE: Final = "/cubejs-api/v1"
+# REST
 
 
 def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:

@@ -378,10 +378,12 @@ class Server:
         self.time = time.monotonic if clock is None else clock.now
         self.port = port
         self._interval = interval
-        self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.Server | None = None
-        self._stop = self._wake = asyncio.Event()
+        # Set by start()
+        self._thread: threading.Thread
+        self._ticking: asyncio.Task[None]
+        self._wake: asyncio.Event
 
     # What a subclass decides
 
@@ -444,54 +446,47 @@ class Server:
     @property
     def running(self) -> bool:
         """Whether the thread runs."""
-        return self._thread is not None
+        return self._loop is not None
 
     def start(self) -> None:
-        """Start the thread and listen; return when connections can be made.
+        """Start the thread and listen.
 
         Raises:
             OSError: the port is taken.
         """
-        started = threading.Event()
-        failures: list[BaseException] = []
-        self._stop, self._wake = asyncio.Event(), asyncio.Event()
-
-        def run() -> None:
-            try:
-                asyncio.run(self._main(started))
-            except BaseException as error:  # noqa: BLE001 - raised in start()
-                failures.append(error)
-                started.set()
-
-        self._thread = threading.Thread(target=run, name="fake-server", daemon=True)
+        self._loop, self._wake = asyncio.new_event_loop(), asyncio.Event()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="fake-server", daemon=True
+        )
         self._thread.start()
-        started.wait()
-        if failures:
-            self._thread.join()
-            self._thread = None
-            raise failures[0]
+        try:
+            self.run(self._open)
+        except BaseException:
+            self._end(self._loop)
+            raise
 
     def stop(self) -> None:
         """End every connection, the loop and the thread."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self.loop.call_soon_threadsafe(self._stop.set)
-            thread.join()
-            self._loop = None
+        if self._loop is not None:
+            self.run(self._close)
+            self._end(self._loop)
 
-    async def _main(self, started: threading.Event) -> None:
-        self._loop = asyncio.get_running_loop()
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join()
+        loop.close()
+        self._loop = None
+
+    async def _open(self) -> None:
         await self.listen()
-        ticking = asyncio.create_task(self._ticks())
-        started.set()
-        try:
-            await self._stop.wait()
-        finally:
-            ticking.cancel()
-            await asyncio.gather(ticking, return_exceptions=True)
-            await self.unlisten()
-            for _ in range(_FINAL_ITERATIONS):
-                await self.end_connections()
+        self._ticking = asyncio.create_task(self._ticks())
+
+    async def _close(self) -> None:
+        self._ticking.cancel()
+        await asyncio.gather(self._ticking, return_exceptions=True)
+        await self.unlisten()
+        for _ in range(_FINAL_ITERATIONS):
+            await self.end_connections()
 
     async def _ticks(self) -> None:
         while True:
@@ -530,7 +525,7 @@ class Server:
 
     def run(self, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine in the loop and return its result."""
-        loop = self.loop
+        loop = self.loop  # before the coroutine is made, which nothing would await
         return asyncio.run_coroutine_threadsafe(action(), loop).result()
 
     def call(self, action: Callable[[], T]) -> T:

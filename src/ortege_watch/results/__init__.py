@@ -1,5 +1,5 @@
-"""What a query gives back: rows with exact, typed values, read when they are needed."""
+"""Results of queries: rows with exact, typed values, read when they are accessed."""
 
-from ortege_watch.results.result import ChangedRow, Result, Row, rows_into
+from ortege_watch.results.result import ChangedRow, Result, Row
 
-__all__ = ["ChangedRow", "Result", "Row", "rows_into"]
+__all__ = ["ChangedRow", "Result", "Row"]

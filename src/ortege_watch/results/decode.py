@@ -1,15 +1,15 @@
-"""The columns of a result, and its rows as cells: values as they were sent.
+"""From the JSON text of rows to typed values: shapes, cells, readers and layouts.
 
-A row is read into a small msgspec structure that is made for its columns, about twice
-as fast as into a dictionary. Cells know no order of columns: some servers write the
-keys of every row in an order of their own.
+A row is decoded into a small msgspec structure that is created for its columns, its
+cells: about twice as fast as into a dictionary. A cell is a value as it was sent. Some
+servers send the keys of every row in a different order, so columns have no order.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
@@ -30,18 +30,14 @@ __all__ = [
     "Cells",
     "Kind",
     "Layout",
-    "Place",
     "Reader",
     "Shape",
-    "annotated",
-    "annotated_measures",
     "canonical",
-    "declared",
     "first_shape",
-    "frozen",
     "is_verbatim",
     "lay_out",
     "read_column",
+    "read_object",
     "read_rows",
     "reader",
     "row_at",
@@ -54,30 +50,44 @@ __all__ = [
 Cells: TypeAlias = Any
 """An instance of ``Shape.cells``: one attribute for each column."""
 
-_LOOKED_AT: Final = 1 << 16
+Kind: TypeAlias = type[Any] | None
+"""The type of a column; ``None`` if nobody declares it, and values stay as sent."""
+
+Reader: TypeAlias = Callable[[Any], Any]
+"""Reads one value that is not NULL; raises ``ValueError`` with the reason."""
+
+Place: TypeAlias = tuple[str, str, Reader]
+"""The name of a column, its attribute in the cells, and the reader of its values."""
+
+_EXAMINED: Final = 1 << 16
 _EMPTY: Final = len("[]")
 _TRIES: Final = 8
+_MAX_DIGITS: Final = 4300
+"""Python refuses to read longer integers from text: that takes quadratic time."""
+
+_MAX_PLACES: Final = 256
+
+_TIME: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}"
+_is_integer = re.compile(r"-?[0-9]{1,4300}").fullmatch
+_is_time = re.compile(
+    rf"{_TIME}(?:\.[0-9]{{1,6}}0*)?(?P<zone>Z|[+-][0-9]{{2}}:[0-9]{{2}})?"
+).fullmatch
+_DIGITS_TO_ZERO: Final = str.maketrans("123456789", "000000000")
 
 
 class Shape:
-    """Know a set of columns, and read rows that have exactly these.
+    """A set of columns, and the decoder of rows that have exactly these.
 
     Attributes:
         columns: their names, sorted.
         attributes: for each of them, the attribute of the cells.
         cells: the class of the cells.
-        shortest: no row in the default form has fewer bytes.
-        is_plain: no column's name begins like what stands between strings in JSON.
+        shortest: the least number of bytes of a row in the default form.
+        is_plain: no column's name begins with a character that may follow a string in
+            JSON.
     """
 
-    __slots__ = (
-        "_decoder",
-        "attributes",
-        "cells",
-        "columns",
-        "is_plain",
-        "shortest",
-    )
+    __slots__ = ("_decoder", "attributes", "cells", "columns", "is_plain", "shortest")
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.columns = columns
@@ -98,11 +108,14 @@ class Shape:
             of_cells: Any = list[self.cells]  # type: ignore[name-defined]
             self._decoder = msgspec.json.Decoder(of_cells, float_hook=Decimal)
         except ValueError:
-            # msgspec reads no names with quotes, backslashes or control characters.
+            # msgspec supports no names with quotes, backslashes or control characters.
             self.cells = _cells([(name, Any) for name in self.attributes.values()])
 
     def decode(self, data: bytes) -> list[Cells] | None:
-        """Read a JSON list of rows; ``None`` if these are not all of this shape.
+        """Decode a JSON list of rows; return ``None`` if not all have this shape.
+
+        Whether a row has a key twice is only counted in the first 64 kB: keys come from
+        the query, so that all rows have the same, and counting takes time.
 
         Raises:
             DecodeError: a row has a key twice.
@@ -113,22 +126,14 @@ class Shape:
             rows: list[Cells] = self._decoder.decode(data)
         except codec.UNREADABLE:
             return None
-        if not self._has_all_keys_once(data):
+        start = data
+        if len(data) > _EXAMINED:
+            start = data[: data.rfind(b'},{"', 0, _EXAMINED) + 1]
+        count = start.count(b'},{"') + (len(start) > _EMPTY)
+        # Other colons after quotes belong to repeated keys, or are within a value.
+        if start.count(b'":') != count * len(self.columns):
             _check_keys(data)
         return rows
-
-    def _has_all_keys_once(self, data: bytes) -> bool:
-        """Return whether every key occurs once; ``False`` means that it must be checked.
-
-        A key that stands twice in its row is one colon too many; so is a colon after a
-        quote inside of a value. Keys come from the query, so that one row has what all
-        have: no more than the first 64 kB are counted, for counting all would take as
-        long as reading them.
-        """
-        if len(data) > _LOOKED_AT:
-            data = data[: data.rfind(b'},{"', 0, _LOOKED_AT) + 1]
-        rows = data.count(b'},{"') + (len(data) > _EMPTY)
-        return data.count(b'":') == rows * len(self.columns)
 
 
 def _cells(fields: list[Any]) -> type[msgspec.Struct]:
@@ -142,28 +147,27 @@ def shape_of(columns: tuple[str, ...]) -> Shape:
 
 
 def read_rows(
-    data: memoryview, likely: Shape | None = None
+    data: memoryview, expected: Shape | None = None
 ) -> tuple[Shape, list[Cells]]:
-    """Read rows in whichever response form they are: default, compact or columnar.
+    """Decode rows in any response form: default, compact or columnar.
 
     Args:
         data: JSON text.
-        likely: the columns that are expected.
+        expected: the columns that the rows probably have.
 
     Raises:
-        DecodeError: the data has another form, a row is not an object or has a
-            key twice, a compact row or a column has not the length it must have.
+        DecodeError: the data has another form, a row is not an object or has a key
+            twice, or a compact row or a column has the wrong length.
     """
     text = bytes(data)
-    start = text[:1]
-    if start == b"{":
+    if text[:1] == b"{":
         return _read_table(text)
-    if start != b"[":
-        problem = "an answer's rows are a list of objects, or an object with a table"
+    if text[:1] != b"[":
+        problem = "rows must be a list of objects or a table"
         raise DecodeError(problem, excerpt=codec.excerpt(text))
-    rows = likely.decode(text) if likely else None
-    if likely is not None and rows:
-        return likely, rows
+    rows = expected.decode(text) if expected else None
+    if expected is not None and rows:
+        return expected, rows
     shape = first_shape(data)
     rows = shape.decode(text) if shape else None
     if shape is None or rows is None:
@@ -172,16 +176,16 @@ def read_rows(
 
 
 def first_shape(data: memoryview) -> Shape | None:
-    """Read the columns of the first row alone; ``None`` if that is not easily done."""
-    start = bytes(data[:_LOOKED_AT])
+    """Return the columns of the first row; ``None`` if they are not easily found."""
+    start = bytes(data[:_EXAMINED])
     end = 0
     for _ in range(_TRIES):
         end = start.find(b"}", end) + 1
         if not end:
             break
         try:
-            # What begins a list and is whole is its first row: a brace inside of a
-            # value cuts the row off within that value.
+            # Valid JSON at the start of the list is the whole first row: a brace
+            # within a value cuts the row off within that value.
             row = codec.loads(start[1:end])
         except DecodeError:
             continue
@@ -190,9 +194,9 @@ def first_shape(data: memoryview) -> Shape | None:
 
 
 def _read_unlike(data: bytes) -> tuple[Shape, list[Cells]]:
-    """Read rows that are unlike each other, or unlike what ``Shape.decode`` takes.
+    """Decode rows that differ in their columns, or that ``Shape.decode`` rejects.
 
-    A column that a row does not have is ``msgspec.UNSET`` in its cells.
+    A column that a row lacks is ``msgspec.UNSET`` in its cells.
     """
     rows = codec.loads(data)
     columns: set[str] = set()
@@ -211,19 +215,18 @@ def _read_unlike(data: bytes) -> tuple[Shape, list[Cells]]:
 
 def _check_keys(data: bytes) -> None:
     """Raise a DecodeError if a row has a key twice."""
-    json.loads(data, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+    json.loads(data, object_pairs_hook=_refuse_repeated, parse_int=str, parse_float=str)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> None:
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        problem = f"a row has {', '.join(twice)} more than once"
-        raise DecodeError(problem)
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise DecodeError(f"a row has {', '.join(repeated)} more than once")
 
 
 class _Table(msgspec.Struct):
-    """The compact form has ``dataset``, the columnar form ``columns``."""
+    """Rows in the compact form, as ``dataset``, or in the columnar, as ``columns``."""
 
     members: list[str]
     dataset: list[list[Any]] | None = None
@@ -237,24 +240,22 @@ def _read_table(data: bytes) -> tuple[Shape, list[Cells]]:
     try:
         table = _table.decode(data)
     except codec.UNREADABLE as error:
-        problem = f"a table of rows cannot be read ({error})"
+        problem = f"invalid table of rows ({error})"
         raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
     members = table.members
     if len(set(members)) < len(members):
-        problem = f"a table of rows names a column twice: {', '.join(members)}"
-        raise DecodeError(problem)
+        raise DecodeError(f"a table of rows has a column twice: {', '.join(members)}")
     if table.dataset is not None:
         rows: Sequence[Sequence[Any]] = table.dataset
         _check_lengths("row", rows, len(members))
     elif table.columns is not None:
         columns = table.columns
         if len(columns) != len(members):
-            problem = f"{len(members)} columns are named, but {len(columns)} are there"
-            raise DecodeError(problem)
+            raise DecodeError(f"expected {len(members)} columns, got {len(columns)}")
         _check_lengths("column", columns, len(columns[0]) if columns else 0)
         rows = list(zip(*columns, strict=True))
     else:
-        problem = "a table of rows has neither dataset nor columns"
+        problem = "a table of rows needs dataset or columns"
         raise DecodeError(problem, excerpt=codec.excerpt(data))
     shape = shape_of(tuple(sorted(members)))
     places = [members.index(name) for name in shape.columns]
@@ -264,67 +265,13 @@ def _read_table(data: bytes) -> tuple[Shape, list[Cells]]:
 def _check_lengths(what: str, lists: Sequence[Sequence[Any]], length: int) -> None:
     for i, items in enumerate(lists):
         if len(items) != length:
-            problem = f"{what} {i} has {len(items)} values instead of {length}"
-            raise DecodeError(problem)
+            raise DecodeError(f"{what} {i} has {len(items)} values, expected {length}")
 
 
-# One value of a result: from what servers send to what a member is declared as.
-#
 # Servers send numbers as strings, as JSON integers and, from the native pipeline of Cube
-# 1.2 on, as ``1.0``; times without a zone; booleans as ``true``, and through some drivers
-# as ``"1"`` or ``1``. Python's own constructors take far more than that (``"1_000"``,
-# ``" 5"``, digits of other scripts), so nothing reaches them unchecked.
-
-
-Kind: TypeAlias = type[Any] | None
-"""What a column is declared as; ``None`` where nobody says, and values stay as sent."""
-
-Reader: TypeAlias = Callable[[Any], Any]
-"""Reads one value that is not NULL; raises ``ValueError`` with the reason."""
-
-_MOST_DIGITS: Final = 4300
-"""Python refuses to read longer integers from text: that takes quadratic time."""
-
-_TIME: Final = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}"
-
-_is_integer = re.compile(r"-?[0-9]{1,4300}").fullmatch
-_is_time = re.compile(
-    rf"{_TIME}(?:\.[0-9]{{1,6}}0*)?(?P<zone>Z|[+-][0-9]{{2}}:[0-9]{{2}})?"
-).fullmatch
-
-_DIGITS_TO_ZERO: Final = str.maketrans("123456789", "000000000")
-
-
-def _are_digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-def _are_times(values: Sequence[str]) -> bool:
-    """Return whether all have the form ``YYYY-MM-DDTHH:MM:SS.mmm``, as Cube writes."""
-    pattern = "0000-00-00T00:00:00.000\n" * len(values)
-    return "\n".join([*values, ""]).translate(_DIGITS_TO_ZERO) == pattern
-
-
-@lru_cache(maxsize=64)
-def _are_alike(decimals: int | None) -> Callable[[str], re.Match[str] | None]:
-    """Match lines of numbers with so many decimals, each in its only form."""
-    rest = "" if decimals is None else rf"\.[0-9]{{{decimals}}}"
-    return re.compile(rf"(?:(?:0|-?[1-9][0-9]*+){rest}\n)*+").fullmatch
-
-
-def zone_of(name: str) -> tzinfo:
-    """Return the zone of times that carry none.
-
-    Raises:
-        DecodeError: this machine knows no such zone.
-    """
-    if name == "UTC":
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        problem = f"this machine knows no time zone {name!r}; `pip install tzdata`?"
-        raise DecodeError(problem) from error
+# 1.2 on, as ``1.0``; times without a zone; booleans as ``true`` and, through some drivers,
+# as ``"1"`` or ``1``. Python's own constructors accept much more (``"1_000"``, ``" 5"``,
+# digits of other scripts), so every value is checked first.
 
 
 def read_decimal(value: Any) -> Decimal:
@@ -337,8 +284,7 @@ def read_decimal(value: Any) -> Decimal:
             return Decimal(value)
         except ArithmeticError:
             pass
-    message = "is not a decimal number"
-    raise ValueError(message)
+    raise ValueError("is not a decimal number")
 
 
 def read_int(value: Any) -> int:
@@ -349,33 +295,23 @@ def read_int(value: Any) -> int:
     if kind is str and _is_integer(value):
         return int(value)
     number = read_decimal(value)
-    if number.adjusted() < _MOST_DIGITS:
+    if number.adjusted() < _MAX_DIGITS:
         whole = int(number)
         if whole == number:
             return whole
-    message = "is not a whole number of at most 4300 digits"
-    raise ValueError(message)
+    raise ValueError("is not a whole number of at most 4300 digits")
 
 
 def read_text(value: Any) -> str:
-    """Read a string; numbers and booleans are refused."""
+    """Read a string; numbers and booleans are rejected."""
     if type(value) is str:
         return value
     likely = {bool: "bool", int: "int or Decimal", Decimal: "Decimal"}.get(type(value))
-    message = (
-        f"is not a string; declare the member as {likely}"
-        if likely
-        else "is not a string"
-    )
-    raise ValueError(message)
+    advice = f"; declare the member as {likely}" if likely else ""
+    raise ValueError(f"is not a string{advice}")
 
 
-_BOOLEANS: Final[dict[str, bool]] = {
-    "true": True,
-    "false": False,
-    "1": True,
-    "0": False,
-}
+_BOOLEANS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
 def read_bool(value: Any) -> bool:
@@ -385,14 +321,13 @@ def read_bool(value: Any) -> bool:
             return _BOOLEANS[value]
     elif type(value) in {bool, int, Decimal} and value in {0, 1}:
         return bool(value)
-    message = "is not a boolean"
-    raise ValueError(message)
+    raise ValueError("is not a boolean")
 
 
 def read_time(value: Any, zone: tzinfo) -> datetime:
-    """Read a time, in the given zone unless it carries its own; aware in either case.
+    """Read a time as an aware datetime in the given zone.
 
-    A time with a zone of its own is converted to the given one.
+    A time with a zone of its own is converted.
     """
     match = _is_time(value) if type(value) is str else None
     if match:
@@ -403,12 +338,13 @@ def read_time(value: Any, zone: tzinfo) -> datetime:
             return moment.replace(tzinfo=zone)
         except (ValueError, OverflowError):
             pass
-    message = "is not a time of the form YYYY-MM-DDTHH:MM:SS.mmm"
-    raise ValueError(message)
+    raise ValueError("is not a time of the form YYYY-MM-DDTHH:MM:SS.mmm")
 
 
 def read_as_sent(value: Any) -> Any:
-    """Return a value as it was sent, where no type is declared."""
+    """Return a value of a column without a type as it was sent."""
+    if value is None or value is msgspec.UNSET:
+        raise ValueError("is missing or NULL")
     return deepcopy(value) if type(value) in {dict, list} else value
 
 
@@ -432,25 +368,22 @@ def reader(kind: Kind, zone: tzinfo) -> Reader:
 
 
 def read_column(
-    values: list[Any], kind: Kind, zone: tzinfo, *, nullable: bool = True
+    values: list[Any], kind: Kind, zone: tzinfo, *, nullable: bool
 ) -> list[Any]:
-    """Read a whole column, ``None`` where it is NULL.
+    """Read all values of a column, ``None`` where it is NULL.
 
-    The usual forms are checked and converted all at once; any other value sends the
-    column through the reader for one value.
+    The usual forms are checked and converted together. If a value has another form, all
+    values are read one by one.
 
     Raises:
         ValueError: a value is missing, cannot be read, or is NULL in a column that is
-            not ``nullable``; the caller looks for it one by one.
+            not ``nullable``.
     """
     kinds = set(map(type, values))
     if kinds <= {kind}:
         return values
-    if msgspec.UnsetType in kinds or (type(None) in kinds and not nullable):
-        message = "is missing or NULL"
-        raise ValueError(message)
     if kinds == {str}:
-        # One look at all the characters is much cheaper than one at each value.
+        # Checking the characters of all values together is faster than value by value.
         if kind is int and _are_digits("".join(values)):
             return list(map(int, values))
         if kind is Decimal and _are_digits("".join(values).replace(".", "")):
@@ -462,38 +395,48 @@ def read_column(
             zoned = "+00:00\n".join([*values, ""]).split("\n")
             return list(map(datetime.fromisoformat, zoned[:-1]))
     read = reader(kind, zone)
-    return [None if value is None else read(value) for value in values]
+    return [None if value is None and nullable else read(value) for value in values]
+
+
+def _are_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _are_times(values: Sequence[str]) -> bool:
+    """Return whether all have the form ``YYYY-MM-DDTHH:MM:SS.mmm``, as Cube writes."""
+    pattern = "0000-00-00T00:00:00.000\n" * len(values)
+    return "\n".join([*values, ""]).translate(_DIGITS_TO_ZERO) == pattern
 
 
 def canonical(value: Any, kind: Kind, zone: tzinfo) -> Hashable:
-    """Return what represents a value in comparisons, whatever form it was sent in.
+    """Return a value for comparisons that does not depend on the form it was sent in.
 
-    ``"1.0"``, ``1`` and ``1.0`` are one number, a time is its instant. What cannot be
-    read as declared stands for itself: comparing rows raises nothing.
+    ``"1.0"``, ``1`` and ``1.0`` are one number, and a time is its instant. A value that
+    cannot be read is compared as it was sent, so that comparing rows raises nothing.
     """
     if value is None or value is msgspec.UNSET:
         return cast("Hashable", value)
     try:
         read = reader(kind, zone)(value)
-        return frozen(read.astimezone(UTC) if kind is datetime else read)
+        return _frozen(read.astimezone(UTC) if kind is datetime else read)
     except (ValueError, OverflowError):
-        return frozen(value)
+        return _frozen(value)
 
 
-def frozen(value: Any) -> Hashable:
-    """Return a hashable value for any JSON value."""
+def _frozen(value: Any) -> Hashable:
+    """Return a hashable copy of a JSON value."""
     if isinstance(value, dict):
         entries = cast("dict[str, Any]", value)
-        return frozenset((key, frozen(entry)) for key, entry in entries.items())
+        return frozenset((key, _frozen(entry)) for key, entry in entries.items())
     if isinstance(value, list):
-        return tuple(frozen(item) for item in value)
+        return tuple(_frozen(item) for item in value)
     return cast("Hashable", value)
 
 
 def is_verbatim(values: Sequence[Any], kind: Kind, zone: tzinfo) -> bool:
-    """Return whether values of a column are equal only if their text is equal.
+    """Return whether values of a column are equal only if they were sent alike.
 
-    ``False`` means that nobody looked closely enough to know.
+    ``False`` means that they may be equal in other cases, too.
     """
     kinds = set(map(type, values))
     if kind in {None, str} or str not in kinds:
@@ -511,8 +454,15 @@ def is_verbatim(values: Sequence[Any], kind: Kind, zone: tzinfo) -> bool:
     return alike("\n".join([*texts, ""])) is not None
 
 
+@lru_cache(maxsize=64)
+def _are_alike(decimals: int | None) -> Callable[[str], re.Match[str] | None]:
+    """Match lines of numbers with so many decimals, each in its only form."""
+    rest = "" if decimals is None else rf"\.[0-9]{{{decimals}}}"
+    return re.compile(rf"(?:(?:0|-?[1-9][0-9]*+){rest}\n)*+").fullmatch
+
+
 def sort_key(value: Hashable) -> tuple[int, Any]:
-    """Order canonical values of whatever types, so that a choice among them is one."""
+    """Return a key that sorts canonical values of different types."""
     if isinstance(value, str):
         return (1, value)
     if isinstance(value, int | Decimal):
@@ -527,28 +477,8 @@ def unreadable(column: str, value: object, index: int, reason: str) -> DecodeErr
 
 
 def row_at(index: int) -> str:
-    """Return how error messages name a row; -1 is a row of unknown position."""
+    """Return the name of a row in error messages; -1 is a row of unknown position."""
     return f"row {index}" if index >= 0 else "a row"
-
-
-# What the columns of a result hold: types, zone, and which columns are keys.
-
-
-# A "string" of an annotation may be a number or even an object through some drivers.
-_ANNOTATED: Final[dict[Any, Kind]] = {
-    "number": Decimal,
-    "time": datetime,
-    "boolean": bool,
-}
-
-Place: TypeAlias = tuple[str, str, Reader]
-"""A column's name, its attribute in the cells, and what reads its values."""
-
-_MOST_PLACES: Final = 256
-
-
-def _no_key(_: Cells) -> None:
-    """Return the key of the only row of a result that has only measures."""
 
 
 class Layout:
@@ -599,27 +529,17 @@ class Layout:
     def find(self, column: str | Member[Any] | TimeSelection) -> Place:
         """Return a column's name, its attribute in the cells, and its reader.
 
-        A loop over rows asks for the same few objects again and again: they are known
-        by identity, and kept, so that no other object takes their place.
+        A member is read as it is declared itself, a name as the query declares it.
 
         Raises:
             InvalidArgument: the argument is neither a name nor a member.
             DecodeError: the column does not exist; the message lists the columns.
         """
+        # A loop over rows uses the same few objects for each row. They are found by
+        # identity, and kept, so that their ids are not reused.
         known = self._places.get(id(column))
         if known is not None:
             return known[1]
-        place = self._find(column)
-        if len(self._places) >= _MOST_PLACES:  # members made anew for each access
-            self._places.clear()
-        self._places[id(column)] = column, place
-        return place
-
-    def _find(self, column: str | Member[Any] | TimeSelection) -> Place:
-        """Return a column's name, its attribute in the cells, and its reader.
-
-        A member is read as it is declared itself, a name as the query declares it.
-        """
         if isinstance(column, str):
             name: str = column
             kind: Kind = self.kinds.get(column)
@@ -629,41 +549,53 @@ class Layout:
             except AttributeError:
                 problem = f"column must be a member or a name, got {column!r}"
                 raise InvalidArgument(problem) from None
-            if kind is object:  # undeclared: out of Query.from_wire
+            if kind is object:  # undeclared: from Query.from_wire
                 kind = self.kinds.get(name)
         if name not in self.kinds:
             raise self.missing(name, self.kinds)
-        return name, self.shape.attributes[name], reader(kind, self.zone)
+        place = name, self.shape.attributes[name], reader(kind, self.zone)
+        if len(self._places) >= _MAX_PLACES:  # members are created for each access
+            self._places.clear()
+        self._places[id(column)] = column, place
+        return place
 
     def missing(self, name: str, columns: Iterable[str]) -> DecodeError:
         """Return the error for a column that a row does not have."""
-        there = ", ".join(columns) or "none"
-        return DecodeError(f"unknown column {name!r}: the columns are {there}")
+        listed = ", ".join(columns) or "none"
+        return DecodeError(f"unknown column {name!r}: the columns are {listed}")
+
+
+def _no_key(_: Cells) -> None:
+    """Return the key of the only row of a result that has only measures."""
 
 
 _layout = lru_cache(maxsize=256)(Layout)
 
 
-def lay_out(
-    shape: Shape, kinds: Mapping[str, Kind], measures: Iterable[str], timezone: str
-) -> Layout:
-    """Return the layout of a shape, the same one for the same arguments.
+def lay_out(shape: Shape, part: codec.ResultPart, query: Query | None) -> Layout:
+    """Return the types of columns: as the query declares them, else as annotated.
 
-    Args:
-        shape: the columns that are there.
-        kinds: what columns are declared as, in the order in which rows show them;
-            may name more columns, and fewer: those come last.
-        measures: the columns that are not part of a row's key.
-        timezone: what times without a zone are meant in, an IANA name.
+    The same types are the same object.
 
     Raises:
-        DecodeError: this machine does not know the time zone.
+        DecodeError: the time zone is not known, or the annotation is invalid.
     """
-    there = [(name, kind) for name, kind in kinds.items() if name in shape.attributes]
-    rest = [(name, _implied(name)) for name in shape.columns if name not in kinds]
-    values = frozenset(measures)
-    keys = tuple([name for name in shape.columns if name not in values])
-    return _layout(shape, (*there, *rest), keys, zone_of(timezone))
+    kinds = {} if query is None else _declared(query)
+    annotated: dict[str, Kind] = {}
+    measures: frozenset[str] = frozenset()
+    if not kinds.keys() >= shape.attributes.keys():
+        annotated, measures = _annotated(read_object(part.annotation))
+    if query is None:
+        # A query in Cube's JSON form may be in another zone than UTC.
+        zone = str(read_object(part.query).get("timezone") or "UTC")
+    else:
+        zone = query.timezone
+        measures = frozenset([member.name for member in query.measures])
+    kinds = annotated | kinds
+    columns = [(name, kinds[name]) for name in kinds if name in shape.attributes]
+    columns += [(name, _implied(name)) for name in shape.columns if name not in kinds]
+    keys = tuple([name for name in shape.columns if name not in measures])
+    return _layout(shape, tuple(columns), keys, zone_of(zone))
 
 
 def _implied(name: str) -> Kind:
@@ -671,11 +603,25 @@ def _implied(name: str) -> Kind:
     return datetime if name.startswith("time.") else None
 
 
-def declared(query: Query) -> dict[str, Kind]:
-    """List the columns that a query asks for, with their declared types.
+def zone_of(name: str) -> tzinfo:
+    """Return the zone of times that carry none.
 
-    A member that came out of ``Query.from_wire`` has none: it is left to the server's
-    annotation.
+    Raises:
+        DecodeError: the zone is not in this machine's time zone database.
+    """
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        problem = f"unknown time zone {name!r}; if it exists, run `pip install tzdata`"
+        raise DecodeError(problem) from error
+
+
+def _declared(query: Query) -> dict[str, Kind]:
+    """Return the columns that a query asks for, with their declared types.
+
+    A member from ``Query.from_wire`` has none, so the server's annotation is used.
     """
     kinds: dict[str, Kind] = {member.name: member.type for member in query.dimensions}
     for selection in query.time:
@@ -686,22 +632,29 @@ def declared(query: Query) -> dict[str, Kind]:
     return {name: kind for name, kind in kinds.items() if kind is not object}
 
 
-def annotated(annotation: Mapping[str, Any]) -> dict[str, Kind]:
-    """List the columns that a server's annotation describes, with their types."""
-    return {
-        name: _ANNOTATED.get(entry.get("type"))
-        for kind in ("dimensions", "timeDimensions", "measures")
-        for name, entry in _entries(annotation, kind)
-    }
+# A "string" may be a number or even an object through some drivers.
+_ANNOTATED: Final[dict[Any, Kind]] = {
+    "number": Decimal,
+    "time": datetime,
+    "boolean": bool,
+}
 
 
-def annotated_measures(annotation: Mapping[str, Any]) -> list[str]:
-    """List the columns that a server's annotation calls measures."""
-    return [name for name, _ in _entries(annotation, "measures")]
+def _annotated(annotation: dict[str, Any]) -> tuple[dict[str, Kind], frozenset[str]]:
+    """Return the columns that an annotation describes, and which are measures."""
+    kinds: dict[str, Kind] = {}
+    measures: list[str] = []
+    for group in ("dimensions", "timeDimensions", "measures"):
+        entries = annotation.get(group)
+        if isinstance(entries, dict):
+            for name, entry in entries.items():
+                if isinstance(entry, dict):
+                    kinds[name] = _ANNOTATED.get(entry.get("type"))
+                    measures += [name] if group == "measures" else []
+    return kinds, frozenset(measures)
 
 
-def _entries(annotation: Mapping[str, Any], kind: str) -> list[tuple[str, Any]]:
-    entries = annotation.get(kind)
-    if not isinstance(entries, dict):
-        return []
-    return [(name, entry) for name, entry in entries.items() if isinstance(entry, dict)]
+def read_object(data: msgspec.Raw) -> dict[str, Any]:
+    """Decode a JSON object; anything else is empty."""
+    value = codec.loads(bytes(data) or b"null")
+    return value if isinstance(value, dict) else {}

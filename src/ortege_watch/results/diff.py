@@ -12,6 +12,7 @@ outcome as a comparison of all rows.
 from __future__ import annotations
 
 import operator
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Decimal
@@ -49,6 +50,7 @@ _LARGE: Final = 8192
 _FIRST_CHUNK: Final = 1 << 10
 _LARGEST_CHUNK: Final = 1 << 18
 _REACH: Final = 1 << 16
+_LIST: Final = re.compile(rb"\[(?<=[: \t\r\n]\[)")
 # The number of bytes that may differ in place, apart from a share of the text; a window
 # that only adds or removes rows costs the price.
 _ALLOWED: Final = 2048
@@ -141,16 +143,7 @@ def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
 
 def is_flat(data: memoryview) -> bool:
     """Return whether no value in rows is a list; ``False`` if one may be."""
-    begin = 1
-    while begin < len(data):
-        chunk = bytes(data[begin - 1 : begin + _REACH])
-        found = chunk.find(b"[", 1)
-        while found > 0:
-            if chunk[found - 1] in b": \t\r\n":
-                return False
-            found = chunk.find(b"[", found + 1)
-        begin += _REACH
-    return True
+    return _LIST.search(data) is None
 
 
 def _read(pieces: Iterable[bytes], shape: Shape) -> list[Cells] | None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import count, groupby, repeat
-from operator import attrgetter
+from itertools import count, repeat
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
@@ -19,14 +18,11 @@ from ortege_watch.query import Query
 from ortege_watch.results.decode import (
     Cells,
     Layout,
-    Reader,
     Shape,
-    annotated,
-    annotated_measures,
     canonical,
-    declared,
     first_shape,
     lay_out,
+    read_object,
     read_rows,
     read_time,
     unreadable,
@@ -43,7 +39,6 @@ __all__ = [
     "Result",
     "Row",
     "Snapshot",
-    "rows_into",
 ]
 
 T = TypeVar("T")
@@ -85,14 +80,10 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
         """
         name, attribute, read = self._layout.find(column)
         value = getattr(self._cells, attribute)
-        if value is not None and value is not msgspec.UNSET:
-            try:
-                return read(value)
-            except ValueError as error:
-                raise unreadable(name, value, self._index, str(error)) from error
-        self._read(name, attribute, read)  # raises if the row lacks the column
-        reason = "is NULL; row.get(member) returns None for it"
-        raise unreadable(name, None, self._index, reason)
+        try:
+            return read(value)
+        except ValueError as error:
+            raise self._unreadable(name, value, error) from error
 
     @overload
     def get(self, column: Member[T], default: None = None) -> T | None: ...
@@ -113,8 +104,14 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
             DecodeError: the value has another type, or the column does not exist: a
                 misspelt name does not return the default.
         """
-        value = self._read(*self._layout.find(column))
-        return default if value is None else value
+        name, attribute, read = self._layout.find(column)
+        value = getattr(self._cells, attribute)
+        if value is None:
+            return default
+        try:
+            return read(value)
+        except ValueError as error:
+            raise self._unreadable(name, value, error) from error
 
     def as_dict(self) -> dict[str, Any]:
         """Return all values by the names of their columns, ``None`` for NULL.
@@ -122,39 +119,29 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
         Raises:
             DecodeError: a value is not of its declared type.
         """
-        find = self._layout.find
-        return {name: self._read(*find(name)) for name in self._columns()}
+        return {name: self.get(name) for name in self._columns()}
 
     def into(self, cls: type[T]) -> T:
         """Return the row as an instance of your own class, see :meth:`Result.into`."""
         return convert(self._layout, [self._cells], cls, self._index)[0]
 
     def _columns(self) -> list[str]:
-        attributes = self._layout.shape.attributes
-        return [
-            name
-            for name in self._layout.kinds
-            if getattr(self._cells, attributes[name]) is not msgspec.UNSET
-        ]
+        """Return the columns that this row has: others may have more."""
+        cells, getters = self._cells, self._layout.getters
+        return [name for name in getters if getters[name](cells) is not msgspec.UNSET]
 
-    def _read(self, name: str, attribute: str, read: Reader) -> Any:
-        value = getattr(self._cells, attribute)
-        if value is None:
-            return None
+    def _unreadable(self, name: str, value: object, error: ValueError) -> DecodeError:
         if value is msgspec.UNSET:
-            raise self._layout.missing(name, self._columns())
-        try:
-            return read(value)
-        except ValueError as error:
-            raise unreadable(name, value, self._index, str(error)) from error
+            return self._layout.missing(name, self._columns())
+        null = "is NULL; row.get(member) returns None for it"
+        reason = null if value is None else str(error)
+        return unreadable(name, value, self._index, reason)
 
     def _canonical(self) -> dict[str, Hashable]:
-        layout = self._layout
+        layout, cells = self._layout, self._cells
         return {
             name: canonical(
-                getattr(self._cells, layout.shape.attributes[name]),
-                layout.kinds[name],
-                layout.zone,
+                layout.getters[name](cells), layout.kinds[name], layout.zone
             )
             for name in self._columns()
         }
@@ -177,11 +164,10 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     def __repr__(self) -> str:
         shown = {}
         for name in self._columns():
-            attribute = self._layout.shape.attributes[name]
             try:
-                shown[name] = self._read(*self._layout.find(name))
+                shown[name] = self.get(name)
             except DecodeError:
-                shown[name] = getattr(self._cells, attribute)
+                shown[name] = self._layout.getters[name](self._cells)
         return f"{type(self).__name__}({shown!r})"
 
 
@@ -193,17 +179,6 @@ class ChangedRow(Row, frozen=True, eq=False, gc=False):
     """
 
     before: Row
-
-
-def rows_into(rows: Iterable[Row], cls: type[T]) -> list[T]:
-    """Return rows as instances of your own class, see :meth:`Result.into`.
-
-    This is much faster than :meth:`Row.into` for each of them.
-    """
-    instances: list[T] = []
-    for layout, group in groupby(rows, attrgetter("_layout")):
-        instances += convert(layout, list(map(attrgetter("_cells"), group)), cls, -1)
-    return instances
 
 
 @attrs.define
@@ -276,7 +251,7 @@ class Snapshot(msgspec.Struct, eq=False):
         """Return the types of columns; expect these as long as no row is read."""
         if self.layout is not None and self.layout.shape is shape:
             return self.layout
-        layout = _lay_out(shape, self.part, self.query)
+        layout = lay_out(shape, self.part, self.query)
         if self.cells is None:
             self.layout = layout
         return layout
@@ -294,30 +269,10 @@ class Snapshot(msgspec.Struct, eq=False):
         if self.limit is None:
             limit = None if self.query is None else self.query.limit
             if limit is None:
-                normalized = _read_object(self.part.query)
+                normalized = read_object(self.part.query)
                 limit = normalized.get("limit", normalized.get("rowLimit"))
             self.limit = limit if isinstance(limit, int) else DEFAULT_LIMIT
         return self.limit
-
-
-def _lay_out(shape: Shape, part: ResultPart, query: Query | None) -> Layout:
-    """Return the types of columns: as the query declares them, else as annotated."""
-    annotation: dict[str, Any] = {}
-    kinds = {} if query is None else declared(query)
-    if not kinds.keys() >= shape.attributes.keys():
-        annotation = _read_object(part.annotation)
-        kinds = annotated(annotation) | kinds
-    if query is None:
-        # A query in Cube's JSON form may be in another zone than UTC.
-        zone = _read_object(part.query).get("timezone") or "UTC"
-        return lay_out(shape, kinds, annotated_measures(annotation), str(zone))
-    measures = [member.name for member in query.measures]
-    return lay_out(shape, kinds, measures, query.timezone)
-
-
-def _read_object(data: msgspec.Raw) -> dict[str, Any]:
-    value = codec.loads(bytes(data) or b"null")
-    return value if isinstance(value, dict) else {}
 
 
 class Result(Sequence[Row]):
@@ -369,7 +324,7 @@ class Result(Sequence[Row]):
 
         Keys are ``measures``, ``dimensions``, ``segments`` and ``timeDimensions``.
         """
-        return MappingProxyType(_read_object(self._snapshot.part.annotation))
+        return MappingProxyType(read_object(self._snapshot.part.annotation))
 
     @property
     def truncated(self) -> bool:

@@ -208,21 +208,19 @@ class Entry:
     ) -> T | None:
         """Return the value of a field, or ``None`` if it is absent or ``null``.
 
-        Args:
-            kind: the kind of its value.
-            names: its spellings, the documented one first; those that are there must
-                have the same value.
-            fold: applied to strings before they are compared.
+        ``names`` are its spellings, the documented one first. The values of several
+        must be equal after ``fold``.
         """
-        given = [name for name in names if self.raw.get(name) is not None]
-        if not given:
+        name, value = "", None
+        for each in names:
+            another = self.raw.get(each)
+            if value is None:
+                name, value = each, another
+            elif another is not None and _folded(value, fold) != _folded(another, fold):
+                problem = f"{shown(value)} differs from {shown(another)} in {each}"
+                self.wrong(name, problem)
+        if value is None:
             return None
-        name, *others = given
-        value = self.raw[name]
-        for other in others:
-            if _folded(self.raw[other], fold) != _folded(value, fold):
-                another = shown(self.raw[other])
-                self.wrong(name, f"{shown(value)} differs from {another} in {other}")
         found = kind.read(value)
         if found is None:
             self.wrong(name, f"expected {kind.expected}, got {shown(value)}")
@@ -251,17 +249,10 @@ def read_list(
     path: str = "$",
     excerpt: str = "",
 ) -> list[T]:
-    """Read a list of objects.
-
-    Args:
-        value: the list, or an object that has it under ``key``.
-        key: that key; ``None`` where only a list is valid.
-        read: reads one object.
-        path: the path of ``value``.
-        excerpt: the start of the document, for the error.
+    """Read a list of objects; with a ``key``, an object may have it under the key.
 
     Raises:
-        DecodeError: it is something else; the problems have the paths.
+        DecodeError: it is something else; the problems have the paths below ``path``.
     """
     if key is not None and isinstance(value, dict):
         value, path = value.get(key), f"{path}.{key}"

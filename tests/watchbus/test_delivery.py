@@ -1,7 +1,8 @@
-"""What is delivered, when it is sent again, and when the channel dials."""
+"""When frames are sent and sent again, and when the channel reconnects."""
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,143 +19,158 @@ from ortege_watch import DecodeError, InvalidArgument, Reconnect, TransportError
 from ortege_watch.watchbus import WatchBusError
 from ortege_watch.watchbus.channel import (
     AnswerFrame,
-    Delivery,
-    Redial,
-    Setback,
-    Settled,
-    address_of,
+    PendingFrame,
+    PendingFrames,
+    ReconnectPolicy,
+    parse_address,
     refused_upgrade,
-    server_ahead,
 )
+from ortege_watch.watchbus.requests import server_ahead
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
 
 FAILED = error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
 EXPIRED = error_answer(ResultCode.SIGNATURE_ERROR, "timestamp is expired")
 
 
-def handled(key: str) -> AnswerFrame:
-    return AnswerFrame(key, 200, ok_answer())
+def handled(key: str, body: bytes = ok_answer()) -> AnswerFrame:
+    return AnswerFrame(key, 200, msgspec.Raw(body))
 
 
 def failed(key: str, status: int = 500) -> AnswerFrame:
-    return AnswerFrame(key, status, FAILED)
+    return AnswerFrame(key, status, msgspec.Raw(FAILED))
 
 
-def delivery(*keys: str, **retry: object) -> Delivery:
-    made = Delivery(Reconnect(**retry))
-    for key in keys:
-        made.add(key, f"text of {key}")
-    return made
+def pending(*keys: str, **retry: object) -> tuple[PendingFrames, dict]:
+    frames = PendingFrames(Reconnect(**retry))
+    return frames, {key: frames.add(key, f"text of {key}") for key in keys}
 
 
 def texts(*keys: str) -> list[str]:
     return [f"text of {key}" for key in keys]
 
 
-# ---------------------------------------------------------------------- delivery
-def test_each_parcel_is_sent_once_and_in_order():
-    made = delivery("1", "2")
-    assert made.due(0) == texts("1", "2")
-    assert made.due(0) == []
-    made.add("3", "text of 3")
-    assert made.due(0) == texts("3")
+# ---------------------------------------------------------------------- frames
+def test_each_frame_is_sent_once_and_in_order():
+    frames, _ = pending("1", "2")
+    assert frames.next_at() < 0
+    assert frames.due(0) == texts("1", "2")
+    assert frames.due(0) == []
+    assert frames.next_at() is None
+    frames.add("3", "text of 3")
+    assert frames.due(0) == texts("3")
 
 
 def test_after_a_loss_what_has_no_answer_is_sent_again_in_order():
-    made = delivery("1", "2", "3")
-    made.due(0)
-    assert made.answered(handled("2"), 0, 0) == Settled("2")
-    made.drop("2")
-    made.lost()
-    assert made.due(0) == texts("1", "3")
-    assert len(made) == 2
+    frames, each = pending("1", "2", "3")
+    frames.due(0)
+    assert not frames.on_answer(handled("2"), 0, 0)
+    assert each["2"].resolved.is_set()
+    assert each["2"].error is None
+    frames.connection_lost()
+    assert frames.due(0) == texts("1", "3")
+    assert len(frames) == 2
 
 
-def test_what_nobody_waits_for_is_not_sent_again():
-    made = delivery("1", "2")
-    made.due(0)
-    made.drop("1")
-    made.drop("1")
-    made.lost()
-    assert made.due(0) == texts("2")
-    assert made.answered(handled("1"), 0, 0) is None
+def test_a_dropped_frame_is_not_sent_again():
+    frames, each = pending("1", "2")
+    frames.due(0)
+    frames.drop("1")
+    frames.drop("1")
+    frames.connection_lost()
+    assert frames.due(0) == texts("2")
+    assert not frames.on_answer(handled("1"), 0, 0)
+    assert not each["1"].resolved.is_set()
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 503, 599])
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 599])
 def test_what_was_not_handled_is_sent_again_with_back_off(status):
-    made = delivery("1", "2")
-    made.due(0)
+    frames, each = pending("1", "2")
+    frames.due(0)
     now = 0.0
     for delay in (1, 2, 4, 8, 16, 32, 60, 60):
-        assert made.answered(failed("1", status), now, 0.999999999) is None
-        assert made.next_at() == pytest.approx(now + delay)
-        assert made.due(now + delay * 0.99) == []
+        assert frames.on_answer(failed("1", status), now, 0.999999999)
+        assert frames.next_at() == pytest.approx(now + delay)
+        assert frames.due(now + delay * 0.99) == []
         now += delay
-        assert made.due(now) == texts("1")
-        assert made.next_at() is None
-    assert made.answered(handled("1"), now, 0) == Settled("1")
+        assert frames.due(now) == texts("1")
+        assert frames.next_at() is None
+    assert not frames.on_answer(handled("1"), now, 0)
+    assert each["1"].resolved.is_set()
+    assert each["1"].error is None
 
 
 def test_what_is_held_back_does_not_hold_up_the_others():
-    made = delivery("1", "2", "3")
-    made.due(0)
-    made.answered(failed("1"), 0, 0)
-    made.answered(failed("3"), 0.2, 0)
-    made.add("4", "text of 4")
-    assert made.due(0.2) == texts("4")
-    assert made.next_at() == 0.5
-    assert made.due(0.7) == texts("1", "3")
+    frames, _ = pending("1", "2", "3")
+    frames.due(0)
+    frames.on_answer(failed("1"), 0, 0)
+    frames.on_answer(failed("3"), 0.2, 0)
+    frames.add("4", "text of 4")
+    assert frames.due(0.2) == texts("4")
+    assert frames.next_at() == 0.5
+    assert frames.due(0.7) == texts("1", "3")
 
 
 def test_a_new_connection_does_not_shorten_a_delay():
-    made = delivery("1")
-    made.due(0)
-    made.answered(failed("1"), 10, 0)
-    made.lost()
-    assert made.due(10.4) == []
-    assert made.due(10.5) == texts("1")
+    frames, _ = pending("1")
+    frames.due(0)
+    frames.on_answer(failed("1"), 10, 0)
+    frames.connection_lost()
+    assert frames.due(10.4) == []
+    assert frames.due(10.5) == texts("1")
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 404, 413])
-def test_what_the_receiver_will_never_have_is_settled(status):
-    made = delivery("1")
-    made.due(0)
-    settled = made.answered(failed("1", status), 0, 0)
-    assert settled is not None
-    assert isinstance(settled.error, WatchBusError)
-    assert settled.error.reason == "an alert was not handled"
+def test_what_the_receiver_refuses_for_good_is_resolved(status):
+    frames, each = pending("1")
+    frames.due(0)
+    assert not frames.on_answer(failed("1", status), 0, 0)
+    assert each["1"].resolved.is_set()
+    assert isinstance(each["1"].error, WatchBusError)
+    assert each["1"].error.reason == "an alert was not handled"
+    assert len(frames) == 0
 
 
-def test_an_acknowledgement_that_is_none_is_an_error():
-    made = delivery("1")
-    made.due(0)
-    settled = made.answered(AnswerFrame("1", 200, b"[]"), 0, 0)
-    assert settled is not None
-    assert isinstance(settled.error, DecodeError)
+def test_an_acknowledgement_that_cannot_be_read_is_an_error():
+    frames, each = pending("1")
+    frames.due(0)
+    assert not frames.on_answer(handled("1", b"[]"), 0, 0)
+    assert each["1"].resolved.is_set()
+    assert isinstance(each["1"].error, DecodeError)
 
 
 @pytest.mark.parametrize("attempts", [0, 1, 3])
-def test_attempts_bound_how_often_a_parcel_is_sent_again(attempts):
-    made = delivery("1", attempts=attempts)
+def test_attempts_bound_how_often_a_frame_is_sent_again(attempts):
+    frames, each = pending("1", attempts=attempts)
     for _ in range(attempts):
-        made.due(1e9)
-        assert made.answered(failed("1"), 0, 0) is None
-    made.due(1e9)
-    settled = made.answered(failed("1"), 0, 0)
-    assert settled is not None
-    assert isinstance(settled.error, WatchBusError)
+        frames.due(1e9)
+        assert frames.on_answer(failed("1"), 0, 0)
+    frames.due(1e9)
+    assert not frames.on_answer(failed("1"), 0, 0)
+    assert isinstance(each["1"].error, WatchBusError)
 
 
 def test_a_frame_that_is_too_large_is_the_largest_under_way():
-    made = delivery("1", "22", "333")
-    assert made.too_large() is None
-    made.due(0)
-    made.add("4444", "text of 4444")
-    settled = made.too_large()
-    assert settled is not None
-    assert settled.id == "333"
-    assert isinstance(settled.error, WatchBusError)
-    assert settled.error.status == 413
+    frames, each = pending("1", "22", "333")
+    frames.on_too_large()
+    assert len(frames) == 3
+    frames.due(0)
+    frames.add("4444", "text of 4444")
+    frames.on_too_large()
+    assert [key for key in each if each[key].resolved.is_set()] == ["333"]
+    assert isinstance(each["333"].error, WatchBusError)
+    assert each["333"].error.status == 413
+    assert len(frames) == 3
+
+
+def test_a_failure_resolves_what_is_pending_and_nothing_else():
+    frames, each = pending("1", "2")
+    frames.due(0)
+    frames.on_answer(handled("1"), 0, 0)
+    error = TransportError("no")
+    frames.fail(error)
+    assert (each["1"].error, each["2"].error) == (None, error)
+    assert each["2"].resolved.is_set()
+    assert len(frames) == 0
 
 
 class Deliveries(RuleBasedStateMachine):
@@ -164,16 +180,14 @@ class Deliveries(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.delivery = delivery()
+        self.frames = PendingFrames(Reconnect())
         self.now = 0.0
-        self.given: list[str] = []  # in order, not settled
+        self.given: dict[str, PendingFrame] = {}  # in order, not resolved
         self.under_way: set[str] = set()
-        self.held: dict[str, float] = {}
 
     @rule(target=keys, key=st.uuids().map(str))
     def add(self, key):
-        self.delivery.add(key, f"text of {key}")
-        self.given.append(key)
+        self.given[key] = self.frames.add(key, f"text of {key}")
         return key
 
     @rule(seconds=st.floats(0, 100))
@@ -181,75 +195,72 @@ class Deliveries(RuleBasedStateMachine):
         self.now += seconds
         expected = [
             key
-            for key in self.given
-            if key not in self.under_way and self.held.get(key, 0) <= self.now
+            for key, frame in self.given.items()
+            if key not in self.under_way and frame.not_before <= self.now
         ]
-        assert self.delivery.due(self.now) == texts(*expected)
+        assert self.frames.due(self.now) == texts(*expected)
         self.under_way.update(expected)
 
     @rule()
     def lose(self):
-        self.delivery.lost()
+        self.frames.connection_lost()
         self.under_way.clear()
 
     @rule(key=consumes(keys))
-    def settle(self, key):
-        assert self.delivery.answered(handled(key), self.now, 0) == Settled(key)
-        self.delivery.drop(key)
-        self.given.remove(key)
+    def acknowledge(self, key):
+        assert not self.frames.on_answer(handled(key), self.now, 0)
+        assert self.given.pop(key).resolved.is_set()
         self.under_way.discard(key)
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data())
     def refuse(self, data):
         key = data.draw(st.sampled_from(sorted(self.under_way)))
-        assert self.delivery.answered(failed(key), self.now, 0.5) is None
+        assert self.frames.on_answer(failed(key), self.now, 0.5)
         self.under_way.discard(key)
-        at = self.delivery.next_at()
-        assert at is not None
-        # Which of the held ones it is, its own delay tells.
-        probe = self.delivery._parcels[key].not_before
-        assert self.now + 0.5 <= probe <= self.now + 60
-        self.held[key] = probe
+        assert self.frames.next_at() is not None
+        delay = self.given[key].not_before - self.now
+        assert 0.5 <= delay <= 60
 
     @invariant()
     def nothing_is_lost(self):
-        assert len(self.delivery) == len(self.given)
+        assert len(self.frames) == len(self.given)
+        assert not any(frame.resolved.is_set() for frame in self.given.values())
 
 
 TestDeliveries = Deliveries.TestCase
 
 
-# ------------------------------------------------------------------------ redial
+# ------------------------------------------------------------------------ reconnecting
 def test_delays_double_until_a_connection_has_held():
-    redial = Redial(Reconnect(base=1, cap=60, healthy_after=10))
-    assert [redial.failed(0, 0).delay for _ in range(4)] == [0.5, 1, 2, 4]
-    redial.opened(100)  # an open socket proves nothing
-    assert redial.failed(109.9, 0).delay == 8
-    redial.opened(200)
-    assert redial.failed(210, 0).delay == 0.5
+    policy = ReconnectPolicy(Reconnect(base=1, cap=60, healthy_after=10))
+    assert [policy.failed(0, 0)[0] for _ in range(4)] == [0.5, 1, 2, 4]
+    policy.opened(100)  # an open socket proves nothing
+    assert policy.failed(109.9, 0)[0] == 8
+    policy.opened(200)
+    assert policy.failed(210, 0)[0] == 0.5
     # What held once does not count for the attempts after it.
-    assert redial.failed(1000, 0).delay == 1
+    assert policy.failed(1000, 0)[0] == 1
 
 
 @given(st.lists(st.floats(0, 9.9), max_size=40), st.floats(0, 1, exclude_max=True))
-def test_a_receiver_that_accepts_and_drops_is_not_hammered(lives, draw):
-    redial, now, attempts = Redial(Reconnect()), 0.0, 0
+def test_a_receiver_that_accepts_and_drops_is_not_hammered(lives, jitter):
+    policy, now, attempts = ReconnectPolicy(Reconnect()), 0.0, 0
     for life in lives:
         attempts += now < 60
-        redial.opened(now)
+        policy.opened(now)
         now += life
-        setback = redial.failed(now, draw)
-        assert not setback.gives_up
-        now += setback.delay
+        delay, exhausted = policy.failed(now, jitter)
+        assert not exhausted
+        now += delay
     assert attempts <= 10
 
 
 def test_it_gives_up_after_so_many_failures_and_counts_anew():
-    redial = Redial(Reconnect(attempts=2))
-    told = [redial.failed(0, 0) for _ in range(6)]
-    assert [each.gives_up for each in told] == [False, False, True] * 2
-    assert told[3] == Setback(0.5, gives_up=False)
+    policy = ReconnectPolicy(Reconnect(attempts=2))
+    told = [policy.failed(0, 0) for _ in range(6)]
+    assert [exhausted for _, exhausted in told] == [False, False, True] * 2
+    assert told[3] == (0.5, False)
 
 
 # ----------------------------------------------------------------------- upgrade
@@ -281,7 +292,7 @@ NOON = 1_795_348_800.0
     ("body", "date", "ahead"),
     [
         (EXPIRED, DATE, 90.5),
-        (EXPIRED, None, None),
+        (EXPIRED, "", None),
         (EXPIRED, "yesterday", None),
         (EXPIRED, "Sun, 22 Nov 99999 12:00:00 GMT", None),
         (FAILED, DATE, None),
@@ -307,7 +318,7 @@ def test_what_is_no_refusal_tells_no_time():
     ],
 )
 def test_the_path_of_an_address_is_what_is_signed(url, address, path):
-    assert address_of(url) == (address, path)
+    assert parse_address(url) == (address, path)
 
 
 @pytest.mark.parametrize(
@@ -324,5 +335,5 @@ def test_the_path_of_an_address_is_what_is_signed(url, address, path):
 )
 def test_what_is_no_address_is_refused(url, problem):
     with pytest.raises(InvalidArgument, match=problem) as caught:
-        address_of(url)
+        parse_address(url)
     assert "secret" not in str(caught.value)

@@ -15,6 +15,8 @@ from decimal import Decimal
 from email.utils import formatdate
 from typing import Any, Final
 
+import msgspec
+
 from ortege_watch.errors import DecodeError
 from ortege_watch.testing._messages import (
     HttpRequest,
@@ -427,16 +429,20 @@ class _AlertServer(_SignedServer):
     def message(self, connection: Connection, data: str | bytes) -> None:
         """Answer a frame of alerts."""
         try:
-            frame = frames.read_alerts(data.encode() if isinstance(data, str) else data)
+            data = data.encode() if isinstance(data, str) else data
+            frame = frames.decode_frame(frames.AlertFrame, data)
         except DecodeError:
             connection.close(1007, "not a frame of alerts")
             return
-        answer = self.faults.take("answer") or _outcome(lambda: self.take(frame.body))
+        answer = self.faults.take("answer") or _outcome(
+            lambda: self.take(bytes(frame.body))
+        )
         if self.faults.take("cut"):
             connection.drop()
             return
-        reply = frames.AnswerFrame(frame.id, answer.status, _json(answer.body))
-        text = frames.write_answer(reply).encode()
+        body = msgspec.Raw(_json(answer.body))
+        reply = frames.AnswerFrame(frame.id, answer.status, body)
+        text = frames.encode_frame(reply).encode()
         connection.later(lambda: connection.send(text))
 
 

@@ -1,10 +1,14 @@
-"""Alerts over WebSocket, out: the asyncio shell of the alert channel.
+"""Alerts over one WebSocket: the sender :class:`AlertChannel`, and the receiver.
 
 The page recommends WebSocket for alerts and documents nothing about it, so this channel
 is ours: it works between two programs that use this library. The upgrade is signed with
-the four headers of any request (method ``GET``, the channel's path, an empty body); a
-frame carries what a POST would carry, and is answered as a POST would be. The other end
-is ``channel_server.py``.
+the four headers of any request: method ``GET``, the path of the channel, an empty body.
+
+A frame is the body of an alert POST with an id, and its answer is the response to that
+POST (status and envelope) with the same id, both as JSON in text frames::
+
+    frame:  {"id": "5f3c...", "body": {"alert_info_list": [...]}}
+    answer: {"id": "5f3c...", "status": 200, "body": {"status": "OK", "code": "000000000", ...}}
 """
 
 from __future__ import annotations
@@ -24,14 +28,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Never, Self, TypeAlias,
 
 import anyio
 import msgspec
-from attrs import define, frozen
+from attrs import define, field, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
 from ortege_watch._http.conversation import Backoff, split_url
 from ortege_watch._http.driver import AsyncClock, _AsyncSystemClock
-from ortege_watch._http.statuses import http_date
+from ortege_watch._http.statuses import TRANSIENT
 from ortege_watch._websocket import (
     CLOSE_TIMEOUT,
     SILENT,
@@ -41,9 +45,8 @@ from ortege_watch._websocket import (
 )
 from ortege_watch.errors import (
     DecodeError,
+    InvalidArgument,
     OrtegeWatchError,
-    QueryError,
-    SignatureReason,
     TransportError,
     WatchBusError,
 )
@@ -55,6 +58,7 @@ from ortege_watch.watchbus.inbox import (
     run_verifier,
 )
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
+from ortege_watch.watchbus.requests import server_ahead
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
     SIGNATURE_HEADERS,
@@ -65,7 +69,6 @@ from ortege_watch.watchbus.signing import (
 )
 from ortege_watch.watchbus.verifier import RequestVerifier
 from ortege_watch.watchbus.wire import (
-    REFUSALS,
     WireStyle,
     encode_alerts,
     read_answer,
@@ -81,341 +84,221 @@ __all__ = [
     "AlertFrame",
     "AlertServer",
     "AnswerFrame",
-    "Delivery",
-    "Redial",
-    "Setback",
-    "Settled",
-    "address_of",
-    "read_alerts",
-    "read_answer_frame",
+    "PendingFrame",
+    "PendingFrames",
+    "ReconnectPolicy",
+    "decode_frame",
+    "encode_frame",
+    "parse_address",
     "refused_upgrade",
     "serve_alert_channel",
-    "server_ahead",
-    "write_alerts",
-    "write_answer",
 ]
 
-# -------------------- The frames of an alert channel: the one place that knows their form.
-#
-# The page recommends WebSocket for alerts and documents no frame. These are therefore
-# ours, and as close to the documented POST as can be: a frame is the POST's body under an
-# id, an answer is the POST's answer (status and envelope) under the same id. Both are
-# JSON in WebSocket text frames::
-#
-#     a request: {"id": "5f3c...", "body": {"alert_info_list": [...]}}
-#     an answer: {"id": "5f3c...", "status": 200, "body": {"status": "OK", "code": "000000000", ...}}
-#
-# If a form is documented one day, these four functions are what changes.
-
+logger: Final = logging.getLogger("ortege_watch.watchbus")
 
 OVERHEAD: Final = 256
-"""Bytes that a frame has at most beyond its body."""
+"""The most bytes of a frame of alerts beyond its body."""
+
+_READ_AHEAD: Final = 64
+"""Frames that the receiver buffers; when more arrive, TCP slows the sender down."""
+
+_GOING_AWAY: Final = 1001
+_INVALID_DATA: Final = 1007
+_TOO_LARGE: Final = 1009
+_EXAMPLE: Final = "wss://alerts.example.com/alerts/ws"
+_RECONNECT: Final = Reconnect()
+_STYLE: Final = WireStyle()
 
 _Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 _Status: TypeAlias = Annotated[int, msgspec.Meta(ge=100, lt=600)]
 
 
-@frozen
-class AlertFrame:
-    """Carry alerts to the receiver.
+class AlertFrame(msgspec.Struct, frozen=True):
+    """A frame of alerts; a frame that is sent again keeps its id."""
 
-    Attributes:
-        id: what the answer carries as well; the same when the frame is sent again.
-        body: the body of an alert POST, byte for byte.
-    """
-
-    id: str
-    body: bytes
-
-
-@frozen
-class AnswerFrame:
-    """Tell the sender what became of a frame.
-
-    Attributes:
-        id: the frame's.
-        status: the HTTP status that a POST would have been answered with; 200 if all
-            its alerts are handled.
-        body: the envelope, ``{"status": ..., "code": ..., "data": ...}``.
-    """
-
-    id: str
-    status: int
-    body: bytes
-
-
-class _Alerts(msgspec.Struct):
     id: _Id
     body: msgspec.Raw
 
 
-class _Answer(msgspec.Struct):
+class AnswerFrame(msgspec.Struct, frozen=True):
+    """The answer to the frame with the same id."""
+
     id: _Id
     status: _Status
     body: msgspec.Raw
 
 
-T = TypeVar("T")
-
-_alerts: Final = msgspec.json.Decoder(_Alerts)
-_answer: Final = msgspec.json.Decoder(_Answer)
+F = TypeVar("F", AlertFrame, AnswerFrame)
+E = TypeVar("E", bound=OrtegeWatchError)
 
 
-def write_alerts(frame: AlertFrame) -> str:
-    """Write a frame of alerts."""
-    head = codec.dumps(frame.id)
-    return f'{{"id":{head},"body":{frame.body.decode()}}}'
+def encode_frame(frame: AlertFrame | AnswerFrame) -> str:
+    """Return the JSON of a frame; its body is copied as it is."""
+    return msgspec.json.encode(frame).decode()
 
 
-def read_alerts(data: bytes) -> AlertFrame:
-    """Read a frame of alerts; what its body holds is not looked at.
-
-    Raises:
-        DecodeError: it is something else.
-    """
-    found = _read(_alerts, data, "no frame of alerts")
-    return AlertFrame(found.id, bytes(found.body))
-
-
-def write_answer(frame: AnswerFrame) -> str:
-    """Write the answer to a frame."""
-    head = f'{{"id":{codec.dumps(frame.id)},"status":{frame.status}'
-    return f'{head},"body":{frame.body.decode()}}}'
-
-
-def read_answer_frame(data: bytes) -> AnswerFrame:
-    """Read the answer to a frame; what its envelope says is not looked at.
-
-    Raises:
-        DecodeError: it is something else.
-    """
-    found = _read(_answer, data, "no answer to a frame of alerts")
-    return AnswerFrame(found.id, found.status, bytes(found.body))
-
-
-def _read(decoder: msgspec.json.Decoder[T], data: bytes, problem: str) -> T:
+def decode_frame(kind: type[F], data: bytes) -> F:
+    """Return a frame, or raise a DecodeError; the contents of its body are not checked."""
     try:
-        return decoder.decode(data)
+        return msgspec.json.decode(data, type=kind)
     except codec.UNREADABLE as error:
-        text = f"this is {problem} ({error})"
-        raise DecodeError(text, excerpt=codec.excerpt(data)) from error
+        problem = f"invalid {kind.__name__} ({error})"
+        raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
 
 
-# -------------------- What an alert channel still has to deliver, and when it dials again. Pure.
-#
-# A parcel is a frame with its id. It stays until the receiver has acknowledged it or has
-# refused it for good, and is sent again on every new connection, under the same id and in
-# the order in which it was given.
+@define(eq=False)
+class PendingFrame:
+    """A frame that the receiver has neither acknowledged nor refused for good."""
 
-
-_PASSING: Final = frozenset({408, 425, 429})
-_EXPIRED: Final = REFUSALS[SignatureReason.EXPIRED][2]
-_EXAMPLE: Final = "wss://alerts.example.com/alerts/ws"
-
-
-@frozen
-class Settled:
-    """Tell that a parcel is done with.
-
-    Attributes:
-        id: the parcel's.
-        error: why the receiver will not have it; ``None`` if it has handled it.
-    """
-
-    id: str
-    error: OrtegeWatchError | None = None
-
-
-@define
-class _Parcel:
     text: str
     sent: bool = False
-    refusals: int = 0
+    """Whether it was sent on this connection and has no answer yet."""
+    failures: int = 0
     not_before: float = -math.inf
+    resolved: asyncio.Event = field(factory=asyncio.Event, init=False)
+    error: OrtegeWatchError | None = None
+    """Once resolved: why the receiver did not handle it; ``None`` if it did."""
+
+    def resolve(self, error: OrtegeWatchError | None = None) -> None:
+        """Set the outcome."""
+        self.error = error
+        self.resolved.set()
 
 
-class Delivery:
-    """Hold the parcels, in order.
+class PendingFrames:
+    """The frames to send, in order; each until it is resolved.
 
-    Args:
-        reconnect: the delays before a parcel that was not handled is sent again, and how
-            often that is done.
+    A frame is sent again on every new connection, and after a delay if its alerts were
+    not handled.
     """
 
     def __init__(self, reconnect: Reconnect) -> None:
-        self._parcels: dict[str, _Parcel] = {}
+        self._frames: dict[str, PendingFrame] = {}
         self._backoff = Backoff(base=reconnect.base, cap=reconnect.cap)
         self._attempts = math.inf if reconnect.attempts is None else reconnect.attempts
 
     def __len__(self) -> int:
-        return len(self._parcels)
+        return len(self._frames)
 
-    def add(self, key: str, text: str) -> None:
-        """Take a parcel; it is due at once."""
-        self._parcels[key] = _Parcel(text)
+    def add(self, frame_id: str, text: str) -> PendingFrame:
+        """Add a frame, to be sent at once."""
+        frame = self._frames[frame_id] = PendingFrame(text)
+        return frame
 
-    def drop(self, key: str) -> None:
-        """Forget a parcel, if it is there: nobody waits for it any more."""
-        self._parcels.pop(key, None)
+    def drop(self, frame_id: str) -> None:
+        """Remove a frame, if it is still there."""
+        self._frames.pop(frame_id, None)
 
     def due(self, now: float) -> list[str]:
-        """List the frames to send now, and expect each to be sent."""
-        found = [
-            parcel
-            for parcel in self._parcels.values()
-            if not parcel.sent and parcel.not_before <= now
+        """Return the frames to send now; they count as sent."""
+        frames = [
+            frame
+            for frame in self._frames.values()
+            if not frame.sent and frame.not_before <= now
         ]
-        for parcel in found:
-            parcel.sent = True
-        return [parcel.text for parcel in found]
+        for frame in frames:
+            frame.sent = True
+        return [frame.text for frame in frames]
 
     def next_at(self) -> float | None:
-        """Tell when the next parcel is due that is being held back."""
-        held = (each.not_before for each in self._parcels.values() if not each.sent)
-        return min(held, default=None)
+        """Return when the next frame is due, or ``None`` if all are sent."""
+        unsent = (each.not_before for each in self._frames.values() if not each.sent)
+        return min(unsent, default=None)
 
-    def lost(self) -> None:
-        """Note that the connection is gone: what has no answer is sent again."""
-        for parcel in self._parcels.values():
-            parcel.sent = False
+    def connection_lost(self) -> None:
+        """Send every frame again."""
+        for frame in self._frames.values():
+            frame.sent = False
 
-    def answered(self, answer: AnswerFrame, now: float, draw: float) -> Settled | None:
-        """Take an answer.
-
-        Args:
-            answer: what came.
-            now: monotonic seconds.
-            draw: a random number, 0 <= draw < 1.
-
-        Returns:
-            What is settled by it; ``None`` where the parcel is held back and sent
-            again, and where nobody waits for it any more.
-        """
-        parcel = self._parcels.get(answer.id)
-        if parcel is None:
-            return None
+    def on_answer(self, answer: AnswerFrame, now: float, jitter: float) -> bool:
+        """Resolve the frame of an answer; return whether it is sent again instead."""
+        frame = self._frames.get(answer.id)
+        if frame is None:
+            return False
+        failure: OrtegeWatchError | None = None
         try:
-            read_answer(answer.body, answer.status)
+            read_answer(bytes(answer.body), answer.status)
         except (DecodeError, WatchBusError) as error:
-            if not _passing(answer.status) or parcel.refusals >= self._attempts:
-                return Settled(answer.id, error)
-            delay = self._backoff.delay(parcel.refusals, draw)
-            parcel.refusals += 1
-            parcel.not_before = now + delay
-            parcel.sent = False
-            return None
-        return Settled(answer.id)
+            if _is_transient(answer.status) and frame.failures < self._attempts:
+                frame.not_before = now + self._backoff.delay(frame.failures, jitter)
+                frame.failures += 1
+                frame.sent = False
+                return True
+            failure = error
+        self._frames.pop(answer.id).resolve(failure)
+        return False
 
-    def too_large(self) -> Settled | None:
-        """Give up the largest frame that is under way: the receiver takes none so big.
+    def on_too_large(self) -> None:
+        """Resolve the largest frame that was sent: the receiver refuses its size.
 
-        The close code says that some frame was, and not which.
+        The close code does not tell which frame was too large.
         """
-        sent = {key: each for key, each in self._parcels.items() if each.sent}
-        if not sent:
-            return None
-        key = max(sent, key=lambda key: len(sent[key].text))
-        problem = "the receiver takes no frame of this size; send fewer alerts at once"
-        return Settled(key, WatchBusError(problem, status=413))
+        sent = {key: each for key, each in self._frames.items() if each.sent}
+        if sent:
+            largest = max(sent, key=lambda key: len(sent[key].text))
+            problem = (
+                "the receiver refuses frames of this size: send fewer alerts at once"
+            )
+            self._frames.pop(largest).resolve(WatchBusError(problem, status=413))
+
+    def fail(self, error: OrtegeWatchError) -> None:
+        """Resolve every frame with an error."""
+        for frame in self._frames.values():
+            frame.resolve(error)
+        self._frames.clear()
 
 
-def _passing(status: int) -> bool:
-    return status >= 500 or status in _PASSING
+def _is_transient(status: int) -> bool:
+    """Return whether to retry; a 500 is what a handler that raised is answered with."""
+    return status >= 500 or status in TRANSIENT
 
 
-@frozen
-class Setback:
-    """Say how to go on after a failure.
-
-    Attributes:
-        delay: seconds until the next attempt.
-        gives_up: whether those who wait are to be told of the failure.
-    """
-
-    delay: float
-    gives_up: bool
-
-
-class Redial:
-    """Count failures in a row; only a connection that held begins anew."""
+class ReconnectPolicy:
+    """The delays between connections; only a connection that lasted resets them."""
 
     def __init__(self, reconnect: Reconnect) -> None:
         self._reconnect = reconnect
         self._backoff = Backoff(base=reconnect.base, cap=reconnect.cap)
         self._failures = 0
-        self._since: float | None = None
+        self._opened_at: float | None = None
 
     def opened(self, now: float) -> None:
-        """Note that a connection stands; that alone proves nothing."""
-        self._since = now
+        """Note that a connection is open."""
+        self._opened_at = now
 
-    def failed(self, now: float, draw: float) -> Setback:
-        """Take the end of a connection, or an attempt that came to none.
-
-        Args:
-            now: monotonic seconds.
-            draw: a random number, 0 <= draw < 1.
-        """
-        since, self._since = self._since, None
-        if since is not None and now - since >= self._reconnect.healthy_after:
+    def failed(self, now: float, jitter: float) -> tuple[float, bool]:
+        """Return the seconds until the next attempt, and whether ``attempts`` failed."""
+        opened_at, self._opened_at = self._opened_at, None
+        if opened_at is not None and now - opened_at >= self._reconnect.healthy_after:
             self._failures = 0
-        delay = self._backoff.delay(self._failures, draw)
+        delay = self._backoff.delay(self._failures, jitter)
         attempts = self._reconnect.attempts
-        gives_up = attempts is not None and self._failures >= attempts
-        self._failures = 0 if gives_up else self._failures + 1
-        return Setback(delay, gives_up)
+        exhausted = attempts is not None and self._failures >= attempts
+        self._failures = 0 if exhausted else self._failures + 1
+        return delay, exhausted
 
 
 def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
-    """Read the answer to a handshake that was not accepted.
+    """Return the error for a refused handshake, and whether a retry would fail too.
 
-    Returns:
-        The error, and whether another attempt would come to the same: true for bad
-        credentials and a wrong path, false for a server that is not well.
+    A retry fails with wrong credentials or a wrong path; it may succeed when the server
+    is overloaded or restarting.
     """
     try:
         read_answer(body, status)
     except WatchBusError as error:
-        return error, not _passing(status)
-    except DecodeError as error:
-        failure = _no_channel(status)
-        failure.__cause__ = error
-        return failure, True
-    return _no_channel(status), True
+        return error, not _is_transient(status)
+    except DecodeError:
+        pass  # a success of a server that is not a receiver
+    problem = f"expected an alert channel, got HTTP status {status}"
+    return TransportError(problem), True
 
 
-def _no_channel(status: int) -> TransportError:
-    problem = f"HTTP status {status} was the answer to the upgrade: no alert channel"
-    return TransportError(problem)
-
-
-def server_ahead(error: OrtegeWatchError, date: str | None, now: float) -> float | None:
-    """Tell how far the server's clock is ahead, where it calls ours expired.
-
-    Args:
-        error: what :func:`refused_upgrade` made of its answer.
-        date: the answer's Date header.
-        now: unix seconds by our clock.
-
-    Returns:
-        Seconds, negative if it is behind; ``None`` where that is not the trouble, or
-        where it cannot be told.
-    """
-    if not isinstance(error, WatchBusError) or error.reason != _EXPIRED:
-        return None
-    moment = http_date(date or "")
-    # The header has whole seconds: on average it is half a second late.
-    return None if moment is None else moment + 0.5 - now
-
-
-def address_of(url: str) -> tuple[str, str]:
-    """Read a channel's address; ``http`` and ``https`` stand for ``ws`` and ``wss``.
-
-    Returns:
-        The address of the WebSocket, and its path: what the handshake signs.
+def parse_address(url: str) -> tuple[str, str]:
+    """Return the ``ws://`` or ``wss://`` URL of a channel, and the path to sign.
 
     Raises:
-        QueryError: this is no such address, or its path cannot be signed.
+        InvalidArgument: the URL is invalid, or its path cannot be signed.
     """
     parts = split_url(url, _EXAMPLE, "pass credentials, which sign the requests")
     path = parts.path or "/"
@@ -424,43 +307,33 @@ def address_of(url: str) -> tuple[str, str]:
     return f"{scheme}://{parts.netloc}{path}", path
 
 
-E = TypeVar("E", bound=OrtegeWatchError)
-
-logger: Final = logging.getLogger("ortege_watch.watchbus")
-
-_RECONNECT: Final = Reconnect()
-_STYLE: Final = WireStyle()
-_TOO_LARGE: Final = 1009
-
-
 class AlertChannel:
-    """Send alerts over one WebSocket that comes back by itself.
+    """A sender of alerts over one WebSocket that reconnects.
 
     Use it as ``async with AlertChannel(...) as channel``. It connects in the
-    background, and again after every outage; what was not acknowledged is then sent
-    again, in the order in which it was given. So an alert may arrive twice, and the
-    receiver tells by :meth:`AlertInfo.dedupe_key`, as :func:`serve_alert_channel` does.
+    background and reconnects after every outage; frames that were not acknowledged are
+    then sent again, in order. So an alert may arrive twice; the receiver detects it by
+    :meth:`AlertInfo.dedupe_key`, as :func:`serve_alert_channel` does.
 
     Args:
-        url: the channel's address, ``wss://`` or ``ws://``; its path is signed.
-        credentials: what the handshake is signed with.
-        reconnect: the delays between connections, and before alerts are sent again that
-            the receiver could not handle. With ``attempts``, :meth:`send` fails after
-            so many failures in a row; by default it never gives up.
+        url: the address of the channel, ``wss://`` or ``ws://``; its path is signed.
+        credentials: sign the handshake.
+        reconnect: the delays between connections, and before alerts that the receiver
+            could not handle are sent again. With ``attempts``, :meth:`send` fails after
+            so many failures in a row; the default is no limit.
         style: the form in which alerts are written.
         max_pending: how many frames may be without an answer. Further calls of
-            :meth:`send` wait: a receiver that is slow slows down its senders.
-        max_body: the size in bytes of the largest body to send; the receiver's limit
-            is its verifier's ``max_body``.
+            :meth:`send` wait, so a slow receiver slows down its senders.
+        max_body: the size in bytes of the largest body to send; the limit of the
+            receiver is ``max_body`` of its verifier.
         ping_every: seconds between two pings.
-        pong_within: seconds that the answer to a ping may take; then the connection is
-            given up for another one.
-        connect_within: seconds that a connection may take, TLS and handshake included.
+        pong_within: seconds for the answer to a ping; without one, reconnect.
+        connect_within: seconds for connecting, TLS and the handshake.
         ssl: TLS settings for ``wss://``; by default the system's authorities.
-        clock: what tells the time and sleeps; for tests.
+        clock: returns the time and sleeps; for tests.
 
     Raises:
-        QueryError: an argument cannot be used.
+        InvalidArgument: an argument cannot be used.
     """
 
     def __init__(
@@ -479,8 +352,10 @@ class AlertChannel:
         clock: AsyncClock | None = None,
     ) -> None:
         if max_pending < 1:
-            raise QueryError(f"max_pending: {max_pending!r} lets nothing through")
-        self._url, self._path = address_of(url)
+            raise InvalidArgument(
+                f"max_pending must be at least 1, got {max_pending!r}"
+            )
+        self._url, self._path = parse_address(url)
         self._credentials = credentials
         self._style = style
         self._max_body = max_body
@@ -491,54 +366,54 @@ class AlertChannel:
         self._clock = clock or _AsyncSystemClock()
         self._signature = ""  # of the latest handshake
         self._ahead = 0.0  # seconds that the receiver's clock is ahead of ours
-        self._delivery = Delivery(reconnect)
-        self._redial = Redial(reconnect)
-        self._room = asyncio.Semaphore(max_pending)
+        self._pending = PendingFrames(reconnect)
+        self._policy = ReconnectPolicy(reconnect)
+        self._slots = asyncio.Semaphore(max_pending)
         self._wake = asyncio.Event()
-        self._waiting: dict[str, asyncio.Future[OrtegeWatchError | None]] = {}
         self._task: asyncio.Task[None] | None = None
-        self._over: OrtegeWatchError | None = None
+        self._closed: OrtegeWatchError | None = None
 
     async def send(self, alerts: Iterable[AlertInfo]) -> None:
         """Send alerts in one frame; return when the receiver has handled all of them.
 
-        Any number of tasks may call it at once. How long it takes is up to the network
-        and to the receiver: set a limit with ``asyncio.timeout()``. Alerts whose call
-        was cancelled are not sent again, and may have arrived.
+        Any number of tasks may call it at the same time. How long it takes depends on
+        the network and the receiver: set a limit with ``asyncio.timeout()``. Alerts
+        whose call was cancelled are not sent again, and may have arrived.
 
         Raises:
-            QueryError: there is no alert, one cannot be sent, or they are too large for
-                one frame. Nothing was sent.
-            WatchBusError: the receiver will not have them, or refuses the credentials;
-                ``.code``, ``.reason`` and ``.status`` say why.
+            InvalidArgument: there are no alerts, one cannot be encoded, or they are too
+                large for one frame. Nothing was sent.
+            WatchBusError: the receiver refuses the alerts or the credentials; ``.code``,
+                ``.reason`` and ``.status`` say why.
             TransportError: there were more failures in a row than ``reconnect`` allows.
             OrtegeWatchError: the channel is closed.
         """
         body = encode_alerts(alerts, self._style)
         if len(body) > self._max_body:
-            raise QueryError(
-                f"alerts: {len(body)} bytes are more than max_body, {self._max_body};"
-                " send fewer at once"
+            raise InvalidArgument(
+                f"alerts must have at most {self._max_body} bytes (max_body), got"
+                f" {len(body)}: send fewer at once"
             )
-        key = uuid.uuid4().hex
-        async with self._room:
+        frame_id = uuid.uuid4().hex
+        async with self._slots:
             self._check_open()
-            text = write_alerts(AlertFrame(key, body))
-            answer = asyncio.get_running_loop().create_future()
-            self._waiting[key] = answer
-            self._delivery.add(key, text)
+            text = encode_frame(AlertFrame(frame_id, msgspec.Raw(body)))
+            frame = self._pending.add(frame_id, text)
             self._wake.set()
             try:
-                error = await answer
+                await frame.resolved.wait()
             finally:
-                self._delivery.drop(key)
-                del self._waiting[key]
-        if error is not None:
-            raise copy(error) from error.__cause__  # each caller gets its own
+                self._pending.drop(frame_id)
+        if frame.error is not None:
+            raise copy(
+                frame.error
+            ) from frame.error.__cause__  # each caller gets its own
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
-            raise OrtegeWatchError("an alert channel is entered once; make another one")
+            raise OrtegeWatchError(
+                "an alert channel is entered once: create another one"
+            )
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
         return self
@@ -549,52 +424,41 @@ class AlertChannel:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the connection; calls of :meth:`send` that still wait fail."""
+        """Close the connection; pending calls of :meth:`send` fail."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
 
     def _check_open(self) -> None:
-        if self._over is not None:
-            raise copy(self._over) from self._over.__cause__
+        if self._closed is not None:
+            raise copy(self._closed) from self._closed.__cause__
         if self._task is None:
             raise OrtegeWatchError("enter the alert channel with `async with` first")
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         defect = None if task.cancelled() else task.exception()
-        self._over = OrtegeWatchError("the alert channel is closed")
-        if defect is not None:  # it must not end in silence
+        self._closed = OrtegeWatchError("the alert channel is closed")
+        if defect is not None:
             problem = "the alert channel failed unexpectedly"
-            self._over = _because(OrtegeWatchError(problem), defect)
-        self._tell_all(self._over)
-
-    def _tell_all(self, error: OrtegeWatchError) -> None:
-        for key in tuple(self._waiting):
-            self._settle(Settled(key, error))
-
-    def _settle(self, settled: Settled) -> None:
-        self._delivery.drop(settled.id)
-        answer = self._waiting[settled.id]
-        if not answer.done():
-            answer.set_result(settled.error)
-
-    # -------------------------------------------------------------- connections
+            self._closed = _because(OrtegeWatchError(problem), defect)
+        self._pending.fail(self._closed)
 
     async def _run(self) -> None:
         while True:
             error, final = await self._connect()
-            setback = self._redial.failed(self._clock.now(), random.random())  # noqa: S311
-            logger.warning("%s; next attempt in %.1f s", error, setback.delay)
-            final = final or setback.gives_up
+            jitter = random.random()  # noqa: S311
+            delay, exhausted = self._policy.failed(self._clock.now(), jitter)
+            logger.warning("%s; next attempt in %.1f s", error, delay)
+            final = final or exhausted
             if final:
-                self._tell_all(error)
-            await self._clock.sleep(setback.delay)
-            while final and not self._delivery:  # somebody else must want it
+                self._pending.fail(error)
+            await self._clock.sleep(delay)
+            while final and not self._pending:  # until there is something to send
                 self._wake.clear()
                 await self._wake.wait()
 
     async def _connect(self) -> tuple[OrtegeWatchError, bool]:
-        """Connect and converse; return what ended it, and whether it always will."""
+        """Use one connection; return the error that ended it, and whether it is final."""
         try:
             connection = await self._open()
         except InvalidStatus as error:
@@ -602,7 +466,7 @@ class AlertChannel:
         except TransportError as error:
             return error, False
         try:
-            self._redial.opened(self._clock.now())
+            self._policy.opened(self._clock.now())
             return await self._converse(connection), False
         finally:
             await close(connection)
@@ -625,50 +489,45 @@ class AlertChannel:
             open_timeout=self._connect_within,
         )
 
+    def _secrets(self) -> tuple[str, str]:
+        """Return what the receiver knows and an error must not show."""
+        return self._credentials.secret, self._signature
+
     def _refused(self, cause: InvalidStatus) -> tuple[OrtegeWatchError, bool]:
-        answer = cause.response
-        body = bytes(answer.body or b"")
-        error, final = refused_upgrade(answer.status_code, body)
+        response = cause.response
+        error, final = refused_upgrade(
+            response.status_code, bytes(response.body or b"")
+        )
         if not self._ahead:
-            ahead = server_ahead(error, answer.headers.get("Date"), time.time())
+            ahead = server_ahead(error, response.headers.get("Date", ""), time.time())
             if ahead is not None:
                 logger.warning("the receiver's clock is %.0f s ahead of ours", ahead)
                 self._ahead, final = ahead, False
         return _because(error, cause), final
 
     async def _converse(self, connection: ClientConnection) -> OrtegeWatchError:
-        self._delivery.lost()
+        self._pending.connection_lost()
         try:
             await _race(
                 self._write(connection), self._read(connection), self._ping(connection)
             )
         except ConnectionClosed as error:
-            return self._dropped(error)
+            # If our side refused the size, the receiver only repeats the code.
+            received = error.rcvd
+            if received and received.code == _TOO_LARGE and error.rcvd_then_sent:
+                self._pending.on_too_large()
+            problem = f"the connection was lost ({error})"
+            return transport_error(problem, error, self._secrets())
         except (DecodeError, TransportError) as error:
-            problem = f"the connection is given up: {error}"
-            return _because(TransportError(problem), error)
+            return _because(TransportError(f"closing the connection: {error}"), error)
         raise AssertionError("a loop has ended")
-
-    def _dropped(self, error: ConnectionClosed) -> TransportError:
-        close = error.rcvd
-        # Of a frame that is too large for this side, the receiver repeats the code.
-        if close is not None and close.code == _TOO_LARGE and error.rcvd_then_sent:
-            settled = self._delivery.too_large()
-            if settled is not None:
-                self._settle(settled)
-        problem = f"the connection was lost ({error})"
-        return transport_error(problem, error, self._secrets())
-
-    def _secrets(self) -> tuple[str, str]:
-        """Return what the receiver knows and an error must not show."""
-        return self._credentials.secret, self._signature
 
     async def _write(self, connection: ClientConnection) -> Never:
         while True:
             self._wake.clear()
-            for text in self._delivery.due(self._clock.now()):
+            for text in self._pending.due(self._clock.now()):
                 await connection.send(text)
-            next_at = self._delivery.next_at()
+            next_at = self._pending.next_at()
             if next_at is None:
                 await self._wake.wait()
             else:
@@ -677,30 +536,27 @@ class AlertChannel:
 
     async def _read(self, connection: ClientConnection) -> Never:
         while True:
-            answer = read_answer_frame(await connection.recv(decode=False))
-            now, draw = self._clock.now(), random.random()  # noqa: S311
-            settled = self._delivery.answered(answer, now, draw)
-            if settled is not None:
-                self._settle(settled)
-            else:
+            answer = decode_frame(AnswerFrame, await connection.recv(decode=False))
+            jitter = random.random()  # noqa: S311
+            if self._pending.on_answer(answer, self._clock.now(), jitter):
                 logger.info("alerts were not handled (status %d)", answer.status)
                 self._wake.set()
 
     async def _ping(self, connection: ClientConnection) -> Never:
         while True:
             await self._clock.sleep(self._ping_every)
-            # To a peer that reads nothing, not even the ping may go out.
-            late = self._clock.sleep(self._pong_within)
-            if await _race(_answered_ping(connection), late) == 1:
-                raise TransportError("a ping had no answer")
+            # The ping itself may block: a peer that reads nothing fills the buffers.
+            timeout = self._clock.sleep(self._pong_within)
+            if await _race(_pong(connection), timeout) == 1:
+                raise TransportError("no answer to a ping")
 
 
-async def _answered_ping(connection: ClientConnection) -> None:
+async def _pong(connection: ClientConnection) -> None:
     await (await connection.ping())
 
 
 async def _race(*works: Coroutine[Any, Any, object]) -> int:
-    """Run all until the first one ends; return which, or raise what it raised."""
+    """Run all until the first one ends; return its index, or raise its exception."""
     tasks = [asyncio.create_task(each) for each in works]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -720,22 +576,13 @@ def _because(error: E, cause: BaseException) -> E:
     return error
 
 
-# -------------------- Alerts over WebSocket, in: the asyncio shell of the alert channel's receiver.
-
-
-_AHEAD: Final = 64
-"""Frames that are read ahead of the handler; then TCP holds the sender up."""
-_NO_FRAME: Final = 1007
-_GOING_AWAY: Final = 1001
-
-
 @frozen
 class AlertServer:
-    """Say where a channel is served.
+    """The address of a channel that is served.
 
     Attributes:
         port: the port, also where 0 let the system choose.
-        url: the channel's address, for :class:`AlertChannel` on this machine.
+        url: the address of the channel, for :class:`AlertChannel` on this machine.
     """
 
     port: int
@@ -797,7 +644,7 @@ async def serve_alert_channel(
             ssl=ssl,
             compression=None,
             max_size=verifier.max_body + OVERHEAD,
-            max_queue=_AHEAD,
+            max_queue=_READ_AHEAD,
             ping_interval=ping_every,
             ping_timeout=ping_every,
             close_timeout=CLOSE_TIMEOUT,
@@ -864,19 +711,19 @@ class _Receiver:
         while not self._closing:
             data = await self._next(connection)
             try:
-                frame = read_alerts(data)
+                frame = decode_frame(AlertFrame, data)
             except DecodeError as error:
-                logger.warning("closing the connection of a sender: %s", error)
-                await connection.close(_NO_FRAME, "this is no frame of alerts")
+                logger.warning("closing the connection of app %s: %s", app_id, error)
+                await connection.close(_INVALID_DATA, "invalid frame")
                 return
             try:
-                alerts = decode_alerts(frame.body)
+                alerts = decode_alerts(bytes(frame.body))
             except DecodeError as error:
                 status, body = error_response(error)
             else:
                 status, body = await self._inbox.answer(alerts, app_id, self._handler)
-            answer = AnswerFrame(frame.id, status, body)
-            await connection.send(write_answer(answer))
+            answer = AnswerFrame(frame.id, status, msgspec.Raw(body))
+            await connection.send(encode_frame(answer))
         await connection.close(_GOING_AWAY)
 
     async def _next(self, connection: ServerConnection) -> bytes:

@@ -75,6 +75,7 @@ __all__ = [
     "WatchPaths",
     "is_rejection",
     "judge",
+    "server_ahead",
     "signed_exchange",
 ]
 
@@ -341,10 +342,10 @@ def _judge_error(error: WatchBusError, response: Response) -> Reauthenticate | T
             " redirect: use that address as url",
             status=status,
         )
-    date = http_date(response.headers.get("date", ""))
-    if _is_expired(error) and date is not None:
-        # The header has whole seconds: on average it is half a second late.
-        return Reauthenticate(error, date + 0.5 - response.received_at)
+    date = response.headers.get("date", "")
+    ahead = server_ahead(error, date, response.received_at)
+    if ahead is not None:
+        return Reauthenticate(error, ahead)
     if code is None:
         is_transient = status in TRANSIENT
     else:
@@ -355,10 +356,26 @@ def _judge_error(error: WatchBusError, response: Response) -> Reauthenticate | T
     return TryLater(error, wait, is_safe_to_retry=status == 503)
 
 
-def _is_expired(error: WatchBusError) -> bool:
+def server_ahead(error: OrtegeWatchError, date: str, now: float) -> float | None:
+    """Return how far the server's clock is ahead, if it calls a signature expired.
+
+    Args:
+        error: the error that the server answered with.
+        date: the ``Date`` header of that response.
+        now: unix seconds by our clock.
+
+    Returns:
+        Seconds, negative if it is behind; ``None`` for other errors, or without a date.
+    """
+    if not isinstance(error, WatchBusError):
+        return None
     reason = (error.reason or "").casefold()
     names_it = "timestamp" in reason and "expired" in reason
-    return names_it and error.code == ResultCode.SIGNATURE_ERROR
+    moment = http_date(date)
+    if not names_it or error.code != ResultCode.SIGNATURE_ERROR or moment is None:
+        return None
+    # The header has whole seconds: on average it is half a second late.
+    return moment + 0.5 - now
 
 
 def is_rejection(error: OrtegeWatchError) -> TypeGuard[WatchBusError]:

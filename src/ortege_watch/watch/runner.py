@@ -326,7 +326,8 @@ class SessionRunner:
         session = self.session
         for effect in session.handle(event, self._clock.now()):
             self._execute(effect)
-        self._arm()
+        if self._timer_at is None or (session.state.until or 0.0) < self._timer_at:
+            self._arm()
         if session.connection is not self.connection:
             self.connection = session.connection
             self._subscription.on_connection_change(self)
@@ -442,22 +443,20 @@ class SessionRunner:
     # The timer
 
     def _arm(self) -> None:
-        """Keep a timer that fires at the deadline or before; too early is harmless."""
-        deadline = None if self._stopped else self.session.state.until
-        if deadline is None or (
-            self._timer_at is not None and self._timer_at <= deadline
-        ):
-            return
+        """Set the timer to the deadline; :meth:`feed` ignores one that fires early."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self.spawn(self._sleep_until(deadline))
+        self._timer = None
+        self._timer_at = None if self._stopped else self.session.state.until
+        if self._timer_at is not None:
+            self._timer = self.spawn(self._sleep_until(self._timer_at))
 
     async def _sleep_until(self, deadline: float) -> None:
         await self._clock.sleep(max(0.0, deadline - self._clock.now()))
         self._timer = self._timer_at = None
         self.feed(DeadlinePassed())
-        self._arm()  # feed() ignores a DeadlinePassed that comes too early
+        if self._timer is None:  # that was too early
+            self._arm()
 
 
 class _Socket:

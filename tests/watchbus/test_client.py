@@ -102,7 +102,6 @@ async def ask(request, provider):
     await asker.close()
 
 
-# ------------------------------------------------------------------------- what it does
 async def test_subscribe_and_unsubscribe(ask, provider):
     result = await ask("subscribe", [ONE, TWO])
     assert result.succeeded == (ONE, TWO)
@@ -115,13 +114,13 @@ async def test_subscribe_and_unsubscribe(ask, provider):
 
 @pytest.mark.parametrize("as_int", [False, True])
 @pytest.mark.parametrize("bare", [False, True])
-async def test_both_forms_of_the_page(ask, provider, as_int, bare):
+async def test_both_documented_forms(ask, provider, as_int, bare):
     style = WireStyle(chain_id_as_int=as_int, bare_lists=bare)
     ask.open(style=style)
     assert (await ask("subscribe", [ONE])).succeeded == (ONE,)
 
 
-async def test_what_is_not_in_the_answer_failed(ask, provider):
+async def test_an_entity_that_is_not_in_the_response_failed(ask, provider):
     provider.reject(TWO)
     provider.answer_unasked(THREE)
     result = await ask("subscribe", [ONE, TWO])
@@ -180,18 +179,18 @@ async def test_a_provider_with_smaller_pages_than_asked_for(ask):
         assert len(await ask.all(page_size=10)) == 20
 
 
-async def test_nothing_is_watched(ask):
+async def test_no_subscriptions(ask):
     assert await ask.all() == []
 
 
-async def test_a_provider_that_turns_no_pages(ask, provider):
+async def test_a_provider_that_ignores_page_index(ask, provider):
     provider.watch(*map(entity, range(120)))
     provider.repeat_page()
     with pytest.raises(DecodeError, match="page 2 repeats page 1"):
         await ask.all()
 
 
-async def test_pages_are_asked_for_as_the_loop_goes(provider):
+async def test_pages_are_requested_when_the_loop_needs_them(provider):
     provider.watch(*map(entity, range(120)))
     with WatchBusClient(provider.url, provider.credentials) as client:
         found = client.subscriptions()
@@ -235,8 +234,7 @@ async def test_other_paths(ask, provider):
     ]
 
 
-# ---------------------------------------------------------------------- what goes wrong
-async def test_a_path_that_is_not_there_is_no_other_path(ask, provider):
+async def test_a_missing_path_has_no_fallback(ask, provider):
     ask.open(paths=WatchPaths(events="/api/v2/watch/event/list"))
     with pytest.raises(WatchBusError) as caught:
         await ask("events")
@@ -263,7 +261,7 @@ async def test_too_many_requests(ask, provider):
 
 
 @pytest.mark.parametrize("seconds", [-3600, 3600])
-async def test_a_clock_that_is_off_is_corrected_once(ask, provider, seconds):
+async def test_a_wrong_clock_is_corrected_once(ask, provider, seconds):
     provider.skew(seconds)
     assert (await ask("subscribe", [ONE])).succeeded == (ONE,)
     assert len(provider.requests) == 2
@@ -272,14 +270,14 @@ async def test_a_clock_that_is_off_is_corrected_once(ask, provider, seconds):
     assert ask.clock.slept == []
 
 
-async def test_a_provider_that_takes_no_timestamp(ask, provider):
+async def test_a_provider_that_refuses_every_timestamp(ask, provider):
     provider.fail("000005", "timestamp is expired", status=401, times=None)
     with pytest.raises(WatchBusError, match="timestamp is expired"):
         await ask("events")
     assert len(provider.requests) == 2
 
 
-async def test_every_attempt_is_signed_anew(ask, provider):
+async def test_every_attempt_has_its_own_signature(ask, provider):
     provider.fail(status=500, times=3)
     await ask("events")
     stamps = [each.headers["x-signature-nonce"] for each in provider.requests]
@@ -315,20 +313,20 @@ async def test_a_page_of_html(ask, provider):
         await ask("events")
 
 
-async def test_an_answer_that_contradicts_itself(ask, provider):
+async def test_a_response_that_contradicts_itself(ask, provider):
     provider.contradict()
     with pytest.raises(WatchBusError, match="contradicts itself") as caught:
         await ask("events")
     assert caught.value.code == "000001"
 
 
-async def test_a_list_is_asked_for_again_after_a_cut(ask, provider):
+async def test_a_list_is_requested_again_after_a_lost_response(ask, provider):
     provider.cut()
     assert await ask("events")
     assert len(provider.requests) == 2
 
 
-async def test_a_subscription_is_not(ask, provider):
+async def test_a_subscription_is_not_sent_again(ask, provider):
     provider.cut()
     with pytest.raises(TransportError) as caught:
         await ask("subscribe", [ONE])
@@ -336,9 +334,7 @@ async def test_a_subscription_is_not(ask, provider):
     assert len(provider.requests) == 1
 
 
-async def test_a_server_that_is_away_is_tried_again_for_it_has_done_nothing(
-    ask, provider
-):
+async def test_a_subscription_is_retried_while_the_server_is_unreachable(ask, provider):
     provider.down()
 
     def come_back(seconds):
@@ -358,7 +354,7 @@ class Slept(list):
         self.act(seconds)
 
 
-async def test_a_provider_that_stays_away(ask, provider):
+async def test_a_provider_that_stays_unreachable(ask, provider):
     provider.down()
     with pytest.raises(TransportError):
         await ask("events")
@@ -366,7 +362,7 @@ async def test_a_provider_that_stays_away(ask, provider):
     provider.up()
 
 
-async def test_a_provider_that_says_nothing(provider):
+async def test_a_silent_provider(provider):
     provider.silence()
     async with AsyncWatchBusClient(provider.url, provider.credentials) as client:
         with pytest.raises(DeadlineExceeded):
@@ -387,13 +383,13 @@ async def test_a_call_on_a_closed_client(ask):
         await ask("events")
 
 
-async def test_arguments_that_nobody_knows(ask):
+async def test_unknown_arguments(ask):
     with pytest.raises(TypeError, match="timeuot"):
         await ask("events", timeuot=1)
 
 
 @pytest.mark.parametrize("kind", [WatchBusClient, AsyncWatchBusClient])
-def test_what_no_client_can_be_made_of(kind):
+def test_invalid_arguments_of_the_constructors(kind):
     good = Credentials("app", "hush")
     own = httpx.Client if kind is WatchBusClient else httpx.AsyncClient
     for url, credentials, settings in [
@@ -411,9 +407,8 @@ def test_what_no_client_can_be_made_of(kind):
     assert "hush" not in repr(kind("https://host", good))
 
 
-# -------------------------------------------------------------- the bytes, and both alike
 @respx.mock
-async def test_the_bytes_that_are_sent_and_nothing_else_decides_them():
+async def test_a_user_s_client_changes_neither_the_body_nor_the_path():
     """A user's own client with habits of its own changes neither body nor path."""
     route = respx.post("https://host/gw/api/watch/subscribe").respond(
         json={"status": "OK", "code": "000000000", "data": []}

@@ -26,7 +26,7 @@ from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig
         ("wss://bus.example.com", "https://bus.example.com"),
     ],
 )
-def test_every_form_of_an_address(url, root):
+def test_every_form_of_a_url(url, root):
     link = BusConfig.parse(url, CREDENTIALS, path=ALERT_PATH)
     assert link.root == root
     target = link.endpoint("path", ALERT_PATH)
@@ -59,20 +59,20 @@ def test_without_a_known_path_the_whole_is_a_prefix():
         None,
     ],
 )
-def test_what_is_no_address_is_refused(url):
+def test_an_invalid_url_is_refused(url):
     with pytest.raises(InvalidArgument) as caught:
         BusConfig.parse(url, CREDENTIALS)
     assert "password" not in str(caught.value) or "credentials" in str(caught.value)
 
 
-def test_a_password_in_an_address_is_not_shown():
+def test_a_password_in_a_url_is_not_shown():
     with pytest.raises(InvalidArgument, match="pass credentials, which sign") as caught:
         BusConfig.parse("https://user:hush@host", CREDENTIALS)
     assert "hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("given", [None, "app", ("app", "hush"), object()])
-def test_what_are_no_credentials_is_refused_without_being_shown(given):
+def test_invalid_credentials_are_refused_without_being_shown(given):
     with pytest.raises(
         InvalidArgument, match=r"Credentials\(app_id, secret\)"
     ) as caught:
@@ -80,7 +80,7 @@ def test_what_are_no_credentials_is_refused_without_being_shown(given):
     assert "hush" not in str(caught.value)
 
 
-def test_nothing_shows_the_secret():
+def test_the_secret_is_not_in_the_repr():
     link = BusConfig.parse("https://host", Credentials("app", "hush"))
     assert "hush" not in repr(link)
 
@@ -89,7 +89,7 @@ def test_nothing_shows_the_secret():
     "limits",
     [{"timeout": 0}, {"timeout": None}, {"deadline": -1}, {"timeout": float("nan")}],
 )
-def test_limits_that_are_none_are_refused(limits):
+def test_invalid_limits_are_refused(limits):
     with pytest.raises(
         InvalidArgument, match="greater than 0 and at most a million seconds"
     ):
@@ -111,7 +111,7 @@ def test_limits_of_one_call():
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, "10", None])
-def test_what_is_no_batch_size_is_refused(size):
+def test_an_invalid_batch_size_is_refused(size):
     with pytest.raises(InvalidArgument, match="batch_size"):
         BusConfig.parse("https://host", CREDENTIALS, batch_size=size)
 
@@ -128,7 +128,7 @@ def test_an_unknown_option_is_refused():
         *("/./a", "/a/..", "/%2", "/%2f", '/"', "/<", "/{", "/`", "/a\\b", "/^", None),
     ],
 )
-def test_a_path_that_would_arrive_otherwise_is_refused(path):
+def test_a_path_that_would_be_sent_in_another_form_is_refused(path):
     with pytest.raises(InvalidArgument, match=r"paths\.events"):
         BusConfig.parse("https://host", CREDENTIALS).endpoint("paths.events", path)
 
@@ -142,7 +142,7 @@ def test_a_path_that_would_arrive_otherwise_is_refused(path):
         ),
     )
 )
-def test_a_path_that_is_taken_is_sent_as_it_is_signed(path):
+def test_a_valid_path_is_sent_as_it_is_signed(path):
     link = BusConfig.parse("https://host.example/gw", CREDENTIALS)
     try:
         target = link.endpoint("path", path)

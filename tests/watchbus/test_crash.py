@@ -40,9 +40,7 @@ def numbers(alerts):
 
 
 @pytest.mark.parametrize("after", [1, 2, 5, 20])
-def test_every_alert_that_was_accepted_arrives_and_none_is_handled_twice(
-    tmp_path, after
-):
+def test_every_accepted_alert_arrives_and_none_is_handled_twice(tmp_path, after):
     path = tmp_path / "alerts.sqlite3"
     with FakeWatchBus() as bus:
         process = start(bus, path)
@@ -67,8 +65,8 @@ async def handled_by_an_inbox(bus: FakeWatchBus) -> list[AlertInfo]:
     return handled
 
 
-def test_a_bus_that_takes_alerts_and_never_says_so(tmp_path):
-    """Killed when the alerts had arrived, and nobody knew: they are sent once more."""
+def test_a_bus_that_never_responds_gets_the_alerts_again(tmp_path):
+    """Killed after the alerts had arrived, without a response: they are sent again."""
     path = tmp_path / "alerts.sqlite3"
     with FakeWatchBus() as bus:
         bus.silence()
@@ -108,7 +106,7 @@ def test_two_processes_with_one_outbox_send_nothing_twice(tmp_path):
         assert accepted <= arrived <= offered
 
 
-def test_a_killed_sender_leaves_its_turn_to_others(tmp_path):
+def test_a_killed_sender_loses_the_lease(tmp_path):
     path = tmp_path / "alerts.sqlite3"
     with FakeWatchBus() as bus, Outbox(path) as box:
         bus.silence()

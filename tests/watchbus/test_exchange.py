@@ -86,7 +86,7 @@ def test_the_path_before_the_endpoints_is_signed_too():
     assert given == signature_of(start + BODY, CREDENTIALS.secret)
 
 
-def test_nothing_shows_the_secret():
+def test_the_secret_is_not_shown():
     server = Play([CUT, success()])
     server.run(ask())
     assert CREDENTIALS.secret not in repr(server.effects)
@@ -147,7 +147,7 @@ def test_after_the_last_attempt_the_error_is_raised(outcome, kind):
         (said(HTML, status=404), WatchBusError),
     ],
 )
-def test_what_stays_is_not_asked_again(outcome, kind):
+def test_a_permanent_error_is_not_retried(outcome, kind):
     server = Play([outcome])
     with pytest.raises(kind):
         server.run(ask())
@@ -157,7 +157,7 @@ def test_what_stays_is_not_asked_again(outcome, kind):
 @pytest.mark.parametrize(
     "outcome", [CUT, error("000001", status=500), said(HTML, status=502)]
 )
-def test_what_may_have_been_done_is_not_repeated(outcome):
+def test_a_request_that_may_have_been_carried_out_is_not_repeated(outcome):
     server = Play([outcome])
     with pytest.raises(OrtegeWatchError):
         server.run(ask(is_repeatable=False))
@@ -168,18 +168,18 @@ def test_what_may_have_been_done_is_not_repeated(outcome):
     "outcome",
     [UNREACHED, error("000002"), error("000002", status=429), said(HTML, status=503)],
 )
-def test_what_was_certainly_not_done_is_repeated(outcome):
+def test_a_request_that_was_certainly_not_carried_out_is_repeated(outcome):
     server = Play([outcome, success("done")])
     assert server.run(ask(is_repeatable=False)) == "done"
 
 
-def test_retry_after_is_kept_to():
+def test_retry_after_is_respected():
     server = Play([error("000002", retry_after="7"), success()])
     server.run(ask())
     assert server.pauses == [7.0]
 
 
-def test_a_server_that_asks_for_hours_is_not_waited_for():
+def test_a_retry_after_of_hours_ends_the_call():
     server = Play([error("000002", retry_after="3601")])
     with pytest.raises(RateLimited) as caught:
         server.run(ask(deadline=None))
@@ -208,14 +208,13 @@ def test_without_a_deadline_a_request_has_no_limit():
     assert server.requests[0].timeout == 30.0
 
 
-# -------------------------------------------------------------------------- the clock
 def expired(date=GMT, received_at=NOW - 900.0):
     return error(
         "000005", "timestamp is expired", status=401, date=date, received_at=received_at
     )
 
 
-def test_a_clock_that_is_called_expired_is_corrected_from_the_date():
+def test_an_expired_timestamp_corrects_the_clock_from_the_date():
     on = link()
     server = Play([expired(), success()], unix=NOW - 900.0)
     server.run(ask(on=on, is_repeatable=False))
@@ -227,7 +226,7 @@ def test_a_clock_that_is_called_expired_is_corrected_from_the_date():
     assert on.skew.seconds == 900.5
 
 
-def test_the_next_call_goes_by_the_corrected_clock():
+def test_the_next_call_uses_the_corrected_clock():
     on = link()
     Play([expired(), success()], unix=NOW - 900.0).run(ask(on=on))
     server = Play([success()], unix=NOW - 800.0)
@@ -235,7 +234,7 @@ def test_the_next_call_goes_by_the_corrected_clock():
     assert stamp_of(server.requests[0])[0] == 1_700_000_100_500
 
 
-def test_the_clock_is_corrected_once_and_an_idle_correction_is_taken_back():
+def test_the_clock_is_corrected_once_and_a_useless_correction_is_undone():
     on = link()
     on.skew.seconds = 3.0
     server = Play([expired(), expired()])
@@ -253,13 +252,12 @@ def test_a_correction_that_was_right_can_be_corrected_by_a_later_call():
     assert on.skew.seconds == 0.5
 
 
-def test_a_server_from_before_1970_gets_a_timestamp_all_the_same():
+def test_a_server_clock_before_1970_gets_a_timestamp_of_0():
     server = Play([expired("Thu, 01 Jan 1960 00:00:00 GMT"), success()])
     server.run(ask())
     assert stamp_of(server.requests[1])[0] == 0
 
 
-# ------------------------------------------------------------------------- properties
 codes = st.sampled_from(["000001", "000002", "000003", "000005", "000099", "0", ""])
 reasons = st.sampled_from([None, "timestamp is expired", "invalid signature"])
 statuses = st.sampled_from([200, 204, 302, 400, 401, 404, 413, 429, 500, 502, 503])
@@ -282,7 +280,7 @@ responses = st.one_of(
     st.sampled_from([0.0, 1.0, 40.0]),
     st.integers(1, 5),
 )
-def test_whatever_comes_it_ends_with_an_answer_or_an_error_of_ours(
+def test_every_exchange_ends_with_a_result_or_an_error_of_this_library(
     outcomes, is_repeatable, draw, takes, attempts
 ):
     def script():
@@ -306,7 +304,7 @@ def test_whatever_comes_it_ends_with_an_answer_or_an_error_of_ours(
 
 
 @given(st.lists(responses, max_size=8))
-def test_nothing_is_done_twice_that_may_not_be(outcomes):
+def test_a_request_that_is_not_repeatable_is_carried_out_once(outcomes):
     """A server that does what it is asked, whatever it answers then."""
     done = 0
     harmless = {"000002"}

@@ -89,7 +89,7 @@ def test_a_queued_alert_is_not_queued_twice(box):
     assert numbers(box) == [1, 2, 3]
 
 
-def test_what_was_sent_may_be_published_again(box):
+def test_a_sent_alert_may_be_accepted_again(box):
     box.accept(ready(1))
     box.resolve(sent(*first(box, 1)), 9)
     box.accept(ready(1))
@@ -169,7 +169,7 @@ def test_an_outbox_in_memory_is_refused(path):
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 2.0, None])
-def test_what_is_no_limit_is_rejected(path, limit):
+def test_an_invalid_limit_is_refused(path, limit):
     with pytest.raises(InvalidArgument, match="limit"):
         Outbox(path, limit=limit)
     assert not path.exists()
@@ -291,7 +291,7 @@ def test_threads_may_accept_at_once(path):
         max_size=15,
     )
 )
-def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path_factory, steps):
+def test_no_alert_is_lost_and_none_is_there_twice(tmp_path_factory, steps):
     """As a list and a set, whatever happens in whatever order."""
     path = Path(tmp_path_factory.mktemp("outbox")) / "alerts.sqlite3"
     waiting, refused = [], []

@@ -80,7 +80,6 @@ def numbers(alerts):
     return [int(each.event_values["block_number"]) for each in alerts]
 
 
-# -------------------------------------------------------------------- without an outbox
 async def test_publish(ask, bus):
     result = await ask.open()("publish", ALERTS)
     assert result == PublishResult(sent=tuple(ALERTS))
@@ -90,7 +89,7 @@ async def test_publish(ask, bus):
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/api/v1/watch/alert"])
-async def test_an_address_with_and_without_the_path(ask, bus, suffix):
+async def test_a_url_with_and_without_the_path(ask, bus, suffix):
     await ask.open(bus.url + suffix)("publish", ALERTS[:1])
     assert bus.requests[0].path == "/api/v1/watch/alert"
 
@@ -130,7 +129,9 @@ async def test_batches_and_progress(ask, bus):
     assert [numbers(each) for each in bus.deliveries] == [[0, 1], [2, 3], [4]]
 
 
-async def test_a_lost_answer_means_the_alert_comes_again_with_the_same_key(ask, bus):
+async def test_after_a_lost_response_the_alert_is_sent_again_with_the_same_key(
+    ask, bus
+):
     ask.open()
     bus.cut()
     assert numbers((await ask("publish", ALERTS[:1])).sent) == [0]
@@ -138,7 +139,7 @@ async def test_a_lost_answer_means_the_alert_comes_again_with_the_same_key(ask, 
     assert numbers(bus.alerts) == [0]
 
 
-async def test_what_was_not_sent_is_the_caller_s(ask, bus):
+async def test_unsent_alerts_are_returned_to_the_caller(ask, bus):
     ask.open(batch_size=2, retry=ONCE)
 
     def end(done, _total):
@@ -153,7 +154,7 @@ async def test_what_was_not_sent_is_the_caller_s(ask, bus):
     assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
 
 
-async def test_what_the_bus_refuses_is_in_the_result(ask, bus):
+async def test_rejected_alerts_are_in_the_result(ask, bus):
     bus.reject_alerts(lambda each: each == bus_form(ALERTS[2]), "too old")
     result = await ask.open()("publish", ALERTS)
     assert numbers(result.sent) == [0, 1, 3, 4]
@@ -178,7 +179,7 @@ def bus_form(given):
     )
 
 
-async def test_a_wrong_secret_is_no_alert_s_fault(ask):
+async def test_a_wrong_secret_rejects_no_alert(ask):
     ask.open(credentials=Credentials("fake-app", "hush"))
     with pytest.raises(WatchBusError) as caught:
         await ask("publish", ALERTS)
@@ -187,12 +188,11 @@ async def test_a_wrong_secret_is_no_alert_s_fault(ask):
     assert "hush" not in str(caught.value)
 
 
-async def test_nothing_waits_without_an_outbox(ask):
+async def test_a_flush_without_an_outbox_does_nothing(ask):
     assert await ask.open()("flush") == PublishResult()
 
 
-# ----------------------------------------------------------------------- with an outbox
-async def test_a_bus_that_is_away(ask, bus, path):
+async def test_a_bus_that_is_unreachable(ask, bus, path):
     ask.open(outbox=path, retry=ONCE)
     bus.down()
     result = await ask("publish", ALERTS[:3])
@@ -209,7 +209,7 @@ async def test_a_bus_that_is_away(ask, bus, path):
     assert len(ask.client.outbox) == 0
 
 
-async def test_another_publisher_sends_what_the_first_one_left(ask, bus, path):
+async def test_another_publisher_sends_the_queued_alerts_of_the_first(ask, bus, path):
     bus.down()
     ask.open(outbox=str(path), retry=ONCE)
     await ask("publish", ALERTS)
@@ -222,7 +222,7 @@ async def test_another_publisher_sends_what_the_first_one_left(ask, bus, path):
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
-async def test_what_the_bus_refuses_for_good_is_set_aside(ask, bus, path, caplog):
+async def test_rejected_alerts_are_listed_in_the_outbox(ask, bus, path, caplog):
     bus.reject_alerts(
         lambda each: each.event_values["block_number"] == "1", "too old", code="000099"
     )
@@ -241,7 +241,7 @@ async def test_what_the_bus_refuses_for_good_is_set_aside(ask, bus, path, caplog
     assert numbers(bus.alerts) == [0, 2, 3, 4, 1]
 
 
-async def test_bad_credentials_set_nothing_aside(ask, bus, path):
+async def test_with_invalid_credentials_alerts_stay_queued(ask, bus, path):
     ask.open(credentials=Credentials("nobody", "hush"), outbox=path)
     result = await ask("publish", ALERTS)
     assert result.error.code == "000003"
@@ -266,7 +266,7 @@ async def test_an_alert_that_cannot_be_sent_is_not_accepted(ask, path):
     assert len(ask.client.outbox) == 0
 
 
-async def test_an_outbox_of_the_caller_s_stays_open(ask, bus, path):
+async def test_the_caller_s_outbox_stays_open(ask, bus, path):
     with Outbox(path) as box:
         ask.open(outbox=box)
         await ask("publish", ALERTS)
@@ -275,7 +275,7 @@ async def test_an_outbox_of_the_caller_s_stays_open(ask, bus, path):
         assert len(box) == 0
 
 
-async def test_several_at_once_send_everything_once(ask, bus, path):
+async def test_concurrent_calls_send_everything_once(ask, bus, path):
     ask.open(outbox=path)
 
     async def one(number):
@@ -303,7 +303,9 @@ async def test_a_cancelled_call_keeps_its_alerts(bus, path):
     assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
 
 
-async def test_the_event_loop_is_not_held_up_by_another_one_s_writing(bus, path):
+async def test_the_event_loop_is_not_blocked_by_the_transaction_of_another_process(
+    bus, path
+):
     with Outbox(path) as other:
         async with AsyncAlertPublisher(
             bus.url, bus.credentials, outbox=path
@@ -333,7 +335,7 @@ def test_threads_share_a_publisher(bus, path):
 
 
 @pytest.mark.parametrize("kind", [AlertPublisher, AsyncAlertPublisher])
-def test_what_no_publisher_can_be_made_of(kind, path):
+def test_invalid_arguments_of_the_constructors(kind, path):
     good = Credentials("app", "hush")
     own = httpx.Client if kind is AlertPublisher else httpx.AsyncClient
     for url, credentials, settings in [

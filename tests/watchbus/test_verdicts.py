@@ -27,19 +27,19 @@ def test_a_success():
     assert judge(success([1]), same) == Done([1])
 
 
-def test_an_envelope_counts_for_more_than_the_status():
+def test_the_envelope_has_precedence_over_the_status():
     assert judge(success("x", status=500), same) == Done("x")
 
 
 @pytest.mark.parametrize(
     "response", [said(HTML), said(b""), said(b"[]"), said({"data": 1}), said(b"{")]
 )
-def test_a_success_that_is_none(response):
+def test_a_success_that_cannot_be_decoded(response):
     with pytest.raises(DecodeError):
         judge(response, same)
 
 
-def test_an_answer_that_the_reader_refuses():
+def test_data_that_the_decoder_refuses():
     def refuse(_data):
         raise DecodeError("$.data: no")
 
@@ -82,7 +82,7 @@ def final(response):
         (said(b"", status=401), False, False),
     ],
 )
-def test_what_may_be_tried_again(response, is_transient, is_safe_to_retry):
+def test_transient_errors_are_retried(response, is_transient, is_safe_to_retry):
     if is_transient:
         found = judge(response, same)
         assert isinstance(found, TryLater)
@@ -125,7 +125,7 @@ def test_a_redirect_names_its_target_without_the_query(status):
     assert "hush" not in str(found)
 
 
-def test_a_redirect_to_nowhere():
+def test_a_redirect_without_a_target():
     assert "HTTP status 302" in str(final(said(b"", status=302)))
 
 
@@ -133,7 +133,7 @@ def test_a_redirect_to_nowhere():
     "reason",
     ["timestamp is expired", "Timestamp Expired", "the timestamp has expired."],
 )
-def test_an_expired_timestamp_tells_by_how_much_the_clocks_differ(reason):
+def test_an_expired_timestamp_has_the_difference_of_the_clocks(reason):
     response = error("000005", reason, date=GMT, received_at=1_699_999_900.0)
     found = judge(response, same)
     assert isinstance(found, Reauthenticate)
@@ -168,12 +168,12 @@ def test_an_expired_timestamp_tells_by_how_much_the_clocks_differ(reason):
         (DecodeError(""), False),
     ],
 )
-def test_whose_fault_it_is(failure, rejects):
+def test_which_errors_reject_an_alert(failure, rejects):
     assert is_rejection(failure) is rejects
 
 
 @pytest.mark.parametrize("reason", SignatureReason)
-def test_a_refusal_of_our_own_receiver_is_never_an_alerts_fault_but_for_its_size(
+def test_our_own_receiver_rejects_alerts_only_for_their_size(
     reason,
 ):
     status, body = refusal(SignatureError(reason, ""))

@@ -53,7 +53,7 @@ def echo(request):
 ONE, TWO, THREE, FOUR = map(entity, range(1, 5))
 
 
-def test_what_was_asked_and_what_was_answered():
+def test_the_request_is_compared_with_the_response():
     server = Play([took(ONE, THREE, FOUR)])
     result = server.run(subscribe([ONE, TWO, THREE]))
     assert result.succeeded == (ONE, THREE)
@@ -62,7 +62,7 @@ def test_what_was_asked_and_what_was_answered():
     assert result.unanswered == ()
 
 
-def test_what_is_sent():
+def test_the_body_of_a_subscription():
     server = Play([echo])
     server.run(subscribe([ONE]))
     assert server.requests[0].url == "https://bus.example.com/api/watch/subscribe"
@@ -80,7 +80,7 @@ def test_what_is_sent():
     ]
 
 
-def test_the_page_s_other_form():
+def test_the_other_documented_form():
     server = Play([took(ONE)])
     style = WireStyle(chain_id_as_int=True, bare_lists=True)
     server.run(subscribe([ONE], style=style))
@@ -88,7 +88,7 @@ def test_the_page_s_other_form():
     assert sent["chain_id"] == 56
 
 
-def test_paths_are_the_caller_s():
+def test_paths_can_be_chosen():
     on = link("https://host/gw")
     mine = WatchPaths(subscribe="/a", unsubscribe="/b", subscriptions="/c", events="/d")
     asked = provider(on, mine)
@@ -101,14 +101,14 @@ def test_paths_are_the_caller_s():
     ]
 
 
-def test_a_path_that_is_not_there_is_an_error_and_no_other_is_tried():
+def test_a_missing_path_has_no_fallback():
     server = Play([error(status=404)])
     with pytest.raises(OrtegeWatchError):
         server.run(subscribe([ONE]))
     assert len(server.requests) == 1
 
 
-def test_many_are_asked_for_in_batches_and_progress_is_told():
+def test_entities_are_sent_in_batches_with_progress():
     seen = []
     entities = [entity(number) for number in range(7)]
     server = Play([echo, echo, echo])
@@ -123,7 +123,7 @@ def test_many_are_asked_for_in_batches_and_progress_is_told():
 @pytest.mark.parametrize(
     ("outcome", "kind"), [(CUT, TransportError), (error("000002"), RateLimited)]
 )
-def test_a_failure_tells_what_succeeded_before_it(outcome, kind):
+def test_an_error_has_what_succeeded_before_it(outcome, kind):
     entities = [entity(number) for number in range(6)]
     first = took(entities[0], FOUR)
     server = Play([first, *[outcome] * 4])
@@ -168,7 +168,6 @@ def test_every_entity_is_accounted_for_once(count, size, answers):
     assert result.unexpected == ()
 
 
-# ------------------------------------------------------------------------ bad arguments
 @pytest.mark.parametrize(
     ("given", "advice"),
     [
@@ -183,26 +182,25 @@ def test_every_entity_is_accounted_for_once(count, size, answers):
         ([ONE, EntityInfo("0x1", 56, "ERC20", "x")], r"entity_list\[1\]\.entity"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_before_anything_is_sent(given, advice):
+def test_invalid_entities_are_refused_before_anything_is_sent(given, advice):
     with pytest.raises(InvalidArgument, match=advice) as caught:
         Play([]).run(subscribe(given))
     assert isinstance(caught.value, ValueError)
 
 
-def test_the_same_in_another_case_is_the_same():
+def test_entities_are_compared_without_case():
     low = EntityInfo("0x" + "ab" * 20, 56, "ERC20", "x")
     high = EntityInfo("0x" + "AB" * 20, 56, "erc20", "x")
     with pytest.raises(InvalidArgument, match=r"entities\[1\] repeats entities\[0\]"):
         Play([]).run(subscribe([low, high]))
 
 
-def test_a_later_batch_that_cannot_be_sent_keeps_the_first_from_being_sent():
+def test_an_invalid_entity_in_a_later_batch_is_refused_before_the_first_is_sent():
     bad = EntityInfo("0x1", 56, "ERC20", "x")
     with pytest.raises(InvalidArgument):
         Play([]).run(subscribe([ONE, bad], batch_size=1))
 
 
-# ------------------------------------------------------------------------------- pages
 def entries(*numbers):
     return tuple(
         Subscription(f"0x{number:040x}", (WatchEvent(f"w{number}", "x"),))
@@ -233,7 +231,7 @@ def test_an_empty_page_is_the_last_one():
     assert not pages
 
 
-def test_a_short_page_is_not_the_last_one_while_the_total_says_more():
+def test_a_short_page_is_not_the_last_one_if_the_total_is_larger():
     pages = Pages(None, 50, 100)
     pages.take(page(1, 2, total=3, size=2))
     assert pages
@@ -242,7 +240,7 @@ def test_a_short_page_is_not_the_last_one_while_the_total_says_more():
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
-def test_a_page_that_comes_again_is_an_error(turns):
+def test_a_repeated_page_is_an_error(turns):
     pages = Pages(None, 2, 100)
     for number in range(turns):
         pages.take(page(number, total=100))
@@ -250,7 +248,7 @@ def test_a_page_that_comes_again_is_an_error(turns):
         pages.take(page(0, total=100))
 
 
-def test_many_addresses_are_asked_for_in_batches():
+def test_addresses_are_sent_in_batches():
     addresses = [entity(number).entity for number in range(5)]
     pages = Pages(addresses, 50, 2)
     asked = []
@@ -263,7 +261,7 @@ def test_many_addresses_are_asked_for_in_batches():
 @given(
     st.lists(st.lists(st.integers(0, 6), max_size=4), max_size=30), st.integers(0, 60)
 )
-def test_going_through_pages_ends(answers, total):
+def test_paging_ends(answers, total):
     pages = Pages(None, 4, 100)
     taken = 0
     try:
@@ -291,7 +289,7 @@ def test_going_through_pages_ends(answers, total):
         (None, True, "page_size"),
     ],
 )
-def test_what_cannot_be_listed_is_refused(entities, size, advice):
+def test_invalid_arguments_of_a_list_are_refused(entities, size, advice):
     with pytest.raises(InvalidArgument, match=advice):
         Pages(entities, size, 100)
 
@@ -309,7 +307,7 @@ def test_one_page():
     }
 
 
-def test_all_is_asked_for_by_leaving_the_list_out():
+def test_all_subscriptions_are_requested_without_a_list():
     on = link()
     data = {"subscription_list": [], "page_index": 1, "page_size": 50, "total": 0}
     server = Play([success(data)])
@@ -317,7 +315,7 @@ def test_all_is_asked_for_by_leaving_the_list_out():
     assert server.bodies == [{"page_index": 1, "page_size": 50}]
 
 
-def test_events_are_asked_for_with_an_empty_body():
+def test_events_are_requested_with_an_empty_body():
     on = link()
     server = Play([success([{"event_code": "x", "support_entity_type_list": ["EOA"]}])])
     [event] = server.run(provider(on).events(on))

@@ -91,25 +91,15 @@ encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 def excerpt(data: bytes | str) -> str:
     """Return the first 200 characters in printable form, for an error message."""
-    if isinstance(data, str):
-        text = data[: _EXCERPT_LENGTH + 1]
-    else:
+    if not isinstance(data, str):
         # A UTF-8 character has at most four bytes.
-        text = bytes(data[: 4 * _EXCERPT_LENGTH + 4]).decode("utf-8", "replace")
-    printable = "".join(
-        character if character.isprintable() else " "
-        for character in text[:_EXCERPT_LENGTH]
-    )
-    return printable + "…" if len(text) > _EXCERPT_LENGTH else printable
+        data = bytes(data[: 4 * _EXCERPT_LENGTH + 4]).decode("utf-8", "replace")
+    text = "".join(c if c.isprintable() else " " for c in data[:_EXCERPT_LENGTH])
+    return text + "…" if len(data) > _EXCERPT_LENGTH else text
 
 
 def loads(data: bytes | str) -> Any:
-    """Decode JSON with exact numbers: ``int`` of any size, else ``Decimal``.
-
-    Raises:
-        DecodeError: the data is not JSON, or contains a number or a nesting that Python
-            cannot represent.
-    """
+    """Decode JSON with exact numbers; what is not JSON is a ``DecodeError``."""
     try:
         return _json.decode(data)
     except UNREADABLE as error:
@@ -119,8 +109,7 @@ def loads(data: bytes | str) -> Any:
 def decode_body(data: bytes) -> Body:
     """Decode a Cube response; its rows are checked to be JSON and stay text.
 
-    Raises:
-        DecodeError: anything else, such as HTML, half a response, ``null`` or a number.
+    Anything else, such as HTML, ``null`` or half a response, is a ``DecodeError``.
     """
     try:
         return _body.decode(data)
@@ -132,9 +121,7 @@ def decode_body(data: bytes) -> Body:
 def dumps(value: object) -> str:
     """Encode a value as compact JSON with exact numbers; a ``Decimal`` is a number.
 
-    Raises:
-        InvalidArgument: the value contains something that JSON cannot represent
-            exactly; the message has its path.
+    What JSON cannot represent exactly is an ``InvalidArgument`` with its path.
     """
     try:
         return encode(_exact(value, "$")).decode()
@@ -151,7 +138,7 @@ _ATOMS: Final = frozenset({str, int, bool, type(None)})
 def _exact(value: object, path: str) -> object:
     """Return a copy of types that the encoder writes exactly.
 
-    Atoms are not worth a call, and a comprehension is one in Python 3.11.
+    Atoms take no call of their own; a comprehension would be one in Python 3.11.
     """
     match value:
         case None | bool():
@@ -186,11 +173,8 @@ def _exact(value: object, path: str) -> object:
 def structure(cls: type[T], value: Any) -> T:
     """Return an instance of ``cls`` built from JSON values, without conversions.
 
-    ``None`` is not a string, ``"false"`` not a boolean, ``1.9`` not an integer, a
-    string not a list. Unknown keys are ignored, so that servers may add some.
-
-    Raises:
-        DecodeError: one problem for each value that does not fit, with its path.
+    ``None`` is not a string, ``"false"`` not a boolean, ``1.9`` not an integer. Unknown
+    keys are ignored. A ``DecodeError`` lists every value that does not fit, by path.
     """
     try:
         return _converter.structure(value, cls)

@@ -539,11 +539,11 @@ def test_refuses_with_the_path(wire, message):
         ),
         (
             {"filters": [leaf("onTheDate")]},
-            r"filters\[0\].values: .*1 date or datetime value, got 0",
+            r"filters\[0\].values: .*one value, got 0 values",
         ),
         (
             {"filters": [leaf("inDateRange", *["2024-05-01"] * 3)]},
-            r"filters\[0\].values: .*2 date or datetime values, got 3",
+            r"filters\[0\].values: .*start and end, got 3 values",
         ),
         (
             {"filters": [leaf("inDateRange", "2024-05-01T10:00", "2024-04-30")]},

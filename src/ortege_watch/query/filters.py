@@ -55,20 +55,17 @@ class Member(Generic[T]):
     type: builtins.type[T]
 
     def _set(self, name: str, type: builtins.type[Any]) -> None:
-        _check_name(name, self.__class__.__name__)
+        kind = self.__class__.__name__
+        name = check_text(name, f"{kind} name")
+        if not _NAME.fullmatch(name):
+            hint = "expected cube.member, of ASCII letters, digits and underscores"
+            if name.count(".") == 2:
+                hint = "select a granularity with TimeDimension(...).by(...)"
+            raise QueryError(f"invalid {kind} name {shown(name)}: {hint}")
         if type not in TYPES:
             raise QueryError(f"{name}: {_type_advice(type)}")
-        # Plain str: a subclass would not be equal in JSON.
-        object.__setattr__(self, "name", str.__str__(name))
+        object.__setattr__(self, "name", name)
         object.__setattr__(self, "type", type)
-
-
-def _check_name(name: Any, kind: str) -> None:
-    if not _NAME.fullmatch(check_text(name, f"{kind} name")):
-        hint = "expected cube.member, of ASCII letters, digits and underscores"
-        if name.count(".") == 2:
-            hint = "select a granularity with TimeDimension(...).by(...)"
-        raise QueryError(f"invalid {kind} name {shown(name)}: {hint}")
 
 
 def _type_advice(type: Any) -> str:
@@ -173,9 +170,7 @@ class Condition(Filter):
 
     def __attrs_post_init__(self) -> None:
         if getattr(self.member, "kind", "segment") == "segment":
-            message = (
-                f"{shown(self.member)} cannot be compared; use a measure or a dimension"
-            )
+            message = f"member must be a measure or dimension, got {shown(self.member)}"
             raise QueryError(message)
         if self.operator not in list(OPERATORS):
             raise QueryError(
@@ -260,13 +255,10 @@ def _check_values(
         case "none" if values:
             raise QueryError(f"{what} takes no values, got {len(values)}")
         case "list" if not values:
-            message = f"{what}: an empty list matches nothing; omit the filter"
-            raise QueryError(message)
+            raise QueryError(f"{what}: empty list matches nothing; omit the filter")
         case "text":
             if of not in (str, object):
-                message = (
-                    f"{what} searches strings, but the member is declared {of.__name__}"
-                )
+                message = f"{what} needs a member declared str, not {of.__name__}"
                 raise QueryError(message)
             if all(value is None for value in values):
                 raise QueryError(f"{what} needs at least one string")
@@ -289,11 +281,9 @@ def _check_moments(
     if member.type is not datetime:
         message = f"{what} compares times; declare TimeDimension({member.name!r})"
         raise QueryError(message)
-    count = 2 if takes == "range" else 1
+    count, expected = (2, "start and end") if takes == "range" else (1, "one value")
     if len(values) != count:
-        many = "values" if count > 1 else "value"
-        message = f"{what} takes {count} date or datetime {many}, got {len(values)}"
-        raise QueryError(message)
+        raise QueryError(f"{what} takes {expected}, got {len(values)} values")
     moments = tuple(check_moment(value, what) for value in values)
     check_ordered(moments, what)
     if takes == "day" and isinstance(moments[0], datetime):
@@ -319,8 +309,7 @@ class Group(Filter):
             message = f'operator must be "and" or "or", got {shown(self.operator)}'
             raise QueryError(message)
         if not self.filters:
-            message = f'an "{self.operator}" group needs at least one filter'
-            raise QueryError(message)
+            raise QueryError(f"{self.operator!r} group needs at least one filter")
         # (a & b) & c is a & b & c.
         flat: list[Filter] = []
         for filter_ in self.filters:

@@ -21,6 +21,7 @@ from ortege_watch.query.filters import Condition, Member
 from ortege_watch.query.values import (
     UNITS,
     Range,
+    RangeLike,
     check_list,
     check_range,
     check_value,
@@ -218,9 +219,8 @@ def _several(member: Member[Any], method: str, values: Any) -> tuple[Any, ...]:
         message = f"{member.name}.{method} takes a list of values, got {shown(values)}"
         raise QueryError(message)
     # The order of a set of strings differs between runs; the JSON must not.
-    return tuple(
-        sorted(values, key=repr) if isinstance(values, AbstractSet) else values
-    )
+    in_order = sorted(values, key=repr) if isinstance(values, AbstractSet) else values
+    return tuple(in_order)
 
 
 def _repr(member: Member[Any], default: builtins.type) -> str:
@@ -280,18 +280,17 @@ class TimeDimension(Column[datetime]):
         """
         return TimeSelection(self, granularity=granularity)
 
-    def over(self, range: str | date | tuple[date, date]) -> TimeSelection:
-        """Restrict to a range: words, a day, or a pair of moments, both included.
+    def over(self, range: RangeLike) -> TimeSelection:
+        """Restrict to a range: words, a day, or a pair of dates or datetimes.
 
         Words are ``today``, ``yesterday``, ``tomorrow``, ``this week``, ``last month``,
         ``next quarter``, ``last 7 days``, ``from 7 days ago to now`` and a day alone.
+        Both ends of a pair are included.
         """
         return TimeSelection(self, range=range)
 
-    def compare(
-        self, ranges: Sequence[str | date | tuple[date, date]]
-    ) -> TimeSelection:
-        """Return one result for each of ``ranges``, with ``CubeClient.compare``."""
+    def compare(self, ranges: Sequence[RangeLike]) -> TimeSelection:
+        """Restrict to several ranges; ``CubeClient.compare`` returns a result for each."""
         return TimeSelection(self, compared=ranges)
 
     def __repr__(self) -> str:
@@ -303,8 +302,8 @@ def _granularity(value: Any) -> str | None:
         return None
     if not isinstance(value, str) or not re.fullmatch("[a-zA-Z0-9_]{1,128}", value):
         raise QueryError(
-            f"granularity must be one of {', '.join(UNITS)} or the name of one "
-            f"that the cube defines, got {shown(value)}"
+            f"granularity must be one of {', '.join(UNITS)}, or one that the cube "
+            f"defines, got {shown(value)}"
         )
     likely = value.lower().removesuffix("s")
     if likely in UNITS and value not in UNITS:
@@ -368,14 +367,12 @@ class TimeSelection:
         """Group by ``granularity``; see ``TimeDimension.by``."""
         return attrs.evolve(self, granularity=granularity)
 
-    def over(self, range: str | date | tuple[date, date]) -> TimeSelection:
+    def over(self, range: RangeLike) -> TimeSelection:
         """Restrict to ``range``; see ``TimeDimension.over``."""
         return attrs.evolve(self, range=range)
 
-    def compare(
-        self, ranges: Sequence[str | date | tuple[date, date]]
-    ) -> TimeSelection:
-        """Return one result for each of ``ranges``; see ``TimeDimension.compare``."""
+    def compare(self, ranges: Sequence[RangeLike]) -> TimeSelection:
+        """Restrict to several ranges; see ``TimeDimension.compare``."""
         return attrs.evolve(self, compared=ranges)
 
     def asc(self) -> Order:

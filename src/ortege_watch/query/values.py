@@ -19,6 +19,7 @@ from ortege_watch.errors import QueryError
 Scalar: TypeAlias = str | int | Decimal | bool | datetime
 # Only the date operators take a date.
 Value: TypeAlias = Scalar | date | None
+RangeLike: TypeAlias = str | date | tuple[date, date]
 # Words that the server resolves, such as "last 7 days", or a pair of moments, both ends
 # included. A date in a pair is the whole day in the query's time zone.
 Range: TypeAlias = str | tuple[date, date]
@@ -61,10 +62,8 @@ def check_text(text: Any, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise QueryError(
-            f"{what}: {shown(text)} contains a lone surrogate and cannot be encoded as "
-            "UTF-8"
-        ) from None
+        message = f"{what}: {shown(text)} contains a lone surrogate, which UTF-8 cannot encode"
+        raise QueryError(message) from None
     return str.__str__(text)
 
 
@@ -86,14 +85,12 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
             return check_text(value, what)
         case int() if declared in {int, Decimal, object} and type(value) is not bool:
             if value.bit_length() > 3 * _MOST_DIGITS:
-                raise QueryError(
-                    f"{what}: int of {value.bit_length()} bits is too long"
-                )
+                raise QueryError(f"{what}: int is longer than {3 * _MOST_DIGITS} bits")
             return int(value)
         case Decimal() if declared in {Decimal, object}:
             # A large exponent would be written out as zeros.
             if not value.is_finite() or abs(value.adjusted()) > _MOST_DIGITS:
-                raise QueryError(f"{what}: {value!r} is not finite or too long")
+                raise QueryError(f"{what}: {value!r} is not finite, or too long")
             return value
         case datetime() if declared in {datetime, object}:
             return _in_utc(value, what)
@@ -135,10 +132,8 @@ def _in_utc(value: datetime, what: str) -> datetime:
     In other zones two instants of one wall time would be equal, or unequal to both.
     """
     if value.utcoffset() is None:
-        raise QueryError(
-            f"{what}: {shown(value)} is naive; add a time zone, such as "
-            "tzinfo=timezone.utc"
-        )
+        message = f"{what}: {shown(value)} is naive; add tzinfo=timezone.utc or another"
+        raise QueryError(message)
     return _convert(value, UTC, what)
 
 
@@ -149,9 +144,8 @@ def _convert(
         # A sum, also with zero, loses the fold.
         return (value + plus if plus else value).astimezone(zone)
     except OverflowError:
-        raise QueryError(
-            f"{what}: {shown(value)} is outside the years 1 to 9999"
-        ) from None
+        message = f"{what}: {shown(value)} is outside the years 1 to 9999"
+        raise QueryError(message) from None
 
 
 def value_to_wire(value: Value) -> str | None:

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Final
 
-__all__ = ["connect", "use_wal"]
+from ortege_watch.errors import OrtegeWatchError
+
+__all__ = ["Guard", "connect", "use_wal"]
 
 _PAUSE: Final = 0.01
 """Seconds between two attempts to switch a file to its write-ahead log."""
+
+
+class Guard:
+    """A lock that turns SQLite's errors into this library's.
+
+    ``name`` is what an error calls the file, such as ``the outbox 'alerts.db'``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        self._lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise OrtegeWatchError(f"cannot use {self._name}: {error}") from error
 
 
 def connect(path: str | Path, *, wait: float) -> sqlite3.Connection:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Iterable, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Final, Self
 
-from ortege_watch._sqlite import connect, use_wal
-from ortege_watch.errors import InvalidArgument, OrtegeWatchError, OutboxFull
+from ortege_watch._sqlite import Guard, connect, use_wal
+from ortege_watch.errors import InvalidArgument, OutboxFull
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.sending import (
     BatchResults,
@@ -41,24 +40,6 @@ _SCHEMA: Final = """
 """
 
 _COUNT: Final = "SELECT count(*) FROM waiting"
-
-
-class _Guard:
-    """A lock that turns SQLite's errors into this library's."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        self._lock.release()
-        if isinstance(error, sqlite3.Error):
-            raise OrtegeWatchError(
-                f"cannot use the outbox {str(self._path)!r}: {error}"
-            ) from error
 
 
 class Outbox:
@@ -97,9 +78,10 @@ class Outbox:
             raise InvalidArgument(f"limit must be a positive int, got {limit!r}")
         self.path: Final = Path(path)
         self.limit: Final = limit
-        self._guard = _Guard(self.path)
+        name = f"the outbox {str(path)!r}"
+        self._guard = Guard(name)
         # A lock of its own: releasing the lease must not wait for a transaction.
-        self._lease_guard = _Guard(self.path)
+        self._lease_guard = Guard(name)
         self._lease: SendLease | None = None
         with self._guard:
             self._db = connect(self.path, wait=_WAIT)

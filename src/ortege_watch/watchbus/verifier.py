@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-import sqlite3
 import threading
 import time
 from binascii import unhexlify
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Final, Literal, Protocol, Self, TypeVar
 
 import msgspec
 
 from ortege_watch import _json as codec
-from ortege_watch._sqlite import connect, use_wal
+from ortege_watch._sqlite import Guard, connect, use_wal
 from ortege_watch.errors import (
     InvalidArgument,
-    OrtegeWatchError,
     SignatureError,
     SignatureReason,
 )
@@ -112,12 +108,11 @@ class SQLiteNonces:
     """
 
     def __init__(self, path: str | Path, limit: int = 1_000_000) -> None:
-        self._path = path
         self._limit = limit
-        self._lock = threading.Lock()
         self._next_sweep = float("-inf")
         self._full = False
-        with self._errors():
+        self._guard = Guard(f"the nonce file {str(path)!r}")
+        with self._guard:
             self._db = connect(path, wait=_LOCK_TIMEOUT)
             # A killed process loses nothing; a power failure the last moments.
             use_wal(self._db, wait=_LOCK_TIMEOUT)
@@ -130,7 +125,7 @@ class SQLiteNonces:
 
     def record(self, nonce: str, now: float, until: float) -> bool:
         """Store a nonce and return whether it was new."""
-        with self._lock, self._errors():
+        with self._guard:
             if not self._next_sweep - _SWEEP_EVERY <= now < self._next_sweep:
                 self._next_sweep = now + _SWEEP_EVERY
                 self._db.execute("DELETE FROM nonces WHERE until < ?", (now,))
@@ -146,27 +141,14 @@ class SQLiteNonces:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock, self._errors():
+        with self._guard:
             self._db.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            problem = f"cannot use the nonce file {str(self._path)!r}: {error}"
-            raise OrtegeWatchError(problem) from error
 
 
 def _full(limit: int) -> SignatureError:

@@ -8,6 +8,7 @@ import time
 import traceback
 from email.utils import formatdate
 
+import anyio
 import pytest
 from channels import (
     CREDENTIALS,
@@ -104,6 +105,24 @@ async def test_send_returns_when_the_alerts_are_handled():
         gate.let_on.set()
         await sending
         assert gate.done == [1]
+
+
+async def test_alerts_may_be_sent_while_the_connection_is_blocked():
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted() as script,
+        channel_to(script) as channel,
+    ):
+        await channel.send([alert(1)])
+        script.connections[0].transport.pause_reading()
+        large = alert(2, comment="x" * 900_000)
+        sending = [asyncio.create_task(channel.send([large])) for _ in range(10)]
+        await anyio.wait_all_tasks_blocked()
+        sending.append(asyncio.create_task(channel.send([alert(3)])))
+        await anyio.wait_all_tasks_blocked()
+        script.connections[0].transport.resume_reading()
+        await asyncio.gather(*sending)
+    assert script.numbers(1) == [1, *[2] * 10, 3]
 
 
 async def test_a_style_changes_the_form_of_what_is_sent():

@@ -531,7 +531,8 @@ class AlertChannel:
             if next_at is None:
                 await self._wake.wait()
             else:
-                delay = next_at - self._clock.now()
+                # A frame may have become due while the others were being sent.
+                delay = max(0.0, next_at - self._clock.now())
                 await _race(self._wake.wait(), self._clock.sleep(delay))
 
     async def _read(self, connection: ClientConnection) -> Never:

@@ -36,7 +36,7 @@ from ortege_watch import (
 
 if TYPE_CHECKING:
     from liquidation_bot.bus import Announcer, Listener
-    from liquidation_bot.outbox import Outbox
+    from liquidation_bot.execution import Outbox
     from liquidation_bot.record import Session
 
 __all__ = ["Bot", "MembersMissing", "Settings"]

@@ -89,7 +89,7 @@ def call(plan: Plan, market: Market, liquidator: str | None) -> dict[str, Any]:
     in deny mode is the only guard against slippage.
     """
     return {
-        "contract": market.liquidation,
+        "contract": market.contracts.liquidation,
         "function": "liquidation-call",
         "arguments": [
             {"name": name, "repr": represent(value), "hex": f"0x{_hex(value)}"}
@@ -134,7 +134,7 @@ def _conditions(plan: Plan, market: Market, liquidator: str) -> list[dict[str, s
     most = max(plan.requested, plan.sizing.paid)
     return [
         _condition(liquidator, plan.debt, "lte", most),
-        _condition(market.vault, plan.collateral, "gte", plan.least),
+        _condition(market.contracts.vault, plan.collateral, "gte", plan.least),
         {
             "type": "ft-postcondition",
             "address": plan.borrower,

@@ -14,18 +14,27 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from liquidation_bot import bus, demo, executor, options, ortege
+from liquidation_bot import bus, demo, execution, options, ortege
 from liquidation_bot.bot import Bot, MembersMissing, Settings
 from liquidation_bot.clarity import ClarityError, check_principal
 from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, JsonLines, Lines, Note
-from liquidation_bot.fixture import FixturePositions, FixturePrices
-from liquidation_bot.market import Market, MarketError
-from liquidation_bot.model import FileError, PositionSource, PriceSource, SourceError
+from liquidation_bot.market import Market
+from liquidation_bot.model import (
+    FileError,
+    PositionSource,
+    PriceSource,
+    SourceError,
+    UsageError,
+)
 from liquidation_bot.node import Node, NodePositions, NodePrices
-from liquidation_bot.outbox import Outbox
-from liquidation_bot.record import Recorder, RecordError, Session, replay
-from liquidation_bot.state import State, StateError
+from liquidation_bot.record import (
+    FixturePositions,
+    FixturePrices,
+    Recorder,
+    Session,
+    replay,
+)
 from ortege_watch import AsyncCubeClient, InvalidArgument, OrtegeWatchError
 
 __all__ = ["main"]
@@ -35,15 +44,7 @@ FAILED: Final = 1
 WRONG_USE: Final = 2
 INTERRUPTED: Final = 130
 
-_USE: Final = (
-    FileError,
-    MarketError,
-    MembersMissing,
-    InvalidArgument,
-    RecordError,
-    StateError,
-    executor.ExecutorError,
-)
+_USE: Final = (UsageError, MembersMissing, InvalidArgument)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +123,7 @@ def _display(kind: str, log: TextIO) -> Display:
         kind = "table" if rich and log.isatty() else "lines"
     if kind == "table":
         if importlib.util.find_spec("rich") is None:
-            raise executor.ExecutorError("--log table needs rich: pip install rich")
+            raise execution.ExecutorError("--log table needs rich: pip install rich")
         from rich.console import Console  # noqa: PLC0415 - optional
 
         from liquidation_bot.table import LiveTable  # noqa: PLC0415 - needs rich
@@ -142,14 +143,14 @@ async def _demo(chosen: argparse.Namespace, display: Display) -> None:
     at_a_terminal = sys.stdout.isatty() and chosen.log != "json"
     await demo.run(
         display,
-        executor=executor.DryRunExecutor(chosen.plans),
+        executor=execution.DryRunExecutor(chosen.plans),
         # A reader needs time for each chapter, a pipe none.
         pause=2.0 if at_a_terminal else 0.0,
     )
 
 
 async def _replay(chosen: argparse.Namespace) -> int:
-    again = executor.DryRunExecutor(chosen.plans, _plan_to_stdout)
+    again = execution.DryRunExecutor(chosen.plans, _plan_to_stdout)
     for plan in replay(chosen.replay):
         await again.execute(plan)
     return OK
@@ -161,7 +162,9 @@ def _plan_to_stdout(line: str) -> None:
 
 async def _live(chosen: argparse.Namespace, display: Display) -> None:
     market = Market.load(chosen.market)
-    state = State.load(chosen.state) if chosen.state else State()
+    state = (
+        execution.State.load(chosen.state) if chosen.state else execution.State.empty()
+    )
     async with AsyncExitStack() as stack:
         cube = await stack.enter_async_context(AsyncCubeClient())
         node = None
@@ -174,7 +177,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             limits=_limits(chosen),
             cool_down=chosen.cool_down,
             cool_downs=state.cool_downs,
-            caveats=[*positions.caveats, *prices.caveats],
+            caveats=(*positions.caveats, *prices.caveats),
             liquidator=chosen.liquidator,
         )
         record = None
@@ -249,19 +252,19 @@ def _settings(chosen: argparse.Namespace) -> Settings:
     )
 
 
-def _outbox(chosen: argparse.Namespace, state: State) -> Outbox:
+def _outbox(chosen: argparse.Namespace, state: execution.State) -> execution.Outbox:
     path: Path | None = chosen.state
 
-    def save(new: State) -> None:
+    def save(new: execution.State) -> None:
         if path is not None:
             new.save(path)
 
     if not chosen.execute:
-        dry = executor.DryRunExecutor(chosen.plans, _plan_to_stdout)
-        return Outbox(dry, state=state, save=save)
-    guard = executor.Guard(chosen.cap, chosen.kill_file)
-    mine = executor.load(chosen.execute)
-    return Outbox(mine, guard=guard, state=state, save=save)
+        dry = execution.DryRunExecutor(chosen.plans, _plan_to_stdout)
+        return execution.Outbox(dry, state=state, save=save)
+    guard = execution.Guard(chosen.cap, chosen.kill_file)
+    mine = execution.load(chosen.execute)
+    return execution.Outbox(mine, guard=guard, state=state, save=save)
 
 
 def _positions(

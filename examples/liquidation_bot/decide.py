@@ -1,4 +1,4 @@
-"""The decision: a plan, or a reason not to have one. Pure: no clock, no I/O."""
+"""The decision about one borrower: a plan, or the reason against one. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import enum
 from collections.abc import Iterator, Mapping
 
 import attrs
+import msgspec
 
 from liquidation_bot.market import Market, Reserve
 from liquidation_bot.model import Holding, Position, Price, shown
@@ -23,7 +24,7 @@ __all__ = ["Limits", "Plan", "Reason", "Skip", "decide"]
 
 
 class Reason(enum.StrEnum):
-    """Say why there is no plan."""
+    """The reasons against a plan."""
 
     NO_DEBT = "no debt"
     UNKNOWN_ASSET = "unknown asset"
@@ -39,19 +40,18 @@ class Reason(enum.StrEnum):
     COOLING_DOWN = "planned already"
 
 
-@attrs.frozen(kw_only=True)
-class Limits:
-    """Say which liquidations are worth a plan. Dollars have eight decimals.
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which liquidations are worth a plan. Dollars have eight decimals.
 
     Attributes:
-        min_profit: dollars that must be left after everything below.
-        allow_unprofitable: plan also what loses money.
+        min_profit: dollars that must be left after fee and slippage.
+        allow_unprofitable: make plans that lose money, too.
         transaction_fee: dollars that the call is expected to cost.
-        slippage_bps: the part of what is seized that selling it may lose, in
-            hundredths of a percent; also how much less the call may bring.
+        slippage_bps: the expected loss when the collateral is sold, in hundredths of a
+            percent; also how much less collateral the call may yield.
         wallet_cap: dollars that one call may pay; None for no cap.
         margin: how far below the threshold a health factor must be.
-        clock_skew: seconds that a price's time may lie ahead.
+        clock_skew: seconds that the time of a price may be in the future.
     """
 
     min_profit: int = ONE
@@ -65,13 +65,13 @@ class Limits:
 
 @attrs.frozen(kw_only=True)
 class Skip:
-    """Say that a borrower is left alone, and why.
+    """The decision not to make a plan.
 
     Attributes:
         borrower: the address.
-        reason: the kind of reason, to count.
-        detail: the same in words.
-        health: the health factor, eight decimals; None where it cannot be known.
+        reason: the kind of reason, for counting.
+        detail: the reason in words.
+        health: the health factor, eight decimals; None if it is not known.
     """
 
     borrower: str
@@ -82,22 +82,22 @@ class Skip:
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """Hold one liquidation that is worth it. Dollars have eight decimals.
+    """A liquidation that is worth it. Dollars have eight decimals.
 
     Attributes:
         borrower: the address.
         made_at: unix seconds.
-        health: the health factor.
-        debt: the reserve that is paid.
+        health: the health factor, eight decimals.
+        debt: the reserve whose debt is paid.
         collateral: the reserve that is seized.
         requested: debt tokens that the call offers to pay.
-        sizing: what it then moves.
-        paid_usd: what is paid.
-        gained_usd: what is gained, after slippage.
-        profit_usd: ``gained_usd`` without ``paid_usd`` and the transaction's fee.
-        least: collateral tokens that must leave the vault, else the call must fail.
-        prices: of the two assets.
-        position: what it was computed from.
+        sizing: the amounts that the call moves.
+        paid_usd: the value of the payment.
+        gained_usd: the value of the collateral, after slippage.
+        profit_usd: ``gained_usd`` less ``paid_usd`` and the transaction fee.
+        least: collateral tokens that must leave the vault, or the call fails.
+        prices: of debt and collateral.
+        position: the position that the plan was computed from.
     """
 
     borrower: str
@@ -116,11 +116,13 @@ class Plan:
 
     @property
     def most_paid_usd(self) -> int:
-        """Value the most that the call can take out of the wallet."""
+        """The most dollars that the call can take out of the wallet."""
         return usd(self.requested, self.debt.decimals, self.prices[0].price)
 
 
 class _Refused(Exception):
+    """Ends a decision with a reason."""
+
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
@@ -138,10 +140,10 @@ def decide(
     """Decide about one borrower.
 
     Args:
-        position: what the borrower has.
+        position: of the borrower.
         prices: the newest price of each asset, by the token's contract.
         market: the protocol's parameters.
-        limits: what is worth a plan.
+        limits: which liquidations are worth a plan.
         now: unix seconds.
     """
     case = _Case(position, market, limits, now)
@@ -173,7 +175,7 @@ class _Case:
 
 @attrs.frozen
 class _Priced:
-    """A holding that matters, with its reserve and its price."""
+    """A debt or collateral with its reserve and its price."""
 
     holding: Holding
     reserve: Reserve
@@ -185,12 +187,12 @@ class _Priced:
 
 
 def _counts(holding: Holding, reserve: Reserve) -> bool:
-    """Tell whether a holding is collateral."""
+    """Return whether a holding is collateral."""
     return bool(holding.supplied and holding.as_collateral and reserve.collateral)
 
 
 def _holdings(case: _Case) -> list[tuple[Holding, Reserve]]:
-    """Give debts and collaterals; what is only supplied does not matter."""
+    """Return debts and collaterals, without what is only supplied."""
     if not case.position.has_debt:
         raise _Refused(Reason.NO_DEBT, "owes nothing")
     found: list[tuple[Holding, Reserve]] = []
@@ -205,7 +207,7 @@ def _holdings(case: _Case) -> list[tuple[Holding, Reserve]]:
             if debt > reserve.payable or seized > reserve.seizable:
                 raise _Refused(
                     Reason.UNKNOWN_ASSET,
-                    f"the market file has no parameters of {reserve.symbol}",
+                    f"the market file lacks parameters of {reserve.symbol}",
                 )
             found.append((holding, reserve))
     if not any(_counts(holding, reserve) for holding, reserve in found):
@@ -220,8 +222,9 @@ def _priced(
     for holding, reserve in held:
         price = prices.get(holding.asset)
         if price is None or price.price == 0:
-            what = "no price" if price is None else "a price of 0"
-            raise _Refused(Reason.NO_PRICE, f"there is {what} of {reserve.symbol}")
+            symbol = reserve.symbol
+            detail = f"no price of {symbol}" if price is None else f"{symbol} costs 0"
+            raise _Refused(Reason.NO_PRICE, detail)
         found.append(_Priced(holding, reserve, price))
     return found
 
@@ -247,34 +250,39 @@ def _health(case: _Case, priced: list[_Priced]) -> int:
 
 def _check_price(case: _Case, priced: _Priced) -> None:
     price, symbol = priced.price, priced.reserve.symbol
-    age, most = case.now - price.at, case.market.max_price_age
+    age, most = case.now - price.at, case.market.rules.max_price_age
     if age > most or age < -case.limits.clock_skew:
-        when = f"{age} s old" if age >= 0 else f"{-age} s ahead of the clock"
-        raise _Refused(
-            Reason.STALE_PRICE, f"the price of {symbol} is {when}, {most} s are taken"
+        when = (
+            f"{age} s old, at most {most} s are allowed"
+            if age >= 0
+            else f"{-age} s in the future"
         )
-    widest = case.market.max_confidence_bps * price.price
+        raise _Refused(Reason.STALE_PRICE, f"the price of {symbol} is {when}")
+    widest = case.market.rules.max_confidence_bps * price.price
     if price.confidence is not None and price.confidence * 10_000 > widest:
         raise _Refused(
             Reason.WIDE_PRICE,
-            f"the price of {symbol} is {shown(price.price, 8)} give or take "
+            f"the price of {symbol} is {shown(price.price, 8)} ± "
             f"{shown(price.confidence, 8)}",
         )
 
 
 def _check_health(case: _Case, factor: int) -> None:
-    threshold = case.market.health_threshold
+    threshold = case.market.rules.health_threshold
     if abs(factor - threshold) < case.limits.margin:
         raise _Refused(
-            Reason.TOO_CLOSE, f"health {shown(factor, 8, 4)} is at the threshold"
+            Reason.TOO_CLOSE,
+            f"health {shown(factor, 8, 4)} is too close to the threshold",
         )
     if factor >= threshold:
-        words = "owes next to nothing" if factor == MAX else shown(factor, 8, 4)
-        raise _Refused(Reason.HEALTHY, f"health {words}")
+        detail = f"health {shown(factor, 8, 4)}"
+        if factor == MAX:
+            detail = "the debt is worth less than the smallest fraction of a dollar"
+        raise _Refused(Reason.HEALTHY, detail)
 
 
 def _plans(case: _Case, factor: int, priced: list[_Priced]) -> Iterator[Plan]:
-    """Size every pair of a debt and a collateral."""
+    """Yield the plan for each pair of a debt and a collateral."""
     for debt in priced:
         for seized in priced:
             if debt.holding.borrowed and seized.counts:
@@ -291,9 +299,9 @@ def _plan(case: _Case, factor: int, debt: _Priced, seized: _Priced) -> Plan:
         collateral=seized.holding.supplied,
         collateral_decimals=taking.decimals,
         collateral_price=seized.price.price,
-        close_factor=paying.close_factor,
+        close_factor=paying.close_factor or 0,
         bonus=taking.bonus_in(case.position.e_mode),
-        fee_bps=taking.fee_bps,
+        fee_bps=taking.fee_bps or 0,
         requested=requested,
     )
     kept = 10_000 - limits.slippage_bps
@@ -319,7 +327,7 @@ def _plan(case: _Case, factor: int, debt: _Priced, seized: _Priced) -> Plan:
 
 def _requested(debt: _Priced, limits: Limits) -> int:
     owed, reserve = debt.holding.borrowed, debt.reserve
-    most = liquidation_limit(owed, reserve.decimals, reserve.close_factor)
+    most = liquidation_limit(owed, reserve.decimals, reserve.close_factor or 0)
     if limits.wallet_cap is None:
         return most
     one = int(10**reserve.decimals)
@@ -327,17 +335,17 @@ def _requested(debt: _Priced, limits: Limits) -> int:
 
 
 def _best(plans: list[Plan], limits: Limits) -> Plan:
-    """Choose the pair that earns most; the registry's order breaks a tie."""
+    """Return the most profitable plan; of equal ones, the first in registry order."""
     sized = [plan for plan in plans if plan.sizing.paid and plan.sizing.to_liquidator]
     if not sized:
         if limits.wallet_cap is not None and not any(plan.requested for plan in plans):
-            raise _Refused(Reason.OVER_CAP, "the wallet's cap leaves nothing to pay")
-        raise _Refused(Reason.TOO_SMALL, "rounds to nothing")
+            raise _Refused(Reason.OVER_CAP, "the wallet cap leaves nothing to pay")
+        raise _Refused(Reason.TOO_SMALL, "the amounts round to 0")
     best = max(sized, key=lambda plan: plan.profit_usd)
     if best.profit_usd < limits.min_profit and not limits.allow_unprofitable:
         raise _Refused(
             Reason.UNPROFITABLE,
-            f"would earn {shown(best.profit_usd, 8, 2)} USD, "
-            f"at least {shown(limits.min_profit, 8, 2)} are wanted",
+            f"the profit would be {shown(best.profit_usd, 8, 2)} USD, "
+            f"at least {shown(limits.min_profit, 8, 2)} is required",
         )
     return best

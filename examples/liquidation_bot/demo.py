@@ -22,10 +22,9 @@ from liquidation_bot.bot import Bot, Settings
 from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, Note, short
 from liquidation_bot.engine import Engine
-from liquidation_bot.executor import DryRunExecutor, Executor
+from liquidation_bot.execution import DryRunExecutor, Executor, Outbox
 from liquidation_bot.market import Market
 from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
-from liquidation_bot.outbox import Outbox
 from liquidation_bot.record import Session
 from ortege_watch import AsyncCubeClient, Reconnect
 from ortege_watch.testing import FakeCube
@@ -193,7 +192,7 @@ class _World:
     def event(self, who: str, function: str, amount: str) -> None:
         self.cube.tables["stacks_contract_events"].insert(
             {
-                "contract_id": self.market.watched[0],
+                "contract_id": self.market.contracts.watched[0],
                 "function_name": function,
                 "sender_address": who,
                 "asset_amount": Decimal(amount),
@@ -231,7 +230,7 @@ async def run(
         limits=limits or Limits(),
         cool_down=3600,
         cool_downs={},
-        caveats=[*OrtegePositions.caveats, *OrtegePrices.caveats],
+        caveats=(*OrtegePositions.caveats, *OrtegePrices.caveats),
         liquidator=LIQUIDATOR,
     )
     async with (

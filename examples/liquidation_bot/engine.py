@@ -1,4 +1,4 @@
-"""The bot's memory and its reactions: inputs in, decisions out. Pure and repeatable.
+"""The bot's memory and its reactions: inputs in, decisions out. Pure.
 
 The same inputs give the same decisions, so a recorded session can be replayed.
 """
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
-import attrs
+import msgspec
 
 from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
 from liquidation_bot.model import Position, Price, shown
@@ -22,35 +22,32 @@ __all__ = ["Decision", "Engine", "Input", "PositionsRead", "PricesSeen", "Tick"]
 Decision: TypeAlias = Plan | Skip
 
 
-@attrs.frozen
-class PositionsRead:
-    """Say that positions were read anew; each borrower of them is looked at again.
+class PositionsRead(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Positions that were just read; each of their borrowers is decided about.
 
     Attributes:
         at: unix seconds.
-        positions: as they are now.
+        positions: the current positions.
     """
 
     at: int
     positions: tuple[Position, ...]
 
 
-@attrs.frozen
-class PricesSeen:
-    """Say that prices came; every holder of an asset whose price moved is looked at.
+class PricesSeen(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Prices; every holder of an asset whose price changed is decided about.
 
     Attributes:
         at: unix seconds.
-        prices: in any order, old ones among them.
+        prices: in any order; old prices may be among them.
     """
 
     at: int
     prices: tuple[Price, ...]
 
 
-@attrs.frozen
-class Tick:
-    """Say that time has passed; everybody is looked at again.
+class Tick(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The passing of time; every borrower is decided about.
 
     Attributes:
         at: unix seconds.
@@ -63,16 +60,16 @@ Input: TypeAlias = PositionsRead | PricesSeen | Tick
 
 
 class Engine:
-    """Keep positions and prices, and decide about whoever an input concerns.
+    """The current positions and prices, and the decisions about them.
 
     Attributes:
         market: the protocol's parameters.
-        limits: what is worth a plan.
+        limits: which liquidations are worth a plan.
         cool_down: seconds after a plan in which its borrower gets no other.
         positions: of every borrower that has debt, by address.
-        prices: the newest of each asset.
+        prices: the newest price of each asset.
         cool_downs: until when a borrower gets no other plan, in unix seconds.
-        decisions: the last one about each borrower.
+        decisions: the last decision about each borrower.
         skipped: how often each reason was given.
         plans: how many plans were made.
     """
@@ -96,7 +93,7 @@ class Engine:
         self.plans = 0
 
     def handle(self, given: Input) -> list[Decision]:
-        """Take an input; return what was decided, one for each borrower concerned."""
+        """Apply an input, and return one decision for each borrower concerned."""
         match given:
             case PositionsRead(at, positions):
                 return [self._read(position, at) for position in positions]
@@ -114,7 +111,7 @@ class Engine:
                 assert_never(given)
 
     def prices_in_words(self) -> str:
-        """Write the prices for people, in the registry's order."""
+        """Return the prices for people, in the registry's order."""
         return ", ".join(
             f"{reserve.symbol} {shown(self.prices[reserve.asset].price, 8)}"
             for reserve in self.market.reserves
@@ -122,8 +119,9 @@ class Engine:
         )
 
     def _newer(self, price: Price, at: int) -> bool:
-        """Keep the newest price; one whose time lies ahead must not stay for ever."""
+        """Store a price unless a newer one is known; return whether it is a change."""
         known = self.prices.get(price.asset)
+        # A price whose time is in the future is replaced, or it would stay for ever.
         if known is not None and price.at < known.at <= at:
             return False
         self.prices[price.asset] = price
@@ -155,7 +153,7 @@ class Engine:
                 decision = Skip(
                     borrower=position.borrower,
                     reason=Reason.COOLING_DOWN,
-                    detail=f"there is a plan already, {until - at} s until another",
+                    detail=f"the last plan is recent, wait {until - at} s for another",
                     health=decision.health,
                 )
             else:

@@ -1,15 +1,21 @@
-"""What the bot knows about borrowers and prices, whoever told it."""
+"""Positions and prices, whatever source they come from, and exact numbers.
+
+What is read from files is checked strictly: numbers are not strings, and unknown keys are
+errors, because a misspelled key would otherwise leave a default in its place.
+"""
 
 from __future__ import annotations
 
 import decimal
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Protocol
+from pathlib import Path
+from typing import Annotated, Protocol, TypeVar
 
-import attrs
+import msgspec
 
 __all__ = [
+    "Amount",
     "FileError",
     "Holding",
     "Position",
@@ -17,64 +23,73 @@ __all__ = [
     "Price",
     "PriceSource",
     "SourceError",
+    "UsageError",
     "exact",
     "fixed",
+    "fixed_exactly",
+    "load_json",
     "shown",
 ]
 
+T = TypeVar("T")
+
+Amount = Annotated[int, msgspec.Meta(ge=0)]
+"""An integer that is not negative; checked where it is read from a file."""
+
 
 class SourceError(Exception):
-    """Report that a source could not be read; the next round tries again."""
+    """Raised when a source cannot be read now; the next round tries again."""
 
 
-class FileError(SourceError):
-    """Refuse a file that was named by the user; trying again is of no use."""
+class UsageError(ValueError):
+    """Raised for a mistake in the options, the environment or a file."""
 
 
-@attrs.frozen(kw_only=True)
-class Price:
-    """Hold the price of one whole token of an asset.
+class FileError(UsageError):
+    """Raised when a file that the user named cannot be read."""
+
+
+class Price(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The price of one whole token of an asset.
 
     Attributes:
         asset: the contract of the token.
-        price: dollars, eight decimals.
-        at: unix seconds when it was published; not when it was read.
+        price: dollars with eight decimals.
+        at: when it was published (not when it was read), in unix seconds.
         confidence: half the width of its interval, dollars with eight decimals; None
-            where the source does not say.
+            where the source does not tell it.
     """
 
     asset: str
-    price: int
+    price: Amount
     at: int
-    confidence: int | None = None
+    confidence: Amount | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Holding:
-    """Hold what a borrower has in one reserve, in the token's smallest unit.
+class Holding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A borrower's amounts in one reserve, in the token's smallest unit.
 
     Attributes:
         asset: the contract of the token.
-        supplied: what could be seized.
+        supplied: the amount that can be seized.
         borrowed: the debt.
-        as_collateral: the borrower lets it count as collateral.
+        as_collateral: whether the borrower uses the supply as collateral.
     """
 
     asset: str
-    supplied: int = 0
-    borrowed: int = 0
+    supplied: Amount = 0
+    borrowed: Amount = 0
     as_collateral: bool = True
 
 
-@attrs.frozen(kw_only=True)
-class Position:
-    """Hold all that a borrower has, as it was at one time.
+class Position(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that a borrower has and owes at one time.
 
     Attributes:
         borrower: the address.
         holdings: one for each reserve in use.
         read_at: unix seconds.
-        e_mode: the borrower's e-mode; 0 for none.
+        e_mode: the borrower's e-mode; 0 without one.
     """
 
     borrower: str
@@ -84,67 +99,94 @@ class Position:
 
     @property
     def has_debt(self) -> bool:
-        """Tell whether there is anything to pay back."""
+        """Whether the borrower owes anything."""
         return any(each.borrowed for each in self.holdings)
 
     @property
     def assets(self) -> set[str]:
-        """Name the assets that the health depends on."""
+        """The assets that the health factor depends on."""
         return {each.asset for each in self.holdings}
 
 
 class PositionSource(Protocol):
-    """Read positions from somewhere."""
+    """A source of positions."""
 
     @property
     def caveats(self) -> Sequence[str]:
-        """Say what its positions leave out; every plan repeats it."""
+        """What its positions leave out; repeated in every plan."""
         ...
 
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
-        """Read one position for each address; an empty one where there is none.
+        """Read one position for each address; an unknown address has no holdings.
 
         Raises:
-            SourceError: they cannot be read now.
+            SourceError: the positions cannot be read now.
         """
         ...
 
 
 class PriceSource(Protocol):
-    """Read prices from somewhere."""
+    """A source of prices."""
 
     @property
     def caveats(self) -> Sequence[str]:
-        """Say what its prices leave out; every plan repeats it."""
+        """What its prices leave out; repeated in every plan."""
         ...
 
     async def prices(self) -> Sequence[Price]:
         """Read the newest price of each asset.
 
         Raises:
-            SourceError: they cannot be read now.
+            SourceError: the prices cannot be read now.
         """
         ...
 
 
+def load_json(path: Path, kind: type[T]) -> T:
+    """Read a JSON file as a type, strictly: unknown keys are errors.
+
+    Raises:
+        FileError: the file cannot be read, or does not fit the type.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot read {path}: {error}") from None
+
+
 def fixed(value: Decimal | int, places: int) -> int:
-    """Write a number with that many decimals as an int, cut off towards zero."""
+    """Convert a number to an int with that many decimals, truncated towards zero."""
     with decimal.localcontext(prec=200, rounding=decimal.ROUND_DOWN):
         return int(Decimal(value).scaleb(places).to_integral_value())
 
 
+def fixed_exactly(value: Decimal | int, most: int) -> int:
+    """Convert a number from 0 to ``most`` to an int with eight decimals.
+
+    Raises:
+        ValueError: the number is out of range or has more than eight decimals.
+    """
+    number = Decimal(value)
+    if not number.is_finite() or not 0 <= number <= most:
+        raise ValueError(f"must be between 0 and {most}, got {value}")
+    result = fixed(number, 8)
+    if exact(result, 8) != number:
+        raise ValueError(f"must have at most eight decimals, got {value}")
+    return result
+
+
 def exact(value: int, places: int) -> Decimal:
-    """Write an int that has that many decimals as the number that it stands for."""
-    return Decimal(f"{value}e-{places}")  # no context rounds a text
+    """Convert an int with that many decimals to the number that it stands for."""
+    return Decimal(f"{value}e-{places}")  # unlike arithmetic, this never rounds
 
 
 def shown(value: int, places: int, most: int | None = None) -> str:
-    """Write an int that has that many decimals for people.
+    """Format an int with that many decimals for people.
 
     Args:
-        value: the number, not negative where it is an amount.
+        value: the number.
         places: its decimals.
-        most: decimals to show; all by default. The rest is cut off.
+        most: decimals to show, truncated; all by default, without trailing zeros.
     """
     sign, digits = "-" * (value < 0), str(abs(value)).rjust(places + 1, "0")
     whole, part = digits[: len(digits) - places], digits[len(digits) - places :]

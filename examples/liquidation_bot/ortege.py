@@ -106,7 +106,7 @@ def events_query(market: Market, since: datetime) -> Query:
             Events.tx_date,
         ],
         where=[
-            Events.contract_id.in_(market.watched),
+            Events.contract_id.in_(market.contracts.watched),
             Events.function_name.in_(FUNCTIONS),
             Events.tx_date.after(since),
         ],
@@ -193,7 +193,7 @@ class OrtegePositions:
                 asset=asset_id, supplied=int(supplied > 0), borrowed=int(owed > 0)
             )
         else:
-            places = reserve.decimals if self._market.amounts == "tokens" else 0
+            places = reserve.decimals if self._market.units.amounts == "tokens" else 0
             holding = Holding(
                 asset=reserve.asset,
                 supplied=fixed(supplied, places),

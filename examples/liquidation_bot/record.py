@@ -1,64 +1,57 @@
-"""Sessions as files: what the engine was given, to be given again.
+"""Sessions, positions and prices as files.
 
-One JSON object a line. The first one holds the market file, the limits and whatever
-else decides; so a replay needs nothing but the record, and makes the same plans to the
-last byte.
+A session is recorded as one JSON object a line. The first line holds everything that
+decides (the market file, the limits, ...), so a replay needs only the record, and makes
+the same plans to the last byte.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Final, Self
 
-import attrs
+import msgspec
 
 from liquidation_bot.call import document
 from liquidation_bot.decide import Limits, Plan
-from liquidation_bot.engine import Engine, Input, PositionsRead, PricesSeen, Tick
+from liquidation_bot.engine import Engine, Input
 from liquidation_bot.market import Market
-from liquidation_bot.model import Holding, Position, Price
+from liquidation_bot.model import FileError, Position, Price, load_json
 
 __all__ = [
-    "RecordError",
+    "FixturePositions",
+    "FixturePrices",
     "Recorder",
     "Session",
-    "position_from",
-    "price_from",
     "replay",
 ]
 
-_VERSION = 1
+_VERSION: Final = 1
 
 
-class RecordError(ValueError):
-    """Refuse a file that is no record; the message names the line."""
-
-
-@attrs.frozen(kw_only=True)
-class Session:
-    """Hold what decides, beside the inputs.
+class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that decides, apart from the inputs.
 
     Attributes:
         market: the market.
-        limits: what is worth a plan.
-        cool_down: seconds in which a borrower gets no second plan.
-        cool_downs: those that were running at the start.
+        limits: which liquidations are worth a plan.
+        cool_down: seconds after a plan in which its borrower gets no other.
+        cool_downs: the cool-downs at the start: until when, in unix seconds.
         caveats: what the sources leave out.
-        liquidator: the address in post-conditions.
+        liquidator: the address in post-conditions; None leaves a placeholder.
     """
 
     market: Market
     limits: Limits
     cool_down: int
     cool_downs: Mapping[str, int]
-    caveats: Sequence[str]
+    caveats: tuple[str, ...]
     liquidator: str | None
 
     def engine(self) -> Engine:
-        """Make an engine as it was at the start."""
+        """Return an engine in the state of the start."""
         return Engine(
             self.market,
             self.limits,
@@ -67,28 +60,19 @@ class Session:
         )
 
     def document(self, plan: Plan) -> dict[str, Any]:
-        """Write a plan as JSON values."""
+        """Return a plan as JSON values."""
         return document(
             plan, self.market, caveats=self.caveats, liquidator=self.liquidator
         )
 
 
 class Recorder:
-    """Write a session to a file, each input before it is handled."""
+    """A file that receives each input of a session before it is handled."""
 
     def __init__(self, path: Path, session: Session) -> None:
-        self._file = path.open("w", encoding="utf-8")
-        self._write(
-            {
-                "record": _VERSION,
-                "market": session.market.text,
-                "limits": attrs.asdict(session.limits),
-                "cool_down": session.cool_down,
-                "cool_downs": dict(session.cool_downs),
-                "caveats": list(session.caveats),
-                "liquidator": session.liquidator,
-            }
-        )
+        self._file = path.open("wb")
+        first = {"record": _VERSION, **msgspec.structs.asdict(session)}
+        self._write({**first, "market": session.market.text})
 
     def __enter__(self) -> Self:
         return self
@@ -102,87 +86,94 @@ class Recorder:
         self._file.close()
 
     def __call__(self, given: Input) -> None:
-        """Write one input."""
-        self._write({type(given).__name__: attrs.asdict(given)})
+        """Append one input."""
+        self._write(given)
 
-    def _write(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def _write(self, line: Mapping[str, Any] | Input) -> None:
+        self._file.write(msgspec.json.encode(line) + b"\n")
         self._file.flush()
 
 
 def replay(path: Path) -> Iterator[dict[str, Any]]:
-    """Give a recorded session to a fresh engine; yield each plan as JSON values.
+    """Pass a recorded session to a new engine, and yield each plan as JSON values.
 
-    A last line that was cut off, as after ``kill -9``, ends the replay.
+    A truncated last line, as after ``kill -9``, ends the replay.
 
     Raises:
-        RecordError: the file cannot be read, or is no record.
+        FileError: the file cannot be read, or a line is invalid.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"cannot read the record {path}: {error}") from None
-    session: Session | None = None
-    engine: Engine | None = None
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            found = json.loads(line)
-            if session is None or engine is None:
-                session = _session(found)
-                engine = session.engine()
-                continue
-            decisions = engine.handle(_input(found))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RecordError(f"{path}, line {number}, is no record: {error}") from None
-        for decision in decisions:
-            if isinstance(decision, Plan):
-                yield session.document(decision)
-    if session is None:
-        raise RecordError(f"{path} is empty")
+        first, *lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError as error:
+        raise FileError(f"cannot read the record {path}: {error}") from None
+    except ValueError:
+        raise FileError(f"cannot read the record {path}: the file is empty") from None
+    number = 1
+    try:
+        session = _session(first)
+        engine = session.engine()
+        for number, line in enumerate(lines, 2):  # noqa: B007 - for the message
+            for decision in engine.handle(msgspec.json.decode(line, type=Input)):
+                if isinstance(decision, Plan):
+                    yield session.document(decision)
+    except ValueError as error:
+        raise FileError(f"{path}, line {number}: invalid record: {error}") from None
 
 
-def _session(found: Any) -> Session:
-    if not isinstance(found, dict) or cast("dict[str, Any]", found)["record"] != 1:
-        raise ValueError("the first line is none of a record of this version")
-    return Session(
-        market=Market.read(found["market"]),
-        limits=Limits(**found["limits"]),
-        cool_down=found["cool_down"],
-        cool_downs=found["cool_downs"],
-        caveats=tuple(found["caveats"]),
-        liquidator=found["liquidator"],
-    )
+def _session(line: bytes) -> Session:
+    found = msgspec.json.decode(line, type=dict[str, Any])
+    version = found.pop("record", None)
+    if version != _VERSION:
+        raise ValueError(f"expected version {_VERSION} of a record, got {version!r}")
+    market = Market.read(str(found.get("market")))
+    return msgspec.convert({**found, "market": market}, Session)
 
 
-def _input(found: dict[str, Any]) -> Input:
-    [(kind, value)] = found.items()
-    match kind:
-        case "PositionsRead":
-            positions = tuple(map(position_from, value["positions"]))
-            return PositionsRead(value["at"], positions)
-        case "PricesSeen":
-            return PricesSeen(value["at"], tuple(map(price_from, value["prices"])))
-        case "Tick":
-            return Tick(value["at"])
-        case _:
-            raise ValueError(f"there is no input {kind!r}")
+class FixturePositions:
+    """Positions from a file, or set by hand in tests."""
+
+    caveats: Sequence[str] = ("positions are from a file, not from the chain",)
+
+    def __init__(self, positions: Iterable[Position] = ()) -> None:
+        self.by_borrower = {each.borrower: each for each in positions}
+
+    @classmethod
+    def load(cls, path: Path) -> FixturePositions:
+        """Read a JSON list of positions, in the form of a recorded session.
+
+        Raises:
+            FileError: the file cannot be read or is invalid.
+        """
+        return cls(load_json(path, list[Position]))
+
+    async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
+        """Return the positions of these addresses, as if read now."""
+        empty = Position(borrower="", holdings=(), read_at=at)
+        return [
+            msgspec.structs.replace(
+                self.by_borrower.get(borrower, empty), borrower=borrower, read_at=at
+            )
+            for borrower in borrowers
+        ]
 
 
-def position_from(value: Mapping[str, Any]) -> Position:
-    """Read a position from JSON values.
+class FixturePrices:
+    """Prices from a file, or set by hand in tests."""
 
-    Raises:
-        KeyError, TypeError: it is none.
-    """
-    fields: dict[str, Any] = dict(value)
-    fields["holdings"] = tuple(Holding(**each) for each in value["holdings"])
-    return Position(**fields)
+    caveats: Sequence[str] = ("prices are from a file, not from an oracle",)
 
+    def __init__(self, prices: Iterable[Price] = ()) -> None:
+        self.by_asset = {each.asset: each for each in prices}
 
-def price_from(value: Mapping[str, Any]) -> Price:
-    """Read a price from JSON values.
+    @classmethod
+    def load(cls, path: Path) -> FixturePrices:
+        """Read a JSON list of prices, in the form of a recorded session.
 
-    Raises:
-        TypeError: it is none.
-    """
-    return Price(**value)
+        Raises:
+            FileError: the file cannot be read or is invalid.
+        """
+        return cls(load_json(path, list[Price]))
+
+    async def prices(self) -> Sequence[Price]:
+        """Return all prices."""
+        return list(self.by_asset.values())

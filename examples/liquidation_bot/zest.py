@@ -47,10 +47,10 @@ Debt: TypeAlias = tuple[int, int, int]
 """(amount, decimals, price)"""
 
 
-def _whole(**values: int) -> None:
+def _whole(**values: object) -> None:
     """Refuse what Clarity's uint cannot hold: floats, booleans, negative numbers."""
     for name, value in values.items():
-        if type(value) is not int:
+        if not isinstance(value, int) or isinstance(value, bool):
             kind = type(value).__name__
             raise TypeError(f"{name} must be an int (the smallest unit), not {kind}")
         if value < 0:

@@ -7,20 +7,16 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 
-import attrs
 import pytest
 
 from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
 from liquidation_bot.bot import Bot, MembersMissing, Settings
 from liquidation_bot.bus import Announcer, Listener
 from liquidation_bot.decide import Limits, Plan, Reason
-from liquidation_bot.executor import Guard
-from liquidation_bot.fixture import FixturePositions, FixturePrices
+from liquidation_bot.execution import Guard, Outbox, State
 from liquidation_bot.model import SourceError
 from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
-from liquidation_bot.outbox import Outbox
-from liquidation_bot.record import Session
-from liquidation_bot.state import State
+from liquidation_bot.record import FixturePositions, FixturePrices, Session
 from ortege_watch import (
     AsyncCubeClient,
     AuthenticationError,
@@ -118,7 +114,7 @@ class Stage:
     def event(self, function, who):
         self.fake.tables["stacks_contract_events"].insert(
             {
-                "contract_id": self.world.market.watched[0],
+                "contract_id": self.world.market.contracts.watched[0],
                 "function_name": function,
                 "sender_address": who,
                 "asset_amount": 1,
@@ -420,18 +416,24 @@ async def test_state_is_saved_before_a_plan_leaves(stage, world):
     stage.heard.execute = execute
     await stage.bot(once=True).run()
     [[state]] = seen
-    assert state == State(plans=1, cool_downs={world.alice: world.now + 1000})
+    assert state == State(
+        version=1, spent=0, plans=1, cool_downs={world.alice: world.now + 1000}
+    )
 
 
 async def test_of_several_plans_only_those_that_are_out_are_saved(stage, world):
     """Whoever kills it between two plans gets the second one after a restart."""
     stage.put(world.danger(), world.danger(who=world.bob))
     stage.prices = FixturePrices(world.prices().values())
-    stage.state = State(plans=4, cool_downs={"SPx": 1, "SPy": world.now + 9})
+    stage.state = State(
+        version=1, spent=0, plans=4, cool_downs={"SPx": 1, "SPy": world.now + 9}
+    )
     await stage.bot(once=True).run()
     until = world.now + 1000
     first, second = stage.saved
-    assert first == State(plans=5, cool_downs={"SPy": world.now + 9, world.bob: until})
+    assert first == State(
+        version=1, spent=0, plans=5, cool_downs={"SPy": world.now + 9, world.bob: until}
+    )
     assert second.cool_downs == {**first.cool_downs, world.alice: until}
 
 
@@ -474,7 +476,7 @@ async def test_a_guard_holds_plans_back(
     stage.put(world.danger())
     stage.prices = FixturePrices(world.prices().values())
     stage.guard = Guard(cap * one, kill)
-    stage.state = State(plans=7, spent=spent * one)
+    stage.state = State(version=1, plans=7, cool_downs={}, spent=spent * one)
     await stage.bot(once=True).run()
     [state] = stage.saved
     assert state.plans == 8
@@ -594,7 +596,7 @@ async def test_every_input_is_recorded_before_it_is_handled(stage, world):
     ).engine()
     decisions = [each for one in stage.given for each in again.handle(one)]
     assert [type(each) for each in decisions] == [Plan]
-    assert attrs.asdict(decisions[0]) == attrs.asdict(bot.engine.decisions[world.alice])
+    assert decisions[0] == bot.engine.decisions[world.alice]
 
 
 async def test_prices_of_ortege_are_watched(stage, world):

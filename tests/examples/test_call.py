@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import attrs
+import msgspec
 import pytest
 
 from liquidation_bot.call import LIQUIDATOR, canonical, document
@@ -25,7 +26,7 @@ def written(plan, world, **more):
 def test_the_ten_arguments_in_their_order(plan, world):
     call = written(plan, world)["call"]
     market = world.market
-    assert call["contract"] == market.liquidation
+    assert call["contract"] == market.contracts.liquidation
     assert call["function"] == "liquidation-call"
     arguments = {each["name"]: each for each in call["arguments"]}
     assert list(arguments) == [
@@ -80,7 +81,7 @@ def test_deny_mode_allows_three_transfers(plan, world):
         },
         {
             "type": "ft-postcondition",
-            "address": world.market.vault,
+            "address": world.market.contracts.vault,
             "condition": "gte",
             "amount": str(3_928_571_428 * 99 // 100),
             "asset": ststx.moves,
@@ -101,7 +102,7 @@ def test_without_an_address_there_is_a_placeholder(plan, world):
 
 
 def test_stx_itself_has_a_condition_of_its_own(plan, world):
-    stx = attrs.evolve(plan, debt=attrs.evolve(plan.debt, moves=""))
+    stx = attrs.evolve(plan, debt=msgspec.structs.replace(plan.debt, moves=""))
     [first, *_] = written(stx, world, liquidator=world.bob)["call"]["post_conditions"]
     assert first == {
         "type": "stx-postcondition",

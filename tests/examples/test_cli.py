@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
-import attrs
+import msgspec
 import pytest
 
 from liquidation_bot import cli, demo, options
@@ -105,7 +105,7 @@ def danger(fake, world):
 def event(fake, world, who, function="borrow"):
     fake.tables["stacks_contract_events"].insert(
         {
-            "contract_id": world.market.watched[0],
+            "contract_id": world.market.contracts.watched[0],
             "function_name": function,
             "sender_address": who,
             "asset_amount": 1,
@@ -209,19 +209,19 @@ def test_members_that_are_not_asked_for_may_lack(fake, tmp_path, world):
     del fake.tables["stacks_oracle_prices"]
     del fake.tables["stacks_dapp_zest_positions_net"]
     positions = tmp_path / "positions.json"
-    position = attrs.asdict(world.danger())
+    position = msgspec.to_builtins(world.danger())
     positions.write_text(json.dumps([position]))
     now = int(datetime.now(UTC).timestamp())
-    fresh = [attrs.evolve(each, at=now) for each in world.prices().values()]
+    fresh = [msgspec.structs.replace(each, at=now) for each in world.prices().values()]
     prices = tmp_path / "prices.json"
-    prices.write_text(json.dumps([attrs.asdict(each) for each in fresh]))
+    prices.write_text(json.dumps([msgspec.to_builtins(each) for each in fresh]))
     borrowers = tmp_path / "borrowers"
     borrowers.write_text(f"# ours\n\n{world.alice}  # Alice\n{world.alice}\n")
     files = ["--positions", positions, "--prices", prices, "--borrowers", borrowers]
     done = run(fake, "--once", *files)
     assert done.returncode == 0, done.stderr
     [plan] = [json.loads(line) for line in done.stdout.splitlines()]
-    assert any("out of a file" in doubt for doubt in plan["unverified"])
+    assert any("from a file" in doubt for doubt in plan["unverified"])
 
 
 class Node(BaseHTTPRequestHandler):
@@ -388,7 +388,7 @@ def test_plans_go_out_as_alerts(fake, world, alert_bus):
 def test_alerts_wait_in_the_outbox_for_a_bus_that_is_away(fake, alert_bus, tmp_path):
     box = ["--outbox", tmp_path / "outbox"]
     with start(fake, "--alerts-to", "http://127.0.0.1:1", *box, **ALERTS) as bot:
-        hear(bot, "link", "1 alerts wait")
+        hear(bot, "link", "1 alerts stay in the outbox")
         bot.terminate()
         assert bot.wait(10) == 0
     assert Bus.taken == []
@@ -481,7 +481,7 @@ def test_one_secret_for_both_directions_is_wrong_use(fake):
         (["--slippage-bps", "10001"], "not between"),
         (["--cool-down", "0"], "not a whole number above 0"),
         (["--resync", "1.5"], "not a whole number above 0"),
-        (["--liquidator", "me"], "no Stacks address"),
+        (["--liquidator", "me"], "invalid Stacks address"),
         (["--demo", "--alerts-to", "http://x"], "not for --demo"),
         (["--replay", "x", "--alerts-from", "x:1/a"], "not for --demo or --replay"),
         (["--once", "--alerts-from", "x:1/a"], "not for --once"),

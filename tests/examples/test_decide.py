@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ def decided(world, position=None, prices=None, limits=None, **changes):
     return decide(
         position or world.danger(),
         world.prices() if prices is None else prices,
-        attrs.evolve(world.market, **changes),
+        msgspec.structs.replace(world.market, **changes),
         limits or Limits(),
         now=world.now,
     )
@@ -43,7 +43,7 @@ def test_the_derived_vector_is_a_plan(world):
 def reserve(world, index, **changes):
     """Give the market's reserves with one of them changed."""
     reserves = list(world.market.reserves)
-    reserves[index] = attrs.evolve(reserves[index], **changes)
+    reserves[index] = msgspec.structs.replace(reserves[index], **changes)
     return tuple(reserves)
 
 
@@ -80,14 +80,18 @@ def test_assets_without_a_reserve_are_not_guessed(world):
     assert "SP1.new" in skip.detail
 
 
-@pytest.mark.parametrize(("index", "what"), [(0, "seizable"), (1, "payable")])
-def test_reserves_without_parameters_are_not_guessed(world, index, what):
-    skip = decided(world, reserves=reserve(world, index, **{what: False}))
+OF_DEBTS = {"close_factor": None}
+OF_COLLATERAL = {"threshold": None, "bonus": None, "fee_bps": None}
+
+
+@pytest.mark.parametrize(
+    ("index", "needed", "unneeded"),
+    [(0, OF_COLLATERAL, OF_DEBTS), (1, OF_DEBTS, OF_COLLATERAL)],
+)
+def test_reserves_without_parameters_are_not_guessed(world, index, needed, unneeded):
+    skip = decided(world, reserves=reserve(world, index, **needed))
     assert skip.reason == Reason.UNKNOWN_ASSET
-    other = {"seizable": "payable", "payable": "seizable"}[what]
-    assert isinstance(
-        decided(world, reserves=reserve(world, index, **{other: False})), Plan
-    )
+    assert isinstance(decided(world, reserves=reserve(world, index, **unneeded)), Plan)
 
 
 def test_prices_that_are_not_there(world):
@@ -158,7 +162,8 @@ def test_debt_that_is_worth_nothing_is_healthy(world):
     ],
 )
 def test_near_the_threshold_it_is_too_close_to_call(world, threshold, margin, expected):
-    decision = decided(world, limits=Limits(margin=margin), health_threshold=threshold)
+    rules = msgspec.structs.replace(world.market.rules, health_threshold=threshold)
+    decision = decided(world, limits=Limits(margin=margin), rules=rules)
     assert getattr(decision, "reason", None) == expected
 
 
@@ -227,13 +232,13 @@ def test_e_mode_has_its_own_threshold_and_bonus(world):
     )
     normal = decided(world, reserves=reserves)
     assert normal.sizing.bonus == 357_142_857
-    position = attrs.evolve(world.danger(), e_mode=1)
+    position = msgspec.structs.replace(world.danger(), e_mode=1)
     assert decided(world, position, reserves=reserves).reason == Reason.HEALTHY
     lower = decided(world, position, world.prices(ststx=55_000_000), reserves=reserves)
     assert lower.health == 93_500_000
     assert lower.sizing.bonus == lower.sizing.seized - 4_545_454_545
     assert lower.sizing.seized == 4_772_727_272
-    other = attrs.evolve(position, e_mode=2)
+    other = msgspec.structs.replace(position, e_mode=2)
     assert decided(world, other, reserves=reserves).health == 98_000_000
 
 
@@ -257,7 +262,7 @@ def test_no_plan_breaks_a_limit(world, supplied, borrowed, price, cap, fee):
     if isinstance(decision, Skip):
         assert decision.detail
         return
-    assert decision.health <= market.health_threshold - limits.margin
+    assert decision.health <= market.rules.health_threshold - limits.margin
     assert decision.profit_usd >= limits.min_profit
     assert 0 < decision.sizing.seized <= supplied
     assert 0 < decision.requested <= borrowed

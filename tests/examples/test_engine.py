@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,7 +103,7 @@ def test_cool_downs_survive(world, engine):
 def test_time_alone_makes_prices_stale(world, engine):
     engine.handle(seen(world, ststx=80_000_000))
     assert reasons(engine.handle(read(world, world.danger()))) == [Reason.HEALTHY]
-    tick = Tick(world.now + world.market.max_price_age + 1)
+    tick = Tick(world.now + world.market.rules.max_price_age + 1)
     assert reasons(engine.handle(tick)) == [Reason.STALE_PRICE]
 
 
@@ -179,4 +178,4 @@ def test_decisions_are_kept_for_the_table(world, engine):
     engine.handle(read(world, world.danger()))
     decision = engine.decisions[world.alice]
     assert isinstance(decision, Skip)
-    assert attrs.asdict(decision)["health"] == 112_000_000
+    assert decision.health == 112_000_000

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 
-import attrs
+import msgspec
 import pytest
 
-from liquidation_bot.fixture import FixturePositions, FixturePrices
 from liquidation_bot.model import FileError, Position
+from liquidation_bot.record import FixturePositions, FixturePrices
 
 
 async def test_positions_are_read_as_if_now(tmp_path, world):
     path = tmp_path / "positions"
-    path.write_text(json.dumps([attrs.asdict(world.danger())]))
+    path.write_text(json.dumps([msgspec.to_builtins(world.danger())]))
     source = FixturePositions.load(path)
     assert await source.positions([world.alice, world.bob], 7) == [
-        attrs.evolve(world.danger(), read_at=7),
+        msgspec.structs.replace(world.danger(), read_at=7),
         Position(borrower=world.bob, holdings=(), read_at=7),
     ]
 
@@ -24,12 +24,17 @@ async def test_positions_are_read_as_if_now(tmp_path, world):
 async def test_prices(tmp_path, world):
     path = tmp_path / "prices"
     prices = list(world.prices().values())
-    path.write_text(json.dumps([attrs.asdict(each) for each in prices]))
+    path.write_text(json.dumps([msgspec.to_builtins(each) for each in prices]))
     assert await FixturePrices.load(path).prices() == prices
 
 
+# An amount under a misspelled key must not become a debt of 0.
+TYPO = """[{"borrower": "SP1", "read_at": 1,
+  "holdings": [{"asset": "SP1.a", "borowed": 5}]}]"""
+
+
 @pytest.mark.parametrize(
-    "content", [None, "", "{}x", "[1]", "5", '[{"borrower": "SP1"}]', "[{}]"]
+    "content", [None, "", "{}x", "[1]", "5", '[{"borrower": "SP1"}]', "[{}]", TYPO]
 )
 def test_files_that_are_none_are_refused(tmp_path, content):
     path = tmp_path / "file"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-import attrs
 import httpx
+import msgspec
 import pytest
 
 from liquidation_bot.clarity import (
@@ -71,11 +71,11 @@ async def node(chain):
 def on_chain(world):
     """Give the market with the contracts that a node is asked for."""
     reserves = tuple(
-        attrs.evolve(each, feed=FEED) if index < 2 else each
+        msgspec.structs.replace(each, feed=FEED) if index < 2 else each
         for index, each in enumerate(world.market.reserves)
     )
     names = {"data": DATA, "reader": READER, "e_mode": MODES, "pyth": PYTH}
-    return attrs.evolve(world.market, node=names, reserves=reserves)
+    return msgspec.structs.replace(world.market, node=names, reserves=reserves)
 
 
 def alice_has(chain, world, *, supplied=(), borrowed=()):
@@ -121,7 +121,7 @@ def alice(chain, world, on_chain):
 @pytest.mark.usefixtures("alice")
 async def test_a_position_with_interest_flags_and_balances(world, node, on_chain):
     [found] = await NodePositions(node, on_chain).positions([world.alice], world.now)
-    assert found == attrs.evolve(
+    assert found == msgspec.structs.replace(
         world.position(
             Holding(asset=world.aeusdc, borrowed=5_000_000_000, as_collateral=False),
             Holding(asset=world.ststx, supplied=10_000_000_000),
@@ -135,7 +135,7 @@ async def test_her_e_mode(world, chain, node, on_chain):
     chain.say(MODES, "get-user-e-mode-read", who, result=Some(b"\x01"))
     [found] = await NodePositions(node, on_chain).positions([world.alice], 0)
     assert found.e_mode == 1
-    without = attrs.evolve(on_chain, node={"data": DATA, "reader": READER})
+    without = msgspec.structs.replace(on_chain, node={"data": DATA, "reader": READER})
     [found] = await NodePositions(node, without).positions([world.alice], 0)
     assert found.e_mode == 0
 
@@ -284,6 +284,6 @@ async def test_what_the_market_file_lacks_is_named(node, world, on_chain):
         NodePositions(node, world.market)
     with pytest.raises(MarketError, match=r"market.node.pyth is missing"):
         NodePrices(node, world.market)
-    without = attrs.evolve(world.market, node={"pyth": PYTH})
+    without = msgspec.structs.replace(world.market, node={"pyth": PYTH})
     with pytest.raises(MarketError, match="at least one reserve needs a feed"):
         NodePrices(node, without)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import attrs
+import msgspec
 import pytest
 
-from liquidation_bot.market import FUNCTIONS
+from liquidation_bot.market import FUNCTIONS, Units
 from liquidation_bot.model import Holding, Position, SourceError
 from liquidation_bot.ortege import (
     OrtegePositions,
@@ -78,7 +78,7 @@ async def test_positions_in_tokens_become_smallest_units(world, fake, client):
 async def test_the_market_says_what_amounts_are_counted_in(world, fake, client):
     table = fake.tables["stacks_dapp_zest_positions_net"]
     table.insert(held(world, world.alice, world.ststx, supply="7", borrow=None))
-    market = attrs.evolve(world.market, amounts="smallest")
+    market = msgspec.structs.replace(world.market, units=Units(amounts="smallest"))
     [found] = await OrtegePositions(client, market).positions([world.alice], 0)
     assert found.holdings == (Holding(asset=world.ststx, supplied=7),)
 
@@ -164,7 +164,7 @@ async def test_the_newest_price_of_each_token(world, fake, client):
 
 def event(market, function, who, *, minutes=1, contract=None):
     return {
-        "contract_id": contract or market.watched[0],
+        "contract_id": contract or market.contracts.watched[0],
         "function_name": function,
         "sender_address": who,
         "asset_amount": 1,

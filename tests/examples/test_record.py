@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import attrs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from liquidation_bot.call import canonical
 from liquidation_bot.decide import Limits, Plan
 from liquidation_bot.engine import PositionsRead, PricesSeen, Tick
-from liquidation_bot.record import (
-    Recorder,
-    RecordError,
-    Session,
-    position_from,
-    price_from,
-    replay,
-)
+from liquidation_bot.model import FileError, Position, Price
+from liquidation_bot.record import Recorder, Session, replay
 
 
 def session(world, **changes):
@@ -108,7 +102,7 @@ def test_each_line_is_there_before_it_is_handled(tmp_path, world):
         record(Tick(7))
         lines = path.read_text().splitlines()
     assert json.loads(lines[0])["record"] == 1
-    assert json.loads(lines[1]) == {"Tick": {"at": 7}}
+    assert json.loads(lines[1]) == {"type": "Tick", "at": 7}
 
 
 def test_a_line_that_was_cut_off_ends_the_replay(tmp_path, world):
@@ -118,7 +112,7 @@ def test_a_line_that_was_cut_off_ends_the_replay(tmp_path, world):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     assert list(replay(path)) == []
-    path.write_bytes(whole + b'{"Tick": {"a')
+    path.write_bytes(whole + b'{"type": "Tick", "a')
     assert [canonical(plan) for plan in replay(path)] == plans
 
 
@@ -129,14 +123,14 @@ def test_a_line_that_was_cut_off_ends_the_replay(tmp_path, world):
         ("{}\n", "line 1"),
         ("[]\n", "line 1"),
         ("no JSON\n", "line 1"),
-        ('{"record": 2}\n', "this version"),
+        ('{"record": 2}\n', "expected version 1"),
         ('{"record": 1, "market": ""}\n', "line 1"),
     ],
 )
 def test_what_is_no_record_is_refused(tmp_path, content, message):
     path = tmp_path / "session"
     path.write_text(content)
-    with pytest.raises(RecordError, match=message):
+    with pytest.raises(FileError, match=message):
         list(replay(path))
 
 
@@ -145,12 +139,13 @@ def test_what_is_no_record_is_refused(tmp_path, content, message):
     [
         "{}",
         "[]",
-        '{"Tick": {}}',
-        '{"Tick": 5}',
-        '{"Other": {"at": 1}}',
-        '{"PricesSeen": {"at": 1, "prices": [{"asset": "a"}]}}',
-        '{"PositionsRead": {"at": 1, "positions": [{}]}}',
-        '{"PositionsRead": {"at": 1, "positions": [{"holdings": [1]}]}}',
+        '{"type": "Tick"}',
+        '{"type": "Tick", "at": 1.5}',
+        '{"type": "Tick", "at": 1, "more": 1}',
+        '{"type": "Other", "at": 1}',
+        '{"type": "PricesSeen", "at": 1, "prices": [{"asset": "a"}]}',
+        '{"type": "PositionsRead", "at": 1, "positions": [{}]}',
+        '{"type": "PositionsRead", "at": 1, "positions": [{"holdings": [1]}]}',
     ],
 )
 def test_lines_that_are_no_input_are_named(tmp_path, world, line):
@@ -158,17 +153,17 @@ def test_lines_that_are_no_input_are_named(tmp_path, world, line):
     recorded(path, session(world), [])
     with path.open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(RecordError, match="line 2"):
+    with pytest.raises(FileError, match="line 2"):
         list(replay(path))
 
 
 def test_a_record_that_is_not_there(tmp_path):
-    with pytest.raises(RecordError, match="cannot read the record"):
+    with pytest.raises(FileError, match="cannot read the record"):
         list(replay(tmp_path / "none"))
 
 
 def test_positions_and_prices_come_back(world):
     position = world.danger()
-    assert position_from(json.loads(json.dumps(attrs.asdict(position)))) == position
+    assert msgspec.json.decode(msgspec.json.encode(position), type=Position) == position
     price = world.price(world.ststx, 10**38, confidence=0)
-    assert price_from(json.loads(json.dumps(attrs.asdict(price)))) == price
+    assert msgspec.json.decode(msgspec.json.encode(price), type=Price) == price

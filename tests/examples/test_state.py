@@ -10,21 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from liquidation_bot.state import State, StateError, write_atomically
+from liquidation_bot.execution import State, write_atomically
+from liquidation_bot.model import FileError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_there_and_back(tmp_path):
     path = tmp_path / "deep" / "state.json"
-    state = State(plans=3, cool_downs={"SP1": 2**40}, spent=10**20)
+    state = State(version=1, plans=3, cool_downs={"SP1": 2**40}, spent=10**20)
     state.save(path)
     assert State.load(path) == state
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_without_a_file_it_is_fresh(tmp_path):
-    assert State.load(tmp_path / "none") == State()
+    assert State.load(tmp_path / "none") == State.empty()
 
 
 @pytest.mark.parametrize(
@@ -47,13 +48,13 @@ def test_without_a_file_it_is_fresh(tmp_path):
 def test_what_is_no_state_is_refused(tmp_path, content):
     path = tmp_path / "state.json"
     path.write_bytes(content)
-    with pytest.raises(StateError, match="delete it to start afresh"):
+    with pytest.raises(FileError, match="delete it to start with an empty state"):
         State.load(path)
     assert path.read_bytes() == content
 
 
 def test_a_directory_is_no_state(tmp_path):
-    with pytest.raises(StateError):
+    with pytest.raises(FileError):
         State.load(tmp_path)
 
 
@@ -70,14 +71,14 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from liquidation_bot.state import State
+from liquidation_bot.execution import State
 print("ready", flush=True)
 number = 0
 while True:
     number += 1
-    State(plans=number, cool_downs={f"SP{n}": number for n in range(500)}).save(
-        Path(sys.argv[2])
-    )
+    cool_downs = {f"SP{n}": number for n in range(500)}
+    state = State(version=1, plans=number, cool_downs=cool_downs, spent=0)
+    state.save(Path(sys.argv[2]))
     if number == 5:
         print("go", flush=True)
 """

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from liquidation_bot.executor import DryRunExecutor, ExecutorError, Guard, load
+from liquidation_bot.execution import DryRunExecutor, ExecutorError, Guard, load
 
 PLAN = {"id": "0123456789abcdef", "borrower": "SP1"}
 
@@ -39,14 +39,14 @@ def test_the_cap_is_for_all_plans_together(tmp_path, most, spent, held):
     refusal = guard.refusal(most * one, spent * one)
     assert (refusal is not None) == held
     if held:
-        assert "left of the cap" in refusal
+        assert "of the cap is left" in refusal
 
 
 def test_the_kill_file_stops_everything(tmp_path):
     guard = Guard(10**20, tmp_path / "kill")
     assert guard.refusal(1, 0) is None
     guard.kill_file.touch()
-    assert "kill is there" in guard.refusal(1, 0)
+    assert "kill exists" in guard.refusal(1, 0)
     guard.kill_file.unlink()
     assert guard.refusal(1, 0) is None
 

@@ -1,27 +1,53 @@
-"""Plans as alerts, and what an alert says about borrowers. Pure.
+"""Plans as alerts, and alerts as reasons to read a position again.
 
-An alert names its entity as 20 bytes in hex, with the number of a chain; it was made
-for chains that have such addresses. A Stacks address is a version and a hash of 20
-bytes, in c32check. How the one is written as the other is **this example's own
-convention**: whoever is to understand its alerts has to know it.
+An alert names its entity as 20 bytes in hex on a numbered chain, which suits chains with
+such addresses. A Stacks address is a version and a hash of 20 bytes, in c32check. The
+mapping between the two is **this example's own convention**, which every receiver of
+its alerts has to know:
 
-- The entity is ``0x`` and the hash. Of a contract it is the hash of its issuer. The
-  whole address is among the values.
-- The chain is 5757, the coin type of Stacks in SLIP-0044: its own chain id, 1, is
-  Ethereum's wherever alerts are read.
-- The type of the entity is ``StacksPrincipal``, which the watch-bus does not know.
+- The entity is ``0x`` and the hash; for a contract, the hash of its issuer. The whole
+  address is among the values.
+- The chain is 5757, the coin type of Stacks in SLIP-0044. Stacks' own chain id, 1,
+  would be read as Ethereum's.
+- The entity type is ``StacksPrincipal``, which the watch-bus does not know.
+
+Sending and receiving run beside the bot, which never waits for either.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+
+import attrs
 
 from liquidation_bot.clarity import c32_decode, c32_encode
+from liquidation_bot.display import Kind, short
 from liquidation_bot.model import exact
-from ortege_watch.watchbus import AlertInfo, EventValues
+from ortege_watch import InvalidArgument, OrtegeWatchError
+from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertInfo,
+    AsyncAlertPublisher,
+    Credentials,
+    EventValues,
+    PublishResult,
+    RequestVerifier,
+    serve_alert_channel,
+)
 
 if TYPE_CHECKING:
     from liquidation_bot.decide import Plan
@@ -29,11 +55,18 @@ if TYPE_CHECKING:
 __all__ = [
     "CHAIN_ID",
     "ENTITY_TYPE",
+    "AlertSink",
+    "Announcer",
     "Ignored",
     "LiquidationPlan",
+    "ListenAddress",
+    "Listener",
     "borrowers_of",
+    "credentials",
     "entity_of",
+    "open_sink",
     "plan_alert",
+    "serve",
 ]
 
 CHAIN_ID: Final = 5757
@@ -41,10 +74,15 @@ ENTITY_TYPE: Final = "StacksPrincipal"
 
 _VERSIONS: Final = (22, 20, 26, 21)  # SP, SM, ST and SN
 _ENTITY: Final = re.compile(r"0x[0-9a-fA-F]{40}")
+_QUEUE_SIZE: Final = 1000
+_BATCH_SIZE: Final = 100
+_MAX_NAMES: Final = 5
+
+Say: TypeAlias = Callable[[Kind, str], object]
 
 
 class LiquidationPlan(EventValues, code="liquidation_plan"):
-    """Report a plan; amounts are exact, in whole tokens and in dollars."""
+    """A plan; amounts are exact, in whole tokens and in dollars."""
 
     plan_id: str
     borrower: str
@@ -57,28 +95,28 @@ class LiquidationPlan(EventValues, code="liquidation_plan"):
 
 
 class Ignored(Exception):
-    """Report that an alert is about nobody who concerns the bot; it says why."""
+    """Raised when an alert does not concern the bot; the message says what it is about."""
 
 
 def entity_of(principal: str) -> str:
-    """Write an address, or that of a contract, as the entity of an alert.
+    """Return the entity of an address, or of a contract's address.
 
     Raises:
-        ClarityError: it is no address.
+        ClarityError: the address is invalid.
     """
     _, payload = c32_decode(principal.partition(".")[0])
     return f"0x{payload.hex()}"
 
 
 def plan_alert(plan: Plan, plan_id: str) -> AlertInfo:
-    """Write a plan as an alert about its borrower.
+    """Return a plan as an alert about its borrower.
 
     Args:
-        plan: what was planned.
+        plan: the plan.
         plan_id: the ``id`` of its document.
 
     Raises:
-        ClarityError: its borrower is no address.
+        ClarityError: the borrower's address is invalid.
     """
     return AlertInfo(
         entity=entity_of(plan.borrower),
@@ -100,13 +138,13 @@ def plan_alert(plan: Plan, plan_id: str) -> AlertInfo:
 
 
 def borrowers_of(alert: AlertInfo, known: Iterable[str]) -> list[str]:
-    """Name the known borrowers that an alert is about.
+    """Return the known borrowers that an alert is about.
 
-    Its code and its values do not matter: an alert is a reason to look, whoever sends
-    it, and nothing in it is taken for true.
+    Its event code and values do not matter: an alert is only a reason to read a
+    position again, and nothing in it is trusted.
 
     Raises:
-        Ignored: there is none.
+        Ignored: it is about none of them.
     """
     ours = alert.entity_type.casefold() == ENTITY_TYPE.casefold()
     if not ours or alert.chain_id != CHAIN_ID or not _ENTITY.fullmatch(alert.entity):
@@ -115,5 +153,282 @@ def borrowers_of(alert: AlertInfo, known: Iterable[str]) -> list[str]:
     addresses = {c32_encode(version, payload) for version in _VERSIONS}
     found = [who for who in known if who.partition(".")[0].upper() in addresses]
     if not found:
-        raise Ignored("no borrower that is known")
+        raise Ignored("an unknown borrower")
     return found
+
+
+def credentials(prefix: str, environ: Mapping[str, str]) -> Credentials:
+    """Read an app id and a secret from the environment, never from options.
+
+    Args:
+        prefix: ``ALERTS_TO`` or ``ALERTS_FROM``.
+        environ: has ``<prefix>_APP_ID`` and ``<prefix>_SECRET``.
+
+    Raises:
+        InvalidArgument: one of them is missing or invalid.
+    """
+    names = [f"{prefix}_APP_ID", f"{prefix}_SECRET"]
+    missing = [name for name in names if not environ.get(name)]
+    if missing:
+        raise InvalidArgument(f"set {' and '.join(missing)} in the environment")
+    return Credentials(*(environ[name] for name in names))
+
+
+class AlertSink(Protocol):
+    """Where alerts go; an ``AsyncAlertPublisher`` is one."""
+
+    async def publish(self, alerts: Iterable[AlertInfo], /) -> PublishResult:
+        """Send alerts; the unsent ones of the result stay queued.
+
+        Raises:
+            OrtegeWatchError: some alerts were not sent and are not queued.
+        """
+        ...
+
+    async def flush(self) -> PublishResult:
+        """Send the queued alerts.
+
+        Raises:
+            OrtegeWatchError: they cannot be sent now.
+        """
+        ...
+
+
+@attrs.frozen
+class _ChannelSink:
+    channel: AlertChannel
+
+    async def publish(self, alerts: Iterable[AlertInfo], /) -> PublishResult:
+        sent = tuple(alerts)
+        await self.channel.send(sent)
+        return PublishResult(sent=sent)
+
+    async def flush(self) -> PublishResult:
+        return PublishResult()
+
+
+@asynccontextmanager
+async def open_sink(
+    url: str, signer: Credentials, outbox: Path | None = None
+) -> AsyncIterator[AlertSink]:
+    """Open a channel to a ``ws`` or ``wss`` URL, or a publisher that POSTs to others.
+
+    Args:
+        url: where alerts go.
+        signer: signs them.
+        outbox: a file that keeps alerts until they are sent; only for POST.
+
+    Raises:
+        InvalidArgument: the URL is invalid.
+        OrtegeWatchError: the outbox cannot be opened.
+    """
+    if url.startswith(("ws:", "wss:")):
+        async with AlertChannel(url, signer) as channel:
+            yield _ChannelSink(channel)
+    else:
+        async with AsyncAlertPublisher(url, signer, outbox=outbox) as publisher:
+            yield publisher
+
+
+class Announcer:
+    """A background sender of plans as alerts; its errors never stop the bot.
+
+    Args:
+        sink: where alerts go.
+        sleep: sleeps that many seconds.
+        every: seconds between two attempts to send queued alerts.
+        linger: seconds for the remaining alerts after the bot has ended by itself.
+
+    Attributes:
+        counts: how many alerts were sent, refused and not sent.
+    """
+
+    def __init__(
+        self,
+        sink: AlertSink,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        every: float = 60.0,
+        linger: float = 10.0,
+    ) -> None:
+        self._sink = sink
+        self._sleep = sleep
+        self._every = every
+        self._linger = linger
+        self._queue = asyncio.Queue[AlertInfo](_QUEUE_SIZE)
+        self._in_flight = 0
+        self.counts = Counter[str]()
+
+    def announce(self, plan: Plan, plan_id: str) -> None:
+        """Queue a plan; if the queue is full, only count it as not sent."""
+        try:
+            self._queue.put_nowait(plan_alert(plan, plan_id))
+        except asyncio.QueueFull:
+            self.counts["not sent"] += 1
+
+    @asynccontextmanager
+    async def running(self, say: Say) -> AsyncIterator[None]:
+        """Send inside the block, and up to ``linger`` seconds after it."""
+        tasks = [
+            asyncio.create_task(self._send(say)),
+            asyncio.create_task(self._flush(say)),
+        ]
+        try:
+            yield
+            joined = asyncio.create_task(self._queue.join())
+            tasks.append(joined)
+            await asyncio.wait([joined], timeout=self._linger)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self.counts["not sent"] += self._queue.qsize() + self._in_flight
+            if count := self.counts["not sent"]:
+                say("trouble", f"alerts not sent: {count}")
+        for task in tasks:
+            if not task.cancelled():
+                task.result()  # raises what a bug in the sender raised
+
+    async def _send(self, say: Say) -> None:
+        while True:
+            alerts = [await self._queue.get()]
+            while len(alerts) < _BATCH_SIZE and not self._queue.empty():
+                alerts.append(self._queue.get_nowait())
+            self._in_flight = len(alerts)
+            try:
+                self._count(await self._sink.publish(alerts), say)
+            except OrtegeWatchError as error:
+                done = self._count(error.published or PublishResult(), say)
+                left = max(len(alerts) - done, 0)
+                self.counts["not sent"] += left
+                say("trouble", f"{left} alerts not sent: {error}")
+            self._in_flight = 0
+            for _ in alerts:
+                self._queue.task_done()
+
+    async def _flush(self, say: Say) -> None:
+        while True:
+            try:
+                self._count(await self._sink.flush(), say)
+            except OrtegeWatchError as error:
+                self._count(error.published or PublishResult(), say)
+                say("trouble", f"alerts stay queued: {error}")
+            await self._sleep(self._every)
+
+    def _count(self, result: PublishResult, say: Say) -> int:
+        """Count a result; the library logs what was queued or rejected."""
+        self.counts["sent"] += len(result.sent)
+        self.counts["refused"] += len(result.rejected)
+        if result.sent:
+            names = [
+                f"{each.event_code} about {short(str(each.event_values['borrower']))}"
+                for each in result.sent
+            ]
+            say("alert", f"{_few(names)}: sent")
+        return len(result.sent) + len(result.rejected)
+
+
+class Listener:
+    """A receiver of alerts that has the positions they are about read again.
+
+    :meth:`take` is a handler for ``serve_alert_channel`` and for ``alert_app``. While
+    its queue is full it waits, and the sender with it.
+
+    Attributes:
+        counts: how many alerts concerned the bot, and how many did not, by reason.
+    """
+
+    def __init__(self) -> None:
+        self._queue = asyncio.Queue[AlertInfo](_QUEUE_SIZE)
+        self.counts = Counter[str]()
+
+    async def take(self, alert: AlertInfo) -> None:
+        """Queue an alert; call it on the bot's event loop."""
+        await self._queue.put(alert)
+
+    async def run(
+        self,
+        known: Iterable[str],
+        read: Callable[[Sequence[str], str], Awaitable[None]],
+        say: Say,
+    ) -> None:
+        """Have positions read until cancelled.
+
+        Args:
+            known: the borrowers; iterated anew for each alert.
+            read: reads their positions; its second argument says why.
+            say: called for the first, tenth, hundredth, ... alert that is skipped.
+        """
+        while True:
+            concerned: dict[str, str] = {}
+            self._look(await self._queue.get(), known, concerned, say)
+            for _ in range(min(self._queue.qsize(), _BATCH_SIZE)):
+                self._look(self._queue.get_nowait(), known, concerned, say)
+            if concerned:
+                names = [
+                    f"{_printable(code)} about {short(who)}"
+                    for who, code in concerned.items()
+                ]
+                await read(list(concerned), f"{_few(names)}: reading again")
+
+    def _look(
+        self,
+        alert: AlertInfo,
+        known: Iterable[str],
+        concerned: dict[str, str],
+        say: Say,
+    ) -> None:
+        try:
+            found = borrowers_of(alert, known)
+        except Ignored as reason:
+            self.counts[str(reason)] += 1
+            count = self.counts[str(reason)]
+            if str(count).rstrip("0") == "1":
+                say("alert", f"skipped, {count} so far: it is about {reason}")
+            return
+        self.counts["about a borrower"] += 1
+        concerned.update(dict.fromkeys(found, alert.event_code))
+
+
+def _few(names: Sequence[str]) -> str:
+    left = len(names) - _MAX_NAMES
+    return ", ".join(names[:_MAX_NAMES]) + (f" and {left} more" if left > 0 else "")
+
+
+def _printable(code: str) -> str:
+    """Escape and shorten a sender's string for a terminal."""
+    return ascii(code)[1:-1][:40]
+
+
+@attrs.frozen
+class ListenAddress:
+    """Where alerts are received.
+
+    Attributes:
+        host: the address to listen on.
+        port: 0 lets the system choose.
+        path: the path that senders sign.
+    """
+
+    host: str
+    port: int
+    path: str
+
+
+@asynccontextmanager
+async def serve(
+    address: ListenAddress, sender: Credentials, listener: Listener
+) -> AsyncIterator[str]:
+    """Receive alerts over WebSocket inside the block; yield the channel's URL.
+
+    Raises:
+        InvalidArgument: the path is invalid.
+        OrtegeWatchError: the address is not available.
+    """
+    verifier = RequestVerifier(
+        {sender.app_id: [sender.secret]}, path=address.path, method="GET"
+    )
+    async with serve_alert_channel(
+        verifier, listener.take, host=address.host, port=address.port
+    ) as server:
+        yield server.url

@@ -1,7 +1,7 @@
-"""The bot: reads, watches, lets the engine decide, and hands plans on.
+"""The bot: reads, watches, lets the engine decide, and passes plans on.
 
-One subscription says who moved, another one what assets cost; everything is read again
-now and then all the same, for what no event tells.
+One subscription reports whose position changed, another one prices. Every position is
+also read again at an interval, because interest and some changes have no event.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ from liquidation_bot.engine import (
     PricesSeen,
     Tick,
 )
-from liquidation_bot.model import PositionSource, PriceSource, SourceError, shown
-from liquidation_bot.ortege import OrtegePrices, events_query, moved
+from liquidation_bot.model import (
+    PositionSource,
+    PriceSource,
+    SourceError,
+    UsageError,
+    shown,
+)
+from liquidation_bot.ortege import OrtegePrices, changed, events_query
 from liquidation_bot.reading import Reader
 from ortege_watch import (
     AsyncCubeClient,
@@ -35,18 +41,18 @@ from ortege_watch import (
 )
 
 if TYPE_CHECKING:
-    from liquidation_bot.bus import Announcer, Listener
+    from liquidation_bot.alerts import Announcer, Listener
     from liquidation_bot.execution import Outbox
     from liquidation_bot.record import Session
 
 __all__ = ["Bot", "MembersMissing", "Settings"]
 
-_MOST_LINES = 10
-_NAMES = 5
+_MAX_LINES = 10
+_MAX_NAMES = 5
 
 
-class MembersMissing(Exception):
-    """Report that the server lacks members that the bot needs.
+class MembersMissing(UsageError):
+    """Raised when the server lacks members that the bot needs.
 
     Attributes:
         names: the members.
@@ -55,54 +61,54 @@ class MembersMissing(Exception):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         super().__init__(
-            "the server has no " + ", ".join(names) + ": see its /meta, "
-            "or read positions and prices elsewhere (--positions, --prices)"
+            f"the server lacks {', '.join(names)}: see its /meta, or use other sources "
+            "(--positions, --prices)"
         )
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Say how the bot runs. Times in seconds.
+    """How the bot runs. Times are in seconds.
 
     Attributes:
-        most_borrowers: how many are loaded at the start.
-        window: how far back events and prices are subscribed to.
-        resync: how often everybody is read again.
-        poll_prices: how often prices that cannot be watched are read.
-        settle: when whoever moved is read once more.
-        tend: how often it is looked whether something of all that is due.
-        once: look once and end.
-        reconnect: how the subscription comes back after an outage.
+        most_borrowers: how many borrowers are loaded at the start.
+        window: how far back the subscriptions to events and prices reach.
+        resync: the interval for reading all positions again.
+        poll_prices: the interval for reading prices that cannot be watched.
+        reread_after: when a position that changed is read once more.
+        check: the interval for checking what is due.
+        once: decide about everybody once, then end.
+        reconnect: how the subscription is opened again after an outage.
     """
 
     most_borrowers: int = 5_000
     window: int = 3600
     resync: int = 300
     poll_prices: int = 30
-    settle: int = 60
-    tend: int = 10
+    reread_after: int = 60
+    check: int = 10
     once: bool = False
     reconnect: Reconnect = attrs.field(factory=Reconnect)
 
 
 class Bot:
-    """Run until cancelled.
+    """The bot; it runs until it is cancelled.
 
     Args:
-        cube: asked for events, and by the sources for more.
-        session: the market, and what decides.
-        positions: where positions are read.
-        prices: where prices are read; Ortege's are watched as well.
-        borrowers: names at most that many addresses to begin with.
-        members: what the server must have.
-        outbox: takes the plans.
+        cube: the client for events, and for the sources that use it.
+        session: the market, and everything else that decides.
+        positions: the source of positions.
+        prices: the source of prices; Ortege's are also watched.
+        borrowers: returns at most that many addresses to start with.
+        members: the members that the server must have.
+        outbox: receives the plans.
         display: shows what happens.
         settings: how to run.
-        now: unix seconds.
-        sleep: waits that many seconds.
-        record: takes every input, for a replay.
+        now: returns unix seconds.
+        sleep: sleeps that many seconds.
+        record: called with every input, for a replay.
         announcer: sends plans as alerts.
-        listener: takes alerts: reasons to read a position again.
+        listener: receives alerts, which are reasons to read a position again.
     """
 
     def __init__(
@@ -137,26 +143,26 @@ class Bot:
         self._record = record
         self._announcer = announcer
         self._listener = listener
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._reader = Reader(
             positions,
             now=now,
-            take=self._take,
-            trouble=lambda text: self._say("trouble", text),
-            settle=settings.settle,
+            on_read=self._handle,
+            on_error=lambda text: self._say("trouble", text),
+            reread_after=settings.reread_after,
         )
 
     @property
     def engine(self) -> Engine:
-        """Give the engine, to look at."""
+        """The engine, for reading its state."""
         return self._engine
 
     async def run(self) -> None:
-        """Look at everybody, then stay subscribed.
+        """Decide about everybody, then stay subscribed.
 
         Raises:
             MembersMissing: the server lacks members.
-            OrtegeWatchError: the server cannot be asked, or nothing more will come.
+            OrtegeWatchError: a request failed, or the subscription cannot continue.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(library_log(lambda text: self._say("link", text)))
@@ -171,12 +177,12 @@ class Bot:
     async def _stay(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._tend())
+                tasks.create_task(self._run_due())
                 tasks.create_task(self._watch())
                 if self._listener is not None:
                     known = self._engine.positions
                     tasks.create_task(
-                        self._listener.run(known, self._alerted, self._say)
+                        self._listener.run(known, self._on_alerts, self._say)
                     )
         except ExceptionGroup as group:
             error = group.exceptions[0]
@@ -198,10 +204,8 @@ class Bot:
         for doubt in market.unverified:
             self._say("start", f"not verified: {doubt}")
 
-    # ------------------------------------------------------------------- what comes
-
     async def _load(self) -> None:
-        """Read prices and everybody who owes: the first look."""
+        """Read prices and the positions of all borrowers for the first time."""
         await self._read_prices()
         try:
             found = await self._borrowers(self._settings.most_borrowers)
@@ -211,14 +215,14 @@ class Bot:
         if len(found) >= self._settings.most_borrowers:
             self._say(
                 "trouble",
-                f"there may be more than {len(found)} borrowers; the rest is unseen "
-                "until it moves (--most-borrowers)",
+                f"there may be more than {len(found)} borrowers; the others are unknown "
+                "until they have an event (--most-borrowers)",
             )
         await self._reader.read(found)
         self._say("start", self._overview())
 
     def _overview(self) -> str:
-        """Say how many owe something, and who is nearest to the threshold."""
+        """Return how many borrowers owe something, and the lowest health factors."""
         known = [
             (each.health, borrower)
             for borrower, each in self._engine.decisions.items()
@@ -230,7 +234,8 @@ class Bot:
         )
 
     async def _watch(self) -> None:
-        """Stay subscribed; begin anew now and then, for a window has a fixed start."""
+        """Stay subscribed."""
+        # The start of the window is fixed in the query, so each window needs a new one.
         while True:
             opened = self._now()
             since = datetime.fromtimestamp(opened, UTC) - timedelta(
@@ -243,48 +248,45 @@ class Bot:
             async with self._cube.watch(
                 *queries,
                 reconnect=self._settings.reconnect,
-                on_state=self._link,
+                on_state=self._on_state,
                 on_error=lambda error: self._say("trouble", str(error)),
             ) as updates:
                 async for update in updates:
                     if update.query == events:
-                        await self._events(update)
+                        await self._on_events(update)
                     elif isinstance(self._prices, OrtegePrices):
-                        await self._take(
-                            PricesSeen(
-                                self._now(), tuple(self._prices.read(update.result))
-                            )
-                        )
+                        prices = tuple(self._prices.read(update.result))
+                        await self._handle(PricesSeen(self._now(), prices))
                     if self._now() - opened >= self._settings.window:
                         break
 
-    async def _events(self, update: Update) -> None:
-        addresses, everybody = moved(update)
+    async def _on_events(self, update: Update) -> None:
+        addresses, everybody = changed(update)
         if update.first:
             hours = self._settings.window / 3600
             self._say(
                 "link",
-                f"watching; in the last {hours:g} h {len(addresses)} addresses moved",
+                f"watching; {len(addresses)} addresses had events in the last {hours:g} h",
             )
         elif addresses:
-            names = ", ".join(short(each) for each in addresses[:_NAMES])
-            left = len(addresses) - _NAMES
+            names = ", ".join(short(each) for each in addresses[:_MAX_NAMES])
+            left = len(addresses) - _MAX_NAMES
             more = f" and {left} more" if left > 0 else ""
             after = " during the outage" if update.resumed else ""
-            self._say("event", f"{names}{more} moved{after}: reading again")
+            self._say("event", f"{names}{more} changed{after}: reading again")
         others = self._engine.positions if everybody else ()
-        await self._reader.moved({*addresses, *others})
+        await self._reader.changed({*addresses, *others})
         if not update.first:
-            self._tell_health("event", addresses)
+            self._say_health("event", addresses)
 
-    async def _alerted(self, addresses: Sequence[str], why: str) -> None:
+    async def _on_alerts(self, addresses: Sequence[str], why: str) -> None:
         self._say("alert", why)
-        await self._reader.moved(addresses)
-        self._tell_health("alert", addresses)
+        await self._reader.changed(addresses)
+        self._say_health("alert", addresses)
 
-    def _tell_health(self, kind: Kind, addresses: Sequence[str]) -> None:
+    def _say_health(self, kind: Kind, addresses: Sequence[str]) -> None:
         decisions = self._engine.decisions
-        known = [(who, decisions.get(who)) for who in addresses[:_NAMES]]
+        known = [(who, decisions.get(who)) for who in addresses[:_MAX_NAMES]]
         words = [
             f"{short(who)} {shown(each.health, 8, 4)}"
             for who, each in known
@@ -293,24 +295,24 @@ class Bot:
         if words:
             self._say(kind, f"health is now: {', '.join(words)}")
 
-    async def _tend(self) -> None:
-        """Do what time asks for: prices and interest emit no event."""
+    async def _run_due(self) -> None:
+        """Read what is due by time: prices and interest have no events."""
         watched = isinstance(self._prices, OrtegePrices)
-        everybody = prices = self._now()
+        last_resync = last_prices = self._now()
         while True:
-            await self._sleep(self._settings.tend)
+            await self._sleep(self._settings.check)
             now = self._now()
-            if now - everybody >= self._settings.resync:
-                everybody = prices = now
+            if now - last_resync >= self._settings.resync:
+                last_resync = last_prices = now
                 await self._read_prices()
-                await self._take(Tick(now))
+                await self._handle(Tick(now))
                 await self._reader.read(self._engine.positions)
-            elif not watched and now - prices >= self._settings.poll_prices:
-                prices = now
+            elif not watched and now - last_prices >= self._settings.poll_prices:
+                last_prices = now
                 await self._read_prices()
-            await self._reader.tend()
+            await self._reader.run_due()
 
-    def _link(self, state: ConnectionState) -> None:
+    def _on_state(self, state: ConnectionState) -> None:
         self._say("link", f"subscription {state}", state=str(state))
 
     async def _read_prices(self) -> None:
@@ -319,12 +321,10 @@ class Bot:
         except SourceError as error:
             self._say("trouble", str(error))
             return
-        await self._take(PricesSeen(self._now(), tuple(prices)))
+        await self._handle(PricesSeen(self._now(), tuple(prices)))
 
-    # ------------------------------------------------------------------ what follows
-
-    async def _take(self, given: Input) -> None:
-        async with self._one_at_a_time:
+    async def _handle(self, given: Input) -> None:
+        async with self._lock:
             if self._record is not None:
                 self._record(given)
             before = dict(self._engine.decisions)
@@ -335,17 +335,12 @@ class Bot:
             for decision in decisions:
                 if isinstance(decision, Plan):
                     await self._send(decision)
-            self._skipped(
-                [
-                    each
-                    for each in decisions
-                    if isinstance(each, Skip) and _is_news(each, before)
-                ]
-            )
+            skips = [each for each in decisions if isinstance(each, Skip)]
+            self._say_skips([each for each in skips if _is_news(each, before)])
 
-    def _skipped(self, skips: Sequence[Skip]) -> None:
-        """Say whom it leaves alone and why; many at once only by their reasons."""
-        if len(skips) > _MOST_LINES:
+    def _say_skips(self, skips: Sequence[Skip]) -> None:
+        """Show each skip with its reason; many at once only as counts."""
+        if len(skips) > _MAX_LINES:
             counts = Counter(each.reason for each in skips).most_common()
             words = ", ".join(f"{reason} {count}" for reason, count in counts)
             self._say("skip", f"{len(skips)} borrowers: {words}")
@@ -371,7 +366,7 @@ class Bot:
 
 
 def in_words(plan: Plan) -> str:
-    """Write a plan for people."""
+    """Return a plan as a sentence."""
     paid = shown(plan.sizing.paid, plan.debt.decimals, 2)
     gets = shown(plan.sizing.to_liquidator, plan.collateral.decimals, 2)
     return (
@@ -382,7 +377,7 @@ def in_words(plan: Plan) -> str:
 
 
 def _is_news(skip: Skip, decisions: Mapping[str, Decision]) -> bool:
-    """Tell whether a reason is worth a line: it has changed, or somebody is new."""
+    """Return whether a skip is worth a line: a new reason, or a new borrower at risk."""
     before = decisions.get(skip.borrower)
     if before is None:
         return skip.reason not in (Reason.HEALTHY, Reason.NO_DEBT)

@@ -1,12 +1,14 @@
-"""The demonstration: a made-up market on servers of its own, from loss to plan.
+"""The demonstration: the bot on a made-up market, with fake servers and a fake clock.
 
-The bot is the same as ever; only its servers, its market and its clock are made up. The
-story waits for what the bot says, so it fails if the bot does not do what it tells.
+The bot itself is the real one. The story waits for the bot's notes, so it fails if the
+bot does not do what the story tells. Run as a program, this module prints the last table
+as SVG: ``python -m liquidation_bot.demo > ../docs/demo.svg``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -16,11 +18,20 @@ from typing import Final
 
 import attrs
 
-from liquidation_bot import bus
-from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, LiquidationPlan, entity_of
+from liquidation_bot.alerts import (
+    CHAIN_ID,
+    ENTITY_TYPE,
+    Announcer,
+    LiquidationPlan,
+    ListenAddress,
+    Listener,
+    entity_of,
+    open_sink,
+    serve,
+)
 from liquidation_bot.bot import Bot, Settings
 from liquidation_bot.decide import Limits
-from liquidation_bot.display import Display, Note, short
+from liquidation_bot.display import Display, Note, Picture, short
 from liquidation_bot.engine import Engine
 from liquidation_bot.execution import DryRunExecutor, Executor, Outbox
 from liquidation_bot.market import Market
@@ -37,7 +48,7 @@ from ortege_watch.watchbus import (
     serve_alert_channel,
 )
 
-__all__ = ["MARKET", "StoryBroken", "run"]
+__all__ = ["MARKET", "StoryBroken", "draw", "run"]
 
 MARKET: Final = Path(__file__).parent / "markets" / "demo.toml"
 
@@ -46,21 +57,21 @@ BOB: Final = "SP3VGRTTC0XNGZ2HNE3REXHC82VJYNGV66BEMBWB7"
 CAROL: Final = "SPS3HK8H59555WZVXFFPN2VQGC7MGFHEF029831C"
 LIQUIDATOR: Final = "SP2YDZST3GTH0W4DNKBH10WAZNAM0MS4VSJRCG7NR"
 
-_BEGIN: Final = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-_PATIENCE: Final = 10.0
-_TO: Final = Credentials("demo-bot", "made up, for what the bot sends")
-_FROM: Final = Credentials("demo-monitor", "made up, for what it is sent")
+_START: Final = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+_TIMEOUT: Final = 10.0
+_TO: Final = Credentials("demo-bot", "made up, for alerts from the bot")
+_FROM: Final = Credentials("demo-monitor", "made up, for alerts to the bot")
 
 
 class StoryBroken(Exception):
-    """Report that the bot did not do what the story tells."""
+    """Raised when the bot did not do what the story tells."""
 
 
 class _Clock:
-    """Be a clock that the story moves; it is noon when it begins."""
+    """A clock that only the story moves."""
 
     def __init__(self) -> None:
-        self._seconds = int(_BEGIN.timestamp())
+        self._seconds = int(_START.timestamp())
 
     def now(self) -> int:
         return self._seconds
@@ -68,18 +79,18 @@ class _Clock:
     def moment(self) -> datetime:
         return datetime.fromtimestamp(self._seconds, UTC)
 
-    def pass_by(self, seconds: int) -> None:
+    def advance(self, seconds: int) -> None:
         self._seconds += seconds
 
 
-class _Listener:
-    """Show what the bot shows, and let the story wait for it."""
+class _Watcher:
+    """A display that passes notes on, and lets the story wait for them."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
         self._notes: list[Note] = []
         self._more = asyncio.Event()
-        self._heard = 0
+        self._seen = 0
 
     def show(self, note: Note, engine: Engine, /) -> None:
         self._notes.append(note)
@@ -89,23 +100,23 @@ class _Listener:
     def close(self) -> None:
         self._display.close()
 
-    async def hear(self, kind: str, *words: str) -> None:
-        """Wait for the next note of a kind with all these words in it."""
+    async def wait_for(self, kind: str, *words: str) -> None:
+        """Wait for the next note of a kind that contains all these words."""
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 while not self._found(kind, words):
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
             raise StoryBroken(
-                f"the bot did not say {kind}: {', '.join(words)}"
+                f"no {kind!r} note with {', '.join(words)!r} within {_TIMEOUT:g} s"
             ) from None
 
     def _found(self, kind: str, words: Sequence[str]) -> bool:
-        for place in range(self._heard, len(self._notes)):
-            note = self._notes[place]
+        for index in range(self._seen, len(self._notes)):
+            note = self._notes[index]
             if note.kind == kind and all(word in note.text for word in words):
-                self._heard = place + 1
+                self._seen = index + 1
                 return True
         return False
 
@@ -115,56 +126,55 @@ class _Listener:
 
 @attrs.frozen(kw_only=True)
 class _Alerts:
-    """What alerts the story has.
+    """Both directions of alerts, over channels on loopback.
 
     Attributes:
         announcer: of the bot.
         listener: of the bot.
-        taken: by somebody whom the bot sends alerts to.
-        monitor: somebody who sends the bot alerts.
+        received: the alerts that the bot has sent.
+        monitor: sends alerts to the bot.
     """
 
-    announcer: bus.Announcer
-    listener: bus.Listener
-    taken: list[AlertInfo]
+    announcer: Announcer
+    listener: Listener
+    received: list[AlertInfo]
     monitor: AlertChannel
 
     @classmethod
     @asynccontextmanager
     async def opened(cls) -> AsyncIterator[_Alerts]:
-        """Serve a channel for each direction, on loopback."""
-        taken, listener = list[AlertInfo](), bus.Listener()
+        """Serve a channel for each direction."""
+        received, listener = list[AlertInfo](), Listener()
         verifier = RequestVerifier({_TO.app_id: [_TO.secret]}, path="/", method="GET")
-        here = bus.Place("127.0.0.1", 0, "/alerts")
+        address = ListenAddress("127.0.0.1", 0, "/alerts")
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
-            somebody = await enter(serve_alert_channel(verifier, taken.append))
+            receiver = await enter(serve_alert_channel(verifier, received.append))
+            bot_url = await enter(serve(address, _FROM, listener))
             yield cls(
-                announcer=bus.Announcer(await enter(bus.open_way(somebody.url, _TO))),
+                announcer=Announcer(await enter(open_sink(receiver.url, _TO))),
                 listener=listener,
-                taken=taken,
-                monitor=await enter(
-                    AlertChannel(await enter(bus.serve(here, _FROM, listener)), _FROM)
-                ),
+                received=received,
+                monitor=await enter(AlertChannel(bot_url, _FROM)),
             )
 
 
 @attrs.frozen(kw_only=True)
 class _World:
-    """What the story plays on."""
+    """Everything that the story changes or waits for."""
 
     cube: FakeCube
     clock: _Clock
-    listener: _Listener
+    watcher: _Watcher
     engine: Engine
     market: Market
     alerts: _Alerts
     pause: float
 
     async def tell(self, text: str) -> None:
-        """Begin a chapter, after a pause to read the one before."""
+        """Begin a chapter, after a pause for reading the last one."""
         await asyncio.sleep(self.pause)
-        self.listener.show(Note("story", self.clock.now(), text), self.engine)
+        self.watcher.show(Note("story", self.clock.now(), text), self.engine)
 
     def price(self, **dollars: str) -> None:
         self.cube.tables["stacks_oracle_prices"].insert(
@@ -213,18 +223,18 @@ async def run(
     limits: Limits | None = None,
     pause: float = 0.0,
 ) -> None:
-    """Tell the story.
+    """Play the demonstration.
 
     Args:
         display: shows it.
-        executor: takes the plan; by default it is only shown.
-        limits: what is worth a plan.
-        pause: seconds before each chapter, for readers.
+        executor: handles the plan; by default the plan is only shown.
+        limits: which liquidations are worth a plan.
+        pause: seconds before each chapter, for reading.
 
     Raises:
         StoryBroken: the bot did not do what the story tells.
     """
-    market, clock, listener = Market.load(MARKET), _Clock(), _Listener(display)
+    market, clock, watcher = Market.load(MARKET), _Clock(), _Watcher(display)
     session = Session(
         market=market,
         limits=limits or Limits(),
@@ -246,9 +256,9 @@ async def run(
             prices=OrtegePrices(cube, market),
             borrowers=positions.borrowers,
             outbox=Outbox(executor or DryRunExecutor(None), save=lambda _: None),
-            display=listener,
-            # The story has its own time: nothing is read again because of the clock.
-            settings=Settings(reconnect=Reconnect(base=0.5, cap=1.0), tend=3600),
+            display=watcher,
+            # The story moves the clock: nothing must be read again because of real time.
+            settings=Settings(reconnect=Reconnect(base=0.5, cap=1.0), check=3600),
             members=members(positions=True, prices=True),
             now=clock.now,
             announcer=alerts.announcer,
@@ -257,7 +267,7 @@ async def run(
         world = _World(
             cube=fake,
             clock=clock,
-            listener=listener,
+            watcher=watcher,
             engine=bot.engine,
             market=market,
             alerts=alerts,
@@ -278,6 +288,20 @@ async def run(
         await _sum_up(world)
 
 
+async def draw() -> str:
+    """Play the demonstration; return the table of its last alert as SVG.
+
+    Raises:
+        StoryBroken: the bot did not do what the story tells.
+    """
+    picture = Picture()
+    try:
+        await run(picture)
+    finally:
+        picture.close()
+    return picture.svg("python -m liquidation_bot --demo")
+
+
 def _open_the_market(world: _World) -> None:
     world.price(stSTX="0.80", aeUSDC="1", sBTC="60000")
     world.holds(ALICE, "stSTX", supply="10000")
@@ -292,8 +316,8 @@ async def _tell(world: _World) -> None:
         f"   Bob ({short(BOB)}) has 0.05 sBTC and owes 2,000 aeUSDC. Nobody is in "
         "danger: health is above 1."
     )
-    await world.listener.hear("prices", "stSTX 0.8")
-    await world.listener.hear("link", "watching")
+    await world.watcher.wait_for("prices", "stSTX 0.8")
+    await world.watcher.wait_for("link", "watching")
     await _event(world)
     await _price_drop(world)
     await _outage(world)
@@ -302,84 +326,85 @@ async def _tell(world: _World) -> None:
 
 
 async def _sum_up(world: _World) -> None:
-    plans, skipped = world.listener.count("plan"), world.engine.skipped
+    plans, skipped = world.watcher.count("plan"), world.engine.skipped
     if plans != 1:
-        raise StoryBroken(f"there are {plans} plans, not one")
+        raise StoryBroken(f"expected one plan, got {plans}")
     counts = ", ".join(f"{reason} {count}" for reason, count in skipped.most_common())
     await world.tell(
         f"The end: one plan; no transaction was signed or sent. Skipped: {counts}.\n"
-        "   Servers, market and addresses were made up; see README.md beside the bot."
+        "   Servers, market and addresses are made up; see the README of the bot."
     )
 
 
 async def _event(world: _World) -> None:
-    world.clock.pass_by(20)
+    world.clock.advance(20)
     await world.tell(
-        "2. An event. Bob borrows 150 aeUSDC more. The row only says that he moved: "
-        "his position is read again."
+        "2. An event. Bob borrows 150 aeUSDC more. The event only says that something "
+        "changed: his position is read again."
     )
     world.holds(BOB, "aeUSDC", borrow="150")
     world.event(BOB, "borrow", "150")
-    await world.listener.hear("event", "moved")
-    await world.listener.hear("event", "health is now", "1.0465")
+    await world.watcher.wait_for("event", "reading again")
+    await world.watcher.wait_for("event", "health is now", "1.0465")
 
 
 async def _price_drop(world: _World) -> None:
-    world.clock.pass_by(40)
+    world.clock.advance(40)
     await world.tell(
-        "3. A price drop. stSTX falls to 0.70. No event of the protocol tells that; "
-        "the price does,\n   and everybody who holds stSTX is looked at again."
+        "3. A price drop. stSTX falls to 0.70. The protocol emits no event for that; "
+        "the price is enough\n   to check everybody who holds stSTX again."
     )
     world.price(stSTX="0.70")
-    await world.listener.hear("prices", "stSTX 0.7")
-    await world.listener.hear("plan", "health 0.98", "pay 2,500.00 aeUSDC")
-    await world.listener.hear("alert", "liquidation_plan", "sent")
+    await world.watcher.wait_for("prices", "stSTX 0.7")
+    await world.watcher.wait_for("plan", "health 0.98", "pay 2,500.00 aeUSDC")
+    await world.watcher.wait_for("alert", "liquidation_plan", "sent")
 
 
 async def _outage(world: _World) -> None:
-    world.clock.pass_by(30)
+    world.clock.advance(30)
     await world.tell(
-        "4. An outage. The server goes away; meanwhile Alice borrows 10 more, and Carol\n"
-        f"   ({short(CAROL)}) appears. The bot catches up, and Alice gets no second plan."
+        "4. An outage. The server goes down; meanwhile Alice borrows 10 more, and Carol\n"
+        f"   ({short(CAROL)}) appears. The bot catches up, and makes no second plan for "
+        "Alice."
     )
     world.cube.down()
-    await world.listener.hear("link", "waiting")
+    await world.watcher.wait_for("link", "waiting")
     world.holds(ALICE, "aeUSDC", borrow="10")
     world.event(ALICE, "borrow", "10")
     world.holds(CAROL, "stSTX", supply="3000")
     world.holds(CAROL, "aeUSDC", borrow="500")
     world.event(CAROL, "borrow", "500")
-    world.clock.pass_by(60)
+    world.clock.advance(60)
     world.cube.up()
-    await world.listener.hear("link", "live")
-    await world.listener.hear("event", "moved during the outage")
-    await world.listener.hear("skip", "planned already")
-    await world.listener.hear("event", "health is now")
+    await world.watcher.wait_for("link", "live")
+    await world.watcher.wait_for("event", "during the outage")
+    await world.watcher.wait_for("skip", "planned already")
+    await world.watcher.wait_for("event", "health is now")
 
 
 async def _stale_price(world: _World) -> None:
-    world.clock.pass_by(600)
+    world.clock.advance(600)
     await world.tell(
         "5. A stale price. Ten minutes later stSTX and aeUSDC have new prices, and sBTC "
-        "has none.\n   Bob may be in danger or not: on an old price nothing is decided."
+        "does not.\n   Bob may be in danger or not: nothing is decided on an old price."
     )
     world.price(stSTX="0.71", aeUSDC="1")
-    await world.listener.hear("skip", "stale price", "sBTC")
+    await world.watcher.wait_for("skip", "stale price", "sBTC")
 
 
 async def _alerts(world: _World) -> None:
-    world.clock.pass_by(20)
-    [alert] = world.alerts.taken
+    world.clock.advance(20)
+    [alert] = world.alerts.received
     values = alert.event_values
     if not isinstance(values, LiquidationPlan) or values.borrower != ALICE:
-        raise StoryBroken(f"another alert arrived: {alert}")
+        raise StoryBroken(f"expected an alert about Alice, got {alert}")
     await world.tell(
-        f"6. Alerts. The plan went out as a signed {alert.event_code}, too; whoever "
-        "took it\n"
-        f"   reads: pays {values.pays} {values.debt_asset}, profit {values.profit_usd} "
-        "USD. Now two come in: one about\n"
-        "   a token elsewhere, and one about Carol, whose event never came. They are "
-        "reasons to look."
+        f"6. Alerts. The plan was also sent as a signed {alert.event_code}. Its receiver "
+        "reads:\n"
+        f"   pays {values.pays} {values.debt_asset}, profit {values.profit_usd} USD. Now "
+        "two alerts arrive: one about a token\n"
+        "   on another chain, and one about Carol, whose event is missing. Only the "
+        "second is a reason to read."
     )
     world.holds(CAROL, "aeUSDC", borrow="700")
     now, token = world.clock.now(), f"0x{'c0' * 20}"
@@ -391,6 +416,10 @@ async def _alerts(world: _World) -> None:
             AlertInfo(carol, CHAIN_ID, ENTITY_TYPE, "position_changed", now),
         ]
     )
-    await world.listener.hear("alert", "skipped", "another kind of entity")
-    await world.listener.hear("alert", "position_changed", "reading again")
-    await world.listener.hear("alert", "health is now", "1.2425")
+    await world.watcher.wait_for("alert", "skipped", "another kind of entity")
+    await world.watcher.wait_for("alert", "position_changed", "reading again")
+    await world.watcher.wait_for("alert", "health is now", "1.2425")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(asyncio.run(draw()) + "\n")

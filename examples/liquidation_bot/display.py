@@ -1,32 +1,67 @@
-"""What the bot shows: lines, JSON lines, or (in ``table.py``) a live table."""
+"""What the bot shows: lines, JSON lines, or a live table, which needs ``rich``."""
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import logging
+import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TextIO, TypeAlias
 
 import attrs
 
-if TYPE_CHECKING:
-    from liquidation_bot.engine import Engine
+from liquidation_bot.decide import Plan
+from liquidation_bot.model import UsageError, shown
+from liquidation_bot.zest import MAX, ONE
 
-__all__ = ["Display", "JsonLines", "Kind", "Lines", "Note", "library_log", "short"]
+if TYPE_CHECKING or importlib.util.find_spec("rich") is not None:
+    from rich.console import Console, Group, RenderableType
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+if TYPE_CHECKING:
+    from liquidation_bot.engine import Decision, Engine
+
+__all__ = [
+    "Display",
+    "JsonLines",
+    "Kind",
+    "Lines",
+    "LiveTable",
+    "Note",
+    "Picture",
+    "library_log",
+    "open_display",
+    "short",
+]
 
 Kind: TypeAlias = Literal[
     "story", "start", "link", "prices", "event", "skip", "plan", "alert", "trouble"
 ]
 
+_ROWS: Final = 12
+_NOTES: Final = 6
+_STYLES: Final = {
+    "plan": "bold green",
+    "trouble": "red",
+    "skip": "yellow",
+    "alert": "blue",
+}
+_FONTS: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
 
 @attrs.frozen
 class Note:
-    """Say one thing that happened.
+    """One thing that happened.
 
     Attributes:
-        kind: what sort of thing.
+        kind: its category.
         at: unix seconds.
         text: one sentence for people.
         data: the same for programs.
@@ -37,39 +72,41 @@ class Note:
     text: str
     data: Mapping[str, Any] = attrs.field(factory=dict)
 
+    def line(self) -> str:
+        """Return time, kind and text in columns."""
+        time = datetime.fromtimestamp(self.at, UTC).strftime("%H:%M:%S")
+        return f"{time}  {self.kind:<8} {self.text}"
+
 
 class Display(Protocol):
-    """Show what happens."""
+    """Something that shows notes."""
 
     def show(self, note: Note, engine: Engine, /) -> None:
-        """Take a note, and the engine as it is now."""
+        """Show a note and, if it can, the engine's current state."""
         ...
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         ...
 
 
 class Lines:
-    """Show one line for each note."""
+    """A display with one line for each note."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
 
     def show(self, note: Note, _engine: Engine, /) -> None:
-        """Write the line; what a story tells stands out."""
-        if note.kind == "story":
-            self._write(f"\n{note.text}")
-            return
-        time = datetime.fromtimestamp(note.at, UTC).strftime("%H:%M:%S")
-        self._write(f"  {time}  {note.kind:<8} {note.text}")
+        """Write the line; a chapter of a story stands apart."""
+        story = note.kind == "story"
+        self._write(f"\n{note.text}" if story else f"  {note.line()}")
 
     def close(self) -> None:
         """Do nothing."""
 
 
 class JsonLines:
-    """Show one JSON object for each note."""
+    """A display with one JSON object for each note."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
@@ -84,9 +121,144 @@ class JsonLines:
         """Do nothing."""
 
 
+class LiveTable:
+    """A table of borrowers by health, with prices, the connection and the last notes.
+
+    Args:
+        console: where to draw; the terminal by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._live = Live(console=console, auto_refresh=False)
+        self._notes: deque[Note] = deque(maxlen=_NOTES)
+        self._plans: deque[Note] = deque(maxlen=_NOTES)
+        self._link = "not connected yet"
+        self._live.start()
+
+    def show(self, note: Note, engine: Engine, /) -> None:
+        """Add a note and redraw the table."""
+        if note.kind == "story":
+            self._live.console.print(Text(f"\n{note.text}", style="bold"))
+        elif note.kind == "link":
+            self._link = note.text
+        (self._plans if note.kind == "plan" else self._notes).append(note)
+        self._live.update(self.draw(engine, note.at), refresh=True)
+
+    def close(self) -> None:
+        """Stop, and leave the last table on the terminal."""
+        self._live.stop()
+
+    def draw(self, engine: Engine, now: int) -> RenderableType:
+        """Return the table as of a time in unix seconds."""
+        notes = [*self._plans, *(each for each in self._notes if each.kind != "story")]
+        return Group(
+            Text(f"{engine.market.name} | {self._link}", style="cyan"),
+            Text(_prices(engine, now)),
+            _borrowers(engine),
+            *(Text(each.line(), style=_STYLES.get(each.kind, "")) for each in notes),
+        )
+
+
+class Picture:
+    """A display that keeps the table of the last alert, for the documentation."""
+
+    def __init__(self) -> None:
+        self._table = LiveTable(Console(file=io.StringIO()))
+        self._last: RenderableType = ""
+
+    def show(self, note: Note, engine: Engine, /) -> None:
+        """Add a note to the table."""
+        self._table.show(note, engine)
+        if note.kind == "alert":
+            self._last = self._table.draw(engine, note.at)
+
+    def close(self) -> None:
+        """Stop the table."""
+        self._table.close()
+
+    def svg(self, title: str) -> str:
+        """Return the table as SVG that loads no fonts from elsewhere."""
+        paper = Console(record=True, width=120, file=io.StringIO())
+        paper.print(self._last)
+        return _FONTS.sub("", paper.export_svg(title=title, unique_id="demo"))
+
+
+def _prices(engine: Engine, now: int) -> str:
+    return "   ".join(
+        f"{reserve.symbol} {shown(price.price, 8)} ({max(now - price.at, 0)} s old)"
+        for reserve in engine.market.reserves
+        if (price := engine.prices.get(reserve.asset)) is not None
+    )
+
+
+def _borrowers(engine: Engine) -> Table:
+    table = Table(expand=True)
+    for title in ("borrower", "health", "owes", "has", "decision"):
+        table.add_column(title, no_wrap=title != "decision")
+    ranked = sorted(engine.decisions.items(), key=lambda item: _rank(item[1]))
+    for borrower, decision in ranked[:_ROWS]:
+        table.add_row(
+            short(borrower),
+            _health(decision.health),
+            _amounts(engine, borrower, owed=True),
+            _amounts(engine, borrower, owed=False),
+            "plan" if isinstance(decision, Plan) else decision.reason,
+            style=_style(decision.health),
+        )
+    if len(ranked) > _ROWS:
+        table.caption = f"and {len(ranked) - _ROWS} healthier ones"
+    return table
+
+
+def _rank(decision: Decision) -> int:
+    return MAX if decision.health is None else decision.health
+
+
+def _health(health: int | None) -> str:
+    if health is None:
+        return "?"
+    return "-" if health == MAX else shown(health, 8, 4)
+
+
+def _style(health: int | None) -> str:
+    if health is None:
+        return "dim"
+    return "red" if health < ONE else "yellow" if health < ONE * 11 // 10 else ""
+
+
+def _amounts(engine: Engine, borrower: str, *, owed: bool) -> str:
+    position, found = engine.positions.get(borrower), list[str]()
+    for holding in position.holdings if position else ():
+        amount = holding.borrowed if owed else holding.supplied
+        reserve = engine.market.reserve(holding.asset)
+        if amount and reserve:
+            found.append(f"{shown(amount, reserve.decimals, 2)} {reserve.symbol}")
+    return ", ".join(found)
+
+
+def open_display(kind: str, log: TextIO) -> Display:
+    """Open a display: ``auto``, ``table``, ``lines`` or ``json``.
+
+    Raises:
+        UsageError: a table needs ``rich``.
+    """
+    rich = importlib.util.find_spec("rich") is not None
+    if kind == "auto":
+        kind = "table" if rich and log.isatty() else "lines"
+    if kind == "table":
+        if not rich:
+            raise UsageError("--log table needs rich: pip install rich")
+        return LiveTable(Console(file=log))
+
+    def write(line: str) -> None:
+        print(line, file=log, flush=True)
+
+    return JsonLines(write) if kind == "json" else Lines(write)
+
+
 @contextmanager
 def library_log(show: Callable[[str], object]) -> Iterator[None]:
-    """Show what the library warns of, among everything else, while this lasts."""
+    """Pass the library's warnings to ``show`` inside the block."""
 
     class Shown(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -101,5 +273,5 @@ def library_log(show: Callable[[str], object]) -> Iterator[None]:
 
 
 def short(address: str) -> str:
-    """Shorten an address for people: its end tells it from others."""
+    """Shorten an address for people to its first and last four characters."""
     return address if len(address) <= 12 else f"{address[:4]}…{address[-4:]}"

@@ -1,14 +1,13 @@
-"""What the bot asks Ortege: events to watch, positions and prices to read.
+"""Queries to Ortege: events to watch, positions and prices to read.
 
-All of it through the public names of ``ortege_watch``. The cubes and members are those
-in public use; what they mean exactly is not documented, so every plan says what they
-leave out.
+Only public names of ``ortege_watch`` are used. The cubes and members are those in public
+use; their exact meaning is not documented, so every plan lists what they leave out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
@@ -20,6 +19,7 @@ from ortege_watch import (
     Measure,
     OrtegeWatchError,
     Query,
+    Result,
     Row,
     TimeDimension,
     Update,
@@ -31,14 +31,14 @@ __all__ = [
     "OrtegePrices",
     "Positions",
     "Prices",
+    "changed",
     "events_query",
     "members",
-    "moved",
 ]
 
 
 class Events:
-    """Events of contracts: that something happened, not what a position is."""
+    """Events of contracts: they tell that a position changed, not what it is."""
 
     asset_amount = Measure("stacks_contract_events.asset_amount", Decimal)
     contract_id = Dimension("stacks_contract_events.contract_id")
@@ -48,7 +48,7 @@ class Events:
 
 
 class Positions:
-    """Sums of what each address supplied, borrowed and repaid."""
+    """Sums of the amounts that each address supplied, borrowed and repaid."""
 
     supply = Measure("stacks_dapp_zest_positions_net.total_supply", Decimal)
     borrow = Measure("stacks_dapp_zest_positions_net.total_borrow", Decimal)
@@ -65,21 +65,21 @@ class Prices:
     tx_date = TimeDimension("stacks_oracle_prices.tx_date")
 
 
-# Addresses in one question; each may have a row for every reserve.
-_AT_ONCE: Final = 100
-_MOST_ROWS: Final = 50_000
-_MOST_EVENTS: Final = 10_000
-_MOST_PRICES: Final = 10_000
-# The address that calls these need not be the borrower whom they change.
-_OTHERS: Final = frozenset({"repay", "liquidation-call"})
+# Addresses in one query; each may have a row for every reserve.
+_CHUNK: Final = 100
+_MAX_ROWS: Final = 50_000
+_MAX_EVENTS: Final = 10_000
+_MAX_PRICES: Final = 10_000
+# The sender of these may be somebody else than the borrower.
+_BY_OTHERS: Final = frozenset({"repay", "liquidation-call"})
 
 
 def members(*, positions: bool, prices: bool) -> list[str]:
-    """Name the members that the bot asks for.
+    """Return the names of the members that the bot queries.
 
     Args:
-        positions: positions or borrowers are asked from Ortege.
-        prices: prices are.
+        positions: whether positions or borrowers come from Ortege.
+        prices: whether prices come from Ortege.
     """
     cubes = [Events, *([Positions] if positions else []), *([Prices] if prices else [])]
     return [
@@ -91,11 +91,11 @@ def members(*, positions: bool, prices: bool) -> list[str]:
 
 
 def events_query(market: Market, since: datetime) -> Query:
-    """Ask for the events that say that a position moved, the newest first.
+    """Return the query for events that change positions, newest first.
 
     Args:
         market: names the contracts.
-        since: events before it are left out: a result has an end.
+        since: the start of the window; a query without one would exceed its limit.
     """
     return Query(
         measures=[Events.asset_amount],
@@ -111,32 +111,34 @@ def events_query(market: Market, since: datetime) -> Query:
             Events.tx_date.after(since),
         ],
         order=[Events.tx_date.desc()],
-        limit=_MOST_EVENTS,
+        limit=_MAX_EVENTS,
     )
 
 
-def moved(update: Update) -> tuple[list[str], bool]:
-    """Read an update of the events as "these addresses moved".
+def changed(update: Update) -> tuple[list[str], bool]:
+    """Return whose positions an update of the events reports as changed.
 
     Returns:
-        The addresses to read again, and whether everybody must be read: the sender of
-        a repayment or of a liquidation need not be the borrower, and rows beyond a
-        result's limit are unseen.
+        The addresses to read again, and whether every position must be read: if the
+        result is truncated, if a sender is NULL, or if the sender of a new event may be
+        somebody else than the borrower.
     """
-    rows = update.upserted
-    addresses = {row[Events.sender_address] for row in rows}
-    others = any(row[Events.function_name] in _OTHERS for row in rows)
-    return sorted(addresses), update.truncated or (others and not update.first)
+    senders = {row.get(Events.sender_address) for row in update.upserted}
+    by_others = not update.first and any(
+        (row.get(Events.function_name) or "") in _BY_OTHERS for row in update.upserted
+    )
+    addresses = sorted(each for each in senders if each is not None)
+    return addresses, update.truncated or None in senders or by_others
 
 
 class OrtegePositions:
-    """Read positions from ``stacks_dapp_zest_positions_net``.
+    """Positions from ``stacks_dapp_zest_positions_net``.
 
-    What it gives is an estimate: sums of amounts, without the interest since.
+    They are estimates: sums of amounts, without the interest since.
     """
 
     caveats: Sequence[str] = (
-        "positions are sums out of Ortege's cube, without interest",
+        "positions are sums from Ortege's cube, without interest",
         "collateral flags and e-modes are not known: read the chain before signing",
     )
 
@@ -148,7 +150,7 @@ class OrtegePositions:
         }
 
     async def borrowers(self, most: int) -> Sequence[str]:
-        """Name at most that many addresses that ever borrowed, those of most first."""
+        """Return at most that many addresses that ever borrowed, largest sums first."""
         query = Query(
             measures=[Positions.borrow],
             dimensions=[Positions.lender_address],
@@ -156,23 +158,28 @@ class OrtegePositions:
             order=[Positions.borrow.desc()],
             limit=most,
         )
-        return [row[Positions.lender_address] for row in await self._load(query)]
+        addresses = [
+            row.get(Positions.lender_address) for row in await self._load(query)
+        ]
+        return [each for each in addresses if each is not None]
 
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
-        """Read the sums of these addresses, a few hundred at once."""
+        """Read the sums of these addresses, 100 in each query."""
         found: dict[str, list[Holding]] = {borrower: [] for borrower in borrowers}
-        for start in range(0, len(borrowers), _AT_ONCE):
+        for start in range(0, len(borrowers), _CHUNK):
             query = Query(
                 measures=[Positions.supply, Positions.borrow, Positions.repaid],
                 dimensions=[Positions.lender_address, Positions.asset_id],
-                where=[
-                    Positions.lender_address.in_(borrowers[start : start + _AT_ONCE])
-                ],
-                limit=_MOST_ROWS,
-                # Somebody moved: an answer from before that is of no use.
+                where=[Positions.lender_address.in_(borrowers[start : start + _CHUNK])],
+                order=[Positions.lender_address.asc(), Positions.asset_id.asc()],
+                limit=_MAX_ROWS,
+                # A position has just changed: a cached answer would be too old.
                 cache="must-revalidate",
             )
-            for row in await self._load(query):
+            result = await self._load(query)
+            if result.truncated:  # a debt may be among the rows that are missing
+                raise SourceError(f"positions are truncated at {_MAX_ROWS} rows")
+            for row in result:
                 if (holding := self._holding(row)) is not None:
                     found[row[Positions.lender_address]].append(holding)
         return [
@@ -182,13 +189,12 @@ class OrtegePositions:
 
     def _holding(self, row: Row) -> Holding | None:
         supplied = _at_least_zero(row.get(Positions.supply))
-        owed = _at_least_zero(row.get(Positions.borrow)) - _at_least_zero(
-            row.get(Positions.repaid)
-        )
-        asset_id = row[Positions.asset_id]
+        borrowed = _at_least_zero(row.get(Positions.borrow))
+        owed = borrowed - _at_least_zero(row.get(Positions.repaid))
+        asset_id = row.get(Positions.asset_id) or "NULL"
         reserve = self._assets.get(asset_id)
         if reserve is None:
-            # Its decimals are unknown: keep that there is something, not how much.
+            # The decimals are unknown: keep only whether there is an amount.
             holding = Holding(
                 asset=asset_id, supplied=int(supplied > 0), borrowed=int(owed > 0)
             )
@@ -201,19 +207,19 @@ class OrtegePositions:
             )
         return holding if holding.supplied or holding.borrowed else None
 
-    async def _load(self, query: Query) -> Sequence[Row]:
+    async def _load(self, query: Query) -> Result:
         try:
             return await self._cube.load(query)
         except OrtegeWatchError as error:
-            raise SourceError(f"Ortege gave no positions: {error}") from error
+            raise SourceError(f"cannot read positions from Ortege: {error}") from error
 
 
 class OrtegePrices:
-    """Read prices from ``stacks_oracle_prices``, by asking or by watching."""
+    """Prices from ``stacks_oracle_prices``, read once or watched."""
 
     caveats: Sequence[str] = (
         "prices are rows of Ortege's cube, without a confidence",
-        "the contract takes its own oracle's prices, whatever these are",
+        "the contract uses its own oracle's prices, which may differ",
     )
 
     def __init__(self, cube: AsyncCubeClient, market: Market) -> None:
@@ -228,45 +234,52 @@ class OrtegePrices:
         }
 
     def query(self, since: datetime | None = None) -> Query:
-        """Ask for what was published, the newest first.
+        """Return the query for published prices, newest first.
 
         Args:
-            since: leave out what is older.
+            since: the start of the window; by default 24 hours ago.
         """
         window = [Prices.tx_date.after(since)] if since is not None else []
         return Query(
             measures=[Prices.price],
             dimensions=[Prices.token, Prices.tx_date],
             where=[Prices.token.in_(sorted(self._assets)), *window],
+            time=[] if window else [Prices.tx_date.over("from 24 hours ago to now")],
             order=[Prices.tx_date.desc()],
-            limit=_MOST_PRICES,
+            limit=_MAX_PRICES,
         )
 
     def read(self, rows: Iterable[Row]) -> list[Price]:
-        """Take the newest row of each token."""
+        """Return the newest price of each token.
+
+        A token may be missing from a truncated result. The engine then keeps its last
+        price, and makes no plan once that is stale.
+        """
         newest: dict[str, tuple[datetime, Decimal]] = {}
         for row in rows:
-            token, at = row[Prices.token], row[Prices.tx_date].astimezone(UTC)
-            price = row.get(Prices.price)
-            if price is not None and (token not in newest or at > newest[token][0]):
+            token, price = row.get(Prices.token), row.get(Prices.price)
+            at = row.get(Prices.tx_date)
+            if token is None or price is None or at is None:
+                continue
+            if token not in newest or at > newest[token][0]:
                 newest[token] = (at, price)
         return [
-            Price(asset=asset, price=fixed(_at_least_zero(price), 8), at=_unix(at))
+            Price(
+                asset=asset,
+                price=fixed(_at_least_zero(price), 8),
+                at=int(at.timestamp()),
+            )
             for token, (at, price) in sorted(newest.items())
             for asset in self._assets.get(token, [])
         ]
 
     async def prices(self) -> Sequence[Price]:
-        """Ask for the newest price of each asset."""
+        """Read the newest price of each asset."""
         try:
             return self.read(await self._cube.load(self.query()))
         except OrtegeWatchError as error:
-            raise SourceError(f"Ortege gave no prices: {error}") from error
+            raise SourceError(f"cannot read prices from Ortege: {error}") from error
 
 
 def _at_least_zero(value: Decimal | None) -> Decimal:
     return max(value or Decimal(0), Decimal(0))
-
-
-def _unix(moment: datetime) -> int:
-    return int(moment.timestamp())

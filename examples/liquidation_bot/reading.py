@@ -1,8 +1,8 @@
-"""Reading positions: whom, when, and again where it failed or may have been too early.
+"""Reading positions: which, when, and again after a failure.
 
-What an event tells may reach the source of positions later than the event reaches the
-bot (a cube is refreshed on a schedule of its own), so whoever moved is read twice: at
-once, and after a while.
+A change may reach the source of positions after its event reaches the bot, because a
+cube is refreshed on its own schedule. So a position that changed is read twice: at once,
+and after a delay.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _CHUNK = 200
 
 
 class Reader:
-    """Read positions, one chunk at a time, and remember who is still to be read.
+    """A reader of positions in chunks, which remembers the addresses still to be read.
 
     Args:
-        source: where.
-        now: unix seconds.
-        take: takes what was read.
-        trouble: takes a sentence where reading failed; it is tried again.
-        settle: seconds after which whoever moved is read once more.
+        source: of the positions.
+        now: returns unix seconds.
+        on_read: called with the positions of a chunk.
+        on_error: called with a message when reading failed; it is retried.
+        reread_after: seconds after which a position that changed is read once more.
     """
 
     def __init__(
@@ -34,36 +34,36 @@ class Reader:
         source: PositionSource,
         *,
         now: Callable[[], int],
-        take: Callable[[PositionsRead], Awaitable[None]],
-        trouble: Callable[[str], object],
-        settle: int,
+        on_read: Callable[[PositionsRead], Awaitable[None]],
+        on_error: Callable[[str], object],
+        reread_after: int,
     ) -> None:
         self._source = source
         self._now = now
-        self._take = take
-        self._trouble = trouble
-        self._settle = settle
+        self._on_read = on_read
+        self._on_error = on_error
+        self._reread_after = reread_after
         self._unread: set[str] = set()
-        self._moved: dict[str, int] = {}
-        # An answer must not be overtaken by an older one.
-        self._one_at_a_time = asyncio.Lock()
+        self._reread: dict[str, int] = {}
+        # An older response must not replace a newer one.
+        self._lock = asyncio.Lock()
 
     async def read(self, borrowers: Iterable[str]) -> None:
-        """Read these and whoever could not be read before."""
+        """Read these addresses, and those that could not be read before."""
         self._unread.update(borrowers)
-        await self.tend()
+        await self.run_due()
 
-    async def moved(self, borrowers: Iterable[str]) -> None:
-        """Read these now, and once more when the source has surely settled."""
+    async def changed(self, borrowers: Iterable[str]) -> None:
+        """Read these addresses now, and once more after ``reread_after`` seconds."""
         addresses = list(borrowers)
-        due = self._now() + self._settle
-        self._moved.update((address, due) for address in addresses)
+        due = self._now() + self._reread_after
+        self._reread.update((address, due) for address in addresses)
         await self.read(addresses)
 
-    async def tend(self) -> None:
-        """Read whoever is due; others may read between two chunks."""
+    async def run_due(self) -> None:
+        """Read every address that is due; other calls may read between two chunks."""
         self._unread.update(
-            address for address, due in self._moved.items() if due <= self._now()
+            address for address, due in self._reread.items() if due <= self._now()
         )
         wanted = sorted(self._unread)
         for start in range(0, len(wanted), _CHUNK):
@@ -71,7 +71,7 @@ class Reader:
                 return
 
     async def _chunk(self, wanted: list[str]) -> bool:
-        async with self._one_at_a_time:
+        async with self._lock:
             chunk = [address for address in wanted if address in self._unread]
             if not chunk:
                 return True
@@ -79,12 +79,11 @@ class Reader:
             try:
                 positions = await self._source.positions(chunk, at)
             except SourceError as error:
-                left = len(self._unread)
-                self._trouble(f"{error}; {left} addresses stay unread for now")
+                self._on_error(f"{error}; {len(self._unread)} addresses to be retried")
                 return False
             self._unread.difference_update(chunk)
             for address in chunk:
-                if self._moved.get(address, at + 1) <= at:
-                    del self._moved[address]
-            await self._take(PositionsRead(at, tuple(positions)))
+                if self._reread.get(address, at + 1) <= at:
+                    del self._reread[address]
+            await self._on_read(PositionsRead(at, tuple(positions)))
         return True

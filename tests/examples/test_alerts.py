@@ -118,7 +118,7 @@ def test_other_entities_are_ignored(about):
 
 
 def test_unknown_addresses_are_ignored(world):
-    with pytest.raises(Ignored, match="no borrower that is known"):
+    with pytest.raises(Ignored, match="an unknown borrower"):
         borrowers_of(alert(), [world.alice, world.bob, "nonsense"])
 
 

@@ -9,9 +9,14 @@ from decimal import Decimal
 
 import pytest
 
-from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
+from liquidation_bot.alerts import (
+    CHAIN_ID,
+    ENTITY_TYPE,
+    Announcer,
+    Listener,
+    entity_of,
+)
 from liquidation_bot.bot import Bot, MembersMissing, Settings
-from liquidation_bot.bus import Announcer, Listener
 from liquidation_bot.decide import Limits, Plan, Reason
 from liquidation_bot.execution import Guard, Outbox, State
 from liquidation_bot.model import SourceError
@@ -223,7 +228,7 @@ async def test_an_event_makes_it_read_that_address_again(stage, world, function)
     stage.positions = Broken(stage.positions, 0, stage.heard)
     async with stage.running() as bot:
         stage.event(function, world.bob)
-        await stage.heard.hear("event", "BWB7 moved")
+        await stage.heard.hear("event", "BWB7 changed")
         await stage.heard.until(lambda: stage.positions.asked[-1] == [world.bob])
         assert set(bot.engine.positions) == {world.alice}
 
@@ -245,7 +250,7 @@ async def test_an_event_without_a_change_of_position_plans_nothing(stage, world)
     stage.put(world.danger())
     async with stage.running() as bot:
         stage.event("liquidation-call", world.alice)
-        await stage.heard.hear("event", "S6AK moved")
+        await stage.heard.hear("event", "S6AK changed")
         await stage.clock.advance(1)
         assert bot.engine.plans == 0
 
@@ -262,7 +267,7 @@ async def test_a_new_borrower_is_found_by_its_event(stage, world):
 async def test_a_resync_finds_what_no_event_told(stage, world):
     stage.put(world.position((world.ststx, 10**10, 0), (world.aeusdc, 0, 10**9)))
     stage.prices = FixturePrices(world.prices().values())
-    async with stage.running(resync=60, tend=1):
+    async with stage.running(resync=60, check=1):
         stage.put(world.danger())  # interest, say
         await stage.clock.advance(59)
         assert stage.heard.plans == []
@@ -283,8 +288,8 @@ async def test_what_cannot_be_read_is_tried_again_soon(stage, world):
     stage.put(world.danger())
     stage.prices = FixturePrices(world.prices().values())
     stage.positions = Broken(stage.positions, 2, stage.heard)
-    async with stage.running(resync=300, tend=10):
-        await stage.heard.hear("trouble", "not now; 1 addresses stay unread")
+    async with stage.running(resync=300, check=10):
+        await stage.heard.hear("trouble", "not now; 1 addresses to be retried")
         await stage.clock.advance(10)
         await stage.heard.hear("plan", "S6AK")
     assert stage.positions.asked == [[world.alice]] * 3
@@ -293,9 +298,9 @@ async def test_what_cannot_be_read_is_tried_again_soon(stage, world):
 async def test_whoever_moved_is_read_again_when_the_source_has_settled(stage, world):
     """A cube may know of an event before another one knows of the new position."""
     stage.prices = FixturePrices(world.prices().values())
-    async with stage.running(settle=60, tend=10, resync=10_000):
+    async with stage.running(reread_after=60, check=10, resync=10_000):
         stage.event("borrow", world.alice)
-        await stage.heard.hear("event", "S6AK moved")
+        await stage.heard.hear("event", "S6AK changed")
         stage.put(world.danger())
         await stage.clock.advance(50)
         assert stage.heard.plans == []
@@ -305,7 +310,7 @@ async def test_whoever_moved_is_read_again_when_the_source_has_settled(stage, wo
 
 async def test_prices_that_cannot_be_watched_are_polled(stage, world):
     stage.put(world.danger())
-    async with stage.running(poll_prices=30, tend=10, resync=10_000):
+    async with stage.running(poll_prices=30, check=10, resync=10_000):
         fresh = world.prices(at=world.now + 20).values()
         stage.prices.by_asset = {each.asset: each for each in fresh}
         await stage.clock.advance(20)
@@ -360,7 +365,7 @@ async def test_an_outage_is_caught_up_with_and_makes_no_second_plan(stage, world
         stage.event("borrow", world.alice)
         stage.event("borrow", world.bob)
         stage.fake.up()
-        await stage.heard.hear("event", "moved during the outage")
+        await stage.heard.hear("event", "changed during the outage")
         await stage.heard.hear("plan", "BWB7")
         await stage.heard.hear("skip", "S6AK planned already")
     assert [plan["borrower"] for plan in stage.heard.plans] == [world.alice, world.bob]
@@ -392,7 +397,7 @@ async def test_the_window_is_opened_anew_and_nothing_is_planned_twice(stage, wor
         await stage.fake.wait_until_async(lambda: len(stage.fake.attempts) == 2)
         await stage.heard.hear("link", "watching", count=2)
         stage.event("borrow", world.bob)
-        await stage.heard.hear("event", "BWB7 moved")
+        await stage.heard.hear("event", "BWB7 changed")
     starts = [query["filters"][-1]["values"] for query in subscribed(stage.fake)]
     assert starts == [["2027-01-15T07:58:20.000"], ["2027-01-15T08:00:00.000"]]
     assert len(stage.heard.plans) == 1
@@ -531,7 +536,7 @@ async def test_alerts_that_cannot_be_sent_stop_nothing(stage, world):
     stage.put(world.danger())
     stage.prices = FixturePrices(world.prices().values())
     async with stage.running():
-        await stage.heard.hear("trouble", "1 alerts are not sent: no such chain")
+        await stage.heard.hear("trouble", "1 alerts not sent: no such chain")
         stage.put(world.danger(who=world.bob), listed=False)
         stage.event("borrow", world.bob)
         await stage.heard.hear("plan", "BWB7")
@@ -545,7 +550,7 @@ async def test_an_alert_makes_it_read_at_once_and_when_the_source_has_settled(
     stage.put(world.danger())
     stage.positions = Broken(stage.positions, 0, stage.heard)
     alert = AlertInfo(entity_of(world.alice), CHAIN_ID, ENTITY_TYPE, "moved", 0)
-    async with stage.running(settle=60, tend=10, resync=10_000):
+    async with stage.running(reread_after=60, check=10, resync=10_000):
         await stage.listener.take(alert)
         await stage.heard.hear("alert", "moved about SPAZ…S6AK: reading again")
         await stage.heard.hear("alert", "health is now: SPAZ…S6AK 1.1200")

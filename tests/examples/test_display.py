@@ -9,13 +9,18 @@ import logging
 import pytest
 
 from liquidation_bot.decide import Limits
-from liquidation_bot.display import JsonLines, Lines, Note, library_log, short
+from liquidation_bot.display import (
+    JsonLines,
+    Lines,
+    LiveTable,
+    Note,
+    library_log,
+    short,
+)
 from liquidation_bot.engine import Engine, PositionsRead, PricesSeen
 
 rich = pytest.importorskip("rich")
 from rich.console import Console  # noqa: E402
-
-from liquidation_bot.table import LiveTable  # noqa: E402
 
 
 @pytest.fixture

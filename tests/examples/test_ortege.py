@@ -13,9 +13,9 @@ from liquidation_bot.model import Holding, Position, SourceError
 from liquidation_bot.ortege import (
     OrtegePositions,
     OrtegePrices,
+    changed,
     events_query,
     members,
-    moved,
 )
 from ortege_watch import AsyncCubeClient, Retry
 from ortege_watch.testing import FakeCube
@@ -61,8 +61,8 @@ async def test_positions_in_tokens_become_smallest_units(world, fake, client):
         Position(
             borrower=world.alice,
             holdings=(
-                Holding(asset=world.ststx, supplied=10_000_123_456),
                 Holding(asset=world.aeusdc, borrowed=4_999_500_000),
+                Holding(asset=world.ststx, supplied=10_000_123_456),
             ),
             read_at=world.now,
         ),
@@ -100,6 +100,13 @@ async def test_an_unknown_asset_is_kept_as_something(world, fake, client):
     assert found.holdings == (Holding(asset="SP1.new::new", supplied=1),)
 
 
+async def test_an_asset_that_is_null_is_kept_as_something(world, fake, client):
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    table.insert(held(world, world.alice, world.ststx, borrow="1") | {"asset_id": None})
+    [found] = await OrtegePositions(client, world.market).positions([world.alice], 0)
+    assert found.holdings == (Holding(asset="NULL", borrowed=1),)
+
+
 async def test_many_addresses_are_asked_a_hundred_at_once(world, fake, client):
     table = fake.tables["stacks_dapp_zest_positions_net"]
     addresses = [f"SP{number}" for number in range(450)]
@@ -126,11 +133,11 @@ async def test_borrowers_are_those_who_borrowed_most_and_not_all(world, fake, cl
 async def test_what_cannot_be_asked_now_is_a_source_error(world, fake, client):
     fake.refuse(503)
     positions = OrtegePositions(client, world.market)
-    with pytest.raises(SourceError, match="Ortege gave no positions"):
+    with pytest.raises(SourceError, match="cannot read positions from Ortege"):
         await positions.positions([world.alice], 0)
-    with pytest.raises(SourceError, match="Ortege gave no positions"):
+    with pytest.raises(SourceError, match="cannot read positions from Ortege"):
         await positions.borrowers(1)
-    with pytest.raises(SourceError, match="Ortege gave no prices"):
+    with pytest.raises(SourceError, match="cannot read prices from Ortege"):
         await OrtegePrices(client, world.market).prices()
 
 
@@ -147,6 +154,8 @@ async def test_the_newest_price_of_each_token(world, fake, client):
             row("stSTX", "0.9", 5),
             row("stSTX", "0.700000019", 1),
             row("stSTX", None, 0),
+            row("aeUSDC", "7", 24 * 60 + 1),  # outside the window
+            row("sBTC", "60000", 24 * 60 + 1),
             row("aeUSDC", "1", 3),
             row("other", "5", 0),
         ]
@@ -183,11 +192,11 @@ async def test_events_of_all_seven_functions_within_the_window(world, fake, clie
     query = events_query(world.market, NOW - timedelta(hours=1))
     async with client.watch(query) as updates:
         update = await anext(updates)
-        addresses, everybody = moved(update)
+        addresses, everybody = changed(update)
         assert addresses == [f"SP{n}" for n in range(7)]
         assert not everybody  # the first snapshot: everybody was just read
         events.insert(event(world.market, "borrow", "SP9"))
-        assert moved(await anext(updates)) == (["SP9"], False)
+        assert changed(await anext(updates)) == (["SP9"], False)
 
 
 @pytest.mark.parametrize("function", ["repay", "liquidation-call"])
@@ -199,7 +208,7 @@ async def test_of_some_events_the_sender_is_not_the_borrower(
         await anext(updates)
         events = fake.tables["stacks_contract_events"]
         events.insert(event(world.market, function, "SPz"))
-        assert moved(await anext(updates)) == (["SPz"], True)
+        assert changed(await anext(updates)) == (["SPz"], True)
 
 
 async def test_rows_beyond_the_limit_are_unseen_so_everybody_is_read(
@@ -209,7 +218,17 @@ async def test_rows_beyond_the_limit_are_unseen_so_everybody_is_read(
     events.insert(event(world.market, "supply", "SP1"))
     query = events_query(world.market, NOW - timedelta(hours=1)).limit_to(1)
     async with client.watch(query) as updates:
-        assert moved(await anext(updates)) == (["SP1"], True)
+        assert changed(await anext(updates)) == (["SP1"], True)
+
+
+async def test_an_event_without_a_sender_may_be_about_anybody(world, fake, client):
+    query = events_query(world.market, NOW - timedelta(hours=1))
+    async with client.watch(query) as updates:
+        await anext(updates)
+        fake.tables["stacks_contract_events"].insert(
+            [event(world.market, "supply", None), event(world.market, "supply", "SP1")]
+        )
+        assert changed(await anext(updates)) == (["SP1"], True)
 
 
 def test_the_members_that_are_needed():

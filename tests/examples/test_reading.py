@@ -35,9 +35,9 @@ class Stage:
         self.reader = Reader(
             self.source,
             now=lambda: self.time,
-            take=self.take,
-            trouble=self.troubles.append,
-            settle=60,
+            on_read=self.take,
+            on_error=self.troubles.append,
+            reread_after=60,
         )
 
     async def take(self, given):
@@ -51,7 +51,7 @@ def stage():
 
 async def test_nobody_is_asked_for_nothing(stage):
     await stage.reader.read([])
-    await stage.reader.tend()
+    await stage.reader.run_due()
     assert stage.source.asked == []
 
 
@@ -65,10 +65,10 @@ async def test_many_are_read_in_chunks(stage):
 async def test_what_failed_stays_on_the_list(stage):
     stage.source.fail = 1
     await stage.reader.read(["SP1"])
-    assert stage.troubles == ["not now; 1 addresses stay unread for now"]
+    assert stage.troubles == ["not now; 1 addresses to be retried"]
     await stage.reader.read(["SP2"])
     assert stage.source.asked == [["SP1"], ["SP1", "SP2"]]
-    await stage.reader.tend()
+    await stage.reader.run_due()
     assert len(stage.source.asked) == 2
 
 
@@ -76,30 +76,30 @@ async def test_a_failing_chunk_stops_the_round(stage):
     stage.source.fail = 1
     await stage.reader.read([f"SP{number:04}" for number in range(450)])
     assert len(stage.source.asked) == 1
-    await stage.reader.tend()
+    await stage.reader.run_due()
     assert len(stage.source.asked) == 4
 
 
 async def test_whoever_moved_is_read_twice(stage):
-    await stage.reader.moved(["SP1"])
+    await stage.reader.changed(["SP1"])
     stage.time += 59
-    await stage.reader.tend()
+    await stage.reader.run_due()
     assert stage.source.asked == [["SP1"]]
     stage.time += 1
-    await stage.reader.tend()
-    await stage.reader.tend()
+    await stage.reader.run_due()
+    await stage.reader.run_due()
     assert stage.source.asked == [["SP1"], ["SP1"]]
 
 
 async def test_the_second_time_counts_from_the_last_move(stage):
-    await stage.reader.moved(["SP1"])
+    await stage.reader.changed(["SP1"])
     stage.time += 30
-    await stage.reader.moved(["SP1"])
+    await stage.reader.changed(["SP1"])
     stage.time += 30
-    await stage.reader.tend()
+    await stage.reader.run_due()
     assert len(stage.source.asked) == 2
     stage.time += 30
-    await stage.reader.tend()
+    await stage.reader.run_due()
     assert len(stage.source.asked) == 3
 
 
@@ -121,10 +121,10 @@ async def test_a_move_during_a_reading_is_read_again_when_settled(stage):
     first = asyncio.create_task(stage.reader.read(["SP1"]))
     while not stage.source.asked:
         await asyncio.sleep(0)
-    second = asyncio.create_task(stage.reader.moved(["SP1"]))
+    second = asyncio.create_task(stage.reader.changed(["SP1"]))
     await asyncio.sleep(0)
     stage.source.gate.set()
     await asyncio.gather(first, second)
     stage.time += 60
-    await stage.reader.tend()
+    await stage.reader.run_due()
     assert stage.source.asked == [["SP1"], ["SP1"]]

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from liquidation_bot import bus
+from liquidation_bot import alerts
 from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
 from liquidation_bot.decide import Limits, decide
 from ortege_watch import InvalidArgument, OrtegeWatchError, TransportError
@@ -49,7 +49,7 @@ class Heard:
                 await self.more.wait()
 
 
-class Way:
+class Sink:
     """Take alerts as told: each answer is a result, an error, or makes one."""
 
     def __init__(self, *answers):
@@ -89,49 +89,46 @@ def clock():
     return ManualClock()
 
 
-def announcer(way, clock, **more):
-    return bus.Announcer(way, sleep=clock.sleep, **more)
-
-
-# ------------------------------------------------------------------------------- out
+def announcer(sink, clock, **more):
+    return alerts.Announcer(sink, sleep=clock.sleep, **more)
 
 
 async def test_what_is_announced_is_sent_before_the_end(plan, heard, clock, world):
-    way = Way()
-    announcer_ = announcer(way, clock)
+    sink = Sink()
+    announcer_ = announcer(sink, clock)
     async with announcer_.running(heard.say):
         announcer_.announce(plan, "1")
-    [[alert]] = way.given
+    [[alert]] = sink.given
     assert alert.event_values.borrower == world.alice
     assert heard.said == [("alert", "liquidation_plan about SPAZ…S6AK: sent")]
     assert announcer_.counts == {"sent": 1, "refused": 0, "not sent": 0}
 
 
 async def test_announcing_waits_for_nobody(plan, heard, clock):
-    way = Way()
-    way.open.clear()
-    announcer_ = announcer(way, clock)
+    sink = Sink()
+    sink.open.clear()
+    announcer_ = announcer(sink, clock)
     async with announcer_.running(heard.say):
         for number in range(8):
             announcer_.announce(plan, str(number))
-        assert way.given == []
-        way.open.set()
-    assert sum(map(len, way.given)) == 8
+        assert sink.given == []
+        sink.open.set()
+    assert sum(map(len, sink.given)) == 8
     assert "and 3 more" in heard.said[-1][1]
 
 
 async def test_an_error_is_told_and_counted_and_the_next_one_is_sent(
     plan, heard, clock
 ):
-    way = Way(TransportError("no route"))
-    announcer_ = announcer(way, clock)
+    sink = Sink(TransportError("no route"))
+    announcer_ = announcer(sink, clock)
     async with announcer_.running(heard.say):
         announcer_.announce(plan, "1")
-        await heard.hear("trouble", "1 alerts are not sent: no route")
+        await heard.hear("trouble", "1 alerts not sent: no route")
         announcer_.announce(plan, "2")
         await heard.hear("alert", "sent")
     assert announcer_.counts == {"sent": 1, "refused": 0, "not sent": 1}
-    assert heard.said[-1] == ("trouble", "alerts that were not sent: 1")
+    assert heard.said[-1] == ("trouble", "alerts not sent: 1")
 
 
 async def test_what_was_done_before_an_error_counts(plan, heard, clock):
@@ -141,34 +138,34 @@ async def test_what_was_done_before_an_error_counts(plan, heard, clock):
         error.published = PublishResult(sent=(alerts[0],), rejected=(refused,))
         return error
 
-    announcer_ = announcer(Way(partly), clock)
+    announcer_ = announcer(Sink(partly), clock)
     async with announcer_.running(heard.say):
         for number in range(3):
             announcer_.announce(plan, str(number))
-    assert ("trouble", "1 alerts are not sent: no route") in heard.said
+    assert ("trouble", "1 alerts not sent: no route") in heard.said
     assert announcer_.counts == {"sent": 1, "refused": 1, "not sent": 1}
 
 
 async def test_what_waits_is_sent_at_the_start_and_every_minute(heard, clock):
-    way = Way()
-    way.flushes = [PublishResult(), OrtegeWatchError("away"), PublishResult()]
-    announcer_ = announcer(way, clock, every=60)
+    sink = Sink()
+    sink.flushes = [PublishResult(), OrtegeWatchError("away"), PublishResult()]
+    announcer_ = announcer(sink, clock, every=60)
     async with announcer_.running(heard.say):
         await clock.wait_for_sleepers()
-        assert len(way.flushes) == 2
+        assert len(sink.flushes) == 2
         await clock.advance(59)
-        assert len(way.flushes) == 2
+        assert len(sink.flushes) == 2
         await clock.advance(1)
-        await heard.hear("trouble", "alerts wait: away")
+        await heard.hear("trouble", "alerts stay queued: away")
         await clock.wait_for_sleepers()
         await clock.advance(60)
-        assert way.flushes == []
+        assert sink.flushes == []
 
 
 async def test_cancelled_it_ends_at_once_and_says_what_is_left(plan, heard, clock):
-    way = Way()
-    way.open.clear()
-    announcer_ = announcer(way, clock, linger=1e6)
+    sink = Sink()
+    sink.open.clear()
+    announcer_ = announcer(sink, clock, linger=1e6)
 
     async def bot():
         async with announcer_.running(heard.say):
@@ -182,31 +179,31 @@ async def test_cancelled_it_ends_at_once_and_says_what_is_left(plan, heard, cloc
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert heard.said == [("trouble", "alerts that were not sent: 2")]
+    assert heard.said == [("trouble", "alerts not sent: 2")]
 
 
 async def test_it_does_not_linger_for_ever(plan, heard, clock):
-    way = Way()
-    way.open.clear()
-    announcer_ = announcer(way, clock, linger=0)
+    sink = Sink()
+    sink.open.clear()
+    announcer_ = announcer(sink, clock, linger=0)
     async with announcer_.running(heard.say):
         announcer_.announce(plan, "1")
     assert announcer_.counts["not sent"] == 1
 
 
 async def test_when_a_thousand_wait_no_more_are_taken(plan, heard, clock):
-    way = Way()
-    way.open.clear()
-    announcer_ = announcer(way, clock, linger=0)
+    sink = Sink()
+    sink.open.clear()
+    announcer_ = announcer(sink, clock, linger=0)
     async with announcer_.running(heard.say):
         for number in range(1001):
             announcer_.announce(plan, str(number))
         assert announcer_.counts["not sent"] == 1
-    assert heard.said == [("trouble", "alerts that were not sent: 1001")]
+    assert heard.said == [("trouble", "alerts not sent: 1001")]
 
 
 async def test_a_defect_does_not_stay_hidden(plan, heard, clock):
-    announcer_ = announcer(Way(ZeroDivisionError()), clock, linger=0.01)
+    announcer_ = announcer(Sink(ZeroDivisionError()), clock, linger=0.01)
     with pytest.raises(ZeroDivisionError):
         async with announcer_.running(heard.say):
             announcer_.announce(plan, "1")
@@ -217,9 +214,9 @@ async def test_the_way_over_a_channel(plan, heard, clock):
     verifier = RequestVerifier({OURS.app_id: [OURS.secret]}, path="/x", method="GET")
     async with (
         serve_alert_channel(verifier, taken.append) as server,
-        bus.open_way(server.url, OURS) as way,
+        alerts.open_sink(server.url, OURS) as sink,
     ):
-        announcer_ = announcer(way, clock)
+        announcer_ = announcer(sink, clock)
         async with announcer_.running(heard.say):
             announcer_.announce(plan, "1")
     assert [each.event_values["plan_id"] for each in taken] == ["1"]
@@ -229,12 +226,12 @@ async def test_a_channel_that_is_refused_is_told(plan, heard, clock):
     verifier = RequestVerifier({OURS.app_id: ["another"]}, path="/x", method="GET")
     async with (
         serve_alert_channel(verifier, print) as server,
-        bus.open_way(server.url, OURS) as way,
+        alerts.open_sink(server.url, OURS) as sink,
     ):
-        announcer_ = announcer(way, clock)
+        announcer_ = announcer(sink, clock)
         async with announcer_.running(heard.say):
             announcer_.announce(plan, "1")
-            await heard.hear("trouble", "1 alerts are not sent", "signature")
+            await heard.hear("trouble", "1 alerts not sent", "signature")
     assert OURS.secret not in str(heard.said)
 
 
@@ -261,11 +258,8 @@ async def test_the_way_by_post_keeps_alerts_in_the_outbox(plan, heard, clock, tm
 @pytest.mark.parametrize("url", ["ftp://x", "ws:", "http://", "nonsense"])
 async def test_an_address_that_cannot_be_used_is_refused(url):
     with pytest.raises(InvalidArgument):
-        async with bus.open_way(url, OURS):
+        async with alerts.open_sink(url, OURS):
             pass
-
-
-# -------------------------------------------------------------------------------- in
 
 
 def about(who, code="moved", at=0):
@@ -294,7 +288,7 @@ class Reading:
 
 @asynccontextmanager
 async def listening(known, heard):
-    listener, reading = bus.Listener(), Reading()
+    listener, reading = alerts.Listener(), Reading()
     task = asyncio.create_task(listener.run(known, reading, heard.say))
     try:
         yield listener, reading
@@ -342,13 +336,13 @@ async def test_what_does_not_concern_it_is_counted_and_told_now_and_then(heard, 
         await reading.until(1)
     assert listener.counts == {
         "another kind of entity": 11,
-        "no borrower that is known": 1,
+        "an unknown borrower": 1,
         "about a borrower": 1,
     }
     assert heard.said == [
         ("alert", "skipped, 1 so far: it is about another kind of entity"),
         ("alert", "skipped, 10 so far: it is about another kind of entity"),
-        ("alert", "skipped, 1 so far: it is about no borrower that is known"),
+        ("alert", "skipped, 1 so far: it is about an unknown borrower"),
     ]
 
 
@@ -377,12 +371,12 @@ async def test_a_sender_waits_while_too_many_alerts_wait(heard, world):
 
 
 async def test_alerts_come_over_a_channel_and_by_post(heard, world):
-    place = bus.Place("127.0.0.1", 0, "/alerts")
+    place = alerts.ListenAddress("127.0.0.1", 0, "/alerts")
     path = "/api/v1/watch/alert"
     verifier = RequestVerifier({THEIRS.app_id: [THEIRS.secret]}, path=path)
     async with listening([world.alice, world.bob], heard) as (listener, reading):
         async with (
-            bus.serve(place, THEIRS, listener) as url,
+            alerts.serve(place, THEIRS, listener) as url,
             AlertChannel(url, THEIRS) as channel,
         ):
             assert url.endswith("/alerts")
@@ -395,12 +389,9 @@ async def test_alerts_come_over_a_channel_and_by_post(heard, world):
     assert [addresses for addresses, _ in reading.read] == [[world.alice], [world.bob]]
 
 
-# ----------------------------------------------------------------------- credentials
-
-
 def test_credentials_come_from_the_environment():
     environ = {"ALERTS_TO_APP_ID": "bot", "ALERTS_TO_SECRET": "s3cret"}
-    assert bus.credentials("ALERTS_TO", environ) == Credentials("bot", "s3cret")
+    assert alerts.credentials("ALERTS_TO", environ) == Credentials("bot", "s3cret")
 
 
 @pytest.mark.parametrize(
@@ -414,5 +405,5 @@ def test_credentials_come_from_the_environment():
 )
 def test_what_is_missing_is_named_and_no_secret_is(environ, named):
     with pytest.raises(InvalidArgument, match=named) as raised:
-        bus.credentials("X", environ)
+        alerts.credentials("X", environ)
     assert "s3cret" not in str(raised.value)

@@ -451,7 +451,7 @@ def test_an_address_that_is_taken_is_a_failure(fake, alert_bus):
     taken = alert_bus.removeprefix("http://")
     done = run(fake, "--alerts-from", f"{taken}/alerts", **ALERTS)
     assert done.returncode == 1
-    assert "alerts cannot be received at" in done.stderr
+    assert "cannot listen on" in done.stderr
 
 
 def test_one_secret_for_both_directions_is_wrong_use(fake):

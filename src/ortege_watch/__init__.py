@@ -12,9 +12,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from ortege_watch._http.conversation import Retry
+    from ortege_watch._http.conversation import ClientOptions, Limits, Retry
     from ortege_watch._http.driver import AsyncClock, AsyncHttp, Clock, Http
-    from ortege_watch.cube.client import AsyncCubeClient, CubeClient, Limits
+    from ortege_watch.cube.client import AsyncCubeClient, CubeClient
     from ortege_watch.cube.flows import DryRun, Sql
     from ortege_watch.cube.meta import (
         CubeMeta,
@@ -71,6 +71,7 @@ __all__ = [
     "AuthenticationError",
     "CacheMode",
     "ChangedRow",
+    "ClientOptions",
     "Clock",
     "Condition",
     "ConnectionState",
@@ -128,6 +129,7 @@ _HOMES = {
     "AuthenticationError": "errors",
     "CacheMode": "query",
     "ChangedRow": "results",
+    "ClientOptions": "_http.conversation",
     "Clock": "_http.driver",
     "Condition": "query",
     "ConnectionState": "watch.states",
@@ -142,7 +144,7 @@ _HOMES = {
     "Group": "query",
     "Http": "_http.driver",
     "InvalidArgument": "errors",
-    "Limits": "cube.client",
+    "Limits": "_http.conversation",
     "Measure": "query",
     "MeasureMeta": "cube.meta",
     "Member": "query",

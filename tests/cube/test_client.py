@@ -402,3 +402,9 @@ def test_both_clients_have_the_same_methods_and_arguments():
     assert [each.default for each in init[0].values()] == [
         each.default for each in init[1].values()
     ]
+
+
+@pytest.mark.parametrize("kind", [CubeClient, AsyncCubeClient])
+def test_an_unknown_option_is_refused(kind):
+    with pytest.raises(TypeError, match="unexpected arguments: time_out"):
+        kind("https://cube.example", "token", time_out=5)

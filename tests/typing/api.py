@@ -14,6 +14,7 @@ from ortege_watch import (
     AsyncUpdates,
     CacheMode,
     ChangedRow,
+    ClientOptions,
     Condition,
     ConnectionState,
     CubeClient,
@@ -28,6 +29,7 @@ from ortege_watch import (
     Reconnect,
     ResponseFormat,
     Result,
+    Retry,
     Row,
     Segment,
     TimeDimension,
@@ -148,7 +150,8 @@ async def the_async_client_does_the_same(query: Query) -> None:
     async def token() -> str:
         return "secret"
 
-    async with AsyncCubeClient("https://cube.example", token, timeout=5) as client:
+    options: ClientOptions = {"timeout": 5.0, "retry": Retry(attempts=2)}
+    async with AsyncCubeClient("https://cube.example", token, **options) as client:
         assert_type(client, AsyncCubeClient)
         assert_type(await client.load(query, deadline=None), Result)
         assert_type(await client.compare(query), list[Result])

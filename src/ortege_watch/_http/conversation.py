@@ -18,12 +18,11 @@ from ortege_watch.errors import DeadlineExceeded, InvalidArgument, OrtegeWatchEr
 from ortege_watch.tokens import TokenSource
 
 __all__ = [
-    "DEADLINE",
     "DEFAULT_MAX_SIZE",
     "HTTP_SCHEMES",
-    "TIMEOUT",
     "Attempts",
     "Backoff",
+    "ClientOptions",
     "Conversation",
     "Effect",
     "Failure",
@@ -37,6 +36,7 @@ __all__ = [
     "Retry",
     "TimeBudget",
     "Work",
+    "check_names",
     "split_url",
 ]
 
@@ -192,8 +192,6 @@ def split_url(url: str, example: str, remedy: str) -> SplitResult:
     raise InvalidArgument(f"invalid url {url!r}: {rule}")
 
 
-TIMEOUT: Final = 30.0
-DEADLINE: Final = 300.0
 DEFAULT_MAX_SIZE: Final = 128 * 1024 * 1024
 """Bytes: a response of 50,000 rows, Cube's maximum, has about 17 MB."""
 
@@ -290,6 +288,35 @@ class Limits(TypedDict, total=False):
     deadline: float | None
 
 
+class ClientOptions(TypedDict, total=False):
+    """Options of the Cube clients.
+
+    Attributes:
+        timeout: seconds that the server may be silent; 30 by default. Cube holds a
+            request for 5 s (0.35.81) to 10 s (1.7.43).
+        deadline: seconds that a call may take with all its attempts; ``None`` for no
+            limit; 300 by default.
+        retry: the attempts and the pauses between them; ``Retry()`` by default.
+        max_size: the largest response or frame, in bytes, decompressed; 128 MiB by
+            default.
+    """
+
+    timeout: float
+    deadline: float | None
+    retry: Retry | None
+    max_size: int
+
+
+def check_names(options: Mapping[str, object], known: type) -> None:
+    """Check the names of keyword arguments that a ``TypedDict`` describes.
+
+    Raises:
+        TypeError: an argument is unknown.
+    """
+    if unknown := options.keys() - known.__annotations__:
+        raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+
+
 @frozen(kw_only=True)
 class TimeBudget:
     """The time and the attempts that a call may use.
@@ -303,9 +330,15 @@ class TimeBudget:
         InvalidArgument: ``timeout`` or ``deadline`` is not above 0, or is too large.
     """
 
-    timeout: float = TIMEOUT
-    deadline: float | None = DEADLINE
+    timeout: float = 30.0
+    deadline: float | None = 300.0
     retry: Retry = field(factory=Retry)
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> TimeBudget:
+        """Return the budget of a client's calls."""
+        given = {k: options[k] for k in ("timeout", "deadline") if k in options}
+        return cls(**given, retry=options.get("retry") or Retry())
 
     def __attrs_post_init__(self) -> None:
         for name, seconds in (("timeout", self.timeout), ("deadline", self.deadline)):
@@ -326,8 +359,7 @@ class TimeBudget:
         """
         if not limits:
             return self
-        if unknown := limits.keys() - Limits.__annotations__:
-            raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+        check_names(limits, Limits)
         return evolve(self, **limits)
 
 

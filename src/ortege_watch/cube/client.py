@@ -12,13 +12,12 @@ from uuid import uuid4
 from attrs import frozen
 
 from ortege_watch._http.conversation import (
-    DEADLINE,
     DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
-    TIMEOUT,
+    ClientOptions,
     Limits,
-    Retry,
     TimeBudget,
+    check_names,
     split_url,
 )
 from ortege_watch._http.driver import (
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from ortege_watch.watch.options import Dialect, WatchOptions
     from ortege_watch.watch.updates import AsyncUpdates, Updates
 
-__all__ = ["AsyncCubeClient", "CubeClient", "Limits", "Settings"]
+__all__ = ["AsyncCubeClient", "CubeClient", "Settings"]
 
 _DEFAULT_PATH: Final = "/cubejs-api"
 _EXAMPLE: Final = "https://cube.example.com/cubejs-api/v1"
@@ -94,17 +93,12 @@ class Endpoint:
 
 
 class Settings:
-    """What both clients need besides a driver."""
+    """The server, the token and the options of a client."""
 
     def __init__(
-        self,
-        url: str | None,
-        token: TokenLike | None,
-        *,
-        timeout: float,
-        deadline: float | None,
-        retry: Retry | None,
+        self, url: str | None, token: TokenLike | None, options: ClientOptions
     ) -> None:
+        check_names(options, ClientOptions)
         server_url = url if url is not None else os.environ.get("ORTEGE_URL", "")
         if not server_url:
             raise InvalidArgument("missing server url: pass url=... or set ORTEGE_URL")
@@ -112,9 +106,7 @@ class Settings:
         self.tokens = TokenSource(
             token if token is not None else os.environ.get("ORTEGE_TOKEN", "")
         )
-        self.budget = TimeBudget(
-            timeout=timeout, deadline=deadline, retry=retry or Retry()
-        )
+        self.budget = TimeBudget.of(options)
         self.server = Server()
         self.dialect: Dialect | None = None
         """The WebSocket dialect that worked last with this server."""
@@ -157,18 +149,13 @@ class AsyncCubeClient:
         token: a JWT, or a function or async function that returns one; it is called
             for each call, and again when its token is refused. A leading ``Bearer`` is
             removed. Default: the environment variable ``ORTEGE_TOKEN``.
-        timeout: seconds that the server may be silent. Cube holds a request for 5 s
-            (0.35.81) to 10 s (1.7.43).
-        deadline: seconds that a call may take with all its attempts; ``None`` for no
-            limit.
-        retry: the attempts and the pauses between them; ``Retry()`` by default.
         http: your own ``httpx.AsyncClient`` or transport; its timeouts are replaced by
             those here, and it is not closed with this client.
         clock: what reads the time and sleeps; for tests.
-        max_size: the largest response or frame, in bytes, decompressed.
+        options: see :class:`ClientOptions`.
 
     Raises:
-        InvalidArgument: the URL, the token or a limit cannot be used.
+        InvalidArgument: the URL, the token or an option cannot be used.
     """
 
     def __init__(
@@ -176,16 +163,12 @@ class AsyncCubeClient:
         url: str | None = None,
         token: TokenLike | None = None,
         *,
-        timeout: float = TIMEOUT,
-        deadline: float | None = DEADLINE,
-        retry: Retry | None = None,
         http: AsyncHttp | None = None,
         clock: AsyncClock | None = None,
-        max_size: int = DEFAULT_MAX_SIZE,
+        **options: Unpack[ClientOptions],
     ) -> None:
-        self._settings = Settings(
-            url, token, timeout=timeout, deadline=deadline, retry=retry
-        )
+        self._settings = Settings(url, token, options)
+        max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=max_size)
 
     def __repr__(self) -> str:
@@ -333,18 +316,13 @@ class CubeClient:
         token: a JWT, or a plain function that returns one; it is called
             for each call, and again when its token is refused. A leading ``Bearer`` is
             removed. Default: the environment variable ``ORTEGE_TOKEN``.
-        timeout: seconds that the server may be silent. Cube holds a request for 5 s
-            (0.35.81) to 10 s (1.7.43).
-        deadline: seconds that a call may take with all its attempts; ``None`` for no
-            limit.
-        retry: the attempts and the pauses between them; ``Retry()`` by default.
         http: your own ``httpx.Client`` or transport; its timeouts are replaced by
             those here, and it is not closed with this client.
         clock: what reads the time and sleeps; for tests.
-        max_size: the largest response or frame, in bytes, decompressed.
+        options: see :class:`ClientOptions`.
 
     Raises:
-        InvalidArgument: the URL, the token or a limit cannot be used.
+        InvalidArgument: the URL, the token or an option cannot be used.
     """
 
     def __init__(
@@ -352,16 +330,12 @@ class CubeClient:
         url: str | None = None,
         token: TokenLike | None = None,
         *,
-        timeout: float = TIMEOUT,
-        deadline: float | None = DEADLINE,
-        retry: Retry | None = None,
         http: Http | None = None,
         clock: Clock | None = None,
-        max_size: int = DEFAULT_MAX_SIZE,
+        **options: Unpack[ClientOptions],
     ) -> None:
-        self._settings = Settings(
-            url, token, timeout=timeout, deadline=deadline, retry=retry
-        )
+        self._settings = Settings(url, token, options)
+        max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = HttpDriver(http=http, clock=clock, max_size=max_size)
 
     def __repr__(self) -> str:

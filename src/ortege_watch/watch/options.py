@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 
 import attrs
 
-from ortege_watch._http.conversation import Backoff
+from ortege_watch._http.conversation import Backoff, check_names
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, QueryError
 from ortege_watch.query import Query
 from ortege_watch.watch.states import ConnectionState
@@ -160,9 +160,7 @@ def settings_of(options: WatchOptions) -> Settings:
         InvalidArgument: an option has an invalid value.
         TypeError: an unknown option.
     """
-    if unknown := options.keys() - WatchOptions.__annotations__:
-        names = ", ".join(sorted(unknown))
-        raise TypeError(f"watch() got unexpected arguments: {names}")
+    check_names(options, WatchOptions)
     choices = {
         "dialect": ("auto", "cube", "ortege"),
         "transport": ("auto", "websocket", "rest"),

@@ -14,10 +14,8 @@ from typing import Any, Final, TypeAlias, TypedDict, TypeGuard, TypeVar, Unpack
 from attrs import evolve, field, frozen, mutable
 
 from ortege_watch._http.conversation import (
-    DEADLINE,
     DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
-    TIMEOUT,
     Attempts,
     Conversation,
     GetStamp,
@@ -26,6 +24,7 @@ from ortege_watch._http.conversation import (
     Response,
     Retry,
     TimeBudget,
+    check_names,
     split_url,
 )
 from ortege_watch._http.exchange import (
@@ -188,8 +187,7 @@ class BusConfig:
             raise InvalidArgument(
                 f"credentials must be Credentials(app_id, secret), got {kind}"
             )
-        if unknown := options.keys() - BusOptions.__annotations__:
-            raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+        check_names(options, BusOptions)
         batch_size = options.get("batch_size", 100)
         if type(batch_size) is not int or batch_size < 1:
             raise InvalidArgument(
@@ -204,11 +202,7 @@ class BusConfig:
             prefix=prefix,
             credentials=credentials,
             key=prepare(credentials.secret),
-            budget=TimeBudget(
-                timeout=options.get("timeout", TIMEOUT),
-                deadline=options.get("deadline", DEADLINE),
-                retry=options.get("retry") or Retry(),
-            ),
+            budget=TimeBudget.of(options),
             max_size=options.get("max_size", DEFAULT_MAX_SIZE),
             batch_size=batch_size,
             style=options.get("style", DOCUMENTED),

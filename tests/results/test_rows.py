@@ -206,6 +206,7 @@ ANNOTATION = msgspec.Raw(
                 "e.active": {"type": "boolean"},
                 "e.count": {"title": "no type"},
                 "e.broken": 5,
+                "e.other": {"type": {"not": "a name"}},
             },
             "timeDimensions": {"e.at": {"type": "time"}, "e.at.day": {"type": "time"}},
             "segments": {},

@@ -60,7 +60,6 @@ Place: TypeAlias = tuple[str, str, Reader]
 """The name of a column, its attribute in the cells, and the reader of its values."""
 
 _EXAMINED: Final = 1 << 16
-_EMPTY: Final = len("[]")
 _TRIES: Final = 8
 _MAX_DIGITS: Final = 4300
 """Python refuses to read longer integers from text: that takes quadratic time."""
@@ -129,7 +128,7 @@ class Shape:
         start = data
         if len(data) > _EXAMINED:
             start = data[: data.rfind(b'},{"', 0, _EXAMINED) + 1]
-        count = start.count(b'},{"') + (len(start) > _EMPTY)
+        count = start.count(b'},{"') + (len(start) > len("[]"))
         # Other colons after quotes belong to repeated keys, or are within a value.
         if start.count(b'":') != count * len(self.columns):
             _check_keys(data)
@@ -140,10 +139,8 @@ def _cells(fields: list[Any]) -> type[msgspec.Struct]:
     return msgspec.defstruct("Cells", fields, gc=False, forbid_unknown_fields=True)
 
 
-@lru_cache(maxsize=256)
-def shape_of(columns: tuple[str, ...]) -> Shape:
-    """Return the shape of sorted columns, cached: building one takes about 50 µs."""
-    return Shape(columns)
+shape_of = lru_cache(maxsize=256)(Shape)
+"""Return the shape of sorted columns; building one takes about 50 µs."""
 
 
 def read_rows(
@@ -325,10 +322,7 @@ def read_bool(value: Any) -> bool:
 
 
 def read_time(value: Any, zone: tzinfo) -> datetime:
-    """Read a time as an aware datetime in the given zone.
-
-    A time with a zone of its own is converted.
-    """
+    """Read a time as an aware datetime in the given zone, from its own if it has one."""
     match = _is_time(value) if type(value) is str else None
     if match:
         try:
@@ -357,14 +351,9 @@ _READERS: Final[dict[Kind, Reader]] = {
 }
 
 
-@lru_cache(maxsize=64)
-def _time_reader(zone: tzinfo) -> Reader:
-    return partial(read_time, zone=zone)
-
-
 def reader(kind: Kind, zone: tzinfo) -> Reader:
     """Return the function that reads a value as ``kind``."""
-    return _time_reader(zone) if kind is datetime else _READERS[kind]
+    return partial(read_time, zone=zone) if kind is datetime else _READERS[kind]
 
 
 def read_column(
@@ -561,7 +550,7 @@ class Layout:
 
     def missing(self, name: str, columns: Iterable[str]) -> DecodeError:
         """Return the error for a column that a row does not have."""
-        listed = ", ".join(columns) or "none"
+        listed = ", ".join(columns) or "(none)"
         return DecodeError(f"unknown column {name!r}: the columns are {listed}")
 
 
@@ -581,34 +570,29 @@ def lay_out(shape: Shape, part: codec.ResultPart, query: Query | None) -> Layout
         DecodeError: the time zone is not known, or the annotation is invalid.
     """
     kinds = {} if query is None else _declared(query)
-    annotated: dict[str, Kind] = {}
-    measures: frozenset[str] = frozenset()
-    if not kinds.keys() >= shape.attributes.keys():
-        annotated, measures = _annotated(read_object(part.annotation))
+    is_complete = kinds.keys() >= shape.attributes.keys()
+    annotation = {} if is_complete else read_object(part.annotation)
+    annotated, measures = _annotated(annotation)
     if query is None:
         # A query in Cube's JSON form may be in another zone than UTC.
         zone = str(read_object(part.query).get("timezone") or "UTC")
     else:
         zone = query.timezone
-        measures = frozenset([member.name for member in query.measures])
+        measures = {member.name for member in query.measures}
     kinds = annotated | kinds
     columns = [(name, kinds[name]) for name in kinds if name in shape.attributes]
-    columns += [(name, _implied(name)) for name in shape.columns if name not in kinds]
+    # A column without a declaration may still be a time: that of a blended result.
+    columns += [
+        (name, datetime if name.startswith("time.") else None)
+        for name in shape.columns
+        if name not in kinds
+    ]
     keys = tuple([name for name in shape.columns if name not in measures])
     return _layout(shape, tuple(columns), keys, zone_of(zone))
 
 
-def _implied(name: str) -> Kind:
-    """Return the type of a column without a declaration, such as a blended time."""
-    return datetime if name.startswith("time.") else None
-
-
 def zone_of(name: str) -> tzinfo:
-    """Return the zone of times that carry none.
-
-    Raises:
-        DecodeError: the zone is not in this machine's time zone database.
-    """
+    """Return a time zone; raise a DecodeError if this machine does not have it."""
     if name == "UTC":
         return UTC
     try:
@@ -633,25 +617,21 @@ def _declared(query: Query) -> dict[str, Kind]:
 
 
 # A "string" may be a number or even an object through some drivers.
-_ANNOTATED: Final[dict[Any, Kind]] = {
-    "number": Decimal,
-    "time": datetime,
-    "boolean": bool,
-}
+_ANNOTATED: Final = {"number": Decimal, "time": datetime, "boolean": bool}
 
 
-def _annotated(annotation: dict[str, Any]) -> tuple[dict[str, Kind], frozenset[str]]:
+def _annotated(annotation: dict[str, Any]) -> tuple[dict[str, Kind], set[str]]:
     """Return the columns that an annotation describes, and which are measures."""
     kinds: dict[str, Kind] = {}
-    measures: list[str] = []
+    measures: set[str] = set()
     for group in ("dimensions", "timeDimensions", "measures"):
         entries = annotation.get(group)
-        if isinstance(entries, dict):
-            for name, entry in entries.items():
-                if isinstance(entry, dict):
-                    kinds[name] = _ANNOTATED.get(entry.get("type"))
-                    measures += [name] if group == "measures" else []
-    return kinds, frozenset(measures)
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            if isinstance(entry, dict):
+                kinds[name] = _ANNOTATED.get(str(entry.get("type")))
+                if group == "measures":
+                    measures.add(name)
+    return kinds, measures
 
 
 def read_object(data: msgspec.Raw) -> dict[str, Any]:

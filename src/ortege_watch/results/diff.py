@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import attrs
 import msgspec
+from msgspec.structs import astuple
 
 from ortege_watch.results.decode import (
     Cells,
@@ -215,19 +216,14 @@ class _Search:
                 done += size
                 size = min(4 * size, _LARGEST_CHUNK)
             elif size <= _FIRST_CHUNK:
-                return done + _first_difference(one, other)
+                differing = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
+                return done + size - (differing.bit_length() + 7) // 8
             else:
                 size //= 8
         return most
 
     def _step(self, i: int, j: int, streak: int) -> bool:
-        """Skip the rows that differ; return ``False`` at the end of both texts.
-
-        Args:
-            i: where to look for the end of the row in ``before``.
-            j: the same in ``after``.
-            streak: the number of consecutive rows before this one that differed.
-        """
+        """Skip rows that differ up to ``i`` and ``j``; ``False`` at the end of both."""
         row_end = _row_end(self.before, i, self.end)
         other_row_end = _row_end(self.after, j, self.other_end)
         last, other_last = row_end == self.end, other_row_end == self.other_end
@@ -257,11 +253,6 @@ class _Search:
         self.spent += _PRICE + 2 * min(len(window[0]), len(window[1]))
         self.i, self.j = i + 1, j + 1
         return i < self.end
-
-
-def _first_difference(one: memoryview, other: memoryview) -> int:
-    differing = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
-    return len(one) - (differing.bit_length() + 7) // 8
 
 
 def _row_start(data: memoryview, begin: int, end: int) -> int:
@@ -315,17 +306,12 @@ def _by_values(
         return _by_meaning(before, after)
     try:
         return _as_sent(before, after, snapshot)
-    except TypeError:
-        # Values that are lists or objects are not hashable.
+    except TypeError:  # values that are lists or objects are not hashable
         return _by_meaning(before, after)
 
 
 def _as_sent(before: _Rows, after: _Rows, snapshot: Snapshot | None) -> Difference:
-    """Compare rows of one layout by their values as they were sent, where possible.
-
-    Raises:
-        TypeError: a value is not hashable.
-    """
+    """Compare rows of one layout as they were sent; TypeError if that is impossible."""
     layout = after.layout
     values = list(map(layout.get_key, after.cells))
     added: list[Cells] = []
@@ -445,8 +431,7 @@ def _by_meaning(before: _Rows, after: _Rows) -> Difference:
     removed: list[int] = []
     for key in {**old, **new}:
         olds, news = _without_equal(old.get(key, []), new.get(key, []))
-        gone = [place for _, place in sorted(olds, key=_order)]
-        come = [place for _, place in sorted(news, key=_order)]
+        gone, come = _in_order(olds), _in_order(news)
         both = min(len(gone), len(come))
         changed += zip(come[:both], gone[:both], strict=True)
         removed += gone[both:]
@@ -463,43 +448,37 @@ def _by_meaning(before: _Rows, after: _Rows) -> Difference:
 
 def _by_key(side: _Rows, keys: Sequence[str], rest: Sequence[str]) -> Keyed:
     """Return the values and the positions of the rows of each key."""
+    layout = side.layout
+
+    def values(row: Cells, names: Sequence[str]) -> Values:
+        return tuple(
+            [
+                canonical(layout.getters[name](row), layout.kinds[name], layout.zone)
+                if name in layout.kinds
+                else msgspec.UNSET
+                for name in names
+            ]
+        )
+
     found: Keyed = {}
-    rows = zip(_meanings(side, keys), _meanings(side, rest), strict=True)
-    for place, (key, values) in enumerate(rows):
-        found.setdefault(key, []).append((values, place))
+    for place, row in enumerate(side.cells):
+        found.setdefault(values(row, keys), []).append((values(row, rest), place))
     return found
 
 
-def _meanings(side: _Rows, names: Sequence[str]) -> list[Values]:
-    """Return the canonical values of columns; a side may lack some of them."""
-    layout, rows = side.layout, side.cells
-    columns: list[list[Hashable]] = [
-        [
-            canonical(value, layout.kinds[name], layout.zone)
-            for value in map(layout.getters[name], rows)
-        ]
-        if name in layout.kinds
-        else [msgspec.UNSET] * len(rows)
-        for name in names
-    ]
-    return list(zip(*columns, strict=True)) if columns else [()] * len(rows)
-
-
-def _order(item: tuple[Values, int]) -> list[tuple[int, Any]]:
-    return [sort_key(value) for value in item[0]]
+def _in_order(rows: list[tuple[Values, int]]) -> list[int]:
+    """Return the positions of rows in the order of their values."""
+    rows = sorted(rows, key=lambda row: [sort_key(value) for value in row[0]])
+    return [place for _, place in rows]
 
 
 def _without_common(before: _Rows, after: _Rows) -> tuple[_Rows, _Rows]:
     """Leave out rows that were sent alike on both sides."""
-    sides = [
-        [(msgspec.structs.astuple(row), row) for row in side.cells]
-        for side in (before, after)
-    ]
-    old, new = _without_equal(*sides)
-    return (
-        _Rows(before.layout, [row for _, row in old]),
-        _Rows(after.layout, [row for _, row in new]),
-    )
+    olds = [(astuple(row), row) for row in before.cells]
+    news = [(astuple(row), row) for row in after.cells]
+    olds, news = _without_equal(olds, news)
+    old_rows = _Rows(before.layout, [row for _, row in olds])
+    return old_rows, _Rows(after.layout, [row for _, row in news])
 
 
 Items: TypeAlias = "list[tuple[Values, T]]"

@@ -52,8 +52,6 @@ class _Source:
     Attributes:
         argument: the field's name as an argument of the class.
         type: the field's annotation, without ``| None``.
-        nullable: whether ``None`` is allowed.
-        column: the name of the column.
         attribute: the column's attribute in the cells.
         kind: the type that the column is read as.
     """
@@ -124,8 +122,7 @@ def _by_column(
 
 def _read(source: _Source, values: list[Any], layout: Layout) -> list[Any]:
     if source.type in _READ_HERE:
-        kind, zone = source.kind, layout.zone
-        return read_column(values, kind, zone, nullable=source.nullable)
+        return read_column(values, source.kind, layout.zone, nullable=source.nullable)
     return [_value(source, layout, value, -1) for value in values]
 
 
@@ -145,8 +142,7 @@ def _by_row(
 
 def _value(source: _Source, layout: Layout, value: Any, index: int) -> Any:
     if value is msgspec.UNSET:
-        problem = f"unknown column {source.column!r} in {row_at(index)}"
-        raise DecodeError(problem)
+        raise DecodeError(f"unknown column {source.column!r} in {row_at(index)}")
     if value is None:
         if source.nullable:
             return None
@@ -166,12 +162,7 @@ def _value(source: _Source, layout: Layout, value: Any, index: int) -> Any:
 
 @lru_cache(maxsize=256)
 def _match(layout: Layout, cls: Any) -> tuple[tuple[_Source, ...], bool]:
-    """Find the column of each field.
-
-    Returns:
-        The fields that have a column, and whether they are the first arguments of the
-        class, in this order, so that it can be called without their names.
-    """
+    """Return the fields that have a column, and whether they can be positional."""
     is_attrs: bool = attrs.has(cls)
     if not is_attrs and not hasattr(cls, "__dataclass_fields__"):
         raise _unusable(cls)
@@ -191,6 +182,7 @@ def _match(layout: Layout, cls: Any) -> tuple[tuple[_Source, ...], bool]:
 
 
 def _is_positional(cls: Any, names: Sequence[str]) -> bool:
+    """Return whether the names are the first arguments of a class, in this order."""
     try:
         parameters = inspect.signature(cls).parameters.values()
     except (TypeError, ValueError):  # such as a subclass of a class written in C
@@ -210,8 +202,7 @@ def _source(
     of_type, nullable = _without_none(annotation)
     where = f"{cls.__name__}.{field.name}"
     if of_type is float:
-        problem = f"{where}: float is not exact; use Decimal"
-        raise InvalidArgument(problem)
+        raise InvalidArgument(f"{where}: float is not exact; use Decimal")
     argument: str = getattr(field, "alias", field.name)
     named = field.metadata.get("column")
     columns = layout.kinds

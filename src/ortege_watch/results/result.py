@@ -256,14 +256,6 @@ class Snapshot(msgspec.Struct, eq=False):
             self.layout = layout
         return layout
 
-    def most(self) -> int:
-        """Return how many rows there can be, from the length of the text."""
-        if self.length is not None:
-            return self.length
-        raw = memoryview(self.part.data)
-        shape = first_shape(raw)
-        return len(raw) // (shape.shortest + 1 if shape else 3)
-
     def row_limit(self) -> int:
         """Return the limit of the query, of the server's copy of it, or the default."""
         if self.limit is None:
@@ -334,7 +326,12 @@ class Result(Sequence[Row]):
         Cube's default of 10,000 rows. A result with a limit of 0 is never truncated.
         """
         limit = self._snapshot.row_limit()
-        return 0 < limit <= self._snapshot.most() and limit <= len(self)
+        if self._snapshot.length is None:
+            # Rows need not be read if the text is too short for so many.
+            shape = first_shape(self.raw)
+            if len(self.raw) < limit * (shape.shortest + 1 if shape else 3):
+                return False
+        return 0 < limit <= len(self)
 
     def into(self, cls: type[T]) -> list[T]:
         """Return the rows as instances of your own attrs class or dataclass.

@@ -269,11 +269,12 @@ class AsyncWatchBusClient(AsyncBusClient):
 
     Lists are requested again after every transient failure; :meth:`subscribe` and
     :meth:`unsubscribe` only where the provider has certainly done nothing: no
-    connection, a rate limit, 503. Redirects are not followed. A refused timestamp is
-    corrected by the provider's clock, once. Every method takes ``timeout=`` and
-    ``deadline=`` for one call, and may raise :class:`WatchBusError` (the provider
-    refused; see ``code`` and ``reason``), :class:`RateLimited`,
-    :class:`TransportError`, :class:`DeadlineExceeded` and :class:`DecodeError`.
+    connection, a rate limit, 503. If a provider refuses a timestamp as expired, the
+    request is retried once with the provider's clock, which is used from then on.
+    Redirects are not followed. Every method takes ``timeout=`` and ``deadline=`` for
+    one call, and may raise :class:`WatchBusError` (the provider refused; see ``code``
+    and ``reason``), :class:`RateLimited`, :class:`TransportError`,
+    :class:`DeadlineExceeded` and :class:`DecodeError`.
 
     Args:
         url: the provider, such as ``https://provider.example.com``; a path precedes
@@ -321,7 +322,8 @@ class AsyncWatchBusClient(AsyncBusClient):
         Raises:
             InvalidArgument: an entity cannot be sent; none was sent.
             OrtegeWatchError: a request failed; :attr:`OrtegeWatchError.watched` is the
-                result of those before it, and ``unanswered`` in it may be subscribed.
+                result of those before it. Entities in its ``unanswered`` may have been
+                accepted: subscribe to them again to find out.
         """
         config, provider = self._config.override(limits), self._provider
         return await self._driver.arun(
@@ -404,11 +406,12 @@ class WatchBusClient(BusClient):
 
     Lists are requested again after every transient failure; :meth:`subscribe` and
     :meth:`unsubscribe` only where the provider has certainly done nothing: no
-    connection, a rate limit, 503. Redirects are not followed. A refused timestamp is
-    corrected by the provider's clock, once. Every method takes ``timeout=`` and
-    ``deadline=`` for one call, and may raise :class:`WatchBusError` (the provider
-    refused; see ``code`` and ``reason``), :class:`RateLimited`,
-    :class:`TransportError`, :class:`DeadlineExceeded` and :class:`DecodeError`.
+    connection, a rate limit, 503. If a provider refuses a timestamp as expired, the
+    request is retried once with the provider's clock, which is used from then on.
+    Redirects are not followed. Every method takes ``timeout=`` and ``deadline=`` for
+    one call, and may raise :class:`WatchBusError` (the provider refused; see ``code``
+    and ``reason``), :class:`RateLimited`, :class:`TransportError`,
+    :class:`DeadlineExceeded` and :class:`DecodeError`.
 
     The deadline is checked between reads, so that a request may exceed it by one
     ``timeout``.
@@ -459,7 +462,8 @@ class WatchBusClient(BusClient):
         Raises:
             InvalidArgument: an entity cannot be sent; none was sent.
             OrtegeWatchError: a request failed; :attr:`OrtegeWatchError.watched` is the
-                result of those before it, and ``unanswered`` in it may be subscribed.
+                result of those before it. Entities in its ``unanswered`` may have been
+                accepted: subscribe to them again to find out.
         """
         config, provider = self._config.override(limits), self._provider
         return self._driver.run(

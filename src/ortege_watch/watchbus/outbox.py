@@ -117,7 +117,7 @@ class Outbox:
         """Queue the rejected alerts again, after all others, and return their number.
 
         Raises:
-            OutboxFull: there is no room for them.
+            OutboxFull: they do not fit.
         """
         with self._guard, self._db:
             self._db.execute("BEGIN IMMEDIATE")
@@ -153,7 +153,7 @@ class Outbox:
         """Queue alerts, all or none; one that is queued already is not queued twice.
 
         Raises:
-            OutboxFull: there is no room for them.
+            OutboxFull: they do not fit.
         """
         rows = [(each.key, each.data) for each in alerts]
         with self._guard, self._db:

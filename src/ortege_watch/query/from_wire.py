@@ -130,10 +130,8 @@ class _Reader:
             selection = TimeSelection(dimension, granularity=item.get("granularity"))
         if "compareDateRange" in item:
             here = f"{path}.compareDateRange"
-            ranges = [
-                self.range(value, at)
-                for at, value in _items(item["compareDateRange"], here)
-            ]
+            listed = _items(item["compareDateRange"], here)
+            ranges = [self.range(value, at) for at, value in listed]
             with _at(here):
                 selection = selection.compare(ranges)
         elif "dateRange" in item:
@@ -193,8 +191,7 @@ class _Reader:
     def filter(self, item: Any, path: str, depth: int = 0) -> Filter | None:
         """Read a condition or a group; return ``None`` for an empty group.
 
-        Servers read an empty group, ``or`` as well, as no restriction
-        [seen on Cube 0.35.81].
+        Servers read an empty group, also ``or``, as no restriction [seen: 0.35.81].
         """
         if isinstance(item, Mapping) and not item.keys().isdisjoint(("or", "and")):
             if len(item) > 1 or depth == _DEEPEST:
@@ -253,10 +250,8 @@ class _Reader:
                         order = Order(columns.get(name) or _undeclared(name), direction)
                     orders.setdefault(order.name, order)
                 case _:
-                    message = (
-                        f'{path} must be [member, "asc" or "desc"], got {shown(pair)}'
-                    )
-                    raise QueryError(message)
+                    expected = '[member, "asc"] or [member, "desc"]'
+                    raise QueryError(f"{path} must be {expected}, got {shown(pair)}")
         return list(orders.values())
 
     def number(self, key: str) -> int | None:

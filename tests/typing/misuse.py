@@ -27,6 +27,7 @@ from ortege_watch.watchbus import (
     Credentials,
     RequestVerifier,
     serve_alert_channel,
+    signed_headers,
 )
 
 fee = Measure("events.fee")
@@ -107,6 +108,15 @@ async def a_channel_takes_alerts(verifier: RequestVerifier, alert: AlertInfo) ->
         pass
     serve_alert_channel(verifier)  # E: handler
     serve_alert_channel(verifier, "handler")  # E: arg-type
+
+
+def a_signature_is_of_bytes(
+    credentials: Credentials, verifier: RequestVerifier
+) -> None:
+    line = ("POST", "/p")
+    signed_headers(credentials, *line, "{}", timestamp=1, nonce="n")  # E: arg-type
+    signed_headers(credentials, *line, b"{}", timestamp=1)  # E: nonce
+    verifier.for_method()  # E: method
 
 
 def a_publisher_has_known_options(credentials: Credentials, alert: AlertInfo) -> None:

@@ -181,7 +181,7 @@ class Entry:
     default of its kind: the caller ends with :meth:`Problems.refuse`.
 
     Attributes:
-        raw: the object as it came; empty if it was something else.
+        raw: the object as it was received; empty if it was something else.
         path: its path, such as ``$.alert_info_list[0]``.
         problems: the problems of its document.
     """

@@ -77,7 +77,7 @@ _KINDS: Final[Mapping[object, Kind[Any]]] = {
 
 
 class EventValues(Mapping[str, Any]):
-    """The values of an event: a mapping of names to values as they came.
+    """The values of an event: a mapping of names to values as they were received.
 
     A subclass with a ``code`` has typed fields, which are read from the mapping on
     access: ``str``, ``int`` for block numbers and times, ``Decimal`` for amounts and
@@ -89,7 +89,7 @@ class EventValues(Mapping[str, Any]):
 
     Raises:
         DecodeError: on access to a field that is missing or of another kind;
-            ``values["name"]`` always returns what came.
+            ``values["name"]`` always returns what was received.
     """
 
     __slots__ = ("_values",)
@@ -375,7 +375,7 @@ class Subscription:
     Attributes:
         entity: the address.
         events: the events.
-        raw: the entry as it came.
+        raw: the entry as it was received.
     """
 
     entity: str
@@ -410,7 +410,7 @@ class SupportedEvent:
         mini_threshold: the smallest value that causes an alert, or ``None``.
         trigger_frequency: in the provider's own form, or ``None``.
         description: the provider's description, or ``None``.
-        raw: the entry as it came.
+        raw: the entry as it was received.
     """
 
     event_code: str
@@ -465,11 +465,11 @@ class AlertInfo:
     Args:
         entity: the address, ``0x`` and 40 hex digits.
         chain_id: the chain's number, such as 56.
-        entity_type: such as ``ERC20``, as it came.
+        entity_type: such as ``ERC20``, as it was received.
         event_code: such as ``big_amount_txn``; the set is open.
         timestamp: the time of the event, in unix seconds.
         event_values: the details. Numbers are ints, Decimals or strings, never floats.
-        raw: the alert as it came; by default the documented form.
+        raw: the alert as it was received; by default the documented form.
 
     Raises:
         InvalidArgument: a field is empty, out of range or of another type.
@@ -516,7 +516,7 @@ class AlertInfo:
 
     @property
     def entity(self) -> str:
-        """The address as it came."""
+        """The address as it was received."""
         return self._fields.watch_entity
 
     @property
@@ -526,7 +526,7 @@ class AlertInfo:
 
     @property
     def entity_type(self) -> str:
-        """The kind of entity as it came."""
+        """The kind of entity as it was received."""
         return self._fields.watch_entity_type
 
     @property
@@ -553,7 +553,7 @@ class AlertInfo:
 
     @property
     def raw(self) -> Mapping[str, Any]:
-        """The alert as it came."""
+        """The alert as it was received."""
         if self._raw is None:
             return msgspec.to_builtins(self._fields)  # type: ignore[no-any-return]
         return self._raw

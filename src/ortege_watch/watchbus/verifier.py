@@ -331,10 +331,11 @@ class RequestVerifier:
 
     def _untimely(self, age: float) -> SignatureError:
         if age < 0:
-            reason, said = SignatureReason.IN_THE_FUTURE, f"{-age:.3f} s in the future"
+            reason, offset = SignatureReason.IN_THE_FUTURE, "in the future"
         else:
-            reason, said = SignatureReason.EXPIRED, f"{age:.3f} s old"
-        problem = f"the request is {said}; the tolerance is {self._tolerance:g} s"
+            reason, offset = SignatureReason.EXPIRED, "old"
+        tolerance = f"the tolerance is {self._tolerance:g} s"
+        problem = f"the request is {abs(age):.3f} s {offset}; {tolerance}"
         return SignatureError(reason, problem, delta=age)
 
 

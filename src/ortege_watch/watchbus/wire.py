@@ -195,13 +195,13 @@ def _data(envelope: dict[str, Any], status: int, *, is_success: bool) -> Any:
         return envelope.get("data")
     reasons = (envelope.get(name) for name in _REASONS)
     reason = next((each for each in reasons if isinstance(each, str)), None)
-    said = f"status {codec.excerpt(str(word))}, code {codec.excerpt(str(code))}"
+    summary = f"status {codec.excerpt(str(word))}, code {codec.excerpt(str(code))}"
     if reason is not None:
-        said += f": {codec.excerpt(reason)}"
+        summary += f": {codec.excerpt(reason)}"
     if True in votes:
-        problem = f"the answer contradicts itself ({said})"
+        problem = f"the answer contradicts itself ({summary})"
         raise Contradiction(problem, code=code, reason=reason, status=status)
-    raise WatchBusError(said, code=code, reason=reason, status=status)
+    raise WatchBusError(summary, code=code, reason=reason, status=status)
 
 
 MAX_PAGE_SIZE: Final = 50

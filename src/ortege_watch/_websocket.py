@@ -47,13 +47,8 @@ async def open_websocket(
 ) -> ClientConnection:
     """Open a connection that sends no pings of its own.
 
-    Args:
-        url: ``ws://`` or ``wss://``.
-        headers: what the upgrade request carries.
-        secrets: strings to remove from the message of an error.
-        ssl: TLS settings for ``wss://``; ``None`` for the system's authorities.
-        open_timeout: seconds for connecting, TLS and the upgrade; ``None`` for no limit.
-        max_size: the size in bytes of the largest message to receive.
+    ``secrets`` are removed from error messages. ``open_timeout`` is in seconds and
+    includes TLS and the upgrade. ``max_size`` limits the bytes of a received message.
 
     Raises:
         InvalidStatus: the server refused the upgrade, or redirected it.
@@ -85,15 +80,12 @@ async def open_websocket(
 def transport_error(
     message: str, cause: Exception, secrets: Iterable[str]
 ) -> TransportError:
-    """Return an error with the secrets removed from its message.
-
-    ``__cause__`` is not set where the message held a secret: the cause holds it too.
-    """
+    """Return an error with the secrets removed from its message."""
     shown = message
     for secret in secrets:
         shown = shown.replace(secret, "<secret>")
     error = TransportError(shown)
-    if shown == message:
+    if shown == message:  # otherwise the cause has the secret, too
         error.__cause__ = cause
     return error
 

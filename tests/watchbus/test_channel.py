@@ -658,7 +658,7 @@ async def test_a_channel_is_entered_once_before_it_is_used():
         await channel.send([alert(1)])
     await channel.__aexit__(None, None, None)
     async with channel:
-        with pytest.raises(OrtegeWatchError, match="entered once"):
+        with pytest.raises(OrtegeWatchError, match="only once"):
             await channel.__aenter__()
 
 

@@ -68,11 +68,7 @@ from ortege_watch.watchbus.signing import (
     signed_headers,
 )
 from ortege_watch.watchbus.verifier import RequestVerifier
-from ortege_watch.watchbus.wire import (
-    WireStyle,
-    encode_alerts,
-    read_answer,
-)
+from ortege_watch.watchbus.wire import WireStyle, encode_alerts, read_answer
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -236,9 +232,7 @@ class PendingFrames:
         sent = {key: each for key, each in self._frames.items() if each.sent}
         if sent:
             largest = max(sent, key=lambda key: len(sent[key].text))
-            problem = (
-                "the receiver refuses frames of this size: send fewer alerts at once"
-            )
+            problem = "too large for the receiver: send fewer alerts at once"
             self._frames.pop(largest).resolve(WatchBusError(problem, status=413))
 
     def fail(self, error: OrtegeWatchError) -> None:
@@ -352,10 +346,9 @@ class AlertChannel:
         clock: AsyncClock | None = None,
     ) -> None:
         if max_pending < 1:
-            raise InvalidArgument(
-                f"max_pending must be at least 1, got {max_pending!r}"
-            )
+            raise InvalidArgument(f"max_pending must be positive, got {max_pending!r}")
         self._url, self._path = parse_address(url)
+        self._host = self._url.split("/")[2]
         self._credentials = credentials
         self._style = style
         self._max_body = max_body
@@ -396,7 +389,10 @@ class AlertChannel:
             )
         frame_id = uuid.uuid4().hex
         async with self._slots:
-            self._check_open()
+            if self._closed is not None:
+                raise copy(self._closed) from self._closed.__cause__
+            if self._task is None:
+                raise OrtegeWatchError("use `async with` to open the alert channel")
             text = encode_frame(AlertFrame(frame_id, msgspec.Raw(body)))
             frame = self._pending.add(frame_id, text)
             self._wake.set()
@@ -404,16 +400,12 @@ class AlertChannel:
                 await frame.resolved.wait()
             finally:
                 self._pending.drop(frame_id)
-        if frame.error is not None:
-            raise copy(
-                frame.error
-            ) from frame.error.__cause__  # each caller gets its own
+        if frame.error is not None:  # the error of several callers: copy it
+            raise copy(frame.error) from frame.error.__cause__
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
-            raise OrtegeWatchError(
-                "an alert channel is entered once: create another one"
-            )
+            raise OrtegeWatchError("an alert channel can be opened only once")
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._ended)
         return self
@@ -429,12 +421,6 @@ class AlertChannel:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _check_open(self) -> None:
-        if self._closed is not None:
-            raise copy(self._closed) from self._closed.__cause__
-        if self._task is None:
-            raise OrtegeWatchError("enter the alert channel with `async with` first")
-
     def _ended(self, task: asyncio.Task[None]) -> None:
         defect = None if task.cancelled() else task.exception()
         self._closed = OrtegeWatchError("the alert channel is closed")
@@ -448,7 +434,7 @@ class AlertChannel:
             error, final = await self._connect()
             jitter = random.random()  # noqa: S311
             delay, exhausted = self._policy.failed(self._clock.now(), jitter)
-            logger.warning("%s; next attempt in %.1f s", error, delay)
+            logger.warning("%s: %s; retry in %.1f s", self._host, error, delay)
             final = final or exhausted
             if final:
                 self._pending.fail(error)
@@ -495,13 +481,12 @@ class AlertChannel:
 
     def _refused(self, cause: InvalidStatus) -> tuple[OrtegeWatchError, bool]:
         response = cause.response
-        error, final = refused_upgrade(
-            response.status_code, bytes(response.body or b"")
-        )
+        body = bytes(response.body or b"")
+        error, final = refused_upgrade(response.status_code, body)
         if not self._ahead:
             ahead = server_ahead(error, response.headers.get("Date", ""), time.time())
             if ahead is not None:
-                logger.warning("the receiver's clock is %.0f s ahead of ours", ahead)
+                logger.warning("%s: its clock is %.0f s ahead", self._host, ahead)
                 self._ahead, final = ahead, False
         return _because(error, cause), final
 
@@ -540,7 +525,8 @@ class AlertChannel:
             answer = decode_frame(AnswerFrame, await connection.recv(decode=False))
             jitter = random.random()  # noqa: S311
             if self._pending.on_answer(answer, self._clock.now(), jitter):
-                logger.info("alerts were not handled (status %d)", answer.status)
+                problem = "%s: alerts were not handled (status %d): sending them again"
+                logger.info(problem, self._host, answer.status)
                 self._wake.set()
 
     async def _ping(self, connection: ClientConnection) -> Never:
@@ -661,18 +647,16 @@ async def serve_alert_channel(
         await receiver.close(server, close_within)
 
 
+@define(eq=False)
 class _Receiver:
     """The handshakes and connections of one server."""
 
-    def __init__(
-        self, verifier: RequestVerifier, handler: AlertHandler, inbox: AlertInbox
-    ) -> None:
-        self._verifier = verifier
-        self._handler = handler
-        self._inbox = inbox
-        self._closing = False
-        self._open: dict[ServerConnection, anyio.CancelScope] = {}
-        self._idle: set[ServerConnection] = set()
+    _verifier: RequestVerifier
+    _handler: AlertHandler
+    _inbox: AlertInbox
+    _closing: bool = False
+    _open: dict[ServerConnection, anyio.CancelScope] = field(factory=dict)
+    _idle: set[ServerConnection] = field(factory=set)
 
     async def admit(
         self, connection: ServerConnection, request: Request

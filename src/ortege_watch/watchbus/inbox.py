@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import anyio
 from anyio import to_thread
+from attrs import define, field
 
 from ortege_watch.errors import (
     DecodeError,
@@ -109,9 +110,8 @@ class AlertInbox:
                 self._add(key)
             call.handled = True
         except Exception:
-            logger.exception(
-                "alert not handled: %s of app %s", alert.event_code, app_id
-            )
+            problem = "the handler failed: %s at %s, from app %s"
+            logger.exception(problem, alert.event_code, alert.entity, app_id)
         finally:  # also where this is cancelled
             del self._running[key]
             call.finished.set()
@@ -139,12 +139,12 @@ class AlertInbox:
             del self._recent[next(iter(self._recent))]
 
 
+@define(eq=False)
 class _Call:
     """A call of a handler, for the duplicates that wait for it."""
 
-    def __init__(self) -> None:
-        self.finished = anyio.Event()
-        self.handled = False
+    finished: anyio.Event = field(factory=anyio.Event)
+    handled: bool = False
 
 
 async def _call(handler: AlertHandler, alert: AlertInfo) -> None:
@@ -207,6 +207,7 @@ def alert_app(
     return AlertApp(verifier, handler, AlertInbox() if inbox is None else inbox)
 
 
+@define(eq=False)
 class AlertApp:
     """The application that :func:`alert_app` returns.
 
@@ -214,12 +215,9 @@ class AlertApp:
     its own kind.
     """
 
-    def __init__(
-        self, verifier: RequestVerifier, handler: AlertHandler, inbox: AlertInbox
-    ) -> None:
-        self._verifier = verifier
-        self._handler = handler
-        self._inbox = inbox
+    _verifier: RequestVerifier
+    _handler: AlertHandler
+    _inbox: AlertInbox
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""

@@ -1,8 +1,8 @@
 """Print events of a Zest helper contract as they happen, as in Ortege's tutorial.
 
 Set ORTEGE_URL (such as https://host/cubejs-api/v1) and ORTEGE_TOKEN, then run it. The
-contract is the tutorial's; it has been replaced since. `upserted` includes a second event
-of the same sender, function and time, which changes the row of the first one.
+contract is the tutorial's and has been replaced since. `upserted` includes the second
+event of a sender, function and time, which changes the row of the first one.
 """
 
 import sys

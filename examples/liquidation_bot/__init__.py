@@ -1,5 +1,5 @@
 """A liquidation bot for Zest Protocol V1, as an example of ``ortege_watch``.
 
-It keeps the health of borrowers up to date and writes a plan for each liquidation that
-would pay. See README.md beside this file for what it does, and what it does not claim.
+It follows the health of borrowers and writes a plan for each profitable liquidation.
+README.md beside this file tells what it does and what it does not know.
 """

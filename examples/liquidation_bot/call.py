@@ -1,4 +1,4 @@
-"""A plan as JSON that a signer can use as it is: the call and its post-conditions."""
+"""A plan as JSON for a signer: the contract call and its post-conditions."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 __all__ = ["LIQUIDATOR", "call", "canonical", "document"]
 
 LIQUIDATOR = "<the liquidator's address>"
-"""Stands in the post-conditions where the bot was not told who will sign."""
+"""The placeholder in post-conditions if the signer is not known."""
 
 
 def document(
     plan: Plan, market: Market, *, caveats: Sequence[str], liquidator: str | None
 ) -> dict[str, Any]:
-    """Write a plan as JSON values; amounts are texts, for numbers lose digits in JSON.
+    """Return a plan as JSON values.
+
+    Amounts are strings, because many JSON readers round large numbers.
 
     Args:
-        plan: what to do.
-        market: where.
+        plan: the plan.
+        market: its market.
         caveats: what the sources leave out.
         liquidator: the address that will sign; None leaves a placeholder.
 
     Returns:
-        ``id`` (a hash of all the rest), ``call`` and what it was computed from.
+        ``id`` (a hash of everything else), ``call``, and the numbers behind the plan.
     """
     sizing, prices = plan.sizing, plan.prices
     body: dict[str, Any] = {
@@ -77,16 +79,16 @@ def document(
 
 
 def canonical(document: dict[str, Any]) -> str:
-    """Write JSON in the one form that is compared and hashed."""
+    """Return compact JSON, the form that is compared and hashed."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
 def call(plan: Plan, market: Market, liquidator: str | None) -> dict[str, Any]:
-    """Write the contract call: the ten arguments of ``liquidation-call``.
+    """Return the contract call with the ten arguments of ``liquidation-call``.
 
-    Each argument has its name, its source text (``repr``) and its consensus bytes
-    (``hex``). There is no argument for the least collateral to get: a post-condition
-    in deny mode is the only guard against slippage.
+    Each argument has its name, its Clarity source (``repr``) and its consensus bytes
+    (``hex``). The function has no argument for the minimum of collateral: a
+    post-condition in deny mode is the only guard against slippage.
     """
     return {
         "contract": market.contracts.liquidation,
@@ -123,14 +125,14 @@ def _arguments(plan: Plan, market: Market) -> list[tuple[str, Value]]:
         ("liquidated-user", Principal(plan.borrower)),
         ("debt-amount", UInt(plan.requested)),
         ("to-receive-atoken", False),
-        # The signer may put a fresh price message in; none relies on the chain's own.
+        # The signer may insert a new price message; none relies on the chain's prices.
         ("price-feed-bytes", None),
     ]
 
 
 def _conditions(plan: Plan, market: Market, liquidator: str) -> list[dict[str, str]]:
-    """Allow the three transfers of a liquidation, and no other."""
-    # Where the collateral is the limit, rounding may ask for a unit more.
+    """Return the conditions that allow only the three transfers of a liquidation."""
+    # If the collateral is the limit, rounding may make the payment one unit larger.
     most = max(plan.requested, plan.sizing.paid)
     return [
         _condition(liquidator, plan.debt, "lte", most),
@@ -146,7 +148,7 @@ def _conditions(plan: Plan, market: Market, liquidator: str) -> list[dict[str, s
 
 
 def _most_burnt(plan: Plan) -> int:
-    """Give the most z-tokens the borrower may lose: all that could be seized."""
+    """Return the most z-tokens that the borrower may lose: the whole supply."""
     return next(
         each.supplied
         for each in plan.position.holdings

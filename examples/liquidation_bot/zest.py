@@ -1,11 +1,11 @@
-"""Zest Protocol V1's arithmetic: health factor, and the size of a liquidation.
+"""Zest Protocol V1's arithmetic: the health factor and the size of a liquidation.
 
-Integers only, rounded where and as the public contracts round (release of 2025-06-19),
-so that the results are equal to theirs to the last digit. Amounts are in a token's
-smallest unit, prices and percentages have eight decimals (``ONE`` is 1.00 USD, or
-100 %). Clarity aborts where a product passes 2^128 - 1; these functions do not.
+All numbers are integers, rounded where and as the public contracts round (release of
+2025-06-19), so the results equal theirs to the last digit. Amounts are in a token's
+smallest unit; prices and percentages have eight decimals (``ONE`` is 1.00 USD, or
+100 %). Clarity aborts if a product exceeds 2^128 - 1; these functions do not.
 
-Zest V2 liquidates on LTV and not on a health factor: none of this covers it.
+Zest V2 liquidates on LTV instead of a health factor and is not covered.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 ONE: Final = 10**8
-"""1.00, of dollars or of a percentage: fixed point with eight decimals."""
+"""1.00 dollar or 100 %: fixed point with eight decimals."""
 
 MAX: Final = 2**128 - 1
 """The health factor without debt: Clarity's largest uint."""
@@ -48,25 +48,25 @@ Debt: TypeAlias = tuple[int, int, int]
 
 
 def _whole(**values: object) -> None:
-    """Refuse what Clarity's uint cannot hold: floats, booleans, negative numbers."""
+    """Raise for what Clarity's uint cannot hold: floats, booleans, negative numbers."""
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool):
             kind = type(value).__name__
-            raise TypeError(f"{name} must be an int (the smallest unit), not {kind}")
+            raise TypeError(f"{name} must be an int (the smallest unit), got {kind}")
         if value < 0:
-            raise ValueError(f"{name} must not be negative, and is {value}")
+            raise ValueError(f"{name} must not be negative, got {value}")
 
 
 def _positive(**values: int) -> None:
     _whole(**values)
     for name, value in values.items():
         if value == 0:
-            raise ValueError(f"{name} must not be 0: the contracts would divide by it")
+            raise ValueError(f"{name} must be positive: the contracts divide by it")
 
 
 def _ten(exponent: int) -> int:
-    """Raise ten to a power that is not negative: an int, which type checkers ask."""
-    return int(10**exponent)
+    """Return ten to a power that is not negative."""
+    return int(10**exponent)  # type checkers take the power of two ints for Any
 
 
 def mul(x: int, y: int) -> int:
@@ -87,7 +87,7 @@ def div(x: int, y: int) -> int:
 
 
 def usd(amount: int, decimals: int, price: int) -> int:
-    """Value an amount in dollars of eight decimals.
+    """Return the value of an amount in dollars with eight decimals.
 
     Args:
         amount: in the token's smallest unit.
@@ -101,7 +101,7 @@ def usd(amount: int, decimals: int, price: int) -> int:
 
 
 def mul_perc(amount: int, decimals: int, percentage: int) -> int:
-    """Take a percentage (or a price) of eight decimals of a token amount."""
+    """Multiply a token amount by a percentage (or a price) with eight decimals."""
     _whole(amount=amount, decimals=decimals, percentage=percentage)
     if decimals > _PLACES:
         one = _ten(decimals)
@@ -111,7 +111,7 @@ def mul_perc(amount: int, decimals: int, percentage: int) -> int:
 
 
 def div_perc(amount: int, decimals: int, percentage: int) -> int:
-    """Divide a token amount by a percentage (or a price) of eight decimals.
+    """Divide a token amount by a percentage (or a price) with eight decimals.
 
     Raises:
         ValueError: the percentage is 0.
@@ -126,7 +126,7 @@ def div_perc(amount: int, decimals: int, percentage: int) -> int:
 
 
 def y_from_x(x: int, dx: int, dy: int, px: int, py: int) -> int:
-    """Convert an amount of token x into one of token y of the same value.
+    """Convert an amount of token x to an amount of token y of the same value.
 
     Args:
         x: the amount of x, in its smallest unit.
@@ -145,11 +145,11 @@ def y_from_x(x: int, dx: int, dy: int, px: int, py: int) -> int:
 
 
 def health_factor(collaterals: Iterable[Collateral], debts: Iterable[Debt]) -> int:
-    """Compute a borrower's health factor; below the threshold it can be liquidated.
+    """Return a borrower's health factor; below the threshold it can be liquidated.
 
     Args:
         collaterals: ``(amount, decimals, price, threshold)`` of each reserve that
-            counts as collateral; the threshold is the e-mode's where that applies.
+            counts as collateral, with the threshold of the borrower's e-mode.
         debts: ``(amount, decimals, price)`` of each borrowed reserve, interest
             included.
 
@@ -171,14 +171,14 @@ def health_factor(collaterals: Iterable[Collateral], debts: Iterable[Debt]) -> i
 
 @attrs.frozen
 class Sizing:
-    """What one liquidation would move, in the smallest units of its two tokens.
+    """The amounts of one liquidation, in the smallest units of its two tokens.
 
     Attributes:
         paid: debt tokens that the liquidator pays.
         seized: collateral tokens that the borrower loses.
-        bonus: the part of ``seized`` above the value that was paid.
+        bonus: the part of ``seized`` that exceeds the value of ``paid``.
         fee: the part of ``bonus`` that the protocol keeps.
-        to_liquidator: ``seized`` without ``fee``.
+        to_liquidator: ``seized`` less ``fee``.
     """
 
     paid: int
@@ -189,7 +189,7 @@ class Sizing:
 
 
 def liquidation_limit(debt: int, debt_decimals: int, close_factor: int) -> int:
-    """Give the most debt that one call may pay back."""
+    """Return the most debt that one call may pay back."""
     return mul_perc(debt, debt_decimals, close_factor)
 
 
@@ -206,13 +206,13 @@ def size_liquidation(
     fee_bps: int,
     requested: int,
 ) -> Sizing:
-    """Size a liquidation as the contract does.
+    """Return the amounts of a liquidation, computed as the contract does.
 
     Args:
-        debt: what the borrower owes, interest included.
+        debt: of the borrower, interest included.
         debt_decimals: of the debt token.
         debt_price: eight decimals.
-        collateral: what there is to seize.
+        collateral: the amount that can be seized.
         collateral_decimals: of the collateral token.
         collateral_price: eight decimals.
         close_factor: the part of the debt that one call may pay, of the debt asset.
@@ -222,12 +222,12 @@ def size_liquidation(
 
     Raises:
         ValueError: a price is 0, or a number is out of its range.
-        TypeError: a number is no int.
+        TypeError: a number is not an int.
     """
     _whole(collateral=collateral, bonus=bonus, requested=requested, fee_bps=fee_bps)
     _positive(debt_price=debt_price, collateral_price=collateral_price)
     if fee_bps > 10_000:
-        raise ValueError(f"fee_bps is at most 10000 (100 %), and is {fee_bps}")
+        raise ValueError(f"fee_bps must be at most 10000 (100 %), got {fee_bps}")
     paid = min(requested, liquidation_limit(debt, debt_decimals, close_factor))
     base = y_from_x(
         paid, debt_decimals, collateral_decimals, debt_price, collateral_price

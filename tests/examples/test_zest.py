@@ -198,7 +198,7 @@ def test_sizes(changes, expected):
     "name", ["debt", "collateral", "bonus", "requested", "fee_bps", "debt_price"]
 )
 def test_what_is_no_int_is_refused(name, wrong):
-    with pytest.raises(TypeError, match=f"must be an int .*not {type(wrong).__name__}"):
+    with pytest.raises(TypeError, match=f"must be an int .*got {type(wrong).__name__}"):
         liquidation(**{name: wrong})
 
 
@@ -213,7 +213,7 @@ def test_negative_numbers_are_refused(name):
 
 @pytest.mark.parametrize("name", ["debt_price", "collateral_price"])
 def test_a_price_of_zero_is_refused_as_the_contract_would_abort(name):
-    with pytest.raises(ValueError, match=f"{name} must not be 0"):
+    with pytest.raises(ValueError, match=f"{name} must be positive"):
         liquidation(**{name: 0})
 
 

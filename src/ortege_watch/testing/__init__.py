@@ -1,8 +1,9 @@
-"""Servers and clocks for tests of code that uses this library.
+"""Servers and a clock for tests of code that uses this library.
 
 :class:`FakeCube` is a Cube server on loopback that answers from rows which the test
 sets, and misbehaves on command; :class:`FakeProvider` and :class:`FakeWatchBus` are the
-two sides of the watch-bus; :class:`ManualClock` moves only when told to. Install the extra ``ortege-watch[testing]`` for them.
+two sides of the watch-bus; :class:`ManualClock` moves only when a test moves it. They
+need the extra ``ortege-watch[testing]``.
 """
 
 from __future__ import annotations

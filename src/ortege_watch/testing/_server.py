@@ -73,7 +73,7 @@ class _Fault:
 
 @attrs.define
 class Faults:
-    """The faults in force.
+    """The faults in force; any thread sets them, each in one atomic step.
 
     Attributes:
         silent: nothing is sent; it is held back instead.
@@ -355,7 +355,7 @@ class Server:
 
     Args:
         clock: what requests are timed with; None is the monotonic clock.
-        interval: seconds between two calls of :meth:`tick`, unless woken.
+        tick: seconds between two calls of :meth:`tick`, unless woken.
         port: 0 for any free one.
 
     Attributes:
@@ -367,7 +367,7 @@ class Server:
 
     max_frame: int = 2**20
 
-    def __init__(self, *, clock: HasNow | None, interval: float, port: int) -> None:
+    def __init__(self, clock: HasNow | None, tick: float, port: int) -> None:
         self.lock = threading.RLock()
         self.happened = threading.Condition(self.lock)
         self.watchers: list[Callable[[], None]] = []
@@ -377,7 +377,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.time = time.monotonic if clock is None else clock.now
         self.port = port
-        self._interval = interval
+        self._interval = tick
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: asyncio.Server | None = None
         # Set by start()
@@ -710,17 +710,15 @@ class Fake(Generic[ServerT]):
         self._server.call(self._speak)
 
     def _speak(self) -> None:
-        with self._server.lock:
+        with self._server.guarded():
             self._server.faults.silent = False
             for connection in tuple(self._server.connections):
                 connection.release()
-            self._server.changed()
         self._server.wake()
 
     def slow(self, seconds: float) -> None:
         """Delay every answer by this many seconds; 0 ends it."""
-        with self._server.lock:
-            self._server.faults.delay = seconds
+        self._server.faults.delay = seconds
 
     def refuse(self, status: int = 503, *, times: int | None = None) -> None:
         """Answer upgrades and requests with a status and an HTML page.
@@ -729,8 +727,7 @@ class Fake(Generic[ServerT]):
             status: such as 401, 404, 502 or 503.
             times: how often; None: until :meth:`heal`.
         """
-        with self._server.lock:
-            self._server.faults.set("refusal", status, times)
+        self._server.faults.set("refusal", status, times)
 
     def error(
         self,
@@ -751,13 +748,11 @@ class Fake(Generic[ServerT]):
         """
         content = dict(body) if isinstance(body, Mapping) else body
         answer = response(status, content, headers)
-        with self._server.lock:
-            self._server.faults.add("answer", answer, times)
+        self._server.faults.add("answer", answer, times)
 
     def cut(self, times: int = 1) -> None:
         """Send half of the body of the next HTTP answers, then end the connection."""
-        with self._server.lock:
-            self._server.faults.set("cut", value=True, times=times)
+        self._server.faults.set("cut", value=True, times=times)
 
     def heal(self) -> None:
         """End every misbehaviour."""

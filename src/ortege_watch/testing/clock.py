@@ -1,4 +1,4 @@
-"""A clock that moves only when a test says so."""
+"""A clock that moves only when a test moves it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import attrs
 
 __all__ = ["ManualClock"]
 
-# Enough turns of the event loop for a chain of tasks that wake one another; what
-# waits for real sockets needs wait_for_sleepers or a condition of its own.
-_TURNS = 20
+# Enough iterations of the event loop for a chain of tasks that wake one another; code
+# that waits for real sockets needs wait_for_sleepers() or a condition of its own.
+_ITERATIONS = 20
 
 
 @attrs.frozen(order=True)
@@ -25,19 +25,19 @@ class _Sleeper:
 
 
 class ManualClock:
-    """Stand in for the monotonic clock and for ``asyncio.sleep``.
+    """A replacement for the monotonic clock and for ``asyncio.sleep``.
 
-    Hand it to whatever takes a clock (``now() -> float`` in seconds and
-    ``async sleep(seconds)``); back-off, deadlines and heartbeats then pass in no time::
+    Pass it as the ``clock`` of a client or a fake (``now() -> float`` in seconds and
+    ``async sleep(seconds)``); back-off, deadlines and heartbeats then take no time::
 
         clock = ManualClock()
         ...
-        await clock.wait_for_sleepers(1)   # the code under test has begun to wait
+        await clock.wait_for_sleepers(1)   # the code under test sleeps ...
         assert clock.sleepers == (1.0,)    # ... for one second
         await clock.advance(1.0)           # and wakes
 
     Args:
-        start: what ``now()`` says at first, in seconds.
+        start: the first value of ``now()``, in seconds.
     """
 
     def __init__(self, start: float = 0.0) -> None:
@@ -45,37 +45,36 @@ class ManualClock:
         self._sleepers: list[_Sleeper] = []
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._arrivals: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def now(self) -> float:
-        """Tell the time in seconds."""
+        """Return the time in seconds."""
         return self._now
 
     @property
     def sleepers(self) -> tuple[float, ...]:
-        """Seconds that each sleeper still has to wait, the next one first."""
+        """The seconds until each sleeper wakes, the next one first."""
         with self._lock:
             return tuple(s.deadline - self._now for s in sorted(self._sleepers))
 
     async def sleep(self, seconds: float) -> None:
         """Wait until the clock has been moved by that many seconds.
 
-        Nothing or less than nothing only lets the other tasks run.
+        Zero or a negative number only lets the other tasks run.
         """
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        loop = asyncio.get_running_loop()
+        loop, awake = asyncio.get_running_loop(), asyncio.Event()
         with self._lock:
-            sleeper = _Sleeper(
-                self._now + seconds, next(self._numbers), loop, asyncio.Event()
-            )
+            deadline = self._now + seconds
+            sleeper = _Sleeper(deadline, next(self._numbers), loop, awake)
             heapq.heappush(self._sleepers, sleeper)
-            arrivals = tuple(self._arrivals)
-        for waiting, arrived in arrivals:
+            waiters = tuple(self._waiters)
+        for waiting, arrived in waiters:
             waiting.call_soon_threadsafe(arrived.set)
         try:
-            await sleeper.awake.wait()
+            await awake.wait()
         finally:
             with self._lock:
                 if sleeper in self._sleepers:  # cancelled
@@ -86,7 +85,7 @@ class ManualClock:
         """Move the clock and wake whoever is due, from any thread, without waiting.
 
         Sleepers wake in the order of their deadlines, but all of them see the new
-        time; :meth:`advance` shows each its own.
+        time; with :meth:`advance` each sees its own.
         """
         self._move(self._now + seconds)
 
@@ -94,8 +93,8 @@ class ManualClock:
         """Move the clock, waking each sleeper at its own time and letting it run.
 
         A sleeper that sleeps again within the span is woken again, as often as it is
-        due. Only tasks get to run, not sockets: after this, wait for what the code
-        under test does, or for it to sleep again (:meth:`wait_for_sleepers`).
+        due. Only tasks run, not sockets: after this, wait for what the code under test
+        does, or for it to sleep again (:meth:`wait_for_sleepers`).
 
         Args:
             seconds: how far; 0 only lets the tasks run.
@@ -112,16 +111,16 @@ class ManualClock:
         """Wait until at least that many tasks sleep on this clock.
 
         Args:
-            count: how many.
+            count: the number of tasks.
             timeout: seconds of real time before giving up.
 
         Raises:
-            TimeoutError: fewer tasks than that went to sleep in time.
+            TimeoutError: fewer tasks slept in time.
         """
         arrived = asyncio.Event()
-        entry = (asyncio.get_running_loop(), arrived)
+        waiter = (asyncio.get_running_loop(), arrived)
         with self._lock:
-            self._arrivals.append(entry)
+            self._waiters.append(waiter)
         try:
             async with asyncio.timeout(timeout):
                 while len(self._sleepers) < count:
@@ -132,7 +131,7 @@ class ManualClock:
             raise TimeoutError(text) from None
         finally:
             with self._lock:
-                self._arrivals.remove(entry)
+                self._waiters.remove(waiter)
 
     def _next_deadline(self, until: float) -> float | None:
         with self._lock:
@@ -151,5 +150,5 @@ class ManualClock:
 
 
 async def _let_run() -> None:
-    for _ in range(_TURNS):
+    for _ in range(_ITERATIONS):
         await asyncio.sleep(0)

@@ -55,10 +55,10 @@ class _CubeServer(Server):
         *,
         websockets: bool,
         clock: HasNow | None,
-        interval: float,
+        tick: float,
         port: int,
     ) -> None:
-        super().__init__(clock=clock, interval=interval, port=port)
+        super().__init__(clock, tick, port)
         self.gateway = gateway
         self.faults = gateway.faults
         self.dialect = dialect
@@ -68,15 +68,14 @@ class _CubeServer(Server):
         self.frames: list[Any] = []
 
     def respond(self, request: HttpRequest) -> HttpResponse:
-        """Answer over HTTP."""
         return self.faults.take("answer") or respond(request, self.gateway)
 
     def upgrade(self, request: HttpRequest) -> HttpResponse | None:
-        """Open a WebSocket; the tutorial's gateway checks the token first."""
         if not self.websockets:
             return self.respond(request)
         if self.gateway.generation != "tutorial":
             return None
+        # The tutorial's gateway checks the token here.
         rejected = self.faults.take("handshake")
         if rejected is not None:
             return response(rejected["status"], rejected["message"])
@@ -87,17 +86,14 @@ class _CubeServer(Server):
         return None
 
     def opened(self, connection: Connection) -> None:
-        """Add a connection."""
         self.peers[connection] = Peer()
         if self.faults.drop_after == "upgrade":
             connection.drop()
 
     def closed(self, connection: Connection) -> None:
-        """Remove a connection and its subscriptions."""
         self.peers.pop(connection, None)
 
     def message(self, connection: Connection, data: str | bytes) -> None:
-        """Record a message and answer it."""
         try:
             self.frames.append(decode(data))
         except ValueError:
@@ -111,7 +107,6 @@ class _CubeServer(Server):
         self._send(connection, replies)
 
     def tick(self) -> None:
-        """Run every subscription, unless the server is silent."""
         if self.faults.silent:
             return
         for connection, peer in tuple(self.peers.items()):
@@ -212,16 +207,10 @@ class FakeCube(Fake[_CubeServer]):
             dialect = Classic(gateway)
         elif generation == "tutorial":
             dialect = Tutorial(gateway, on_unknown_frame)
-        super().__init__(
-            _CubeServer(
-                gateway,
-                dialect,
-                websockets=websockets,
-                clock=clock,
-                interval=tick,
-                port=port,
-            )
+        server = _CubeServer(
+            gateway, dialect, websockets=websockets, clock=clock, tick=tick, port=port
         )
+        super().__init__(server)
         self._tables.listener = self.refresh
 
     def __repr__(self) -> str:
@@ -338,8 +327,7 @@ class FakeCube(Fake[_CubeServer]):
             after: the ``"upgrade"`` of the connection, or Cube's own ``"handshake"``
                 (``{"handshake": true}``).
         """
-        with self._server.lock:
-            self._server.faults.drop_after = after if on else None
+        self._server.faults.drop_after = after if on else None
 
     def refuse_handshake(
         self,
@@ -353,13 +341,11 @@ class FakeCube(Fake[_CubeServer]):
         The connection stays open, as it does on a real server.
         """
         body = {"message": {"error": message}, "status": status}
-        with self._server.lock:
-            self._server.faults.set("handshake", body, times)
+        self._server.faults.set("handshake", body, times)
 
     def continue_wait(self, times: int = 1) -> None:
         """Answer the next queries with "Continue wait", over HTTP and WebSocket."""
-        with self._server.lock:
-            self._server.faults.set("wait", value=True, times=times)
+        self._server.faults.set("wait", value=True, times=times)
         self._run_subscriptions()
 
     def fail_query(
@@ -379,8 +365,7 @@ class FakeCube(Fake[_CubeServer]):
             status: of the answers.
             times: how many queries fail; None: until :meth:`heal`.
         """
-        with self._server.lock:
-            self._server.faults.set("query", (message, status), times)
+        self._server.faults.set("query", (message, status), times)
         self._run_subscriptions()
 
     def garbage(self, frame: bytes | str, *, text: bool = False) -> None:
@@ -401,8 +386,7 @@ class FakeCube(Fake[_CubeServer]):
 
     def fragment(self, count: int) -> None:
         """Cut every message into that many frames, each written in pieces; 1 ends it."""
-        with self._server.lock:
-            self._server.faults.fragments = count
+        self._server.faults.fragments = count
 
     def heal(self) -> None:
         """End every misbehaviour."""

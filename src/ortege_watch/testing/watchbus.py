@@ -15,6 +15,7 @@ from decimal import Decimal
 from email.utils import formatdate
 from typing import Any, Final
 
+import attrs
 import msgspec
 
 from ortege_watch.errors import DecodeError
@@ -80,13 +81,12 @@ class _SignedServer(Server):
     def __init__(
         self,
         credentials: Credentials,
-        *,
         tolerance: float,
         now: Callable[[], float],
         clock: HasNow | None,
         port: int,
     ) -> None:
-        super().__init__(clock=clock, interval=60.0, port=port)
+        super().__init__(clock, 60.0, port)
         self.credentials = credentials
         self.tolerance = tolerance
         self.ahead = 0.0
@@ -94,15 +94,17 @@ class _SignedServer(Server):
         self._nonces: set[str] = set()
         self._now = now
 
+    def now(self) -> float:
+        """Return the server's own time in unix seconds."""
+        return self._now() + self.ahead
+
     def respond(self, request: HttpRequest) -> HttpResponse:
-        """Answer a request, with the server's own time."""
         return self.dated(self.faults.take("answer") or self._answer(request))
 
     def dated(self, answer: HttpResponse) -> HttpResponse:
         """Add the server's own time to an answer."""
-        date = {"date": formatdate(self._now() + self.ahead, usegmt=True)}
-        headers = {**date, **answer.headers}
-        return HttpResponse(status=answer.status, headers=headers, body=answer.body)
+        headers = {"date": formatdate(self.now(), usegmt=True), **answer.headers}
+        return attrs.evolve(answer, headers=headers)
 
     def _answer(self, request: HttpRequest) -> HttpResponse:
         endpoint = self.endpoints.get(request.path)
@@ -129,7 +131,7 @@ class _SignedServer(Server):
             raise _Refused(401, "000003", "invalid appid")
         if not (timestamp.isascii() and timestamp.isdigit()):
             raise _Refused(401, "000005", "timestamp has illegal")
-        if abs(int(timestamp) / 1000 - self._now() - self.ahead) > self.tolerance:
+        if abs(int(timestamp) / 1000 - self.now()) > self.tolerance:
             raise _Refused(401, "000005", "timestamp is expired")
         start = f"{app_id};{timestamp};{nonce};{request.method};{request.path};"
         message = start.encode() + request.content
@@ -253,13 +255,8 @@ class FakeProvider(_SignedFake):
         clock: HasNow | None = None,
         port: int = 0,
     ) -> None:
-        server = _SignedServer(
-            Credentials(app_id, secret),
-            tolerance=tolerance,
-            now=now,
-            clock=clock,
-            port=port,
-        )
+        credentials = Credentials(app_id, secret)
+        server = _SignedServer(credentials, tolerance, now, clock, port)
         super().__init__(server)
         self._events = list(events)
         self._page_size = page_size
@@ -350,15 +347,15 @@ class FakeProvider(_SignedFake):
             raise _Refused(400, _BAD_REQUEST, "illegal page")
         size = min(size, self._page_size)
         entries = self._entries(asked.get("entity_list"))
-        page = {
+        answer = {
             "subscription_list": entries[(index - 1) * size : index * size],
             "page_index": index,
             "page_size": size,
             "total": len(entries),
         }
         if not self._is_stuck:
-            return page
-        self._stuck_page = self._stuck_page or page
+            return answer
+        self._stuck_page = self._stuck_page or answer
         return self._stuck_page
 
     def _entries(self, asked: list[str] | None) -> list[dict[str, Any]]:
@@ -417,7 +414,6 @@ class _AlertServer(_SignedServer):
     take: Callable[[bytes], None]
 
     def upgrade(self, request: HttpRequest) -> HttpResponse | None:
-        """Open a channel if its handshake is signed."""
         if request.path != self.channel_path:
             return self.dated(page(404))
         try:
@@ -427,7 +423,6 @@ class _AlertServer(_SignedServer):
         return None
 
     def message(self, connection: Connection, data: str | bytes) -> None:
-        """Answer a frame of alerts."""
         try:
             data = data.encode() if isinstance(data, str) else data
             frame = frames.decode_frame(frames.AlertFrame, data)
@@ -502,13 +497,8 @@ class FakeWatchBus(_SignedFake):
         clock: HasNow | None = None,
         port: int = 0,
     ) -> None:
-        server = _AlertServer(
-            Credentials(app_id, secret),
-            tolerance=tolerance,
-            now=now,
-            clock=clock,
-            port=port,
-        )
+        credentials = Credentials(app_id, secret)
+        server = _AlertServer(credentials, tolerance, now, clock, port)
         super().__init__(server)
         self._deliveries: list[list[AlertInfo]] = []
         self._invalid: Callable[[AlertInfo], object] = lambda _: False

@@ -35,11 +35,6 @@ class Refusal(Exception):
         return cls(error, type="UserError")
 
     @classmethod
-    def format(cls, problem: str) -> Refusal:
-        """Build an error about the form of a query."""
-        return cls(f"Invalid query format: {problem}")
-
-    @classmethod
     def internal(cls, error: str) -> Refusal:
         """Build an error with status 500."""
         return cls(error, status=500)

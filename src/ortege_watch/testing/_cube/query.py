@@ -291,7 +291,7 @@ def _any_relative(filters: Any) -> bool:
 
 
 def _fail(label: str, problem: str) -> NoReturn:
-    raise Refusal.format(f'"{label}" {problem}')
+    raise Refusal(f'Invalid query format: "{label}" {problem}')
 
 
 class _Schema:

@@ -133,13 +133,11 @@ class Connection(asyncio.Protocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Register the connection."""
         self._transport = cast("asyncio.Transport", transport)
         with self.server.guarded(self):
             self.server.connections.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Parse and answer."""
         with self.server.guarded(self):
             if self.websocket is None:
                 self._http.receive_data(data)
@@ -148,11 +146,9 @@ class Connection(asyncio.Protocol):
                 self._feed(self.websocket, data)
 
     def eof_received(self) -> bool:
-        """Let the transport close itself."""
-        return False
+        return False  # the transport closes itself
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Unregister the connection."""
         self._transport = None
         with self.server.guarded(self):
             self.server.connections.discard(self)

@@ -191,8 +191,7 @@ class FakeCube(Fake[_CubeServer]):
         self.generation = generation
         self._push = push
         self._now = now
-        known = {table.name: table for table in [*known_tables(), *tables]}
-        self._tables = Tables(known.values())
+        self._tables = Tables([*known_tables(), *tables])
         gateway = Gateway(
             generation=generation,
             tables=self._tables,

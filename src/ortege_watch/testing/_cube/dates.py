@@ -54,17 +54,14 @@ def instant(text: str, where: ZoneInfo) -> datetime:
 
 def floor(wall: datetime, unit: str) -> datetime:
     """Return the beginning of the unit; weeks begin on Monday."""
-    wall = wall.replace(microsecond=0)
+    day = wall.replace(hour=0, minute=0, second=0, microsecond=0)
     match unit:
         case "second":
-            return wall
+            return wall.replace(microsecond=0)
         case "minute":
-            return wall.replace(second=0)
+            return wall.replace(second=0, microsecond=0)
         case "hour":
-            return wall.replace(minute=0, second=0)
-        case _:
-            day = wall.replace(hour=0, minute=0, second=0)
-    match unit:
+            return wall.replace(minute=0, second=0, microsecond=0)
         case "day":
             return day
         case "week":

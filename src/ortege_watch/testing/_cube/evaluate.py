@@ -34,8 +34,6 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "afterOrOnDate": op.ge,
 }
 _EQUAL: Final = {"equals": False, "in": False, "notEquals": True, "notIn": True}
-# PostgreSQL's avg() of whole numbers shows sixteen places.
-_AVERAGE: Final = Decimal(1).scaleb(-16)
 
 
 def condition(
@@ -399,22 +397,24 @@ def _members(filters: Iterable[dict[str, Any]]) -> Iterable[str]:
 def _aggregated(aggregate: Aggregate, group: _Group) -> Any:
     if aggregate.column is None:
         return len(group)
-    values: list[Any] = [
-        row[aggregate.column] for row in group if row[aggregate.column] is not None
-    ]
+    column: list[Any] = [row[aggregate.column] for row in group]
+    values = [value for value in column if value is not None]
     if aggregate.function == "count":
         return len(values)
     if aggregate.function == "count_distinct":
         return len(set(values))
-    if not values:
-        return None
-    match aggregate.function:
-        case "sum":
-            return sum(values)
-        case "min":
-            return min(values)
-        case "max":
-            return max(values)
-        case _:
-            mean = Decimal(sum(values)) / len(values)
-            return mean.quantize(_AVERAGE, rounding=ROUND_HALF_UP)
+    return _AGGREGATES[aggregate.function](values) if values else None
+
+
+def _average(values: list[Any]) -> Decimal:
+    # PostgreSQL's avg() of whole numbers shows sixteen places.
+    mean = Decimal(sum(values)) / len(values)
+    return mean.quantize(Decimal(1).scaleb(-16), rounding=ROUND_HALF_UP)
+
+
+_AGGREGATES: Final[dict[str, Callable[[list[Any]], Any]]] = {
+    "sum": sum,
+    "min": min,
+    "max": max,
+    "avg": _average,
+}

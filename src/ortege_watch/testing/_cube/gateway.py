@@ -34,6 +34,7 @@ Generation: TypeAlias = Literal["strict", "classic", "tutorial"]
 Numbers: TypeAlias = Literal["string", "json"]
 
 BASE: Final = "/cubejs-api/v1"
+_CALLS: Final = frozenset({"load", "subscribe", "sql", "dry-run", "meta"})
 _AGG_TYPES: Final = {"count_distinct": "countDistinct"}
 _VISIBLE: Final = {"isVisible": True, "public": True}
 
@@ -389,7 +390,9 @@ def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:
     if path == "/" and request.method == "GET":
         return response(200, "<!doctype html>\n")
     name = path.removeprefix(f"{BASE}/")
-    if path == name or request.method not in _methods(name, gateway):
+    get_only = {"meta", "subscribe"} if gateway.classic else {"meta"}
+    methods = {"GET"} if name in get_only else {"GET", "POST"}
+    if path == name or name not in _CALLS or request.method not in methods:
         return _not_found(request)
     try:
         gateway.authorize(presented(request, gateway))
@@ -410,14 +413,6 @@ def presented(request: HttpRequest, gateway: Gateway) -> str | None:
     if not gateway.classic:
         header = request.headers.get("x-cube-authorization", header)
     return token_in(header)
-
-
-def _methods(name: str, gateway: Gateway) -> tuple[str, ...]:
-    if name in {"load", "sql", "dry-run"}:
-        return ("GET", "POST")
-    if name == "subscribe":
-        return ("GET",) if gateway.classic else ("GET", "POST")
-    return ("GET",) if name == "meta" else ()
 
 
 def _fields(request: HttpRequest) -> Mapping[str, Any]:

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import (
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias, cast, overload
@@ -257,40 +251,35 @@ def _condition(
     return lambda row: all(row.get(column) == value for column, value in wanted.items())
 
 
-class Tables(MutableMapping[str, Table]):
+class Tables(UserDict[str, Table]):
     """Tables by name; ``listener`` is called after every change of any of them."""
 
     def __init__(self, tables: Iterable[Table]) -> None:
         self.listener: Callable[[], None] = lambda: None
-        self._tables: dict[str, tuple[Table, Callable[[], None]]] = {}
-        for table in tables:
-            self[table.name] = table
+        self._stops: dict[str, Callable[[], None]] = {}
+        super().__init__({table.name: table for table in tables})
 
     def _changed(self) -> None:
         self.listener()
-
-    def __getitem__(self, name: str) -> Table:
-        return self._tables[name][0]
 
     def __setitem__(self, name: str, table: Table) -> None:
         if name != table.name:
             raise InvalidArgument(
                 f"name must be the table's name {table.name!r}, got {name!r}"
             )
-        if name in self._tables:
-            self._tables[name][1]()
-        self._tables[name] = table, table.on_change(self._changed)
+        if name in self:
+            self._stops[name]()
+        self._stops[name] = table.on_change(self._changed)
+        super().__setitem__(name, table)
         self._changed()
 
     def __delitem__(self, name: str) -> None:
-        self._tables.pop(name)[1]()
+        super().__delitem__(name)
+        self._stops.pop(name)()
         self._changed()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(tuple(self._tables))
-
-    def __len__(self) -> int:
-        return len(self._tables)
+        return iter(tuple(self.data))  # other threads may change the tables
 
 
 # Measures of the known tables that are not sums, and dimensions that are not strings.

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
         TimeDimension,
         TimeSelection,
     )
-    from ortege_watch.query.values import Range
+    from ortege_watch.query.values import Range, RangeLike
     from ortege_watch.results import ChangedRow, Result, Row
     from ortege_watch.tokens import TokenLike
     from ortege_watch.watch.mailbox import Update
@@ -98,6 +98,7 @@ __all__ = [
     "QueryError",
     "QueryRejected",
     "Range",
+    "RangeLike",
     "RateLimited",
     "Reconnect",
     "ResponseFormat",
@@ -156,6 +157,7 @@ _HOMES = {
     "QueryError": "errors",
     "QueryRejected": "errors",
     "Range": "query.values",
+    "RangeLike": "query.values",
     "RateLimited": "errors",
     "Reconnect": "watch.options",
     "ResponseFormat": "query",

@@ -245,8 +245,8 @@ def test_refuses_filters_and_orders_that_are_out_of_place(arguments, advice):
         pytest.param(
             {"limit": 10**5000}, "limit must be .*, got a very long int", id="huge"
         ),
-        ({"offset": -1}, "offset must be an integer at least 0, got"),
-        ({"offset": None}, "offset must be an integer at least 0, got"),
+        ({"offset": -1}, "offset must be an integer of at least 0, got"),
+        ({"offset": None}, "offset must be an integer of at least 0, got"),
         ({"total": 1}, "total must be True or False, got 1"),
         ({"ungrouped": "true"}, "ungrouped must be True or False, got 'true'"),
         ({"cache": "renew"}, "cache must be one of 'stale-if-slow', .*, got 'renew'"),

@@ -50,6 +50,7 @@ class Member(Generic[T]):
 
     # "dimension", "measure" or "segment"
     kind: ClassVar[str]
+    _default: ClassVar[builtins.type[Any]]
 
     name: str
     type: builtins.type[T]
@@ -66,6 +67,13 @@ class Member(Generic[T]):
             raise QueryError(f"{name}: {_type_advice(type)}")
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "type", type)
+
+    def __repr__(self) -> str:
+        declared = ""
+        if self.type is not self._default:
+            name = "datetime.datetime" if self.type is datetime else self.type.__name__
+            declared = f", {name}"
+        return f"{type(self).__name__}({self.name!r}{declared})"
 
 
 def _type_advice(type: Any) -> str:

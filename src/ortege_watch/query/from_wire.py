@@ -135,8 +135,8 @@ class _Reader:
             with _at(here):
                 selection = selection.compare(ranges)
         elif "dateRange" in item:
-            value = self.range(item["dateRange"], f"{path}.dateRange")
-            selection = selection.over(value)
+            here = f"{path}.dateRange"
+            selection = selection.over(self.range(item["dateRange"], here))
         with _at(path):
             selection.to_wire(self.zone)
         return selection

@@ -144,6 +144,7 @@ class Measure(_Compared[T]):
 
     __slots__ = ()
     kind = "measure"
+    _default = Decimal
 
     @overload
     def __init__(self: Measure[Decimal], name: str) -> None: ...
@@ -151,9 +152,6 @@ class Measure(_Compared[T]):
     def __init__(self, name: str, type: builtins.type[T]) -> None: ...
     def __init__(self, name: str, type: builtins.type[Any] = Decimal) -> None:
         self._set(name, type)
-
-    def __repr__(self) -> str:
-        return _repr(self, Decimal)
 
 
 class Dimension(_Compared[T]):
@@ -165,6 +163,7 @@ class Dimension(_Compared[T]):
 
     __slots__ = ()
     kind = "dimension"
+    _default = str
 
     @overload
     def __init__(self: Dimension[str], name: str) -> None: ...
@@ -197,21 +196,16 @@ class Dimension(_Compared[T]):
         """Drop rows whose string ends with any of ``texts``; ``None`` drops NULL."""
         return Condition(self, "notEndsWith", texts)
 
-    def __repr__(self) -> str:
-        return _repr(self, str)
-
 
 class Segment(Member[bool]):
     """A filter that the cube defines; it has no column."""
 
     __slots__ = ()
     kind = "segment"
+    _default = bool
 
     def __init__(self, name: str) -> None:
         self._set(name, bool)
-
-    def __repr__(self) -> str:
-        return f"Segment({self.name!r})"
 
 
 def _several(member: Member[Any], method: str, values: Any) -> tuple[Any, ...]:
@@ -223,14 +217,6 @@ def _several(member: Member[Any], method: str, values: Any) -> tuple[Any, ...]:
     return tuple(in_order)
 
 
-def _repr(member: Member[Any], default: builtins.type) -> str:
-    kind = type(member).__name__
-    if member.type is default:
-        return f"{kind}({member.name!r})"
-    of = "datetime.datetime" if member.type is datetime else member.type.__name__
-    return f"{kind}({member.name!r}, {of})"
-
-
 class TimeDimension(Column[datetime]):
     """A dimension of time.
 
@@ -240,6 +226,7 @@ class TimeDimension(Column[datetime]):
 
     __slots__ = ()
     kind = "dimension"
+    _default = datetime
 
     def __init__(self, name: str) -> None:
         self._set(name, datetime)
@@ -292,9 +279,6 @@ class TimeDimension(Column[datetime]):
     def compare(self, ranges: Sequence[RangeLike]) -> TimeSelection:
         """Restrict to several ranges; ``CubeClient.compare`` returns a result for each."""
         return TimeSelection(self, compared=ranges)
-
-    def __repr__(self) -> str:
-        return f"TimeDimension({self.name!r})"
 
 
 def _granularity(value: Any) -> str | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 from zoneinfo import ZoneInfo
 
 import attrs
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query.filters import Filter, Member, check_filter
+from ortege_watch.query.filters import Condition, Filter, Member, check_filter
 from ortege_watch.query.from_wire import read_query
 from ortege_watch.query.members import (
     Dimension,
@@ -36,7 +36,9 @@ MAX_LIMIT = 50_000
 CacheMode: TypeAlias = Literal[
     "stale-if-slow", "stale-while-revalidate", "must-revalidate", "no-cache"
 ]
+"""How a server uses its cache; see ``Query.cache``."""
 ResponseFormat: TypeAlias = Literal["default", "compact", "columnar"]
+"""How a server writes the rows; see ``Query.response_format``."""
 
 # Names of arguments that differ from the keys of Cube's JSON.
 _KEYS = {
@@ -93,7 +95,7 @@ def _filters(value: Any, slot: str, kind: str, other: str) -> tuple[Filter, ...]
 def _count(value: Any, slot: str, most: int | None = None) -> int:
     is_int = isinstance(value, int) and not isinstance(value, bool)
     if not is_int or value < 0 or (most is not None and value > most):
-        allowed = "at least 0" if most is None else f"between 0 and {most}"
+        allowed = "of at least 0" if most is None else f"between 0 and {most}"
         raise QueryError(f"{slot} must be an integer {allowed}, got {shown(value)}")
     return int(value)
 
@@ -250,18 +252,18 @@ class Query:
         because a query orders by what it selects. A member that is declared with two
         types appears with both.
         """
-        filters = self.where + self.having
-        return tuple(
-            dict.fromkeys(
-                [
-                    *self.measures,
-                    *self.dimensions,
-                    *(selection.dimension for selection in self.time),
-                    *self.segments,
-                    *(leaf.member for item in filters for leaf in item.conditions()),
-                ]
-            )
-        )
+        members = [
+            *self.measures,
+            *self.dimensions,
+            *(selection.dimension for selection in self.time),
+            *self.segments,
+            *(condition.member for condition in self._conditions()),
+        ]
+        return tuple(dict.fromkeys(members))
+
+    def _conditions(self) -> Iterator[Condition]:
+        for item in self.where + self.having:
+            yield from item.conditions()
 
     @property
     def zone(self) -> ZoneInfo:
@@ -299,13 +301,12 @@ class Query:
         be another one (``CUBEJS_DEFAULT_TIMEZONE``).
         """
         zone = self.zone
-        filters = self.where + self.having
         wire: dict[str, Any] = {
             "measures": [item.name for item in self.measures],
             "dimensions": [item.name for item in self.dimensions],
             "timeDimensions": [item.to_wire(zone) for item in self.time],
             "segments": [item.name for item in self.segments],
-            "filters": [item.to_wire(zone) for item in filters],
+            "filters": [item.to_wire(zone) for item in self.where + self.having],
             "order": [[item.name, item.direction] for item in self.order],
             "offset": self.offset,
             "total": self.total,
@@ -316,7 +317,7 @@ class Query:
         wire = {key: value for key, value in wire.items() if value}
         if self.limit is not None:
             wire["limit"] = self.limit
-        dated = any(leaf.dated for item in filters for leaf in item.conditions())
+        dated = any(condition.dated for condition in self._conditions())
         if self.timezone != "UTC" or self.time or dated:
             wire["timezone"] = self.timezone
         return wire
@@ -336,8 +337,9 @@ class Query:
         try:
             return cls(**arguments)
         except QueryError as error:
-            argument = re.compile(rf"^({'|'.join(_KEYS)})\b")
-            message = argument.sub(lambda match: _KEYS[match[1]], str(error))
+            message = re.sub(
+                r"^\w+", lambda name: _KEYS.get(name[0], name[0]), str(error)
+            )
             raise QueryError(message) from error
 
     def __repr__(self) -> str:

@@ -19,10 +19,11 @@ from ortege_watch.errors import QueryError
 Scalar: TypeAlias = str | int | Decimal | bool | datetime
 # Only the date operators take a date.
 Value: TypeAlias = Scalar | date | None
-RangeLike: TypeAlias = str | date | tuple[date, date]
-# Words that the server resolves, such as "last 7 days", or a pair of moments, both ends
-# included. A date in a pair is the whole day in the query's time zone.
 Range: TypeAlias = str | tuple[date, date]
+"""Words that the server resolves, such as ``last 7 days``, or a pair, both ends included.
+A ``date`` is the whole day in the query's time zone, an aware ``datetime`` an instant."""
+RangeLike: TypeAlias = Range | date
+"""A range as an argument; a ``date`` alone is that day."""
 
 # object: not declared; results are read as the server's annotation says.
 TYPES: tuple[type, ...] = (Decimal, int, str, bool, datetime, object)
@@ -241,10 +242,8 @@ def check_range(value: Any, what: str) -> Range:
 
 
 def check_ordered(moments: Sequence[date], what: str) -> None:
-    """Refuse a pair that ends before it starts.
-
-    A day and an instant are compared by range_to_wire(), which knows the time zone.
-    """
+    """Refuse a pair that ends before it starts."""
+    # range_to_wire(), which knows the time zone, compares a day and an instant.
     if len({isinstance(moment, datetime) for moment in moments}) == 1:
         start, end = moments[0], moments[-1]
         if start > end:

@@ -1,4 +1,4 @@
-"""What the tests of the alert channel share: alerts, handlers, both ends by hand."""
+"""Helpers for the tests of the alert channel: alerts, handlers, a scripted receiver."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ortege_watch.watchbus.wire import encode_alerts, ok_answer
 PATH = "/alerts/ws"
 CREDENTIALS = Credentials(APP_ID, SECRET)
 WITHIN = 10.0
-"""Seconds after which a test waits in vain."""
+"""Seconds after which a test fails."""
 
 
 def alert(number: int, **values: object) -> AlertInfo:
@@ -38,7 +38,7 @@ def verifier(**options: object) -> RequestVerifier:
 
 
 class Inbox(list):
-    """A handler that keeps the numbers of the alerts, and lets tests wait for some."""
+    """A handler that stores the numbers of the alerts; tests can wait for a count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Inbox(list):
 
 
 class Gate:
-    """An async handler that says when it is entered, and waits to be let on."""
+    """An async handler that records its calls and blocks until ``let_on`` is set."""
 
     def __init__(self) -> None:
         self.entered = Inbox()
@@ -72,7 +72,7 @@ class Gate:
         await self.done(alert)
 
 
-# ------------------------------------------------------- a receiver that plays a part
+# --------------------------------------------------------------- a scripted receiver
 class Script:
     """A receiver that records frames and does what the test says.
 
@@ -120,7 +120,7 @@ class Script:
         return response
 
     def numbers(self, connection: int) -> list[int]:
-        """Name the alerts that came over a connection, in order."""
+        """Return the numbers of the alerts that arrived over a connection, in order."""
         return [
             int(each["event_values"]["block_number"])
             for number, frame in self.frames
@@ -130,7 +130,7 @@ class Script:
 
 
 class Drop:
-    """Cut the connection instead of an answer."""
+    """Returned by ``play`` to drop the connection instead of answering."""
 
 
 def acknowledge(frame: dict) -> str:
@@ -152,9 +152,9 @@ async def scripted(play=None, *, port: int = 0, **options) -> AsyncIterator[Scri
         yield script
 
 
-# -------------------------------------------------------------------- a sender by hand
+# ------------------------------------------------------- a sender without the library
 def dial(url: str, headers: dict[str, str] | None = None, **options) -> connect:
-    """Open a channel by hand, signed unless other headers are given."""
+    """Open a channel; the handshake is signed unless other headers are given."""
     headers = signed() if headers is None else headers
     return connect(url, additional_headers=headers, compression=None, **options)
 
@@ -165,7 +165,7 @@ def signed(**changes: object) -> dict[str, str]:
 
 
 async def ask(connection: ClientConnection, *alerts: AlertInfo, key: str = "1") -> dict:
-    """Send a frame by hand and return its answer."""
+    """Send a frame and return its answer."""
     body = encode_alerts(alerts).decode()
     await connection.send(f'{{"id": "{key}", "body": {body}}}')
     return await answer(connection)

@@ -1,4 +1,4 @@
-"""The application takes alerts over real sockets, alone and mounted."""
+"""The application receives alerts over real sockets, alone and mounted."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_a_mounted_app_verifies_the_whole_path(mounted, alerts):
     assert len(alerts) == 1
 
 
-def test_a_proxy_that_cuts_a_prefix_off_is_told_to_the_server(alerts):
+def test_a_prefix_that_a_proxy_removes_is_set_as_root_path(alerts):
     app = alert_app(verifier(), alerts.append)
     with served(app, root_path="/api/v1") as client:
         headers = now_headers()
@@ -207,7 +207,7 @@ def test_requests_of_another_kind_are_answered_with_the_envelope(alerts):
     assert len(alerts) == 1
 
 
-def test_a_body_without_an_end_is_not_kept(alerts):
+def test_an_endless_body_is_not_buffered(alerts):
     sent = 0
 
     def chunks() -> Iterator[bytes]:
@@ -225,7 +225,7 @@ def test_a_body_without_an_end_is_not_kept(alerts):
         assert envelope(post(client)) == OK
 
 
-def test_a_signed_body_that_cannot_be_read_is_answered_with_its_path(alerts):
+def test_a_signed_body_that_cannot_be_decoded_is_answered_with_the_path(alerts):
     body = alert_body(alert_object(chain_id=True))
     with served(alert_app(verifier(), alerts.append)) as client:
         status, _, code, reason = envelope(post(client, body))
@@ -243,8 +243,8 @@ def test_a_replay_is_refused(alerts):
         assert envelope(again) == (401, "ERROR", "000005", "replay request")
 
 
-# ----------------------------------------------------------------------- once, or again
-def test_what_failed_is_tried_again_and_nothing_else(caplog):
+# ----------------------------------------------------------------------- handled once
+def test_only_failed_alerts_are_handled_again_over_http(caplog):
     failing, called = {2}, []
 
     def handler(alert: AlertInfo) -> None:
@@ -280,7 +280,7 @@ async def test_a_duplicate_waits_for_the_request_that_is_handling_the_alert():
     assert len(gate.done) == 1
 
 
-def test_what_was_handled_can_be_remembered_elsewhere(alerts):
+def test_handled_alerts_can_be_kept_across_restarts(alerts):
     handled: set[str] = set()
     for _ in range(2):  # the program starts twice
         app = alert_app(verifier(), alerts.append, inbox=AlertInbox(handled))
@@ -290,7 +290,7 @@ def test_what_was_handled_can_be_remembered_elsewhere(alerts):
     assert handled == {alerts[0].dedupe_key(APP_ID)}
 
 
-def test_an_alert_that_cannot_be_remembered_was_not_handled(alerts):
+def test_an_alert_whose_key_cannot_be_stored_is_not_acknowledged(alerts):
     class Away(set):
         def add(self, key: str) -> None:
             raise OSError("the disk is full")
@@ -324,7 +324,7 @@ def test_nonces_in_a_file_hold_after_a_restart(tmp_path, alerts):
                 assert answer.status_code == expected
 
 
-def test_without_its_nonce_store_it_takes_nothing_and_asks_for_patience(
+def test_without_its_nonce_store_it_refuses_and_asks_for_a_retry(
     tmp_path, alerts, caplog
 ):
     nonces = SQLiteNonces(tmp_path / "nonces.sqlite")
@@ -382,7 +382,9 @@ async def test_the_path_is_found_however_a_framework_gives_it(changes, alerts):
 
 
 @pytest.mark.parametrize(("version", "closed"), [("1.1", True), ("2", False)])
-async def test_what_is_left_of_a_body_is_not_waited_for(version, closed, alerts):
+async def test_the_rest_of_a_body_that_is_too_large_is_not_read(
+    version, closed, alerts
+):
     app = alert_app(verifier(max_body=10), alerts.append)
     piece = {"type": "http.request", "body": b"x" * 11, "more_body": True}
     start, _ = await call(app, scope_of(http_version=version), piece)
@@ -390,7 +392,7 @@ async def test_what_is_left_of_a_body_is_not_waited_for(version, closed, alerts)
     assert ((b"connection", b"close") in start["headers"]) == closed
 
 
-async def test_a_body_in_pieces_is_put_together(alerts):
+async def test_the_pieces_of_a_body_are_joined(alerts):
     app = alert_app(verifier(), alerts.append)
     pieces = [{"type": "http.request", "body": BODY[:50], "more_body": True}]
     start, _ = await call(
@@ -399,7 +401,9 @@ async def test_a_body_in_pieces_is_put_together(alerts):
     assert start["status"] == 200
 
 
-async def test_a_sender_that_leaves_gets_no_answer_and_no_alert_through(alerts, caplog):
+async def test_a_client_that_disconnects_before_the_end_of_the_body_is_ignored(
+    alerts, caplog
+):
     app = alert_app(verifier(), alerts.append)
     messages = [{"type": "http.request", "body": BODY, "more_body": True}]
     sent = await call(app, scope_of(), *messages, {"type": "http.disconnect"})
@@ -408,7 +412,7 @@ async def test_a_sender_that_leaves_gets_no_answer_and_no_alert_through(alerts, 
     assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
-async def test_a_sender_that_leaves_before_the_answer_is_no_failure(alerts):
+async def test_a_client_that_disconnects_before_the_response_is_not_an_error(alerts):
     async def receive() -> object:
         return request()
 
@@ -419,7 +423,7 @@ async def test_a_sender_that_leaves_before_the_answer_is_no_failure(alerts):
     assert len(alerts) == 1
 
 
-async def test_connections_of_other_kinds():
+async def test_lifespan_websocket_and_unknown_asgi_connections():
     app = alert_app(verifier(), print)
     messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
     assert await call(app, {"type": "lifespan"}, *messages) == [
@@ -432,7 +436,7 @@ async def test_connections_of_other_kinds():
         await call(app, {"type": "telegraph"})
 
 
-async def test_a_handler_that_is_cancelled_has_not_handled(alerts):
+async def test_an_alert_whose_handler_was_cancelled_is_handled_again(alerts):
     async def handler(alert: AlertInfo) -> None:
         alerts.append(alert)
         if len(alerts) == 1:

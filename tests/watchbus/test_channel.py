@@ -1,4 +1,4 @@
-"""The sending end of an alert channel, over real sockets on loopback."""
+"""The sender of an alert channel, over real sockets on loopback."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def all_others() -> set[asyncio.Task[object]]:
     return asyncio.all_tasks() - {asyncio.current_task()}
 
 
-# -------------------------------------------------------------------- what is sent
+# -------------------------------------------------------------------- sending
 async def test_alerts_arrive_in_the_order_in_which_they_were_sent():
     inbox = Inbox()
     async with (
@@ -138,14 +138,14 @@ async def test_a_style_changes_the_form_of_what_is_sent():
     ("alerts", "problem"),
     [([], "must not be empty"), ([alert(1), alert(2)], "send fewer at once")],
 )
-async def test_what_cannot_be_sent_is_refused_at_once(alerts, problem):
+async def test_alerts_that_cannot_be_sent_are_refused_at_once(alerts, problem):
     async with scripted() as script, channel_to(script, max_body=300) as channel:
         with pytest.raises(InvalidArgument, match=problem):
             await channel.send(alerts)
     assert script.frames == []
 
 
-async def test_no_more_frames_are_under_way_than_max_pending():
+async def test_max_pending_limits_the_frames_without_an_answer():
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: None) as script,
@@ -165,7 +165,7 @@ async def test_no_more_frames_are_under_way_than_max_pending():
 
 
 # ------------------------------------------------------------------------- outages
-async def test_what_was_not_acknowledged_is_sent_again_in_order(clock):
+async def test_unacknowledged_frames_are_sent_again_in_order(clock):
     def play(frame):
         text = str(frame)
         if "'block_number': '1'" in text:
@@ -188,7 +188,7 @@ async def test_what_was_not_acknowledged_is_sent_again_in_order(clock):
     assert len(ids) == 4
 
 
-async def test_a_receiver_that_stops_and_starts_again_loses_nothing():
+async def test_no_alert_is_lost_when_the_receiver_restarts():
     taken, inbox = Inbox(), AlertInbox()
     retry = Reconnect(base=0.01, cap=0.02)
     nonces = verifier()  # both have the same
@@ -213,7 +213,7 @@ async def test_a_receiver_that_stops_and_starts_again_loses_nothing():
     assert sorted(taken) == sorted([*range(50), taken[19]])
 
 
-async def test_a_receiver_that_is_not_there_yet_is_waited_for(clock):
+async def test_alerts_are_sent_when_the_receiver_has_started(clock):
     async with scripted() as script:
         port = int(script.url.split(":")[2].split("/")[0])
     async with asyncio.timeout(WITHIN), channel_to(script, clock=clock) as channel:
@@ -227,7 +227,7 @@ async def test_a_receiver_that_is_not_there_yet_is_waited_for(clock):
     assert script.numbers(1) == [1]
 
 
-async def test_a_receiver_that_accepts_and_drops_is_not_hammered(clock):
+async def test_back_off_grows_while_the_receiver_accepts_and_drops(clock):
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: Drop) as script,
@@ -243,7 +243,7 @@ async def test_a_receiver_that_accepts_and_drops_is_not_hammered(clock):
         sending.cancel()
 
 
-async def test_every_handshake_has_a_nonce_of_its_own(clock):
+async def test_every_handshake_has_its_own_nonce(clock):
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: Drop) as script,
@@ -257,7 +257,7 @@ async def test_every_handshake_has_a_nonce_of_its_own(clock):
     assert len({each["X-Signature-nonce"] for each in script.headers}) == 2
 
 
-async def test_attempts_bound_how_long_a_receiver_is_waited_for(clock):
+async def test_attempts_limit_how_often_the_channel_connects(clock):
     async with scripted() as script:
         pass
     retry = Reconnect(attempts=1)
@@ -268,7 +268,7 @@ async def test_attempts_bound_how_long_a_receiver_is_waited_for(clock):
         with pytest.raises(TransportError, match="cannot connect to") as caught:
             await sending
         assert isinstance(caught.value.__cause__, OSError)
-        # Nothing is tried until somebody wants it, and then it is.
+        # It connects again only when there is something to send.
         await clock.advance(1000)
         assert clock.sleepers == ()
         again = asyncio.create_task(channel.send([alert(2)]))
@@ -277,7 +277,7 @@ async def test_attempts_bound_how_long_a_receiver_is_waited_for(clock):
             await again
 
 
-async def test_an_upgrade_that_is_never_answered_is_given_up():
+async def test_an_upgrade_that_is_never_answered_times_out():
     async def nothing(reader, writer):
         await reader.read()
         writer.close()
@@ -310,7 +310,7 @@ async def test_an_upgrade_that_is_never_answered_is_given_up():
         b"HTTP/1.1 " + b"9" * 5000 + b"\r\n\r\n",
     ],
 )
-async def test_whatever_answers_the_upgrade_the_error_is_of_this_library(said):
+async def test_every_invalid_answer_to_the_upgrade_is_an_error_of_this_library(said):
     async def answer(reader, writer):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(said)
@@ -328,7 +328,7 @@ async def test_whatever_answers_the_upgrade_the_error_is_of_this_library(said):
             await channel.send([alert(1)])
 
 
-async def test_no_error_shows_what_a_receiver_repeats_of_the_handshake():
+async def test_errors_do_not_show_secrets_that_the_receiver_repeats():
     async def repeat(reader, writer):
         request = (await reader.readuntil(b"\r\n\r\n")).decode()
         signature = request.split("X-Signature-signature: ")[1].split("\r\n")[0]
@@ -352,7 +352,7 @@ async def test_no_error_shows_what_a_receiver_repeats_of_the_handshake():
     assert signatures[0] not in shown
 
 
-async def test_a_proxy_of_no_use_is_a_transport_error(monkeypatch):
+async def test_an_unusable_proxy_is_a_transport_error(monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
@@ -364,7 +364,7 @@ async def test_a_proxy_of_no_use_is_a_transport_error(monkeypatch):
                 await channel.send([alert(1)])
 
 
-async def test_an_answer_that_is_too_large_is_not_the_alerts_fault(clock):
+async def test_an_answer_that_is_too_large_causes_a_reconnect(clock):
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: "x" * (2**20 + 1)) as script,
@@ -378,7 +378,7 @@ async def test_an_answer_that_is_too_large_is_not_the_alerts_fault(clock):
     assert script.numbers(2) == [1]
 
 
-async def test_a_receiver_that_answers_no_ping_is_left(clock):
+async def test_a_ping_without_an_answer_causes_a_reconnect(clock):
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: None, ping_interval=None) as script,
@@ -402,7 +402,7 @@ async def test_a_receiver_that_answers_no_ping_is_left(clock):
     assert script.numbers(2) == [1]
 
 
-async def test_a_receiver_that_reads_nothing_is_left(clock):
+async def test_a_receiver_that_reads_nothing_causes_a_reconnect(clock):
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: None) as script,
@@ -424,7 +424,7 @@ async def test_a_receiver_that_reads_nothing_is_left(clock):
 
 
 @pytest.mark.parametrize("garbage", ["", "{", "[]", '{"id": 1}', b"\xff\x00"])
-async def test_answers_that_cannot_be_read_end_the_connection(clock, garbage):
+async def test_answers_that_cannot_be_decoded_cause_a_reconnect(clock, garbage):
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: garbage) as script,
@@ -438,7 +438,7 @@ async def test_answers_that_cannot_be_read_end_the_connection(clock, garbage):
     assert script.numbers(2) == [1]
 
 
-async def test_an_answer_that_nobody_waits_for_is_let_be():
+async def test_an_answer_to_an_unknown_frame_is_ignored():
     async with (
         asyncio.timeout(WITHIN),
         scripted() as script,
@@ -452,7 +452,7 @@ async def test_an_answer_that_nobody_waits_for_is_let_be():
 
 
 # ------------------------------------------------------------------------ refusals
-async def test_what_was_not_handled_is_sent_again_after_a_delay(clock):
+async def test_alerts_that_were_not_handled_are_sent_again_after_a_delay(clock):
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: answer_to(frame, 500, FAILED)) as script,
@@ -465,7 +465,7 @@ async def test_what_was_not_handled_is_sent_again_after_a_delay(clock):
             await script.frames.reach(sent + 1)
         await delay_of(clock)
         script.play = acknowledge
-        # It holds up nobody else.
+        # Other frames do not wait for it.
         await channel.send([alert(2)])
         await clock.advance(8)
         await sending
@@ -473,7 +473,7 @@ async def test_what_was_not_handled_is_sent_again_after_a_delay(clock):
     assert len({frame["id"] for _, frame in script.frames}) == 2
 
 
-async def test_attempts_bound_how_often_alerts_are_sent_again(clock):
+async def test_attempts_limit_how_often_alerts_are_sent_again(clock):
     play = lambda frame: answer_to(frame, 500, FAILED)  # noqa: E731
     async with (
         asyncio.timeout(WITHIN),
@@ -486,7 +486,7 @@ async def test_attempts_bound_how_often_alerts_are_sent_again(clock):
     assert caught.value.reason == "an alert was not handled"
 
 
-async def test_what_the_receiver_cannot_read_is_not_sent_again():
+async def test_alerts_that_the_receiver_cannot_decode_are_not_sent_again():
     async with (
         asyncio.timeout(WITHIN),
         scripted(lambda frame: answer_to(frame, 400, FAILED)) as script,
@@ -516,7 +516,7 @@ async def test_a_frame_that_is_too_large_fails_and_the_others_arrive(clock):
     assert inbox == [99]
 
 
-async def test_refused_credentials_are_told_to_all_who_wait(clock):
+async def test_every_pending_send_fails_when_the_credentials_are_refused(clock):
     wrong = Credentials(CREDENTIALS.app_id, "another secret")
     async with (
         asyncio.timeout(WITHIN),
@@ -529,7 +529,7 @@ async def test_refused_credentials_are_told_to_all_who_wait(clock):
         assert told[0] is not told[1]
         assert (told[0].code, told[0].status) == ("000005", 401)
         assert told[0].reason == "invalid signature"
-        # The next one has to wait for its turn: nobody hammers.
+        # The next one waits for the back-off.
         again = asyncio.create_task(channel.send([alert(3)]))
         await delay_of(clock)
         assert not again.done()
@@ -538,7 +538,7 @@ async def test_refused_credentials_are_told_to_all_who_wait(clock):
             await again
 
 
-async def test_a_receiver_that_is_not_well_is_asked_again(clock):
+async def test_a_transient_refusal_of_the_handshake_is_retried(clock):
     async with asyncio.timeout(WITHIN), scripted() as script:
         script.refusals = [(503, FAILED, {}), (502, b"<html>", {}), (429, FAILED, {})]
         async with channel_to(script, clock=clock) as channel:
@@ -560,7 +560,7 @@ async def test_a_redirect_is_not_followed():
         assert other.headers == []
 
 
-async def test_a_clock_that_is_called_expired_is_put_right_once(clock):
+async def test_the_clock_is_corrected_once_if_the_signature_expired(clock):
     expired = error_answer(ResultCode.SIGNATURE_ERROR, "timestamp is expired")
     date = {"Date": formatdate(time.time() + 1000, usegmt=True)}
     async with asyncio.timeout(WITHIN), scripted() as script:
@@ -583,7 +583,7 @@ async def test_tls_that_fails_is_a_transport_error():
                 await channel.send([alert(1)])
 
 
-# ------------------------------------------------------------------------- leaving
+# ------------------------------------------------------------------------- closing
 async def test_alerts_whose_call_was_cancelled_are_not_sent_again(clock):
     async with (
         asyncio.timeout(WITHIN),
@@ -603,7 +603,7 @@ async def test_alerts_whose_call_was_cancelled_are_not_sent_again(clock):
 
 
 @pytest.mark.parametrize("when", ["connected", "waiting", "at once"])
-async def test_leaving_ends_everything_and_fails_who_waits(when):
+async def test_closing_the_channel_ends_everything_and_fails_pending_sends(when):
     before = all_others()
     async with asyncio.timeout(WITHIN):
         async with scripted(lambda frame: None) as script:
@@ -631,7 +631,7 @@ async def test_leaving_ends_everything_and_fails_who_waits(when):
     assert all_others() == before
 
 
-async def test_cancellation_gets_through_and_leaves_nothing():
+async def test_cancellation_propagates_and_leaves_no_task():
     entered = asyncio.Event()
 
     async def work(url):
@@ -652,7 +652,7 @@ async def test_cancellation_gets_through_and_leaves_nothing():
             await asyncio.sleep(0)
 
 
-async def test_a_channel_is_entered_once_before_it_is_used():
+async def test_a_channel_must_be_entered_and_only_once():
     channel = AlertChannel("ws://127.0.0.1:9/", CREDENTIALS)
     with pytest.raises(OrtegeWatchError, match="async with"):
         await channel.send([alert(1)])
@@ -662,7 +662,7 @@ async def test_a_channel_is_entered_once_before_it_is_used():
             await channel.__aenter__()
 
 
-async def test_a_defect_does_not_end_in_silence():
+async def test_an_unexpected_exception_is_reported_by_send():
     class Broken:
         now = staticmethod(time.monotonic)
 

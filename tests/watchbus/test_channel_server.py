@@ -1,4 +1,4 @@
-"""The receiving end of an alert channel, over real sockets on loopback."""
+"""The receiver of an alert channel, over real sockets on loopback."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_handshake_that_is_not_accepted_gets_a_reason(name):
+async def test_a_refused_handshake_is_answered_with_the_reason(name):
     headers, status, code, reason = REFUSED[name]
     async with serve_alert_channel(verifier(), Inbox()) as server:
         told = await refusal_of(server.url, headers())
@@ -104,14 +104,14 @@ async def test_a_handshake_that_is_not_accepted_gets_a_reason(name):
         (PATH + "?a=1", 400, "a query cannot be signed"),
     ],
 )
-async def test_only_the_channels_own_path_is_served(path, status, reason):
+async def test_only_the_path_of_the_channel_is_served(path, status, reason):
     async with serve_alert_channel(verifier(), Inbox()) as server:
         url = server.url.replace(PATH, path)
         told, envelope = await refusal_of(url, signed())
     assert (told, envelope["error_data"]) == (status, reason)
 
 
-async def test_a_handshake_is_good_once():
+async def test_a_handshake_cannot_be_replayed():
     headers = signed()
     async with (
         serve_alert_channel(verifier(), Inbox()) as server,
@@ -121,7 +121,7 @@ async def test_a_handshake_is_good_once():
     assert (status, envelope["error_data"]) == (401, "replay request")
 
 
-async def test_a_file_of_nonces_remembers_across_restarts(tmp_path):
+async def test_nonces_in_a_file_survive_a_restart_of_the_channel(tmp_path):
     headers = signed()
     with SQLiteNonces(tmp_path / "nonces.db") as nonces:
         async with (
@@ -135,7 +135,7 @@ async def test_a_file_of_nonces_remembers_across_restarts(tmp_path):
     assert (status, envelope["error_data"]) == (401, "replay request")
 
 
-async def test_a_store_of_nonces_that_fails_is_no_acceptance(caplog):
+async def test_a_handshake_is_refused_when_the_nonce_store_fails(caplog):
     class Broken:
         def record(self, nonce, now, until):
             raise RuntimeError("the disk is full")
@@ -146,7 +146,7 @@ async def test_a_store_of_nonces_that_fails_is_no_acceptance(caplog):
     assert "the disk is full" in caplog.text
 
 
-async def test_what_is_no_handshake_at_all_is_answered(caplog):
+async def test_a_request_that_is_not_a_handshake_does_no_harm(caplog):
     async with serve_alert_channel(verifier(), Inbox()) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -180,7 +180,7 @@ async def test_a_frame_is_answered_when_its_alerts_are_handled():
     "garbage",
     ["", "hello", "[]", "{}", '{"id": "1"}', '{"id": 1, "body": []}', b"\xff\xfe"],
 )
-async def test_who_sends_garbage_is_parted_from(garbage):
+async def test_an_invalid_frame_closes_the_connection(garbage):
     inbox = Inbox()
     async with (
         serve_alert_channel(verifier(), inbox) as server,
@@ -204,7 +204,7 @@ async def test_who_sends_garbage_is_parted_from(garbage):
         ),
     ],
 )
-async def test_alerts_that_cannot_be_read_are_refused_for_good(body, problem):
+async def test_alerts_that_cannot_be_decoded_are_refused_for_good(body, problem):
     async with (
         serve_alert_channel(verifier(), Inbox()) as server,
         dial(server.url) as connection,
@@ -228,7 +228,7 @@ async def test_a_frame_may_be_binary_and_in_the_examples_form():
     assert inbox == [1]
 
 
-async def test_a_frame_above_the_limit_ends_the_connection():
+async def test_a_frame_above_the_limit_closes_the_connection():
     async with (
         serve_alert_channel(verifier(max_body=1000), Inbox()) as server,
         dial(server.url) as connection,
@@ -238,7 +238,7 @@ async def test_a_frame_above_the_limit_ends_the_connection():
 
 
 # ------------------------------------------------------------------------ handling
-async def test_only_what_failed_is_handled_again(caplog):
+async def test_only_failed_alerts_are_handled_again(caplog):
     inbox = Inbox()
 
     async def handler(alert):
@@ -259,7 +259,7 @@ async def test_only_what_failed_is_handled_again(caplog):
     assert "not this one" in caplog.text
 
 
-async def test_an_alert_that_is_being_handled_is_waited_for():
+async def test_a_duplicate_waits_for_the_call_that_another_connection_started():
     gate = Gate()
     async with serve_alert_channel(verifier(), gate) as server:
         async with dial(server.url) as first:
@@ -285,7 +285,7 @@ async def test_the_same_event_from_two_apps_is_two_alerts():
     assert inbox == [1, 1]
 
 
-async def test_a_plain_function_runs_beside_the_event_loop():
+async def test_a_plain_function_runs_in_a_worker_thread():
     threads = []
 
     def handler(alert):
@@ -330,7 +330,7 @@ async def test_an_object_with_an_async_call_runs_on_the_event_loop():
             assert (await ask(connection, alert(1)))["status"] == 200
 
 
-async def test_an_inbox_can_be_kept():
+async def test_an_inbox_can_use_an_existing_set_of_keys():
     taken, handled = Inbox(), {alert(1).dedupe_key(APP_ID)}
     async with (
         serve_alert_channel(verifier(), taken, inbox=AlertInbox(handled)) as server,
@@ -342,7 +342,7 @@ async def test_an_inbox_can_be_kept():
 
 
 @pytest.mark.parametrize("first", ["HTTP", "WebSocket"])
-async def test_an_alert_that_comes_both_ways_at_once_is_handled_once(first):
+async def test_an_alert_over_http_and_websocket_at_once_is_handled_once(first):
     gate, inbox, guard = Gate(), AlertInbox(), verifier(method="POST")
     app = alert_app(guard, gate, inbox=inbox)
     async with (
@@ -371,7 +371,7 @@ async def test_an_alert_that_comes_both_ways_at_once_is_handled_once(first):
     assert gate.entered == gate.done == [1]
 
 
-async def test_leaving_a_channel_ends_no_call_that_came_over_http():
+async def test_closing_a_channel_does_not_cancel_calls_of_an_app():
     gate, inbox, guard = Gate(), AlertInbox(), verifier(method="POST")
     app = alert_app(guard, gate, inbox=inbox)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
@@ -423,8 +423,8 @@ async def test_a_sender_that_answers_no_ping_is_dropped():
     assert said.startswith(b"HTTP/1.1 101 ")
 
 
-# ------------------------------------------------------------------------- leaving
-async def test_leaving_lets_a_running_call_end_and_acknowledges_it():
+# ------------------------------------------------------------------------- closing
+async def test_closing_waits_for_a_running_call_and_acknowledges_it():
     gate = Gate()
     async with asyncio.timeout(WITHIN):
         leaving = asyncio.Event()
@@ -454,7 +454,7 @@ async def test_leaving_lets_a_running_call_end_and_acknowledges_it():
     assert gate.done == [1]  # the second one is sent again to whoever comes next
 
 
-async def test_a_call_that_takes_too_long_is_cancelled_on_leaving(caplog):
+async def test_closing_cancels_a_call_that_takes_too_long(caplog):
     entered, cancelled = Inbox(), Inbox()
 
     async def handler(alert):
@@ -479,7 +479,7 @@ async def test_a_call_that_takes_too_long_is_cancelled_on_leaving(caplog):
     assert asyncio.all_tasks() == before
 
 
-async def test_a_call_in_a_thread_is_waited_for_on_leaving(caplog):
+async def test_closing_waits_for_a_call_in_a_thread(caplog):
     entered, release, done = asyncio.Event(), threading.Event(), []
     loop = asyncio.get_running_loop()
 
@@ -508,7 +508,7 @@ async def test_a_call_in_a_thread_is_waited_for_on_leaving(caplog):
     assert len(done) == 1
 
 
-async def test_cancellation_while_serving_leaves_nothing():
+async def test_cancellation_while_serving_leaves_no_task():
     gate = Gate()
     ready, urls = asyncio.Event(), []
 
@@ -553,7 +553,7 @@ async def test_a_port_that_is_taken_is_an_error_of_this_library():
     assert isinstance(caught.value.__cause__, OSError)
 
 
-async def test_the_address_tells_of_tls_and_ipv6():
+async def test_the_url_reflects_tls_and_ipv6():
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     async with serve_alert_channel(verifier(), Inbox(), ssl=context) as server:
         assert server.url == f"wss://127.0.0.1:{server.port}{PATH}"

@@ -60,7 +60,7 @@ def test_each_frame_is_sent_once_and_in_order():
     assert frames.due(0) == texts("3")
 
 
-def test_after_a_loss_what_has_no_answer_is_sent_again_in_order():
+def test_frames_without_an_answer_are_sent_again_on_a_new_connection():
     frames, each = pending("1", "2", "3")
     frames.due(0)
     assert not frames.on_answer(handled("2"), 0, 0)
@@ -83,7 +83,7 @@ def test_a_dropped_frame_is_not_sent_again():
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 599])
-def test_what_was_not_handled_is_sent_again_with_back_off(status):
+def test_frames_that_were_not_handled_are_sent_again_with_back_off(status):
     frames, each = pending("1", "2")
     frames.due(0)
     now = 0.0
@@ -99,7 +99,7 @@ def test_what_was_not_handled_is_sent_again_with_back_off(status):
     assert each["1"].error is None
 
 
-def test_what_is_held_back_does_not_hold_up_the_others():
+def test_a_delayed_frame_does_not_delay_the_others():
     frames, _ = pending("1", "2", "3")
     frames.due(0)
     frames.on_answer(failed("1"), 0, 0)
@@ -120,7 +120,7 @@ def test_a_new_connection_does_not_shorten_a_delay():
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 404, 413])
-def test_what_the_receiver_refuses_for_good_is_resolved(status):
+def test_a_frame_that_is_refused_for_good_is_resolved(status):
     frames, each = pending("1")
     frames.due(0)
     assert not frames.on_answer(failed("1", status), 0, 0)
@@ -130,7 +130,7 @@ def test_what_the_receiver_refuses_for_good_is_resolved(status):
     assert len(frames) == 0
 
 
-def test_an_acknowledgement_that_cannot_be_read_is_an_error():
+def test_an_acknowledgement_that_cannot_be_decoded_is_an_error():
     frames, each = pending("1")
     frames.due(0)
     assert not frames.on_answer(handled("1", b"[]"), 0, 0)
@@ -139,7 +139,7 @@ def test_an_acknowledgement_that_cannot_be_read_is_an_error():
 
 
 @pytest.mark.parametrize("attempts", [0, 1, 3])
-def test_attempts_bound_how_often_a_frame_is_sent_again(attempts):
+def test_attempts_limit_how_often_a_frame_is_sent_again(attempts):
     frames, each = pending("1", attempts=attempts)
     for _ in range(attempts):
         frames.due(1e9)
@@ -149,7 +149,7 @@ def test_attempts_bound_how_often_a_frame_is_sent_again(attempts):
     assert isinstance(each["1"].error, WatchBusError)
 
 
-def test_a_frame_that_is_too_large_is_the_largest_under_way():
+def test_the_largest_sent_frame_is_the_one_that_is_too_large():
     frames, each = pending("1", "22", "333")
     frames.on_too_large()
     assert len(frames) == 3
@@ -162,7 +162,7 @@ def test_a_frame_that_is_too_large_is_the_largest_under_way():
     assert len(frames) == 3
 
 
-def test_a_failure_resolves_what_is_pending_and_nothing_else():
+def test_a_failure_resolves_only_pending_frames():
     frames, each = pending("1", "2")
     frames.due(0)
     frames.on_answer(handled("1"), 0, 0)
@@ -232,7 +232,7 @@ TestDeliveries = Deliveries.TestCase
 
 
 # ------------------------------------------------------------------------ reconnecting
-def test_delays_double_until_a_connection_has_held():
+def test_delays_double_until_a_connection_has_lasted():
     policy = ReconnectPolicy(Reconnect(base=1, cap=60, healthy_after=10))
     assert [policy.failed(0, 0)[0] for _ in range(4)] == [0.5, 1, 2, 4]
     policy.opened(100)  # an open socket proves nothing
@@ -244,7 +244,7 @@ def test_delays_double_until_a_connection_has_held():
 
 
 @given(st.lists(st.floats(0, 9.9), max_size=40), st.floats(0, 1, exclude_max=True))
-def test_a_receiver_that_accepts_and_drops_is_not_hammered(lives, jitter):
+def test_back_off_grows_while_the_receiver_accepts_and_drops(lives, jitter):
     policy, now, attempts = ReconnectPolicy(Reconnect()), 0.0, 0
     for life in lives:
         attempts += now < 60
@@ -256,7 +256,7 @@ def test_a_receiver_that_accepts_and_drops_is_not_hammered(lives, jitter):
     assert attempts <= 10
 
 
-def test_it_gives_up_after_so_many_failures_and_counts_anew():
+def test_the_count_of_attempts_starts_again_when_they_are_exhausted():
     policy = ReconnectPolicy(Reconnect(attempts=2))
     told = [policy.failed(0, 0) for _ in range(6)]
     assert [exhausted for _, exhausted in told] == [False, False, True] * 2
@@ -277,7 +277,7 @@ def test_it_gives_up_after_so_many_failures_and_counts_anew():
         (200, b"<html>hello</html>", TransportError, True),
     ],
 )
-def test_a_refused_upgrade_says_why_and_whether_to_try_again(status, body, kind, final):
+def test_a_refused_upgrade_has_a_reason_and_may_be_final(status, body, kind, final):
     error, is_final = refused_upgrade(status, body)
     assert type(error) is kind
     assert is_final is final
@@ -298,12 +298,12 @@ NOON = 1_795_348_800.0
         (FAILED, DATE, None),
     ],
 )
-def test_the_date_of_a_refusal_tells_how_wrong_the_clock_is(body, date, ahead):
+def test_the_date_of_a_refusal_gives_the_offset_of_the_clock(body, date, ahead):
     error, _ = refused_upgrade(401, body)
     assert server_ahead(error, date, NOON - 90) == ahead
 
 
-def test_what_is_no_refusal_tells_no_time():
+def test_other_errors_give_no_offset_of_the_clock():
     assert server_ahead(TransportError("no"), DATE, NOON) is None
 
 
@@ -317,7 +317,7 @@ def test_what_is_no_refusal_tells_no_time():
         (" wss://[::1]:1/a%20b ", "wss://[::1]:1/a%20b", "/a%20b"),
     ],
 )
-def test_the_path_of_an_address_is_what_is_signed(url, address, path):
+def test_an_address_gives_the_url_and_the_path_to_sign(url, address, path):
     assert parse_address(url) == (address, path)
 
 
@@ -333,7 +333,7 @@ def test_the_path_of_an_address_is_what_is_signed(url, address, path):
         ("ws://host/é", "invalid path '/é'"),
     ],
 )
-def test_what_is_no_address_is_refused(url, problem):
+def test_an_invalid_address_is_refused(url, problem):
     with pytest.raises(InvalidArgument, match=problem) as caught:
         parse_address(url)
     assert "secret" not in str(caught.value)

@@ -43,7 +43,7 @@ class Cast:
             )
 
     def kill(self, role: str) -> None:
-        """End a process at once: it gets no chance to say goodbye."""
+        """Kill a process without a shutdown."""
         process = self._running.pop(role)
         assert process.poll() is None, self.story()
         process.kill()
@@ -65,7 +65,7 @@ class Cast:
         return effects_in(self._settings.effects)
 
     def reach(self, count: int) -> int:
-        """Wait until so many alerts had an effect."""
+        """Wait until that many alerts had an effect."""
         self.wait_until(lambda: len(self.effects()) >= count)
         return len(self.effects())
 
@@ -99,7 +99,7 @@ def cast(folder: Path) -> Iterator[Cast]:
         made.end()
 
 
-def test_every_alert_is_handled_and_none_twice_whoever_is_killed(tmp_path):
+def test_every_alert_is_handled_once_when_processes_are_killed(tmp_path):
     with cast(tmp_path) as actors:
         for role in ("provider", "bus", "bot"):
             actors.start(role)

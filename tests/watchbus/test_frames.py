@@ -54,7 +54,7 @@ def test_an_answer_is_that_to_a_post_under_the_id():
 
 
 @given(ids, st.sampled_from([BODY, b"[]", b"null", b'{"a": [1.50]}']))
-def test_a_body_goes_over_byte_for_byte(key, body):
+def test_a_body_is_copied_byte_for_byte(key, body):
     frame = AlertFrame(key, msgspec.Raw(body))
     text = encode_frame(frame)
     assert decode_frame(AlertFrame, text.encode()) == frame
@@ -63,17 +63,17 @@ def test_a_body_goes_over_byte_for_byte(key, body):
 
 
 @given(ids, st.integers(100, 599))
-def test_an_answer_goes_over(key, status):
+def test_an_answer_survives_encoding(key, status):
     frame = AnswerFrame(key, status, msgspec.Raw(ok_answer()))
     assert decode_frame(AnswerFrame, encode_frame(frame).encode()) == frame
 
 
-def test_an_own_frame_keeps_to_the_overhead():
+def test_a_frame_is_not_larger_than_its_body_and_the_overhead():
     text = encode_frame(AlertFrame("0" * 32, msgspec.Raw(BODY)))
     assert len(text.encode()) <= len(BODY) + OVERHEAD
 
 
-def test_fields_that_nobody_knows_are_let_be():
+def test_unknown_fields_are_ignored():
     data = b'{"v": 2, "id": "1", "body": [], "status": 200, "x": {}}'
     assert decode_frame(AlertFrame, data) == AlertFrame("1", EMPTY)
     assert decode_frame(AnswerFrame, data) == AnswerFrame("1", 200, EMPTY)
@@ -98,21 +98,21 @@ def test_fields_that_nobody_knows_are_let_be():
         b'{"id": "1", "body": ' + b"[" * 100_000,
     ],
 )
-def test_what_is_no_frame_is_a_decode_error(data):
+def test_invalid_frames_are_decode_errors(data):
     for kind in KINDS:
         with pytest.raises(DecodeError, match=f"invalid {kind.__name__}"):
             decode_frame(kind, data)
 
 
 @pytest.mark.parametrize("status", ["99", "600", '"200"', "200.5", "true", "null"])
-def test_a_status_is_one_of_http(status):
+def test_a_status_must_be_an_http_status(status):
     with pytest.raises(DecodeError):
         data = b'{"id":"1","body":{},"status":%s}' % status.encode()
         decode_frame(AnswerFrame, data)
 
 
 @given(st.binary(max_size=200))
-def test_nothing_but_a_decode_error_comes_out(data):
+def test_decoding_raises_only_decode_errors(data):
     for kind in KINDS:
         with contextlib.suppress(DecodeError):
             decode_frame(kind, data)

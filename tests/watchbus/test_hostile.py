@@ -1,4 +1,4 @@
-"""A hundred thousand hostile requests, and nothing but our own two errors comes out."""
+"""A hundred thousand hostile requests raise only this library's two errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WHOLE = [
 
 
 def body_of(dice: random.Random) -> bytes:
-    """Write a body that is good, nearly good, or nothing of the kind."""
+    """Return a body that is valid, nearly valid or garbage."""
     kind = dice.random()
     if kind < 0.3:
         return GOOD
@@ -74,7 +74,7 @@ def body_of(dice: random.Random) -> bytes:
 
 
 def fields_of(dice: random.Random, number: int) -> dict[str, object]:
-    """Choose the fields before they are signed, mostly good ones."""
+    """Return the fields to sign, mostly valid ones."""
     fields: dict[str, object] = {
         "appid": APP_ID,
         "timestamp": str(int((NOW + dice.randint(-310, 310)) * 1000)),
@@ -86,7 +86,7 @@ def fields_of(dice: random.Random, number: int) -> dict[str, object]:
 
 
 def headers_of(dice: random.Random, fields: dict[str, object]) -> object:
-    """Write the headers in one of their forms, with something wrong now and then."""
+    """Return the headers in one of their forms, some of them invalid."""
     spelt = dice.choice([str, str.lower, str.upper])
     pairs = [(spelt(f"X-Signature-{name}"), text) for name, text in fields.items()]
     pairs.append(("Content-Type", "application/json"))
@@ -114,7 +114,7 @@ def headers_of(dice: random.Random, fields: dict[str, object]) -> object:
 
 
 def requests(count: int) -> Iterator[tuple[object, bytes, object]]:
-    """Make requests, the same ones each time; most of them are signed."""
+    """Yield requests, the same in every run; most of them are signed."""
     dice = random.Random(20231114)
     targets = [None] * 30 + [
         PATH,
@@ -134,7 +134,7 @@ def requests(count: int) -> Iterator[tuple[object, bytes, object]]:
 
 
 def use(alert: AlertInfo) -> None:
-    """Look at everything that an alert has."""
+    """Use every attribute of an alert."""
     assert alert.chain_id >= 0
     assert 0 <= alert.timestamp < 10**11
     assert alert.entity
@@ -147,7 +147,7 @@ def use(alert: AlertInfo) -> None:
     )
 
 
-def test_nothing_but_our_own_errors_comes_out():
+def test_hostile_requests_raise_only_errors_of_this_library():
     verifier = RequestVerifier(
         {APP_ID: [SECRET, "another"]}, path=PATH, clock=lambda: NOW, max_body=20_000
     )

@@ -434,7 +434,7 @@ class AlertChannel:
             error, final = await self._connect()
             jitter = random.random()  # noqa: S311
             delay, exhausted = self._policy.failed(self._clock.now(), jitter)
-            logger.warning("%s: %s; retry in %.1f s", self._host, error, delay)
+            logger.warning("%s: %s; next attempt in %.1f s", self._host, error, delay)
             final = final or exhausted
             if final:
                 self._pending.fail(error)

@@ -406,3 +406,18 @@ class Refusing:
 def test_what_cannot_be_structured_is_a_decode_error(cls, value, problem):
     with pytest.raises(DecodeError, match=re.escape(problem)):
         codec.structure(cls, value)
+
+
+def test_repeated_keys_are_named():
+    assert codec.repeated_keys('{"a": 1, "b": {"a": 1}}') == ()
+    assert codec.repeated_keys('[{"a": 1}, {"b": 1, "c": 2, "b": 1, "c": 3}]') == (
+        "b",
+        "c",
+    )
+    assert codec.repeated_keys('{"a": ' + "9" * 5000 + ', "a": 1}') == ("a",)
+
+
+def test_json_that_is_nested_too_deeply_is_a_decode_error():
+    depth = 100_000
+    with pytest.raises(DecodeError, match="nested too deeply"):
+        codec.repeated_keys("[" * depth + "]" * depth)

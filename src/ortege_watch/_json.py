@@ -8,6 +8,7 @@ they are read: creating Python objects is what takes the time.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -104,6 +105,41 @@ def loads(data: bytes | str) -> Any:
         return _json.decode(data)
     except UNREADABLE as error:
         raise DecodeError(f"invalid JSON ({error})", excerpt=excerpt(data)) from error
+
+
+class _RepeatedKeys(ValueError):
+    pass
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise _RepeatedKeys(*sorted({name for name in names if names.count(name) > 1}))
+
+
+# Digits of any length stay strings: they are not computed with.
+_check_keys: Final = json.JSONDecoder(
+    object_pairs_hook=_refuse_repeated, parse_int=str, parse_float=str
+).decode
+
+
+def repeated_keys(document: str) -> Sequence[str]:
+    """Return the keys that an object in valid JSON has more than once.
+
+    Those of the first such object; empty if there is none. msgspec keeps the last value
+    of a repeated key without a word.
+
+    Raises:
+        DecodeError: the JSON is nested too deeply to be checked.
+    """
+    try:
+        _check_keys(document)
+    except _RepeatedKeys as repeated:
+        return repeated.args
+    except RecursionError as error:
+        problem = "the JSON is nested too deeply"
+        raise DecodeError(problem, excerpt=excerpt(document)) from error
+    return ()
 
 
 def decode_body(data: bytes) -> Body:

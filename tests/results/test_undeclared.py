@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from decimal import Decimal
 
 import pytest
 
-from ortege_watch import Query, Result
+from ortege_watch import DecodeError, Query, Result
 from ortege_watch import _json as codec
 
 WIRE = {"measures": ["e.amount"], "dimensions": ["e.sender", "e.open"]}
@@ -36,3 +37,11 @@ def test_the_annotation_gives_the_types():
 @pytest.mark.parametrize("name", ROW)
 def test_without_an_annotation_values_stay_as_they_came(name):
     assert result()[0][name] == ROW[name]
+
+
+def test_a_value_that_is_nested_deeply_is_read_or_refused():
+    for depth in range(600, 1000):
+        cell = "[" * depth + "]" * depth
+        data = f'{{"data": [{{"a.b": {cell}}}, {{"a.c": "x"}}]}}'
+        with contextlib.suppress(DecodeError):
+            list(Result(codec.decode_body(data.encode()).parts[0]))

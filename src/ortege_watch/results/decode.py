@@ -7,7 +7,6 @@ servers send the keys of every row in a different order, so columns have no orde
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import deepcopy
@@ -212,13 +211,7 @@ def _read_unlike(data: bytes) -> tuple[Shape, list[Cells]]:
 
 def _check_keys(data: bytes) -> None:
     """Raise a DecodeError if a row has a key twice."""
-    json.loads(data, object_pairs_hook=_refuse_repeated, parse_int=str, parse_float=str)
-
-
-def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated := codec.repeated_keys(data.decode()):
         raise DecodeError(f"a row has {', '.join(repeated)} more than once")
 
 

@@ -270,13 +270,10 @@ def read_json(data: bytes) -> Any:
             object with one key twice and different values; the problems have the paths.
     """
     value = codec.loads(data)
-    if data.count(b"{") + data.count(b"[") <= _MAX_DEPTH:
-        try:
-            _check_keys(data.decode())
-        except _RepeatedKey:
-            pass
-        else:
-            return value
+    if data.count(b"{") + data.count(b"[") <= _MAX_DEPTH and not codec.repeated_keys(
+        data.decode()
+    ):
+        return value
     try:
         problems = _contradictions(json.loads(data, **_PAIRS))
     except RecursionError as error:
@@ -286,25 +283,16 @@ def read_json(data: bytes) -> Any:
     return value
 
 
-class _RepeatedKey(ValueError):
-    """Raised when an object has a key twice."""
-
-
-def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
-    if len(dict(pairs)) != len(pairs):
-        raise _RepeatedKey
-
-
 class _Pairs(list[tuple[str, Any]]):
     """The keys and values of an object in order, repeated keys included."""
 
 
 # Digits of any length stay strings: they are compared, not computed with.
-_DIGITS: Final[Mapping[str, Any]] = {"parse_int": str, "parse_float": str}
-_PAIRS: Final[Mapping[str, Any]] = {"object_pairs_hook": _Pairs, **_DIGITS}
-_check_keys: Final = json.JSONDecoder(
-    object_pairs_hook=_refuse_repeated, **_DIGITS
-).decode
+_PAIRS: Final[Mapping[str, Any]] = {
+    "object_pairs_hook": _Pairs,
+    "parse_int": str,
+    "parse_float": str,
+}
 
 
 def _contradictions(document: object) -> Problems:

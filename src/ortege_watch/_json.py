@@ -229,13 +229,13 @@ def _unfit(value: object, expected: str) -> TypeError:
     return TypeError(f"expected {expected}, got {excerpt(repr(value))}")
 
 
-def _exactly(cls: type[Any], expected: str) -> Callable[[Any, Any], Any]:
-    def structure_exactly(value: Any, _: Any) -> Any:
-        if type(value) is not cls:
-            raise _unfit(value, expected)
-        return value
+_EXACT = {str: "a string", int: "an integer", bool: "a boolean", bytes: "bytes"}
 
-    return structure_exactly
+
+def _structure_exactly(value: Any, cls: Any) -> Any:
+    if type(value) is not cls:
+        raise _unfit(value, _EXACT[cls])
+    return value
 
 
 def _structure_decimal(value: Any, _: Any) -> Decimal:
@@ -304,10 +304,8 @@ def _origin(cls: Any) -> Any:
 
 
 _converter: Final = cattrs.Converter()
-_converter.register_structure_hook(str, _exactly(str, "a string"))
-_converter.register_structure_hook(int, _exactly(int, "an integer"))
-_converter.register_structure_hook(bool, _exactly(bool, "a boolean"))
-_converter.register_structure_hook(bytes, _exactly(bytes, "bytes"))
+for _cls in _EXACT:
+    _converter.register_structure_hook(_cls, _structure_exactly)
 _converter.register_structure_hook(Decimal, _structure_decimal)
 _converter.register_structure_hook(datetime, _structure_datetime)
 _converter.register_structure_hook(float, _structure_float)

@@ -44,7 +44,6 @@ def senders(rows):
     return [each[SENDER] for each in rows]
 
 
-# ------------------------------------------------------------------ the model
 # A snapshot as the model sees it: rows of values. How they are sent varies.
 
 adversarial = st.sampled_from(
@@ -213,9 +212,6 @@ def test_response_forms_may_differ(pair, random, form):
     check(after, before, difference(other, one))
 
 
-# ------------------------------------------------------------------ by example
-
-
 def test_without_a_snapshot_before_all_is_new():
     found = difference(None, result([row("a"), row("b")]))
     assert senders(found.added) == ["a", "b"]
@@ -363,9 +359,6 @@ def test_rows_that_cannot_be_read_are_a_decode_error(data):
         difference(result([row("a")]), result(data))
     with pytest.raises(DecodeError):
         difference(result(data), result([row("a")]))
-
-
-# ------------------------------------------------------------- large snapshots
 
 
 def searched(before, after):

@@ -195,8 +195,6 @@ def test_a_changed_row_knows_how_it_was():
         difference(one, result([ROW | {"e.count": None}])).changed[0][COUNT]
 
 
-# --------------------------------------------------------------- without a query
-
 ANNOTATION = msgspec.Raw(
     json.dumps(
         {
@@ -258,9 +256,6 @@ def test_an_unknown_time_zone_is_a_decode_error():
     object.__setattr__(query, "timezone", "Nowhere/At_All")
     with pytest.raises(DecodeError, match="unknown time zone"):
         row(query)
-
-
-# ------------------------------------------------------------------------ into
 
 
 @attrs.frozen

@@ -156,8 +156,6 @@ def test_zones():
             values.zone_of(name)
 
 
-# ------------------------------------------------------------------ columns
-
 sent = (
     st.none()
     | st.sampled_from(
@@ -251,9 +249,6 @@ def test_the_usual_columns_are_verbatim(column, kind):
 )
 def test_columns_with_several_forms_are_not(column, kind, zone):
     assert not values.is_verbatim(column, kind, zone)
-
-
-# --------------------------------------------------------------- comparisons
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ _SEARCHED: Final = frozenset({0, 3, 15})
 
 @attrs.frozen
 class Difference:
-    """The rows that differ between two snapshots; false if there are none.
+    """The rows that differ between two snapshots; false if nothing differs.
 
     Attributes:
         added: rows with a new key, in the order of the newer snapshot.

@@ -1,4 +1,4 @@
-"""A test that waits for what never comes fails, instead of waiting for ever."""
+"""Every asynchronous test of this directory has a time limit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HERE = Path(__file__).parent
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        ours = isinstance(item, pytest.Function) and HERE in item.path.parents
-        if ours and inspect.iscoroutinefunction(item.obj):
-            item.obj = in_time(item.obj)
+        is_here = isinstance(item, pytest.Function) and HERE in item.path.parents
+        if is_here and inspect.iscoroutinefunction(item.obj):
+            item.obj = with_time_limit(item.obj)
 
 
-def in_time(test):
+def with_time_limit(test):
     @functools.wraps(test)
     async def run(**fixtures):
         async with asyncio.timeout(20):

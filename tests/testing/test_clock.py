@@ -1,4 +1,4 @@
-"""ManualClock moves when told to, and lets run who is due."""
+"""ManualClock moves only on command, and wakes the sleepers that are due."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from ortege_watch.testing import ManualClock
 
 
-async def test_sleepers_wake_in_order_each_at_its_own_time():
+async def test_sleepers_wake_in_order_each_at_its_own_deadline():
     clock = ManualClock(100)
     woken = []
 
@@ -30,7 +30,7 @@ async def test_sleepers_wake_in_order_each_at_its_own_time():
     assert woken[-1] == (3, 103)
 
 
-async def test_who_sleeps_again_is_woken_again():
+async def test_a_task_that_sleeps_again_is_woken_again():
     clock = ManualClock()
     beats = []
 
@@ -49,7 +49,7 @@ async def test_who_sleeps_again_is_woken_again():
 
 
 @pytest.mark.parametrize("seconds", [0, -1])
-async def test_sleeping_for_no_time_only_lets_others_run(seconds):
+async def test_sleeping_for_zero_seconds_only_lets_other_tasks_run(seconds):
     clock = ManualClock()
     task = asyncio.create_task(clock.sleep(60))
     await clock.sleep(seconds)
@@ -69,7 +69,7 @@ async def test_a_cancelled_sleeper_is_forgotten():
     assert clock.now() == 5
 
 
-async def test_who_is_left_after_a_cancellation_wakes_in_order():
+async def test_the_other_sleepers_wake_in_order_after_a_cancellation():
     clock = ManualClock()
     tasks = [asyncio.create_task(clock.sleep(n)) for n in (1, 4, 2, 5, 6, 3)]
     await clock.wait_for_sleepers(6)
@@ -81,7 +81,7 @@ async def test_who_is_left_after_a_cancellation_wakes_in_order():
     await asyncio.gather(*tasks[1:])
 
 
-async def test_waiting_for_sleepers_that_do_not_come():
+async def test_wait_for_sleepers_times_out():
     clock = ManualClock()
     with pytest.raises(TimeoutError, match=r"0 tasks sleep after 0\.01 s, not 2"):
         await clock.wait_for_sleepers(2, timeout=0.01)

@@ -58,7 +58,7 @@ def catch_up(cube: FakeCube, expected: str) -> None:
         cube.refresh()
 
 
-def test_the_captures_are_all_there():
+def test_every_captured_conversation_is_found():
     assert len(list(conversations())) == 2 * 8
 
 

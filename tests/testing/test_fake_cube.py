@@ -1,4 +1,4 @@
-"""FakeCube lives and dies cleanly, and can be waited for."""
+"""FakeCube starts and stops cleanly, and tests can wait for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def threads():
 
 
 @pytest.mark.parametrize("generation", ["strict", "classic", "tutorial"])
-def test_leaving_ends_thread_sockets_and_loop(generation):
+def test_stopping_ends_the_thread_the_sockets_and_the_loop(generation):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         before = threads()
@@ -44,7 +44,7 @@ def test_leaving_ends_thread_sockets_and_loop(generation):
     assert "not running" in repr(cube)
 
 
-async def test_leaving_ends_open_websockets():
+async def test_stopping_ends_open_websockets():
     async with FakeCube() as cube:
         open_ones = [await connect(cube.ws_url) for _ in range(3)]
         await cube.wait_until_async(lambda: cube.connections == 3)
@@ -53,7 +53,7 @@ async def test_leaving_ends_open_websockets():
         assert one.close_code == 1006
 
 
-def test_several_at_once():
+def test_two_servers_are_independent():
     with FakeCube() as one, FakeCube("classic") as other:
         assert one.port != other.port
         one.drop()
@@ -63,7 +63,7 @@ def test_several_at_once():
         )
 
 
-def test_a_port_of_ones_own():
+def test_a_fixed_port():
     with FakeCube() as cube:
         port = cube.port
         assert cube.url == f"http://127.0.0.1:{port}/cubejs-api/v1"
@@ -74,7 +74,7 @@ def test_a_port_of_ones_own():
         assert again.port == port
 
 
-def test_it_may_be_started_again():
+def test_a_server_can_be_started_again():
     cube = FakeCube()
     cube.tables["prices"].insert({"symbol": "STX"})
     for _ in range(2):
@@ -87,26 +87,26 @@ def test_it_may_be_started_again():
         cube.stop()
 
 
-def test_leaving_right_after_a_change():
+def test_stopping_right_after_a_change():
     for _ in range(50):
         with FakeCube(tick=0.001) as cube:
             cube.refresh()
 
 
-def test_commands_before_it_runs():
+def test_commands_need_a_running_server():
     cube = FakeCube()
     with pytest.raises(RuntimeError, match="use it in a with block"):
         cube.drop()
 
 
-def test_an_unknown_generation():
+def test_an_unknown_generation_is_refused():
     with pytest.raises(
         InvalidArgument, match="must be one of classic, strict, tutorial"
     ):
         FakeCube("modern")
 
 
-def test_the_tables_of_ortege_are_there():
+def test_the_tables_of_ortege_are_known():
     cube = FakeCube(tables=[Table("prices", dimensions={"mine": "string"})])
     assert set(cube.tables) >= {
         "stacks_contract_events",
@@ -122,7 +122,7 @@ def test_the_tables_of_ortege_are_there():
     assert events.measures.keys() == {"asset_amount", "count"}
 
 
-def test_tables_come_and_go():
+def test_tables_can_be_added_replaced_and_removed():
     with FakeCube() as cube:
         with pytest.raises(
             ValueError, match="name must be the table's name 'b', got 'a'"
@@ -139,7 +139,7 @@ def test_tables_come_and_go():
             cube.tables["a"]
 
 
-def test_a_defect_of_the_fake_is_not_kept_secret():
+def test_an_exception_while_answering_is_raised_at_the_end():
     def broken(row):
         raise ZeroDivisionError
 
@@ -172,7 +172,7 @@ def test_a_defect_of_the_fake_is_not_kept_secret():
         fail()
 
 
-async def test_a_defect_in_a_tick_is_not_kept_secret_either():
+async def test_an_exception_in_a_tick_is_raised_at_the_end():
     now = [1_000_000.0]
 
     failed = []
@@ -201,7 +201,7 @@ async def test_a_defect_in_a_tick_is_not_kept_secret_either():
 # Waiting
 
 
-def test_wait_until_wakes_when_something_happens():
+def test_wait_until_returns_after_an_event():
     with FakeCube() as cube:
         thread = threading.Thread(
             target=lambda: httpx.get(
@@ -214,7 +214,7 @@ def test_wait_until_wakes_when_something_happens():
         cube.wait_until(lambda: True, timeout=0)
 
 
-def test_wait_until_gives_up():
+def test_wait_until_times_out():
     with (
         FakeCube() as cube,
         pytest.raises(TimeoutError, match=r"not within 0.01 s: <FakeCube strict"),
@@ -222,7 +222,7 @@ def test_wait_until_gives_up():
         cube.wait_until(lambda: cube.connections, timeout=0.01)
 
 
-def test_wait_until_async_gives_up_and_leaves_no_callback_behind():
+def test_wait_until_async_times_out_and_removes_its_callback():
     with FakeCube() as cube:
         with pytest.raises(TimeoutError, match="0 connections, 0 subscriptions"):
             asyncio.run(cube.wait_until_async(lambda: cube.connections, timeout=0.01))
@@ -231,7 +231,7 @@ def test_wait_until_async_gives_up_and_leaves_no_callback_behind():
         assert httpx.get(url, verify=False).status_code == 200
 
 
-async def test_wait_until_async_leaves_the_loop_alone():
+async def test_wait_until_async_does_not_block_the_loop():
     async with FakeCube() as cube:
         waiting = asyncio.create_task(cube.wait_until_async(lambda: cube.connections))
         async with connect(cube.ws_url):

@@ -1,4 +1,4 @@
-"""The provider, asked with requests that the standard library has signed."""
+"""FakeProvider, called with requests that the standard library has signed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def ask(provider, path, body=None, *, query="", **changes):
 
 
 @both_prefixes
-def test_it_watches_what_it_is_told_to(provider, prefix):
+def test_subscribe_and_unsubscribe(provider, prefix):
     answer = ask(provider, f"{prefix}/subscribe", {"entity_list": wire(ONE, TWO)})
     assert answer.json() == {
         "status": "OK",
@@ -80,7 +80,7 @@ def test_it_watches_what_it_is_told_to(provider, prefix):
 
 
 @both_prefixes
-def test_it_lists_in_pages(provider, prefix):
+def test_subscriptions_are_listed_in_pages(provider, prefix):
     provider.watch(ONE, TWO, THREE, EntityInfo(ONE.entity, 56, "ERC20", "y"))
     path = f"{prefix}/subscriptions/list"
     data = ask(provider, path, {"page_index": 2, "page_size": 2}).json()["data"]
@@ -97,23 +97,23 @@ def test_it_lists_in_pages(provider, prefix):
 
 
 @pytest.mark.parametrize("page", [{"page_index": 0}, {"page_size": 51}])
-def test_it_knows_the_limits_of_a_page(provider, page):
+def test_a_page_outside_the_limits_is_refused(provider, page):
     assert ask(provider, "/api/watch/subscriptions/list", page).status_code == 400
 
 
 @both_prefixes
-def test_it_lists_its_events(prefix):
+def test_events_are_listed(prefix):
     with FakeProvider(events=[SupportedEvent("x", ("EOA",))]) as provider:
         answer = ask(provider, f"{prefix}/event/list")
     assert [each["event_code"] for each in answer.json()["data"]] == ["x"]
 
 
-def test_events_are_asked_for_without_a_body(provider):
+def test_a_request_for_events_with_a_body_is_refused(provider):
     assert ask(provider, "/api/watch/event/list", {}).status_code == 400
 
 
 @pytest.mark.parametrize("body", [None, {}, "x", [1], [{"entity": "0x"}]])
-def test_what_is_no_list_of_entities_is_refused(provider, body):
+def test_a_body_without_a_list_of_entities_is_refused(provider, body):
     answer = ask(provider, "/api/watch/subscribe", body)
     assert answer.status_code == 400
     assert answer.json()["code"] == "000001"
@@ -132,27 +132,27 @@ def test_what_is_no_list_of_entities_is_refused(provider, body):
         ({"query": "?a=1"}, "000005", "invalid signature"),
     ],
 )
-def test_what_is_not_signed_is_refused(provider, changes, code, reason):
+def test_a_wrong_signature_is_refused(provider, changes, code, reason):
     answer = ask(provider, "/api/watch/event/list", **changes)
     assert answer.status_code == 401
     assert (answer.json()["code"], answer.json()["message"]) == (code, reason)
 
 
-def test_a_nonce_is_good_once(provider):
+def test_a_nonce_is_accepted_once(provider):
     for code in ("000000000", "000005"):
         answer = ask(provider, "/api/watch/event/list", nonce="ab" * 16)
         assert answer.json()["code"] == code
     assert answer.json()["message"] == "replay request"
 
 
-def test_other_paths_and_methods(provider):
+def test_other_paths_and_methods_are_not_found(provider):
     assert ask(provider, "/api/v2/watch/subscribe").status_code == 404
     answer = httpx.get(f"{provider.url}/api/watch/event/list", trust_env=False)
     assert answer.status_code == 404
     assert b"<html>" in answer.content
 
 
-def test_its_clock_can_be_off_and_its_date_shows_it(provider):
+def test_the_date_header_shows_a_clock_that_is_wrong(provider):
     provider.skew(1000)
     answer = ask(provider, "/api/watch/event/list")
     assert answer.json()["message"] == "timestamp is expired"
@@ -160,7 +160,7 @@ def test_its_clock_can_be_off_and_its_date_shows_it(provider):
     assert 990 < ahead < 1001
 
 
-def test_it_may_fail_for_some_and_name_others(provider):
+def test_rejected_and_unasked_entities(provider):
     provider.reject(TWO)
     provider.answer_unasked(THREE)
     answer = ask(provider, "/api/watch/subscribe", wire(ONE, TWO))
@@ -170,7 +170,7 @@ def test_it_may_fail_for_some_and_name_others(provider):
     assert answer.json()["data"] == {"watch_result": wire(TWO)}
 
 
-def test_it_may_turn_no_pages(provider):
+def test_a_page_can_be_repeated(provider):
     provider.watch(ONE, TWO, THREE)
     provider.repeat_page()
     pages = [
@@ -199,14 +199,14 @@ def test_answers_on_command(provider):
     assert len(provider.requests) == 5
 
 
-def test_a_lost_answer_is_not_a_lost_request(provider):
+def test_a_request_with_a_lost_answer_takes_effect(provider):
     provider.cut()
     with pytest.raises(httpx.TransportError):
         ask(provider, "/api/watch/subscribe", wire(ONE))
     assert provider.watched == [ONE]
 
 
-async def test_requests_are_timed_with_the_test_s_clock_and_can_be_waited_for():
+async def test_requests_are_timed_with_the_given_clock():
     clock = ManualClock(start=7.0)
     async with FakeProvider(clock=clock) as provider:
         ask(provider, "/api/watch/event/list")
@@ -214,12 +214,12 @@ async def test_requests_are_timed_with_the_test_s_clock_and_can_be_waited_for():
         assert provider.requests[0].at == 7.0
 
 
-def test_a_websocket_is_a_page_that_is_not_there(provider):
+def test_a_websocket_is_not_found(provider):
     headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
     answer = httpx.get(f"{provider.url}/x", headers=headers, trust_env=False)
     assert answer.status_code == 404
 
 
-def test_its_repr_says_where_it_is(provider):
+def test_the_repr_shows_the_address(provider):
     assert provider.url in repr(provider)
     assert "not running" in repr(FakeProvider())

@@ -1,3 +1,5 @@
+"""FakeWatchBus by POST, and by WebSocket with the library's channel."""
+
 from __future__ import annotations
 
 import asyncio
@@ -67,26 +69,26 @@ def entities(alerts):
 
 
 @pytest.mark.parametrize("bare", [False, True])
-def test_it_keeps_what_it_takes(bus, bare):
+def test_accepted_alerts_are_kept(bus, bare):
     answer = post(bus, alert(1), alert(2), bare=bare)
     assert answer.json() == {"status": "OK", "code": "000000000", "data": None}
     assert entities(bus.alerts) == [1, 2]
     assert bus.alerts[0].event_values["tx_hash"] == "1"
 
 
-def test_what_comes_twice_is_one_alert_and_two_deliveries(bus):
+def test_a_repeated_alert_is_one_alert_and_two_deliveries(bus):
     post(bus, alert(1))
     post(bus, alert(2), alert(1))
     assert entities(bus.alerts) == [1, 2]
     assert [entities(each) for each in bus.deliveries] == [[1], [2, 1]]
 
 
-def test_it_refuses_what_is_no_alert(bus):
+def test_an_invalid_alert_is_refused(bus):
     assert post(bus, {"chain_id": 1}).status_code == 400
     assert bus.deliveries == []
 
 
-def test_a_request_with_an_alert_that_is_refused_is_refused_whole(bus):
+def test_one_rejected_alert_refuses_the_whole_request(bus):
     bus.reject_alerts(
         lambda each: each.entity.endswith("2"), "too old", status=200, code="000099"
     )
@@ -100,14 +102,14 @@ def test_a_request_with_an_alert_that_is_refused_is_refused_whole(bus):
     assert entities(bus.alerts) == [1, 2]
 
 
-def test_a_lost_answer_is_not_a_lost_alert(bus):
+def test_an_alert_with_a_lost_answer_is_kept(bus):
     bus.cut()
     with pytest.raises(httpx.TransportError):
         post(bus, alert(1))
     assert entities(bus.alerts) == [1]
 
 
-def test_an_answer_on_command_takes_nothing(bus):
+def test_alerts_answered_on_command_are_not_kept(bus):
     bus.rate_limit()
     assert post(bus, alert(1)).status_code == 429
     bus.refuse(503, times=1)
@@ -115,13 +117,15 @@ def test_an_answer_on_command_takes_nothing(bus):
     assert bus.alerts == []
 
 
-def test_its_path_is_the_test_s():
+def test_the_path_can_be_chosen():
     with FakeWatchBus(path="/alerts") as bus:
         assert post(bus, alert(1), path="/alerts").status_code == 200
         assert post(bus, alert(1)).status_code == 404
 
 
-# ------------------------------------------------------------------ by WebSocket
+# By WebSocket
+
+
 def info(number):
     """Make the alert that ``alert(number)`` is on the wire."""
     values = {"tx_hash": str(number)}
@@ -143,7 +147,7 @@ def frame(key, *alerts):
 
 
 @pytest.mark.anyio
-async def test_a_frame_is_answered_under_its_id_as_a_request_is(bus):
+async def test_a_frame_is_answered_with_its_id(bus):
     async with dial(bus) as socket:
         await socket.send(frame("one", alert(1), alert(2)))
         answer = json.loads(await socket.recv())
@@ -157,7 +161,7 @@ async def test_a_frame_is_answered_under_its_id_as_a_request_is(bus):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("text", ["hello", '{"id": "1"}', b"\xff"])
-async def test_who_sends_no_frame_is_parted_from(bus, text):
+async def test_an_unreadable_frame_closes_the_connection(bus, text):
     async with dial(bus) as socket:
         await socket.send(text)
         with pytest.raises(ConnectionClosed) as caught:
@@ -167,7 +171,7 @@ async def test_who_sends_no_frame_is_parted_from(bus, text):
 
 
 @pytest.mark.anyio
-async def test_a_handshake_is_good_once_and_at_one_path(bus):
+async def test_a_handshake_is_accepted_once_and_at_one_path(bus):
     headers = signed(bus.credentials, "GET", CHANNEL)
     async with dial(bus, headers):
         pass
@@ -196,7 +200,7 @@ async def test_a_channel_delivers_and_is_acknowledged(bus):
 
 
 @pytest.mark.anyio
-async def test_both_ways_lead_to_the_same_alerts(bus):
+async def test_alerts_by_post_and_by_channel_are_the_same(bus):
     async with channel_to(bus) as channel:
         await channel.send([info(1)])
     post(bus, alert(1), alert(2))
@@ -205,7 +209,7 @@ async def test_both_ways_lead_to_the_same_alerts(bus):
 
 
 @pytest.mark.anyio
-async def test_what_was_not_acknowledged_before_a_drop_comes_again(bus):
+async def test_an_unacknowledged_frame_is_sent_again_after_a_drop(bus):
     async with channel_to(bus) as channel:
         await channel.send([info(1)])
         bus.silence()
@@ -230,7 +234,7 @@ async def test_a_cut_loses_the_answer_to_a_frame(bus):
 
 
 @pytest.mark.anyio
-async def test_a_channel_comes_back_after_a_restart(bus):
+async def test_a_channel_reconnects_after_a_restart(bus):
     async with channel_to(bus) as channel:
         await channel.send([info(1)])
         bus.restart()
@@ -250,7 +254,7 @@ async def test_a_wrong_secret_is_refused(bus):
 
 
 @pytest.mark.anyio
-async def test_a_channel_follows_a_clock_that_is_off(bus):
+async def test_a_channel_uses_the_servers_clock(bus):
     bus.skew(-3600)
     async with channel_to(bus) as channel:
         await channel.send([info(1)])
@@ -259,7 +263,7 @@ async def test_a_channel_follows_a_clock_that_is_off(bus):
 
 
 @pytest.mark.anyio
-async def test_a_rejected_alert_is_an_error_and_the_channel_goes_on(bus):
+async def test_a_rejected_alert_is_an_error_and_the_channel_stays_usable(bus):
     bus.reject_alerts(lambda each: each.entity.endswith("2"), "too old", code="000099")
     async with channel_to(bus) as channel:
         with pytest.raises(WatchBusError) as caught:
@@ -283,7 +287,7 @@ async def test_a_rejected_alert_is_an_error_and_the_channel_goes_on(bus):
         lambda bus: bus.error(503, b"\xff"),
     ],
 )
-async def test_what_was_not_handled_is_sent_again(bus, misbehave):
+async def test_a_frame_answered_with_a_temporary_error_is_sent_again(bus, misbehave):
     misbehave(bus)
     async with channel_to(bus) as channel:
         await channel.send([info(1)])
@@ -305,7 +309,7 @@ async def test_an_error_in_an_answer_to_a_frame_is_final(bus, name):
 
 
 @pytest.mark.anyio
-async def test_a_handshake_may_be_refused_on_command(bus):
+async def test_a_handshake_can_be_refused_on_command(bus):
     bus.refuse(503, times=2)
     async with channel_to(bus) as channel:
         await channel.send([info(1)])
@@ -314,7 +318,7 @@ async def test_a_handshake_may_be_refused_on_command(bus):
 
 
 @pytest.mark.anyio
-async def test_a_frame_that_is_too_large_is_not_taken(bus):
+async def test_a_frame_that_is_too_large_is_refused(bus):
     large = AlertInfo("0x" + "1" * 40, 56, "ERC20", "x", 1, {"note": "x" * 1_100_000})
     async with channel_to(bus, max_body=2**21) as channel:
         with pytest.raises(WatchBusError) as caught:
@@ -325,7 +329,7 @@ async def test_a_frame_that_is_too_large_is_not_taken(bus):
 
 
 @pytest.mark.anyio
-async def test_the_path_of_its_channel_is_the_test_s():
+async def test_the_path_of_the_channel_can_be_chosen():
     async with FakeWatchBus(channel_path="/ws") as bus:
         assert bus.ws_url == f"ws://127.0.0.1:{bus.port}/ws"
         async with channel_to(bus) as channel:

@@ -1,4 +1,4 @@
-"""The WebSocket side of FakeCube where the captures do not reach."""
+"""The WebSocket side of FakeCube beyond the captured conversations."""
 
 from __future__ import annotations
 
@@ -168,14 +168,14 @@ async def test_the_frames_of_classic_servers(frame, status, error):
         ),
     ],
 )
-async def test_classic_servers_echo_the_id_as_it_came(frame, status, error):
+async def test_classic_servers_echo_the_id_unchanged(frame, status, error):
     async with fake("classic") as cube, await authorized(cube) as ws:
         answer = await call(ws, frame)
         assert answer["messageId"] == frame["messageId"]
         assert (answer["status"], answer["message"]["error"]) == (status, error)
 
 
-async def test_strict_servers_echo_the_id_as_a_string_and_take_binary_frames():
+async def test_strict_servers_echo_the_id_as_a_string_and_accept_binary_frames():
     async with fake() as cube, await authorized(cube) as ws:
         for message_id in (0, -1, "x"):
             frame = {
@@ -204,7 +204,7 @@ async def test_every_method(generation):
         assert answer["message"]["cubes"]
 
 
-async def test_the_null_frame_kills_a_classic_server():
+async def test_the_null_frame_crashes_a_classic_server():
     async with (
         fake("classic") as cube,
         connect(cube.ws_url) as other,
@@ -218,7 +218,7 @@ async def test_the_null_frame_kills_a_classic_server():
 
 
 @pytest.mark.parametrize("generation", ["strict", "classic"])
-async def test_pushes(generation):
+async def test_changes_are_pushed(generation):
     async with fake(generation) as cube, await authorized(cube) as ws:
         table = cube.tables["stacks_contract_events"]
         first = await call(ws, subscribe())
@@ -258,7 +258,7 @@ async def test_an_identical_subscription_on_a_live_socket_gets_no_data():
         assert cube.subscriptions == [other]
 
 
-async def test_changes_wait_for_the_tick_where_told_to():
+async def test_with_push_tick_changes_are_sent_at_the_tick():
     async with (
         FakeCube(tick=0.05, push="tick") as cube,
         await authorized(cube) as ws,
@@ -319,13 +319,13 @@ async def test_unsubscribing():
         assert await call(ws, {"authorization": cube.token()}) == {"handshake": True}
 
 
-async def test_a_failed_authorization_leaves_the_old_one_in_force():
+async def test_a_failed_authorization_keeps_the_previous_one():
     async with fake() as cube, await authorized(cube) as ws:
         assert (await call(ws, {"authorization": "x"}))["status"] == 403
         assert (await call(ws, subscribe()))["status"] == 200
 
 
-async def test_closing_forgets_everything():
+async def test_closing_ends_connection_and_subscriptions():
     async with fake() as cube:
         async with await authorized(cube) as ws:
             await call(ws, subscribe())
@@ -373,14 +373,14 @@ def upgrade(cube, key=b"dGhlIHNhbXBsZSBub25jZQ=="):
     )
 
 
-def test_a_frame_may_come_together_with_the_upgrade():
+def test_a_frame_in_the_same_packet_as_the_upgrade():
     frame = b"\x81\x82\x00\x00\x00\x00{}"
     with fake() as cube, socket.create_connection(("127.0.0.1", cube.port)) as raw:
         raw.sendall(upgrade(cube) + frame)
         cube.wait_until(lambda: cube.frames == [{}])
 
 
-def test_an_upgrade_that_is_wrong():
+def test_an_invalid_upgrade_is_refused():
     with fake() as cube, socket.create_connection(("127.0.0.1", cube.port)) as raw:
         raw.sendall(upgrade(cube, key=b"short"))
         assert raw.makefile("rb").read().startswith(b"HTTP/1.1 400 Bad Request")

@@ -1,4 +1,4 @@
-"""Each fault does what it says, and passes."""
+"""Each fault has its effect, and ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from websockets.exceptions import (
     ConnectionClosedError,
     InvalidStatus,
 )
-from websockets.frames import Opcode
 
 from ortege_watch.testing import FakeCube
 
@@ -67,7 +66,7 @@ async def test_drop(cube, reset):
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_drop_resets_where_told_to(cube, reset):
+def test_drop_with_reset_sends_a_tcp_reset(cube, reset):
     with socket.create_connection(("127.0.0.1", cube.port)) as raw:
         cube.wait_until(lambda: cube.sockets == 1)
         cube.drop(reset=reset)
@@ -85,7 +84,7 @@ async def test_close(cube):
             await ws.recv()
         assert (ws.close_code, ws.close_reason) == (1012, "again later")
     await cube.wait_until_async(lambda: cube.connections == cube.sockets == 0)
-    cube.close()  # nobody is there
+    cube.close()  # without a connection
 
 
 async def test_down_and_up(cube):
@@ -135,7 +134,7 @@ async def test_silence(cube):
         await (await asking).close()
 
 
-async def test_a_client_that_goes_in_a_silence(cube):
+async def test_a_client_that_closes_during_a_silence(cube):
     ws = await authorized(cube)
     cube.silence()
     ws.close_timeout = 0.01
@@ -144,7 +143,7 @@ async def test_a_client_that_goes_in_a_silence(cube):
     cube.speak()
 
 
-async def test_a_silence_of_some_seconds(cube):
+async def test_a_silence_with_a_duration(cube):
     async with await authorized(cube) as ws:
         cube.silence()
         cube.silence(60)
@@ -152,7 +151,7 @@ async def test_a_silence_of_some_seconds(cube):
         await (await ws.ping())
 
 
-async def test_a_subscription_goes_on_after_a_silence_where_it_stands_then(cube):
+async def test_after_a_silence_a_subscription_gets_the_newest_rows(cube):
     async with await subscribed(cube) as ws:
         cube.silence()
         for _ in range(3):
@@ -180,7 +179,7 @@ async def test_slow(cube):
         assert get(cube).status_code == 200
 
 
-async def test_a_slow_answer_to_one_who_has_gone(cube):
+async def test_a_slow_answer_to_a_client_that_has_closed(cube):
     cube.slow(0.02)
     with pytest.raises(httpx.ReadTimeout):
         get(cube, timeout=0.001)
@@ -217,6 +216,8 @@ async def test_refuse(cube, status):
     assert [get(cube).status_code for _ in range(3)] == [status] * 3
     cube.heal()
     assert get(cube).status_code == 200
+    cube.refuse(status, times=0)
+    assert get(cube).status_code == 200
 
 
 async def test_refuse_handshake(cube):
@@ -247,7 +248,7 @@ def test_error(cube):
     assert get(cube).status_code == 200
 
 
-def test_an_answer_without_a_body_to_head(cube):
+def test_head_is_answered_without_a_body(cube):
     assert httpx.head(f"{cube.url}/load", verify=False).status_code == 404
 
 
@@ -272,7 +273,7 @@ async def test_continue_wait(cube):
         assert await ws.recv() == waiting
 
 
-async def test_a_subscription_waits_by_itself():
+async def test_continue_wait_for_a_subscription():
     with FakeCube(tick=0.02) as cube:
         async with await subscribed(cube) as ws:
             cube.continue_wait()
@@ -334,11 +335,10 @@ async def test_fragment(cube):
         assert len([piece async for piece in ws.recv_streaming()]) == 1
 
 
-async def test_messages_in_fragments_are_taken(cube):
+async def test_messages_in_fragments_are_received(cube):
     async with connect(cube.ws_url) as ws:
         await ws.send(["non", "sen", "se"])
         await ws.recv()
         await ws.send([b"{", b"}"])
         await ws.recv()
         assert cube.frames == ["nonsense", {}]
-        assert Opcode.TEXT is not Opcode.BINARY

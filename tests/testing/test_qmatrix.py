@@ -1,8 +1,8 @@
-"""FakeCube answers the queries that were put to a real server as that server did.
+"""FakeCube answers a captured list of queries as the real server did.
 
-The captured table is 0.35.81's answers over eleven rows; the rows below were found
-from the answers. Not replayed, because the answer is the database's whim or the
-captured model is not known: see NOT_REPLAYED.
+The list contains 0.35.81's answers over eleven rows; the rows below were reconstructed
+from the answers. NOT_REPLAYED names the exceptions: the order of the rows is the
+database's choice, or the captured model is not known.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def exact(value):
 CASES = [pytest.param(*row, id=row[0]) for row in rows() if row[0] not in NOT_REPLAYED]
 
 
-def test_only_what_is_named_is_left_out():
+def test_every_query_that_is_not_replayed_was_captured():
     labels = {label for label, _, _ in rows()}
     assert labels >= NOT_REPLAYED.keys()
     assert len(CASES) == len(labels) - len(NOT_REPLAYED) == 149

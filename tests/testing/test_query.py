@@ -1,4 +1,4 @@
-"""The query language on a table of the test's own, newer servers first."""
+"""The query language on a small table, newer servers first."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_operators(one, expected):
     assert kept(one, order={"t.n": "asc"}) == expected
 
 
-def test_relative_words_in_a_pair_are_refused():
+def test_relative_dates_in_a_pair_are_refused():
     status, error = kept(leaf("at", "inDateRange", "yesterday", "today"))
     assert status == 400
     assert error.endswith('Got: ["yesterday","today"]')
@@ -239,7 +239,7 @@ def test_the_default_order():
     assert [row["t.n"] for row in by_measure] == ["3", "4", "2", "1"]
 
 
-def test_days_of_a_zone_with_a_change_of_clocks():
+def test_days_of_a_zone_with_daylight_saving_time():
     rows = [
         {"at": "2024-03-31T00:30Z"},
         {"at": "2024-03-30T23:30Z"},
@@ -319,7 +319,7 @@ def test_relative_ranges(phrase, begin, end):
     assert answer.passing
 
 
-def test_gibberish_is_no_range():
+def test_an_unreadable_range_is_refused():
     time = {"dimension": "t.at", "dateRange": "Gibberish"}
     query = {"measures": ["t.count"], "timeDimensions": [time]}
     assert ask(query) == (400, "Can't parse date: 'gibberish'")
@@ -382,11 +382,11 @@ def time(**more):
         ),
     ],
 )
-def test_refusals_beyond_the_form(query, error):
+def test_queries_of_valid_form_that_are_refused(query, error):
     assert ask(query, query_type="multi") == (400, error)
 
 
-def test_comparing_keeps_other_times():
+def test_comparing_keeps_other_time_dimensions():
     query = {
         "measures": ["t.count"],
         "timeDimensions": [
@@ -484,12 +484,12 @@ def test_the_form_of_a_query_on_older_servers(query, problem):
     assert error.startswith(f"Invalid query format: {problem}")
 
 
-def test_older_servers_take_a_limit_of_text_and_forget_it():
+def test_older_servers_accept_and_ignore_a_limit_in_a_string():
     query = {"dimensions": ["t.n"], "limit": "1", "offset": "1"}
     assert len(ask(query, generation="classic")) == 3
 
 
-def test_older_servers_look_at_a_zone_only_where_they_need_it():
+def test_older_servers_read_the_zone_only_with_a_time_dimension():
     query = {"measures": ["t.count"], "timezone": "PST"}
     assert ask(query, generation="classic") == [{"t.count": "4"}]
     timed = {**time(granularity="day"), "timezone": "PST"}

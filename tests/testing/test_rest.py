@@ -1,4 +1,4 @@
-"""The REST side of FakeCube, met through a plain HTTP client."""
+"""The REST side of FakeCube, called by a plain HTTP client."""
 
 from __future__ import annotations
 
@@ -66,19 +66,19 @@ def test_shapes_of_a_result_differ_between_the_generations(cube, http):
 
 
 @pytest.mark.parametrize("path", ["/load", "/load/", "/subscribe"])
-def test_get_takes_the_query_as_text(cube, http, path):
+def test_get_accepts_the_query_as_a_string(cube, http, path):
     text = json.dumps({"measures": [COUNT]})
     answer = http.get(path, params={"query": text, "queryType": "multi"})
     assert answer.json()["results"][0]["data"] == [{COUNT: "3"}]
 
 
-def test_post_takes_the_query_as_text_too(cube, http):
+def test_post_accepts_the_query_as_a_string(cube, http):
     assert load(http, json.dumps({"measures": [COUNT]})).json()["data"] == [
         {COUNT: "3"}
     ]
 
 
-def test_total_counts_what_limit_and_offset_leave_out(cube, http):
+def test_total_ignores_limit_and_offset(cube, http):
     query = {"dimensions": [CONTRACT], "total": True, "limit": 1, "offset": 1}
     body = load(http, query).json()
     assert (body["total"], body["data"]) == (2, [{CONTRACT: "b"}])
@@ -108,7 +108,7 @@ def test_columnar_is_for_newer_servers(cube, http):
         assert "must be one of [default, compact]" in body["error"]
 
 
-def test_columns_of_nothing(cube):
+def test_columnar_without_rows(cube):
     with FakeCube() as empty, client(empty) as http:
         query = {"dimensions": [CONTRACT], "responseFormat": "columnar"}
         data = load(http, query).json()["data"]
@@ -189,7 +189,7 @@ def test_refusals(cube, http, query, status, error):
         ),
     ],
 )
-def test_refusals_of_newer_servers_alone(query, error):
+def test_refusals_of_newer_servers_only(query, error):
     with FakeCube() as cube, client(cube) as http:
         answer = load(http, {"measures": [COUNT], **query})
         assert (answer.status_code, answer.json()) == (
@@ -198,7 +198,7 @@ def test_refusals_of_newer_servers_alone(query, error):
         )
 
 
-def test_what_newer_servers_take_besides():
+def test_what_only_newer_servers_accept():
     query = {"measures": [COUNT], "joinHints": [["a", "b"]], "timezone": ""}
     with FakeCube() as cube, client(cube) as http:
         body = load(http, {**query, "cache": "no-cache"}).json()
@@ -211,7 +211,7 @@ def test_what_newer_servers_take_besides():
         assert ungrouped.status_code == 200
 
 
-def test_a_body_that_is_no_json(cube, http):
+def test_a_body_that_is_not_json(cube, http):
     kind = {"content-type": "application/json"}
     answer = http.post("/load", content=b"{", headers=kind)
     assert answer.status_code == 500
@@ -227,7 +227,7 @@ def test_a_body_that_is_no_json(cube, http):
     )
 
 
-def test_unknown_paths_answer_html(cube, http):
+def test_unknown_paths_are_answered_with_html(cube, http):
     answer = http.post("/nothing")
     assert (answer.status_code, answer.headers["content-type"]) == (
         404,
@@ -270,7 +270,7 @@ def test_tokens_that_are_refused(cube):
         assert http.get("/meta").status_code == 200
 
 
-def test_tokens_end_by_the_servers_clock():
+def test_tokens_expire_by_the_servers_clock():
     now = [1_000_000.0]
     with FakeCube(now=lambda: now[0]) as cube, client(cube, cube.token(60)) as http:
         assert http.get("/meta").status_code == 200
@@ -278,7 +278,7 @@ def test_tokens_end_by_the_servers_clock():
         assert http.get("/meta").status_code == 403
 
 
-def test_a_header_of_cubes_own_wins_on_newer_servers(cube):
+def test_newer_servers_prefer_cubes_own_header(cube):
     headers = {"authorization": "Bearer nonsense", "x-cube-authorization": cube.token()}
     answer = httpx.get(f"{cube.url}/meta", headers=headers, verify=False)
     assert answer.status_code == (403 if cube.generation == "classic" else 200)
@@ -335,7 +335,7 @@ def test_health_needs_no_token(cube, path):
     assert (answer.status_code, answer.json()) == (200, {"health": "HEALTH"})
 
 
-def test_the_root_is_a_page(cube):
+def test_the_root_is_an_html_page(cube):
     root = f"http://127.0.0.1:{cube.port}/"
     assert httpx.get(root, verify=False).headers["content-type"].startswith("text/html")
     assert httpx.head(root, verify=False).status_code == 404
@@ -353,7 +353,7 @@ def test_requests_are_recorded(cube, http):
     assert cube.attempts == []
 
 
-def test_requests_in_one_go_are_answered_in_turn(cube):
+def test_pipelined_requests_are_answered_in_order(cube):
     import socket
 
     ask = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -364,7 +364,7 @@ def test_requests_in_one_go_are_answered_in_turn(cube):
     assert answers.count(b"HTTP/1.1 200 OK") == 3
 
 
-def test_bytes_that_are_no_http_end_the_connection(cube):
+def test_bytes_that_are_not_http_end_the_connection(cube):
     import socket
 
     with socket.create_connection(("127.0.0.1", cube.port)) as raw:

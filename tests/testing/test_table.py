@@ -1,4 +1,4 @@
-"""Tables keep what they are given, exactly, and refuse what a database would."""
+"""Tables keep values exactly, and refuse those that a database would refuse."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_update_and_delete():
     assert prices.rows == []
 
 
-def test_listeners_hear_of_every_change():
+def test_listeners_are_called_after_every_change():
     prices, heard = table(), []
     stop = prices.on_change(lambda: heard.append(len(prices.rows)))
     prices.insert({})
@@ -114,14 +114,14 @@ def test_listeners_hear_of_every_change():
 
 
 @pytest.mark.parametrize("spec", ["median", "sum()", "sum(a", "", "SUM"])
-def test_measures_that_are_not_known(spec):
+def test_unknown_measures_are_refused(spec):
     with pytest.raises(
         InvalidArgument, match=r"measure 'x' must be one of .* or such as"
     ):
         Table("t", measures={"x": spec})
 
 
-def test_dimensions_that_are_not_known():
+def test_unknown_dimension_types_are_refused():
     with pytest.raises(
         InvalidArgument, match=r"type of dimension 'x' must be one of .*, got 'geo'"
     ):

@@ -1,4 +1,4 @@
-"""The library's own client meets the fake: what a user's test looks like."""
+"""The library's client against FakeCube, as in a user's test."""
 
 from __future__ import annotations
 

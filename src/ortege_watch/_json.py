@@ -124,13 +124,10 @@ _check_keys: Final = json.JSONDecoder(
 
 
 def repeated_keys(document: str) -> Sequence[str]:
-    """Return the keys that an object in valid JSON has more than once.
+    """Return the repeated keys of the first object in valid JSON that has some.
 
-    Those of the first such object; empty if there is none. msgspec keeps the last value
-    of a repeated key without a word.
-
-    Raises:
-        DecodeError: the JSON is nested too deeply to be checked.
+    msgspec silently keeps the last value of a repeated key. JSON that is nested too
+    deeply to be checked is a ``DecodeError``.
     """
     try:
         _check_keys(document)

@@ -365,20 +365,17 @@ def _are_verbatim(layout: Layout, names: Iterable[str], rows: Sequence[Cells]) -
 
 def _differ(layout: Layout, olds: list[Cells], news: list[Cells]) -> list[bool]:
     """Return for each pair of rows with one key whether their values differ."""
-    columns = [(layout.getters[name], layout.kinds[name]) for name in layout.measures]
     zone = layout.zone
-
-    def differs(old: Cells, new: Cells) -> bool:
-        for get, kind in columns:
-            one, other = get(old), get(new)
-            if one != other and (
-                (kind in _NUMBERS and _are_unequal(one, other))
-                or canonical(one, kind, zone) != canonical(other, kind, zone)
-            ):
-                return True
-        return False
-
-    return list(map(differs, olds, news))
+    differ = [False] * len(olds)
+    for name in layout.measures:
+        get, kind = layout.getters[name], layout.kinds[name]
+        values = zip(map(get, olds), map(get, news), strict=True)
+        for place, (old, new) in enumerate(values):
+            if old != new and not differ[place]:
+                differ[place] = (kind in _NUMBERS and _are_unequal(old, new)) or (
+                    canonical(old, kind, zone) != canonical(new, kind, zone)
+                )
+    return differ
 
 
 _NUMBERS: Final = frozenset({Decimal, int})

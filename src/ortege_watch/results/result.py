@@ -243,7 +243,8 @@ class Snapshot(msgspec.Struct, eq=False):
         if layout is None or cells is None:
             expected = None if layout is None else layout.shape
             shape, cells = read_rows(memoryview(self.part.data), expected)
-            layout = self.lay_out(shape)
+            if layout is None or layout.shape is not shape:
+                layout = self.lay_out(shape)
             self.cells, self.length = cells, len(cells)
         return layout, cells
 
@@ -325,13 +326,14 @@ class Result(Sequence[Row]):
         The limit is the query's, else the one in the server's copy of the query, else
         Cube's default of 10,000 rows. A result with a limit of 0 is never truncated.
         """
-        limit = self._snapshot.row_limit()
-        if self._snapshot.length is None:
+        limit, length = self._snapshot.row_limit(), self._snapshot.length
+        if length is None:
             # Rows need not be read if the text is too short for so many.
             shape = first_shape(self.raw)
             if len(self.raw) < limit * (shape.shortest + 1 if shape else 3):
                 return False
-        return 0 < limit <= len(self)
+            length = len(self)
+        return 0 < limit <= length
 
     def into(self, cls: type[T]) -> list[T]:
         """Return the rows as instances of your own attrs class or dataclass.

@@ -10,16 +10,6 @@ from typing import Any, Final, NoReturn
 import attrs
 import msgspec
 
-__all__ = [
-    "HttpRequest",
-    "HttpResponse",
-    "decode",
-    "encode",
-    "page",
-    "response",
-    "token_in",
-]
-
 encode: Final[Callable[[Any], bytes]] = msgspec.json.Encoder(
     decimal_format="number"
 ).encode

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from http.client import responses
-from types import TracebackType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -355,9 +354,7 @@ class Server:
         port: 0 for any free one.
 
     Attributes:
-        lock: held whenever anything below is read or changed.
-        happened: notified after every event.
-        watchers: called after every event.
+        happened: notified after every event, as ``watchers`` are called.
         failures: exceptions of the fake itself.
     """
 
@@ -573,13 +570,8 @@ class Fake(Generic[ServerT]):
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
+    def __exit__(self, *error: object) -> None:
+        if any(error):
             # An exception of the test is not replaced by one of the fake.
             self._server.failures.clear()
         self.stop()
@@ -587,13 +579,8 @@ class Fake(Generic[ServerT]):
     async def __aenter__(self) -> Self:
         return self.__enter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, trace)
+    async def __aexit__(self, *error: object) -> None:
+        self.__exit__(*error)
 
     @property
     def port(self) -> int:

@@ -66,13 +66,6 @@ def _outcome(action: Callable[[], object]) -> HttpResponse:
 class _SignedServer(Server):
     """A server that checks signatures and serves endpoints.
 
-    Args:
-        credentials: of the only app that may send requests.
-        tolerance: the seconds that a timestamp may differ.
-        now: unix seconds.
-        clock: what requests are timed with.
-        port: 0 for any free one.
-
     Attributes:
         endpoints: by path, functions that return the ``data`` of the answer.
         ahead: seconds by which the server's clock is wrong.

@@ -14,16 +14,6 @@ import attrs
 
 from ortege_watch.errors import InvalidArgument
 
-__all__ = [
-    "Aggregate",
-    "Cell",
-    "DimensionType",
-    "Row",
-    "Table",
-    "Tables",
-    "known_tables",
-]
-
 Cell: TypeAlias = str | int | bool | Decimal | datetime | None
 Row: TypeAlias = Mapping[str, Cell]
 DimensionType: TypeAlias = Literal["string", "number", "boolean", "time"]

@@ -908,3 +908,12 @@ def test_leaving_in_a_thread_by_an_exception_closes_everything():
         next(updates)
         raise ZeroDivisionError
     assert set(threading.enumerate()) == before
+
+
+def test_editors_complete_only_what_users_need():
+    updates = AsyncCubeClient("http://127.0.0.1:9", "token").watch(QUERY)
+    public = {name for name in dir(updates) if not name.startswith("_")}
+    assert public == {"aclose", "last_seen", "state"}
+    blocking = CubeClient("http://127.0.0.1:9", "token").watch(QUERY)
+    public = {name for name in dir(blocking) if not name.startswith("_")}
+    assert public == {"last_seen", "state"}

@@ -13,8 +13,7 @@ from typing import Any, Literal
 import attrs
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, InvalidArgument

@@ -6,8 +6,7 @@ import json
 import traceback
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 from ortege_watch.tokens import TokenSource, expiry

@@ -3,8 +3,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch.cube.client import Endpoint
 from ortege_watch.errors import InvalidArgument

@@ -9,8 +9,7 @@ from types import MappingProxyType
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch._http.conversation import (
     Failure,

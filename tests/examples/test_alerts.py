@@ -6,8 +6,7 @@ from decimal import Decimal
 
 import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from liquidation_bot.alerts import (
     CHAIN_ID,

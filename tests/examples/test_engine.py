@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from liquidation_bot.decide import Limits, Plan, Reason, Skip
 from liquidation_bot.engine import Engine, PositionsRead, PricesSeen, Tick

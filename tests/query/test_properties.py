@@ -9,8 +9,7 @@ from types import SimpleNamespace
 from typing import get_args
 
 import attrs
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch import query as language
 from ortege_watch.errors import QueryError

@@ -8,8 +8,7 @@ from enum import IntEnum, StrEnum
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch.errors import QueryError
 from ortege_watch.query.values import (

@@ -7,8 +7,7 @@ from operator import attrgetter
 
 import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import DecodeError

@@ -8,8 +8,7 @@ from typing import Any
 import attrs
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import DecodeError, InvalidArgument

@@ -7,8 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ortege_watch import DecodeError, Result
-from ortege_watch import _json as codec
+from ortege_watch import DecodeError, Result, _json as codec
 
 HOUR = "e.at.hour"
 ANNOTATION = {"timeDimensions": {HOUR: {"type": "time"}}}

@@ -7,8 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from ortege_watch import DecodeError, Query, Result
-from ortege_watch import _json as codec
+from ortege_watch import DecodeError, Query, Result, _json as codec
 
 WIRE = {"measures": ["e.amount"], "dimensions": ["e.sender", "e.open"]}
 ROW = {"e.amount": "1000.500000", "e.sender": "SP1", "e.open": True}

@@ -6,8 +6,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from ortege_watch.errors import DecodeError
 from ortege_watch.results import decode as values

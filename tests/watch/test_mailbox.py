@@ -6,12 +6,16 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from watching import FUNCTIONS, QUERY, Events, senders
 
-from ortege_watch import ApiError, DecodeError, OrtegeWatchError, TransportError
-from ortege_watch import _json as codec
+from ortege_watch import (
+    ApiError,
+    DecodeError,
+    OrtegeWatchError,
+    TransportError,
+    _json as codec,
+)
 from ortege_watch.watch.mailbox import Mailbox
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)

@@ -7,8 +7,7 @@ import json
 import pickle
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from signed import ADDRESS, APP_ID, TX_HASH, alert_body, alert_object
 
 from ortege_watch import DecodeError, InvalidArgument

@@ -3,8 +3,7 @@ from __future__ import annotations
 import httpx
 import pytest
 from driving import CREDENTIALS
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch import InvalidArgument
 from ortege_watch.watchbus import Credentials, WatchPaths

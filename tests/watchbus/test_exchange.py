@@ -17,8 +17,7 @@ from driving import (
     said,
     success,
 )
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from signed import signature_of
 
 from ortege_watch import Retry

@@ -7,8 +7,7 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch import DecodeError
 from ortege_watch.watchbus import AlertInfo

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch.watchbus import SignatureError, SignatureReason
 from ortege_watch.watchbus.signing import signature_headers

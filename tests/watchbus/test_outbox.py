@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from driving import alert
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (

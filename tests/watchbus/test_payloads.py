@@ -6,8 +6,7 @@ import json
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from signed import ADDRESS, TX_HASH, alert_object
 
 from ortege_watch import DecodeError, InvalidArgument
@@ -21,8 +20,8 @@ from ortege_watch.watchbus import (
     SupportedEvent,
     WatchEvent,
     WireStyle,
+    wire as payloads,
 )
-from ortege_watch.watchbus import wire as payloads
 from ortege_watch.watchbus.wire import PageRequest
 
 ENTITY = EntityInfo(ADDRESS, 56, "erc20", "big_amount_txn")

@@ -4,8 +4,7 @@ import json
 
 import pytest
 from driving import CUT, Play, alert, error, link, said, success
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch import InvalidArgument, RateLimited
 from ortege_watch._http.conversation import Work

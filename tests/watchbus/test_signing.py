@@ -7,8 +7,7 @@ import hmac
 import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from signed import APP_ID, SECRET, VECTORS
 
 from ortege_watch import InvalidArgument

@@ -5,8 +5,7 @@ from itertools import pairwise
 
 import pytest
 from driving import CUT, Play, entity, error, link, success
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from ortege_watch import InvalidArgument
 from ortege_watch.errors import (

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import builtins
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
 from datetime import date, datetime, tzinfo
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload

@@ -23,7 +23,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from copy import copy
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Never, Self, TypeAlias, TypeVar
 
 import anyio
@@ -410,12 +409,7 @@ class AlertChannel:
         self._task.add_done_callback(self._ended)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Close the connection; pending calls of :meth:`send` fail."""
         if self._task is not None:
             self._task.cancel()

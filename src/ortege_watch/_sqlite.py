@@ -10,8 +10,6 @@ from typing import Final
 
 from ortege_watch.errors import OrtegeWatchError
 
-__all__ = ["Guard", "connect", "use_wal"]
-
 _PAUSE: Final = 0.01
 """Seconds between two attempts to switch a file to its write-ahead log."""
 

@@ -15,8 +15,6 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from ortege_watch._http.driver import ssl_context
 from ortege_watch.errors import TransportError
 
-__all__ = ["CLOSE_TIMEOUT", "SILENT", "close", "open_websocket", "transport_error"]
-
 SILENT: Final = logging.Logger("websockets")  # noqa: LOG001 - nobody may enable it
 """At level DEBUG websockets logs headers and frames: tokens and signatures."""
 SILENT.disabled = True

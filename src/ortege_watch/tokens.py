@@ -15,8 +15,6 @@ from typing import TypeAlias
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, InvalidArgument, OrtegeWatchError
 
-__all__ = ["TokenLike", "TokenSource", "expiry"]
-
 TokenLike: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"
 """A token: a string, a function or an async function that returns one."""
 

@@ -17,29 +17,6 @@ from attrs import evolve, field, frozen, mutable
 from ortege_watch.errors import DeadlineExceeded, InvalidArgument, OrtegeWatchError
 from ortege_watch.tokens import TokenSource
 
-__all__ = [
-    "DEFAULT_MAX_SIZE",
-    "HTTP_SCHEMES",
-    "Attempts",
-    "Backoff",
-    "ClientOptions",
-    "Conversation",
-    "Effect",
-    "Failure",
-    "GetStamp",
-    "GetToken",
-    "Limits",
-    "Pause",
-    "Reply",
-    "Request",
-    "Response",
-    "Retry",
-    "TimeBudget",
-    "Work",
-    "check_names",
-    "split_url",
-]
-
 T = TypeVar("T")
 
 

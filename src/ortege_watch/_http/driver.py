@@ -39,16 +39,6 @@ from ortege_watch.errors import (
     TransportError,
 )
 
-__all__ = [
-    "AsyncClock",
-    "AsyncHttp",
-    "AsyncHttpDriver",
-    "Clock",
-    "Http",
-    "HttpDriver",
-    "ssl_context",
-]
-
 T = TypeVar("T")
 
 Http: TypeAlias = httpx.Client | httpx.BaseTransport

@@ -21,17 +21,6 @@ from ortege_watch._http.conversation import (
 )
 from ortege_watch.errors import OrtegeWatchError
 
-__all__ = [
-    "AskAgain",
-    "Authentication",
-    "Done",
-    "Judge",
-    "Reauthenticate",
-    "TryLater",
-    "Verdict",
-    "exchange",
-]
-
 T = TypeVar("T")
 
 _QUICK_WAITS: Final = 10

@@ -20,16 +20,6 @@ from ortege_watch.errors import (
     RateLimited,
 )
 
-__all__ = [
-    "TRANSIENT",
-    "api_error",
-    "http_date",
-    "is_transient",
-    "is_unauthorized",
-    "redirect_target",
-    "retry_after",
-]
-
 TRANSIENT: Final = frozenset({429, 502, 503, 504})
 """The statuses after which the same request is tried again."""
 

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from ortege_watch.watch.options import Dialect, WatchOptions
     from ortege_watch.watch.updates import AsyncUpdates, Updates
 
-__all__ = ["AsyncCubeClient", "CubeClient", "Settings"]
-
 _DEFAULT_PATH: Final = "/cubejs-api"
 _EXAMPLE: Final = "https://cube.example.com/cubejs-api/v1"
 

@@ -51,23 +51,6 @@ from ortege_watch.query import CacheMode, Query
 from ortege_watch.results import Result
 from ortege_watch.tokens import TokenSource
 
-__all__ = [
-    "Call",
-    "DryRun",
-    "Server",
-    "Sql",
-    "blend",
-    "compare",
-    "dry_run",
-    "load",
-    "load_parts",
-    "load_raw",
-    "meta",
-    "ready",
-    "snapshot",
-    "sql",
-]
-
 T = TypeVar("T")
 
 _PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})

@@ -17,15 +17,6 @@ import msgspec
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, QueryError
 
-__all__ = [
-    "CubeMeta",
-    "DimensionMeta",
-    "MeasureMeta",
-    "MemberMeta",
-    "Meta",
-    "SegmentMeta",
-]
-
 
 class _Described(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """The attributes that cubes and members share.

@@ -25,27 +25,6 @@ from ortege_watch.errors import DecodeError, InvalidArgument
 if TYPE_CHECKING:
     from ortege_watch.query import Member, Query, TimeSelection
 
-__all__ = [
-    "Cells",
-    "Kind",
-    "Layout",
-    "Reader",
-    "Shape",
-    "canonical",
-    "first_shape",
-    "is_verbatim",
-    "lay_out",
-    "read_column",
-    "read_object",
-    "read_rows",
-    "reader",
-    "row_at",
-    "shape_of",
-    "sort_key",
-    "unreadable",
-    "zone_of",
-]
-
 Cells: TypeAlias = Any
 """An instance of ``Shape.cells``: one attribute for each column."""
 

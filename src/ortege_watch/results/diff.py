@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from ortege_watch.results import Result
     from ortege_watch.results.decode import Shape
 
-__all__ = ["Difference", "Window", "difference", "find_windows", "is_flat"]
-
 T = TypeVar("T")
 
 Window: TypeAlias = tuple[bytes, bytes]

@@ -35,8 +35,6 @@ from ortege_watch.results.decode import (
 if TYPE_CHECKING:
     from ortege_watch.results.decode import Cells, Layout
 
-__all__ = ["convert"]
-
 T = TypeVar("T")
 
 _UNTYPED: Final = frozenset({Any, object})

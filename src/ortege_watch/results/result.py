@@ -32,15 +32,6 @@ from ortege_watch.results.into import convert
 if TYPE_CHECKING:
     from ortege_watch.query import Member, TimeSelection
 
-__all__ = [
-    "DEFAULT_LIMIT",
-    "ChangedRow",
-    "Keys",
-    "Result",
-    "Row",
-    "Snapshot",
-]
-
 T = TypeVar("T")
 D = TypeVar("D")
 

@@ -9,8 +9,6 @@ import threading
 
 import attrs
 
-__all__ = ["ManualClock"]
-
 # Enough iterations of the event loop for a chain of tasks that wake one another; code
 # that waits for real sockets needs wait_for_sleepers() or a condition of its own.
 _ITERATIONS = 20

@@ -39,8 +39,6 @@ from ortege_watch.testing._server import Connection, Fake, HasNow, Moment, Serve
 if TYPE_CHECKING:
     from ortege_watch.testing._cube.table import Table
 
-__all__ = ["FakeCube"]
-
 # The longest message in bytes that each generation accepts.
 _MAX_FRAME = {"classic": 100 * 2**20, "strict": 50 * 10**6, "tutorial": 50 * 10**6}
 

@@ -36,8 +36,6 @@ from ortege_watch.watchbus.models import (
 )
 from ortege_watch.watchbus.signing import Credentials
 
-__all__ = ["FakeProvider", "FakeWatchBus"]
-
 _SUCCESS: Final = "000000000"
 _BAD_REQUEST: Final = "000001"
 _HEADERS: Final = ("appid", "timestamp", "nonce", "signature")

@@ -19,20 +19,6 @@ from ortege_watch import _json as codec
 from ortege_watch._json import Body, ResultPart
 from ortege_watch.errors import DecodeError
 
-__all__ = [
-    "CONTINUE_WAIT",
-    "Answer",
-    "Frame",
-    "FrameError",
-    "Handshake",
-    "Processed",
-    "authorization",
-    "read",
-    "subscribe",
-    "tutorial_subscribe",
-    "unsubscribe",
-]
-
 CONTINUE_WAIT: Final = "Continue wait"
 """The error of a status 200 while a query is still running."""
 

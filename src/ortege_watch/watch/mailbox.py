@@ -20,8 +20,6 @@ from ortege_watch.results import ChangedRow, Result, Row
 from ortege_watch.results.diff import difference
 from ortege_watch.watch.session import LOGGER
 
-__all__ = ["Mailbox", "Update"]
-
 
 @attrs.frozen(kw_only=True, eq=False)
 class Update:

@@ -14,16 +14,6 @@ from ortege_watch.errors import InvalidArgument, OrtegeWatchError, QueryError
 from ortege_watch.query import Query
 from ortege_watch.watch.states import ConnectionState
 
-__all__ = [
-    "Dialect",
-    "Reconnect",
-    "Settings",
-    "Transport",
-    "WatchOptions",
-    "check_queries",
-    "settings_of",
-]
-
 Dialect = Literal["cube", "ortege"]
 Transport = Literal["auto", "websocket", "rest"]
 

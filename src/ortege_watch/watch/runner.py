@@ -60,8 +60,6 @@ from ortege_watch.watch.states import (
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
-__all__ = ["Subscription", "Target"]
-
 T = TypeVar("T")
 
 _WORST_FIRST: Final = (

@@ -63,8 +63,6 @@ from ortege_watch.watch.states import (
 )
 from ortege_watch.watch.tracker import QueryTracker
 
-__all__ = ["LOGGER", "DialectChoice", "Session"]
-
 LOGGER: Final = logging.getLogger("ortege_watch.watch")
 
 _REFUSALS_BEFORE_POLLING: Final = 5

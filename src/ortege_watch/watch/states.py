@@ -15,41 +15,6 @@ from ortege_watch._json import ResultPart
 from ortege_watch.errors import OrtegeWatchError
 from ortege_watch.watch.frames import Frame
 
-__all__ = [
-    "AskToken",
-    "AskingToken",
-    "Authorizing",
-    "Closed",
-    "Connecting",
-    "ConnectionState",
-    "DeadlinePassed",
-    "Deliver",
-    "Disconnect",
-    "Dropped",
-    "Effect",
-    "Event",
-    "Fail",
-    "Finish",
-    "Live",
-    "Open",
-    "OpenFailed",
-    "Opened",
-    "Ping",
-    "Poll",
-    "PollFailed",
-    "Polled",
-    "Polling",
-    "Pong",
-    "Received",
-    "Send",
-    "State",
-    "SwitchDialect",
-    "TokenFailed",
-    "TokenReady",
-    "Unreadable",
-    "Waiting",
-]
-
 
 class ConnectionState(enum.StrEnum):
     """How a subscription is connected.

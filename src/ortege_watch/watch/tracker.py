@@ -16,8 +16,6 @@ from ortege_watch._json import ResultPart, dumps
 from ortege_watch.errors import ApiError, OrtegeWatchError
 from ortege_watch.watch.states import Deliver, Fail
 
-__all__ = ["QueryTracker"]
-
 
 @attrs.define
 class _Entry:

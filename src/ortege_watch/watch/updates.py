@@ -26,8 +26,6 @@ from ortege_watch.watch.runner import Subscription, Target
 from ortege_watch.watch.session import DialectChoice
 from ortege_watch.watch.states import ConnectionState
 
-__all__ = ["AsyncUpdates", "Update", "Updates", "in_thread", "watch"]
-
 T = TypeVar("T")
 
 _WAIT_AT_MOST: Final = 1.0

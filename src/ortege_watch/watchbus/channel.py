@@ -73,22 +73,6 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
     from websockets.http11 import Request, Response
 
-__all__ = [
-    "OVERHEAD",
-    "AlertChannel",
-    "AlertFrame",
-    "AlertServer",
-    "AnswerFrame",
-    "PendingFrame",
-    "PendingFrames",
-    "ReconnectPolicy",
-    "decode_frame",
-    "encode_frame",
-    "parse_address",
-    "refused_upgrade",
-    "serve_alert_channel",
-]
-
 logger: Final = logging.getLogger("ortege_watch.watchbus")
 
 OVERHEAD: Final = 256

@@ -41,16 +41,6 @@ from ortege_watch.watchbus.wire import (
     encode_page_request,
 )
 
-__all__ = [
-    "AsyncBusClient",
-    "AsyncWatchBusClient",
-    "BusClient",
-    "Pages",
-    "Provider",
-    "WatchBusClient",
-    "batches",
-]
-
 T = TypeVar("T")
 
 _PATHS: Final = WatchPaths()

@@ -18,26 +18,6 @@ from attrs import frozen
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, InvalidArgument
 
-__all__ = [
-    "COUNT",
-    "INTEGER",
-    "LARGEST",
-    "NUMBER",
-    "OBJECT",
-    "SECONDS",
-    "STRING",
-    "STRINGS",
-    "TEXT",
-    "Entry",
-    "Kind",
-    "Problems",
-    "check_int",
-    "check_text",
-    "read_json",
-    "read_list",
-    "shown",
-]
-
 T = TypeVar("T")
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,1000}")

@@ -23,16 +23,6 @@ from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_heade
 from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer, refusal
 
-__all__ = [
-    "AlertApp",
-    "AlertHandler",
-    "AlertInbox",
-    "HandledAlerts",
-    "alert_app",
-    "error_response",
-    "run_verifier",
-]
-
 logger: Final = logging.getLogger("ortege_watch.watchbus")
 
 Message: TypeAlias = MutableMapping[str, Any]

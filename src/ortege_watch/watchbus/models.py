@@ -46,26 +46,6 @@ from ortege_watch.watchbus.fields import (
     shown,
 )
 
-__all__ = [
-    "AbnormalFunctionCall",
-    "AlertInfo",
-    "BigAmountTxn",
-    "BigAmountTxnPercent",
-    "BigAmountTxnUsd",
-    "EntityInfo",
-    "EventValues",
-    "RiskFunctionCall",
-    "Subscription",
-    "SubscriptionPage",
-    "SupportedEvent",
-    "TrustScoreDecrease",
-    "WatchEvent",
-    "WatchResult",
-    "decode_alerts",
-    "fields_of",
-    "kind_of",
-]
-
 # The set of codes is open: the specification lists five, uses a sixth in an example and
 # says that there will be more.
 _classes: Final[dict[str, type[EventValues]]] = {}

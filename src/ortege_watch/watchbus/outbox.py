@@ -18,8 +18,6 @@ from ortege_watch.watchbus.sending import (
     SendLease,
 )
 
-__all__ = ["Outbox"]
-
 _WAIT: Final = 10.0
 """Seconds to wait for other processes that use the file."""
 

@@ -20,8 +20,6 @@ from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig, BusOptions, Pr
 from ortege_watch.watchbus.sending import AlertSender, PublishResult, prepare
 from ortege_watch.watchbus.signing import Credentials
 
-__all__ = ["AlertPublisher", "AsyncAlertPublisher"]
-
 
 class AsyncAlertPublisher(AsyncBusClient):
     """A sender of alerts to the watch-bus, for tasks of asyncio or trio.

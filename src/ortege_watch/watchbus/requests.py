@@ -64,20 +64,6 @@ from ortege_watch.watchbus.wire import (
     read_answer,
 )
 
-__all__ = [
-    "ALERT_PATH",
-    "BusConfig",
-    "BusOptions",
-    "Endpoint",
-    "Progress",
-    "Skew",
-    "WatchPaths",
-    "is_rejection",
-    "judge",
-    "server_ahead",
-    "signed_exchange",
-]
-
 T = TypeVar("T")
 
 Progress: TypeAlias = Callable[[int, int], object]

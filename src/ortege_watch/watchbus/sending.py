@@ -27,20 +27,6 @@ from ortege_watch.watchbus.requests import (
 )
 from ortege_watch.watchbus.wire import WireStyle, encode_alerts
 
-__all__ = [
-    "AlertQueue",
-    "AlertSender",
-    "BatchResults",
-    "MemoryQueue",
-    "PublishResult",
-    "QueuedAlert",
-    "RejectedAlert",
-    "SendLease",
-    "body_of",
-    "deliver",
-    "prepare",
-]
-
 logger: Final = logging.getLogger("ortege_watch.watchbus")
 
 _FIRST: Final = "alert_info_list[0]"

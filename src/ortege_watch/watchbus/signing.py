@@ -30,24 +30,6 @@ from ortege_watch.errors import (
 )
 from ortege_watch.watchbus.fields import shown
 
-__all__ = [
-    "CONTENT_TYPE",
-    "SIGNATURE_HEADERS",
-    "Credentials",
-    "Headers",
-    "Key",
-    "canonical",
-    "check_app_id",
-    "digest",
-    "is_field",
-    "matches",
-    "prepare",
-    "request_line",
-    "sign",
-    "signature_headers",
-    "signed_headers",
-]
-
 CONTENT_TYPE: Final = "application/json;charset=UTF-8"
 
 SIGNATURE_HEADERS: Final = (

@@ -24,8 +24,6 @@ from ortege_watch.watchbus import signing
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.signing import Headers, signature_headers
 
-__all__ = ["MemoryNonces", "NonceStore", "RequestVerifier", "SQLiteNonces"]
-
 T = TypeVar("T")
 
 _FIRST_SWEEP: Final = 1000

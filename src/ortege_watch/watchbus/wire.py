@@ -47,35 +47,8 @@ from ortege_watch.watchbus.models import (
     SubscriptionPage,
     SupportedEvent,
     WatchEvent,
-    decode_alerts,
     fields_of,
 )
-
-__all__ = [
-    "DOCUMENTED",
-    "MAX_PAGE_SIZE",
-    "REFUSALS",
-    "Contradiction",
-    "PageRequest",
-    "ResultCode",
-    "WireStyle",
-    "decode_alerts",
-    "decode_entities",
-    "decode_page_request",
-    "decode_subscription_page",
-    "decode_supported_events",
-    "decode_watch_result",
-    "encode_alerts",
-    "encode_entities",
-    "encode_page_request",
-    "error_answer",
-    "ok_answer",
-    "read_answer",
-    "refusal",
-    "subscription_page_data",
-    "supported_events_data",
-    "watch_result_data",
-]
 
 # Undocumented: where an error has its text. All are read, the first is written.
 _REASONS: Final = ("error_data", "errorData", "message", "msg")

@@ -80,7 +80,7 @@ class ManualClock:
                     heapq.heapify(self._sleepers)
 
     def jump(self, seconds: float) -> None:
-        """Move the clock and wake whoever is due, from any thread, without waiting.
+        """Move the clock and wake the sleepers that are due, from any thread.
 
         Sleepers wake in the order of their deadlines, but all of them see the new
         time; with :meth:`advance` each sees its own.

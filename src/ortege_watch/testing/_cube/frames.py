@@ -114,8 +114,7 @@ class Classic:
             refusal = Refusal.internal(_NO_METHOD)
         if refusal is not None:
             return [self._reply(message, self.gateway.refusal(refusal))]
-        params = message.get("params")
-        params = params if isinstance(params, dict) else {}
+        params = _params(message)
         if method == "subscribe":
             key = _js(message["messageId"])
             known = peer.subscriptions.get(key)
@@ -128,10 +127,9 @@ class Classic:
 
     def _run(self, subscription: Subscription) -> list[Any]:
         message, version = subscription.message, self.gateway.version
-        params = message.get("params")
-        params = params if isinstance(params, dict) else {}
         # A subscription ignores `cache`.
-        answer = self.gateway.answer("subscribe", {**params, "cache": None})
+        fields = {**_params(message), "cache": None}
+        answer = self.gateway.answer("subscribe", fields)
         frames = [self._processed(message)]
         if subscription.keep(answer, version):
             frames.insert(0, self._reply(message, answer))
@@ -197,6 +195,11 @@ class Strict(Classic):
         if answer.rows is None:
             return reply
         return {key: reply[key] for key in ("messageId", "status", "message")}
+
+
+def _params(message: Mapping[str, Any]) -> dict[str, Any]:
+    params = message.get("params")
+    return params if isinstance(params, dict) else {}
 
 
 def _js(value: Any) -> str:

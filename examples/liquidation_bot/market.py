@@ -204,7 +204,7 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         rules: the protocol's limits.
         units: the units in Ortege's cubes.
         reserves: all of them, in the registry's order.
-        unverified: what nobody checked, in words.
+        unverified: what is not verified, in words.
         node: contracts for reading from a node, by role; empty where not needed.
         text: the file itself, for a record of the session.
     """

@@ -135,6 +135,11 @@ class OrtegePositions:
     """Positions from ``stacks_dapp_zest_positions_net``.
 
     They are estimates: sums of amounts, without the interest since.
+
+    Args:
+        cube: the client.
+        market: the market, with the names and decimals of the assets.
+        max_rows: the row limit of each query; a result that reaches it is an error.
     """
 
     caveats: Sequence[str] = (
@@ -142,9 +147,12 @@ class OrtegePositions:
         "collateral flags and e-modes are not known: read the chain before signing",
     )
 
-    def __init__(self, cube: AsyncCubeClient, market: Market) -> None:
+    def __init__(
+        self, cube: AsyncCubeClient, market: Market, *, max_rows: int = _MAX_ROWS
+    ) -> None:
         self._cube = cube
         self._market = market
+        self._max_rows = max_rows
         self._assets = {
             name: reserve for reserve in market.reserves for name in reserve.asset_ids
         }
@@ -172,13 +180,13 @@ class OrtegePositions:
                 dimensions=[Positions.lender_address, Positions.asset_id],
                 where=[Positions.lender_address.in_(borrowers[start : start + _CHUNK])],
                 order=[Positions.lender_address.asc(), Positions.asset_id.asc()],
-                limit=_MAX_ROWS,
+                limit=self._max_rows,
                 # A position has just changed: a cached answer would be too old.
                 cache="must-revalidate",
             )
             result = await self._load(query)
             if result.truncated:  # a debt may be among the rows that are missing
-                raise SourceError(f"positions are truncated at {_MAX_ROWS} rows")
+                raise SourceError(f"positions are truncated at {self._max_rows} rows")
             for row in result:
                 if (holding := self._holding(row)) is not None:
                     found[row[Positions.lender_address]].append(holding)

@@ -1,4 +1,4 @@
-"""Make the examples importable, and a small market to decide about."""
+"""The import path of the examples, and a small market for decisions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 @pytest.fixture(scope="session")
 def market():
-    """Give the demonstration's market: stSTX, aeUSDC, sBTC."""
+    """Return the demonstration's market: stSTX, aeUSDC, sBTC."""
     from liquidation_bot import demo
     from liquidation_bot.market import Market
 
@@ -32,7 +32,7 @@ class World:
         self.ststx, self.aeusdc, self.sbtc = (each.asset for each in market.reserves)
 
     def position(self, *holdings, who=None, e_mode=0):
-        """Make a position of ``(asset, supplied, borrowed)`` or of holdings."""
+        """Return a position of ``(asset, supplied, borrowed)`` or of holdings."""
         from liquidation_bot.model import Holding, Position
 
         made = [
@@ -49,20 +49,20 @@ class World:
         )
 
     def danger(self, who=None):
-        """Make the position of the derived vectors: health 0.98 at 0.70."""
+        """Return the position of the derived vectors: health 0.98 at 0.70."""
         return self.position(
             (self.ststx, 10_000_000_000, 0), (self.aeusdc, 0, 5_000_000_000), who=who
         )
 
     def price(self, asset, price, *, at=None, confidence=None):
-        """Make a price of eight decimals."""
+        """Return a price with eight decimals."""
         from liquidation_bot.model import Price
 
         when = self.now if at is None else at
         return Price(asset=asset, price=price, at=when, confidence=confidence)
 
     def prices(self, ststx=70_000_000, aeusdc=100_000_000, sbtc=6 * 10**12, **more):
-        """Make the three prices."""
+        """Return the three prices."""
         found = {self.ststx: ststx, self.aeusdc: aeusdc, self.sbtc: sbtc}
         return {
             asset: self.price(asset, price, **more) for asset, price in found.items()
@@ -71,5 +71,5 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(market):
-    """Give a builder of positions and prices in the demonstration's market."""
+    """Return a builder of positions and prices in the demonstration's market."""
     return World(market)

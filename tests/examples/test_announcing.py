@@ -50,7 +50,7 @@ class Heard:
 
 
 class Sink:
-    """Take alerts as told: each answer is a result, an error, or makes one."""
+    """A sink with prepared answers: results, errors, or functions that return one."""
 
     def __init__(self, *answers):
         self.answers, self.given = list(answers), []
@@ -267,7 +267,7 @@ def about(who, code="moved", at=0):
 
 
 class Reading:
-    """Be the bot that a listener makes read."""
+    """The bot as a listener sees it: it records what it has to read."""
 
     def __init__(self):
         self.read, self.more = [], asyncio.Event()

@@ -34,7 +34,7 @@ from ortege_watch.watchbus import AlertInfo, PublishResult
 
 
 class Heard:
-    """Be a display and an executor that a test can wait for."""
+    """A display and an executor that a test can wait for."""
 
     def __init__(self):
         self.notes, self.plans, self.more = [], [], asyncio.Event()
@@ -72,7 +72,7 @@ class Heard:
 
 
 class Broken:
-    """Be sources that fail as often as told."""
+    """A source that fails a given number of times."""
 
     caveats = ()
 
@@ -404,7 +404,7 @@ async def test_the_window_is_opened_anew_and_nothing_is_planned_twice(stage, wor
 
 
 def subscribed(fake):
-    """Give the queries that were subscribed to."""
+    """Return the queries that were subscribed to."""
     calls = [frame for frame in fake.frames if frame.get("method") == "subscribe"]
     return [frame["params"]["query"] for frame in calls]
 
@@ -491,7 +491,7 @@ async def test_a_guard_holds_plans_back(
 
 
 class Ways:
-    """Be a way of alerts that takes them, or fails."""
+    """A sink that accepts alerts, or fails."""
 
     def __init__(self, error=None):
         self.error, self.alerts = error, []

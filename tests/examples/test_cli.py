@@ -83,7 +83,7 @@ def fake():
 
 @pytest.fixture
 def danger(fake, world):
-    """Put a borrower in danger onto the server, with fresh prices."""
+    """Insert an unsafe position into the server, with new prices."""
     ststx, aeusdc, _ = world.market.reserves
     now = datetime.now(UTC)
     table = fake.tables["stacks_dapp_zest_positions_net"]
@@ -225,7 +225,7 @@ def test_members_that_are_not_asked_for_may_lack(fake, tmp_path, world):
 
 
 class Node(BaseHTTPRequestHandler):
-    """Be a node that knows of one borrower: a table of answers."""
+    """A node with one borrower: a table of answers."""
 
     answers: ClassVar = {}
 
@@ -338,7 +338,7 @@ ALERTS = {
 
 
 class Bus(BaseHTTPRequestHandler):
-    """Take alerts that are signed as they should be."""
+    """Accept alerts with a valid signature."""
 
     taken: ClassVar = []
     verifier = RequestVerifier(
@@ -460,9 +460,6 @@ def test_one_secret_for_both_directions_is_wrong_use(fake):
     done = run(fake, *ways, **same)
     assert done.returncode == 2
     assert "must differ from ALERTS_TO_SECRET" in done.stderr
-
-
-# -------------------------------------------------------------------- without a server
 
 
 @pytest.mark.parametrize(

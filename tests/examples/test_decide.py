@@ -40,7 +40,7 @@ def test_the_derived_vector_is_a_plan(world):
 
 
 def reserve(world, index, **changes):
-    """Give the market's reserves with one of them changed."""
+    """Return the market's reserves with one of them changed."""
     reserves = list(world.market.reserves)
     reserves[index] = msgspec.structs.replace(reserves[index], **changes)
     return tuple(reserves)

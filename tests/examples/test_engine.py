@@ -17,17 +17,17 @@ def engine(world):
 
 
 def seen(world, **prices):
-    """Say that the three prices came."""
+    """Return the input of the three prices."""
     return PricesSeen(world.now, tuple(world.prices(**prices).values()))
 
 
 def read(world, *positions, at=None):
-    """Say that positions were read."""
+    """Return the input of positions."""
     return PositionsRead(world.now if at is None else at, positions)
 
 
 def reasons(decisions):
-    """Give the reasons, or None for a plan."""
+    """Return the reasons, None for a plan."""
     return [getattr(each, "reason", None) for each in decisions]
 
 

@@ -53,7 +53,7 @@ def test_the_kill_file_stops_everything(tmp_path):
 
 @pytest.fixture
 def my_module(tmp_path, monkeypatch):
-    """Put a module of executors on the path."""
+    """Create a module with executors on the import path."""
     (tmp_path / "my_executors.py").write_text(
         "class Mine:\n"
         "    async def execute(self, plan):\n"

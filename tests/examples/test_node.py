@@ -69,7 +69,7 @@ async def node(chain):
 
 @pytest.fixture(scope="session")
 def on_chain(world):
-    """Give the market with the contracts that a node is asked for."""
+    """Return the market with the contracts that a node is called for."""
     reserves = tuple(
         msgspec.structs.replace(each, feed=FEED) if index < 2 else each
         for index, each in enumerate(world.market.reserves)
@@ -79,7 +79,7 @@ def on_chain(world):
 
 
 def alice_has(chain, world, *, supplied=(), borrowed=()):
-    """Say what a borrower uses."""
+    """Prepare the answer with a borrower's assets."""
     lists = {
         "assets-supplied": tuple(map(Principal, supplied)),
         "assets-borrowed": tuple(map(Principal, borrowed)),
@@ -90,7 +90,7 @@ def alice_has(chain, world, *, supplied=(), borrowed=()):
 
 
 def reserve_data(chain, world, asset, *, principal=0, collateral=True):
-    """Say what the reserve has noted of her."""
+    """Prepare the answer with her data in a reserve."""
     data = {
         "principal-borrow-balance": UInt(principal),
         "use-as-collateral": collateral,
@@ -100,7 +100,7 @@ def reserve_data(chain, world, asset, *, principal=0, collateral=True):
 
 
 def balance(chain, world, reserve, amount):
-    """Say what she has supplied."""
+    """Prepare the answer with her balance."""
     who = Principal(world.alice)
     chain.say(reserve.z_token, "get-balance", who, result=Ok(UInt(amount)))
 
@@ -164,7 +164,7 @@ async def test_an_asset_that_the_market_file_does_not_know(
 
 
 def broken(response):
-    """Make the node answer so, or fail so."""
+    """Return a handler that always answers or fails like this."""
 
     def answer(request):
         if isinstance(response, Exception):

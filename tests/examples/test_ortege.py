@@ -38,7 +38,7 @@ async def client(fake):
 
 
 def held(world, who, asset, supply="0", borrow="0", repaid="0"):
-    """Make a row of the positions' cube."""
+    """Return a row of the positions' cube."""
     ids = {each.asset: each.asset_ids[0] for each in world.market.reserves}
     return {
         "lender_address": who,
@@ -105,6 +105,19 @@ async def test_an_asset_that_is_null_is_kept_as_something(world, fake, client):
     table.insert(held(world, world.alice, world.ststx, borrow="1") | {"asset_id": None})
     [found] = await OrtegePositions(client, world.market).positions([world.alice], 0)
     assert found.holdings == (Holding(asset="NULL", borrowed=1),)
+
+
+async def test_truncated_positions_are_an_error(world, fake, client):
+    """A debt may be among the rows that are missing."""
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    table.insert(held(world, world.alice, world.ststx, supply="10"))
+    table.insert(held(world, world.alice, world.aeusdc, borrow="5"))
+    few = OrtegePositions(client, world.market, max_rows=2)
+    with pytest.raises(SourceError, match="truncated at 2 rows"):
+        await few.positions([world.alice], 0)
+    enough = OrtegePositions(client, world.market, max_rows=3)
+    [found] = await enough.positions([world.alice], 0)
+    assert found.has_debt
 
 
 async def test_many_addresses_are_asked_a_hundred_at_once(world, fake, client):

@@ -42,7 +42,7 @@ def recorded(path, session, inputs):
 
 
 def story(world):
-    """Make a session with three plans."""
+    """Return the inputs of a session with three plans."""
     return [
         PricesSeen(world.now, tuple(world.prices().values())),
         PositionsRead(world.now, (world.danger(), world.danger(who=world.bob))),

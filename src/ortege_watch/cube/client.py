@@ -459,8 +459,8 @@ def _watch(
     options: WatchOptions,
 ) -> AsyncUpdates:
     # Importing websockets takes longer than all the rest, and REST needs none of it.
-    from ortege_watch.watch.runner import Target  # noqa: PLC0415
-    from ortege_watch.watch.updates import watch  # noqa: PLC0415
+    from ortege_watch.watch.runner import Subscription, Target  # noqa: PLC0415
+    from ortege_watch.watch.updates import AsyncUpdates  # noqa: PLC0415
 
     def poll(query: Query) -> Awaitable[ResultPart]:
         call = settings.call(driver.clock.now(), {}, tokens)
@@ -477,10 +477,12 @@ def _watch(
         clock=driver.clock,
         max_size=driver.max_size,
     )
-    return watch(
-        queries,
-        options,
-        target=target,
-        remembered=settings.dialect,
-        remember=remember,
+    return AsyncUpdates(
+        Subscription(
+            queries,
+            options,
+            target=target,
+            remembered=settings.dialect,
+            remember=remember,
+        )
     )

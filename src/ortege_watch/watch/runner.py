@@ -28,7 +28,12 @@ from ortege_watch.query import Query
 from ortege_watch.tokens import expiry
 from ortege_watch.watch import frames
 from ortege_watch.watch.mailbox import Mailbox
-from ortege_watch.watch.options import Dialect, Settings
+from ortege_watch.watch.options import (
+    Dialect,
+    WatchOptions,
+    check_queries,
+    settings_of,
+)
 from ortege_watch.watch.session import LOGGER, DialectChoice, Session
 from ortege_watch.watch.states import (
     AskToken,
@@ -96,6 +101,13 @@ class Target:
 class Subscription:
     """The sessions of one ``watch()``, and what they received.
 
+    Args:
+        queries: the queries to subscribe to.
+        options: the keyword arguments of ``watch()``.
+        target: the server.
+        remembered: the dialect that worked last with this server.
+        remember: called with the dialect that works.
+
     Attributes:
         mailbox: what the caller has not yet taken.
         arrived: set when there may be something new in it, or it is finished.
@@ -107,14 +119,20 @@ class Subscription:
     def __init__(
         self,
         queries: Sequence[Query],
+        options: WatchOptions,
         *,
         target: Target,
-        settings: Settings,
-        choice: DialectChoice,
-        on_state: Callable[[ConnectionState], object] | None,
-        on_error: Callable[[OrtegeWatchError], object] | None,
+        remembered: Dialect | None,
         remember: Callable[[Dialect], object],
     ) -> None:
+        check_queries(queries)
+        self._settings = settings_of(options)
+        dialect = options.get("dialect", "auto")
+        self._choice = DialectChoice(
+            dialect=(remembered or "cube") if dialect == "auto" else dialect,
+            may_switch=dialect == "auto",
+        )
+        on_error = options.get("on_error")
         self.mailbox: Final = Mailbox(
             queries, on_error and (lambda error: self._call(on_error, error))
         )
@@ -125,9 +143,7 @@ class Subscription:
         self._wire = {key: query.to_wire() for key, query in self.mailbox.open.items()}
         self._target = target
         self._server = target.url.split("/")[2]
-        self._settings = settings
-        self._choice = choice
-        self._on_state = on_state
+        self._on_state = options.get("on_state")
         self._callback_failed = False
         self._remember = remember
         self._runners: list[SessionRunner] = []
@@ -418,10 +434,6 @@ class SessionRunner:
                 self._socket = None
             self.feed(event)
 
-    def transport_error(self, message: str, cause: Exception) -> TransportError:
-        """Return an error with the tokens removed from its message."""
-        return transport_error(message, cause, self.tokens)
-
     def _without_tokens(self, text: str) -> str:
         for token in self.tokens:
             text = text.replace(token, "<token>")
@@ -479,7 +491,7 @@ class _Socket:
         except InvalidStatus as error:
             status = error.response.status_code
             problem = f"the server refused the WebSocket with HTTP {status}"
-            failure = runner.transport_error(problem, error)
+            failure = transport_error(problem, error, runner.tokens)
             runner.on_socket(self, OpenFailed(failure, status))
             return
         except TransportError as failure:
@@ -509,7 +521,7 @@ class _Socket:
         code = 1006 if received is None else received.code
         problem = f"the connection was lost ({error})"
         too_big = sent is not None and sent.code == 1009 and not error.rcvd_then_sent
-        failure = self._runner.transport_error(problem, error)
+        failure = transport_error(problem, error, self._runner.tokens)
         return Dropped(code, failure, too_big=too_big)
 
     async def ping(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, ExitStack
 from datetime import datetime
@@ -14,58 +14,14 @@ from typing import Final, Self, TypeVar
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ortege_watch.errors import OrtegeWatchError, QueryError
-from ortege_watch.query import Query
 from ortege_watch.watch.mailbox import Update
-from ortege_watch.watch.options import (
-    Dialect,
-    WatchOptions,
-    check_queries,
-    settings_of,
-)
-from ortege_watch.watch.runner import Subscription, Target
-from ortege_watch.watch.session import DialectChoice
+from ortege_watch.watch.runner import Subscription
 from ortege_watch.watch.states import ConnectionState
 
 T = TypeVar("T")
 
 _WAIT_AT_MOST: Final = 1.0
 """Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
-
-
-def watch(
-    queries: Sequence[Query],
-    options: WatchOptions,
-    *,
-    target: Target,
-    remembered: Dialect | None,
-    remember: Callable[[Dialect], object],
-) -> AsyncUpdates:
-    """Return the iterator for ``watch()`` of either client.
-
-    Args:
-        queries: the queries to subscribe to.
-        options: the keyword arguments of ``watch()``.
-        target: the server.
-        remembered: the dialect that worked last with this server.
-        remember: called with the dialect that works.
-    """
-    check_queries(queries)
-    settings = settings_of(options)
-    dialect = options.get("dialect", "auto")
-    return AsyncUpdates(
-        Subscription(
-            queries,
-            target=target,
-            settings=settings,
-            choice=DialectChoice(
-                dialect=(remembered or "cube") if dialect == "auto" else dialect,
-                may_switch=dialect == "auto",
-            ),
-            on_state=options.get("on_state"),
-            on_error=options.get("on_error"),
-            remember=remember,
-        )
-    )
 
 
 class AsyncUpdates:

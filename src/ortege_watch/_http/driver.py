@@ -11,7 +11,7 @@ import random
 import ssl
 import threading
 import time
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -287,6 +287,38 @@ class AsyncHttpDriver:
         self._closed = True
         if self._http is not None and self._is_ours:
             await self._http.aclose()
+
+
+class HttpClient:
+    """Base class of the clients for threads and scripts."""
+
+    _driver: HttpDriver
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the client's connections; the client cannot be used afterwards."""
+        self._driver.close()
+
+
+class AsyncHttpClient:
+    """Base class of the clients for tasks of asyncio or trio."""
+
+    _driver: AsyncHttpDriver
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client's connections; the client cannot be used afterwards."""
+        await self._driver.aclose()
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 from uuid import uuid4
 
 from attrs import frozen
@@ -22,9 +22,11 @@ from ortege_watch._http.conversation import (
 from ortege_watch._http.driver import (
     AsyncClock,
     AsyncHttp,
+    AsyncHttpClient,
     AsyncHttpDriver,
     Clock,
     Http,
+    HttpClient,
     HttpDriver,
 )
 from ortege_watch.cube import flows
@@ -122,22 +124,17 @@ class Settings:
         )
 
 
-class AsyncCubeClient:
+class AsyncCubeClient(AsyncHttpClient):
     """A client of a Cube server for tasks of asyncio or trio.
 
     Every method retries transient failures and repeats the request while the server is
     still working ("Continue wait" is never returned), until its deadline; every method
     takes ``timeout=`` and ``deadline=`` for one call. Besides what is listed there,
-    they raise:
-
-    - :class:`AuthenticationError`: the token was refused, and so was the next one of
-      the token function;
-    - :class:`RateLimited`, :class:`ApiError`: an error response, also to the last
-      retry;
-    - :class:`TransportError`: no response, also to the last retry;
-    - :class:`DeadlineExceeded`: no time was left for another attempt;
-    - :class:`DecodeError`: a response that cannot be decoded;
-    - :class:`OrtegeWatchError` itself: the token function failed.
+    they raise :class:`AuthenticationError` (the token was refused, and so was the next
+    one of the token function), :class:`ApiError` and :class:`RateLimited`,
+    :class:`TransportError` (no response), :class:`DeadlineExceeded`,
+    :class:`DecodeError`, and :class:`OrtegeWatchError` itself if the token function
+    failed.
 
     Args:
         url: the server, such as ``https://host/cubejs-api/v1``; the host alone, the
@@ -170,16 +167,6 @@ class AsyncCubeClient:
 
     def __repr__(self) -> str:
         return f"AsyncCubeClient({self._settings.endpoint.api!r})"
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the client's connections; the client cannot be used afterwards."""
-        await self._driver.aclose()
 
     async def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query.
@@ -281,22 +268,17 @@ class AsyncCubeClient:
         return self._settings.call(self._driver.clock.now(), limits)
 
 
-class CubeClient:
+class CubeClient(HttpClient):
     """A client of a Cube server for threads and scripts; threads may share it.
 
     Every method retries transient failures and repeats the request while the server is
     still working ("Continue wait" is never returned), until its deadline; every method
     takes ``timeout=`` and ``deadline=`` for one call. Besides what is listed there,
-    they raise:
-
-    - :class:`AuthenticationError`: the token was refused, and so was the next one of
-      the token function;
-    - :class:`RateLimited`, :class:`ApiError`: an error response, also to the last
-      retry;
-    - :class:`TransportError`: no response, also to the last retry;
-    - :class:`DeadlineExceeded`: no time was left for another attempt;
-    - :class:`DecodeError`: a response that cannot be decoded;
-    - :class:`OrtegeWatchError` itself: the token function failed.
+    they raise :class:`AuthenticationError` (the token was refused, and so was the next
+    one of the token function), :class:`ApiError` and :class:`RateLimited`,
+    :class:`TransportError` (no response), :class:`DeadlineExceeded`,
+    :class:`DecodeError`, and :class:`OrtegeWatchError` itself if the token function
+    failed.
 
     The deadline is checked between reads, so that a call may exceed it by one
     ``timeout``.
@@ -332,16 +314,6 @@ class CubeClient:
 
     def __repr__(self) -> str:
         return f"CubeClient({self._settings.endpoint.api!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the client's connections; the client cannot be used afterwards."""
-        self._driver.close()
 
     def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query.

@@ -99,59 +99,31 @@ if TYPE_CHECKING:
 # The module of each public name. A new name needs a line here and one above for type
 # checkers; a test compares the two.
 _HOMES = {
-    "ApiError": "errors",
-    "AsyncClock": "_http.driver",
-    "AsyncCubeClient": "cube.client",
-    "AsyncHttp": "_http.driver",
-    "AsyncUpdates": "watch.updates",
-    "AuthenticationError": "errors",
-    "CacheMode": "query",
-    "ChangedRow": "results",
-    "ClientOptions": "_http.conversation",
-    "Clock": "_http.driver",
-    "Condition": "query",
-    "ConnectionState": "watch.states",
-    "CubeClient": "cube.client",
-    "CubeMeta": "cube.meta",
-    "DeadlineExceeded": "errors",
-    "DecodeError": "errors",
-    "Dimension": "query",
-    "DimensionMeta": "cube.meta",
-    "DryRun": "cube.flows",
-    "Filter": "query",
-    "Group": "query",
-    "Http": "_http.driver",
-    "InvalidArgument": "errors",
-    "Limits": "_http.conversation",
-    "Measure": "query",
-    "MeasureMeta": "cube.meta",
-    "Member": "query",
-    "MemberMeta": "cube.meta",
-    "Meta": "cube.meta",
-    "Order": "query",
-    "OrtegeWatchError": "errors",
-    "Query": "query",
-    "QueryError": "errors",
-    "QueryRejected": "errors",
-    "Range": "query.values",
-    "RangeLike": "query.values",
-    "RateLimited": "errors",
-    "Reconnect": "watch.options",
-    "ResponseFormat": "query",
-    "Result": "results",
-    "Retry": "_http.conversation",
-    "Row": "results",
-    "Segment": "query",
-    "SegmentMeta": "cube.meta",
-    "Sql": "cube.flows",
-    "SubscriptionLost": "errors",
-    "TimeDimension": "query",
-    "TimeSelection": "query",
-    "TokenLike": "tokens",
-    "TransportError": "errors",
-    "Update": "watch.mailbox",
-    "Updates": "watch.updates",
-    "WatchOptions": "watch.options",
+    name: module
+    for module, names in {
+        "_http.conversation": "ClientOptions Limits Retry",
+        "_http.driver": "AsyncClock AsyncHttp Clock Http",
+        "cube.client": "AsyncCubeClient CubeClient",
+        "cube.flows": "DryRun Sql",
+        "cube.meta": "CubeMeta DimensionMeta MeasureMeta MemberMeta Meta SegmentMeta",
+        "errors": """
+            ApiError AuthenticationError DeadlineExceeded DecodeError InvalidArgument
+            OrtegeWatchError QueryError QueryRejected RateLimited SubscriptionLost
+            TransportError
+        """,
+        "query": """
+            CacheMode Condition Dimension Filter Group Measure Member Order Query
+            ResponseFormat Segment TimeDimension TimeSelection
+        """,
+        "query.values": "Range RangeLike",
+        "results": "ChangedRow Result Row",
+        "tokens": "TokenLike",
+        "watch.mailbox": "Update",
+        "watch.options": "Reconnect WatchOptions",
+        "watch.states": "ConnectionState",
+        "watch.updates": "AsyncUpdates Updates",
+    }.items()
+    for name in names.split()
 }
 
 

@@ -79,49 +79,26 @@ if TYPE_CHECKING:
 
 # Where each public name lives; a test compares it with the imports above.
 _HOMES = {
-    "AbnormalFunctionCall": "watchbus.models",
-    "AlertChannel": "watchbus.channel",
-    "AlertHandler": "watchbus.inbox",
-    "AlertInbox": "watchbus.inbox",
-    "AlertInfo": "watchbus.models",
-    "AlertPublisher": "watchbus.publisher",
-    "AlertServer": "watchbus.channel",
-    "AsyncAlertPublisher": "watchbus.publisher",
-    "AsyncWatchBusClient": "watchbus.client",
-    "BigAmountTxn": "watchbus.models",
-    "BigAmountTxnPercent": "watchbus.models",
-    "BigAmountTxnUsd": "watchbus.models",
-    "BusOptions": "watchbus.requests",
-    "Credentials": "watchbus.signing",
-    "EntityInfo": "watchbus.models",
-    "EventValues": "watchbus.models",
-    "Headers": "watchbus.signing",
-    "MemoryNonces": "watchbus.verifier",
-    "NonceStore": "watchbus.verifier",
-    "Outbox": "watchbus.outbox",
-    "OutboxFull": "errors",
-    "Progress": "watchbus.requests",
-    "PublishResult": "watchbus.sending",
-    "RejectedAlert": "watchbus.sending",
-    "RequestVerifier": "watchbus.verifier",
-    "RiskFunctionCall": "watchbus.models",
-    "SQLiteNonces": "watchbus.verifier",
-    "SignatureError": "errors",
-    "SignatureReason": "errors",
-    "Subscription": "watchbus.models",
-    "SubscriptionPage": "watchbus.models",
-    "SupportedEvent": "watchbus.models",
-    "TrustScoreDecrease": "watchbus.models",
-    "WatchBusClient": "watchbus.client",
-    "WatchBusError": "errors",
-    "WatchEvent": "watchbus.models",
-    "WatchPaths": "watchbus.requests",
-    "WatchResult": "watchbus.models",
-    "WireStyle": "watchbus.wire",
-    "alert_app": "watchbus.inbox",
-    "serve_alert_channel": "watchbus.channel",
-    "sign": "watchbus.signing",
-    "signed_headers": "watchbus.signing",
+    name: module
+    for module, names in {
+        "errors": "OutboxFull SignatureError SignatureReason WatchBusError",
+        "watchbus.channel": "AlertChannel AlertServer serve_alert_channel",
+        "watchbus.client": "AsyncWatchBusClient WatchBusClient",
+        "watchbus.inbox": "AlertHandler AlertInbox alert_app",
+        "watchbus.models": """
+            AbnormalFunctionCall AlertInfo BigAmountTxn BigAmountTxnPercent
+            BigAmountTxnUsd EntityInfo EventValues RiskFunctionCall Subscription
+            SubscriptionPage SupportedEvent TrustScoreDecrease WatchEvent WatchResult
+        """,
+        "watchbus.outbox": "Outbox",
+        "watchbus.publisher": "AlertPublisher AsyncAlertPublisher",
+        "watchbus.requests": "BusOptions Progress WatchPaths",
+        "watchbus.sending": "PublishResult RejectedAlert",
+        "watchbus.signing": "Credentials Headers sign signed_headers",
+        "watchbus.verifier": "MemoryNonces NonceStore RequestVerifier SQLiteNonces",
+        "watchbus.wire": "WireStyle",
+    }.items()
+    for name in names.split()
 }
 
 

@@ -112,6 +112,11 @@ def test_a_request_for_events_with_a_body_is_refused(provider):
     assert ask(provider, "/api/watch/event/list", {}).status_code == 400
 
 
+def test_a_list_is_not_a_request_for_a_page(provider):
+    answer = ask(provider, "/api/watch/subscriptions/list", [])
+    assert answer.status_code == 400
+
+
 @pytest.mark.parametrize("body", [None, {}, "x", [1], [{"entity": "0x"}]])
 def test_a_body_without_a_list_of_entities_is_refused(provider, body):
     answer = ask(provider, "/api/watch/subscribe", body)

@@ -10,10 +10,10 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from email.utils import formatdate
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import msgspec
@@ -31,10 +31,22 @@ from ortege_watch.watchbus import channel as frames
 from ortege_watch.watchbus.models import (
     AlertInfo,
     EntityInfo,
+    Subscription,
+    SubscriptionPage,
     SupportedEvent,
+    WatchEvent,
     decode_alerts,
 )
 from ortege_watch.watchbus.signing import Credentials
+from ortege_watch.watchbus.wire import (
+    decode_entities,
+    decode_page_request,
+    subscription_page_data,
+    supported_events_data,
+    watch_result_data,
+)
+
+T = TypeVar("T")
 
 _SUCCESS: Final = "000000000"
 _BAD_REQUEST: Final = "000001"
@@ -304,92 +316,62 @@ class FakeProvider(_SignedFake):
     # Endpoints, called with the lock held
 
     def _subscribe(self, request: HttpRequest) -> dict[str, Any]:
-        asked = [each for each in _entities(request) if each not in self._rejected]
+        entities = _read(decode_entities, request.content)
+        asked = [each for each in entities if each not in self._rejected]
         self.watch(*asked)
-        return self._result(asked)
+        return watch_result_data([*asked, *self._unasked])
 
     def _unsubscribe(self, request: HttpRequest) -> dict[str, Any]:
         known = [
             each
-            for each in _entities(request)
+            for each in _read(decode_entities, request.content)
             if each in self._watched and each not in self._rejected
         ]
         for each in known:
             del self._watched[each]
-        return self._result(known)
-
-    def _result(self, entities: list[EntityInfo]) -> dict[str, Any]:
-        return {
-            "watch_result": [
-                {
-                    "entity": each.entity,
-                    "chain_id": str(each.chain_id),
-                    "entity_type": each.entity_type,
-                    "event_code": each.event_code,
-                }
-                for each in (*entities, *self._unasked)
-            ]
-        }
+        return watch_result_data([*known, *self._unasked])
 
     def _list(self, request: HttpRequest) -> dict[str, Any]:
-        asked = request.json or {}
-        index, size = int(asked.get("page_index", 1)), int(asked.get("page_size", 50))
-        if not (index >= 1 and 1 <= size <= 50):
-            raise _Refused(400, _BAD_REQUEST, "illegal page")
-        size = min(size, self._page_size)
-        entries = self._entries(asked.get("entity_list"))
-        answer = {
-            "subscription_list": entries[(index - 1) * size : index * size],
-            "page_index": index,
-            "page_size": size,
-            "total": len(entries),
-        }
+        asked = _read(decode_page_request, request.content)
+        index, size = asked.page_index, min(asked.page_size, self._page_size)
+        entries = self._subscriptions(asked.entities)
+        answer = subscription_page_data(
+            SubscriptionPage(
+                subscriptions=tuple(entries[(index - 1) * size : index * size]),
+                page_index=index,
+                page_size=size,
+                total=len(entries),
+            )
+        )
         if not self._is_stuck:
             return answer
         self._stuck_page = self._stuck_page or answer
         return self._stuck_page
 
-    def _entries(self, asked: list[str] | None) -> list[dict[str, Any]]:
+    def _subscriptions(self, asked: Sequence[str] | None) -> list[Subscription]:
         wanted = None if not asked else {each.lower() for each in asked}
-        found: dict[str, list[dict[str, str]]] = {}
+        found: dict[str, list[WatchEvent]] = {}
         for info, watch_id in self._watched.items():
             entity = info.entity.lower()
             if wanted is None or entity in wanted:
-                event = {"watch_id": watch_id, "event_code": info.event_code}
+                event = WatchEvent(watch_id=watch_id, event_code=info.event_code)
                 found.setdefault(entity, []).append(event)
         return [
-            {"watch_entity": entity, "watch_event_list": events}
+            Subscription(entity=entity, events=tuple(events))
             for entity, events in found.items()
         ]
 
     def _list_events(self, request: HttpRequest) -> list[dict[str, Any]]:
         if request.content:
             raise _Refused(400, _BAD_REQUEST, "the body is not empty")
-        return [
-            {
-                "event_code": each.event_code,
-                "support_entity_type_list": list(each.entity_types),
-                "mini_threshold": str(each.mini_threshold or 0),
-            }
-            for each in self._events
-        ]
+        return supported_events_data(self._events)
 
 
-def _entities(request: HttpRequest) -> list[EntityInfo]:
-    body: Any = request.json
-    listed: Any = body.get("entity_list") if isinstance(body, dict) else body
+def _read(decode: Callable[[bytes], T], body: bytes) -> T:
     try:
-        return [
-            EntityInfo(
-                each["entity"],
-                int(each["chain_id"]),
-                each["entity_type"],
-                each["event_code"],
-            )
-            for each in listed
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise _Refused(400, _BAD_REQUEST, f"illegal entity_list: {error!r}") from error
+        return decode(body)
+    except DecodeError as error:
+        raise _Refused(400, _BAD_REQUEST, str(error)) from error
 
 
 class _AlertServer(_SignedServer):
@@ -547,10 +529,7 @@ class FakeWatchBus(_SignedFake):
             self._invalid = lambda _: False
 
     def _take(self, body: bytes) -> None:
-        try:
-            alerts = decode_alerts(body)
-        except DecodeError as error:
-            raise _Refused(400, _BAD_REQUEST, str(error)) from error
+        alerts = _read(decode_alerts, body)
         if any(map(self._invalid, alerts)):
             raise _Refused(*self._answer)
         self._deliveries.append(alerts)

@@ -151,17 +151,18 @@ def decode_body(data: bytes) -> Body:
         raise DecodeError(problem, excerpt=excerpt(data)) from error
 
 
-def dumps(value: object) -> str:
+def dumps(value: object, path: str = "$") -> str:
     """Encode a value as compact JSON with exact numbers; a ``Decimal`` is a number.
 
-    What JSON cannot represent exactly is an ``InvalidArgument`` with its path.
+    What JSON cannot represent exactly is an ``InvalidArgument`` with its path, which
+    begins with ``path``.
     """
     try:
-        return encode(_exact(value, "$")).decode()
+        return encode(_exact(value, path)).decode()
     except InvalidArgument:
         raise
     except UNREADABLE as error:
-        problem = f"value cannot be written as JSON: {error}"
+        problem = f"{path} cannot be written as JSON: {error}"
         raise InvalidArgument(problem) from error
 
 

@@ -136,7 +136,7 @@ async def test_a_style_changes_the_form_of_what_is_sent():
 
 @pytest.mark.parametrize(
     ("alerts", "problem"),
-    [([], "must not be empty"), ([alert(1), alert(2)], "send fewer at once")],
+    [([], "alerts is empty"), ([alert(1), alert(2)], "send fewer at once")],
 )
 async def test_alerts_that_cannot_be_sent_are_refused_at_once(alerts, problem):
     async with scripted() as script, channel_to(script, max_body=300) as channel:

@@ -18,9 +18,9 @@ from ortege_watch.watchbus.channel import (
     decode_frame,
     encode_frame,
 )
+from ortege_watch.watchbus.models import decode_alerts
 from ortege_watch.watchbus.wire import (
     ResultCode,
-    decode_alerts,
     encode_alerts,
     error_answer,
     ok_answer,

@@ -71,5 +71,5 @@ async def test_other_alerts_and_other_apps_do_not_wait():
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_an_inbox_keeps_at_least_one_key(limit):
-    with pytest.raises(InvalidArgument, match=f"at least 1, got {limit}"):
+    with pytest.raises(InvalidArgument, match=f"a positive int, got {limit}"):
         AlertInbox(limit=limit)

@@ -34,7 +34,7 @@ def ready(*alerts, style=PLAIN):
 def test_a_body_put_together_is_the_body_written_at_once(as_int, bare):
     style = WireStyle(chain_id_as_int=as_int, bare_lists=bare)
     alerts = [alert(1), alert(2), alert(3)]
-    body = body_of(ready(*alerts, style=style), bare=bare)
+    body = body_of(ready(*alerts, style=style), style)
     assert body == encode_alerts(alerts, style)
 
 
@@ -42,7 +42,7 @@ def test_the_key_is_the_receiver_s():
     """Numbers become text on the way; without a hash the values are in the key."""
     plain = alert(1, tx_hash="", amount=3)
     [waiting] = ready(plain)
-    [arrived] = decode_alerts(body_of([waiting], bare=False))
+    [arrived] = decode_alerts(body_of([waiting], PLAIN))
     assert waiting.key == arrived.dedupe_key("app")
 
 
@@ -68,7 +68,7 @@ def test_a_queued_alert_is_the_given_one_or_is_decoded():
         (b"x", "must be an iterable"),
         (None, "must be an iterable"),
         (alert(1), "must be an iterable"),
-        ([alert(1), {}], r"alerts\[1\] must be an AlertInfo, got {}"),
+        ([alert(1), {}], r"alerts\[1\] must be of type AlertInfo, got {}"),
         (
             [alert(1), AlertInfo("0x1", 56, "ERC20", "x", 1)],
             r"alerts\[1\]\.entity must be an address, .* got '0x1'$",

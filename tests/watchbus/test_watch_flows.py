@@ -176,9 +176,9 @@ def test_every_entity_is_accounted_for_once(count, size, answers):
         (b"0x", "must be an iterable"),
         (None, "must be an iterable"),
         (ONE, "must be an iterable"),
-        ([ONE, "0x"], r"entities\[1\] must be EntityInfo, got '0x'"),
+        ([ONE, "0x"], r"entities\[1\] must be of type EntityInfo, got '0x'"),
         ([ONE, TWO, ONE], r"entities\[2\] repeats entities\[0\]"),
-        ([ONE, EntityInfo("0x1", 56, "ERC20", "x")], r"entity_list\[1\]\.entity"),
+        ([ONE, EntityInfo("0x1", 56, "ERC20", "x")], r"entities\[1\]\.entity"),
     ],
 )
 def test_invalid_entities_are_refused_before_anything_is_sent(given, advice):
@@ -196,7 +196,7 @@ def test_entities_are_compared_without_case():
 
 def test_an_invalid_entity_in_a_later_batch_is_refused_before_the_first_is_sent():
     bad = EntityInfo("0x1", 56, "ERC20", "x")
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgument, match=r"entities\[1\]\.entity"):
         Play([]).run(subscribe([ONE, bad], batch_size=1))
 
 
@@ -280,8 +280,8 @@ def test_paging_ends(answers, total):
     [
         ([], 50, "entities is empty"),
         ("0x", 50, "must be an iterable of str, got '0x'"),
-        ([56], 50, r"entities\[0\] must be str, got 56"),
-        (["0x1"], 50, r"entity_list\[0\]"),
+        ([56], 50, r"entities\[0\] must be of type str, got 56"),
+        (["0x1"], 50, r"entities\[0\]"),
         ([ONE.entity, ONE.entity.upper().replace("X", "x")], 50, "repeats"),
         (None, 51, "page_size"),
         (None, 0, "page_size"),

@@ -50,6 +50,7 @@ from ortege_watch.errors import (
     WatchBusError,
 )
 from ortege_watch.watch.options import Reconnect
+from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
@@ -67,7 +68,7 @@ from ortege_watch.watchbus.signing import (
     signed_headers,
 )
 from ortege_watch.watchbus.verifier import RequestVerifier
-from ortege_watch.watchbus.wire import WireStyle, encode_alerts, read_answer
+from ortege_watch.watchbus.wire import DOCUMENTED, WireStyle, encode_alerts, read_answer
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -86,7 +87,6 @@ _INVALID_DATA: Final = 1007
 _TOO_LARGE: Final = 1009
 _EXAMPLE: Final = "wss://alerts.example.com/alerts/ws"
 _RECONNECT: Final = Reconnect()
-_STYLE: Final = WireStyle()
 
 _Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 _Status: TypeAlias = Annotated[int, msgspec.Meta(ge=100, lt=600)]
@@ -319,7 +319,7 @@ class AlertChannel:
         credentials: Credentials,
         *,
         reconnect: Reconnect = _RECONNECT,
-        style: WireStyle = _STYLE,
+        style: WireStyle = DOCUMENTED,
         max_pending: int = 16,
         max_body: int = 1024 * 1024,
         ping_every: float = 20.0,
@@ -328,8 +328,7 @@ class AlertChannel:
         ssl: tls.SSLContext | None = None,
         clock: AsyncClock | None = None,
     ) -> None:
-        if max_pending < 1:
-            raise InvalidArgument(f"max_pending must be positive, got {max_pending!r}")
+        check_int("max_pending", max_pending)
         self._url, self._path = parse_address(url)
         self._host = self._url.split("/")[2]
         self._credentials = credentials

@@ -15,7 +15,7 @@ from ortege_watch._http.driver import (
     HttpDriver,
 )
 from ortege_watch.errors import DecodeError, InvalidArgument, OrtegeWatchError
-from ortege_watch.watchbus.fields import shown
+from ortege_watch.watchbus.fields import check_list, shown
 from ortege_watch.watchbus.models import (
     EntityInfo,
     Subscription,
@@ -39,6 +39,7 @@ from ortege_watch.watchbus.wire import (
     decode_watch_result,
     encode_entities,
     encode_page_request,
+    entities_to_wire,
 )
 
 T = TypeVar("T")
@@ -63,15 +64,13 @@ class Provider:
         progress: Progress | None,
     ) -> Conversation[WatchResult]:
         """Send entities in batches; an error has the result of those before it."""
-        asked = _checked(entities, EntityInfo)
-        # All are encoded before one is sent: an invalid one is refused first.
-        requests = [
-            (len(batch), encode_entities(batch, config.style))
-            for batch in batches(asked, config.batch_size)
-        ]
+        asked = _distinct(entities, EntityInfo)
+        # All are checked before one is sent.
+        wire = entities_to_wire(asked, config.style)
         answered: list[EntityInfo] = []
         done = 0
-        for size, body in requests:
+        for batch in batches(wire, config.batch_size):
+            body = encode_entities(batch, config.style)
             try:
                 answered += yield from signed_exchange(
                     config, endpoint, body, decode_watch_result, is_repeatable=False
@@ -81,11 +80,9 @@ class Provider:
                     asked[:done], answered, asked[done:]
                 )
                 raise
-            done += size
+            done += len(batch)
             if progress is not None:
                 progress(done, len(asked))
-        if tuple(answered) == asked:  # as nearly always
-            return WatchResult(asked, (), ())
         return WatchResult.compare(asked, answered)
 
     def page(
@@ -120,7 +117,7 @@ class Pages:
     def __init__(
         self, entities: Iterable[str] | None, page_size: int, batch_size: int
     ) -> None:
-        listed = None if entities is None else _checked(entities, str)
+        listed = None if entities is None else _distinct(entities, str)
         encode_page_request(listed, 1, page_size)  # raises what cannot be sent
         self.page_size: Final = page_size
         self._batches: list[tuple[str, ...] | None] = [None]
@@ -173,21 +170,11 @@ def batches(entries: Sequence[T], size: int) -> Iterator[tuple[T, ...]]:
         yield tuple(entries[start : start + size])
 
 
-def _checked(entities: Iterable[T], kind: type[T]) -> tuple[T, ...]:
+def _distinct(entities: object, kind: type[T]) -> tuple[T, ...]:
     """Return entities or addresses as a tuple; it has at least one, and each once."""
-    if isinstance(entities, str | bytes) or not isinstance(entities, Iterable):
-        raise InvalidArgument(
-            f"entities must be an iterable of {kind.__name__}, got {shown(entities)}"
-        )
-    listed = tuple(entities)
-    if not listed:
-        raise InvalidArgument(f"entities is empty: pass at least one {kind.__name__}")
+    listed = check_list("entities", entities, kind)
     first: dict[object, int] = {}
     for i, each in enumerate(listed):
-        if not isinstance(each, kind):
-            raise InvalidArgument(
-                f"entities[{i}] must be {kind.__name__}, got {shown(each)}"
-            )
         same = each.lower() if isinstance(each, str) else each
         if (before := first.setdefault(same, i)) != i:
             raise InvalidArgument(

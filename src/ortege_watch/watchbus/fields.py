@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -29,7 +29,7 @@ LARGEST: Final = 2**256 - 1
 
 _FIRST_MILLISECONDS: Final = 10**12  # 13 digits: a time after September 2001
 _LAST_MILLISECONDS: Final = 10**13 - 1
-_LAST_SECONDS: Final = 10**11 - 1  # the year 5138
+LAST_SECONDS: Final = 10**11 - 1  # the year 5138
 
 
 def shown(value: object) -> str:
@@ -99,7 +99,7 @@ def _seconds(value: object) -> int | None:
     time = _integer(value)
     if time is None or time < 0:
         return None
-    if time <= _LAST_SECONDS:
+    if time <= LAST_SECONDS:
         return time
     return time // 1000 if _FIRST_MILLISECONDS <= time <= _LAST_MILLISECONDS else None
 
@@ -120,11 +120,34 @@ def check_text(name: str, value: object) -> None:
         raise InvalidArgument(f"{name} must be {TEXT.expected}, got {shown(value)}")
 
 
-def check_int(name: str, value: object, first: int, last: int, expected: str) -> None:
+def check_int(
+    name: str,
+    value: object,
+    expected: str = "a positive int",
+    *,
+    first: int = 1,
+    last: int = LARGEST,
+) -> None:
     """Raise :class:`InvalidArgument` unless the value is an int in the range."""
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    if not is_int or not first <= cast("int", value) <= last:
+    if type(value) is bool or not (isinstance(value, int) and first <= value <= last):
         raise InvalidArgument(f"{name} must be {expected}, got {shown(value)}")
+
+
+def check_list(name: str, values: object, kind: type[T]) -> tuple[T, ...]:
+    """Return the values of an iterable; raise :class:`InvalidArgument` if it is empty."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidArgument(
+            f"{name} must be an iterable of {kind.__name__}, got {shown(values)}"
+        )
+    found: list[T] = []
+    for i, value in enumerate(values):
+        if not isinstance(value, kind):
+            problem = f"must be of type {kind.__name__}, got {shown(value)}"
+            raise InvalidArgument(f"{name}[{i}] {problem}")
+        found.append(value)
+    if not found:
+        raise InvalidArgument(f"{name} is empty: pass at least one {kind.__name__}")
+    return tuple(found)
 
 
 class Problems:

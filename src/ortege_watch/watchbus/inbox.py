@@ -13,11 +13,11 @@ from attrs import define, field
 
 from ortege_watch.errors import (
     DecodeError,
-    InvalidArgument,
     OrtegeWatchError,
     SignatureError,
     SignatureReason,
 )
+from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_headers
 from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
@@ -63,8 +63,7 @@ class AlertInbox:
     def __init__(
         self, handled: HandledAlerts | None = None, *, limit: int = 100_000
     ) -> None:
-        if limit < 1:
-            raise InvalidArgument(f"limit must be at least 1, got {limit!r}")
+        check_int("limit", limit)
         self._handled = handled
         self._limit = limit
         self._recent: dict[str, None] = {}

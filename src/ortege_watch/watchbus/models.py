@@ -31,7 +31,7 @@ from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.watchbus.fields import (
     COUNT,
     INTEGER,
-    LARGEST,
+    LAST_SECONDS,
     NUMBER,
     OBJECT,
     SECONDS,
@@ -264,7 +264,7 @@ def _check_fields(
     entity: object, chain_id: object, entity_type: object, event_code: object
 ) -> None:
     check_text("entity", entity)
-    check_int("chain_id", chain_id, 0, LARGEST, "a non-negative int, such as 56")
+    check_int("chain_id", chain_id, "a non-negative int, such as 56", first=0)
     check_text("entity_type", entity_type)
     check_text("event_code", event_code)
 
@@ -401,7 +401,6 @@ class SupportedEvent:
     raw: Mapping[str, Any] = field(factory=dict[str, Any], eq=False, repr=False)
 
 
-_LATEST: Final = 10**11 - 1  # seconds; larger numbers are milliseconds
 _QUOTE: Final = ord('"')
 
 _new: Final = object.__new__
@@ -418,7 +417,7 @@ class _Fields(msgspec.Struct, frozen=True, gc=False):
     chain_id: Annotated[str, msgspec.Meta(max_length=77)]
     watch_entity_type: Annotated[str, msgspec.Meta(min_length=1)]
     watch_event_code: Annotated[str, msgspec.Meta(min_length=1)]
-    timestamp: Annotated[int, msgspec.Meta(ge=0, le=_LATEST)]
+    timestamp: Annotated[int, msgspec.Meta(ge=0, le=LAST_SECONDS)]
     event_values: Mapping[str, Any]
 
 
@@ -479,7 +478,8 @@ class AlertInfo:
         raw: Mapping[str, Any] | None = None,
     ) -> None:
         _check_fields(entity, chain_id, entity_type, event_code)
-        check_int("timestamp", timestamp, 0, _LATEST, "an int of unix seconds")
+        expected = "an int of unix seconds"
+        check_int("timestamp", timestamp, expected, first=0, last=LAST_SECONDS)
         if not isinstance(event_values, Mapping | None):
             raise InvalidArgument(
                 f"event_values must be a mapping, got {shown(event_values)}"
@@ -574,11 +574,6 @@ class AlertInfo:
     def __repr__(self) -> str:
         fields = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
         return f"AlertInfo({', '.join(fields)})"
-
-
-def fields_of(alert: AlertInfo) -> _Fields:
-    """Return the fields of an alert under their documented names, in one call."""
-    return alert._fields
 
 
 def decode_alerts(body: bytes) -> list[AlertInfo]:

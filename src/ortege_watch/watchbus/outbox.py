@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from ortege_watch._sqlite import Guard, connect, use_wal
 from ortege_watch.errors import InvalidArgument, OutboxFull
+from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.sending import (
     BatchResults,
@@ -72,8 +73,7 @@ class Outbox:
             raise InvalidArgument(
                 f"path must be the path of a file that persists, got {str(path)!r}"
             )
-        if type(limit) is not int or limit < 1:
-            raise InvalidArgument(f"limit must be a positive int, got {limit!r}")
+        check_int("limit", limit)
         self.path: Final = Path(path)
         self.limit: Final = limit
         name = f"the outbox {str(path)!r}"

@@ -46,6 +46,7 @@ from ortege_watch.errors import (
     RateLimited,
     WatchBusError,
 )
+from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
     SIGNATURE_HEADERS,
@@ -175,10 +176,7 @@ class BusConfig:
             )
         check_names(options, BusOptions)
         batch_size = options.get("batch_size", 100)
-        if type(batch_size) is not int or batch_size < 1:
-            raise InvalidArgument(
-                f"batch_size must be a positive int, got {batch_size!r}"
-            )
+        check_int("batch_size", batch_size)
         parts = split_url(url, _EXAMPLE, _REMEDY)
         prefix = parts.path.rstrip("/").removesuffix(path or "/").rstrip("/")
         if prefix:

@@ -12,11 +12,11 @@ from functools import partial
 from itertools import islice
 from typing import Final, Protocol
 
-from attrs import evolve, field, frozen, mutable
+from attrs import field, frozen, mutable
 
 from ortege_watch._http.conversation import Conversation, Work
-from ortege_watch.errors import InvalidArgument, OrtegeWatchError
-from ortege_watch.watchbus.fields import shown
+from ortege_watch.errors import OrtegeWatchError
+from ortege_watch.watchbus.fields import check_list
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.requests import (
     BusConfig,
@@ -25,11 +25,9 @@ from ortege_watch.watchbus.requests import (
     is_rejection,
     signed_exchange,
 )
-from ortege_watch.watchbus.wire import WireStyle, encode_alerts
+from ortege_watch.watchbus.wire import WireStyle, alerts_body, encode_alert
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
-
-_FIRST: Final = "alert_info_list[0]"
 
 
 @frozen
@@ -194,35 +192,18 @@ def prepare(alerts: object, app_id: str, style: WireStyle) -> list[QueuedAlert]:
         InvalidArgument: this is not an iterable of alerts, it is empty, or an alert
             cannot be sent; the message has its index.
     """
-    if isinstance(alerts, str | bytes) or not isinstance(alerts, Iterable):
-        raise InvalidArgument(
-            f"alerts must be an iterable of AlertInfo, got {shown(alerts)}"
-        )
-    style = evolve(style, bare_lists=True)
     found: dict[str, QueuedAlert] = {}
-    for i, alert in enumerate(alerts):
-        if not isinstance(alert, AlertInfo):
-            raise InvalidArgument(
-                f"alerts[{i}] must be an AlertInfo, got {shown(alert)}"
-            )
-        try:
-            data = encode_alerts([alert], style)
-        except InvalidArgument as error:
-            problem = str(error).removeprefix(_FIRST)
-            colon = "" if problem.startswith(".") else ": "
-            raise InvalidArgument(f"alerts[{i}]{colon}{problem}") from error
+    for i, alert in enumerate(check_list("alerts", alerts, AlertInfo)):
+        data = b"[%b]" % encode_alert(alert, f"alerts[{i}]", style)
         # The receiver's key: encoding has turned numbers among the values into strings.
         key = decode_alerts(data)[0].dedupe_key(app_id)
         found.setdefault(key, QueuedAlert(key, data, alert))
-    if not found:
-        raise InvalidArgument("alerts is empty: pass at least one AlertInfo")
     return list(found.values())
 
 
-def body_of(batch: Iterable[QueuedAlert], *, bare: bool) -> bytes:
-    """Return the body of a request from alerts that are already encoded."""
-    listed = b"[%b]" % b",".join([each.data[1:-1] for each in batch])
-    return listed if bare else b'{"alert_info_list":%b}' % listed
+def body_of(batch: Iterable[QueuedAlert], style: WireStyle) -> bytes:
+    """Return the body of a request from queued alerts."""
+    return alerts_body([each.data[1:-1] for each in batch], style)
 
 
 def deliver(
@@ -237,7 +218,7 @@ def deliver(
     parts = [batch]
     while parts and results.error is None:
         part = parts.pop()
-        body = body_of(part, bare=config.style.bare_lists)
+        body = body_of(part, config.style)
         try:
             yield from signed_exchange(
                 config, endpoint, body, _ignore, is_repeatable=True

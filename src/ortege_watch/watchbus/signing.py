@@ -28,7 +28,7 @@ from ortege_watch.errors import (
     SignatureError,
     SignatureReason,
 )
-from ortege_watch.watchbus.fields import shown
+from ortege_watch.watchbus.fields import check_int, shown
 
 CONTENT_TYPE: Final = "application/json;charset=UTF-8"
 
@@ -180,10 +180,7 @@ def sign(
         InvalidArgument: an argument cannot be signed without ambiguity.
     """
     line = request_line(method, path)
-    if type(timestamp) is not int or timestamp < 0:
-        raise InvalidArgument(
-            f"timestamp must be an int of unix milliseconds, got {shown(timestamp)}"
-        )
+    check_int("timestamp", timestamp, "an int of unix milliseconds", first=0)
     if not is_field(nonce):
         raise InvalidArgument(f"invalid nonce {shown(nonce)}: pass uuid4().hex")
     if not isinstance(body, bytes):

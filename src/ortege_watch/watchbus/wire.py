@@ -27,7 +27,6 @@ from ortege_watch.errors import (
 )
 from ortege_watch.watchbus.fields import (
     COUNT,
-    LARGEST,
     NUMBER,
     STRING,
     STRINGS,
@@ -36,6 +35,7 @@ from ortege_watch.watchbus.fields import (
     Kind,
     Problems,
     check_int,
+    check_list,
     read_json,
     read_list,
     shown,
@@ -47,7 +47,6 @@ from ortege_watch.watchbus.models import (
     SubscriptionPage,
     SupportedEvent,
     WatchEvent,
-    fields_of,
 )
 
 # Undocumented: where an error has its text. All are read, the first is written.
@@ -220,11 +219,30 @@ class PageRequest:
     page_size: int = MAX_PAGE_SIZE
 
 
-def encode_entities(
+def entities_to_wire(
     entities: Iterable[EntityInfo], style: WireStyle = DOCUMENTED
+) -> list[dict[str, Any]]:
+    """Check entities, and return them in the form of requests and answers."""
+    wire: list[dict[str, Any]] = []
+    for i, each in enumerate(entities):
+        _check_address(f"entities[{i}].entity", each.entity)
+        chain_id = each.chain_id if style.chain_id_as_int else str(each.chain_id)
+        wire.append(
+            {
+                "entity": each.entity,
+                "chain_id": chain_id,
+                "entity_type": _spelling(each.entity_type),
+                "event_code": each.event_code,
+            }
+        )
+    return wire
+
+
+def encode_entities(
+    wire: Sequence[dict[str, Any]], style: WireStyle = DOCUMENTED
 ) -> bytes:
     """Encode the body of subscribe and unsubscribe."""
-    return _body("entity_list", _entities("entity_list", entities, style), style)
+    return codec.dumps(wire if style.bare_lists else {"entity_list": wire}).encode()
 
 
 def decode_entities(body: bytes) -> list[EntityInfo]:
@@ -236,7 +254,7 @@ def watch_result_data(
     entities: Iterable[EntityInfo], style: WireStyle = DOCUMENTED
 ) -> dict[str, Any]:
     """Return the data of an answer that lists the entities that succeeded."""
-    return {"watch_result": _entities("watch_result", entities, style)}
+    return {"watch_result": entities_to_wire(entities, style)}
 
 
 def decode_watch_result(data: object) -> list[EntityInfo]:
@@ -251,19 +269,13 @@ def encode_page_request(
 ) -> bytes:
     """Encode the body of subscriptions/list; ``None`` requests all entities."""
     wire: dict[str, Any] = {}
-    if isinstance(entities, str):
-        raise InvalidArgument(
-            f"entities must be a list of addresses, got {shown(entities)}"
-        )
     if entities is not None:
-        if not entities:
-            raise InvalidArgument("entities must not be empty; omit it to request all")
-        for i, entity in enumerate(entities):
-            _check_address(f"entity_list[{i}]", entity)
-        wire["entity_list"] = list(entities)
-    check_int("page_index", page_index, 1, LARGEST, "a positive int")
+        wire["entity_list"] = addresses = check_list("entities", entities, str)
+        for i, entity in enumerate(addresses):
+            _check_address(f"entities[{i}]", entity)
+    check_int("page_index", page_index)
     expected = f"an int from 1 to {MAX_PAGE_SIZE}"
-    check_int("page_size", page_size, 1, MAX_PAGE_SIZE, expected)
+    check_int("page_size", page_size, expected, last=MAX_PAGE_SIZE)
     wire |= {"page_index": page_index, "page_size": page_size}
     return codec.dumps(wire).encode()
 
@@ -339,13 +351,41 @@ def decode_supported_events(data: object) -> list[SupportedEvent]:
     return read_list(data, None, _supported_event, "$.data")
 
 
+def encode_alert(alert: AlertInfo, path: str, style: WireStyle) -> bytes:
+    """Encode an alert; numbers among the values become strings, exactly.
+
+    An error names the alert ``path``.
+    """
+    entity, values = alert.entity, alert.event_values
+    _check_address(f"{path}.entity", entity)
+    for name, problem in values.problems():
+        raise InvalidArgument(f"{path}.event_values.{name}: {problem}")
+    wire = {
+        "watch_entity": entity,
+        "chain_id": alert.chain_id if style.chain_id_as_int else str(alert.chain_id),
+        "watch_entity_type": _spelling(alert.entity_type),
+        "watch_event_code": alert.event_code,
+        "timestamp": alert.timestamp,
+        "event_values": {
+            name: value if type(value) is str else _as_text(value)
+            for name, value in values.items()
+            if value is not None
+        },
+    }
+    return codec.dumps(wire, path).encode()
+
+
+def alerts_body(encoded: Iterable[bytes], style: WireStyle) -> bytes:
+    """Return the body of alert from encoded alerts."""
+    listed = b"[%b]" % b",".join(encoded)
+    return listed if style.bare_lists else b'{"alert_info_list":%b}' % listed
+
+
 def encode_alerts(alerts: Iterable[AlertInfo], style: WireStyle = DOCUMENTED) -> bytes:
-    """Encode the body of alert; numbers among the values become strings, exactly."""
-    wire = [
-        _alert_to_wire(each, f"alert_info_list[{i}]", style)
-        for i, each in enumerate(alerts)
-    ]
-    return _body("alert_info_list", wire, style)
+    """Encode the body of alert."""
+    listed = enumerate(check_list("alerts", alerts, AlertInfo))
+    encoded = [encode_alert(each, f"alerts[{i}]", style) for i, each in listed]
+    return alerts_body(encoded, style)
 
 
 def _identifier(value: object) -> str | None:
@@ -402,50 +442,6 @@ def _supported_event(entry: Entry) -> SupportedEvent:
     )
 
 
-def _body(key: str, wire: list[dict[str, Any]], style: WireStyle) -> bytes:
-    if not wire:
-        raise InvalidArgument(f"{key} must not be empty")
-    return codec.dumps(wire if style.bare_lists else {key: wire}).encode()
-
-
-def _entities(
-    path: str, entities: Iterable[EntityInfo], style: WireStyle
-) -> list[dict[str, Any]]:
-    wire: list[dict[str, Any]] = []
-    for i, each in enumerate(entities):
-        _check_address(f"{path}[{i}].entity", each.entity)
-        chain_id = each.chain_id if style.chain_id_as_int else str(each.chain_id)
-        wire.append(
-            {
-                "entity": each.entity,
-                "chain_id": chain_id,
-                "entity_type": _spelling(each.entity_type),
-                "event_code": each.event_code,
-            }
-        )
-    return wire
-
-
-def _alert_to_wire(alert: AlertInfo, path: str, style: WireStyle) -> dict[str, Any]:
-    fields = fields_of(alert)
-    _check_address(f"{path}.entity", fields.watch_entity)
-    for name, problem in alert.event_values.problems():
-        raise InvalidArgument(f"{path}.event_values.{name}: {problem}")
-    chain_id = int(fields.chain_id)
-    return {
-        "watch_entity": fields.watch_entity,
-        "chain_id": chain_id if style.chain_id_as_int else str(chain_id),
-        "watch_entity_type": _spelling(fields.watch_entity_type),
-        "watch_event_code": fields.watch_event_code,
-        "timestamp": fields.timestamp,
-        "event_values": {
-            name: value if type(value) is str else _as_text(value)
-            for name, value in fields.event_values.items()
-            if value is not None
-        },
-    }
-
-
 def _as_text(value: Any) -> Any:
     """Return a number as an exact string, mostly without exponent; else the value."""
     match value:
@@ -461,8 +457,8 @@ def _spelling(entity_type: str) -> str:
     return _SPELLINGS.get(entity_type.casefold(), entity_type)
 
 
-def _check_address(path: str, entity: object) -> None:
-    if not isinstance(entity, str) or _ADDRESS.fullmatch(entity) is None:
+def _check_address(path: str, entity: str) -> None:
+    if _ADDRESS.fullmatch(entity) is None:
         raise InvalidArgument(
             f"{path} must be an address, 0x and 40 hex digits, got {shown(entity)}"
         )

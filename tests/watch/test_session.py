@@ -150,10 +150,10 @@ INVALID = frames.FrameError(403, "Invalid token")
 
 def test_token_socket_authorisation_then_every_query():
     script = Script({"1": COUNT, "2": SUM})
-    assert script.session.connection is ConnectionState.WAITING
+    assert script.session.state.connection is ConnectionState.WAITING
     assert script.wait() == [AskToken()]
     assert script.on(TokenReady("jwt")) == [Open("jwt")]
-    assert script.session.connection is ConnectionState.CONNECTING
+    assert script.session.state.connection is ConnectionState.CONNECTING
     assert sent(script.on(Opened())) == [{"authorization": "jwt"}]
     subscribed = sent(script.receive(frames.Handshake()))
     assert subscribed == [
@@ -165,7 +165,7 @@ def test_token_socket_authorisation_then_every_query():
         }
         for key, query in (("1", COUNT), ("2", SUM))
     ]
-    assert script.session.connection is ConnectionState.LIVE
+    assert script.session.state.connection is ConnectionState.LIVE
     assert script.choice.confirmed
 
 
@@ -246,7 +246,7 @@ def test_attempts_may_be_limited():
     script.wait()
     script.on(TokenReady("t"))
     assert script.on(OpenFailed(error)) == [Disconnect(), Finish(error)]
-    assert script.session.connection is ConnectionState.CLOSED
+    assert script.session.state.connection is ConnectionState.CLOSED
 
 
 # ----------------------------------------------------------------------- back-off
@@ -654,10 +654,11 @@ def test_a_frame_beyond_our_limit_ends_it_with_advice():
     assert "max_size" in str(effects[-1].error)
 
 
-def test_in_the_tutorial_dialect_it_ends_only_the_query_of_the_socket():
+@pytest.mark.parametrize("code", [1006, 1009])
+def test_in_the_tutorial_dialect_it_ends_only_the_query_of_the_socket(code):
     script = Script(dialect="ortege", confirmed=True)
     script.go_live()
-    effects = script.on(Dropped(1006, TransportError("x"), too_big=True))
+    effects = script.on(Dropped(code, TransportError("x"), too_big=True))
     assert kinds(effects) == [Fail, Disconnect, Finish]
     assert isinstance(effects[0].error, SubscriptionLost)
     assert effects[0].final
@@ -782,9 +783,9 @@ def test_the_tutorial_dialect_sends_one_frame_with_legacy_filters():
             "requestId": "an-id",
         }
     ]
-    assert script.session.connection is ConnectionState.CONNECTING
+    assert script.session.state.connection is ConnectionState.CONNECTING
     assert kinds(script.receive(answer(key=None))) == [Deliver]
-    assert script.session.connection is ConnectionState.LIVE
+    assert script.session.state.connection is ConnectionState.LIVE
     script.now += 59
     assert script.on(DeadlinePassed()) == []  # it is not sent again
     script.now += 1
@@ -802,7 +803,7 @@ def test_an_error_in_the_tutorial_dialect_is_the_querys(here):
     passing = frames.FrameError(500, "Error: the database is gone")
     assert kinds(script.receive(passing)) == [Fail]
     assert script.receive(passing) == []
-    assert script.session.connection is ConnectionState.LIVE
+    assert script.session.state.connection is ConnectionState.LIVE
     assert kinds(script.receive(answer(key=None))) == [Deliver]
     effects = script.receive(frames.FrameError(400, "Invalid query format: x"))
     assert kinds(effects) == [Fail, Disconnect, Finish]  # nothing to unsubscribe from
@@ -885,7 +886,7 @@ def refuse_upgrade(script: Script, status: int = 403) -> list[Effect]:
 def test_where_websockets_are_off_queries_are_polled(status):
     script = Script({"1": COUNT, "2": SUM})
     assert refuse_upgrade(script, status) == [Poll("1"), Poll("2")]
-    assert script.session.connection is ConnectionState.POLLING
+    assert script.session.state.connection is ConnectionState.POLLING
     assert kinds(script.on(Polled("1", part()))) == [Deliver]
     assert script.wait() == [Poll("1")]  # "2" is still on its way
     assert script.now == 1005

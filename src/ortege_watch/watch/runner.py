@@ -278,7 +278,7 @@ class SessionRunner:
         self, session: Session, target: Target, subscription: Subscription
     ) -> None:
         self.session = session
-        self.connection = session.connection
+        self.connection = session.state.connection
         self.tokens: deque[str] = deque(maxlen=2)
         """The latest tokens, to be removed from messages."""
         self._queries = subscription.mailbox.open
@@ -342,8 +342,8 @@ class SessionRunner:
             self._execute(effect)
         if self._timer_at is None or (session.state.until or 0.0) < self._timer_at:
             self._arm()
-        if session.connection is not self.connection:
-            self.connection = session.connection
+        if session.state.connection is not self.connection:
+            self.connection = session.state.connection
             self._subscription.on_connection_change(self)
 
     def _execute(self, effect: Effect) -> None:

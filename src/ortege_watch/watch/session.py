@@ -34,7 +34,6 @@ from ortege_watch.watch.states import (
     Authorizing,
     Closed,
     Connecting,
-    ConnectionState,
     DeadlinePassed,
     Disconnect,
     Dropped,
@@ -145,25 +144,6 @@ class Session:
         """Upgrades in a row that were answered as if WebSockets were off."""
         self._early_drops = 0
         """Sockets in a row that were lost before the server confirmed the dialect."""
-
-    @property
-    def connection(self) -> ConnectionState:
-        """The state as the caller sees it."""
-        state = self.state
-        match state:
-            case Live():
-                if state.since is None:
-                    return ConnectionState.CONNECTING
-                return ConnectionState.LIVE
-            case Waiting():
-                return ConnectionState.WAITING
-            case AskingToken() | Connecting() | Authorizing():
-                return ConnectionState.CONNECTING
-            case Polling():
-                return ConnectionState.POLLING
-            case Closed():
-                return ConnectionState.CLOSED
-        assert_never(state)
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Change the state by one event, and return what to do, in order.
@@ -441,11 +421,15 @@ class Session:
 
     def _on_dropped(self, state: Live, event: Dropped) -> Waiting | Closed:
         if event.too_big:
-            return self._end_lost(
+            error = SubscriptionLost(
                 "the server sent a frame larger than max_size; raise max_size, or"
                 " narrow or limit the query"
             )
-        if event.code == _FRAME_TOO_BIG:
+            if self.dialect == "cube":
+                return self._finish(error)
+            (key,) = self._queries.ids  # the other sockets go on
+            self._do(*self._queries.on_error(key, error, final=True))
+        elif event.code == _FRAME_TOO_BIG:
             # Sent again, it would be refused again.
             problem = "the server refuses a frame of this size (close code 1009)"
             refusal = QueryRejected(problem, status=413)
@@ -653,15 +637,6 @@ class Session:
         choice.dialect, choice.previous_error = other, error
         self._do(Disconnect(), SwitchDialect(self._failures, 0.0 if at_once else delay))
         return Closed()
-
-    def _end_lost(self, problem: str) -> Closed:
-        """End the subscription; in the tutorial's dialect, only the session's query."""
-        error = SubscriptionLost(problem)
-        if self.dialect == "cube":
-            return self._finish(error)
-        (key,) = self._queries.ids
-        self._do(*self._queries.on_error(key, error, final=True))
-        return self._finish(None)
 
     def _end_unauthorized(self, status: int, message: str) -> Closed:
         """End the subscription after two tokens in a row were refused."""

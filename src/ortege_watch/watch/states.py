@@ -8,6 +8,7 @@ deadline, ``until``; when it passes, the runner reports :class:`DeadlinePassed`.
 from __future__ import annotations
 
 import enum
+from typing import ClassVar
 
 import attrs
 
@@ -38,6 +39,7 @@ class ConnectionState(enum.StrEnum):
 class Waiting:
     """No socket; the next attempt starts at ``until``."""
 
+    connection: ClassVar = ConnectionState.WAITING
     until: float
 
 
@@ -45,6 +47,7 @@ class Waiting:
 class AskingToken:
     """The token function was called; no socket is open yet."""
 
+    connection: ClassVar = ConnectionState.CONNECTING
     until: float
 
 
@@ -52,6 +55,7 @@ class AskingToken:
 class Connecting:
     """A socket is being opened, TLS and upgrade included."""
 
+    connection: ClassVar = ConnectionState.CONNECTING
     token: str = attrs.field(repr=False)
     expires_at: float | None
     until: float
@@ -61,6 +65,7 @@ class Connecting:
 class Authorizing:
     """The token was sent, the handshake has not arrived. Cube's dialect only."""
 
+    connection: ClassVar = ConnectionState.CONNECTING
     token: str = attrs.field(repr=False)
     expires_at: float | None
     until: float
@@ -115,6 +120,12 @@ class Live:
         )
 
     @property
+    def connection(self) -> ConnectionState:
+        """``connecting`` until the dialect is confirmed."""
+        unconfirmed = self.since is None
+        return ConnectionState.CONNECTING if unconfirmed else ConnectionState.LIVE
+
+    @property
     def until(self) -> float:
         """The earliest of all deadlines."""
         deadline = self.silent_at if self.pong_by is None else self.pong_by
@@ -138,6 +149,7 @@ class Polling:
     ``pending`` are the ids of the queries that have no response yet.
     """
 
+    connection: ClassVar = ConnectionState.POLLING
     until: float
     pending: frozenset[str]
 
@@ -146,6 +158,7 @@ class Polling:
 class Closed:
     """Final; ``error`` is the reason, unless the caller closed it."""
 
+    connection: ClassVar = ConnectionState.CLOSED
     error: OrtegeWatchError | None = None
 
     @property

@@ -22,19 +22,14 @@ T = TypeVar("T")
 
 @frozen(kw_only=True)
 class Request:
-    """One HTTP request; redirects are not followed.
-
-    Attributes:
-        timeout: seconds that the server may be silent.
-        limit: seconds that the whole exchange may take; ``None`` for no limit.
-    """
+    """One HTTP request; redirects are not followed."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)  # one of them is the token
     content: bytes | None = None
-    timeout: float
-    limit: float | None = None
+    timeout: float  # seconds that the server may be silent
+    limit: float | None = None  # seconds that the whole exchange may take
 
 
 @frozen
@@ -58,69 +53,49 @@ class Pause:
 
 @frozen
 class Work:
-    """A function call, whose result is in the reply; its exception ends the conversation.
-
-    Attributes:
-        may_block: the call may wait for a disk, and must not run on an event loop.
-    """
+    """A function call; its exception ends the conversation."""
 
     call: Callable[[], Any]
-    may_block: bool = True
+    may_block: bool = (
+        True  # it may wait for a disk, so it must not run on an event loop
+    )
 
 
 @frozen(kw_only=True)
 class Response:
-    """A response with any status.
-
-    Attributes:
-        headers: their names in lower case.
-        received_at: unix seconds by this machine's clock.
-    """
+    """A response with any status; names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str] = field(factory=dict[str, str])
     content: bytes = b""
-    received_at: float = 0.0
+    received_at: float = 0.0  # unix seconds by this machine's clock
 
 
 @frozen(kw_only=True)
 class Failure:
-    """The reason why there is no response.
-
-    Attributes:
-        error: what to raise if nothing else is tried.
-        retry: another attempt may succeed.
-        expired: :attr:`Request.limit` ended the exchange.
-        unsent: the server has received nothing of the request.
-    """
+    """The reason why there is no response."""
 
     error: OrtegeWatchError
-    retry: bool = False
-    expired: bool = False
-    unsent: bool = False
+    retry: bool = False  # another attempt may succeed
+    expired: bool = False  # the request's limit ended the exchange
+    unsent: bool = False  # the server has received nothing of the request
 
 
 @frozen(kw_only=True)
 class Reply:
-    """The result of an effect, with the time and a random number.
+    """The result of an effect, with the monotonic time after it.
 
-    Attributes:
-        now: monotonic seconds, after the effect.
-        jitter: a random number, 0 <= jitter < 1.
-        outcome: the result of a :class:`Request`.
-        token: the result of a :class:`GetToken`.
-        unix: unix seconds, for a :class:`GetStamp`.
-        nonce: 32 hex digits that were never used before, for a :class:`GetStamp`.
-        value: what the function of a :class:`Work` returned.
+    ``jitter`` is a random number, 0 <= jitter < 1; ``unix`` are unix seconds, and
+    ``nonce`` are 32 hex digits that were never used before.
     """
 
     now: float
     jitter: float = 0.0
-    outcome: Response | Failure | None = None
-    token: str = field(default="", repr=False)
-    unix: float = 0.0
+    outcome: Response | Failure | None = None  # of a Request
+    token: str = field(default="", repr=False)  # of a GetToken
+    unix: float = 0.0  # of a GetStamp
     nonce: str = ""
-    value: Any = None
+    value: Any = None  # of a Work
 
 
 Effect: TypeAlias = Request | GetToken | GetStamp | Pause | Work
@@ -342,22 +317,14 @@ class TimeBudget:
 
 @mutable(kw_only=True)
 class Attempts:
-    """How much of a :class:`TimeBudget` a conversation has used.
-
-    Attributes:
-        started: monotonic seconds, when the call began.
-        now: monotonic seconds, as the driver reported them last.
-        jitter: the driver's last random number.
-        failures: failed attempts in a row.
-        context: what :class:`DeadlineExceeded` adds to its message.
-    """
+    """How much of a :class:`TimeBudget` a conversation has used."""
 
     budget: TimeBudget
-    started: float
-    now: float = field(init=False)
+    started: float  # monotonic seconds
+    now: float = field(init=False)  # the driver's latest monotonic time
     jitter: float = field(default=0.0, init=False)
-    failures: int = field(default=0, init=False)
-    context: str = field(default="", init=False)
+    failures: int = field(default=0, init=False)  # attempts in a row
+    context: str = field(default="", init=False)  # for DeadlineExceeded's message
 
     def __attrs_post_init__(self) -> None:
         self.now = self.started

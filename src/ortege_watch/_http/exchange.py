@@ -44,30 +44,19 @@ class AskAgain:
 
 @frozen
 class Reauthenticate:
-    """The token or the timestamp was refused.
-
-    Attributes:
-        error: what to raise if nothing else is tried.
-        clock_ahead: seconds by which the server's clock is ahead, where it refused the
-            timestamp; otherwise ``None``.
-    """
+    """The token or the timestamp was refused."""
 
     error: OrtegeWatchError
-    clock_ahead: float | None = None
+    clock_ahead: float | None = None  # seconds, where the timestamp was refused
 
 
 @frozen
 class TryLater:
-    """The server, or the network, fails for now.
-
-    Attributes:
-        retry_after: seconds that the server asked to wait, or ``None``.
-        is_safe_to_retry: the server has not carried out the request.
-    """
+    """The server, or the network, fails for now."""
 
     error: OrtegeWatchError
-    retry_after: float | None = None
-    is_safe_to_retry: bool = False
+    retry_after: float | None = None  # seconds that the server asked to wait
+    is_safe_to_retry: bool = False  # the server has not carried out the request
 
 
 Verdict: TypeAlias = Done[T] | AskAgain | Reauthenticate | TryLater

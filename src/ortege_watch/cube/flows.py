@@ -58,13 +58,9 @@ _PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})
 
 @mutable
 class Server:
-    """What is known about one server.
+    """What is known about one server."""
 
-    Attributes:
-        takes_renew_query: it has not yet refused ``renewQuery``.
-    """
-
-    takes_renew_query: bool = True
+    takes_renew_query: bool = True  # it has not yet refused renewQuery
 
 
 @mutable(kw_only=True)
@@ -103,12 +99,8 @@ class Call:
     ) -> Conversation[T]:
         """Send a request until there is a result.
 
-        Args:
-            method: ``"GET"`` or ``"POST"``.
-            path: what follows :attr:`api`, such as ``"/load"``.
-            decode: reads the body of a 2xx; raises :class:`DecodeError` for everything
-                else, the server's own errors included.
-            content: the body, JSON.
+        ``decode`` reads the body of a 2xx; it raises :class:`DecodeError` for
+        everything else, the server's own errors included.
         """
         return exchange(
             method,
@@ -157,17 +149,9 @@ class Call:
 def judge(
     response: Response, decode: Callable[[bytes], T], *, token: str, request_id: str
 ) -> Verdict[T]:
-    """Return what a response means.
+    """Return what a response means; raise errors that no retry can change.
 
-    Args:
-        response: any response, whatever its body is.
-        decode: as for :meth:`Call.ask`.
-        token: what the request was sent with; it is removed from every message.
-        request_id: the id for the errors.
-
-    Raises:
-        ApiError: a refusal that no retry can change.
-        DecodeError: a 2xx that cannot be decoded.
+    The token is removed from every message.
     """
     if not 200 <= response.status < 300:
         return _judge_error(response, token, request_id)

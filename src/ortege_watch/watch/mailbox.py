@@ -78,21 +78,12 @@ class _Snapshot:
 
 @attrs.define
 class _Slot:
-    """What is kept of one query.
-
-    Attributes:
-        last: the last delivered result, and ``last_part`` its undecoded form.
-        error: the latest transient error, also after it was raised.
-        unreadable: the latest snapshot could not be decoded.
-        warned: the row limit was logged.
-    """
-
     query: Query
-    last: Result | None = None
-    last_part: ResultPart | None = None
-    error: OrtegeWatchError | None = None
-    unreadable: bool = False
-    warned: bool = False
+    last: Result | None = None  # that was delivered
+    last_part: ResultPart | None = None  # its undecoded form
+    error: OrtegeWatchError | None = None  # the latest transient one, also once raised
+    unreadable: bool = False  # the latest snapshot could not be decoded
+    warned: bool = False  # the row limit was logged
 
 
 class Mailbox:

@@ -19,22 +19,13 @@ from ortege_watch.watch.states import Deliver, Fail
 
 @attrs.define
 class _Entry:
-    """What is known of one query.
-
-    Attributes:
-        fresh: nothing has arrived since the last connect.
-        unauthorized: the token was refused for it, and no snapshot has arrived since.
-        newest: the latest ``lastRefreshTime`` (ISO 8601 in UTC) that was delivered.
-        held: a snapshot that is older than the last delivered one.
-    """
-
     query: Mapping[str, Any]
-    fresh: bool = True
+    fresh: bool = True  # nothing has arrived since the last connect
     delivered: bool = False
     failing: bool = False
-    unauthorized: bool = False
-    newest: str = ""
-    held: ResultPart | None = None
+    unauthorized: bool = False  # the token was refused, and no snapshot arrived since
+    newest: str = ""  # the latest lastRefreshTime (ISO 8601 in UTC) of a delivery
+    held: ResultPart | None = None  # a snapshot older than the last delivered one
     held_until: float | None = None
 
 

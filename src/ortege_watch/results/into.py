@@ -45,21 +45,14 @@ _READ_HERE: Final = _UNTYPED | {Decimal, int, str, bool, datetime}
 
 @attrs.frozen
 class _Source:
-    """A field of the class, and the column that its values come from.
+    """A field of the class, and the column that its values come from."""
 
-    Attributes:
-        argument: the field's name as an argument of the class.
-        type: the field's annotation, without ``| None``.
-        attribute: the column's attribute in the cells.
-        kind: the type that the column is read as.
-    """
-
-    argument: str
-    type: Any
+    argument: str  # the field's name as an argument of the class
+    type: Any  # the field's annotation, without | None
     nullable: bool
     column: str
-    attribute: str
-    kind: Kind
+    attribute: str  # the column's attribute in the cells
+    kind: Kind  # the type that the column is read as
 
 
 def convert(

@@ -174,40 +174,29 @@ class ChangedRow(Row, frozen=True, eq=False, gc=False):
 
 @attrs.define
 class Keys:
-    """The keys of the rows of a snapshot as they were sent, all different.
+    """The keys of the rows of a snapshot as they were sent, all different."""
 
-    Attributes:
-        values: one for each row, in their order.
-        is_verbatim: whether keys with the same meaning were sent alike, so not as
-            ``"1"`` and ``"1.0"``; ``None`` if that has not been checked.
-    """
-
-    values: list[Any]
+    values: list[Any]  # one for each row, in their order
+    # whether keys with the same meaning were sent alike, so not as "1" and "1.0"; None
+    # if that has not been checked
     is_verbatim: bool | None = None
 
 
 class Snapshot(msgspec.Struct, eq=False):
-    """One answer, decoded as far as it was needed; the inside of a :class:`Result`.
-
-    Attributes:
-        part: the answer.
-        query: the query, or ``None`` if it is not known.
-        layout: the columns and their types, or what they are expected to be as long as
-            ``cells`` is ``None``; ``None`` if nothing is known.
-        cells: the rows; ``None`` until they are read.
-        length: the number of rows; ``None`` until it is known.
-        limit: the number of rows that the answer may have; ``None`` until it is needed.
-        flat: whether no value is a list; ``None`` if that has not been checked.
-        keys: the keys of the rows; ``None`` if two are alike or nothing was compared.
-    """
+    """One answer, decoded as far as it was needed; the inside of a :class:`Result`."""
 
     part: ResultPart
     query: Query | None = None
+    # the columns and their types, or what they are expected to be as long as cells is
+    # None; None if nothing is known
     layout: Layout | None = None
-    cells: list[Cells] | None = None
-    length: int | None = None
+    cells: list[Cells] | None = None  # None until they are read
+    length: int | None = None  # the number of rows; None until it is known
+    # the number of rows that the answer may have; None until it is needed
     limit: int | None = None
+    # whether no value is a list; None if that has not been checked
     flat: bool | None = None
+    # the keys of the rows; None if two are alike or nothing was compared
     keys: Keys | None = None
 
     def follow(self, other: Snapshot) -> None:

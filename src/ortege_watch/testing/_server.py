@@ -72,20 +72,13 @@ class _Fault:
 
 @attrs.define
 class Faults:
-    """The faults in force; any thread sets them, each in one atomic step.
+    """The faults in force; any thread sets them, each in one atomic step."""
 
-    Attributes:
-        silent: nothing is sent; it is held back instead.
-        delay: seconds by which every answer is late.
-        drop_after: connections are dropped after this point.
-        fragments: the number of frames that a message is cut into.
-        queues: by kind, the faults that are used up.
-    """
-
-    silent: bool = False
-    delay: float = 0.0
-    drop_after: Moment | None = None
-    fragments: int = 1
+    silent: bool = False  # nothing is sent; it is held back instead
+    delay: float = 0.0  # seconds by which every answer is late
+    drop_after: Moment | None = None  # connections are dropped after this point
+    fragments: int = 1  # the number of frames that a message is cut into
+    # by kind, the faults that are used up
     queues: dict[Kind, list[_Fault]] = attrs.field(factory=dict)
 
     def set(self, kind: Kind, value: Any, times: int | None) -> None:

@@ -26,19 +26,13 @@ class ServerCrash(Exception):
 
 @attrs.define
 class Subscription:
-    """A subscription of a connection.
+    """A subscription of a connection."""
 
-    Attributes:
-        message: the frame that asked for it.
-        query: the query in it.
-        rows: of the last answer; None after an error and at first.
-        version: the gateway's version when it was answered last; None where the next
-            tick has to ask again.
-    """
-
-    message: Mapping[str, Any]
+    message: Mapping[str, Any]  # the frame that asked for it
     query: Any
-    rows: bytes | None = None
+    rows: bytes | None = None  # of the last answer; None after an error and at first
+    # the gateway's version when it was answered last; None where the next tick has to
+    # ask again
     version: int | None = None
 
     def keep(self, answer: Answer, version: int) -> bool:

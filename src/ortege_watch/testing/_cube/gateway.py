@@ -82,29 +82,18 @@ def verified(token: Any, secret: str, *, now: float) -> bool:
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """The answer to a call.
-
-    Attributes:
-        status: its HTTP status.
-        body: ready to be encoded.
-        rows: of a good answer to a query: the bytes that decide whether it changed.
-        passing: whether time alone may change the answer.
-    """
+    """The answer to a call."""
 
     status: int = 200
     body: Any
+    # of a good answer to a query: the bytes that decide whether it changed
     rows: bytes | None = None
-    passing: bool = False
+    passing: bool = False  # whether time alone may change the answer
 
 
 @attrs.define(kw_only=True)
 class Gateway:
-    """The API of a Cube server, without the envelopes of HTTP and WebSocket.
-
-    Attributes:
-        refreshed: unix seconds of the last change or refresh, ``lastRefreshTime``.
-        version: increases with everything that can change an answer.
-    """
+    """The API of a Cube server, without the envelopes of HTTP and WebSocket."""
 
     generation: Generation
     tables: Mapping[str, Table]
@@ -114,8 +103,9 @@ class Gateway:
     default_limit: int = 10_000
     max_limit: int = 50_000
     faults: Faults = attrs.field(factory=Faults)
+    # unix seconds of the last change or refresh, lastRefreshTime
     refreshed: float = attrs.field(init=False)
-    version: int = 0
+    version: int = 0  # increases with everything that can change an answer
     revoked: set[str] = attrs.field(factory=set)
 
     def __attrs_post_init__(self) -> None:

@@ -60,23 +60,16 @@ def compact(value: Any) -> str:
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """One query, ready to be evaluated.
+    """One query, ready to be evaluated."""
 
-    Attributes:
-        wire: the normalized query as the answer repeats it.
-        zone: the query's time zone.
-        order: pairs of member and "asc"/"desc"; None for the default order.
-        compared: what rows contain as ``compareDateRange``.
-        blended: the granularity in the name ``time.<granularity>`` of a column.
-        relative: whether time alone can change the answer.
-    """
-
-    wire: dict[str, Any]
+    wire: dict[str, Any]  # the normalized query as the answer repeats it
     zone: ZoneInfo
+    # pairs of member and "asc"/"desc"; None for the default order
     order: tuple[tuple[str, str], ...] | None
-    compared: str | None = None
+    compared: str | None = None  # what rows contain as compareDateRange
+    # the granularity in the name time.<granularity> of a column
     blended: str | None = None
-    relative: bool = False
+    relative: bool = False  # whether time alone can change the answer
 
 
 @attrs.frozen(kw_only=True)
@@ -108,21 +101,13 @@ class Request:
 
 @attrs.frozen(kw_only=True)
 class Planner:
-    """The checks and defaults of one generation of Cube, for one call.
+    """The checks and defaults of one generation of Cube, for one call."""
 
-    Attributes:
-        classic: whether the rules are those of 0.35, else those of 1.7.
-        default_limit: the number of rows where a query has no limit.
-        max_limit: a higher limit is refused with status 500.
-        now: the time, for relative dates.
-        cache: the ``cache`` parameter of the call.
-    """
-
-    classic: bool
-    default_limit: int
-    max_limit: int
-    now: datetime
-    cache: Any
+    classic: bool  # whether the rules are those of 0.35, else those of 1.7
+    default_limit: int  # the number of rows where a query has no limit
+    max_limit: int  # a higher limit is refused with status 500
+    now: datetime  # the time, for relative dates
+    cache: Any  # the cache parameter of the call
 
     def request(self, query: Any, query_type: Any) -> Request:
         """Check a decoded ``query`` parameter and complete it.

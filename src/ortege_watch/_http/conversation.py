@@ -111,14 +111,8 @@ _UNFIT = re.compile(r"[\s\x00-\x1f\x7f]")
 def split_url(url: str, example: str, remedy: str) -> SplitResult:
     """Split a server's address into a scheme, a host, perhaps a port and a path.
 
-    Args:
-        url: the address.
-        example: a valid address, for error messages.
-        remedy: what to use instead of a user name or password, for error messages.
-
-    Raises:
-        InvalidArgument: the URL is not a string, has another scheme, no host, a user
-            name, a query or a fragment.
+    An invalid one is an InvalidArgument, whose message has a valid ``example``, and the
+    ``remedy`` for a user name or password.
     """
     if not isinstance(url, str):
         kind = type(url).__name__
@@ -271,19 +265,10 @@ def check_names(options: Mapping[str, object], known: type) -> None:
 
 @frozen(kw_only=True)
 class TimeBudget:
-    """The time and the attempts that a call may use.
+    """The time and the attempts that a call may use; invalid ones are refused."""
 
-    Attributes:
-        timeout: seconds that the server may be silent.
-        deadline: seconds for the whole call; ``None`` for no limit.
-        retry: the attempts and the pauses between them.
-
-    Raises:
-        InvalidArgument: ``timeout`` or ``deadline`` is not above 0, or is too large.
-    """
-
-    timeout: float = 30.0
-    deadline: float | None = 300.0
+    timeout: float = 30.0  # seconds that the server may be silent
+    deadline: float | None = 300.0  # seconds for the whole call
     retry: Retry = field(factory=Retry)
 
     @classmethod
@@ -303,12 +288,7 @@ class TimeBudget:
                 )
 
     def override(self, limits: Limits) -> TimeBudget:
-        """Return the budget of one call.
-
-        Raises:
-            InvalidArgument: a limit is not above 0, or is too large.
-            TypeError: there are other arguments than those of :class:`Limits`.
-        """
+        """Return the budget of one call."""
         if not limits:
             return self
         check_names(limits, Limits)

@@ -119,12 +119,7 @@ class WatchOptions(TypedDict, total=False):
 
 
 def check_queries(queries: Sequence[object]) -> None:
-    """Check the queries of ``watch()`` before a connection is opened.
-
-    Raises:
-        QueryError: there is no query, one is not a :class:`Query`, compares date
-            ranges, or has a cache mode.
-    """
+    """Raise a QueryError for queries that cannot be watched."""
     if not queries:
         raise QueryError("watch() needs at least one query")
     for query in queries:
@@ -144,12 +139,7 @@ def check_queries(queries: Sequence[object]) -> None:
 
 
 def settings_of(options: WatchOptions) -> Settings:
-    """Check the options of ``watch()``, and return their time limits and transport.
-
-    Raises:
-        InvalidArgument: an option has an invalid value.
-        TypeError: an unknown option.
-    """
+    """Check the options of ``watch()``, and return their time limits and transport."""
     check_names(options, WatchOptions)
     choices = {
         "dialect": ("auto", "cube", "ortege"),

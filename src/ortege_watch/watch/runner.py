@@ -77,24 +77,15 @@ _WORST_FIRST: Final = (
 
 @attrs.frozen(kw_only=True)
 class Target:
-    """The server of a subscription, and how to reach it.
+    """The server of a subscription, and how to reach it."""
 
-    Attributes:
-        url: the WebSocket address, ``ws://`` or ``wss://``.
-        token: calls the token function.
-        token_expires: whether a token may be replaced before it expires; not for a
-            fixed string.
-        poll: sends one query over REST.
-        clock: the clock of all time limits.
-        max_size: the size in bytes of the largest frame; a result of 50,000 rows has
-            17 MB.
-    """
-
-    url: str
-    token: Callable[[], Awaitable[str]]
+    url: str  # the WebSocket address, ws:// or wss://
+    token: Callable[[], Awaitable[str]]  # calls the token function
+    # whether a token may be replaced before it expires; not for a fixed string
     token_expires: bool
-    poll: Callable[[Query], Awaitable[ResultPart]]
-    clock: AsyncClock
+    poll: Callable[[Query], Awaitable[ResultPart]]  # sends one query over REST
+    clock: AsyncClock  # the clock of all time limits
+    # the size in bytes of the largest frame; a result of 50,000 rows has 17 MB
     max_size: int
 
 

@@ -6,9 +6,12 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from ortege_watch.errors import OrtegeWatchError
+
+_WAIT: Final = 10.0
+"""Seconds that a statement waits for other processes that use the file."""
 
 _PAUSE: Final = 0.01
 """Seconds between two attempts to switch a file to its write-ahead log."""
@@ -33,20 +36,53 @@ class Guard:
             raise OrtegeWatchError(f"cannot use {self._name}: {error}") from error
 
 
-def connect(path: str | Path, *, wait: float) -> sqlite3.Connection:
+class DatabaseFile:
+    """Base class of stores in an SQLite file, which several processes may share.
+
+    Args:
+        path: the file; it is created if it does not exist.
+        kind: what an error calls it, such as ``the outbox``.
+        schema: statements that create the tables that do not exist.
+        synchronous: ``FULL`` loses nothing in a power failure, ``NORMAL`` the last
+            moments; with neither of them a killed process loses anything.
+    """
+
+    def __init__(
+        self, path: str | Path, kind: str, schema: str, *, synchronous: str
+    ) -> None:
+        self._guard = Guard(f"{kind} {str(path)!r}")
+        with self._guard:
+            self._db = connect(path)
+            _use_wal(self._db)
+            self._db.execute(f"PRAGMA synchronous = {synchronous}")
+            self._db.executescript(schema)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._guard:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def connect(path: str | Path, *, wait: float = _WAIT) -> sqlite3.Connection:
     """Open a file; a statement waits up to ``wait`` seconds for other processes."""
     return sqlite3.connect(
         path, timeout=wait, isolation_level=None, check_same_thread=False
     )
 
 
-def use_wal(db: sqlite3.Connection, *, wait: float) -> None:
+def _use_wal(db: sqlite3.Connection) -> None:
     """Switch a file to its write-ahead log, which stays on.
 
     The switch needs the file alone, and SQLite does not wait for that: while another
     process opens the same new file, it fails at once with "database is locked".
     """
-    deadline = time.monotonic() + wait
+    deadline = time.monotonic() + _WAIT
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")

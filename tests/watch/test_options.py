@@ -5,9 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given, strategies as st
 
 from ortege_watch import InvalidArgument, Reconnect, Retry
-from ortege_watch.watch.options import Settings, check_queries, settings_of
+from ortege_watch.watch.options import (
+    FailureCount,
+    Settings,
+    check_queries,
+    settings_of,
+)
 
 
 async def asynchronous(_) -> None:
@@ -58,6 +64,35 @@ def test_an_invalid_back_off_is_refused(arguments):
 def test_a_reconnect_may_give_up_at_once_or_never():
     assert Reconnect(attempts=0).attempts == 0
     assert Reconnect().attempts is None
+
+
+def test_delays_double_until_a_connection_has_lasted():
+    failures = FailureCount(Reconnect(base=1, cap=60, healthy_after=10))
+    assert [failures.next_delay(0) for _ in range(4)] == [0.5, 1, 2, 4]
+    failures.connection_lost(9.9)  # an open socket proves nothing
+    assert failures.next_delay(0) == 8
+    failures.connection_lost(10)
+    assert [failures.next_delay(0) for _ in range(2)] == [0.5, 1]
+    assert not failures.exhausted
+
+
+@given(st.lists(st.floats(0, 9.9), max_size=40), st.floats(0, 1, exclude_max=True))
+def test_back_off_grows_while_the_server_accepts_and_drops(lives, jitter):
+    failures, now, attempts = FailureCount(Reconnect()), 0.0, 0
+    for life in lives:
+        attempts += now < 60
+        failures.connection_lost(life)
+        now += life + failures.next_delay(jitter)
+    assert attempts <= 10
+
+
+@pytest.mark.parametrize("attempts", [0, 1, 3])
+def test_so_many_failures_exhaust_the_attempts(attempts):
+    failures = FailureCount(Reconnect(attempts=attempts))
+    for _ in range(attempts):
+        assert not failures.exhausted
+        failures.next_delay(0)
+    assert failures.exhausted
 
 
 def test_queries_are_checked():

@@ -257,7 +257,7 @@ async def test_every_handshake_has_its_own_nonce(clock):
     assert len({each["X-Signature-nonce"] for each in script.headers}) == 2
 
 
-async def test_attempts_limit_how_often_the_channel_connects(clock):
+async def test_attempts_limit_how_often_the_channel_connects(clock, caplog):
     async with scripted() as script:
         pass
     retry = Reconnect(attempts=1)
@@ -275,6 +275,8 @@ async def test_attempts_limit_how_often_the_channel_connects(clock):
         await pass_delay(clock)
         with pytest.raises(TransportError):
             await again
+    # Two attempts for each send(): the count starts again.
+    assert caplog.text.count("next attempt in") == 4
 
 
 async def test_an_upgrade_that_is_never_answered_times_out():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
@@ -20,7 +20,6 @@ from ortege_watch.watchbus.channel import (
     AnswerFrame,
     PendingFrame,
     PendingFrames,
-    ReconnectPolicy,
     parse_address,
     refused_upgrade,
 )
@@ -228,38 +227,6 @@ class Deliveries(RuleBasedStateMachine):
 
 
 TestDeliveries = Deliveries.TestCase
-
-
-# ------------------------------------------------------------------------ reconnecting
-def test_delays_double_until_a_connection_has_lasted():
-    policy = ReconnectPolicy(Reconnect(base=1, cap=60, healthy_after=10))
-    assert [policy.failed(0, 0)[0] for _ in range(4)] == [0.5, 1, 2, 4]
-    policy.opened(100)  # an open socket proves nothing
-    assert policy.failed(109.9, 0)[0] == 8
-    policy.opened(200)
-    assert policy.failed(210, 0)[0] == 0.5
-    # What held once does not count for the attempts after it.
-    assert policy.failed(1000, 0)[0] == 1
-
-
-@given(st.lists(st.floats(0, 9.9), max_size=40), st.floats(0, 1, exclude_max=True))
-def test_back_off_grows_while_the_receiver_accepts_and_drops(lives, jitter):
-    policy, now, attempts = ReconnectPolicy(Reconnect()), 0.0, 0
-    for life in lives:
-        attempts += now < 60
-        policy.opened(now)
-        now += life
-        delay, exhausted = policy.failed(now, jitter)
-        assert not exhausted
-        now += delay
-    assert attempts <= 10
-
-
-def test_the_count_of_attempts_starts_again_when_they_are_exhausted():
-    policy = ReconnectPolicy(Reconnect(attempts=2))
-    told = [policy.failed(0, 0) for _ in range(6)]
-    assert [exhausted for _, exhausted in told] == [False, False, True] * 2
-    assert told[3] == (0.5, False)
 
 
 # ----------------------------------------------------------------------- upgrade

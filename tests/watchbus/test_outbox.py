@@ -48,8 +48,11 @@ def sent(*items):
 
 
 def rejected(*items, reason="too old"):
-    reasons = [RejectedAlert(each.alert, reason, "000099", 200) for each in items]
-    return BatchResults(rejected=list(items), reasons=reasons)
+    return BatchResults(
+        rejected=[
+            (each, RejectedAlert(each.alert, reason, "000099", 200)) for each in items
+        ]
+    )
 
 
 @pytest.fixture

@@ -147,8 +147,8 @@ def test_only_those_to_blame_are_rejected_and_order_is_kept(count, poison):
     assert received == [n for n in range(count) if n not in poison]
     assert delivered.sent == [batch[n] for n in received]
     to_blame = sorted(poison & set(range(count)))
-    assert delivered.rejected == [batch[n] for n in to_blame]
-    assert [each.alert for each in delivered.reasons] == list(map(alert, to_blame))
+    assert [each for each, _ in delivered.rejected] == [batch[n] for n in to_blame]
+    assert [why.alert for _, why in delivered.rejected] == list(map(alert, to_blame))
     assert delivered.error is None
 
 
@@ -173,16 +173,14 @@ def test_nothing_is_sent_after_an_alert_that_failed(count, poison, until):
 def test_the_reason_of_a_rejection_is_the_bus_s_message():
     batch = ready(alert(1))
     _, delivered = send(batch, [error("000099", "too old", status=200)])
-    assert delivered.rejected == batch
-    assert delivered.reasons == [
-        RejectedAlert(batch[0].alert, "too old", "000099", 200)
-    ]
+    why = RejectedAlert(batch[0].alert, "too old", "000099", 200)
+    assert delivered.rejected == [(batch[0], why)]
 
 
 def test_a_response_without_a_message_is_the_reason():
     batch = ready(alert(1))
     _, delivered = send(batch, [said(b"<html>no</html>", status=422)])
-    [reason] = delivered.reasons
+    [(_, reason)] = delivered.rejected
     assert "422" in reason.reason
     assert "no" in reason.reason
     assert reason.code is None
@@ -198,8 +196,9 @@ def test_the_results_of_several_batches_are_added():
     ):
         results.add(send([queued], outcomes)[1])
     assert results.sent == [first]
-    assert results.rejected == [second]
-    assert [each.alert for each in results.reasons] == [second.alert]
+    [(rejected, why)] = results.rejected
+    assert rejected == second
+    assert why.alert == second.alert
     assert results.resolved == [first, second]
     assert isinstance(results.error, TransportError)
 

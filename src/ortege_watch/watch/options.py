@@ -53,6 +53,36 @@ class Reconnect:
             )
 
 
+class FailureCount:
+    """The failures in a row of something that is tried again, and the delays.
+
+    Attributes:
+        count: the failures in a row.
+    """
+
+    def __init__(self, reconnect: Reconnect, count: int = 0) -> None:
+        self.count = count
+        self._reconnect = reconnect
+        self._backoff = Backoff(reconnect.base, reconnect.cap)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether another failure would be one more than ``attempts`` allows."""
+        attempts = self._reconnect.attempts
+        return attempts is not None and self.count >= attempts
+
+    def next_delay(self, jitter: float) -> float:
+        """Count a failure, and return the seconds before the next attempt."""
+        delay = self._backoff.delay(self.count, jitter)
+        self.count += 1
+        return delay
+
+    def connection_lost(self, lived: float) -> None:
+        """Start again from ``base`` if a connection has lived long enough."""
+        if lived >= self._reconnect.healthy_after:
+            self.count = 0
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """The transport of a subscription and its time limits, in seconds.

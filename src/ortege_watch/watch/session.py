@@ -14,7 +14,6 @@ from typing import Any, Final, assert_never
 
 import attrs
 
-from ortege_watch._http.conversation import Backoff
 from ortege_watch._http.statuses import api_error, is_unauthorized
 from ortege_watch.errors import (
     ApiError,
@@ -27,7 +26,7 @@ from ortege_watch.errors import (
     TransportError,
 )
 from ortege_watch.watch import frames
-from ortege_watch.watch.options import Dialect, Settings
+from ortege_watch.watch.options import Dialect, FailureCount, Settings
 from ortege_watch.watch.states import (
     AskingToken,
     AskToken,
@@ -137,7 +136,7 @@ class Session:
         self._now = now
         self._queries = QueryTracker(queries, hold_stale_for=settings.hold_stale_for)
         self._effects: list[Effect] = []
-        self._failures = failures
+        self._failures: Final = FailureCount(settings.reconnect, failures)
         self._refused_token: str | None = None
         """The token that the server refused last, until it accepts one."""
         self._refused_upgrades = 0
@@ -201,7 +200,7 @@ class Session:
                 until = self._now + self._settings.connect_within
                 return Connecting(token, expires_at, until)
             case TokenFailed(error=error):
-                if self._failures == 0 and not self._choice.confirmed:
+                if self._failures.count == 0 and not self._choice.confirmed:
                     # Nothing has worked yet, so the caller is still there to fix it.
                     return self._finish(error)
                 return self._retry(error)
@@ -304,7 +303,7 @@ class Session:
             case DeadlinePassed():
                 return self._poll(state.pending)
             case Polled(message_id=key, part=part):
-                self._failures = 0
+                self._failures.count = 0
                 self._do(*self._queries.on_snapshot(key, part, self._now))
             case PollFailed(error=AuthenticationError() as error):
                 return self._finish(error)
@@ -576,20 +575,12 @@ class Session:
 
     def _retry(self, error: OrtegeWatchError) -> Waiting | Closed:
         """Wait for a back-off delay, unless there were too many failures."""
-        attempts = self._settings.reconnect.attempts
-        if attempts is not None and self._failures >= attempts:
+        if self._failures.exhausted:
             return self._finish(error)
-        delay = self._next_delay()
+        delay = self._failures.next_delay(self._jitter())
         self._refused_token = None
         self._log(logging.WARNING, f"{error}; next attempt in {delay:.1f} s")
         return Waiting(self._now + delay)
-
-    def _next_delay(self) -> float:
-        reconnect = self._settings.reconnect
-        backoff = Backoff(base=reconnect.base, cap=reconnect.cap)
-        delay = backoff.delay(self._failures, self._jitter())
-        self._failures += 1
-        return delay
 
     def _reconnect(self, state: Live, error: OrtegeWatchError) -> Waiting | Closed:
         """Close the socket, and retry."""
@@ -598,9 +589,8 @@ class Session:
 
     def _lost(self, state: Live, error: OrtegeWatchError) -> Waiting | Closed:
         """Retry; the delays start again only if the connection was healthy."""
-        healthy_after = self._settings.reconnect.healthy_after
-        if state.since is not None and self._now - state.since >= healthy_after:
-            self._failures = 0
+        if state.since is not None:
+            self._failures.connection_lost(self._now - state.since)
         return self._retry(error)
 
     def _dropped_early(self, error: OrtegeWatchError) -> Waiting | Closed:
@@ -631,11 +621,12 @@ class Session:
                 f" {error}; {other!r} failed with {previous}"
             )
             return self._finish(SubscriptionLost(problem))
-        at_once = previous is None and self._failures == 0
-        delay = self._next_delay()
+        failures = self._failures
+        at_once = previous is None and failures.count == 0
+        delay = failures.next_delay(self._jitter())
         self._log(logging.WARNING, f"{error}; trying the {other!r} dialect")
         choice.dialect, choice.previous_error = other, error
-        self._do(Disconnect(), SwitchDialect(self._failures, 0.0 if at_once else delay))
+        self._do(Disconnect(), SwitchDialect(failures.count, 0.0 if at_once else delay))
         return Closed()
 
     def _end_unauthorized(self, status: int, message: str) -> Closed:

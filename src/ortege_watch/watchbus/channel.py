@@ -32,7 +32,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
-from ortege_watch._http.conversation import Backoff, split_url
+from ortege_watch._http.conversation import split_url
 from ortege_watch._http.driver import AsyncClock, _AsyncSystemClock
 from ortege_watch._http.statuses import TRANSIENT
 from ortege_watch._websocket import (
@@ -49,7 +49,7 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
-from ortege_watch.watch.options import Reconnect
+from ortege_watch.watch.options import FailureCount, Reconnect
 from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
@@ -108,7 +108,6 @@ class AnswerFrame(msgspec.Struct, frozen=True):
 
 
 F = TypeVar("F", AlertFrame, AnswerFrame)
-E = TypeVar("E", bound=OrtegeWatchError)
 
 
 def encode_frame(frame: AlertFrame | AnswerFrame) -> str:
@@ -130,9 +129,9 @@ class PendingFrame:
     """A frame that the receiver has neither acknowledged nor refused for good."""
 
     text: str
+    failures: FailureCount
     sent: bool = False
     """Whether it was sent on this connection and has no answer yet."""
-    failures: int = 0
     not_before: float = -math.inf
     resolved: asyncio.Event = field(factory=asyncio.Event, init=False)
     error: OrtegeWatchError | None = None
@@ -153,15 +152,15 @@ class PendingFrames:
 
     def __init__(self, reconnect: Reconnect) -> None:
         self._frames: dict[str, PendingFrame] = {}
-        self._backoff = Backoff(base=reconnect.base, cap=reconnect.cap)
-        self._attempts = math.inf if reconnect.attempts is None else reconnect.attempts
+        self._reconnect = reconnect
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def add(self, frame_id: str, text: str) -> PendingFrame:
         """Add a frame, to be sent at once."""
-        frame = self._frames[frame_id] = PendingFrame(text)
+        frame = PendingFrame(text, FailureCount(self._reconnect))
+        self._frames[frame_id] = frame
         return frame
 
     def drop(self, frame_id: str) -> None:
@@ -198,9 +197,8 @@ class PendingFrames:
         try:
             read_answer(bytes(answer.body), answer.status)
         except (DecodeError, WatchBusError) as error:
-            if _is_transient(answer.status) and frame.failures < self._attempts:
-                frame.not_before = now + self._backoff.delay(frame.failures, jitter)
-                frame.failures += 1
+            if _is_transient(answer.status) and not frame.failures.exhausted:
+                frame.not_before = now + frame.failures.next_delay(jitter)
                 frame.sent = False
                 return True
             failure = error
@@ -228,31 +226,6 @@ class PendingFrames:
 def _is_transient(status: int) -> bool:
     """Return whether to retry; a 500 is what a handler that raised is answered with."""
     return status >= 500 or status in TRANSIENT
-
-
-class ReconnectPolicy:
-    """The delays between connections; only a connection that lasted resets them."""
-
-    def __init__(self, reconnect: Reconnect) -> None:
-        self._reconnect = reconnect
-        self._backoff = Backoff(base=reconnect.base, cap=reconnect.cap)
-        self._failures = 0
-        self._opened_at: float | None = None
-
-    def opened(self, now: float) -> None:
-        """Note that a connection is open."""
-        self._opened_at = now
-
-    def failed(self, now: float, jitter: float) -> tuple[float, bool]:
-        """Return the seconds until the next attempt, and whether ``attempts`` failed."""
-        opened_at, self._opened_at = self._opened_at, None
-        if opened_at is not None and now - opened_at >= self._reconnect.healthy_after:
-            self._failures = 0
-        delay = self._backoff.delay(self._failures, jitter)
-        attempts = self._reconnect.attempts
-        exhausted = attempts is not None and self._failures >= attempts
-        self._failures = 0 if exhausted else self._failures + 1
-        return delay, exhausted
 
 
 def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
@@ -342,7 +315,7 @@ class AlertChannel:
         self._signature = ""  # of the latest handshake
         self._ahead = 0.0  # seconds that the receiver's clock is ahead of ours
         self._pending = PendingFrames(reconnect)
-        self._policy = ReconnectPolicy(reconnect)
+        self._failures = FailureCount(reconnect)
         self._slots = asyncio.Semaphore(max_pending)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -402,16 +375,18 @@ class AlertChannel:
         defect = None if task.cancelled() else task.exception()
         self._closed = OrtegeWatchError("the alert channel is closed")
         if defect is not None:
-            problem = "the alert channel failed unexpectedly"
-            self._closed = _because(OrtegeWatchError(problem), defect)
+            self._closed = OrtegeWatchError("the alert channel failed unexpectedly")
+            self._closed.__cause__ = defect
         self._pending.fail(self._closed)
 
     async def _run(self) -> None:
         while True:
             error, final = await self._connect()
-            jitter = random.random()  # noqa: S311
-            delay, exhausted = self._policy.failed(self._clock.now(), jitter)
+            exhausted = self._failures.exhausted
+            delay = self._failures.next_delay(random.random())  # noqa: S311
             logger.warning("%s: %s; next attempt in %.1f s", self._host, error, delay)
+            if exhausted:
+                self._failures.count = 0
             final = final or exhausted
             if final:
                 self._pending.fail(error)
@@ -428,10 +403,11 @@ class AlertChannel:
             return self._refused(error)
         except TransportError as error:
             return error, False
+        opened_at = self._clock.now()
         try:
-            self._policy.opened(self._clock.now())
             return await self._converse(connection), False
         finally:
+            self._failures.connection_lost(self._clock.now() - opened_at)
             await close(connection)
 
     async def _open(self) -> ClientConnection:
@@ -465,7 +441,8 @@ class AlertChannel:
             if ahead is not None:
                 logger.warning("%s: its clock is %.0f s ahead", self._host, ahead)
                 self._ahead, final = ahead, False
-        return _because(error, cause), final
+        error.__cause__ = cause
+        return error, final
 
     async def _converse(self, connection: ClientConnection) -> OrtegeWatchError:
         self._pending.connection_lost()
@@ -481,7 +458,8 @@ class AlertChannel:
             problem = f"the connection was lost ({error})"
             return transport_error(problem, error, self._secrets())
         except (DecodeError, TransportError) as error:
-            return _because(TransportError(f"closing the connection: {error}"), error)
+            problem = f"closing the connection: {error}"
+            return transport_error(problem, error, self._secrets())
         raise AssertionError("a loop has ended")
 
     async def _write(self, connection: ClientConnection) -> Never:
@@ -533,11 +511,6 @@ async def _race(*works: Coroutine[Any, Any, object]) -> int:
         if error is not None:
             raise error
     return min(map(tasks.index, done))
-
-
-def _because(error: E, cause: BaseException) -> E:
-    error.__cause__ = cause
-    return error
 
 
 @frozen

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from typing import Final, Self, TypeVar, Unpack
+from typing import Final, TypeVar, Unpack
 
 from ortege_watch._http.conversation import Conversation, Limits
 from ortege_watch._http.driver import (
     AsyncClock,
     AsyncHttp,
+    AsyncHttpClient,
     AsyncHttpDriver,
     Clock,
     Http,
+    HttpClient,
     HttpDriver,
 )
 from ortege_watch.errors import DecodeError, InvalidArgument, OrtegeWatchError
@@ -189,7 +191,7 @@ def _refuse_params(http: object) -> None:
         raise InvalidArgument("http has params, which a signature does not cover")
 
 
-class AsyncBusClient:
+class AsyncBusClient(AsyncHttpClient):
     """Base of the clients that send signed requests from tasks."""
 
     def __init__(
@@ -197,25 +199,13 @@ class AsyncBusClient:
     ) -> None:
         _refuse_params(http)
         self._config: Final = config
-        self._driver: Final = AsyncHttpDriver(
-            http=http, clock=clock, max_size=config.max_size
-        )
+        self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=config.max_size)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._config.root!r})"
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(self, *error: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connections; requests fail afterwards."""
-        await self._driver.aclose()
-
-
-class BusClient:
+class BusClient(HttpClient):
     """Base of the clients that send signed requests from threads."""
 
     def __init__(
@@ -223,22 +213,10 @@ class BusClient:
     ) -> None:
         _refuse_params(http)
         self._config: Final = config
-        self._driver: Final = HttpDriver(
-            http=http, clock=clock, max_size=config.max_size
-        )
+        self._driver = HttpDriver(http=http, clock=clock, max_size=config.max_size)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._config.root!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections; requests fail afterwards."""
-        self._driver.close()
 
 
 class AsyncWatchBusClient(AsyncBusClient):

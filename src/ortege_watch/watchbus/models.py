@@ -576,6 +576,11 @@ class AlertInfo:
         return f"AlertInfo({', '.join(fields)})"
 
 
+def fields_of(alert: AlertInfo) -> _Fields:
+    """Return the fields of an alert under their documented names, in one call."""
+    return alert._fields
+
+
 def decode_alerts(body: bytes) -> list[AlertInfo]:
     """Decode the body of an alert request: an object with the list, or only the list.
 

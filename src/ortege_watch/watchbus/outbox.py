@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from itertools import starmap
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
-from ortege_watch._sqlite import Guard, connect, use_wal
+from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import InvalidArgument, OutboxFull
 from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
@@ -18,9 +18,6 @@ from ortege_watch.watchbus.sending import (
     RejectedAlert,
     SendLease,
 )
-
-_WAIT: Final = 10.0
-"""Seconds to wait for other processes that use the file."""
 
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS waiting (
@@ -41,7 +38,7 @@ _SCHEMA: Final = """
 _COUNT: Final = "SELECT count(*) FROM waiting"
 
 
-class Outbox:
+class Outbox(DatabaseFile):
     """A queue of alerts on disk, which keeps them until the bus acknowledges them.
 
     An alert that was accepted survives a crash and a power failure. Alerts are sent in
@@ -74,20 +71,14 @@ class Outbox:
                 f"path must be the path of a file that persists, got {str(path)!r}"
             )
         check_int("limit", limit)
+        super().__init__(path, "the outbox", _SCHEMA, synchronous="FULL")
         self.path: Final = Path(path)
         self.limit: Final = limit
-        name = f"the outbox {str(path)!r}"
-        self._guard = Guard(name)
         # A lock of its own: releasing the lease must not wait for a transaction.
-        self._lease_guard = Guard(name)
+        self._lease_guard = Guard(f"the outbox {str(path)!r}")
         self._lease: SendLease | None = None
-        with self._guard:
-            self._db = connect(self.path, wait=_WAIT)
-            # The last alert is on the disk when accept() returns.
-            use_wal(self._db, wait=_WAIT)
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-            self._sender = connect(Path(f"{self.path}-sender"), wait=0.0)
+        with self._lease_guard:
+            self._sender = connect(f"{path}-sender", wait=0.0)
 
     def __repr__(self) -> str:
         return f"Outbox({str(self.path)!r})"
@@ -133,17 +124,10 @@ class Outbox:
 
     def close(self) -> None:
         """Close the files; a sender loses its lease."""
-        with self._guard:
-            self._db.close()
+        super().close()
         with self._lease_guard:
             self._lease = None
             self._sender.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     # What follows is for publishers. `with self._db` commits, or rolls back.
 
@@ -191,9 +175,7 @@ class Outbox:
                     " VALUES (?, ?, ?, ?, ?)",
                     [
                         (each.key, each.data, why.reason, why.code, why.status)
-                        for each, why in zip(
-                            results.rejected, results.reasons, strict=True
-                        )
+                        for each, why in results.rejected
                     ],
                 )
                 self._db.execute(

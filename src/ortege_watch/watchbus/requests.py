@@ -48,12 +48,11 @@ from ortege_watch.errors import (
 )
 from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.signing import (
-    CONTENT_TYPE,
-    SIGNATURE_HEADERS,
     Credentials,
     Key,
     canonical,
     digest,
+    headers_of,
     prepare,
     request_line,
 )
@@ -77,7 +76,6 @@ _REMEDY: Final = "pass credentials, which sign the requests"
 # What every HTTP library sends unchanged: the path that is sent must be the signed one.
 _PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?")
 _DOTS: Final = frozenset({".", ".."})
-_APP_ID, _TIMESTAMP, _NONCE, _SIGNATURE = SIGNATURE_HEADERS
 _INVALID: Final = frozenset({400, 413, 422})
 _DOCUMENTED: Final = frozenset(ResultCode) | {None}
 
@@ -272,14 +270,9 @@ class _Signature:
         app_id = config.credentials.app_id
         timestamp = str(max(0, int((stamp.unix + config.skew.seconds) * 1000)))
         message = canonical(app_id, timestamp, stamp.nonce, self.line, content or b"")
-        return {
-            "Accept": "application/json",
-            "Content-Type": CONTENT_TYPE,
-            _APP_ID: app_id,
-            _TIMESTAMP: timestamp,
-            _NONCE: stamp.nonce,
-            _SIGNATURE: digest(config.key, message),
-        }
+        signature = digest(config.key, message)
+        headers = headers_of(app_id, timestamp, stamp.nonce, signature)
+        return {"Accept": "application/json", **headers}
 
     def on_refused(
         self,

@@ -103,26 +103,23 @@ class BatchResults:
 
     Attributes:
         sent: the bus acknowledged them.
-        rejected: the bus rejected them for good.
-        reasons: the reason of each of these.
+        rejected: the bus rejected them for good; each with the reason.
         error: why nothing more was sent; ``None`` if everything was.
     """
 
     sent: list[QueuedAlert] = field(factory=list)
-    rejected: list[QueuedAlert] = field(factory=list)
-    reasons: list[RejectedAlert] = field(factory=list)
+    rejected: list[tuple[QueuedAlert, RejectedAlert]] = field(factory=list)
     error: OrtegeWatchError | None = None
 
     @property
     def resolved(self) -> list[QueuedAlert]:
         """The alerts that leave the queue."""
-        return [*self.sent, *self.rejected]
+        return [*self.sent, *(each for each, _ in self.rejected)]
 
     def add(self, batch: BatchResults) -> None:
         """Add the results of another batch."""
         self.sent += batch.sent
         self.rejected += batch.rejected
-        self.reasons += batch.reasons
         self.error = batch.error
 
 
@@ -228,11 +225,10 @@ def deliver(
             if not is_rejection(error):
                 results.error = error
             elif len(part) == 1:
+                [alert] = part
                 reason = error.reason or str(error)
-                results.rejected += part
-                results.reasons.append(
-                    RejectedAlert(part[0].alert, reason, error.code, error.status)
-                )
+                why = RejectedAlert(alert.alert, reason, error.code, error.status)
+                results.rejected.append((alert, why))
             else:
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
@@ -291,13 +287,13 @@ class AlertSender:
                         yield Work(partial(queue.resolve, done, size), on_disk)
                     ).value
                     results.add(done)
-                    for each in done.reasons:
+                    for _, each in done.rejected:
                         logger.warning(
                             "%s rejects an alert, %s: %s",
                             *(config.root, each.alert.event_code, each.reason),
                         )
                     if progress is not None:
-                        count = len(results.sent) + len(results.rejected)
+                        count = len(results.resolved)
                         left = (yield Work(queue.__len__, on_disk)).value
                         progress(count, count + left)
             finally:
@@ -320,7 +316,7 @@ class AlertSender:
         given = {each.data: each for each in alerts}
         result = PublishResult(
             sent=tuple([given.get(each.data, each).alert for each in results.sent]),
-            rejected=tuple(results.reasons),
+            rejected=tuple([why for _, why in results.rejected]),
             unsent=tuple([each.alert for each in unsent]),
             error=results.error,
         )

@@ -209,8 +209,12 @@ def signed_headers(
     Arguments and errors are those of :func:`sign`.
     """
     signature = sign(credentials, method, path, body, timestamp=timestamp, nonce=nonce)
-    values = (credentials.app_id, str(timestamp), nonce, signature)
-    headers = dict(zip(SIGNATURE_HEADERS, values, strict=True))
+    return headers_of(credentials.app_id, str(timestamp), nonce, signature)
+
+
+def headers_of(*fields: str) -> dict[str, str]:
+    """Return the headers of a request from its four :data:`Fields`."""
+    headers = dict(zip(SIGNATURE_HEADERS, fields, strict=True))
     return {"Content-Type": CONTENT_TYPE, **headers}
 
 

@@ -9,12 +9,12 @@ import time
 from binascii import unhexlify
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 import msgspec
 
 from ortege_watch import _json as codec
-from ortege_watch._sqlite import Guard, connect, use_wal
+from ortege_watch._sqlite import DatabaseFile
 from ortege_watch.errors import (
     InvalidArgument,
     SignatureError,
@@ -27,8 +27,14 @@ from ortege_watch.watchbus.signing import Headers, signature_headers
 T = TypeVar("T")
 
 _FIRST_SWEEP: Final = 1000
-_LOCK_TIMEOUT: Final = 10.0  # seconds for other processes that use the file
 _SWEEP_EVERY: Final = 10.0  # seconds
+_SCHEMA: Final = """
+    CREATE TABLE IF NOT EXISTS nonces (
+        nonce TEXT PRIMARY KEY,
+        until REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS untils ON nonces (until);
+"""
 
 
 class NonceStore(Protocol):
@@ -92,7 +98,7 @@ class MemoryNonces:
                 raise _full(self._limit)
 
 
-class SQLiteNonces:
+class SQLiteNonces(DatabaseFile):
     """A nonce store in an SQLite file, which survives restarts and may be shared.
 
     Close it, or use it as a context manager.
@@ -106,20 +112,10 @@ class SQLiteNonces:
     """
 
     def __init__(self, path: str | Path, limit: int = 1_000_000) -> None:
+        super().__init__(path, "the nonce file", _SCHEMA, synchronous="NORMAL")
         self._limit = limit
         self._next_sweep = float("-inf")
         self._full = False
-        self._guard = Guard(f"the nonce file {str(path)!r}")
-        with self._guard:
-            self._db = connect(path, wait=_LOCK_TIMEOUT)
-            # A killed process loses nothing; a power failure the last moments.
-            use_wal(self._db, wait=_LOCK_TIMEOUT)
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS nonces"
-                " (nonce TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID"
-            )
-            self._db.execute("CREATE INDEX IF NOT EXISTS untils ON nonces (until)")
 
     def record(self, nonce: str, now: float, until: float) -> bool:
         """Store a nonce and return whether it was new."""
@@ -136,17 +132,6 @@ class SQLiteNonces:
                 (nonce, until),
             )
             return done.rowcount == 1
-
-    def close(self) -> None:
-        """Close the file."""
-        with self._guard:
-            self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def _full(limit: int) -> SignatureError:

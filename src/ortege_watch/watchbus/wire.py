@@ -47,6 +47,7 @@ from ortege_watch.watchbus.models import (
     SubscriptionPage,
     SupportedEvent,
     WatchEvent,
+    fields_of,
 )
 
 # Undocumented: where an error has its text. All are read, the first is written.
@@ -356,19 +357,20 @@ def encode_alert(alert: AlertInfo, path: str, style: WireStyle) -> bytes:
 
     An error names the alert ``path``.
     """
-    entity, values = alert.entity, alert.event_values
-    _check_address(f"{path}.entity", entity)
-    for name, problem in values.problems():
+    fields = fields_of(alert)
+    _check_address(f"{path}.entity", fields.watch_entity)
+    for name, problem in alert.event_values.problems():
         raise InvalidArgument(f"{path}.event_values.{name}: {problem}")
+    chain_id = int(fields.chain_id)
     wire = {
-        "watch_entity": entity,
-        "chain_id": alert.chain_id if style.chain_id_as_int else str(alert.chain_id),
-        "watch_entity_type": _spelling(alert.entity_type),
-        "watch_event_code": alert.event_code,
-        "timestamp": alert.timestamp,
+        "watch_entity": fields.watch_entity,
+        "chain_id": chain_id if style.chain_id_as_int else str(chain_id),
+        "watch_entity_type": _spelling(fields.watch_entity_type),
+        "watch_event_code": fields.watch_event_code,
+        "timestamp": fields.timestamp,
         "event_values": {
             name: value if type(value) is str else _as_text(value)
-            for name, value in values.items()
+            for name, value in fields.event_values.items()
             if value is not None
         },
     }

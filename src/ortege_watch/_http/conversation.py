@@ -154,16 +154,11 @@ class Backoff:
 
     The jitter keeps clients that failed together from retrying together; each delay is
     at least half of its nominal length, so that none of them retries at once.
-
-    Attributes:
-        base: nominal length of the first delay, in seconds.
-        cap: nominal length of the longest delay, in seconds; at least ``base``.
-        factor: growth from one delay to the next; at least 1.
     """
 
-    base: float = 1.0
-    cap: float = 60.0
-    factor: float = 2.0
+    base: float = 1.0  # nominal length of the first delay, in seconds
+    cap: float = 60.0  # nominal length of the longest delay, in seconds; at least base
+    factor: float = 2.0  # growth from one delay to the next; at least 1
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.base <= self.cap < math.inf:
@@ -175,14 +170,10 @@ class Backoff:
             raise InvalidArgument(f"factor must be 1 or more, got {self.factor!r}")
 
     def delay(self, attempt: int, jitter: float) -> float:
-        """Return the delay after a failed attempt, in seconds.
+        """Return the seconds after a failed attempt; the first one has the number 0.
 
-        Args:
-            attempt: 0 after the first failure, 1 after the second, and so on.
-            jitter: a random number, 0 <= jitter < 1.
-
-        Returns:
-            Between half and the whole of ``min(cap, base * factor ** attempt)``.
+        Between half and the whole of ``min(cap, base * factor ** attempt)``, by
+        ``jitter`` (0 <= jitter < 1).
         """
         try:
             whole = min(self.cap, self.base * self.factor**attempt)

@@ -106,11 +106,8 @@ def ssl_context() -> ssl.SSLContext:
 class HttpDriver:
     """Runs conversations in the calling thread.
 
-    Args:
-        http: the user's own client or transport, never closed here; by default, a
-            client is created by the first request.
-        clock: the system's by default.
-        max_size: the largest response, in bytes, decompressed.
+    A client or transport of the user is never closed here; by default, the first
+    request creates a client.
     """
 
     def __init__(
@@ -202,7 +199,7 @@ class HttpDriver:
 
 
 class AsyncHttpDriver:
-    """Runs conversations in tasks of asyncio or trio; arguments as of HttpDriver."""
+    """Runs conversations in tasks of asyncio or trio, as HttpDriver does."""
 
     def __init__(
         self,

@@ -91,15 +91,9 @@ def exchange(
 ) -> Conversation[T]:
     """Send a request until there is a result, a final error, or no time left.
 
-    Args:
-        method: ``"GET"`` or ``"POST"``.
-        url: the whole URL.
-        judge: what a response means; it raises errors that no retry can change.
-        content: the body.
-        authentication: makes the headers of each attempt.
-        attempts: the time and the attempts that are left.
-        is_repeatable: the server may carry out the request twice. If not, it is sent
-            again only where the server certainly has not carried it out.
+    ``judge`` raises errors that no retry can change. A request that is not
+    ``is_repeatable`` is sent again only where the server certainly has not carried it
+    out.
 
     Raises:
         ApiError: the server refused, or the retries are used up.

@@ -65,20 +65,13 @@ class Server:
 
 @mutable(kw_only=True)
 class Call:
-    """One call of a client's method; authenticates its requests with a bearer token.
+    """One call of a client's method; authenticates its requests with a bearer token."""
 
-    Attributes:
-        api: the URL that paths are appended to, ``https://host/cubejs-api/v1``.
-        request_id: a uuid4; each attempt sends it with ``-span-1``, ``-span-2`` ...
-        started: monotonic seconds.
-        budget: the time and the attempts of the whole call.
-        tokens: where the token comes from; asked once, and again if it is refused.
-    """
-
-    api: str
-    request_id: str
-    started: float
-    budget: TimeBudget
+    api: str  # the URL that paths are appended to, https://host/cubejs-api/v1
+    request_id: str  # a uuid4; each attempt sends it with -span-1, -span-2
+    started: float  # monotonic seconds
+    budget: TimeBudget  # the time and the attempts of the whole call
+    # where the token comes from; asked once, and again if it is refused
     tokens: TokenSource
     server: Server = field(factory=Server)
     _attempts: Attempts = field(init=False)

@@ -82,18 +82,13 @@ _NO_TOKEN: Final = "the token function did not return in time"
 
 @attrs.define
 class DialectChoice:
-    """The dialect of a subscription, shared by its sessions.
+    """The dialect of a subscription, shared by its sessions."""
 
-    Attributes:
-        dialect: the one that new sessions speak.
-        may_switch: whether the other one is tried if the server does not understand it.
-        confirmed: whether the server has understood it.
-        previous_error: how the other dialect failed, if it was tried before.
-    """
-
-    dialect: Dialect
+    dialect: Dialect  # the one that new sessions speak
+    # whether the other one is tried if the server does not understand it
     may_switch: bool
-    confirmed: bool = False
+    confirmed: bool = False  # whether the server has understood it
+    # how the other dialect failed, if it was tried before
     previous_error: OrtegeWatchError | None = None
 
 

@@ -17,13 +17,13 @@ from ortege_watch.watchbus import (
     SQLiteNonces,
     WireStyle,
 )
-from ortege_watch.watchbus.sending import BatchResults, SendLease, prepare
+from ortege_watch.watchbus.sending import BatchResults, SendLease, prepare_alerts
 
 STYLE = WireStyle()
 
 
 def ready(*numbers):
-    return prepare([alert(number) for number in numbers], "app", STYLE)
+    return prepare_alerts([alert(number) for number in numbers], "app", STYLE)
 
 
 def numbers(box):

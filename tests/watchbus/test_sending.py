@@ -16,9 +16,8 @@ from ortege_watch.watchbus.sending import (
     BatchResults,
     MemoryQueue,
     QueuedAlert,
-    body_of,
     deliver,
-    prepare,
+    prepare_alerts,
 )
 from ortege_watch.watchbus.wire import encode_alerts
 
@@ -26,7 +25,7 @@ PLAIN = WireStyle()
 
 
 def ready(*alerts, style=PLAIN):
-    return prepare(alerts, "app", style)
+    return prepare_alerts(alerts, "app", style)
 
 
 @pytest.mark.parametrize("as_int", [False, True])
@@ -34,15 +33,16 @@ def ready(*alerts, style=PLAIN):
 def test_a_body_put_together_is_the_body_written_at_once(as_int, bare):
     style = WireStyle(chain_id_as_int=as_int, bare_lists=bare)
     alerts = [alert(1), alert(2), alert(3)]
-    body = body_of(ready(*alerts, style=style), style)
-    assert body == encode_alerts(alerts, style)
+    server, _ = send(ready(*alerts, style=style), [success()], style=style)
+    assert server.requests[0].content == encode_alerts(alerts, style)
 
 
 def test_the_key_is_the_receiver_s():
     """Numbers become text on the way; without a hash the values are in the key."""
     plain = alert(1, tx_hash="", amount=3)
     [waiting] = ready(plain)
-    [arrived] = decode_alerts(body_of([waiting], PLAIN))
+    server, _ = send([waiting], [success()])
+    [arrived] = decode_alerts(server.requests[0].content)
     assert waiting.key == arrived.dedupe_key("app")
 
 
@@ -81,11 +81,11 @@ def test_a_queued_alert_is_the_given_one_or_is_decoded():
 )
 def test_invalid_alerts_are_refused(given, advice):
     with pytest.raises(InvalidArgument, match=advice):
-        prepare(given, "app", PLAIN)
+        prepare_alerts(given, "app", PLAIN)
 
 
-def send(batch, outcomes):
-    on = link()
+def send(batch, outcomes, **options):
+    on = link(**options)
     server = Play(outcomes)
     target = on.endpoint("path", "/api/v1/watch/alert")
     return server, server.run(deliver(on, target, batch))

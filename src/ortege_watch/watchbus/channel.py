@@ -245,11 +245,7 @@ def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
 
 
 def parse_address(url: str) -> tuple[str, str]:
-    """Return the ``ws://`` or ``wss://`` URL of a channel, and the path to sign.
-
-    Raises:
-        InvalidArgument: the URL is invalid, or its path cannot be signed.
-    """
+    """Return the ``ws://`` or ``wss://`` URL of a channel, and the path to sign."""
     parts = split_url(url, _EXAMPLE, "pass credentials, which sign the requests")
     path = parts.path or "/"
     request_line("GET", path)
@@ -329,7 +325,7 @@ class AlertChannel:
         whose call was cancelled are not sent again, and may have arrived.
 
         Raises:
-            InvalidArgument: there are no alerts, one cannot be encoded, or they are too
+            InvalidArgument: the list is empty, an alert cannot be encoded, or they are too
                 large for one frame. Nothing was sent.
             WatchBusError: the receiver refuses the alerts or the credentials; ``.code``,
                 ``.reason`` and ``.status`` say why.

@@ -95,26 +95,16 @@ class Provider:
         page_size: int,
     ) -> Conversation[SubscriptionPage]:
         """Return one page of subscriptions."""
-        return signed_exchange(
-            config,
-            self._list,
-            encode_page_request(entities, page_index, page_size),
-            decode_subscription_page,
-            is_repeatable=True,
-        )
+        body = encode_page_request(entities, page_index, page_size)
+        return signed_exchange(config, self._list, body, decode_subscription_page)
 
     def events(self, config: BusConfig) -> Conversation[list[SupportedEvent]]:
         """Return the events that the provider supports."""
-        return signed_exchange(
-            config, self._events, b"", decode_supported_events, is_repeatable=True
-        )
+        return signed_exchange(config, self._events, b"", decode_supported_events)
 
 
 class Pages:
-    """The pages of subscriptions that are still to be requested, one after the other.
-
-    ``entities`` are addresses, ``None`` for all; a request has at most ``batch_size``.
-    """
+    """The pages of subscriptions that are still to be requested, one after the other."""
 
     def __init__(
         self, entities: Iterable[str] | None, page_size: int, batch_size: int
@@ -142,16 +132,11 @@ class Pages:
         return bool(self._batches)
 
     def take(self, page: SubscriptionPage) -> tuple[Subscription, ...]:
-        """Return the entries of the page that was requested, and go to the next one.
-
-        An empty page is the last one, and so is the one that completes the total. A
-        page shorter than ``page_size`` is not: a provider may have smaller pages.
-
-        Raises:
-            DecodeError: the page repeats an earlier one.
-        """
+        """Return the entries of the page that was requested, and go to the next one."""
         found = page.subscriptions
         self._count += len(found)
+        # A page shorter than page_size need not be the last: a provider may have
+        # smaller pages.
         if not found or self._count >= page.total:
             del self._batches[0]
             self._start()

@@ -252,11 +252,7 @@ def read_list(
     path: str = "$",
     excerpt: str = "",
 ) -> list[T]:
-    """Read a list of objects; with a ``key``, an object may have it under the key.
-
-    Raises:
-        DecodeError: it is something else; the problems have the paths below ``path``.
-    """
+    """Read a list of objects; with a ``key``, an object may have it under the key."""
     if key is not None and isinstance(value, dict):
         value, path = value.get(key), f"{path}.{key}"
     problems = Problems()

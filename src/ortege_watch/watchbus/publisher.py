@@ -17,7 +17,7 @@ from ortege_watch.watchbus.client import AsyncBusClient, BusClient
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
 from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig, BusOptions, Progress
-from ortege_watch.watchbus.sending import AlertSender, PublishResult, prepare
+from ortege_watch.watchbus.sending import AlertSender, PublishResult, prepare_alerts
 from ortege_watch.watchbus.signing import Credentials
 
 
@@ -104,7 +104,7 @@ class AsyncAlertPublisher(AsyncBusClient):
                 :attr:`OrtegeWatchError.published` can be published again.
         """
         config = self._config.override(limits)
-        items = prepare(alerts, config.credentials.app_id, config.style)
+        items = prepare_alerts(alerts, config.credentials.app_id, config.style)
         if self.outbox is not None:
             await to_thread.run_sync(self.outbox.accept, items)
         async with self._sending:
@@ -207,7 +207,7 @@ class AlertPublisher(BusClient):
                 :attr:`OrtegeWatchError.published` can be published again.
         """
         config = self._config.override(limits)
-        items = prepare(alerts, config.credentials.app_id, config.style)
+        items = prepare_alerts(alerts, config.credentials.app_id, config.style)
         if self.outbox is not None:
             self.outbox.accept(items)
         with self._sending:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeAlias, TypedDict, TypeGuard, TypeVar, Unpack
+from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, Unpack
 
 from attrs import evolve, field, frozen, mutable
 
@@ -17,12 +17,12 @@ from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
     Attempts,
+    ClientOptions,
     Conversation,
     GetStamp,
     Limits,
     Reply,
     Response,
-    Retry,
     TimeBudget,
     check_names,
     split_url,
@@ -80,24 +80,18 @@ _INVALID: Final = frozenset({400, 413, 422})
 _DOCUMENTED: Final = frozenset(ResultCode) | {None}
 
 
-class BusOptions(TypedDict, total=False):
+class BusOptions(ClientOptions, total=False):
     """Options of the watch-bus's clients and publishers.
 
+    There are also those of :class:`ClientOptions`: ``timeout``, ``deadline``, ``retry``
+    and ``max_size``, with the same defaults. They hold for each request.
+
     Attributes:
-        timeout: seconds that the server may be silent; 30 by default.
-        deadline: seconds that each request may take with all its attempts; ``None`` for
-            no limit; 300 by default. A long list is several requests.
-        retry: the attempts and the pauses between them; ``Retry()`` by default.
-        max_size: the largest response, in bytes, decompressed; 128 MiB by default.
         batch_size: the most entities or alerts in a request; 100 by default. More of
             them are sent as several requests.
         style: which of the two documented forms requests have.
     """
 
-    timeout: float
-    deadline: float | None
-    retry: Retry | None
-    max_size: int
     batch_size: int
     style: WireStyle
 
@@ -160,12 +154,7 @@ class BusConfig:
         path: str = "",
         **options: Unpack[BusOptions],
     ) -> BusConfig:
-        """Check the arguments of a client; ``url`` may end in an endpoint's ``path``.
-
-        Raises:
-            InvalidArgument: one of them cannot be used.
-            TypeError: an option is unknown.
-        """
+        """Check the arguments of a client; ``url`` may end in an endpoint's ``path``."""
         if not isinstance(credentials, Credentials):
             # Its repr might show a secret.
             kind = type(credentials).__name__
@@ -220,18 +209,13 @@ def signed_exchange(
     body: bytes,
     decode: Callable[[Any], T],
     *,
-    is_repeatable: bool,
+    is_repeatable: bool = True,
 ) -> Conversation[T]:
-    """Send a signed request; see :func:`~ortege_watch._http.exchange.exchange`.
+    """Send a signed request; ``decode`` reads the ``data`` of a success.
 
-    Args:
-        config: the server, the credentials and the options.
-        endpoint: the endpoint.
-        body: what is signed and sent, byte for byte.
-        decode: reads the ``data`` of a success; raises :class:`DecodeError`.
-        is_repeatable: the server may carry out the request twice. If not, it is sent
-            again only after a failed connection, a rate limit, a status 503 or an
-            expired timestamp.
+    A request that is not repeatable is sent again only where the server certainly has
+    not carried it out: after a failed connection, a rate limit, a status 503 or an
+    expired timestamp.
     """
     stamp = yield GetStamp()
     return (
@@ -249,15 +233,18 @@ def signed_exchange(
 
 @mutable
 class _Signature:
-    """Signs each attempt of one request."""
+    """Signs each attempt of one request.
+
+    Attributes:
+        line: the method and the path, as they are signed.
+        stamp: the time and nonce of the first attempt; ``None`` afterwards.
+        skew_before: the correction of the clock, if this request has changed it.
+    """
 
     config: BusConfig
     line: str
     stamp: Reply | None
-    """The next attempt's time and nonce, where the driver has been asked for them."""
-
     skew_before: float | None = None
-    """The correction of the clock before this request changed it."""
 
     def headers(
         self, content: bytes | None, attempts: Attempts
@@ -302,8 +289,8 @@ def _judge_error(error: WatchBusError, response: Response) -> Reauthenticate | T
     status, code = response.status, error.code
     if isinstance(error, Contradiction):
         raise error
+    wait = retry_after(response)
     if code == ResultCode.RATE_LIMIT or (code is None and status == 429):
-        wait = retry_after(response)
         limited = RateLimited(str(error), status=status, code=code, retry_after=wait)
         limited.__cause__ = error
         return TryLater(limited, wait, is_safe_to_retry=True)
@@ -323,27 +310,19 @@ def _judge_error(error: WatchBusError, response: Response) -> Reauthenticate | T
         is_transient = code == ResultCode.SERVER_ERROR and not 400 <= status < 500
     if not is_transient:
         raise error
-    wait = retry_after(response)
     return TryLater(error, wait, is_safe_to_retry=status == 503)
 
 
 def server_ahead(error: OrtegeWatchError, date: str, now: float) -> float | None:
-    """Return how far the server's clock is ahead, if it calls a signature expired.
+    """Return the seconds that a server's clock is ahead, if it calls a request expired.
 
-    Args:
-        error: the error that the server answered with.
-        date: the ``Date`` header of that response.
-        now: unix seconds by our clock.
-
-    Returns:
-        Seconds, negative if it is behind; ``None`` for other errors, or without a date.
+    ``date`` is the ``Date`` header of the response, ``now`` our clock in unix seconds.
     """
-    if not isinstance(error, WatchBusError):
+    if not isinstance(error, WatchBusError) or error.code != ResultCode.SIGNATURE_ERROR:
         return None
     reason = (error.reason or "").casefold()
-    names_it = "timestamp" in reason and "expired" in reason
     moment = http_date(date)
-    if not names_it or error.code != ResultCode.SIGNATURE_ERROR or moment is None:
+    if moment is None or "timestamp" not in reason or "expired" not in reason:
         return None
     # The header has whole seconds: on average it is half a second late.
     return moment + 0.5 - now
@@ -352,8 +331,7 @@ def server_ahead(error: OrtegeWatchError, date: str, now: float) -> float | None
 def is_rejection(error: OrtegeWatchError) -> TypeGuard[WatchBusError]:
     """Return whether an alert is rejected for its content, and always will be.
 
-    Other errors may be due to the network, the credentials or the moment. An error code
-    that is not documented is a rejection, or one alert might block all others for ever.
+    An undocumented code is a rejection, or one alert might block all others for ever.
     """
     if not isinstance(error, WatchBusError) or isinstance(error, Contradiction):
         return False

@@ -182,13 +182,8 @@ class MemoryQueue:
         return [each for each in alerts if each.key in self._alerts]
 
 
-def prepare(alerts: object, app_id: str, style: WireStyle) -> list[QueuedAlert]:
-    """Encode alerts; of several with one dedupe key, only the first is kept.
-
-    Raises:
-        InvalidArgument: this is not an iterable of alerts, it is empty, or an alert
-            cannot be sent; the message has its index.
-    """
+def prepare_alerts(alerts: object, app_id: str, style: WireStyle) -> list[QueuedAlert]:
+    """Encode alerts; of several with one dedupe key, only the first is kept."""
     found: dict[str, QueuedAlert] = {}
     for i, alert in enumerate(check_list("alerts", alerts, AlertInfo)):
         data = b"[%b]" % encode_alert(alert, f"alerts[{i}]", style)
@@ -196,11 +191,6 @@ def prepare(alerts: object, app_id: str, style: WireStyle) -> list[QueuedAlert]:
         key = decode_alerts(data)[0].dedupe_key(app_id)
         found.setdefault(key, QueuedAlert(key, data, alert))
     return list(found.values())
-
-
-def body_of(batch: Iterable[QueuedAlert], style: WireStyle) -> bytes:
-    """Return the body of a request from queued alerts."""
-    return alerts_body([each.data[1:-1] for each in batch], style)
 
 
 def deliver(
@@ -215,11 +205,9 @@ def deliver(
     parts = [batch]
     while parts and results.error is None:
         part = parts.pop()
-        body = body_of(part, config.style)
+        body = alerts_body([each.data[1:-1] for each in part], config.style)
         try:
-            yield from signed_exchange(
-                config, endpoint, body, _ignore, is_repeatable=True
-            )
+            yield from signed_exchange(config, endpoint, body, _ignore)
             results.sent += part
         except OrtegeWatchError as error:
             if not is_rejection(error):
@@ -259,15 +247,8 @@ class AlertSender:
     ) -> Conversation[PublishResult]:
         """Send what is queued, until nothing is left or a request fails.
 
-        Args:
-            config: the bus with the limits of this call.
-            alerts: those of this call, which an outbox has accepted before; empty for a
-                flush.
-            progress: called after each request.
-
-        Raises:
-            OrtegeWatchError: a request failed, and its alerts are not in an outbox, or
-                this is a flush; with ``published``.
+        ``alerts`` are those of the call, which an outbox has accepted before; a flush
+        has none. A failed request is an error without an outbox, and in a flush.
         """
         queue = MemoryQueue(alerts) if self.outbox is None else self.outbox
         size, on_disk = config.batch_size, queue.on_disk

@@ -202,7 +202,6 @@ class RequestVerifier:
         self._keys = {app_id: _keys(app_id, each) for app_id, each in secrets.items()}
         self._line = signing.request_line(method, path)
         self._tolerance = tolerance
-        self._keep = 2 * tolerance
         self._clock = clock
         self._is_nonce = _is_hex if nonce_shape == "hex32" else _is_short
 
@@ -284,15 +283,14 @@ class RequestVerifier:
             raise SignatureError(SignatureReason.MALFORMED_NONCE, problem)
         keys = self._keys.get(app_id)
         if keys is None:
-            problem = "the app id is unknown"
-            raise SignatureError(SignatureReason.UNKNOWN_APP, problem)
+            raise SignatureError(SignatureReason.UNKNOWN_APP, "the app id is unknown")
         message = signing.canonical(app_id, timestamp, nonce, self._line, body)
         if not signing.matches(keys, message, signature):
             problem = "the signature is of another secret or another request"
             raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
         result = read(body)
         # Last: a request that is not accepted must not use up a nonce.
-        if not self.nonces.record(f"{app_id};{nonce}", now, now + self._keep):
+        if not self.nonces.record(f"{app_id};{nonce}", now, now + 2 * self._tolerance):
             problem = "the nonce was used before: the request is a replay"
             raise SignatureError(SignatureReason.REPLAY, problem)
         return app_id, result

@@ -102,12 +102,7 @@ def ok_answer(data: object = None) -> bytes:
 
 def error_answer(code: ResultCode, reason: str) -> bytes:
     """Encode the answer to a request that failed."""
-    answer = {
-        "status": "ERROR",
-        "code": code.value,
-        "data": None,
-        _REASONS[0]: reason,
-    }
+    answer = {"status": "ERROR", "code": code.value, "data": None, _REASONS[0]: reason}
     return codec.dumps(answer).encode()
 
 
@@ -118,14 +113,7 @@ def refusal(error: SignatureError) -> tuple[int, bytes]:
 
 
 def read_answer(body: bytes, status: int) -> Any:
-    """Decode an answer; its envelope decides, and without one the HTTP status.
-
-    Args:
-        body: the answer's bytes.
-        status: its HTTP status.
-
-    Returns:
-        The ``data`` of a success.
+    """Return the ``data`` of an answer; without an envelope its HTTP status decides.
 
     Raises:
         WatchBusError: an error, or its status and code contradict each other.
@@ -138,16 +126,13 @@ def read_answer(body: bytes, status: int) -> Any:
         if is_success:
             raise
         raise _http_error(status, body) from error
-    match envelope:
-        case {"code": code} if code is not None:
-            return _data(envelope, status, is_success=is_success)
-        case {"status": str()}:
-            return _data(envelope, status, is_success=is_success)
-        case _ if is_success:
-            problem = "$: expected an object with status and code"
-            raise DecodeError(problem, excerpt=codec.excerpt(body))
-        case _:
-            raise _http_error(status, body)
+    fields = envelope if isinstance(envelope, dict) else {}
+    if fields.get("code") is not None or isinstance(fields.get("status"), str):
+        return _data(fields, status, is_success=is_success)
+    if is_success:
+        problem = "$: expected an object with status and code"
+        raise DecodeError(problem, excerpt=codec.excerpt(body))
+    raise _http_error(status, body)
 
 
 def _http_error(status: int, body: bytes) -> WatchBusError:

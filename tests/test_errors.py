@@ -26,6 +26,7 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
+from ortege_watch.watchbus import PublishResult
 
 EXAMPLES = [
     (OrtegeWatchError("a"), "a"),
@@ -73,6 +74,14 @@ def test_pickle_and_copy_keep_message_and_attributes(
         assert str(twin) == text
         assert vars(twin) == vars(error)
         assert twin.args == error.args
+
+
+def test_an_error_that_its_own_result_refers_to_can_be_pickled() -> None:
+    error = WatchBusError("a", status=401)
+    error.published = PublishResult(error=error)
+    for twin in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
+        assert str(twin) == "a"
+        assert twin.published.error is twin
 
 
 def test_an_error_crosses_a_process_pool() -> None:

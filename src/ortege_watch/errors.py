@@ -24,7 +24,7 @@ be pickled and copied.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -68,14 +68,13 @@ class OrtegeWatchError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException's own calls the class with `args`, which fails for every
         # __init__ with keyword-only arguments.
-        return _restore, (type(self), self.args, self.__dict__)
+        return _restore, (type(self), self.args), self.__dict__
 
 
-def _restore(kind: type[E], args: tuple[Any, ...], state: Mapping[str, Any]) -> E:
-    """Return an error as it was pickled, without calling its ``__init__``."""
+def _restore(kind: type[E], args: tuple[Any, ...]) -> E:
+    """Return an error without calling its ``__init__``; its attributes follow."""
     error = kind.__new__(kind, *args)
     error.args = args
-    error.__dict__.update(state)
     return error
 
 
@@ -158,7 +157,7 @@ class ApiError(OrtegeWatchError):
 
 
 class AuthenticationError(ApiError):
-    """Raised when the server refused the token, and the next one of the provider too.
+    """Raised when the server refused the token, and the next one of the function too.
 
     Cube answers 403 ``Invalid token`` for an invalid and for an expired token alike.
     """

@@ -24,7 +24,6 @@ from ortege_watch import (
     Measure,
     OrtegeWatchError,
     Query,
-    QueryError,
     QueryRejected,
     SubscriptionLost,
     TimeDimension,
@@ -802,12 +801,14 @@ async def test_an_unknown_argument_is_a_type_error():
 async def test_a_subscription_is_entered_once_and_before_it_is_iterated():
     client = AsyncCubeClient("http://127.0.0.1:9", "token")
     updates = client.watch(QUERY)
-    with pytest.raises(QueryError, match="async with"):
+    with pytest.raises(InvalidArgument, match="async with"):
         await anext(updates)
     async with updates:
         pass
-    with pytest.raises(QueryError, match="again"):
+    with pytest.raises(InvalidArgument, match="again"):
         await updates.__aenter__()
+    with pytest.raises(StopAsyncIteration):
+        await anext(updates)
     assert "token" not in repr(updates)
 
 
@@ -877,7 +878,7 @@ def test_the_same_for_threads():
 def test_threads_see_the_end_and_the_errors():
     with FakeCube() as cube, CubeClient(cube.url, cube.token()) as client:
         updates = client.watch(NOPE)
-        with pytest.raises(QueryError, match=r"with cube\.watch"):
+        with pytest.raises(InvalidArgument, match=r"with cube\.watch"):
             next(updates)
         with updates:
             with pytest.raises(QueryRejected):

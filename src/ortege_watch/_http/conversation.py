@@ -338,11 +338,18 @@ class Attempts:
             DeadlineExceeded: no time would be left afterwards.
         """
         if seconds >= self.left:
-            raise self.deadline_exceeded() from cause
+            raise self.deadline_exceeded(cause) from cause
         self.update((yield Pause(seconds)))
 
-    def deadline_exceeded(self) -> DeadlineExceeded:
-        """Return the error of a call whose deadline passed."""
-        return DeadlineExceeded(
-            f"no response within {self.budget.deadline} s{self.context}"
-        )
+    def deadline_exceeded(
+        self, cause: OrtegeWatchError | None = None
+    ) -> DeadlineExceeded:
+        """Return the error of a call that has no time left (for a retry after a cause)."""
+        deadline = self.budget.deadline
+        if cause is None:
+            problem = f"no response within {deadline} s{self.context}"
+        else:
+            problem = (
+                f"the deadline of {deadline} s leaves no time for a retry: {cause}"
+            )
+        return DeadlineExceeded(problem)

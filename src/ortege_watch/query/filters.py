@@ -30,13 +30,13 @@ from ortege_watch.query.values import (
     wall_clock,
 )
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _NAME = re.compile(r"[a-zA-Z0-9_]+\.[a-zA-Z0-9_]+")
 
 
 @attrs.frozen(init=False, repr=False)
-class Member(Generic[T]):
+class Member(Generic[T_co]):
     """The name of a member of a cube, and the Python type of its values.
 
     Attributes:
@@ -53,7 +53,7 @@ class Member(Generic[T]):
     _default: ClassVar[builtins.type[Any]]
 
     name: str
-    type: builtins.type[T]
+    type: builtins.type[T_co]
 
     def _set(self, name: str, type: builtins.type[Any]) -> None:
         kind = self.__class__.__name__

@@ -13,7 +13,7 @@ from typing import Final, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from ortege_watch.errors import OrtegeWatchError, QueryError
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 from ortege_watch.watch.mailbox import Update
 from ortege_watch.watch.runner import Subscription
 from ortege_watch.watch.states import ConnectionState
@@ -52,7 +52,7 @@ class AsyncUpdates:
 
     async def __aenter__(self) -> Self:
         if self._entered:
-            raise QueryError(
+            raise InvalidArgument(
                 "a subscription can be entered only once; call watch() again"
             )
         _require_asyncio()
@@ -81,7 +81,7 @@ class AsyncUpdates:
             AuthenticationError, SubscriptionLost: the subscription has ended.
         """
         if not self._entered:
-            raise QueryError(
+            raise InvalidArgument(
                 "use 'async with cube.watch(query) as updates' before iterating"
             )
         subscription = self._subscription
@@ -187,7 +187,11 @@ class Updates:
             AuthenticationError, SubscriptionLost: the subscription has ended.
         """
         if self._portal is None:
-            raise QueryError("use 'with cube.watch(query) as updates' before iterating")
+            if self.state is ConnectionState.CLOSED:
+                raise StopIteration
+            raise InvalidArgument(
+                "use 'with cube.watch(query) as updates' before iterating"
+            )
         with self._lock:
             # Kept after an interruption (Ctrl-C, a signal), so that no update is lost.
             if self._next is None:

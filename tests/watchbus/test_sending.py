@@ -12,12 +12,12 @@ from ortege_watch.errors import DecodeError, TransportError
 from ortege_watch.watchbus import AlertInfo, RejectedAlert, WireStyle
 from ortege_watch.watchbus.models import decode_alerts
 from ortege_watch.watchbus.sending import (
-    AlertSender,
     BatchResults,
     MemoryQueue,
     QueuedAlert,
     deliver,
     prepare_alerts,
+    send_queued,
 )
 from ortege_watch.watchbus.wire import encode_alerts
 
@@ -233,8 +233,8 @@ class Store(MemoryQueue):
 def publish(store=None, items=(), progress=None, **options):
     """Return the conversation of publish(), or of flush() without items."""
     on = link(**options)
-    sender = AlertSender(on.endpoint("path", "/api/v1/watch/alert"), store)
-    return sender.send(on, items, progress)
+    endpoint = on.endpoint("path", "/api/v1/watch/alert")
+    return send_queued(on, endpoint, store, items, progress)
 
 
 ALERTS = [alert(number) for number in range(5)]

@@ -15,8 +15,9 @@ from ortege_watch.errors import (
     TransportError,
 )
 from ortege_watch.watchbus import EntityInfo, WatchPaths, WireStyle
-from ortege_watch.watchbus.client import Pages, Provider, batches
+from ortege_watch.watchbus.client import Pages, Provider
 from ortege_watch.watchbus.models import Subscription, SubscriptionPage, WatchEvent
+from ortege_watch.watchbus.wire import subscription_page_data
 
 
 def provider(on, paths=None):
@@ -211,68 +212,83 @@ def page(*numbers, total=5, size=2):
     return SubscriptionPage(entries(*numbers), 1, size, total)
 
 
+def pages_of(entities=None, size=2, batch_size=100):
+    on = link(batch_size=batch_size)
+    return Pages(provider(on), on, entities, size)
+
+
+def take(pages, found):
+    """Return the entries that a page gives, and the body of its request."""
+    server = Play([success(subscription_page_data(found))])
+    return server.run(pages.next()), server.bodies[0]
+
+
 def test_all_pages_until_the_total():
-    pages = Pages(None, 2, 100)
+    pages = pages_of()
     seen = []
-    for each in (page(1, 2), page(3, 4), page(5)):
+    for found in (page(1, 2), page(3, 4), page(5)):
         assert pages
-        seen.append(pages.page_index)
-        pages.take(each)
+        taken, asked = take(pages, found)
+        assert taken == found.subscriptions
+        seen.append(asked)
     assert not pages
-    assert seen == [1, 2, 3]
+    assert seen == [{"page_index": index, "page_size": 2} for index in (1, 2, 3)]
 
 
 def test_an_empty_page_is_the_last_one():
-    pages = Pages(None, 2, 100)
-    pages.take(page(1, 2, total=100))
+    pages = pages_of()
+    take(pages, page(1, 2, total=100))
     assert pages
-    assert pages.take(page(total=100)) == ()
+    assert take(pages, page(total=100))[0] == ()
     assert not pages
 
 
 def test_a_short_page_is_not_the_last_one_if_the_total_is_larger():
-    pages = Pages(None, 50, 100)
-    pages.take(page(1, 2, total=3, size=2))
+    pages = pages_of(size=50)
+    take(pages, page(1, 2, total=3, size=2))
     assert pages
-    pages.take(page(3, total=3, size=2))
+    take(pages, page(3, total=3, size=2))
     assert not pages
 
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_repeated_page_is_an_error(turns):
-    pages = Pages(None, 2, 100)
+    pages = pages_of()
     for number in range(turns):
-        pages.take(page(number, total=100))
+        take(pages, page(number, total=100))
     with pytest.raises(DecodeError, match=f"page {turns + 1} repeats page 1"):
-        pages.take(page(0, total=100))
+        take(pages, page(0, total=100))
 
 
 def test_addresses_are_sent_in_batches():
     addresses = [entity(number).entity for number in range(5)]
-    pages = Pages(addresses, 50, 2)
+    pages = pages_of(addresses, 50, batch_size=2)
     asked = []
     while pages:
-        asked.append((pages.entities, pages.page_index))
-        pages.take(page(len(asked), total=1))
-    assert asked == [(each, 1) for each in batches(tuple(addresses), 2)]
+        asked.append(take(pages, page(len(asked), total=1))[1])
+    assert [each["entity_list"] for each in asked] == [
+        *(addresses[:2], addresses[2:4], addresses[4:]),
+    ]
+    assert {each["page_index"] for each in asked} == {1}
 
 
 @given(
     st.lists(st.lists(st.integers(0, 6), max_size=4), max_size=30), st.integers(0, 60)
 )
 def test_paging_ends(answers, total):
-    pages = Pages(None, 4, 100)
-    taken = 0
+    pages = pages_of(size=4)
+    asked = []
     try:
         for numbers in answers:
             if not pages:
                 break
-            taken += len(pages.take(page(*numbers, total=total)))
+            asked.append(take(pages, page(*numbers, total=total))[1]["page_index"])
     except DecodeError:
         seen = [tuple(each) for each in answers]
         assert any(a == b for a, b in pairwise(seen)) or len(set(seen)) < len(seen)
     # Each page that leads to another one is new and not empty.
-    assert pages.page_index <= len({tuple(each) for each in answers}) + 1
+    assert asked == list(range(1, len(asked) + 1))
+    assert len(asked) <= len({tuple(each) for each in answers}) + 1
 
 
 @pytest.mark.parametrize(
@@ -290,7 +306,7 @@ def test_paging_ends(answers, total):
 )
 def test_invalid_arguments_of_a_list_are_refused(entities, size, advice):
     with pytest.raises(InvalidArgument, match=advice):
-        Pages(entities, size, 100)
+        pages_of(entities, size)
 
 
 def test_one_page():

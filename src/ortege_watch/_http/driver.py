@@ -84,12 +84,12 @@ class AsyncClock(Protocol):
         ...
 
 
-class _SystemClock:
+class SystemClock:
     now = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
 
 
-class _AsyncSystemClock:
+class AsyncSystemClock:
     now = staticmethod(time.monotonic)
     sleep = staticmethod(anyio.sleep)
 
@@ -119,7 +119,7 @@ class HttpDriver:
     ) -> None:
         if http is not None and not isinstance(http, Http):
             raise _wrong_http(http, "httpx.Client")
-        self.clock: Clock = clock or _SystemClock()
+        self.clock: Clock = clock or SystemClock()
         self._http = http if isinstance(http, httpx.Client) else None
         self._transport = http if isinstance(http, httpx.BaseTransport) else None
         self._is_ours = http is None
@@ -210,7 +210,7 @@ class AsyncHttpDriver:
     ) -> None:
         if http is not None and not isinstance(http, AsyncHttp):
             raise _wrong_http(http, "httpx.AsyncClient")
-        self.clock: AsyncClock = clock or _AsyncSystemClock()
+        self.clock: AsyncClock = clock or AsyncSystemClock()
         self._http = http if isinstance(http, httpx.AsyncClient) else None
         self._transport = http if isinstance(http, httpx.AsyncBaseTransport) else None
         self._is_ours = http is None

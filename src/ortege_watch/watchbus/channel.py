@@ -33,7 +33,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
 from ortege_watch._http.conversation import split_url
-from ortege_watch._http.driver import AsyncClock, _AsyncSystemClock
+from ortege_watch._http.driver import AsyncClock, AsyncSystemClock
 from ortege_watch._http.statuses import TRANSIENT
 from ortege_watch._websocket import (
     CLOSE_TIMEOUT,
@@ -206,10 +206,8 @@ class PendingFrames:
         return False
 
     def on_too_large(self) -> None:
-        """Resolve the largest frame that was sent: the receiver refuses its size.
-
-        The close code does not tell which frame was too large.
-        """
+        """Resolve the largest frame that was sent: the receiver refuses its size."""
+        # The close code does not say which frame was too large.
         sent = {key: each for key, each in self._frames.items() if each.sent}
         if sent:
             largest = max(sent, key=lambda key: len(sent[key].text))
@@ -229,11 +227,7 @@ def _is_transient(status: int) -> bool:
 
 
 def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
-    """Return the error for a refused handshake, and whether a retry would fail too.
-
-    A retry fails with wrong credentials or a wrong path; it may succeed when the server
-    is overloaded or restarting.
-    """
+    """Return the error for a refused handshake, and whether a retry would fail too."""
     try:
         read_answer(body, status)
     except WatchBusError as error:
@@ -307,7 +301,7 @@ class AlertChannel:
         self._pong_within = pong_within
         self._connect_within = connect_within
         self._ssl = ssl
-        self._clock = clock or _AsyncSystemClock()
+        self._clock = clock or AsyncSystemClock()
         self._signature = ""  # of the latest handshake
         self._ahead = 0.0  # seconds that the receiver's clock is ahead of ours
         self._pending = PendingFrames(reconnect)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final, TypeVar, Unpack
 
 from ortege_watch._http.conversation import Conversation, Limits
@@ -107,32 +108,32 @@ class Pages:
     """The pages of subscriptions that are still to be requested, one after the other."""
 
     def __init__(
-        self, entities: Iterable[str] | None, page_size: int, batch_size: int
+        self,
+        provider: Provider,
+        config: BusConfig,
+        entities: Iterable[str] | None,
+        page_size: int,
     ) -> None:
         listed = None if entities is None else _distinct(entities, str)
         encode_page_request(listed, 1, page_size)  # raises what cannot be sent
-        self.page_size: Final = page_size
+        self._request: Final = partial(provider.page, config, page_size=page_size)
         self._batches: list[tuple[str, ...] | None] = [None]
         if listed is not None:
-            self._batches = list(batches(listed, batch_size))
+            self._batches = list(batches(listed, config.batch_size))
         self._start()
 
     def _start(self) -> None:
-        self.page_index = 1
+        self._page_index = 1
         self._count = 0
         self._seen: dict[tuple[Subscription, ...], int] = {}
-
-    @property
-    def entities(self) -> tuple[str, ...] | None:
-        """The addresses of the next request."""
-        return self._batches[0]
 
     def __bool__(self) -> bool:
         """Return whether there is another page to request."""
         return bool(self._batches)
 
-    def take(self, page: SubscriptionPage) -> tuple[Subscription, ...]:
-        """Return the entries of the page that was requested, and go to the next one."""
+    def next(self) -> Conversation[tuple[Subscription, ...]]:
+        """Request the next page, and return its entries."""
+        page = yield from self._request(self._batches[0], self._page_index)
         found = page.subscriptions
         self._count += len(found)
         # A page shorter than page_size need not be the last: a provider may have
@@ -141,13 +142,13 @@ class Pages:
             del self._batches[0]
             self._start()
             return found
-        first = self._seen.setdefault(found, self.page_index)
-        if first != self.page_index:
+        first = self._seen.setdefault(found, self._page_index)
+        if first != self._page_index:
             raise DecodeError(
-                f"$.data.subscription_list: page {self.page_index} repeats page"
+                f"$.data.subscription_list: page {self._page_index} repeats page"
                 f" {first}: the provider ignores page_index"
             )
-        self.page_index += 1
+        self._page_index += 1
         return found
 
 
@@ -305,16 +306,11 @@ class AsyncWatchBusClient(AsyncBusClient):
             DecodeError: the provider sends the same page twice.
         """
         config = self._config.override(limits)
-        return self._iterate(config, Pages(entities, page_size, config.batch_size))
+        return self._iterate(Pages(self._provider, config, entities, page_size))
 
-    async def _iterate(
-        self, config: BusConfig, pages: Pages
-    ) -> AsyncIterator[Subscription]:
+    async def _iterate(self, pages: Pages) -> AsyncIterator[Subscription]:
         while pages:
-            page = self._provider.page(
-                config, pages.entities, pages.page_index, pages.page_size
-            )
-            for each in pages.take(await self._driver.arun(page)):
+            for each in await self._driver.arun(pages.next()):
                 yield each
 
     async def subscriptions_page(
@@ -445,14 +441,11 @@ class WatchBusClient(BusClient):
             DecodeError: the provider sends the same page twice.
         """
         config = self._config.override(limits)
-        return self._iterate(config, Pages(entities, page_size, config.batch_size))
+        return self._iterate(Pages(self._provider, config, entities, page_size))
 
-    def _iterate(self, config: BusConfig, pages: Pages) -> Iterator[Subscription]:
+    def _iterate(self, pages: Pages) -> Iterator[Subscription]:
         while pages:
-            page = self._provider.page(
-                config, pages.entities, pages.page_index, pages.page_size
-            )
-            yield from pages.take(self._driver.run(page))
+            yield from self._driver.run(pages.next())
 
     def subscriptions_page(
         self,

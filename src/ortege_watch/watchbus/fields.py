@@ -181,12 +181,8 @@ class Entry:
     """One JSON object whose fields are read.
 
     A field that is missing or invalid becomes a problem, and reading continues with the
-    default of its kind: the caller ends with :meth:`Problems.refuse`.
-
-    Attributes:
-        raw: the object as it was received; empty if it was something else.
-        path: its path, such as ``$.alert_info_list[0]``.
-        problems: the problems of its document.
+    default of its kind: the caller ends with :meth:`Problems.refuse`. ``raw`` is the
+    object as it was received; empty if it was something else.
     """
 
     __slots__ = ("path", "problems", "raw")

@@ -49,11 +49,7 @@ from ortege_watch.watchbus.fields import (
 # The set of codes is open: the specification lists five, uses a sixth in an example and
 # says that there will be more.
 _classes: Final[dict[str, type[EventValues]]] = {}
-_KINDS: Final[Mapping[object, Kind[Any]]] = {
-    str: STRING,
-    int: INTEGER,
-    Decimal: NUMBER,
-}
+_KINDS: Final[Mapping[object, Kind[Any]]] = {str: STRING, int: INTEGER, Decimal: NUMBER}
 
 
 class EventValues(Mapping[str, Any]):

@@ -17,7 +17,7 @@ from ortege_watch.watchbus.client import AsyncBusClient, BusClient
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
 from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig, BusOptions, Progress
-from ortege_watch.watchbus.sending import AlertSender, PublishResult, prepare_alerts
+from ortege_watch.watchbus.sending import PublishResult, prepare_alerts, send_queued
 from ortege_watch.watchbus.signing import Credentials
 
 
@@ -65,11 +65,10 @@ class AsyncAlertPublisher(AsyncBusClient):
         **options: Unpack[BusOptions],
     ) -> None:
         config = BusConfig.parse(url, credentials, path, **options)
-        endpoint = config.endpoint("path", path)
+        self._endpoint: Final = config.endpoint("path", path)
         super().__init__(config, http, clock)
         self.outbox: Final = _open(outbox)
         self._owns_outbox: Final = self.outbox is not outbox
-        self._sender: Final = AlertSender(endpoint, self.outbox)
         self._sending: Final = nullcontext() if outbox is None else anyio.Lock()
 
     async def aclose(self) -> None:
@@ -108,7 +107,9 @@ class AsyncAlertPublisher(AsyncBusClient):
         if self.outbox is not None:
             await to_thread.run_sync(self.outbox.accept, items)
         async with self._sending:
-            return await self._driver.arun(self._sender.send(config, items, progress))
+            return await self._driver.arun(
+                send_queued(config, self._endpoint, self.outbox, items, progress)
+            )
 
     async def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
@@ -121,7 +122,9 @@ class AsyncAlertPublisher(AsyncBusClient):
         """
         config = self._config.override(limits)
         async with self._sending:
-            return await self._driver.arun(self._sender.send(config, (), progress))
+            return await self._driver.arun(
+                send_queued(config, self._endpoint, self.outbox, (), progress)
+            )
 
 
 class AlertPublisher(BusClient):
@@ -168,11 +171,10 @@ class AlertPublisher(BusClient):
         **options: Unpack[BusOptions],
     ) -> None:
         config = BusConfig.parse(url, credentials, path, **options)
-        endpoint = config.endpoint("path", path)
+        self._endpoint: Final = config.endpoint("path", path)
         super().__init__(config, http, clock)
         self.outbox: Final = _open(outbox)
         self._owns_outbox: Final = self.outbox is not outbox
-        self._sender: Final = AlertSender(endpoint, self.outbox)
         self._sending: Final = nullcontext() if outbox is None else threading.Lock()
 
     def close(self) -> None:
@@ -211,7 +213,9 @@ class AlertPublisher(BusClient):
         if self.outbox is not None:
             self.outbox.accept(items)
         with self._sending:
-            return self._driver.run(self._sender.send(config, items, progress))
+            return self._driver.run(
+                send_queued(config, self._endpoint, self.outbox, items, progress)
+            )
 
     def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
@@ -224,7 +228,9 @@ class AlertPublisher(BusClient):
         """
         config = self._config.override(limits)
         with self._sending:
-            return self._driver.run(self._sender.send(config, (), progress))
+            return self._driver.run(
+                send_queued(config, self._endpoint, self.outbox, (), progress)
+            )
 
 
 def _open(outbox: Outbox | str | Path | None) -> Outbox | None:

@@ -227,87 +227,60 @@ def _ignore(_data: object) -> None:
     """Accept any response to an alert: none is documented."""
 
 
-@frozen
-class AlertSender:
-    """The conversations of one publisher.
+def send_queued(
+    config: BusConfig,
+    endpoint: Endpoint,
+    outbox: AlertQueue | None,
+    alerts: Sequence[QueuedAlert],
+    progress: Progress | None,
+) -> Conversation[PublishResult]:
+    """Send what is queued, until nothing is left or a request fails.
 
-    Attributes:
-        endpoint: where alerts are sent to.
-        outbox: the queue on disk; ``None`` for a queue in memory for each call.
+    ``alerts`` are those of the call, which an outbox has accepted before; a flush has
+    none. A failed request is an error without an outbox, and in a flush.
     """
-
-    endpoint: Endpoint
-    outbox: AlertQueue | None
-
-    def send(
-        self,
-        config: BusConfig,
-        alerts: Sequence[QueuedAlert],
-        progress: Progress | None,
-    ) -> Conversation[PublishResult]:
-        """Send what is queued, until nothing is left or a request fails.
-
-        ``alerts`` are those of the call, which an outbox has accepted before; a flush
-        has none. A failed request is an error without an outbox, and in a flush.
-        """
-        queue = MemoryQueue(alerts) if self.outbox is None else self.outbox
-        size, on_disk = config.batch_size, queue.on_disk
-        results = BatchResults()
-        batch: Sequence[QueuedAlert] | None
-        left = 1
-        while left and results.error is None:
-            lease = SendLease()
-            try:
-                begin = partial(queue.begin_sending, lease, size)
-                batch = (yield Work(begin, on_disk)).value
-                if batch is None:
-                    break
-                while batch and results.error is None:
-                    done = yield from deliver(config, self.endpoint, batch)
-                    batch = (
-                        yield Work(partial(queue.resolve, done, size), on_disk)
-                    ).value
-                    results.add(done)
-                    for _, each in done.rejected:
-                        logger.warning(
-                            "%s rejects an alert, %s: %s",
-                            *(config.root, each.alert.event_code, each.reason),
-                        )
-                    if progress is not None:
-                        count = len(results.resolved)
-                        left = (yield Work(queue.__len__, on_disk)).value
-                        progress(count, count + left)
-            finally:
-                queue.end_sending(lease)  # does not wait for a disk
-            # Others who accepted alerts meanwhile have left them to this sender.
-            left = (yield Work(queue.__len__, on_disk)).value
-        unsent: Sequence[QueuedAlert] = ()
-        if left:
-            unsent = (yield Work(partial(queue.still_queued, alerts), on_disk)).value
-        return self._result(config, alerts, unsent, results)
-
-    def _result(
-        self,
-        config: BusConfig,
-        alerts: Sequence[QueuedAlert],
-        unsent: Sequence[QueuedAlert],
-        results: BatchResults,
-    ) -> PublishResult:
-        """Return the result of a call, or raise the error that ended it."""
-        given = {each.data: each for each in alerts}
-        result = PublishResult(
-            sent=tuple([given.get(each.data, each).alert for each in results.sent]),
-            rejected=tuple([why for _, why in results.rejected]),
-            unsent=tuple([each.alert for each in unsent]),
-            error=results.error,
-        )
-        error = results.error
-        if error is not None and (self.outbox is None or not alerts):
-            error.published = result
-            raise error
-        if error is not None:
-            logger.warning(
-                "%d alerts stay in the outbox for %s: %s",
-                *(len(unsent), config.root, error),
-            )
-        return result
+    queue = MemoryQueue(alerts) if outbox is None else outbox
+    size, on_disk = config.batch_size, queue.on_disk
+    results = BatchResults()
+    batch: Sequence[QueuedAlert] | None
+    left = 1
+    while left and results.error is None:
+        lease = SendLease()
+        try:
+            begin = partial(queue.begin_sending, lease, size)
+            batch = (yield Work(begin, on_disk)).value
+            if batch is None:
+                break
+            while batch and results.error is None:
+                done = yield from deliver(config, endpoint, batch)
+                batch = (yield Work(partial(queue.resolve, done, size), on_disk)).value
+                results.add(done)
+                for _, each in done.rejected:
+                    problem = "%s rejects an alert, %s: %s"
+                    code = each.alert.event_code
+                    logger.warning(problem, config.root, code, each.reason)
+                if progress is not None:
+                    count = len(results.resolved)
+                    left = (yield Work(queue.__len__, on_disk)).value
+                    progress(count, count + left)
+        finally:
+            queue.end_sending(lease)  # does not wait for a disk
+        # Others who accepted alerts meanwhile have left them to this sender.
+        left = (yield Work(queue.__len__, on_disk)).value
+    unsent: Sequence[QueuedAlert] = ()
+    if left:
+        unsent = (yield Work(partial(queue.still_queued, alerts), on_disk)).value
+    given = {each.data: each for each in alerts}
+    result = PublishResult(
+        sent=tuple([given.get(each.data, each).alert for each in results.sent]),
+        rejected=tuple([why for _, why in results.rejected]),
+        unsent=tuple([each.alert for each in unsent]),
+        error=results.error,
+    )
+    if result.error is not None:
+        if outbox is None or not alerts:
+            result.error.published = result
+            raise result.error
+        problem = "%d alerts stay in the outbox for %s: %s"
+        logger.warning(problem, len(unsent), config.root, result.error)
+    return result

@@ -15,11 +15,7 @@ import msgspec
 
 from ortege_watch import _json as codec
 from ortege_watch._sqlite import DatabaseFile
-from ortege_watch.errors import (
-    InvalidArgument,
-    SignatureError,
-    SignatureReason,
-)
+from ortege_watch.errors import InvalidArgument, SignatureError, SignatureReason
 from ortege_watch.watchbus import signing
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.signing import Headers, signature_headers

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
         Clock as Clock,
         Http as Http,
     )
+    from ortege_watch.cube.calls import (
+        DryRun as DryRun,
+        Sql as Sql,
+    )
     from ortege_watch.cube.client import (
         AsyncCubeClient as AsyncCubeClient,
         CubeClient as CubeClient,
-    )
-    from ortege_watch.cube.flows import (
-        DryRun as DryRun,
-        Sql as Sql,
     )
     from ortege_watch.cube.meta import (
         CubeMeta as CubeMeta,
@@ -104,7 +104,7 @@ _HOMES = {
         "_http.conversation": "ClientOptions Limits Retry",
         "_http.driver": "AsyncClock AsyncHttp Clock Http",
         "cube.client": "AsyncCubeClient CubeClient",
-        "cube.flows": "DryRun Sql",
+        "cube.calls": "DryRun Sql",
         "cube.meta": "CubeMeta DimensionMeta MeasureMeta MemberMeta Meta SegmentMeta",
         "errors": """
             ApiError AuthenticationError DeadlineExceeded DecodeError InvalidArgument
@@ -149,5 +149,5 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
-    return sorted({*globals(), *_HOMES})
+    """Return the public names, imported or not."""
+    return sorted({*_HOMES, *(name for name in globals() if name.startswith("__"))})

@@ -17,7 +17,7 @@ from ortege_watch._http.conversation import (
     Retry,
     TimeBudget,
 )
-from ortege_watch.cube.flows import Call
+from ortege_watch.cube.calls import Call
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from ortege_watch import _json as codec
-from ortege_watch.cube.flows import DryRun, Sql
+from ortege_watch.cube.calls import DryRun, Sql
 from ortege_watch.errors import DecodeError
 
 

@@ -9,7 +9,7 @@ from ortege_watch import _json as codec
 from ortege_watch._http.conversation import Response
 from ortege_watch._http.exchange import AskAgain, Done, Reauthenticate, TryLater
 from ortege_watch._http.statuses import retry_after
-from ortege_watch.cube.flows import judge
+from ortege_watch.cube.calls import judge
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,

@@ -29,14 +29,14 @@ from ortege_watch._http.driver import (
     HttpClient,
     HttpDriver,
 )
-from ortege_watch.cube import flows
-from ortege_watch.cube.flows import Call, Server
+from ortege_watch.cube import calls
+from ortege_watch.cube.calls import Call, Server
 from ortege_watch.errors import InvalidArgument
 from ortege_watch.tokens import TokenLike, TokenSource
 
 if TYPE_CHECKING:
     from ortege_watch._json import ResultPart
-    from ortege_watch.cube.flows import DryRun, Sql
+    from ortege_watch.cube.calls import DryRun, Sql
     from ortege_watch.cube.meta import Meta
     from ortege_watch.query import Query
     from ortege_watch.results import Result
@@ -175,7 +175,7 @@ class AsyncCubeClient(AsyncHttpClient):
             QueryError: the query compares date ranges; use :meth:`compare`.
             QueryRejected: the server refused the query.
         """
-        return await self._driver.arun(flows.load(self._call(limits), query))
+        return await self._driver.arun(calls.load(self._call(limits), query))
 
     async def load_raw(
         self, query: Mapping[str, Any], **limits: Unpack[Limits]
@@ -189,7 +189,7 @@ class AsyncCubeClient(AsyncHttpClient):
                 compares date ranges.
             QueryRejected: the server refused the query.
         """
-        return await self._driver.arun(flows.load_raw(self._call(limits), query))
+        return await self._driver.arun(calls.load_raw(self._call(limits), query))
 
     async def compare(self, query: Query, **limits: Unpack[Limits]) -> list[Result]:
         """Return one result for each date range of ``.compare([range, ...])``, in order.
@@ -198,7 +198,7 @@ class AsyncCubeClient(AsyncHttpClient):
             QueryError: the query compares no date ranges.
             QueryRejected: the server refused the query.
         """
-        return await self._driver.arun(flows.compare(self._call(limits), query))
+        return await self._driver.arun(calls.compare(self._call(limits), query))
 
     async def blend(self, *queries: Query, **limits: Unpack[Limits]) -> list[Result]:
         """Return one result for each query, in order, with a single request.
@@ -208,7 +208,7 @@ class AsyncCubeClient(AsyncHttpClient):
                 ``cache`` modes differ.
             QueryRejected: the server refused a query.
         """
-        return await self._driver.arun(flows.blend(self._call(limits), queries))
+        return await self._driver.arun(calls.blend(self._call(limits), queries))
 
     async def sql(self, query: Query, **limits: Unpack[Limits]) -> Sql:
         """Return the SQL that the server would run for a query.
@@ -217,7 +217,7 @@ class AsyncCubeClient(AsyncHttpClient):
             QueryError: the query compares date ranges.
             QueryRejected: the server refused the query.
         """
-        return await self._driver.arun(flows.sql(self._call(limits), query))
+        return await self._driver.arun(calls.sql(self._call(limits), query))
 
     async def dry_run(self, query: Query, **limits: Unpack[Limits]) -> DryRun:
         """Return the query as the server normalised it, without running it.
@@ -225,11 +225,11 @@ class AsyncCubeClient(AsyncHttpClient):
         Raises:
             QueryRejected: the server refused the query.
         """
-        return await self._driver.arun(flows.dry_run(self._call(limits), query))
+        return await self._driver.arun(calls.dry_run(self._call(limits), query))
 
     async def meta(self, **limits: Unpack[Limits]) -> Meta:
         """Return the cubes of the server, with their measures, dimensions and segments."""
-        return await self._driver.arun(flows.meta(self._call(limits)))
+        return await self._driver.arun(calls.meta(self._call(limits)))
 
     async def ready(self, **limits: Unpack[Limits]) -> bool:
         """Return whether the server is ready for queries; sends one request, no token.
@@ -243,7 +243,7 @@ class AsyncCubeClient(AsyncHttpClient):
                 gateway may hide.
         """
         root = self._settings.endpoint.root
-        return await self._driver.arun(flows.ready(self._call(limits), root))
+        return await self._driver.arun(calls.ready(self._call(limits), root))
 
     def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> AsyncUpdates:
         """Subscribe to the results of one or more queries.
@@ -322,7 +322,7 @@ class CubeClient(HttpClient):
             QueryError: the query compares date ranges; use :meth:`compare`.
             QueryRejected: the server refused the query.
         """
-        return self._driver.run(flows.load(self._call(limits), query))
+        return self._driver.run(calls.load(self._call(limits), query))
 
     def load_raw(self, query: Mapping[str, Any], **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query in Cube's JSON form, which is sent unchanged.
@@ -334,7 +334,7 @@ class CubeClient(HttpClient):
                 compares date ranges.
             QueryRejected: the server refused the query.
         """
-        return self._driver.run(flows.load_raw(self._call(limits), query))
+        return self._driver.run(calls.load_raw(self._call(limits), query))
 
     def compare(self, query: Query, **limits: Unpack[Limits]) -> list[Result]:
         """Return one result for each date range of ``.compare([range, ...])``, in order.
@@ -343,7 +343,7 @@ class CubeClient(HttpClient):
             QueryError: the query compares no date ranges.
             QueryRejected: the server refused the query.
         """
-        return self._driver.run(flows.compare(self._call(limits), query))
+        return self._driver.run(calls.compare(self._call(limits), query))
 
     def blend(self, *queries: Query, **limits: Unpack[Limits]) -> list[Result]:
         """Return one result for each query, in order, with a single request.
@@ -353,7 +353,7 @@ class CubeClient(HttpClient):
                 ``cache`` modes differ.
             QueryRejected: the server refused a query.
         """
-        return self._driver.run(flows.blend(self._call(limits), queries))
+        return self._driver.run(calls.blend(self._call(limits), queries))
 
     def sql(self, query: Query, **limits: Unpack[Limits]) -> Sql:
         """Return the SQL that the server would run for a query.
@@ -362,7 +362,7 @@ class CubeClient(HttpClient):
             QueryError: the query compares date ranges.
             QueryRejected: the server refused the query.
         """
-        return self._driver.run(flows.sql(self._call(limits), query))
+        return self._driver.run(calls.sql(self._call(limits), query))
 
     def dry_run(self, query: Query, **limits: Unpack[Limits]) -> DryRun:
         """Return the query as the server normalised it, without running it.
@@ -370,11 +370,11 @@ class CubeClient(HttpClient):
         Raises:
             QueryRejected: the server refused the query.
         """
-        return self._driver.run(flows.dry_run(self._call(limits), query))
+        return self._driver.run(calls.dry_run(self._call(limits), query))
 
     def meta(self, **limits: Unpack[Limits]) -> Meta:
         """Return the cubes of the server, with their measures, dimensions and segments."""
-        return self._driver.run(flows.meta(self._call(limits)))
+        return self._driver.run(calls.meta(self._call(limits)))
 
     def ready(self, **limits: Unpack[Limits]) -> bool:
         """Return whether the server is ready for queries; sends one request, no token.
@@ -388,7 +388,7 @@ class CubeClient(HttpClient):
                 gateway may hide.
         """
         root = self._settings.endpoint.root
-        return self._driver.run(flows.ready(self._call(limits), root))
+        return self._driver.run(calls.ready(self._call(limits), root))
 
     def watch(self, *queries: Query, **options: Unpack[WatchOptions]) -> Updates:
         """Subscribe to the results of one or more queries.
@@ -436,7 +436,7 @@ def _watch(
 
     def poll(query: Query) -> Awaitable[ResultPart]:
         call = settings.call(driver.clock.now(), {}, tokens)
-        return driver.arun(flows.snapshot(call, query))
+        return driver.arun(calls.snapshot(call, query))
 
     def remember(dialect: Dialect) -> None:
         settings.dialect = dialect

@@ -1,4 +1,4 @@
-"""The clients of a provider: one for tasks, one for threads, over the same flows."""
+"""The clients of a provider: one for tasks, one for threads, over the same calls."""
 
 from __future__ import annotations
 

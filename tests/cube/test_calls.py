@@ -18,8 +18,8 @@ from ortege_watch._http.conversation import (
     Retry,
     TimeBudget,
 )
-from ortege_watch.cube import flows
-from ortege_watch.cube.flows import Call, Server
+from ortege_watch.cube import calls
+from ortege_watch.cube.calls import Call, Server
 from ortege_watch.errors import (
     ApiError,
     DecodeError,
@@ -75,7 +75,7 @@ def test_a_query_that_is_sent_without_renew_query_has_all_its_attempts(
     busy, refused = Response(status=503), answer(400, RENEW_REFUSED)
     server = play([busy] * 3 + [refused] + [busy] * 3 + [loaded])
     query = attrs.evolve(QUERY, cache="no-cache")
-    assert len(server.run(flows.load(call(retry=Retry(attempts=4)), query))) == 1
+    assert len(server.run(calls.load(call(retry=Retry(attempts=4)), query))) == 1
     assert server.asked_tokens == 1
 
 
@@ -83,7 +83,7 @@ def test_a_raw_query_may_be_any_mapping(play, loaded):
     wire = {"measures": ("events.count",), "filters": [{"member": "events.sender"}]}
     view = MappingProxyType(wire | {"filters": [MappingProxyType(wire["filters"][0])]})
     server = play([loaded])
-    server.run(flows.load_raw(call(), view))
+    server.run(calls.load_raw(call(), view))
     [question] = server.questions
     assert question == {
         "query": {**wire, "measures": ["events.count"]},
@@ -98,13 +98,13 @@ def test_a_raw_query_may_be_any_mapping(play, loaded):
 def test_a_raw_query_that_json_cannot_hold_is_refused_unsent(play, value, words):
     server = play([])
     with pytest.raises(QueryError, match=words):
-        server.run(flows.load_raw(call(), {"limit": value}))
+        server.run(calls.load_raw(call(), {"limit": value}))
     assert server.effects == []
 
 
 def test_load_asks_with_the_uniform_envelope(play, loaded):
     server = play([loaded])
-    result = server.run(flows.load(call(), QUERY))
+    result = server.run(calls.load(call(), QUERY))
     assert [row[count] for row in result] == [5]
     assert result.query is QUERY
     assert server.questions == [{"query": QUERY.to_wire(), "queryType": "multi"}]
@@ -121,7 +121,7 @@ def test_load_asks_with_the_uniform_envelope(play, loaded):
     ],
 )
 def test_every_shape_of_an_answer_is_taken(play, answer, body):
-    result = play([answer(200, body)]).run(flows.load(call(), QUERY))
+    result = play([answer(200, body)]).run(calls.load(call(), QUERY))
     assert [row[sender] for row in result] == ["SP1"]
 
 
@@ -136,23 +136,23 @@ def test_every_shape_of_an_answer_is_taken(play, answer, body):
 )
 def test_one_query_has_one_result(play, answer, body, reason):
     with pytest.raises(DecodeError, match=reason) as caught:
-        play([answer(200, body)]).run(flows.load(call(), QUERY))
+        play([answer(200, body)]).run(calls.load(call(), QUERY))
     assert caught.value.query is QUERY
 
 
 def test_an_error_names_its_query(play, answer):
     server = play([answer(400, {"error": "Cube 'events' not found"})])
     with pytest.raises(QueryRejected) as caught:
-        server.run(flows.load(call(), QUERY))
+        server.run(calls.load(call(), QUERY))
     assert caught.value.query is QUERY
 
 
 def test_a_snapshot_is_the_undecoded_rows_of_a_query(play, loaded):
     server = play([loaded])
-    snapshot = server.run(flows.snapshot(call(), QUERY))
+    snapshot = server.run(calls.snapshot(call(), QUERY))
     assert bytes(snapshot.data) == json.dumps([ROW]).encode()
     with pytest.raises(QueryError, match="use compare"):
-        play([]).run(flows.snapshot(call(), COMPARED))
+        play([]).run(calls.snapshot(call(), COMPARED))
 
 
 # ------------------------------------------------------------------ past the cache
@@ -161,7 +161,7 @@ def test_a_snapshot_is_the_undecoded_rows_of_a_query(play, loaded):
 @pytest.mark.parametrize("cache", ["stale-if-slow", "stale-while-revalidate"])
 def test_a_mild_cache_mode_goes_beside_the_query(play, loaded, cache):
     server = play([loaded])
-    server.run(flows.load(call(), Query(measures=[count], cache=cache)))
+    server.run(calls.load(call(), Query(measures=[count], cache=cache)))
     (question,) = server.questions
     assert question["cache"] == cache
     assert question["query"] == {"measures": ["events.count"]} | question["query"]
@@ -174,7 +174,7 @@ def test_an_old_server_renews_with_one_request(play, loaded, cache):
     server, known = play([loaded, loaded]), Server()
     for _ in range(2):
         query = Query(measures=[count], cache=cache)
-        server.run(flows.load(call(server=known), query))
+        server.run(calls.load(call(server=known), query))
     assert [each["query"]["renewQuery"] for each in server.questions] == [True, True]
     assert [each["cache"] for each in server.questions] == [cache, cache]
 
@@ -183,7 +183,7 @@ def test_a_new_server_is_asked_twice_once(play, loaded, answer):
     query = Query(measures=[count], cache="no-cache")
     server, known = play([answer(400, RENEW_REFUSED), loaded, loaded]), Server()
     for _ in range(2):
-        result = server.run(flows.load(call(server=known), query))
+        result = server.run(calls.load(call(server=known), query))
         assert [row[count] for row in result] == [5]
     first, *others = server.questions
     assert first["query"]["renewQuery"] is True
@@ -197,7 +197,7 @@ def test_another_refusal_says_nothing_of_renewing(play, answer):
     query, known = Query(measures=[count], cache="no-cache"), Server()
     server = play([answer(400, {"error": "no such cube"})])
     with pytest.raises(QueryRejected, match="no such cube"):
-        server.run(flows.load(call(server=known), query))
+        server.run(calls.load(call(server=known), query))
     assert known.takes_renew_query
 
 
@@ -205,7 +205,7 @@ def test_the_question_without_renewing_has_the_same_deadline(play, answer):
     server = play([answer(400, RENEW_REFUSED)] * 2, takes=7.0)
     query = Query(measures=[count], cache="no-cache")
     with pytest.raises(QueryRejected):
-        server.run(flows.load(call(deadline=20.0), query))
+        server.run(calls.load(call(deadline=20.0), query))
     assert [each.limit for each in server.requests] == [20.0, 13.0]
 
 
@@ -215,7 +215,7 @@ def test_the_question_without_renewing_has_the_same_deadline(play, answer):
 def test_load_raw_sends_the_mapping_as_it_is(play, loaded):
     raw = {"measures": ["events.count"], "filters": [], "renewQuery": True}
     server = play([loaded])
-    result = server.run(flows.load_raw(call(), raw))
+    result = server.run(calls.load_raw(call(), raw))
     assert [row["events.count"] for row in result] == ["5"]
     assert result.query is None
     assert server.questions == [{"query": raw, "queryType": "multi"}]
@@ -223,7 +223,7 @@ def test_load_raw_sends_the_mapping_as_it_is(play, loaded):
 
 def test_load_raw_sends_exact_numbers(play, loaded):
     server = play([loaded])
-    server.run(flows.load_raw(call(), {"limit": 2**70, "x": Decimal("0.10")}))
+    server.run(calls.load_raw(call(), {"limit": 2**70, "x": Decimal("0.10")}))
     assert f'"limit":{2**70},"x":0.10'.encode() in server.requests[0].content
 
 
@@ -231,13 +231,13 @@ def test_load_raw_sends_exact_numbers(play, loaded):
 def test_load_raw_takes_one_mapping(play, raw):
     server = play([])
     with pytest.raises(QueryError, match="takes one mapping"):
-        server.run(flows.load_raw(call(), raw))
+        server.run(calls.load_raw(call(), raw))
     assert server.effects == []
 
 
 def test_compare_gives_a_result_for_each_range(play, answer):
     server = play([answer(200, multi(part({"events.count": "1"}), part()))])
-    results = server.run(flows.compare(call(), COMPARED))
+    results = server.run(calls.compare(call(), COMPARED))
     assert [[row[count] for row in result] for result in results] == [[1], []]
     assert all(result.query is COMPARED for result in results)
     assert server.questions == [{"query": COMPARED.to_wire(), "queryType": "multi"}]
@@ -245,24 +245,24 @@ def test_compare_gives_a_result_for_each_range(play, answer):
 
 def test_compare_wants_as_many_results_as_ranges(play, answer):
     with pytest.raises(DecodeError, match="expected 2 results, got 1"):
-        play([answer(200, multi(part()))]).run(flows.compare(call(), COMPARED))
+        play([answer(200, multi(part()))]).run(calls.compare(call(), COMPARED))
 
 
 @pytest.mark.parametrize("query", [QUERY, DAILY])
 def test_compare_wants_ranges(play, query):
     with pytest.raises(QueryError, match="use load"):
-        play([]).run(flows.compare(call(), query))
+        play([]).run(calls.compare(call(), query))
 
 
-@pytest.mark.parametrize("flow", [flows.load, flows.sql])
+@pytest.mark.parametrize("flow", [calls.load, calls.sql])
 def test_ranges_are_for_compare(play, flow):
     with pytest.raises(QueryError, match="use compare"):
         play([]).run(flow(call(), COMPARED))
     with pytest.raises(QueryError, match="use compare"):
-        play([]).run(flows.load_raw(call(), COMPARED.to_wire()))
+        play([]).run(calls.load_raw(call(), COMPARED.to_wire()))
 
 
-@pytest.mark.parametrize("flow", [flows.load, flows.compare, flows.sql, flows.dry_run])
+@pytest.mark.parametrize("flow", [calls.load, calls.compare, calls.sql, calls.dry_run])
 def test_a_mapping_is_no_query(play, flow):
     with pytest.raises(QueryError, match="takes a Query, not dict"):
         play([]).run(flow(call(), QUERY.to_wire()))
@@ -271,7 +271,7 @@ def test_a_mapping_is_no_query(play, flow):
 def test_blend_gives_a_result_for_each_query(play, answer):
     other = Query(measures=[Measure("calls.fee")], time=[at.by("day")])
     server = play([answer(200, multi(part({"events.count": "1"}), part()))])
-    results = server.run(flows.blend(call(), [DAILY, other]))
+    results = server.run(calls.blend(call(), [DAILY, other]))
     assert [result.query for result in results] == [DAILY, other]
     assert [len(result) for result in results] == [1, 0]
     wires = [DAILY.to_wire(), other.to_wire()]
@@ -281,7 +281,7 @@ def test_blend_gives_a_result_for_each_query(play, answer):
 def test_blend_gets_past_the_cache(play, answer):
     fresh = Query(measures=[count], time=[at.by("day")], cache="no-cache")
     server = play([answer(200, multi(part(), part()))])
-    server.run(flows.blend(call(), [fresh, fresh]))
+    server.run(calls.blend(call(), [fresh, fresh]))
     (question,) = server.questions
     assert [each["renewQuery"] for each in question["query"]] == [True, True]
     assert question["cache"] == "no-cache"
@@ -305,7 +305,7 @@ def test_blend_gets_past_the_cache(play, answer):
 def test_blend_wants_queries_alike(play, queries, advice):
     server = play([])
     with pytest.raises(QueryError, match=advice):
-        server.run(flows.blend(call(), queries))
+        server.run(calls.blend(call(), queries))
     assert server.effects == []
 
 
@@ -314,7 +314,7 @@ def test_blend_wants_queries_alike(play, queries, advice):
 
 def test_sql(play, answer):
     server = play([answer(200, {"sql": {"sql": ["SELECT $1", ["a"]]}})])
-    sql = server.run(flows.sql(call(), QUERY))
+    sql = server.run(calls.sql(call(), QUERY))
     assert (sql.statement, sql.params) == ("SELECT $1", ("a",))
     assert server.requests[0].url.endswith("/v1/sql")
     assert server.questions == [{"query": QUERY.to_wire()}]
@@ -323,12 +323,12 @@ def test_sql(play, answer):
 def test_dry_run(play, answer):
     body = {"queryType": "compareDateRangeQuery", "normalizedQueries": [{}, {}]}
     server = play([answer(200, body)])
-    run = server.run(flows.dry_run(call(), COMPARED))
+    run = server.run(calls.dry_run(call(), COMPARED))
     assert len(run.queries) == 2
     assert server.requests[0].url.endswith("/v1/dry-run")
 
 
-@pytest.mark.parametrize("flow", [flows.sql, flows.dry_run])
+@pytest.mark.parametrize("flow", [calls.sql, calls.dry_run])
 def test_an_error_of_theirs_names_its_query(play, answer, flow):
     with pytest.raises(DecodeError) as caught:
         play([answer(200, {})]).run(flow(call(), QUERY))
@@ -338,7 +338,7 @@ def test_an_error_of_theirs_names_its_query(play, answer, flow):
 def test_meta(play, answer):
     body = {"cubes": [{"name": "events", "segments": [{"name": "events.loud"}]}]}
     server = play([answer(200, {"error": "Continue wait"}), answer(200, body)])
-    meta = server.run(flows.meta(call()))
+    meta = server.run(calls.meta(call()))
     assert "events.loud" in meta
     assert {each.method for each in server.requests} == {"GET"}
     assert server.requests[0].url.endswith("/v1/meta")
@@ -347,12 +347,12 @@ def test_meta(play, answer):
 def test_a_refused_meta(play, answer):
     server = play([answer(403, {"error": "API scope is missing: meta"})])
     with pytest.raises(ApiError, match="API scope is missing: meta"):
-        server.run(flows.meta(call()))
+        server.run(calls.meta(call()))
 
 
 def test_ready_asks_once_without_a_token(play, answer):
     server = play([answer(200, {"health": "HEALTH"})])
-    assert server.run(flows.ready(call(), "https://host")) is True
+    assert server.run(calls.ready(call(), "https://host")) is True
     (asked,) = server.effects
     assert isinstance(asked, Request)
     assert asked.url == "https://host/readyz"
@@ -371,7 +371,7 @@ def test_ready_asks_once_without_a_token(play, answer):
 )
 def test_a_server_that_cannot_say_yes_is_not_ready(play, outcome):
     server = play([outcome])
-    assert server.run(flows.ready(call(), "https://host")) is False
+    assert server.run(calls.ready(call(), "https://host")) is False
     assert len(server.requests) == 1
 
 
@@ -383,7 +383,7 @@ def test_another_answer_is_not_about_readiness(play, status, content):
         ApiError, match="unexpected response of https://host/readyz"
     ) as caught:
         play([Response(status=status, content=content)]).run(
-            flows.ready(call(), "https://host")
+            calls.ready(call(), "https://host")
         )
     assert caught.value.status == status
 
@@ -426,15 +426,15 @@ responses = st.builds(
 )
 conversations = st.sampled_from(
     [
-        lambda: flows.load(call(), QUERY),
-        lambda: flows.load(call(), Query(measures=[count], cache="no-cache")),
-        lambda: flows.load_raw(call(), {}),
-        lambda: flows.compare(call(), COMPARED),
-        lambda: flows.blend(call(), [DAILY, DAILY]),
-        lambda: flows.sql(call(), QUERY),
-        lambda: flows.dry_run(call(), QUERY),
-        lambda: flows.meta(call()),
-        lambda: flows.ready(call(), "https://host"),
+        lambda: calls.load(call(), QUERY),
+        lambda: calls.load(call(), Query(measures=[count], cache="no-cache")),
+        lambda: calls.load_raw(call(), {}),
+        lambda: calls.compare(call(), COMPARED),
+        lambda: calls.blend(call(), [DAILY, DAILY]),
+        lambda: calls.sql(call(), QUERY),
+        lambda: calls.dry_run(call(), QUERY),
+        lambda: calls.meta(call()),
+        lambda: calls.ready(call(), "https://host"),
     ]
 )
 

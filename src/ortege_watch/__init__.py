@@ -149,5 +149,6 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    """Return the public names, imported or not."""
-    return sorted({*_HOMES, *(name for name in globals() if name.startswith("__"))})
+    """Return the public names and modules, imported or not."""
+    private = (name for name in globals() if name.startswith("__"))
+    return sorted({*_HOMES, "errors", "testing", "watchbus", *private})

@@ -26,7 +26,7 @@ from ortege_watch._websocket import close, open_websocket, transport_error
 from ortege_watch.errors import DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
 from ortege_watch.tokens import expiry
-from ortege_watch.watch import frames
+from ortege_watch.watch import frames, states
 from ortege_watch.watch.mailbox import Mailbox
 from ortege_watch.watch.options import (
     Dialect,
@@ -35,32 +35,7 @@ from ortege_watch.watch.options import (
     settings_of,
 )
 from ortege_watch.watch.session import LOGGER, DialectChoice, Session
-from ortege_watch.watch.states import (
-    AskToken,
-    ConnectionState,
-    DeadlinePassed,
-    Deliver,
-    Disconnect,
-    Dropped,
-    Effect,
-    Event,
-    Fail,
-    Finish,
-    Open,
-    Opened,
-    OpenFailed,
-    Ping,
-    Poll,
-    Polled,
-    PollFailed,
-    Pong,
-    Received,
-    Send,
-    SwitchDialect,
-    TokenFailed,
-    TokenReady,
-    Unreadable,
-)
+from ortege_watch.watch.states import ConnectionState
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -165,7 +140,7 @@ class Subscription:
 
     # Reported by the runners
 
-    def deliver(self, effect: Deliver) -> None:
+    def deliver(self, effect: states.Deliver) -> None:
         """Take a snapshot."""
         self.mailbox.put(
             effect.message_id,
@@ -175,12 +150,12 @@ class Subscription:
         )
         self.arrived.set()
 
-    def fail(self, effect: Fail) -> None:
+    def fail(self, effect: states.Fail) -> None:
         """Take an error of one query."""
         self.mailbox.put_error(effect.message_id, effect.error, final=effect.final)
         self.arrived.set()
 
-    def switch_dialect(self, effect: SwitchDialect) -> None:
+    def switch_dialect(self, effect: states.SwitchDialect) -> None:
         """Replace all sessions."""
         for runner in list(self._runners):
             self._stop(runner)
@@ -324,7 +299,7 @@ class SessionRunner:
             failure.__cause__ = error
             self._subscription.finish(self, failure)
 
-    def feed(self, event: Event) -> None:
+    def feed(self, event: states.Event) -> None:
         """Give the session an event, and execute its effects."""
         if self._stopped:
             return
@@ -337,30 +312,30 @@ class SessionRunner:
             self.connection = session.state.connection
             self._subscription.on_connection_change(self)
 
-    def _execute(self, effect: Effect) -> None:
+    def _execute(self, effect: states.Effect) -> None:
         match effect:
-            case Deliver():
+            case states.Deliver():
                 self._subscription.deliver(effect)
-            case Send(text=text):
+            case states.Send(text=text):
                 if self._socket is not None:
                     self._socket.outbox.put_nowait(text)
-            case Fail():
+            case states.Fail():
                 self._subscription.fail(effect)
-            case Ping():
+            case states.Ping():
                 self.spawn(self._ping())
-            case AskToken():
+            case states.AskToken():
                 if self._token_task is not None:  # it took too long
                     self._token_task.cancel()
                 self._token_task = self.spawn(self._ask_token())
-            case Open(token=token):
+            case states.Open(token=token):
                 self._socket = _Socket(self, self._target, token)
-            case Disconnect():
+            case states.Disconnect():
                 self._disconnect()
-            case Poll(message_id=key):
+            case states.Poll(message_id=key):
                 self.spawn(self._poll(key, self._queries[key]))
-            case SwitchDialect():
+            case states.SwitchDialect():
                 self._subscription.switch_dialect(effect)
-            case Finish(error=error):
+            case states.Finish(error=error):
                 self._subscription.finish(self, error)
             case _:
                 assert_never(effect)
@@ -374,28 +349,28 @@ class SessionRunner:
         try:
             token = await self._target.token()
         except OrtegeWatchError as error:
-            self.feed(TokenFailed(error))
+            self.feed(states.TokenFailed(error))
             return
         if token not in self.tokens:
             self.tokens.append(token)
         expires = expiry(token) if self._target.token_expires else None
         if expires is not None:
             expires += self._clock.now() - time.time()
-        self.feed(TokenReady(token, expires))
+        self.feed(states.TokenReady(token, expires))
 
     async def _poll(self, key: str, query: Query) -> None:
         try:
             part = await self._target.poll(query)
         except OrtegeWatchError as error:
-            self.feed(PollFailed(key, error))
+            self.feed(states.PollFailed(key, error))
         else:
             self._subscription.last_seen = datetime.now(UTC)
-            self.feed(Polled(key, part))
+            self.feed(states.Polled(key, part))
 
     async def _ping(self) -> None:
         socket = self._socket
         if socket is not None and await socket.ping():
-            self.feed(Pong())
+            self.feed(states.Pong())
 
     # Reported by the socket
 
@@ -407,7 +382,7 @@ class SessionRunner:
         try:
             frame = frames.read(data)
         except DecodeError as error:
-            self.feed(Unreadable(self._without_excerpt_of_tokens(error, data)))
+            self.feed(states.Unreadable(self._without_excerpt_of_tokens(error, data)))
             return
         match frame:
             case frames.FrameError(status=status, message=message):
@@ -416,12 +391,14 @@ class SessionRunner:
                 body.error = self._without_tokens(body.error)
             case _:
                 pass
-        self.feed(Received(frame))
+        self.feed(states.Received(frame))
 
-    def on_socket(self, socket: _Socket, event: Opened | OpenFailed | Dropped) -> None:
+    def on_socket(
+        self, socket: _Socket, event: states.Opened | states.OpenFailed | states.Dropped
+    ) -> None:
         """Report the state of the socket, unless it was given up."""
         if socket is self._socket:
-            if not isinstance(event, Opened):
+            if not isinstance(event, states.Opened):
                 self._socket = None
             self.feed(event)
 
@@ -455,7 +432,7 @@ class SessionRunner:
     async def _sleep_until(self, deadline: float) -> None:
         await self._clock.sleep(max(0.0, deadline - self._clock.now()))
         self._timer = self._timer_at = None
-        self.feed(DeadlinePassed())
+        self.feed(states.DeadlinePassed())
         if self._timer is None:  # that was too early
             self._arm()
 
@@ -483,15 +460,15 @@ class _Socket:
             status = error.response.status_code
             problem = f"the server refused the WebSocket with HTTP {status}"
             failure = transport_error(problem, error, runner.tokens)
-            runner.on_socket(self, OpenFailed(failure, status))
+            runner.on_socket(self, states.OpenFailed(failure, status))
             return
         except TransportError as failure:
-            runner.on_socket(self, OpenFailed(failure))
+            runner.on_socket(self, states.OpenFailed(failure))
             return
         self._connection = connection
         writer = runner.spawn(self._write(connection))
         try:
-            runner.on_socket(self, Opened())
+            runner.on_socket(self, states.Opened())
             while True:
                 runner.on_frame(self, await connection.recv(decode=False))
         except ConnectionClosed as error:
@@ -507,13 +484,13 @@ class _Socket:
         except ConnectionClosed:
             pass  # the reader reports it
 
-    def _dropped(self, error: ConnectionClosed) -> Dropped:
+    def _dropped(self, error: ConnectionClosed) -> states.Dropped:
         received, sent = error.rcvd, error.sent
         code = 1006 if received is None else received.code
         problem = f"the connection was lost ({error})"
         too_big = sent is not None and sent.code == 1009 and not error.rcvd_then_sent
         failure = transport_error(problem, error, self._runner.tokens)
-        return Dropped(code, failure, too_big=too_big)
+        return states.Dropped(code, failure, too_big=too_big)
 
     async def ping(self) -> bool:
         """Send a ping; return whether it was answered."""

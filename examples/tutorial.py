@@ -1,8 +1,8 @@
 """Print events of a Zest helper contract as they happen, as in Ortege's tutorial.
 
 Set ORTEGE_URL (such as https://host/cubejs-api/v1) and ORTEGE_TOKEN, then run it. The
-contract is the tutorial's and has been replaced since. `upserted` includes the second
-event of a sender, function and time, which changes the row of the first one.
+contract is the tutorial's and has been replaced since. Amounts with the same sender,
+function and time are summed into one row; `upserted` includes the rows that change.
 """
 
 import sys
@@ -32,4 +32,4 @@ if __name__ == "__main__":
             if update.truncated:
                 print("rows may be missing: use a shorter window", file=sys.stderr)
             for row in update.upserted:
-                print(row[date], row[function], row[sender], row.get(amount))
+                print(row[date], row.get(function), row.get(sender), row.get(amount))

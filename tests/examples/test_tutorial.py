@@ -54,5 +54,7 @@ def test_it_prints_what_is_there_and_what_comes(generation):
                 assert " borrow SP4 14" in program.stdout.readline()
                 events.insert(event("borrow", "SP5") | {"asset_amount": None})
                 assert " borrow SP5 None" in program.stdout.readline()
+                events.insert(event("borrow", None))
+                assert " borrow None 7" in program.stdout.readline()
             finally:
                 program.kill()

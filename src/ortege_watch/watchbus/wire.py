@@ -176,11 +176,14 @@ _SPELLINGS: Final = {
 
 @frozen(kw_only=True)
 class WireStyle:
-    """The choice between the two forms of requests that the specification shows.
+    """The parts of a request that the specification writes in two ways.
+
+    By default ``chain_id`` is a string, as in the specification's examples, and a list
+    is in an object, as in its tables.
 
     Attributes:
-        chain_id_as_int: send ``56`` (the tables) and not ``"56"`` (every example).
-        bare_lists: send only the list (the examples) and not an object (the tables).
+        chain_id_as_int: send ``56``, as in the tables, instead of ``"56"``.
+        bare_lists: send only the list, as in the examples, instead of an object.
     """
 
     chain_id_as_int: bool = False

@@ -58,7 +58,7 @@ from ortege_watch.watchbus.inbox import (
     run_verifier,
 )
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
-from ortege_watch.watchbus.requests import server_ahead
+from ortege_watch.watchbus.requests import NO_PASSWORD, server_ahead
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
     SIGNATURE_HEADERS,
@@ -85,7 +85,6 @@ _READ_AHEAD: Final = 64
 _GOING_AWAY: Final = 1001
 _INVALID_DATA: Final = 1007
 _TOO_LARGE: Final = 1009
-_EXAMPLE: Final = "wss://alerts.example.com/alerts/ws"
 _RECONNECT: Final = Reconnect()
 
 _Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -240,7 +239,7 @@ def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
 
 def parse_address(url: str) -> tuple[str, str]:
     """Return the ``ws://`` or ``wss://`` URL of a channel, and the path to sign."""
-    parts = split_url(url, _EXAMPLE, "pass credentials, which sign the requests")
+    parts = split_url(url, "wss://alerts.example.com/alerts/ws", NO_PASSWORD)
     path = parts.path or "/"
     request_line("GET", path)
     scheme = "wss" if parts.scheme in {"https", "wss"} else "ws"

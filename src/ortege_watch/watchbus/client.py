@@ -136,8 +136,7 @@ class Pages:
         page = yield from self._request(self._batches[0], self._page_index)
         found = page.subscriptions
         self._count += len(found)
-        # A page shorter than page_size need not be the last: a provider may have
-        # smaller pages.
+        # A short page need not be the last: a provider may have smaller pages.
         if not found or self._count >= page.total:
             del self._batches[0]
             self._start()

@@ -11,16 +11,11 @@ import anyio
 from anyio import to_thread
 from attrs import define, field
 
-from ortege_watch.errors import (
-    DecodeError,
-    OrtegeWatchError,
-    SignatureError,
-    SignatureReason,
-)
+from ortege_watch.errors import DecodeError, OrtegeWatchError, SignatureError
 from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_headers
-from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
+from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier, body_too_large
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer, refusal
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
@@ -269,8 +264,7 @@ class AlertApp:
                 return None
             body += message.get("body", b"")
             if len(body) > limit:
-                problem = f"the body has more than {limit} bytes"
-                raise SignatureError(SignatureReason.BODY_TOO_LARGE, problem)
+                raise body_too_large(limit)
             if not message.get("more_body", False):
                 return bytes(body)
 

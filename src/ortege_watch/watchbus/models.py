@@ -120,15 +120,13 @@ class EventValues(Mapping[str, Any]):
         return f"{type(self).__name__}({dict(self._values)!r})"
 
 
+@frozen
 class _Field:
     """One typed field; a data descriptor, so that it cannot be set."""
 
-    __slots__ = ("kind", "name", "optional")
-
-    def __init__(self, name: str, kind: Kind[Any], *, optional: bool) -> None:
-        self.name = name
-        self.kind = kind
-        self.optional = optional
+    name: str
+    kind: Kind[Any]
+    optional: bool
 
     def read(self, values: EventValues) -> object:
         given = values._values.get(self.name)  # noqa: SLF001 - of the same module
@@ -398,7 +396,6 @@ class SupportedEvent:
 
 
 _QUOTE: Final = ord('"')
-
 _new: Final = object.__new__
 
 

@@ -70,9 +70,9 @@ Progress: TypeAlias = Callable[[int, int], object]
 """A callable that gets the number of entries that are done, and the number of all."""
 
 ALERT_PATH: Final = "/api/v1/watch/alert"
+NO_PASSWORD: Final = "pass credentials, which sign the requests"
+"""What to do instead of a user name or password in a URL."""
 
-_EXAMPLE: Final = "https://provider.example.com"
-_REMEDY: Final = "pass credentials, which sign the requests"
 # What every HTTP library sends unchanged: the path that is sent must be the signed one.
 _PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?")
 _DOTS: Final = frozenset({".", ".."})
@@ -158,13 +158,12 @@ class BusConfig:
         if not isinstance(credentials, Credentials):
             # Its repr might show a secret.
             kind = type(credentials).__name__
-            raise InvalidArgument(
-                f"credentials must be Credentials(app_id, secret), got {kind}"
-            )
+            problem = f"must be Credentials(app_id, secret), got {kind}"
+            raise InvalidArgument(f"credentials {problem}")
         check_names(options, BusOptions)
         batch_size = options.get("batch_size", 100)
         check_int("batch_size", batch_size)
-        parts = split_url(url, _EXAMPLE, _REMEDY)
+        parts = split_url(url, "https://provider.example.com", NO_PASSWORD)
         prefix = parts.path.rstrip("/").removesuffix(path or "/").rstrip("/")
         if prefix:
             _check_path("url", prefix)

@@ -260,8 +260,7 @@ class RequestVerifier:
         if target is not None:
             self.check_target(target)
         if len(body) > self.max_body:
-            problem = f"the body has more than {self.max_body} bytes"
-            raise SignatureError(SignatureReason.BODY_TOO_LARGE, problem)
+            raise body_too_large(self.max_body)
         app_id, timestamp, nonce, signature = signature_headers(headers)
         try:
             sent = _milliseconds(timestamp) if timestamp.isdecimal() else None
@@ -314,6 +313,12 @@ class RequestVerifier:
         tolerance = f"the tolerance is {self._tolerance:g} s"
         problem = f"the request is {abs(age):.3f} s {offset}; {tolerance}"
         return SignatureError(reason, problem, delta=age)
+
+
+def body_too_large(limit: int) -> SignatureError:
+    """Return the error for a body that has more than ``limit`` bytes."""
+    problem = f"the body has more than {limit} bytes"
+    return SignatureError(SignatureReason.BODY_TOO_LARGE, problem)
 
 
 def _keys(app_id: str, secrets: Sequence[str]) -> tuple[signing.Key, ...]:

@@ -163,7 +163,6 @@ def _data(envelope: dict[str, Any], status: int, *, is_success: bool) -> Any:
 
 
 MAX_PAGE_SIZE: Final = 50
-
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 _SPELLINGS: Final = {
     spelling.casefold(): spelling

@@ -43,8 +43,8 @@ class DatabaseFile:
         path: the file; it is created if it does not exist.
         kind: what an error calls it, such as ``the outbox``.
         schema: statements that create the tables that do not exist.
-        synchronous: ``FULL`` loses nothing in a power failure, ``NORMAL`` the last
-            moments; with neither of them a killed process loses anything.
+        synchronous: with ``FULL`` a power failure loses nothing, with ``NORMAL`` the
+            last moments. A killed process loses nothing with either.
     """
 
     def __init__(

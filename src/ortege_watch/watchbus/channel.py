@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import random
 import ssl as tls
@@ -55,6 +54,7 @@ from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
     error_response,
+    logger,
     run_verifier,
 )
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
@@ -73,8 +73,6 @@ from ortege_watch.watchbus.wire import DOCUMENTED, WireStyle, encode_alerts, rea
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
     from websockets.http11 import Request, Response
-
-logger: Final = logging.getLogger("ortege_watch.watchbus")
 
 OVERHEAD: Final = 256
 """The most bytes of a frame of alerts beyond its body."""
@@ -158,8 +156,8 @@ class PendingFrames:
 
     def add(self, frame_id: str, text: str) -> PendingFrame:
         """Add a frame, to be sent at once."""
-        frame = PendingFrame(text, FailureCount(self._reconnect))
-        self._frames[frame_id] = frame
+        failures = FailureCount(self._reconnect)
+        frame = self._frames[frame_id] = PendingFrame(text, failures)
         return frame
 
     def drop(self, frame_id: str) -> None:
@@ -533,8 +531,8 @@ async def serve_alert_channel(
     handler raises, the other alerts are handled all the same; the sender sends the
     frame again after a delay, and only what failed is handled again. An alert that was
     handled before is skipped; one that another connection or an :func:`alert_app` is
-    handling is not handled twice: the answer waits for it. The frames of one connection
-    are handled one after the other, those of several connections concurrently.
+    handling is not handled twice: the answer is sent after that. The frames of one
+    connection are handled one after the other, those of several concurrently.
 
     On leaving, a running call of the handler has ``close_within`` seconds to return and
     to be acknowledged. Then it is cancelled; a call in a thread cannot be, and is

@@ -30,7 +30,7 @@ AlertHandler: TypeAlias = Callable[[AlertInfo], object]
 
 
 class HandledAlerts(Container[object], Protocol):
-    """The dedupe keys of handled alerts; a ``set`` is one, but grows for ever."""
+    """The dedupe keys of handled alerts; a ``set`` works, but grows without limit."""
 
     def add(self, key: str, /) -> None:
         """Add a key; called when the handler has returned."""
@@ -180,7 +180,7 @@ def alert_app(
     the handler raises, the other alerts are handled all the same and the response is
     500; the sender retries, and only what failed is handled again. An alert that was
     handled before is skipped; one that another request or a channel is handling is
-    not handled twice: the response waits for it.
+    not handled twice: the response is sent when it has been handled.
 
     Args:
         verifier: accepts the requests; its ``path`` and ``max_body`` are the app's.

@@ -232,10 +232,9 @@ def signed_exchange(
 
 @mutable
 class _Signature:
-    """Signs each attempt of one request.
+    """The signatures of the attempts of one request.
 
     Attributes:
-        line: the method and the path, as they are signed.
         stamp: the time and nonce of the first attempt; ``None`` afterwards.
         skew_before: the correction of the clock, if this request has changed it.
     """
@@ -330,7 +329,7 @@ def server_ahead(error: OrtegeWatchError, date: str, now: float) -> float | None
 def is_rejection(error: OrtegeWatchError) -> TypeGuard[WatchBusError]:
     """Return whether an alert is rejected for its content, and always will be.
 
-    An undocumented code is a rejection, or one alert might block all others for ever.
+    An undocumented code is a rejection, or one alert might block all the others.
     """
     if not isinstance(error, WatchBusError) or isinstance(error, Contradiction):
         return False

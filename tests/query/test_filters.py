@@ -123,7 +123,7 @@ def test_a_group_has_an_operator_and_filters():
         ),
         (sender, ["equals"], ("a",), r"operator must be .*, got \['equals'\]"),
         (sender, "equals", "abc", "calls.sender.eq: values must be a tuple, got 'abc'"),
-        (sender, "equals", (), "calls.sender.eq: empty list"),
+        (sender, "equals", (), "calls.sender.eq needs at least one value"),
         (height, "gt", (1, 2), "calls.height.gt takes exactly one value, got 2"),
         (height, "lte", (), "takes exactly one value, got 0"),
         (sender, "set", ("a",), "calls.sender.is_set takes no values, got 1"),

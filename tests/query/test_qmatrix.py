@@ -275,6 +275,7 @@ REFUSED = {
     "dateRange 'last 0 days'": "ends before it starts, so no row comes",
     "dateRange ['2024-05-02', '2024-05-01']": "ends before it starts, so no row comes",
     "order unknown member": "is ignored",
+    "empty or": "is ignored, but should match no row",
     "array of one query": "is a blend, not a query",
     "blending": "is a blend, not a query",
 }

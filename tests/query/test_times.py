@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from ortege_watch.errors import QueryError
-from ortege_watch.query import Dimension, TimeDimension, TimeSelection
+from ortege_watch.query import Dimension, Query, TimeDimension, TimeSelection
 
 NAIVE = datetime(2024, 5, 1)  # noqa: DTZ001
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -100,7 +100,7 @@ def test_a_day_is_the_whole_day_to_the_older_planner(condition, kept):
     [
         (
             lambda: seen.in_range("2024-05-01", DAY),
-            r"expected date\(2024, 5, 1\) .*, got '2024-05-01'",
+            r"expected a date or .*, got '2024-05-01'; use date\(2024, 5, 1\)$",
         ),
         (lambda: seen.in_range(DAY, date(2024, 4, 30)), "ends before it starts"),
         (
@@ -109,7 +109,8 @@ def test_a_day_is_the_whole_day_to_the_older_planner(condition, kept):
         ),
         (lambda: seen.on("today"), r'.over\("last 7 days"\)'),
         (lambda: seen.before(NAIVE), "naive"),
-        (lambda: seen.after(None), "or an aware datetime, got None"),
+        (lambda: seen.after(None), "or an aware datetime, got None$"),
+        (lambda: seen.after("2024-05-01T10:00"), "got '2024-05-01T10:00'$"),
     ],
 )
 def test_refuses_other_moments_with_advice(make, advice):
@@ -166,13 +167,32 @@ def test_makes_selections(selection, name, wire):
 @pytest.mark.parametrize(
     ("make", "advice"),
     [
-        (lambda: seen.by("Day"), "granularity must be 'day', got 'Day'"),
-        (lambda: seen.by("weeks"), "granularity must be 'week', got 'weeks'"),
+        (lambda: seen.by("Day"), "^unknown granularity 'Day': did you mean 'day'\\?$"),
+        (lambda: seen.by("weeks"), "granularity 'weeks': did you mean 'week'\\?$"),
         (lambda: seen.by(""), "granularity must be one of second, minute, .* got ''"),
         (lambda: seen.by("x" * 129), "granularity must be one of second, minute"),
         (lambda: seen.by("a-b"), "granularity must be one of second, minute"),
         (lambda: seen.by(5), "granularity must be one of second, minute"),
-        (lambda: seen.over("June 2024"), "expected .*, got 'June 2024'"),
+        (
+            lambda: seen.over("June 2024"),
+            "^calls.seen.over: expected .*, got 'June 2024'",
+        ),
+        (
+            lambda: seen.by("day").over(("2024-01-01", "2024-02-01")),
+            r"^calls.seen.over: .*, got '2024-01-01'; use date\(2024, 1, 1\)$",
+        ),
+        (
+            lambda: Query(time=[seen.by("day").over((NOON, DAY - timedelta(1)))]),
+            "^calls.seen.over: range ends before it starts",
+        ),
+        (
+            lambda: Query(time=[seen.by("day").compare([(NOON, DAY - timedelta(1))])]),
+            "^calls.seen.compare: range ends before it starts",
+        ),
+        (lambda: seen.over(None), "^calls.seen.over: expected .*, got None$"),
+        (lambda: seen.compare(None), "^calls.seen.compare must be a list, got None$"),
+        (lambda: TimeSelection(seen, range=5), "^range: expected .*, got 5$"),
+        (lambda: TimeSelection(seen, compared=5), "^compared must be a list, got 5$"),
         (lambda: seen.over(NOON), r"or a pair \(start, end\)"),
         (lambda: seen.over((NOON, DAY, DAY)), "or a pair .*, got"),
         (lambda: seen.compare("today"), "compare must be a list, got 'today'"),
@@ -180,7 +200,7 @@ def test_makes_selections(selection, name, wire):
         (lambda: seen.compare(5), "compare must be a list, got 5"),
         (
             lambda: seen.compare(["today", "June"]),
-            r"compare\[1\]: expected .*, got 'June'",
+            r"^calls.seen.compare\[1\]: expected .*, got 'June'",
         ),
         (lambda: seen.over("today").compare(["today"]), "not both"),
         (lambda: seen.compare(["today"]).over("today"), "not both"),

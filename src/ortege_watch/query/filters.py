@@ -263,7 +263,7 @@ def _check_values(
         case "none" if values:
             raise QueryError(f"{what} takes no values, got {len(values)}")
         case "list" if not values:
-            raise QueryError(f"{what}: empty list matches nothing; omit the filter")
+            raise QueryError(f"{what} needs at least one value")
         case "text":
             if of not in (str, object):
                 message = f"{what} needs a member declared str, not {of.__name__}"
@@ -355,9 +355,18 @@ class Group(Filter):
 
 
 def check_filter(filter_: object, what: str) -> None:
-    """Raise ``QueryError`` unless ``filter_`` is one; ``==`` makes a ``bool``."""
-    if not isinstance(filter_, Filter):
-        raise QueryError(
-            f"{what}: expected a filter such as member.eq(value), got {shown(filter_)} "
-            "(== compares members and makes no filter)"
-        )
+    """Raise ``QueryError`` unless ``filter_`` is one."""
+    match filter_:
+        case Filter():
+            return
+        case bool():
+            hint = " (== compares members and makes no filter)"
+        case Member(kind="segment"):
+            hint = "; put it into segments="
+        case Member():
+            hint = "; compare it with a value"
+        case _:
+            # Only a TimeSelection, which this module cannot import, has this method.
+            hint = "; put it into time=" if hasattr(filter_, "over") else ""
+    expected = "expected a filter such as member.eq(value)"
+    raise QueryError(f"{what}: {expected}, got {shown(filter_)}{hint}")

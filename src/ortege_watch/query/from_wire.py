@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
-from functools import cache
 from typing import Any, TypeVar, cast
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 import attrs
 
@@ -38,6 +37,7 @@ from ortege_watch.query.values import (
     parse_moment,
     shown,
     value_to_wire,
+    zone_names,
 )
 
 T = TypeVar("T")
@@ -170,8 +170,6 @@ class _Reader:
         having: list[Filter] = []
         for path, item in _items(self.wire.get("filters", []), "filters"):
             found = self.filter(item, path)
-            if found is None:
-                continue
             leaves = list(found.conditions())
             names = {leaf.member.name for leaf in leaves}
             known = names & dimensions
@@ -188,10 +186,11 @@ class _Reader:
                 where.append(found)
         return where, having
 
-    def filter(self, item: Any, path: str, depth: int = 0) -> Filter | None:
-        """Read a condition or a group; return ``None`` for an empty group.
+    def filter(self, item: Any, path: str, depth: int = 0) -> Filter:
+        """Read a condition or a group.
 
-        Servers read an empty group, also ``or``, as no restriction [seen: 0.35.81].
+        Servers read an empty group, also ``or``, as no restriction [seen: 0.35.81]; it
+        is refused, because an ``or`` of nothing should match no row.
         """
         if isinstance(item, Mapping) and not item.keys().isdisjoint(("or", "and")):
             if len(item) > 1 or depth == _DEEPEST:
@@ -200,8 +199,9 @@ class _Reader:
             [(operator, members)] = item.items()
             here = f"{path}.{operator}"
             read = [self.filter(x, at, depth + 1) for at, x in _items(members, here)]
-            found = tuple(member for member in read if member is not None)
-            return Group(operator, found) if found else None
+            if not read:
+                raise QueryError(f"{here} must not be empty; omit the group")
+            return Group(operator, tuple(read))
         leaf = _mapping(item, path, _LEAF_KEYS)
         if len(leaf.keys() & {"member", "dimension"}) != 1:
             raise QueryError(f'{path}: expected exactly one member, under "member"')
@@ -221,15 +221,17 @@ class _Reader:
         with _at(f"{path}.{key}"):
             member = (TimeDimension if operator.dated else _undeclared)(leaf[key])
         here = f"{path}.values"
+        if operator.takes != "none" and "values" not in leaf:
+            raise QueryError(f"{here} is missing")
         values: list[Any] = []
         if operator.dated:
-            values = self.moments(leaf.get("values", []), here)
+            values = self.moments(leaf["values"], here)
             name, values = _days(name, values, here)
         elif operator.takes != "none":
             values = [
                 # As on servers: every value but null becomes a string.
                 None if item is None else value_to_wire(check_value(item, object, at))
-                for at, item in _items(leaf.get("values", []), here)
+                for at, item in _items(leaf["values"], here)
             ]
         with _at(here):
             condition = Condition(member, name, tuple(values))
@@ -320,14 +322,12 @@ def _zone(name: Any) -> ZoneInfo:
     try:
         return check_zone(name)
     except QueryError:
-        if not isinstance(name, str) or (known := _zones().get(name.lower())) is None:
+        if (
+            not isinstance(name, str)
+            or (known := zone_names().get(name.lower())) is None
+        ):
             raise
         return check_zone(known)
-
-
-@cache
-def _zones() -> dict[str, str]:
-    return {name.lower(): name for name in available_timezones()}
 
 
 def _items(value: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 
 import attrs
+from attrs.converters import optional
 
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import Condition, Member
@@ -53,7 +54,7 @@ class Column(Member[T]):
         return Condition(self, "notSet")
 
 
-class _Compared(Column[T]):
+class ComparableColumn(Column[T]):
     """A measure or a dimension, which is compared with values of its type.
 
     Members declared ``Decimal`` also accept ``int``; none accepts ``float``.
@@ -62,7 +63,7 @@ class _Compared(Column[T]):
     __slots__ = ()
 
     @overload
-    def eq(self: _Compared[Decimal], value: Decimal | int) -> Condition: ...
+    def eq(self: ComparableColumn[Decimal], value: Decimal | int) -> Condition: ...
     @overload
     def eq(self, value: T) -> Condition: ...
     def eq(self, value: Any) -> Condition:
@@ -72,7 +73,7 @@ class _Compared(Column[T]):
         )
 
     @overload
-    def ne(self: _Compared[Decimal], value: Decimal | int) -> Condition: ...
+    def ne(self: ComparableColumn[Decimal], value: Decimal | int) -> Condition: ...
     @overload
     def ne(self, value: T) -> Condition: ...
     def ne(self, value: Any) -> Condition:
@@ -83,7 +84,7 @@ class _Compared(Column[T]):
 
     @overload
     def in_(
-        self: _Compared[Decimal], values: Iterable[Decimal | int | None]
+        self: ComparableColumn[Decimal], values: Iterable[Decimal | int | None]
     ) -> Condition: ...
     @overload
     def in_(self, values: Iterable[T | None]) -> Condition: ...
@@ -93,7 +94,7 @@ class _Compared(Column[T]):
 
     @overload
     def not_in(
-        self: _Compared[Decimal], values: Iterable[Decimal | int | None]
+        self: ComparableColumn[Decimal], values: Iterable[Decimal | int | None]
     ) -> Condition: ...
     @overload
     def not_in(self, values: Iterable[T | None]) -> Condition: ...
@@ -106,7 +107,7 @@ class _Compared(Column[T]):
         return Condition(self, "notEquals", _several(self, "not_in", values))
 
     @overload
-    def gt(self: _Compared[Decimal], value: Decimal | int) -> Condition: ...
+    def gt(self: ComparableColumn[Decimal], value: Decimal | int) -> Condition: ...
     @overload
     def gt(self, value: T) -> Condition: ...
     def gt(self, value: Any) -> Condition:
@@ -114,7 +115,7 @@ class _Compared(Column[T]):
         return Condition(self, "gt", (value,))
 
     @overload
-    def gte(self: _Compared[Decimal], value: Decimal | int) -> Condition: ...
+    def gte(self: ComparableColumn[Decimal], value: Decimal | int) -> Condition: ...
     @overload
     def gte(self, value: T) -> Condition: ...
     def gte(self, value: Any) -> Condition:
@@ -122,7 +123,7 @@ class _Compared(Column[T]):
         return Condition(self, "gte", (value,))
 
     @overload
-    def lt(self: _Compared[Decimal], value: Decimal | int) -> Condition: ...
+    def lt(self: ComparableColumn[Decimal], value: Decimal | int) -> Condition: ...
     @overload
     def lt(self, value: T) -> Condition: ...
     def lt(self, value: Any) -> Condition:
@@ -130,7 +131,7 @@ class _Compared(Column[T]):
         return Condition(self, "lt", (value,))
 
     @overload
-    def lte(self: _Compared[Decimal], value: Decimal | int) -> Condition: ...
+    def lte(self: ComparableColumn[Decimal], value: Decimal | int) -> Condition: ...
     @overload
     def lte(self, value: T) -> Condition: ...
     def lte(self, value: Any) -> Condition:
@@ -138,7 +139,7 @@ class _Compared(Column[T]):
         return Condition(self, "lte", (value,))
 
 
-class Measure(_Compared[T]):
+class Measure(ComparableColumn[T]):
     """A measure, ``Decimal`` by default: ``Measure("cube.total")``."""
 
     __slots__ = ()
@@ -153,7 +154,7 @@ class Measure(_Compared[T]):
         self._set(name, type)
 
 
-class Dimension(_Compared[T]):
+class Dimension(ComparableColumn[T]):
     """A dimension, ``str`` by default: ``Dimension("cube.sender")``.
 
     Searches ignore case; of several strings any may match. Use ``TimeDimension`` to
@@ -213,7 +214,14 @@ def _several(member: Member[Any], method: str, values: Any) -> tuple[Any, ...]:
         raise QueryError(message)
     # The order of a set of strings differs between runs; the JSON must not.
     in_order = sorted(values, key=repr) if isinstance(values, AbstractSet) else values
-    return tuple(in_order)
+    what = f"{member.name}.{method}"
+    found = [v if v is None else check_value(v, member.type, what) for v in in_order]
+    if not found:
+        effect = ", so no row can match; skip the query"
+        if method == "not_in":
+            effect = " and excludes nothing; omit the filter"
+        raise QueryError(f"{what}: the list is empty{effect}")
+    return tuple(found)
 
 
 class TimeDimension(Column[datetime]):
@@ -273,11 +281,11 @@ class TimeDimension(Column[datetime]):
         ``next quarter``, ``last 7 days``, ``from 7 days ago to now`` and a day alone.
         Both ends of a pair are included.
         """
-        return TimeSelection(self, range=range)
+        return TimeSelection(self).over(range)
 
     def compare(self, ranges: Sequence[RangeLike]) -> TimeSelection:
         """Restrict to several ranges; ``CubeClient.compare`` returns a result for each."""
-        return TimeSelection(self, compared=ranges)
+        return TimeSelection(self).compare(ranges)
 
 
 def _granularity(value: Any) -> str | None:
@@ -290,21 +298,15 @@ def _granularity(value: Any) -> str | None:
         )
     likely = value.lower().removesuffix("s")
     if likely in UNITS and value not in UNITS:
-        raise QueryError(f"granularity must be {likely!r}, got {value!r}")
+        raise QueryError(f"unknown granularity {value!r}: did you mean {likely!r}?")
     return value
 
 
-def _compared(value: Any) -> tuple[Range, ...] | None:
-    if value is None:
-        return None
-    ranges = check_list(value, "compare")
+def _check_ranges(value: Any, what: str = "compared") -> tuple[Range, ...]:
+    ranges = check_list(value, what)
     if not ranges:
-        raise QueryError('compare needs at least one range, such as "this month"')
-    return tuple(check_range(item, f"compare[{i}]") for i, item in enumerate(ranges))
-
-
-def _range(value: Any) -> Range | None:
-    return None if value is None else check_range(value, "over")
+        raise QueryError(f'{what} needs at least one range, such as "this month"')
+    return tuple(check_range(item, f"{what}[{i}]") for i, item in enumerate(ranges))
 
 
 @attrs.frozen(repr=False)
@@ -327,9 +329,11 @@ class TimeSelection:
     granularity: str | None = attrs.field(
         default=None, kw_only=True, converter=_granularity
     )
-    range: Range | None = attrs.field(default=None, kw_only=True, converter=_range)
+    range: Range | None = attrs.field(
+        default=None, kw_only=True, converter=optional(check_range)
+    )
     compared: tuple[Range, ...] | None = attrs.field(
-        default=None, kw_only=True, converter=_compared
+        default=None, kw_only=True, converter=optional(_check_ranges)
     )
 
     def __attrs_post_init__(self) -> None:
@@ -352,11 +356,13 @@ class TimeSelection:
 
     def over(self, range: RangeLike) -> TimeSelection:
         """Restrict to ``range``; see ``TimeDimension.over``."""
-        return attrs.evolve(self, range=range)
+        checked = check_range(range, f"{self.dimension.name}.over")
+        return attrs.evolve(self, range=checked)
 
     def compare(self, ranges: Sequence[RangeLike]) -> TimeSelection:
         """Restrict to several ranges; see ``TimeDimension.compare``."""
-        return attrs.evolve(self, compared=ranges)
+        checked = _check_ranges(ranges, f"{self.dimension.name}.compare")
+        return attrs.evolve(self, compared=checked)
 
     def asc(self) -> Order:
         """Order rows by this selection, earliest first."""
@@ -373,10 +379,10 @@ class TimeSelection:
         if self.granularity is not None:
             wire["granularity"] = self.granularity
         if self.range is not None:
-            wire["dateRange"] = range_to_wire(self.range, zone, name)
+            wire["dateRange"] = range_to_wire(self.range, zone, f"{name}.over")
         if self.compared is not None:
             wire["compareDateRange"] = [
-                range_to_wire(item, zone, name) for item in self.compared
+                range_to_wire(item, zone, f"{name}.compare") for item in self.compared
             ]
         return wire
 

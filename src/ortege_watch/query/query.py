@@ -109,8 +109,11 @@ def _choice(value: Any, slot: str, choices: Any) -> Any:
 
 
 def _join_hints(value: Any) -> tuple[tuple[str, ...], ...]:
-    paths = [check_list(path, "join_hints") for path in check_list(value, "join_hints")]
-    return tuple(tuple(check_text(x, "join_hints") for x in path) for path in paths)
+    paths: list[tuple[str, ...]] = []
+    for i, path in enumerate(check_list(value, "join_hints")):
+        what = f"join_hints[{i}]"
+        paths.append(tuple(check_text(cube, what) for cube in check_list(path, what)))
+    return tuple(paths)
 
 
 @attrs.frozen(init=False, repr=False)

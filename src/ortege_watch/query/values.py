@@ -9,10 +9,13 @@ from __future__ import annotations
 import builtins
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
+from difflib import get_close_matches
+from functools import cache
 from typing import Any, TypeAlias
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from ortege_watch.errors import QueryError
 
@@ -89,24 +92,31 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
                 raise QueryError(f"{what}: int is longer than {3 * _MOST_DIGITS} bits")
             return int(value)
         case Decimal() if declared in {Decimal, object}:
+            if not value.is_finite():
+                raise QueryError(f"{what}: {shown(value)} is not finite")
             # A large exponent would be written out as zeros.
-            if not value.is_finite() or abs(value.adjusted()) > _MOST_DIGITS:
-                raise QueryError(f"{what}: {value!r} is not finite, or too long")
+            if abs(value.adjusted()) > _MOST_DIGITS:
+                message = f"{what}: {shown(value)} has more than {_MOST_DIGITS} digits"
+                raise QueryError(message)
             return value
         case datetime() if declared in {datetime, object}:
             return _in_utc(value, what)
         case _:
             raise QueryError(
                 f"{what}: expected {declared.__name__}, got {shown(value)} of type "
-                f"{type(value).__name__}{_advice(value)}"
+                f"{type(value).__name__}{_advice(value, what)}"
             )
 
 
-def _advice(value: Any) -> str:
+def _advice(value: Any, what: str) -> str:
     if value is None:
         return "; for NULL use .is_set() or .is_not_set()"
     if isinstance(value, list | tuple | set | frozenset):
-        return "; for several values use .in_([...])"
+        method = what.rpartition(".")[2]
+        if method.endswith(("contains", "with")):
+            return f'; use {method}("a", "b")'
+        several = {"eq": "in_", "ne": "not_in"}.get(method)
+        return f"; for several values use .{several}([...])" if several else ""
     if type(value) in TYPES:
         return f"; convert it, or declare the member {type(value).__name__}"
     return ""
@@ -119,12 +129,15 @@ def check_moment(value: Any, what: str) -> date:
             return _in_utc(value, what)
         case date():
             return value
+        case str() if _DAY.fullmatch(value):
+            year, month, day = map(int, value.split("-"))
+            hint = f"; use date({year}, {month}, {day})"
+        case str() if not _DAY.match(value):
+            hint = '; relative ranges go into .over("last 7 days")'
         case _:
-            words = '; relative ranges go into .over("last 7 days")'
-            raise QueryError(
-                f"{what}: expected date(2024, 5, 1) or an aware datetime, got "
-                f"{shown(value)}{words if isinstance(value, str) else ''}"
-            )
+            hint = ""
+    expected = "expected a date or an aware datetime"
+    raise QueryError(f"{what}: {expected}, got {shown(value)}{hint}")
 
 
 def _in_utc(value: datetime, what: str) -> datetime:
@@ -212,7 +225,7 @@ _FORMS = (
 )
 
 
-def check_range(value: Any, what: str) -> Range:
+def check_range(value: Any, what: str = "range") -> Range:
     """Return a range: words in their usual form, or a pair; a day becomes a pair.
 
     Words are ``today``, ``yesterday``, ``tomorrow``; ``this|last|next`` and a unit;
@@ -299,16 +312,25 @@ def _parse(text: str, what: str) -> date:
         raise QueryError(f"{what}: {shown(text)} is not a valid date") from None
 
 
+# ZoneInfo also finds files that are not IANA time zones.
+_OTHER_FILES = {"localtime", "Factory", ""}
+
+
+@cache
+def zone_names() -> dict[str, str]:
+    """Return the names of all IANA time zones by their lower case."""
+    return {name.lower(): name for name in available_timezones() - _OTHER_FILES}
+
+
 def check_zone(value: Any) -> ZoneInfo:
     """Return the IANA time zone of this name."""
-    # ZoneInfo also finds files that are not IANA time zones.
-    known = isinstance(value, str) and value not in {"localtime", "Factory", ""}
-    if known and not value.startswith(("posix/", "right/")):
-        try:
-            return ZoneInfo(value)
-        except (KeyError, ValueError, OSError):
-            pass
-    raise QueryError(
-        f"timezone must be an IANA name such as 'America/Los_Angeles', 'Etc/GMT-5' or "
-        f"'UTC', got {shown(value)}; abbreviations and offsets are not accepted"
-    )
+    if isinstance(value, str):
+        if value not in _OTHER_FILES and not value.startswith(("posix/", "right/")):
+            with suppress(KeyError, ValueError, OSError):
+                return ZoneInfo(value)
+        names = zone_names()
+        for near in get_close_matches(value.lower(), names, n=1, cutoff=0.88):
+            message = f"unknown timezone {shown(value)}: did you mean {names[near]!r}?"
+            raise QueryError(message)
+    expected = "an IANA name such as 'America/Los_Angeles', 'Etc/GMT-5' or 'UTC'"
+    raise QueryError(f"timezone must be {expected}, got {shown(value)}")

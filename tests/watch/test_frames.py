@@ -125,6 +125,7 @@ def test_an_error_without_an_id_belongs_to_no_query(text, status, message):
         b'{"messageId":"1","message":{"results":{}},"status":200}',
         b'{"data":[1,2}',
         b'{"messageId":"1","message":{"error":"\xff"},"status":200}',
+        b'{"messageId":"1","message":{"data":[{"a.b":"\xff"}]},"status":200}',
         b"[" * 100_000,
     ],
 )

@@ -99,6 +99,7 @@ async def test_garbage_instead_of_an_upgrade_is_an_outage(data):
         frame(b""),
         frame(b"[" * 100_000),
         frame(b'{"messageId":"1","status":null,"message":{"data":[]}}'),
+        frame(b'{"messageId":"1","message":{"data":[{"a.b":"\xff"}]}}'),
         frame(b'{"messageId":true,"message":[],"status":"x"}'),
         frame(b'{"messageId":"1","message":{"error":"\\ud800"},"status":400}'),
     ],

@@ -135,6 +135,8 @@ def read(data: bytes) -> Frame:
             lost, so the caller must send the queries again.
     """
     try:
+        if not data.isascii():
+            data.decode()  # msgspec does not check the UTF-8 of what stays JSON
         wire = _decoder.decode(data)
     except codec.UNREADABLE as error:
         problem = f"cannot decode a frame ({error})"

@@ -339,27 +339,19 @@ class Server:
     """A server in a thread; a subclass decides what it answers.
 
     The methods from :meth:`respond` to :meth:`tick` are called in that thread, with
-    ``lock`` held. Commands come from other threads.
-
-    Args:
-        clock: what requests are timed with; None is the monotonic clock.
-        tick: seconds between two calls of :meth:`tick`, unless woken.
-        port: 0 for any free one.
-
-    Attributes:
-        happened: notified after every event, as ``watchers`` are called.
-        failures: exceptions of the fake itself.
+    ``lock`` held. Commands come from other threads. ``tick`` are the seconds between
+    two calls of :meth:`tick`, unless woken; a port of 0 is any free one.
     """
 
     max_frame: int = 2**20
 
     def __init__(self, clock: HasNow | None, tick: float, port: int) -> None:
         self.lock = threading.RLock()
-        self.happened = threading.Condition(self.lock)
+        self.happened = threading.Condition(self.lock)  # notified after every event
         self.watchers: list[Callable[[], None]] = []
         self.faults = Faults()
         self.requests: list[HttpRequest] = []
-        self.failures: list[Exception] = []
+        self.failures: list[Exception] = []  # of the fake itself
         self.connections: set[Connection] = set()
         self.time = time.monotonic if clock is None else clock.now
         self.port = port

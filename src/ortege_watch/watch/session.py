@@ -521,8 +521,7 @@ class Session:
         self._choice.previous_error = None
         self._refused_token = None
         self._refused_upgrades = self._early_drops = 0
-        count = len(self._queries.open)
-        self._log(logging.INFO, f"live, {count} queries subscribed")
+        self._log(logging.INFO, f"live (queries: {len(self._queries.open)})")
         return attrs.evolve(state, since=self._now, confirm_by=None)
 
     def _subscribe_all(self) -> None:

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 
+
+@attrs.define(slots=False)
 class Refusal(Exception):
-    """An error answer of a Cube server, raised where it is found.
+    """An error answer of a Cube server, raised where it is found."""
 
-    Args:
-        error: the sentence.
-        status: the HTTP status.
-        type: the error's type, where Cube gives one: only its compiler does.
-        stack: whether servers of the classic generation add a stack.
-    """
-
-    def __init__(
-        self,
-        error: str,
-        *,
-        status: int = 400,
-        type: str | None = None,
-        stack: bool = True,
-    ) -> None:
-        super().__init__(error)
-        self.error = error
-        self.status = status
-        self.type = type
-        self.stack = stack
+    error: str
+    status: int = attrs.field(default=400, kw_only=True)
+    type: str | None = attrs.field(default=None, kw_only=True)  # of its compiler only
+    stack: bool = attrs.field(default=True, kw_only=True)  # where classic adds one
 
     @classmethod
     def user(cls, error: str) -> Refusal:

@@ -39,17 +39,7 @@ _EQUAL: Final = {"equals": False, "in": False, "notEquals": True, "notIn": True}
 def condition(
     operator: str, values: Sequence[str | None], kind: str, zone: ZoneInfo
 ) -> Condition:
-    """Build the condition of one filter.
-
-    Args:
-        operator: one that the schema allows.
-        values: as normalized: strings or NULL.
-        kind: the member's type.
-        zone: the query's time zone, for dates without one.
-
-    Raises:
-        Refusal: the database would not accept the values.
-    """
+    """Build the condition of one filter; a Refusal is what the database would say."""
     if operator in {"set", "notSet"}:
         return lambda value: (value is not None) == (operator == "set")
     if operator == "measureFilter":

@@ -347,8 +347,15 @@ async def test_a_client_of_the_users_is_used_and_left_open(ask, cube):
 async def test_a_closed_client_says_so(ask):
     await ask("load", QUERY)
     await ask.close()
-    with pytest.raises(TransportError, match="the client is closed"):
-        await ask("load", QUERY)
+    for method, *arguments in (
+        ("load", QUERY),
+        ("meta",),
+        ("ready",),
+        ("watch", QUERY),
+    ):
+        with pytest.raises(OrtegeWatchError, match="is closed; create a new") as caught:
+            await ask(method, *arguments)
+        assert type(caught.value) is OrtegeWatchError
 
 
 def test_leaving_the_block_closes_every_connection(cube):

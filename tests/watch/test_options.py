@@ -28,7 +28,7 @@ async def asynchronous(_) -> None:
         ({"stale_after": 0}, "stale_after"),
         ({"stale_after": math.inf}, "stale_after"),
         ({"poll_every": "soon"}, "poll_every"),
-        ({"reconnect": Retry()}, "a Reconnect, got Retry"),
+        ({"reconnect": Retry()}, "of type Reconnect, got Retry"),
         ({"on_state": asynchronous}, "on_state must be a plain function"),
         ({"on_error": asynchronous}, "on_error must be a plain function"),
     ],

@@ -16,6 +16,7 @@ from ortege_watch import (
     DeadlineExceeded,
     DecodeError,
     InvalidArgument,
+    OrtegeWatchError,
     RateLimited,
     Retry,
     TransportError,
@@ -379,8 +380,9 @@ async def test_a_silent_provider(provider):
 
 async def test_a_call_on_a_closed_client(ask):
     await ask.close()
-    with pytest.raises(TransportError, match="closed"):
+    with pytest.raises(OrtegeWatchError, match="the client is closed") as caught:
         await ask("events")
+    assert type(caught.value) is OrtegeWatchError
 
 
 async def test_unknown_arguments(ask):

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 from ortege_watch import DecodeError
+from ortege_watch._checks import shown
 from ortege_watch.watchbus.fields import (
     COUNT,
     INTEGER,
@@ -20,7 +21,6 @@ from ortege_watch.watchbus.fields import (
     Problems,
     read_json,
     read_list,
-    shown,
 )
 
 

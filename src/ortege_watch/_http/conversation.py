@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from attrs import evolve, field, frozen, mutable
 
+from ortege_watch._checks import check_int, check_kind, check_seconds
 from ortege_watch.errors import DeadlineExceeded, InvalidArgument, OrtegeWatchError
 from ortege_watch.tokens import TokenSource
 
@@ -141,9 +142,6 @@ def split_url(url: str, example: str, remedy: str) -> SplitResult:
 DEFAULT_MAX_SIZE: Final = 128 * 1024 * 1024
 """Bytes: a response of 50,000 rows, Cube's maximum, has about 17 MB."""
 
-_LONGEST_SECONDS: Final = 1e6
-"""More than the longest timeout that sockets accept on every platform."""
-
 _LONGEST_RETRY_AFTER: Final = 3600.0
 """Seconds: a call fails where a server asks to wait longer."""
 
@@ -161,10 +159,11 @@ class Backoff:
     factor: float = 2.0  # growth from one delay to the next; at least 1
 
     def __attrs_post_init__(self) -> None:
-        if not 0 < self.base <= self.cap < math.inf:
+        check_seconds("base", self.base)
+        check_seconds("cap", self.cap)
+        if self.cap < self.base:
             raise InvalidArgument(
-                f"base must be greater than 0 and at most cap ({self.cap!r} s), got"
-                f" {self.base!r}"
+                f"cap must be at least base ({self.base!r} s), got {self.cap!r}"
             )
         if not 1 <= self.factor < math.inf:
             raise InvalidArgument(f"factor must be 1 or more, got {self.factor!r}")
@@ -204,8 +203,7 @@ class Retry:
     cap: float = 20.0
 
     def __attrs_post_init__(self) -> None:
-        if self.attempts < 1:
-            raise InvalidArgument(f"attempts must be 1 or more, got {self.attempts!r}")
+        check_int("attempts", self.attempts)
         Backoff(self.base, self.cap)  # checks them
 
     def delay(self, failures: int, jitter: float) -> float:
@@ -266,17 +264,14 @@ class TimeBudget:
     def of(cls, options: Mapping[str, Any]) -> TimeBudget:
         """Return the budget of a client's calls."""
         given = {k: options[k] for k in ("timeout", "deadline") if k in options}
-        return cls(**given, retry=options.get("retry") or Retry())
+        retry = options.get("retry")
+        return cls(**given, retry=Retry() if retry is None else retry)
 
     def __attrs_post_init__(self) -> None:
-        for name, seconds in (("timeout", self.timeout), ("deadline", self.deadline)):
-            if seconds is None and name == "deadline":
-                continue
-            if seconds is None or not 0 < seconds <= _LONGEST_SECONDS:
-                raise InvalidArgument(
-                    f"{name} must be greater than 0 and at most a million seconds, got"
-                    f" {seconds!r}"
-                )
+        check_seconds("timeout", self.timeout)
+        if self.deadline is not None:
+            check_seconds("deadline", self.deadline)
+        check_kind("retry", self.retry, Retry)
 
     def override(self, limits: Limits) -> TimeBudget:
         """Return the budget of one call."""

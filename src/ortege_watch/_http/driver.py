@@ -11,14 +11,16 @@ import random
 import ssl
 import threading
 import time
-from typing import Final, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import anyio
 import httpx
 from anyio import to_thread
+from anyio.lowlevel import RunVar
 
+from ortege_watch._checks import check_int, check_kind
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
     Conversation,
@@ -34,7 +36,6 @@ from ortege_watch._http.conversation import (
 )
 from ortege_watch.errors import (
     DecodeError,
-    InvalidArgument,
     OrtegeWatchError,
     TransportError,
 )
@@ -58,6 +59,7 @@ _FOREIGN: Final = (
 """The exceptions that httpx raises or lets through."""
 
 _HEADERS: Final = {"user-agent": "ortege-watch"}
+_LOOP: Final = RunVar[object]("ortege_watch_loop")  # an object for each event loop
 
 
 class Clock(Protocol):
@@ -103,7 +105,23 @@ def ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-class HttpDriver:
+class _Driver:
+    """What both drivers check: the largest response, and whether the client is closed."""
+
+    _http: Any
+
+    def __init__(self, max_size: int) -> None:
+        check_int("max_size", max_size)
+        self.max_size = max_size
+        self._closed = False
+
+    def check_open(self) -> None:
+        """Raise OrtegeWatchError if the client is closed, or that of the user."""
+        if self._closed or (self._http is not None and self._http.is_closed):
+            raise OrtegeWatchError("the client is closed; create a new one")
+
+
+class HttpDriver(_Driver):
     """Runs conversations in the calling thread.
 
     A client or transport of the user is never closed here; by default, the first
@@ -117,14 +135,15 @@ class HttpDriver:
         clock: Clock | None = None,
         max_size: int = DEFAULT_MAX_SIZE,
     ) -> None:
-        if http is not None and not isinstance(http, Http):
-            raise _wrong_http(http, "httpx.Client")
+        expected = "an httpx.Client or a transport for one"
+        check_kind("http", http, Http | None, expected)
+        super().__init__(max_size)
         self.clock: Clock = clock or SystemClock()
-        self._http = http if isinstance(http, httpx.Client) else None
+        self._http: httpx.Client | None = (
+            http if isinstance(http, httpx.Client) else None
+        )
         self._transport = http if isinstance(http, httpx.BaseTransport) else None
         self._is_ours = http is None
-        self.max_size = max_size
-        self._closed = False
         self._lock = threading.Lock()
 
     def run(self, conversation: Conversation[T]) -> T:
@@ -182,8 +201,7 @@ class HttpDriver:
 
     def _client(self) -> httpx.Client:
         with self._lock:
-            if self._closed:
-                raise _closed()
+            self.check_open()
             if self._http is None:
                 self._http = httpx.Client(
                     transport=self._transport, verify=ssl_context(), headers=_HEADERS
@@ -198,7 +216,7 @@ class HttpDriver:
                 self._http.close()
 
 
-class AsyncHttpDriver:
+class AsyncHttpDriver(_Driver):
     """Runs conversations in tasks of asyncio or trio, as HttpDriver does."""
 
     def __init__(
@@ -208,17 +226,20 @@ class AsyncHttpDriver:
         clock: AsyncClock | None = None,
         max_size: int = DEFAULT_MAX_SIZE,
     ) -> None:
-        if http is not None and not isinstance(http, AsyncHttp):
-            raise _wrong_http(http, "httpx.AsyncClient")
+        expected = "an httpx.AsyncClient or a transport for one"
+        check_kind("http", http, AsyncHttp | None, expected)
+        super().__init__(max_size)
         self.clock: AsyncClock = clock or AsyncSystemClock()
-        self._http = http if isinstance(http, httpx.AsyncClient) else None
+        self._http: httpx.AsyncClient | None = (
+            http if isinstance(http, httpx.AsyncClient) else None
+        )
         self._transport = http if isinstance(http, httpx.AsyncBaseTransport) else None
         self._is_ours = http is None
-        self.max_size = max_size
-        self._closed = False
+        self._loop: object = None  # stands for the event loop of the connections
 
     async def arun(self, conversation: Conversation[T]) -> T:
         """Perform the effects of a conversation until it returns or raises."""
+        self._check_loop()
         try:
             effect = next(conversation)
             while True:
@@ -271,8 +292,7 @@ class AsyncHttpDriver:
         return _expired(request)
 
     def _client(self) -> httpx.AsyncClient:
-        if self._closed:
-            raise _closed()
+        self.check_open()
         if self._http is None:
             self._http = httpx.AsyncClient(
                 transport=self._transport, verify=ssl_context(), headers=_HEADERS
@@ -283,7 +303,20 @@ class AsyncHttpDriver:
         """Close the client that was created here; conversations fail afterwards."""
         self._closed = True
         if self._http is not None and self._is_ours:
+            self._check_loop()
             await self._http.aclose()
+
+    def _check_loop(self) -> None:
+        """Raise OrtegeWatchError in another event loop than that of the first call."""
+        loop = _LOOP.get(None)
+        if loop is None:
+            _LOOP.set(loop := object())
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise OrtegeWatchError(
+                "this client was used in another event loop; create one client per loop"
+            )
 
 
 class HttpClient:
@@ -371,17 +404,6 @@ def _too_large(max_size: int) -> Failure:
         " max_size"
     )
     return Failure(error=DecodeError(text))
-
-
-def _closed() -> TransportError:
-    return TransportError("cannot send a request: the client is closed")
-
-
-def _wrong_http(http: object, theirs: str) -> OrtegeWatchError:
-    return InvalidArgument(
-        f"http must be an {theirs} or a transport for one, got"
-        f" {type(http).__module__}.{type(http).__qualname__}"
-    )
 
 
 def _failure(error: Exception, request: Request) -> Failure:

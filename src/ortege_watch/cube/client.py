@@ -260,11 +260,13 @@ class AsyncCubeClient(AsyncHttpClient):
             InvalidArgument: an option has an invalid value.
             QueryError: a query cannot be subscribed to.
         """
+        self._driver.check_open()
         return _watch(
             self._settings, self._driver, self._settings.tokens, queries, options
         )
 
     def _call(self, limits: Limits) -> Call:
+        self._driver.check_open()
         return self._settings.call(self._driver.clock.now(), limits)
 
 
@@ -412,6 +414,7 @@ class CubeClient(HttpClient):
             in_thread,
         )
 
+        self._driver.check_open()
         tokens = self._settings.tokens
         if not tokens.is_fixed:
             tokens = TokenSource(partial(in_thread, tokens.get))
@@ -420,6 +423,7 @@ class CubeClient(HttpClient):
         return Updates(updates, aclose=driver.aclose)
 
     def _call(self, limits: Limits) -> Call:
+        self._driver.check_open()
         return self._settings.call(self._driver.clock.now(), limits)
 
 

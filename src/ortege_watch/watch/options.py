@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict
 
 import attrs
 
+from ortege_watch._checks import check_int, check_kind, check_seconds
 from ortege_watch._http.conversation import Backoff, check_names
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, QueryError
 from ortege_watch.query import Query
@@ -42,15 +42,10 @@ class Reconnect:
 
     def __attrs_post_init__(self) -> None:
         Backoff(self.base, self.cap)  # checks them
-        if self.attempts is not None and self.attempts < 0:
-            raise InvalidArgument(
-                f"attempts must be 0 or more, or None, got {self.attempts!r}"
-            )
-        if not 0 <= self.healthy_after < math.inf:
-            raise InvalidArgument(
-                "healthy_after must be a number of seconds, 0 or more, got"
-                f" {self.healthy_after!r}"
-            )
+        if self.attempts is not None:
+            check_int("attempts", self.attempts, "an int, 0 or more, or None", first=0)
+        if self.healthy_after != 0:
+            check_seconds("healthy_after", self.healthy_after)
 
 
 class FailureCount:
@@ -181,20 +176,14 @@ def settings_of(options: WatchOptions) -> Settings:
             listed = ", ".join(map(repr, allowed))
             raise InvalidArgument(f"{name} must be one of {listed}, got {value!r}")
     reconnect: object = options.get("reconnect", Reconnect())
-    if not isinstance(reconnect, Reconnect):
-        kind = type(reconnect).__name__
-        raise InvalidArgument(f"reconnect must be a Reconnect, got {kind}")
+    check_kind("reconnect", reconnect, Reconnect)
     for name in ("on_state", "on_error"):
         if inspect.iscoroutinefunction(options.get(name)):
             raise InvalidArgument(
                 f"{name} must be a plain function, got an async function"
             )
     for name in ("stale_after", "poll_every"):
-        seconds = options.get(name, 1.0)
-        if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
-            raise InvalidArgument(
-                f"{name} must be a number of seconds greater than 0, got {seconds!r}"
-            )
+        check_seconds(name, options.get(name, 1.0))
     given: dict[str, Any] = {
         field.name: options[field.name]  # type: ignore[literal-required]
         for field in attrs.fields(Settings)

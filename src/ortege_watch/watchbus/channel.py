@@ -31,6 +31,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import check_int
 from ortege_watch._http.conversation import split_url
 from ortege_watch._http.driver import AsyncClock, AsyncSystemClock
 from ortege_watch._http.statuses import TRANSIENT
@@ -49,7 +50,6 @@ from ortege_watch.errors import (
     WatchBusError,
 )
 from ortege_watch.watch.options import FailureCount, Reconnect
-from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,

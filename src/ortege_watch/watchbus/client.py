@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final, TypeVar, Unpack
 
+from ortege_watch._checks import check_list, shown
 from ortege_watch._http.conversation import Conversation, Limits
 from ortege_watch._http.driver import (
     AsyncClock,
@@ -18,7 +19,6 @@ from ortege_watch._http.driver import (
     HttpDriver,
 )
 from ortege_watch.errors import DecodeError, InvalidArgument, OrtegeWatchError
-from ortege_watch.watchbus.fields import check_list, shown
 from ortege_watch.watchbus.models import (
     EntityInfo,
     Subscription,

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar, cast
 
 from attrs import frozen
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError, InvalidArgument
+from ortege_watch._checks import shown
+from ortege_watch.errors import DecodeError
 
 T = TypeVar("T")
 
@@ -30,14 +31,6 @@ LARGEST: Final = 2**256 - 1
 _FIRST_MILLISECONDS: Final = 10**12  # 13 digits: a time after September 2001
 _LAST_MILLISECONDS: Final = 10**13 - 1
 LAST_SECONDS: Final = 10**11 - 1  # the year 5138
-
-
-def shown(value: object) -> str:
-    """Return the ``repr`` of a value for an error message, cut at 200 characters."""
-    try:
-        return codec.excerpt(repr(value))
-    except ValueError:  # Python refuses to print integers above 4300 digits
-        return f"<{type(value).__name__} too large to print>"
 
 
 @frozen
@@ -112,42 +105,6 @@ INTEGER: Final = Kind(_integer, "an integer", 0)
 COUNT: Final = Kind(_count, "a non-negative integer", 0)
 NUMBER: Final = Kind(_number, "a number", Decimal())
 SECONDS: Final = Kind(_seconds, "a time in unix seconds", 0)
-
-
-def check_text(name: str, value: object) -> None:
-    """Raise :class:`InvalidArgument` unless the value is a non-empty string."""
-    if _text(value) is None:
-        raise InvalidArgument(f"{name} must be {TEXT.expected}, got {shown(value)}")
-
-
-def check_int(
-    name: str,
-    value: object,
-    expected: str = "a positive int",
-    *,
-    first: int = 1,
-    last: int = LARGEST,
-) -> None:
-    """Raise :class:`InvalidArgument` unless the value is an int in the range."""
-    if type(value) is bool or not (isinstance(value, int) and first <= value <= last):
-        raise InvalidArgument(f"{name} must be {expected}, got {shown(value)}")
-
-
-def check_list(name: str, values: object, kind: type[T]) -> tuple[T, ...]:
-    """Return the values of an iterable; raise :class:`InvalidArgument` if it is empty."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise InvalidArgument(
-            f"{name} must be an iterable of {kind.__name__}, got {shown(values)}"
-        )
-    found: list[T] = []
-    for i, value in enumerate(values):
-        if not isinstance(value, kind):
-            problem = f"must be of type {kind.__name__}, got {shown(value)}"
-            raise InvalidArgument(f"{name}[{i}] {problem}")
-        found.append(value)
-    if not found:
-        raise InvalidArgument(f"{name} is empty: pass at least one {kind.__name__}")
-    return tuple(found)
 
 
 class Problems:

@@ -11,8 +11,8 @@ import anyio
 from anyio import to_thread
 from attrs import define, field
 
+from ortege_watch._checks import check_int
 from ortege_watch.errors import DecodeError, OrtegeWatchError, SignatureError
-from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_headers
 from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier, body_too_large

@@ -27,10 +27,12 @@ import msgspec
 from attrs import field, frozen
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import check_int, check_text, shown
 from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.watchbus.fields import (
     COUNT,
     INTEGER,
+    LARGEST,
     LAST_SECONDS,
     NUMBER,
     OBJECT,
@@ -39,11 +41,8 @@ from ortege_watch.watchbus.fields import (
     TEXT,
     Entry,
     Kind,
-    check_int,
-    check_text,
     read_json,
     read_list,
-    shown,
 )
 
 # The set of codes is open: the specification lists five, uses a sixth in an example and
@@ -258,7 +257,9 @@ def _check_fields(
     entity: object, chain_id: object, entity_type: object, event_code: object
 ) -> None:
     check_text("entity", entity)
-    check_int("chain_id", chain_id, "a non-negative int, such as 56", first=0)
+    check_int(
+        "chain_id", chain_id, "a non-negative int, such as 56", first=0, last=LARGEST
+    )
     check_text("entity_type", entity_type)
     check_text("event_code", event_code)
 

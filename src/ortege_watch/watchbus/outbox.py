@@ -8,9 +8,9 @@ from itertools import starmap
 from pathlib import Path
 from typing import Final
 
+from ortege_watch._checks import check_int
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import InvalidArgument, OutboxFull
-from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.sending import (
     BatchResults,

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, Unpack
 
 from attrs import evolve, field, frozen, mutable
 
+from ortege_watch._checks import check_int
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
@@ -46,7 +47,6 @@ from ortege_watch.errors import (
     RateLimited,
     WatchBusError,
 )
-from ortege_watch.watchbus.fields import check_int
 from ortege_watch.watchbus.signing import (
     Credentials,
     Key,

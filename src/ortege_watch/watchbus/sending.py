@@ -14,9 +14,9 @@ from typing import Final, Protocol
 
 from attrs import field, frozen, mutable
 
+from ortege_watch._checks import check_list
 from ortege_watch._http.conversation import Conversation, Work
 from ortege_watch.errors import OrtegeWatchError
-from ortege_watch.watchbus.fields import check_list
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.requests import (
     BusConfig,

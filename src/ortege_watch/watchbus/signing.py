@@ -22,13 +22,13 @@ from typing import Any, Final, TypeAlias
 from attrs import field, frozen
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import check_int, shown
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
     SignatureError,
     SignatureReason,
 )
-from ortege_watch.watchbus.fields import check_int, shown
 
 CONTENT_TYPE: Final = "application/json;charset=UTF-8"
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import check_int, check_list, shown
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -27,6 +28,7 @@ from ortege_watch.errors import (
 )
 from ortege_watch.watchbus.fields import (
     COUNT,
+    LARGEST,
     NUMBER,
     STRING,
     STRINGS,
@@ -34,11 +36,8 @@ from ortege_watch.watchbus.fields import (
     Entry,
     Kind,
     Problems,
-    check_int,
-    check_list,
     read_json,
     read_list,
-    shown,
 )
 from ortege_watch.watchbus.models import (
     AlertInfo,
@@ -261,7 +260,7 @@ def encode_page_request(
         wire["entity_list"] = addresses = check_list("entities", entities, str)
         for i, entity in enumerate(addresses):
             _check_address(f"entities[{i}]", entity)
-    check_int("page_index", page_index)
+    check_int("page_index", page_index, last=LARGEST)
     expected = f"an int from 1 to {MAX_PAGE_SIZE}"
     check_int("page_size", page_size, expected, last=MAX_PAGE_SIZE)
     wire |= {"page_index": page_index, "page_size": page_size}

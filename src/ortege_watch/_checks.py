@@ -1,0 +1,86 @@
+"""Checks of arguments: an invalid one is an ``InvalidArgument`` that names it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from types import UnionType
+from typing import Final, TypeVar
+
+from ortege_watch import _json as codec
+from ortege_watch.errors import InvalidArgument
+
+T = TypeVar("T")
+
+_LONGEST_SECONDS: Final = 1e6
+"""More than the longest timeout that sockets accept on every platform."""
+
+
+def shown(value: object) -> str:
+    """Return the ``repr`` of a value for an error message, cut at 200 characters."""
+    try:
+        return codec.excerpt(repr(value))
+    except ValueError:  # Python refuses to print integers above 4300 digits
+        return f"<{type(value).__name__} too large to print>"
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless the value is a non-empty string."""
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(f"{name} must be a non-empty string, got {shown(value)}")
+
+
+def check_int(
+    name: str,
+    value: object,
+    expected: str = "a positive int",
+    *,
+    first: int = 1,
+    last: float = math.inf,
+) -> None:
+    """Raise :class:`InvalidArgument` unless the value is an int in the range."""
+    if type(value) is bool or not (isinstance(value, int) and first <= value <= last):
+        raise InvalidArgument(f"{name} must be {expected}, got {shown(value)}")
+
+
+def check_list(name: str, values: object, kind: type[T]) -> tuple[T, ...]:
+    """Return the values of an iterable; raise :class:`InvalidArgument` if it is empty."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidArgument(
+            f"{name} must be an iterable of {kind.__name__}, got {shown(values)}"
+        )
+    found: list[T] = []
+    for i, value in enumerate(values):
+        if not isinstance(value, kind):
+            problem = f"must be of type {kind.__name__}, got {shown(value)}"
+            raise InvalidArgument(f"{name}[{i}] {problem}")
+        found.append(value)
+    if not found:
+        raise InvalidArgument(f"{name} is empty: pass at least one {kind.__name__}")
+    return tuple(found)
+
+
+def check_kind(
+    name: str, value: object, kind: type | UnionType, expected: str = ""
+) -> None:
+    """Raise :class:`InvalidArgument` unless the value is an instance of the class."""
+    if not isinstance(value, kind):
+        rule = expected or f"of type {getattr(kind, '__name__', kind)}"
+        # Not its repr, which might show a secret.
+        raise InvalidArgument(f"{name} must be {rule}, got {type(value).__name__}")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless the value is a positive time in seconds."""
+    is_number = isinstance(value, int | float) and 0 < value <= _LONGEST_SECONDS
+    if not is_number or type(value) is bool:
+        raise InvalidArgument(
+            f"{name} must be greater than 0 and at most a million seconds, got"
+            f" {shown(value)}"
+        )
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless the value can be called."""
+    if not callable(value):
+        raise InvalidArgument(f"{name} must be callable, got {shown(value)}")

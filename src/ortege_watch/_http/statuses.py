@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 
 from ortege_watch._http.conversation import Response
 from ortege_watch.errors import (
@@ -52,21 +52,14 @@ def api_error(
     - every other 4xx is :class:`QueryRejected`, and so is the exceeded limit;
     - everything else is a plain :class:`ApiError`.
     """
+    details: dict[str, Any] = {"status": status, "code": code, "request_id": request_id}
     if is_unauthorized(status, message):
-        return AuthenticationError(
-            message, status=status, code=code, request_id=request_id
-        )
+        return AuthenticationError(message, **details)
     if status == 429:
-        return RateLimited(
-            message,
-            status=status,
-            code=code,
-            request_id=request_id,
-            retry_after=retry_after,
-        )
+        return RateLimited(message, **details, retry_after=retry_after)
     if 400 <= status < 500 or _LIMIT_EXCEEDED in message:
-        return QueryRejected(message, status=status, code=code, request_id=request_id)
-    return ApiError(message, status=status, code=code, request_id=request_id)
+        return QueryRejected(message, **details)
+    return ApiError(message, **details)
 
 
 def is_transient(error: ApiError) -> bool:

@@ -455,17 +455,6 @@ class Layout:
         get_key: a function that returns the values of all keys.
     """
 
-    __slots__ = (
-        "_places",
-        "get_key",
-        "getters",
-        "keys",
-        "kinds",
-        "measures",
-        "shape",
-        "zone",
-    )
-
     def __init__(
         self,
         shape: Shape,

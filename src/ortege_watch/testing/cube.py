@@ -218,8 +218,6 @@ class FakeCube(Fake[_CubeServer]):
             f"{len(self.frames)} frames, {len(self.requests)} requests>"
         )
 
-    # Addresses, tables, tokens
-
     @property
     def url(self) -> str:
         """The REST base, ``http://127.0.0.1:<port>/cubejs-api/v1``."""

@@ -288,8 +288,6 @@ class FakeProvider(_SignedFake):
             for each in entities:
                 self._watched.setdefault(each, f"watch-{len(self._watched) + 1}")
 
-    # Misbehaviour
-
     def reject(self, *entities: EntityInfo) -> None:
         """Fail for these entities: the answers omit them, as documented."""
         with self._server.lock:
@@ -312,8 +310,6 @@ class FakeProvider(_SignedFake):
             self._rejected.clear()
             self._unasked.clear()
             self._is_stuck = False
-
-    # Endpoints, called with the lock held
 
     def _subscribe(self, request: HttpRequest) -> dict[str, Any]:
         entities = _read(decode_entities, request.content)

@@ -138,8 +138,6 @@ class Subscription:
         for runner in self._closing:
             await runner.wait_closed()
 
-    # Reported by the runners
-
     def deliver(self, effect: states.Deliver) -> None:
         """Take a snapshot."""
         self.mailbox.put(
@@ -176,8 +174,6 @@ class Subscription:
             if state in states:
                 self._set_state(state)
                 return
-
-    # Sessions
 
     def _start_sessions(self, *, delay: float = 0.0, failures: int = 0) -> None:
         keys = list(self.mailbox.open)
@@ -372,8 +368,6 @@ class SessionRunner:
         if socket is not None and await socket.ping():
             self.feed(states.Pong())
 
-    # Reported by the socket
-
     def on_frame(self, socket: _Socket, data: bytes) -> None:
         """Read a frame, with the tokens removed from its messages."""
         if socket is not self._socket:
@@ -417,8 +411,6 @@ class SessionRunner:
         if clean == data:
             return error
         return DecodeError(*error.problems, excerpt=codec.excerpt(clean))
-
-    # The timer
 
     def _arm(self) -> None:
         """Set the timer to the deadline; :meth:`feed` ignores one that fires early."""

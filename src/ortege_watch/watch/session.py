@@ -25,38 +25,16 @@ from ortege_watch.errors import (
     SubscriptionLost,
     TransportError,
 )
-from ortege_watch.watch import frames
+from ortege_watch.watch import frames, states
 from ortege_watch.watch.options import Dialect, FailureCount, Settings
 from ortege_watch.watch.states import (
     AskingToken,
-    AskToken,
     Authorizing,
     Closed,
     Connecting,
-    DeadlinePassed,
-    Disconnect,
-    Dropped,
-    Effect,
-    Event,
-    Fail,
-    Finish,
     Live,
-    Open,
-    Opened,
-    OpenFailed,
-    Ping,
-    Poll,
-    Polled,
-    PollFailed,
     Polling,
-    Pong,
-    Received,
-    Send,
     State,
-    SwitchDialect,
-    TokenFailed,
-    TokenReady,
-    Unreadable,
     Waiting,
 )
 from ortege_watch.watch.tracker import QueryTracker
@@ -130,7 +108,7 @@ class Session:
         self._new_id = new_id
         self._now = now
         self._queries = QueryTracker(queries, hold_stale_for=settings.hold_stale_for)
-        self._effects: list[Effect] = []
+        self._effects: list[states.Effect] = []
         self._failures: Final = FailureCount(settings.reconnect, failures)
         self._refused_token: str | None = None
         """The token that the server refused last, until it accepts one."""
@@ -139,14 +117,14 @@ class Session:
         self._early_drops = 0
         """Sockets in a row that were lost before the server confirmed the dialect."""
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
+    def handle(self, event: states.Event, now: float) -> list[states.Effect]:
         """Change the state by one event, and return what to do, in order.
 
         A :class:`DeadlinePassed` before the deadline is ignored, so that a timer need
         not be cancelled when its deadline moves.
         """
         state = self.state
-        if isinstance(event, DeadlinePassed) and not (
+        if isinstance(event, states.DeadlinePassed) and not (
             state.until is not None and state.until <= now
         ):
             return []
@@ -173,9 +151,11 @@ class Session:
 
     # Each state's events
 
-    def _waiting(self, state: Waiting, event: Event) -> Waiting | AskingToken | Polling:
+    def _waiting(
+        self, state: Waiting, event: states.Event
+    ) -> Waiting | AskingToken | Polling:
         match event:
-            case DeadlinePassed():
+            case states.DeadlinePassed():
                 if self._settings.transport == "rest":
                     return self._poll()
                 return self._ask_token()
@@ -183,126 +163,128 @@ class Session:
                 return state
 
     def _asking_token(
-        self, state: AskingToken, event: Event
+        self, state: AskingToken, event: states.Event
     ) -> AskingToken | Connecting | Waiting | Closed:
         match event:
-            case TokenReady(token=token, expires_at=expires_at):
+            case states.TokenReady(token=token, expires_at=expires_at):
                 if token == self._refused_token:
                     return self._end_unauthorized(
                         401, "the token function returned the refused token again"
                     )
-                self._do(Open(token))
+                self._do(states.Open(token))
                 until = self._now + self._settings.connect_within
                 return Connecting(token, expires_at, until)
-            case TokenFailed(error=error):
+            case states.TokenFailed(error=error):
                 if self._failures.count == 0 and not self._choice.confirmed:
                     # Nothing has worked yet, so the caller is still there to fix it.
                     return self._finish(error)
                 return self._retry(error)
-            case DeadlinePassed():
+            case states.DeadlinePassed():
                 return self._retry(TransportError(_NO_TOKEN))
             case _:
                 return state
 
     def _connecting(
-        self, state: Connecting, event: Event
+        self, state: Connecting, event: states.Event
     ) -> AskingToken | Connecting | Authorizing | Live | Polling | Waiting | Closed:
         match event:
-            case Opened():
+            case states.Opened():
                 if self.dialect == "ortege":
                     return self._go_live(state.token, None)
                 return self._authorize(state.token, state.expires_at)
-            case OpenFailed(error=error, status=401):
+            case states.OpenFailed(error=error, status=401):
                 if self._refused_token is not None:
                     return self._end_unauthorized(401, str(error))
                 self._refused_token = state.token
                 return self._ask_token()
-            case OpenFailed(error=error, status=status):
+            case states.OpenFailed(error=error, status=status):
                 if status in _WEBSOCKETS_OFF:
                     return self._upgrade_refused(error)
                 return self._retry(error)
-            case DeadlinePassed():
-                self._do(Disconnect())
+            case states.DeadlinePassed():
+                self._do(states.Disconnect())
                 return self._retry(TransportError("the socket did not open in time"))
             case _:
                 return state
 
     def _authorizing(
-        self, state: Authorizing, event: Event
+        self, state: Authorizing, event: states.Event
     ) -> Authorizing | Live | Waiting | Closed:
         match event:
-            case Received(frame=frames.Handshake()):
+            case states.Received(frame=frames.Handshake()):
                 return self._go_live(state.token, state.expires_at)
-            case Received(frame=frames.FrameError(status=status, message=message)):
+            case states.Received(
+                frame=frames.FrameError(status=status, message=message)
+            ):
                 if not is_unauthorized(status, message):
                     return self._not_understood(api_error(message, status=status))
                 if self._refused_token is not None:
                     return self._end_unauthorized(status, message)
                 self._refused_token = state.token
-                self._do(AskToken())
+                self._do(states.AskToken())
                 return attrs.evolve(
                     state, until=self._now + self._settings.token_within
                 )
-            case TokenReady(token=token, expires_at=expires_at):
+            case states.TokenReady(token=token, expires_at=expires_at):
                 if token == self._refused_token:
                     return self._end_unauthorized(403, "Invalid token")
                 return self._authorize(token, expires_at)
-            case TokenFailed(error=error):
-                self._do(Disconnect())
+            case states.TokenFailed(error=error):
+                self._do(states.Disconnect())
                 return self._retry(error)
-            case Received():
+            case states.Received():
                 return self._not_understood(
                     TransportError("expected a handshake, got another frame")
                 )
-            case Unreadable(error=error):
+            case states.Unreadable(error=error):
                 return self._not_understood(error)
-            case DeadlinePassed() if state.token == self._refused_token:
-                self._do(Disconnect())
+            case states.DeadlinePassed() if state.token == self._refused_token:
+                self._do(states.Disconnect())
                 return self._retry(TransportError(_NO_TOKEN))
-            case DeadlinePassed():
+            case states.DeadlinePassed():
                 return self._not_understood(
                     TransportError("no handshake arrived in time")
                 )
-            case Dropped(error=error):
+            case states.Dropped(error=error):
                 return self._dropped_early(error)
             case _:
                 return state
 
-    def _live(self, state: Live, event: Event) -> Live | Waiting | Closed:
+    def _live(self, state: Live, event: states.Event) -> Live | Waiting | Closed:
         match event:
-            case Received(frame=frame):
+            case states.Received(frame=frame):
                 state = state.after_frame(self._now, self._settings.stale_after)
                 return self._on_frame(state, frame)
-            case Pong():
+            case states.Pong():
                 silent_at = self._now + self._settings.stale_after
                 return attrs.evolve(state, silent_at=silent_at, pong_by=None)
-            case DeadlinePassed():
+            case states.DeadlinePassed():
                 return self._on_deadline(state)
-            case TokenReady(token=token, expires_at=expires_at):
+            case states.TokenReady(token=token, expires_at=expires_at):
                 return self._on_new_token(state, token, expires_at)
-            case TokenFailed(error=error):
+            case states.TokenFailed(error=error):
                 if self._refused_token is not None:
                     return self._reconnect(state, error)
                 self._log(logging.WARNING, f"{error}; keeping the current token")
                 return attrs.evolve(state, renew_at=self._now + _ASK_AGAIN_AFTER)
-            case Unreadable(error=error):
+            case states.Unreadable(error=error):
                 # What it held is unknown, and the server pushes a result only once.
                 return self._reconnect(state, error)
-            case Dropped():
+            case states.Dropped():
                 return self._on_dropped(state, event)
             case _:
                 return state
 
-    def _polling(self, state: Polling, event: Event) -> Polling | Closed:
+    def _polling(self, state: Polling, event: states.Event) -> Polling | Closed:
         match event:
-            case DeadlinePassed():
+            case states.DeadlinePassed():
                 return self._poll(state.pending)
-            case Polled(message_id=key, part=part):
+            case states.Polled(message_id=key, part=part):
                 self._failures.count = 0
                 self._do(*self._queries.on_snapshot(key, part, self._now))
-            case PollFailed(error=AuthenticationError() as error):
+            case states.PollFailed(error=AuthenticationError() as error):
                 return self._finish(error)
-            case PollFailed(message_id=key, error=error):
+            case states.PollFailed(message_id=key, error=error):
                 if not isinstance(error, ApiError) or isinstance(error, RateLimited):
                     return self._poll_later(state, key, error)
                 self._do(*self._queries.on_api_error(key, error))
@@ -372,11 +354,11 @@ class Session:
             return state
         return attrs.evolve(state, release_at=queries.release_at)
 
-    def _report(self, state: Live, failures: list[Fail]) -> Live | Closed:
+    def _report(self, state: Live, failures: list[states.Fail]) -> Live | Closed:
         self._do(*failures)
         for failure in failures:
             if failure.final and self.dialect == "cube":
-                self._do(Send(frames.unsubscribe(failure.message_id)))
+                self._do(states.Send(frames.unsubscribe(failure.message_id)))
         return state if self._queries.open else self._finish(None)
 
     def _unknown_id(self, state: Live, key: str | None) -> Waiting | Closed:
@@ -410,10 +392,10 @@ class Session:
             return attrs.evolve(state, resend_at=now + self._settings.resend_every)
         seconds = self._settings.stale_after
         self._log(logging.DEBUG, f"no frame for {seconds:g} s; sending a ping")
-        self._do(Ping())
+        self._do(states.Ping())
         return attrs.evolve(state, pong_by=now + self._settings.pong_within)
 
-    def _on_dropped(self, state: Live, event: Dropped) -> Waiting | Closed:
+    def _on_dropped(self, state: Live, event: states.Dropped) -> Waiting | Closed:
         if event.too_big:
             error = SubscriptionLost(
                 "the server sent a frame larger than max_size; raise max_size, or"
@@ -438,17 +420,17 @@ class Session:
     # Tokens
 
     def _ask_token(self) -> AskingToken:
-        self._do(AskToken())
+        self._do(states.AskToken())
         return AskingToken(self._now + self._settings.token_within)
 
     def _authorize(self, token: str, expires_at: float | None) -> Authorizing:
-        self._do(Send(frames.authorization(token)))
+        self._do(states.Send(frames.authorization(token)))
         until = self._now + self._settings.handshake_within
         return Authorizing(token, expires_at, until)
 
     def _renew_token(self, state: Live) -> Live:
         """Call the token function; again later, if it does not return in time."""
-        self._do(AskToken())
+        self._do(states.AskToken())
         return attrs.evolve(state, renew_at=self._now + self._settings.token_within)
 
     def _on_new_token(
@@ -529,14 +511,14 @@ class Session:
         for key, query in self._queries.open.items():
             request_id = self._new_id()
             if self.dialect == "cube":
-                self._do(Send(frames.subscribe(key, query, request_id)))
+                self._do(states.Send(frames.subscribe(key, query, request_id)))
             else:
-                self._do(Send(frames.tutorial_subscribe(query, request_id)))
+                self._do(states.Send(frames.tutorial_subscribe(query, request_id)))
 
     def _poll(self, pending: frozenset[str] = frozenset()) -> Polling:
         """Send every query over REST that has no request in flight."""
         idle = frozenset(self._queries.open) - pending
-        self._do(*(Poll(key) for key in sorted(idle)))
+        self._do(*(states.Poll(key) for key in sorted(idle)))
         return Polling(self._now + self._settings.poll_every, pending | idle)
 
     def _poll_later(
@@ -578,7 +560,7 @@ class Session:
 
     def _reconnect(self, state: Live, error: OrtegeWatchError) -> Waiting | Closed:
         """Close the socket, and retry."""
-        self._do(Disconnect())
+        self._do(states.Disconnect())
         return self._lost(state, error)
 
     def _lost(self, state: Live, error: OrtegeWatchError) -> Waiting | Closed:
@@ -602,7 +584,7 @@ class Session:
         """Switch to the other dialect, if that is allowed and may help."""
         choice, refused = self._choice, _is_refusal(error)
         if choice.confirmed or not (choice.may_switch or refused):
-            self._do(Disconnect())
+            self._do(states.Disconnect())
             return self._retry(error)
         if not choice.may_switch:
             problem = f"the server does not speak the {self.dialect!r} dialect: {error}"
@@ -620,7 +602,10 @@ class Session:
         delay = failures.next_delay(self._jitter())
         self._log(logging.WARNING, f"{error}; trying the {other!r} dialect")
         choice.dialect, choice.previous_error = other, error
-        self._do(Disconnect(), SwitchDialect(failures.count, 0.0 if at_once else delay))
+        self._do(
+            states.Disconnect(),
+            states.SwitchDialect(failures.count, 0.0 if at_once else delay),
+        )
         return Closed()
 
     def _end_unauthorized(self, status: int, message: str) -> Closed:
@@ -628,10 +613,10 @@ class Session:
         return self._finish(AuthenticationError(message, status=status))
 
     def _finish(self, error: OrtegeWatchError | None) -> Closed:
-        self._do(Disconnect(), Finish(error))
+        self._do(states.Disconnect(), states.Finish(error))
         return Closed(error)
 
-    def _do(self, *effects: Effect) -> None:
+    def _do(self, *effects: states.Effect) -> None:
         self._effects += effects
 
     def _log(self, level: int, text: str) -> None:

@@ -39,9 +39,6 @@ _AGG_TYPES: Final = {"count_distinct": "countDistinct"}
 _VISIBLE: Final = {"isVisible": True, "public": True}
 
 
-# Tokens as Cube's default authentication accepts them: JWT, HS256
-
-
 def _encode(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -367,9 +364,6 @@ def _shown(value: Any, numbers: Numbers) -> Any:
         return format(value, "f") if isinstance(value, Decimal) else str(value)
     # Newer servers write whole numbers with a fraction.
     return Decimal(f"{value}.0") if isinstance(value, int) else Decimal(f"{value:f}")
-
-
-# REST
 
 
 def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:

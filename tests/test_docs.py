@@ -1,7 +1,7 @@
-"""Every Python block of the README and of the documentation runs.
+"""Every Python block of the README and of the documentation runs as it stands.
 
-``ORTEGE_URL`` and ``ORTEGE_TOKEN`` name a fake server while a page runs; the page knows
-it as ``fake``, to change rows in an invisible block. Tables have the rows below.
+A page starts in an empty namespace and brings its own fake server. Only the pages that
+tell the reader to set ``ORTEGE_URL`` and ``ORTEGE_TOKEN`` find a server there.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -31,37 +33,28 @@ PAGES = [
     if "_build" not in path.parts
 ]
 
-POOL = "SP2VCQJGH7PHP2DJK7Z0V48AGBHQAW3R3ZW1QF4N.borrow-helper-v1-3"
-SENDERS = (
-    "SP3FBR2AGK5H9QBDH3EEN6DF8EK8JY7RX8QJ5SVTE",
-    "SP1P72Z3704VMT3DMHPP2CB8TGQWGDBHD3RPR9GZS",
-)
+NAMES_ITS_SERVER = {ROOT / "README.md", ROOT / "docs" / "index.md"}
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCube]:
+def no_server() -> Iterator[None]:
+    """Run a page without a server's address; restore the environment afterwards."""
+    before = dict(os.environ)
+    os.environ.pop("ORTEGE_URL", None)
+    os.environ.pop("ORTEGE_TOKEN", None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def server(no_server: None) -> Iterator[FakeCube]:
+    """Name a server in the environment, with one row that is NULL but for its time."""
     with FakeCube() as fake:
-        fake.tables["stacks_contract_events"].insert(
-            {
-                "contract_id": POOL,
-                "function_name": function,
-                "sender_address": sender,
-                "tx_date": datetime(2024, 5, day, 12, 30, tzinfo=UTC),
-                "asset_amount": Decimal("1000.5") * day,
-            }
-            for day, function in enumerate(("supply", "borrow", "withdraw"), 1)
-            for sender in SENDERS
-        )
-        fake.tables["stacks_oracle_prices"].insert(
-            {
-                "token": token,
-                "price": price,
-                "tx_date": datetime(2024, 5, 1, tzinfo=UTC),
-            }
-            for token, price in (("STX", Decimal("0.81")), ("sBTC", Decimal(64_250)))
-        )
-        monkeypatch.setenv("ORTEGE_URL", fake.url)
-        monkeypatch.setenv("ORTEGE_TOKEN", fake.token())
+        table = fake.tables["stacks_contract_events"]
+        table.insert({"function_name": "supply", "tx_date": datetime.now(UTC)})
+        os.environ["ORTEGE_URL"] = fake.url
+        os.environ["ORTEGE_TOKEN"] = fake.token()
         yield fake
 
 
@@ -97,12 +90,32 @@ def run_blocks(page: Path, namespace: dict[str, object]) -> int:
     return len(examples)
 
 
+@pytest.mark.usefixtures("no_server")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_block_of_the_page_runs(page: Path, fake: FakeCube) -> None:
+def test_every_block_of_the_page_runs(
+    page: Path, request: pytest.FixtureRequest
+) -> None:
+    if page in NAMES_ITS_SERVER:
+        request.getfixturevalue("server")
     text = page.read_text("utf-8")
     assert not re.search(r"```+\s*\{?(py|pycon|python3|Python)\b", text)
-    count = run_blocks(page, {"__name__": "__main__", "fake": fake})
+    count = run_blocks(page, {"__name__": "__main__"})
     assert count >= len(re.findall(r"^\s*```+\s*python", text, re.MULTILINE))
+
+
+def test_the_blocks_of_the_testing_page_are_a_file_of_tests(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    files = {"test_bot.py": "\n\n".join(blocks), "test_first_block.py": blocks[0]}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-c", os.devnull]
+    done = subprocess.run(
+        [*command, *files], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    passed = len(re.findall(r"def test_", "".join(blocks))) + 1
+    assert f"{passed} passed" in done.stdout
 
 
 def test_the_reference_lists_every_public_name() -> None:
@@ -126,18 +139,29 @@ def test_blocks_share_names_and_may_await(tmp_path: Path) -> None:
     assert out == [1]
 
 
-def test_a_block_finds_the_fake_server(tmp_path: Path, fake: FakeCube) -> None:
+@pytest.mark.usefixtures("server")
+def test_a_block_finds_the_server_of_the_environment(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "```python\n"
         "from ortege_watch import AsyncCubeClient, Dimension, Query\n"
-        'token = Dimension("stacks_oracle_prices.token")\n'
+        'function = Dimension("stacks_contract_events.function_name")\n'
         "async with AsyncCubeClient() as cube:\n"
-        "    result = await cube.load(Query(dimensions=[token]))\n"
-        'assert sorted(row[token] for row in result) == ["STX", "sBTC"]\n'
+        "    result = await cube.load(Query(dimensions=[function]))\n"
+        'assert [row[function] for row in result] == ["supply"]\n'
         "```\n"
     )
     assert run_blocks(page, {}) == 1
+
+
+@pytest.mark.usefixtures("no_server")
+def test_a_block_without_a_server_of_its_own_fails(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nfrom ortege_watch import CubeClient\nCubeClient()\n```\n"
+    )
+    with pytest.raises(errors.InvalidArgument, match="ORTEGE_URL"):
+        run_blocks(page, {})
 
 
 def test_a_block_that_fails_names_its_place(tmp_path: Path) -> None:

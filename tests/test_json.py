@@ -397,8 +397,8 @@ class Refusing:
         (Inner, None, "expected an object, got None @ $"),
         (float, 5, "float is not exact; declare Decimal for 5"),
         (bytes, 5, "expected bytes, got 5"),
-        (tuple[int, str], [1, "a"], "is not supported; use a class or tuple"),
-        (str | int, 5, "Unsupported type"),
+        (tuple[int, str], [1, "a"], "unsupported type tuple[int, str]"),
+        (str | int, 5, "unsupported type str | int"),
         (Refusing, {"x": 1}, "RuntimeError @ $"),
     ],
 )

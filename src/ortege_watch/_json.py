@@ -217,6 +217,16 @@ def structure(cls: type[T], value: Any) -> T:
         raise DecodeError(*problems) from error
 
 
+def check_type(cls: Any, what: str) -> None:
+    """Raise an ``InvalidArgument`` unless :func:`structure` supports a type."""
+    try:
+        _converter.get_structure_hook(cls)
+    except Exception as error:
+        known = "Decimal, int, str, bool, datetime, an enum, a Literal, a list, a dict"
+        problem = f"{what}: {error}; use {known} or an attrs class"
+        raise InvalidArgument(problem) from error
+
+
 def _problem(error: BaseException, _type: object) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing"
@@ -271,7 +281,7 @@ def _list_factory(cls: Any, converter: cattrs.Converter) -> Callable[[Any, Any],
     make: Any = list if _origin(cls) is Sequence else _origin(cls)
     item, *more = get_args(cls) or (Any,)
     if make is tuple and more not in ([...], []):
-        raise TypeError(f"{cls} is not supported; use a class or tuple[..., ...]")
+        raise TypeError(f"unsupported type {cls}")
     of_items: Any = list[item]  # type: ignore[valid-type]
     structure_items = list_structure_factory(of_items, converter)
 
@@ -301,7 +311,11 @@ def _origin(cls: Any) -> Any:
     return get_origin(cls) or cls
 
 
-_converter: Final = cattrs.Converter()
+def _unsupported(cls: Any) -> Callable[[Any, Any], Any]:
+    raise TypeError(f"unsupported type {getattr(cls, '__name__', cls)}")
+
+
+_converter: Final = cattrs.Converter(structure_fallback_factory=_unsupported)
 for _cls in _EXACT:
     _converter.register_structure_hook(_cls, _structure_exactly)
 _converter.register_structure_hook(Decimal, _structure_decimal)

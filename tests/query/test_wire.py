@@ -518,7 +518,7 @@ def test_refuses_with_the_path(wire, message):
         ({"filters": [{"or": []}]}, r"filters\[0\].or must not be empty"),
         (
             {"filters": [{"or": [leaf("set"), {"and": []}]}]},
-            r"filters\[0\].or\[1\].and must not be empty; omit the group",
+            r"filters\[0\].or\[1\].and must not be empty",
         ),
         ({"filters": [leaf("equals", 0.5)]}, r"filters\[0\].values\[0\]: .*Decimal"),
         ({"filters": [leaf("equals", "a", {})]}, r"filters\[0\].values\[1\]: "),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, NewType
 
@@ -132,15 +132,18 @@ class Structured:
 @attrs.frozen
 class NewTyped:
     sender: Sender
+    active: Side | None = None
 
 
 def test_other_types_are_structured(n):
     assert made(Structured, n) == Structured(Side.ONE, True, Decimal("1000.500000"), 5)
     assert made(Structured, n, active=None).active is None
-    assert made(NewTyped, n) == NewTyped(Sender("SP1"))
+    rows = [ROW | {"e.active": active} for active in ("SP1", None)] * n
+    made_ = [NewTyped(Sender("SP1"), Side.ONE), NewTyped(Sender("SP1"))] * n
+    assert result(rows).into(NewTyped) == made_
     with pytest.raises(DecodeError, match=r"e.sender in row \d does not fit sender \("):
         made(Structured, n, sender="x")
-    with pytest.raises(DecodeError, match=r"is NULL; annotate sender with"):
+    with pytest.raises(DecodeError, match=r"is NULL; annotate sender with `.*`$"):
         made(Structured, n, sender=None)
 
 
@@ -400,7 +403,50 @@ class Choice:
     sender: str | int | None
 
 
-def test_choices_of_types_are_left_to_the_converter(n):
-    assert result([ROW | {"e.sender": None}] * n).into(Choice) == [Choice(None)] * n
-    with pytest.raises(DecodeError, match=r"does not fit sender \(Unsupported type"):
-        made(Choice, n)
+@attrs.frozen
+class Dated:
+    at: date | None
+
+
+@attrs.frozen
+class Dates:
+    days: list[date]
+
+
+@attrs.frozen
+class Listed:
+    sender: list[Dates]
+
+
+@attrs.frozen
+class Pair:
+    sender: tuple[int, str]
+
+
+@pytest.mark.parametrize(
+    ("cls", "problem"),
+    [
+        (Dated, "Dated.at: unsupported type date"),
+        (Listed, "Listed.sender: unsupported type date"),
+        (Choice, "Choice.sender: unsupported type str | int | None"),
+        (Pair, "Pair.sender: unsupported type tuple[int, str]"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_whatever_its_values_are(n, cls, problem):
+    known = "Decimal, int, str, bool, datetime, an enum, a Literal, a list, a dict"
+    for values in ({}, {"sender": None, "at": None}):
+        with pytest.raises(InvalidArgument) as raised:
+            made(cls, n, **values)
+        assert str(raised.value) == f"{problem}; use {known} or an attrs class"
+
+
+@attrs.frozen
+class Several:
+    sender: list[str]
+    active: tuple[int, ...]
+
+
+def test_lists_are_structured(n):
+    lists = {"sender": ["a", "b"], "active": [1, 2]}
+    found = result([ROW | {f"e.{name}": lists[name] for name in lists}] * n)
+    assert found.into(Several) == [Several(["a", "b"], (1, 2))] * n

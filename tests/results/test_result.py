@@ -10,13 +10,14 @@ import msgspec
 import pytest
 
 from ortege_watch._json import ResultPart, decode_body
-from ortege_watch.errors import DecodeError
-from ortege_watch.query import Dimension, Measure, Query
+from ortege_watch.errors import DecodeError, InvalidArgument
+from ortege_watch.query import Dimension, Measure, Query, TimeDimension
 from ortege_watch.results import Result, Row
 from ortege_watch.results.diff import difference
 from ortege_watch.results.result import DEFAULT_LIMIT
 
 COUNT = Measure("e.count", int)
+SEEN = TimeDimension("e.at")
 QUERY = Query(measures=[COUNT])
 snapshot_of = attrgetter("_snapshot")
 
@@ -44,8 +45,26 @@ def test_a_result_is_a_sequence_of_rows():
     assert rows
     assert not result([])
     for place in (5, -6):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError) as raised:
             rows[place]
+        assert str(raised.value) == f"row index {place} out of range (5 rows)"
+
+
+@pytest.mark.parametrize(
+    ("index", "problem"),
+    [
+        ("x", "index the row, not the result: result[0]['x']"),
+        (COUNT, "the result: result[0][Measure('e.count', int)]"),
+        (SEEN.by("day"), "the result: result[0][TimeDimension('e.at').by('day')]"),
+        (1.5, "row index must be an integer or a slice, got 1.5"),
+        (None, "row index must be an integer or a slice, got None"),
+        (slice("a"), "an integer or a slice, got slice(None, 'a', None)"),
+    ],
+)
+def test_other_indices_are_refused_with_advice(index, problem):
+    with pytest.raises(InvalidArgument) as raised:
+        result(counted(2))[index]
+    assert str(raised.value).endswith(problem)
 
 
 def test_a_result_may_be_referred_to_weakly_and_not_be_changed():

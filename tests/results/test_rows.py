@@ -150,9 +150,18 @@ def test_what_is_no_column_is_refused_with_advice(column):
         row()[column]
 
 
-def test_a_row_is_no_sequence():
-    with pytest.raises(InvalidArgument):
-        list(row())
+@pytest.mark.parametrize("read", [list, dict, lambda each: [*each], set])
+def test_a_row_is_no_sequence(read):
+    with pytest.raises(InvalidArgument) as raised:
+        read(row())
+    assert str(raised.value) == "a row is not iterable; use row.as_dict()"
+
+
+def test_the_message_for_null_shows_no_value():
+    with pytest.raises(DecodeError) as raised:
+        row(count=None)[COUNT]
+    expected = "e.count in row 0 is NULL; row.get(member) returns None for it"
+    assert str(raised.value) == expected
 
 
 def test_rows_are_equal_by_value():

@@ -77,6 +77,11 @@ def each_argument_of_a_query_takes_its_own_kind() -> None:
     Query(measures=[fee], response_format="rows")  # E: arg-type
 
 
+def a_row_is_not_iterable(row: ortege_watch.Row) -> None:
+    list(row)  # E: arg-type
+    row[0]  # E: call-overload
+
+
 def a_query_is_frozen() -> None:
     query.limit = 5  # E: read-only
 

@@ -188,22 +188,19 @@ class Condition(Filter):
         if not isinstance(self.values, tuple):
             message = f"{self._what}: values must be a tuple, got {shown(self.values)}"
             raise QueryError(message)
-        check = _check_moments if self._operator.dated else _check_values
-        checked = check(self.member, self._operator.takes, self.values, self._what)
+        check = _check_moments if self.dated else _check_values
+        takes = OPERATORS[self.operator].takes
+        checked = check(self.member, takes, self.values, self._what)
         object.__setattr__(self, "values", checked)
 
     @property
-    def _operator(self) -> Operator:
-        return OPERATORS[self.operator]
-
-    @property
     def _what(self) -> str:
-        return f"{self.member.name}.{self._operator.method or self.operator}"
+        return f"{self.member.name}.{OPERATORS[self.operator].method or self.operator}"
 
     @property
     def dated(self) -> bool:
         """Whether the values are read in the query's time zone."""
-        return self._operator.dated
+        return OPERATORS[self.operator].dated
 
     def conditions(self) -> Iterator[Condition]:
         """Yield the condition itself."""
@@ -241,7 +238,7 @@ class Condition(Filter):
                 return [str(value) for value in values]
 
     def __repr__(self) -> str:
-        operator = self._operator
+        operator = OPERATORS[self.operator]
         if not operator.method or not hasattr(self.member, operator.method):
             call = (self.member, self.operator, self.values)
             return f"Condition({', '.join(map(repr, call))})"

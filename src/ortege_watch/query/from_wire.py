@@ -63,23 +63,15 @@ _ADVICE = {
 }
 
 
-def read_query(wire: Any) -> dict[str, Any]:
-    """Return the arguments of ``Query`` for a query in Cube's JSON form.
+class QueryReader:
+    """A query in Cube's JSON; a ``QueryError`` has the path of what is refused."""
 
-    Raises:
-        QueryError: with the path of what is refused.
-    """
-    return _Reader(_mapping(wire, "query", _KEYS)).query()
-
-
-class _Reader:
-    """Reads one query: the rest depends on its time zone and its members."""
-
-    def __init__(self, wire: Mapping[str, Any]) -> None:
-        self.wire = wire
+    def __init__(self, wire: Any) -> None:
+        self.wire = wire = _mapping(wire, "query", _KEYS)
         for key, value in wire.items():
             if value is None:
                 raise QueryError(f"{key} must not be null; omit the key")
+        # Reading the rest depends on the time zone and the members.
         self.zone = _zone(wire.get("timezone", "UTC"))
         self.measures = self.each("measures", lambda name: Measure(name, object))
         self.time = [
@@ -94,7 +86,7 @@ class _Reader:
                 self.time.append(item)
 
     def query(self) -> dict[str, Any]:
-        """Return the arguments of the query."""
+        """Return the arguments of ``Query``."""
         where, having = self.filters()
         return {
             "measures": self.measures,
@@ -187,11 +179,7 @@ class _Reader:
         return where, having
 
     def filter(self, item: Any, path: str, depth: int = 0) -> Filter:
-        """Read a condition or a group.
-
-        Servers read an empty group, also ``or``, as no restriction [seen: 0.35.81]; it
-        is refused, because an ``or`` of nothing should match no row.
-        """
+        """Read a condition or a group; servers ignore an empty one [seen: 0.35.81]."""
         if isinstance(item, Mapping) and not item.keys().isdisjoint(("or", "and")):
             if len(item) > 1 or depth == _DEEPEST:
                 hint = f'"or" or "and" must be the only key, at most {_DEEPEST} deep'
@@ -200,7 +188,7 @@ class _Reader:
             here = f"{path}.{operator}"
             read = [self.filter(x, at, depth + 1) for at, x in _items(members, here)]
             if not read:
-                raise QueryError(f"{here} must not be empty; omit the group")
+                raise QueryError(f"{here} must not be empty")
             return Group(operator, tuple(read))
         leaf = _mapping(item, path, _LEAF_KEYS)
         if len(leaf.keys() & {"member", "dimension"}) != 1:

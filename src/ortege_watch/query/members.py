@@ -68,9 +68,8 @@ class ComparableColumn(Column[T]):
     def eq(self, value: T) -> Condition: ...
     def eq(self, value: Any) -> Condition:
         """Keep rows where the member equals ``value``; for NULL use ``is_not_set``."""
-        return Condition(
-            self, "equals", (check_value(value, self.type, f"{self.name}.eq"),)
-        )
+        checked = check_value(value, self.type, f"{self.name}.eq")
+        return Condition(self, "equals", (checked,))
 
     @overload
     def ne(self: ComparableColumn[Decimal], value: Decimal | int) -> Condition: ...
@@ -78,9 +77,8 @@ class ComparableColumn(Column[T]):
     def ne(self, value: T) -> Condition: ...
     def ne(self, value: Any) -> Condition:
         """Keep rows where the member differs from ``value`` or is NULL."""
-        return Condition(
-            self, "notEquals", (check_value(value, self.type, f"{self.name}.ne"),)
-        )
+        checked = check_value(value, self.type, f"{self.name}.ne")
+        return Condition(self, "notEquals", (checked,))
 
     @overload
     def in_(

@@ -11,7 +11,7 @@ import attrs
 
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import Condition, Filter, Member, check_filter
-from ortege_watch.query.from_wire import read_query
+from ortege_watch.query.from_wire import QueryReader
 from ortege_watch.query.members import (
     Dimension,
     Measure,
@@ -336,7 +336,7 @@ class Query:
         Raises:
             QueryError: with the path of what is refused, such as ``filters[0].values``.
         """
-        arguments = read_query(wire)
+        arguments = QueryReader(wire).query()
         try:
             return cls(**arguments)
         except QueryError as error:

@@ -228,11 +228,8 @@ _FORMS = (
 def check_range(value: Any, what: str = "range") -> Range:
     """Return a range: words in their usual form, or a pair; a day becomes a pair.
 
-    Words are ``today``, ``yesterday``, ``tomorrow``; ``this|last|next`` and a unit;
-    ``last|next N`` and a unit; ``from X to Y`` with ``now``, ``N units ago``, ``N units
-    from now`` or a day; a day alone. Case and spaces do not matter. Cube passes other
-    words to a parser that guesses: ``June 2024`` is only its first day, ``from last
-    week to today`` only the week.
+    Case and spaces do not matter. Cube passes other words to a parser that guesses:
+    ``June 2024`` is only its first day, ``from last week to today`` only the week.
     """
     match value:
         case str():

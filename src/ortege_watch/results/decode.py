@@ -91,11 +91,8 @@ class Shape:
     def decode(self, data: bytes) -> list[Cells] | None:
         """Decode a JSON list of rows; return ``None`` if not all have this shape.
 
-        Whether a row has a key twice is only counted in the first 64 kB: keys come from
-        the query, so that all rows have the same, and counting takes time.
-
-        Raises:
-            DecodeError: a row has a key twice.
+        A repeated key is a ``DecodeError``; only the first 64 kB are checked, because all
+        rows have the same keys, those of the query, and counting takes time.
         """
         if self._decoder is None:
             return None
@@ -124,15 +121,10 @@ shape_of = lru_cache(maxsize=256)(Shape)
 def read_rows(
     data: memoryview, expected: Shape | None = None
 ) -> tuple[Shape, list[Cells]]:
-    """Decode rows in any response form: default, compact or columnar.
+    """Decode the JSON text of rows in any form: default, compact or columnar.
 
-    Args:
-        data: JSON text.
-        expected: the columns that the rows probably have.
-
-    Raises:
-        DecodeError: the data has another form, a row is not an object or has a key
-            twice, or a compact row or a column has the wrong length.
+    ``expected`` has the columns that the rows probably have. Another form, a row that
+    is not an object, a repeated key and a wrong length are a ``DecodeError``.
     """
     text = bytes(data)
     if text[:1] == b"{":
@@ -334,11 +326,8 @@ def read_column(
     """Read all values of a column, ``None`` where it is NULL.
 
     The usual forms are checked and converted together. If a value has another form, all
-    values are read one by one.
-
-    Raises:
-        ValueError: a value is missing, cannot be read, or is NULL in a column that is
-            not ``nullable``.
+    are read one by one, with a ``ValueError`` for one that is missing, cannot be read,
+    or is NULL in a column that is not ``nullable``.
     """
     kinds = set(map(type, values))
     if kinds <= {kind}:
@@ -433,8 +422,8 @@ def sort_key(value: Hashable) -> tuple[int, Any]:
 
 def unreadable(column: str, value: object, index: int, reason: str) -> DecodeError:
     """Return the error for a value that cannot be read."""
-    shown = codec.excerpt(repr(value))
-    return DecodeError(f"{column} in {row_at(index)} {reason}: {shown}")
+    shown = "" if value is None else f": {codec.excerpt(repr(value))}"
+    return DecodeError(f"{column} in {row_at(index)} {reason}{shown}")
 
 
 def row_at(index: int) -> str:
@@ -525,10 +514,8 @@ _layout = lru_cache(maxsize=256)(Layout)
 def lay_out(shape: Shape, part: codec.ResultPart, query: Query | None) -> Layout:
     """Return the types of columns: as the query declares them, else as annotated.
 
-    The same types are the same object.
-
-    Raises:
-        DecodeError: the time zone is not known, or the annotation is invalid.
+    The same types are the same object. An unknown time zone and an invalid annotation
+    are a ``DecodeError``.
     """
     kinds = {} if query is None else _declared(query)
     is_complete = kinds.keys() >= shape.attributes.keys()

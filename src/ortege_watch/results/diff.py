@@ -77,17 +77,10 @@ class Difference:
 
 
 def difference(before: Result | None, after: Result) -> Difference:
-    """Return the rows that were added, changed or removed.
+    """Return the rows that were added, changed or removed since ``before``.
 
-    Values that cannot be read are compared as they were sent; they raise an error when
-    they are accessed.
-
-    Args:
-        before: the older snapshot, or ``None`` if ``after`` is the first one.
-        after: the newer snapshot.
-
-    Raises:
-        DecodeError: the rows of either cannot be read at all, see ``read_rows``.
+    All rows are added if ``before`` is ``None``. Values that cannot be read are compared
+    as they were sent. Rows that cannot be read at all are a ``DecodeError``.
     """
     if before is None:
         return Difference(added=tuple(after))
@@ -157,15 +150,10 @@ def _read(pieces: Iterable[bytes], shape: Shape) -> list[Cells] | None:
 
 
 def find_windows(before: memoryview, after: memoryview) -> list[Window] | None:
-    """Return the rows that differ between two lists of rows, and possibly more.
+    """Return the rows that differ between two JSON lists of objects, and possibly more.
 
-    Args:
-        before: the JSON text of a list of objects, from bracket to bracket.
-        after: another one.
-
-    Returns:
-        Pieces of both texts; the rest is the same in both, in the same order. ``None``
-        if so much differs that reading all rows takes less time.
+    The rest is the same in both, in the same order. ``None`` means that so much differs
+    that reading all rows takes less time.
     """
     return _Search(before, after).run()
 
@@ -282,9 +270,6 @@ def _find(row: memoryview, data: memoryview, end: int) -> int:
     """Return where a row follows ``end`` within reach; 0 if it does not."""
     found = bytes(data[end : end + _REACH]).find(row)
     return end + found if found > 0 else 0
-
-
-# Comparing values.
 
 
 @attrs.frozen

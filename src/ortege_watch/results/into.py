@@ -58,17 +58,11 @@ class _Source:
 def convert(
     layout: Layout, cells: Sequence[Cells], cls: type[T], index: int = 0
 ) -> list[T]:
-    """Return each row as an instance of ``cls``.
+    """Return each row as an instance of an attrs class or a dataclass.
 
-    Args:
-        layout: the types of the columns.
-        cells: the rows.
-        cls: an attrs class or a dataclass.
-        index: the number of the first row, for error messages; -1 if it is not known.
-
-    Raises:
-        InvalidArgument: the class does not fit the columns, whatever their values are.
-        DecodeError: a value does not fit its field.
+    ``index`` is the number of the first row in error messages; -1 if it is not known.
+    A class that does not fit the columns is an ``InvalidArgument``, a value that does
+    not fit its field a ``DecodeError``.
     """
     if not isinstance(cls, type):
         raise _unusable(cls)
@@ -209,6 +203,8 @@ def _source(
         (column,) = found
         kind = columns[column] if of_type in _UNTYPED else of_type
         attribute = layout.shape.attributes[column]
+        if of_type not in _READ_HERE:
+            codec.check_type(of_type, where)
         return _Source(argument, of_type, nullable, column, attribute, kind)
     # Only a field of a dataclass has a factory apart from its default.
     factory = getattr(field, "default_factory", dataclasses.MISSING)

@@ -6,15 +6,15 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import count, repeat
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
 import attrs
 import msgspec
 
 from ortege_watch import _json as codec
 from ortege_watch._json import ResultPart
-from ortege_watch.errors import DecodeError
-from ortege_watch.query import Query
+from ortege_watch.errors import DecodeError, InvalidArgument
+from ortege_watch.query import Member, Query, TimeSelection
 from ortege_watch.results.decode import (
     Cells,
     Layout,
@@ -28,9 +28,6 @@ from ortege_watch.results.decode import (
     unreadable,
 )
 from ortege_watch.results.into import convert
-
-if TYPE_CHECKING:
-    from ortege_watch.query import Member, TimeSelection
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -137,6 +134,11 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
             for name in self._columns()
         }
 
+    if not TYPE_CHECKING:  # to a type checker a row is not iterable
+
+        def __iter__(self) -> NoReturn:
+            raise InvalidArgument("a row is not iterable; use row.as_dict()")
+
     def __contains__(self, column: object) -> bool:
         return getattr(column, "name", column) in self._columns()
 
@@ -214,11 +216,7 @@ class Snapshot(msgspec.Struct, eq=False):
             self.cells = other.cells
 
     def open(self) -> tuple[Layout, list[Cells]]:
-        """Return the columns and all rows, which are read the first time.
-
-        Raises:
-            DecodeError: see ``read_rows``.
-        """
+        """Return the columns and all rows; the first call reads them, see ``read_rows``."""
         layout, cells = self.layout, self.cells
         if layout is None or cells is None:
             expected = None if layout is None else layout.shape
@@ -327,7 +325,7 @@ class Result(Sequence[Row]):
         a default needs no column.
 
         Raises:
-            InvalidArgument: a field matches no column or several, or is a ``float``.
+            InvalidArgument: a field matches no column or several, or has another type.
             DecodeError: a value has another type than its field, is NULL, or is
                 rejected by the class itself.
         """
@@ -343,7 +341,17 @@ class Result(Sequence[Row]):
     def __getitem__(self, index: slice) -> Sequence[Row]: ...
     def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
         layout, cells = self._snapshot.open()
-        places = range(len(cells))[index]
+        try:
+            places = range(len(cells))[index]
+        except IndexError:
+            problem = f"row index {index} out of range ({len(cells)} rows)"
+            raise IndexError(problem) from None
+        except TypeError:
+            column: object = index
+            problem = f"row index must be an integer or a slice, got {index!r}"
+            if isinstance(column, str | Member | TimeSelection):
+                problem = f"index the row, not the result: result[0][{index!r}]"
+            raise InvalidArgument(problem) from None
         if isinstance(places, range):
             return tuple(Row(layout, cells[place], place) for place in places)
         return Row(layout, cells[places], places)

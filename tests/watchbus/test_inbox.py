@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import anyio
 import pytest
@@ -42,6 +43,31 @@ async def test_a_duplicate_of_one_that_fails_has_failed_and_can_be_retried():
     assert gate.entered == [1]
     assert await inbox.handle(alert(1), "app", gate)
     assert gate.entered == [1, 1]
+
+
+@pytest.mark.parametrize("cancels", [1, 2])
+async def test_a_call_in_a_thread_counts_although_it_is_cancelled(cancels):
+    calls, entered, let_on = [], threading.Event(), threading.Event()
+
+    def handler(alert):
+        calls.append(alert)
+        entered.set()
+        assert let_on.wait(10)
+
+    inbox = AlertInbox()
+    first = asyncio.create_task(inbox.handle(alert(1), "app", handler))
+    await asyncio.to_thread(entered.wait, 10)
+    second = asyncio.create_task(inbox.handle(alert(1), "app", handler))
+    for _ in range(cancels):
+        first.cancel()
+        await anyio.wait_all_tasks_blocked()
+    assert not first.done()
+    let_on.set()
+    assert await second
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert await inbox.handle(alert(1), "app", handler)
+    assert len(calls) == 1
 
 
 async def test_a_duplicate_of_one_that_is_cancelled_has_failed_and_can_be_retried():

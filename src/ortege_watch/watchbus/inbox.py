@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Container, MutableMapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import anyio
+import sniffio
 from anyio import to_thread
 from attrs import define, field
 
@@ -89,10 +91,15 @@ class AlertInbox:
             return running.handled
         call = self._running[key] = _Call()
         try:
-            if key not in self:
-                await _call(handler, alert)
-                self._add(key)
-            call.handled = True
+            if key in self:
+                call.handled = True
+                return True
+            try:
+                await call.run(handler, alert)
+            finally:  # a call that is cancelled may have returned in its thread
+                if call.returned:
+                    self._add(key)
+                    call.handled = True
         except Exception:
             problem = "the handler failed: %s at %s, from app %s"
             logger.exception(problem, alert.event_code, alert.entity, app_id)
@@ -128,17 +135,44 @@ class _Call:
     """A call of a handler, for the duplicates that wait for it."""
 
     finished: anyio.Event = field(factory=anyio.Event)
+    returned: bool = False
     handled: bool = False
 
+    async def run(self, handler: AlertHandler, alert: AlertInfo) -> None:
+        """Call the handler and wait for it, a plain function in a thread."""
+        call = getattr(type(handler), "__call__", None)  # noqa: B004 - an object's
+        if any(map(inspect.iscoroutinefunction, (handler, call))):
+            result = handler(alert)
+        else:
+            result = await _in_thread(self._run, handler, alert)
+        if inspect.isawaitable(result):
+            await result
+        self.returned = True
 
-async def _call(handler: AlertHandler, alert: AlertInfo) -> None:
-    call = getattr(type(handler), "__call__", None)  # noqa: B004 - an object's, if any
-    if any(map(inspect.iscoroutinefunction, (handler, call))):
+    def _run(self, handler: AlertHandler, alert: AlertInfo) -> object:
         result = handler(alert)
-    else:
-        result = await to_thread.run_sync(handler, alert)
-    if inspect.isawaitable(result):
-        await result
+        self.returned = not inspect.isawaitable(result)
+        return result
+
+
+async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function in a thread, and wait for it even where this is cancelled.
+
+    After a ``Task.cancel()`` of asyncio, anyio does not wait for the thread.
+    """
+    if sniffio.current_async_library() != "asyncio":
+        return await to_thread.run_sync(function, *arguments)
+    task = asyncio.ensure_future(to_thread.run_sync(function, *arguments))
+    cancelled = False
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError:
+                cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError from task.exception()
+    return task.result()
 
 
 async def run_verifier(

@@ -222,3 +222,15 @@ def test_any_response_gets_a_verdict_or_an_error_of_ours(status, content):
     except (ApiError, DecodeError):
         return
     assert isinstance(judged, Done | AskAgain | Reauthenticate | TryLater)
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 503])
+def test_a_token_that_the_server_repeats_is_in_no_part_of_an_error(status):
+    content = b'{"error": "no s3cret-token", "type": "s3cret-token"}'
+    response = Response(status=status, content=content)
+    try:
+        found = judge(response, read, token="s3cret-token", request_id="r").error
+    except ApiError as error:
+        found = error
+    assert found.message == "no <token>"
+    assert found.code == "<token>"

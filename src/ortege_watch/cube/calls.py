@@ -146,46 +146,45 @@ def judge(
 
     The token is removed from every message.
     """
-    if not 200 <= response.status < 300:
-        return _judge_error(response, token, request_id)
-    if not response.content.strip():
-        raise DecodeError("the response is empty")
-    try:
-        return Done(decode(response.content))
-    except DecodeError as error:
-        message, code = _server_error(response.content)
+    unread: DecodeError | None = None
+    if 200 <= response.status < 300:
+        if not response.content.strip():
+            raise DecodeError("the response is empty")
+        try:
+            return Done(decode(response.content))
+        except DecodeError as problem:
+            unread = problem
+    # Before it is cut, because an excerpt may end in the middle of the token.
+    content = response.content.replace(token.encode(), b"<token>")
+    message, code = _server_error(content)
+    if unread is not None:
+        if message == "Continue wait":
+            return AskAgain()
         if message is None:
-            text = _excerpt(response, token)
-            raise DecodeError(*error.problems, excerpt=text) from error.__cause__
-    if message == "Continue wait":
-        return AskAgain()
-    raise api_error(
-        _redacted(token, message),
-        status=response.status,
-        code=code,
-        request_id=request_id,
-    )
-
-
-def _judge_error(
-    response: Response, token: str, request_id: str
-) -> Reauthenticate | TryLater:
-    status = response.status
-    wait = retry_after(response)
-    message, code = _server_error(response.content)
-    if message is None:
-        error = _foreign_error(response, token, request_id, wait)
-    else:
-        error = api_error(
-            _redacted(token, message),
-            status=status,
-            code=code,
-            request_id=request_id,
-            retry_after=wait,
+            problems, text = unread.problems, codec.excerpt(content)
+            raise DecodeError(*problems, excerpt=text) from unread.__cause__
+    status, wait = response.status, retry_after(response)
+    about: dict[str, Any] = {"status": status, "request_id": request_id}
+    if message is not None:
+        error = api_error(message, **about, code=code, retry_after=wait)
+    elif target := redirect_target(response):
+        error = ApiError(
+            f"redirected to {target.replace(token, '<token>')}; redirects are not"
+            " followed: use that address as url",
+            **about,
         )
-    if status in TRANSIENT:
+    else:  # no Cube server wrote it: a proxy's page
+        text = codec.excerpt(content)
+        message = (
+            f"not a Cube server's response: {text!r}" if text else "empty response"
+        )
+        if status in {401, 403, 429}:
+            error = api_error(message, **about, retry_after=wait)
+        else:
+            error = ApiError(message, **about)
+    if unread is None and status in TRANSIENT:
         return TryLater(error, wait)
-    if is_unauthorized(status, error.message):
+    if unread is None and is_unauthorized(status, error.message):
         return Reauthenticate(error)
     raise error
 
@@ -203,36 +202,6 @@ def _server_error(content: bytes) -> tuple[str | None, str | None]:
             return message, None
         case _:
             return None, None
-
-
-def _foreign_error(
-    response: Response, token: str, request_id: str, wait: float | None
-) -> ApiError:
-    """Return the error for a response that no Cube server wrote: a proxy's page."""
-    status = response.status
-    if target := redirect_target(response):
-        return ApiError(
-            f"redirected to {_redacted(token, target)}; redirects are not followed: use"
-            " that address as url",
-            status=status,
-            request_id=request_id,
-        )
-    text = _excerpt(response, token)
-    message = f"not a Cube server's response: {text!r}" if text else "empty response"
-    if status in {401, 403, 429}:
-        return api_error(
-            message, status=status, request_id=request_id, retry_after=wait
-        )
-    return ApiError(message, status=status, request_id=request_id)
-
-
-def _excerpt(response: Response, token: str) -> str:
-    # Redacted first: an excerpt may end in the middle of the token.
-    return codec.excerpt(response.content.replace(token.encode(), b"<token>"))
-
-
-def _redacted(token: str, text: str) -> str:
-    return text.replace(token, "<token>")
 
 
 @frozen(kw_only=True)

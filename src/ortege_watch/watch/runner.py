@@ -383,6 +383,7 @@ class SessionRunner:
                 frame = frames.FrameError(status, self._without_tokens(message))
             case frames.Answer(body=body) if body.error is not None:
                 body.error = self._without_tokens(body.error)
+                body.type = body.type and self._without_tokens(body.type)
             case _:
                 pass
         self.feed(states.Received(frame))

@@ -301,7 +301,7 @@ class Session:
             case frames.Processed(message_id=key):
                 if key in self._queries.ids:
                     return state
-                return self._unknown_id(state, key)
+                return self._unknown_id(state)
             case frames.Answer():
                 return self._on_answer(state, frame)
             case frames.Handshake():
@@ -327,7 +327,7 @@ class Session:
         if key is None and self.dialect == "ortege":
             (key,) = queries.ids
         if key is None or key not in queries.ids:
-            return self._unknown_id(state, key)
+            return self._unknown_id(state)
         message = answer.body.error
         if message == frames.CONTINUE_WAIT:  # the server continues by itself
             return state
@@ -361,9 +361,8 @@ class Session:
                 self._do(states.Send(frames.unsubscribe(failure.message_id)))
         return state if self._queries.open else self._finish(None)
 
-    def _unknown_id(self, state: Live, key: str | None) -> Waiting | Closed:
-        problem = f"a frame has an unknown messageId, {key!r}"
-        return self._reconnect(state, DecodeError(problem))
+    def _unknown_id(self, state: Live) -> Waiting | Closed:
+        return self._reconnect(state, DecodeError("a frame has an unknown messageId"))
 
     def _on_deadline(self, state: Live) -> Live | Waiting | Closed:
         now = self._now

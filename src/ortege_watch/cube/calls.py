@@ -163,30 +163,34 @@ def judge(
         if message is None:
             problems, text = unread.problems, codec.excerpt(content)
             raise DecodeError(*problems, excerpt=text) from unread.__cause__
-    status, wait = response.status, retry_after(response)
-    about: dict[str, Any] = {"status": status, "request_id": request_id}
+    about: dict[str, Any] = {"status": response.status, "request_id": request_id}
+    wait = retry_after(response)
     if message is not None:
         error = api_error(message, **about, code=code, retry_after=wait)
-    elif target := redirect_target(response):
-        error = ApiError(
-            f"redirected to {target.replace(token, '<token>')}; redirects are not"
-            " followed: use that address as url",
-            **about,
+    else:
+        target = redirect_target(response)
+        error = _foreign_error(
+            content, target and target.replace(token, "<token>"), about, wait
         )
-    else:  # no Cube server wrote it: a proxy's page
-        text = codec.excerpt(content)
-        message = (
-            f"not a Cube server's response: {text!r}" if text else "empty response"
-        )
-        if status in {401, 403, 429}:
-            error = api_error(message, **about, retry_after=wait)
-        else:
-            error = ApiError(message, **about)
-    if unread is None and status in TRANSIENT:
+    if unread is None and response.status in TRANSIENT:
         return TryLater(error, wait)
-    if unread is None and is_unauthorized(status, error.message):
+    if unread is None and is_unauthorized(response.status, error.message):
         return Reauthenticate(error)
     raise error
+
+
+def _foreign_error(
+    content: bytes, target: str | None, about: dict[str, Any], wait: float | None
+) -> ApiError:
+    """Return the error for a response that no Cube server wrote: a proxy's page."""
+    if target:
+        problem = "redirects are not followed: use that address as url"
+        return ApiError(f"redirected to {target}; {problem}", **about)
+    text = codec.excerpt(content)
+    message = f"not a Cube server's response: {text!r}" if text else "empty response"
+    if about["status"] in {401, 403, 429}:
+        return api_error(message, **about, retry_after=wait)
+    return ApiError(message, **about)
 
 
 def _server_error(content: bytes) -> tuple[str | None, str | None]:

@@ -49,20 +49,14 @@ _EXAMPLE: Final = "https://cube.example.com/cubejs-api/v1"
 
 @frozen(kw_only=True)
 class Endpoint:
-    """The addresses of one Cube server.
+    """The addresses of one Cube server."""
 
-    Attributes:
-        api: what REST paths are appended to, ``https://host/cubejs-api/v1``.
-        root: what ``/readyz`` is appended to, ``https://host``.
-        socket: the WebSocket, ``wss://host/cubejs-api/v1/load/``; Cube takes an upgrade
-            on any path (seen on 0.35.81 and 1.7.43), a gateway may not.
-        host: host and port, for messages.
-    """
-
-    api: str
-    root: str
+    api: str  # what REST paths are appended to, https://host/cubejs-api/v1
+    root: str  # what /readyz is appended to, https://host
+    # the WebSocket, wss://host/cubejs-api/v1/load/; Cube takes an upgrade on any path
+    # (seen on 0.35.81 and 1.7.43), a gateway may not
     socket: str
-    host: str
+    host: str  # host and port, for messages
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:

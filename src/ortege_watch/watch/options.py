@@ -80,38 +80,25 @@ class FailureCount:
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The transport of a subscription and its time limits, in seconds.
-
-    Attributes:
-        reconnect: the back-off between attempts.
-        transport: ``"auto"`` polls over REST where WebSockets are off.
-        token_within: how long the token function may take.
-        connect_within: how long opening the socket may take, TLS included.
-        handshake_within: how long the response to a token may take.
-        stale_after: silence after which a ping is sent. A slow query of any client
-            delays the tick of the whole server, so it must exceed the server's
-            ``continueWaitTimeout`` and tick together (10 s and 5 s on 1.7.43).
-        pong_within: how long the response to a ping may take.
-        resend_every: how often every query is sent again; a server silently drops a
-            subscription that it could not process for four minutes.
-        poll_every: the pause between two polls over REST.
-        renew_before: how long before its expiry a token is replaced, at most; a
-            quarter of the remaining time, where that is less.
-        hold_stale_for: how long a snapshot that is older than the last one is held. The
-            first answer after a reconnect may be from an old cache (seen on 0.35.81 and
-            1.7.43).
-    """
+    """The transport of a subscription and its time limits, in seconds."""
 
     reconnect: Reconnect = Reconnect()
     transport: Transport = "auto"
-    token_within: float = 30.0
-    connect_within: float = 20.0
-    handshake_within: float = 10.0
+    token_within: float = 30.0  # for the token function
+    connect_within: float = 20.0  # for opening the socket, TLS included
+    handshake_within: float = 10.0  # for the response to a token
+    # Silence before a ping. A slow query of any client delays the tick of the whole
+    # server, so this must exceed the server's continueWaitTimeout and tick together
+    # (10 s and 5 s on 1.7.43).
     stale_after: float = 60.0
-    pong_within: float = 10.0
+    pong_within: float = 10.0  # for the response to a ping
+    # A server silently drops a subscription that it could not process for four minutes.
     resend_every: float = 50.0
-    poll_every: float = 5.0
+    poll_every: float = 5.0  # the pause between two polls over REST
+    # Before the expiry of a token; at most a quarter of the remaining time.
     renew_before: float = 60.0
+    # For a snapshot that is older than the last one: the first answer after a reconnect
+    # may be from an old cache (seen on 0.35.81 and 1.7.43).
     hold_stale_for: float = 15.0
 
 

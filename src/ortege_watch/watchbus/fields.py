@@ -35,17 +35,12 @@ LAST_SECONDS: Final = 10**11 - 1  # the year 5138
 
 @frozen
 class Kind(Generic[T]):
-    """A kind of JSON value.
+    """A kind of JSON value."""
 
-    Attributes:
-        read: returns the value in its Python type; ``None`` if it is of another kind.
-        expected: the description of the kind in error messages.
-        default: replaces an invalid value until the problems are raised.
-    """
-
+    # returns the value in its Python type; None if it is of another kind
     read: Callable[[object], T | None]
-    expected: str
-    default: T
+    expected: str  # the description of the kind in error messages
+    default: T  # replaces an invalid value until the problems are raised
 
 
 def _string(value: object) -> str | None:

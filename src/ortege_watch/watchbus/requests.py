@@ -127,23 +127,17 @@ class Endpoint:
 
 @frozen(kw_only=True)
 class BusConfig:
-    """A server, the credentials, and the options of the requests.
+    """A server, the credentials, and the options of the requests."""
 
-    Attributes:
-        root: scheme, host and the path that endpoints' paths are appended to.
-        prefix: that path.
-        budget: the time and the attempts of each request.
-        skew: corrected where the server refuses a timestamp; shared by all requests.
-    """
-
-    root: str
-    prefix: str
+    root: str  # scheme, host and the path that endpoints' paths are appended to
+    prefix: str  # that path
     credentials: Credentials
     key: Key = field(repr=False)
-    budget: TimeBudget
+    budget: TimeBudget  # the time and the attempts of each request
     max_size: int
     batch_size: int
     style: WireStyle
+    # corrected where the server refuses a timestamp; shared by all requests
     skew: Skew = field(factory=Skew)
 
     @classmethod

@@ -193,17 +193,11 @@ DOCUMENTED: Final = WireStyle()
 
 @frozen(kw_only=True)
 class PageRequest:
-    """A request for a page of subscriptions.
+    """A request for a page of subscriptions."""
 
-    Attributes:
-        entities: addresses; ``None`` for all.
-        page_index: counted from 1.
-        page_size: at most 50.
-    """
-
-    entities: tuple[str, ...] | None = None
-    page_index: int = 1
-    page_size: int = MAX_PAGE_SIZE
+    entities: tuple[str, ...] | None = None  # addresses; None for all
+    page_index: int = 1  # counted from 1
+    page_size: int = MAX_PAGE_SIZE  # at most 50
 
 
 def entities_to_wire(

@@ -39,12 +39,9 @@ class Guard:
 class DatabaseFile:
     """Base class of stores in an SQLite file, which several processes may share.
 
-    Args:
-        path: the file; it is created if it does not exist.
-        kind: what an error calls it, such as ``the outbox``.
-        schema: statements that create the tables that do not exist.
-        synchronous: with ``FULL`` a power failure loses nothing, with ``NORMAL`` the
-            last moments. A killed process loses nothing with either.
+    ``kind`` is its name in errors, such as ``the outbox``. If ``synchronous`` is
+    ``FULL``, a power failure loses nothing; if it is ``NORMAL``, the last moments. A
+    killed process loses nothing with either.
     """
 
     def __init__(

@@ -25,11 +25,8 @@ _UNFIT = re.compile(r"[^\x21-\x7e]")  # a header carries visible ASCII in one wo
 class TokenSource:
     """The source of the tokens of requests and connections.
 
-    A function is called each time, so it can renew the token and keep its own cache. It
-    is called on the caller's thread (on the event loop, for an async client): use an
-    async function for one that blocks.
-
-    No repr and no error message shows the token.
+    A function is called each time, on the caller's thread (on the event loop, for an
+    async client). No repr and no error message shows the token.
     """
 
     __slots__ = ("_ask", "_fixed", "is_fixed")

@@ -73,17 +73,10 @@ class DialectChoice:
 class Session:
     """The life of one connection and of the queries on it.
 
-    Args:
-        queries: wire queries by message id ("1", "2", ...); exactly one in the
-            tutorial's dialect.
-        server: the host, for log lines.
-        choice: the dialect, shared with the other sessions of the subscription.
-        settings: all time limits, in seconds.
-        jitter: returns a number in [0, 1) for each back-off delay.
-        new_id: returns a ``requestId`` (a uuid4) for each frame.
-        now: monotonic seconds.
-        delay: seconds before the first attempt.
-        failures: attempts in a row that failed before this session.
+    ``queries`` are wire queries by message id ("1", "2", ...), exactly one in the
+    tutorial's dialect. ``jitter`` returns a number in [0, 1) for each back-off delay,
+    ``new_id`` a ``requestId`` (a uuid4) for each frame. ``now`` is monotonic; after
+    ``failures`` failed attempts in a row, the first one starts in ``delay`` seconds.
     """
 
     def __init__(

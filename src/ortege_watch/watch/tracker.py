@@ -30,24 +30,15 @@ class _Entry:
 
 
 class QueryTracker:
-    """The queries of one session by message id.
-
-    Args:
-        queries: wire queries by message id.
-        hold_stale_for: seconds to hold a snapshot that is older than the last one.
-
-    Attributes:
-        ids: all ids that were ever sent; a late frame may name one that has ended.
-        release_at: when the first held snapshot is delivered after all.
-    """
+    """The queries of one session by message id."""
 
     def __init__(
         self, queries: Mapping[str, Mapping[str, Any]], *, hold_stale_for: float
     ) -> None:
         self._entries = {key: _Entry(query) for key, query in queries.items()}
         self._hold_stale_for = hold_stale_for
-        self.ids = frozenset(queries)
-        self.release_at: float | None = None
+        self.ids = frozenset(queries)  # also of ended ones, which a late frame may name
+        self.release_at: float | None = None  # of the first held snapshot
 
     @property
     def open(self) -> dict[str, Mapping[str, Any]]:

@@ -8,22 +8,48 @@ from ortege_watch import (
     AsyncCubeClient,
     CubeClient,
     InvalidArgument,
+    OrtegeWatchError,
     Reconnect,
     Retry,
 )
 from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertInfo,
     AlertPublisher,
     AsyncAlertPublisher,
     AsyncWatchBusClient,
     Credentials,
+    EntityInfo,
+    MemoryNonces,
+    Outbox,
+    RequestVerifier,
+    SQLiteNonces,
     WatchBusClient,
+    WatchPaths,
+    alert_app,
+    serve_alert_channel,
+    sign,
+    signed_headers,
 )
 
 URL = "https://host.example.com"
 GOOD = Credentials("app", "hush")
 CUBE = [CubeClient, AsyncCubeClient]
 BUS = [WatchBusClient, AsyncWatchBusClient, AlertPublisher, AsyncAlertPublisher]
+ENTITY = EntityInfo("0x" + "ab" * 20, 56, "ERC20", "big_amount_txn")
+ALERT = AlertInfo(ENTITY.entity, 56, "ERC20", "big_amount_txn", 1_700_000_000, {})
+WS = "ws://127.0.0.1:1/alerts"
+SIGNED = {"timestamp": 1, "nonce": "0" * 32}
+PAIR = "credentials must be Credentials(app_id, secret), got tuple"
 SECONDS = "must be greater than 0 and at most a million seconds, got"
+
+
+def verifier(secrets=None, **options):
+    return RequestVerifier(secrets or {"app": ["hush"]}, path="/", **options)
+
+
+def handle(_alert):
+    pass
 
 
 def new(kind, **options):
@@ -79,10 +105,161 @@ def test_limits_of_a_call(limits, message):
             {"attempts": "3"},
             "attempts must be an int, 0 or more, or None, got '3'",
         ),
-        (Reconnect, {"healthy_after": "1"}, f"healthy_after {SECONDS} '1'"),
+        (
+            Reconnect,
+            {"healthy_after": "1"},
+            "healthy_after must be 0 or more and at most a million seconds, got '1'",
+        ),
     ],
 )
 def test_retries(kind, options, message):
     with pytest.raises(InvalidArgument) as caught:
         kind(**options)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("kind", BUS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"style": "x"}, "style must be of type WireStyle, got str"),
+        ({"batch_size": "3"}, "batch_size must be a positive int, got '3'"),
+    ],
+)
+def test_options_of_the_clients_of_the_watch_bus(kind, options, message):
+    with pytest.raises(InvalidArgument) as caught:
+        new(kind, **options)
+    assert str(caught.value) == message
+
+
+UNNAMED = "path of the outbox must be a string or a Path, got"
+UNSTORED = "path of the nonce file must name a file that persists, got"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: new(WatchBusClient, paths={}), "paths must be of type WatchPaths"),
+        (
+            lambda: new(AsyncWatchBusClient, paths={}),
+            "paths must be of type WatchPaths",
+        ),
+        (lambda: WatchPaths(subscribe="x"), "invalid subscribe 'x': a path that"),
+        (lambda: WatchPaths(events=None), "invalid events None: a path that"),
+        (lambda: new(AlertPublisher, outbox=3), f"{UNNAMED} int"),
+        (lambda: new(AsyncAlertPublisher, outbox=3), f"{UNNAMED} int"),
+        (lambda: Outbox(None), f"{UNNAMED} NoneType"),
+        (lambda: SQLiteNonces(":memory:"), f"{UNSTORED} ':memory:'"),
+        (lambda: SQLiteNonces("a\0b"), f"{UNSTORED} 'a\\x00b'"),
+        (lambda: SQLiteNonces(None), "path of the nonce file must be a string or"),
+        (lambda: SQLiteNonces("nonces", 0), "limit must be a positive int, got 0"),
+        (lambda: MemoryNonces(0), "limit must be a positive int, got 0"),
+        (lambda: Credentials("app", "s\n"), "secret begins or ends with whitespace"),
+        (lambda: sign(("a", "s"), "GET", "/", b"", **SIGNED), PAIR),
+        (lambda: signed_headers(("a", "s"), "GET", "/", b"", **SIGNED), PAIR),
+        (lambda: sign(GOOD, None, "/", b"", **SIGNED), "method must be an HTTP method"),
+        (lambda: sign(GOOD, "GET", None, b"", **SIGNED), "invalid path None"),
+        (lambda: RequestVerifier(None, path="/"), "secrets must be a mapping of app"),
+        (lambda: RequestVerifier(GOOD, path="/"), "secrets must be a mapping of app"),
+        (lambda: RequestVerifier({}, path="/"), "secrets is empty: pass the secrets"),
+        (lambda: RequestVerifier(Credentials, path="/"), "secrets must be a mapping"),
+        (lambda: RequestVerifier({"a": ["s"]}, path=None), "invalid path None"),
+        (lambda: verifier({"a": "s"}), "the secrets of 'a' must be a non-empty list"),
+        (lambda: verifier({"a": 5}), "the secrets of 'a' must be a non-empty list"),
+        (lambda: verifier({"a": ["s\n"]}), "secret begins or ends with whitespace"),
+        (lambda: verifier(tolerance="5"), f"tolerance {SECONDS} '5'"),
+        (lambda: verifier(max_body="5"), "max_body must be a positive int, got '5'"),
+        (lambda: verifier(nonces=set()), "nonces.record must be callable, got None"),
+        (lambda: verifier().verify({}, "[]"), "body must be the bytes that arrived"),
+        (lambda: verifier().alerts({}, "[]"), "body must be the bytes that arrived"),
+        (lambda: alert_app(None, handle), "verifier must be of type RequestVerifier"),
+        (lambda: alert_app(handle, verifier()), "verifier must be of type RequestVer"),
+        (lambda: alert_app(verifier(), None), "handler must be callable, got None"),
+        (
+            lambda: alert_app(verifier(), handle, inbox={}),
+            "inbox must be an AlertInbox, got dict",
+        ),
+        (lambda: AlertChannel(WS, ("a", "s")), PAIR),
+        (
+            lambda: AlertChannel(WS, GOOD, reconnect=3),
+            "reconnect must be of type Recon",
+        ),
+        (lambda: AlertChannel(WS, GOOD, style="x"), "style must be of type WireStyle"),
+        (lambda: AlertChannel(WS, GOOD, max_pending="3"), "max_pending must be a posi"),
+        (lambda: AlertChannel(WS, GOOD, max_body=None), "max_body must be a positive"),
+        (lambda: AlertChannel(WS, GOOD, ping_every="3"), f"ping_every {SECONDS} '3'"),
+        (lambda: AlertChannel(WS, GOOD, pong_within=0), f"pong_within {SECONDS} 0"),
+        (
+            lambda: AlertChannel(WS, GOOD, connect_within=None),
+            f"connect_within {SECONDS} None",
+        ),
+    ],
+)
+def test_arguments_of_the_watch_bus(call, message):
+    with pytest.raises(InvalidArgument) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"verifier": None}, "verifier must be of type RequestVerifier, got NoneType"),
+        ({"handler": 3}, "handler must be callable, got 3"),
+        ({"inbox": {}}, "inbox must be an AlertInbox, got dict"),
+        ({"host": None}, "host must be a non-empty string, got None"),
+        ({"port": 99999}, "port must be an int, 0 to 65535, got 99999"),
+        ({"port": "80"}, "port must be an int, 0 to 65535, got '80'"),
+        ({"ping_every": "3"}, f"ping_every {SECONDS} '3'"),
+        ({"close_within": -1}, "close_within must be 0 or more and at most a million"),
+    ],
+)
+async def test_arguments_of_a_channel_that_is_served(options, message):
+    arguments = {"verifier": verifier(), "handler": handle} | options
+    with pytest.raises(InvalidArgument) as caught:
+        async with serve_alert_channel(**arguments):
+            pass
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("alerts", "message"),
+    [
+        (3, "alerts must be an iterable of AlertInfo, got 3"),
+        ([{}], "alerts[0] must be of type AlertInfo, got {}"),
+        ([], "alerts is empty: pass at least one AlertInfo"),
+    ],
+)
+async def test_alerts_of_a_channel(alerts, message):
+    with pytest.raises(InvalidArgument) as caught:
+        await AlertChannel(WS, GOOD).send(alerts)
+    assert str(caught.value) == message
+
+
+def test_progress_is_called_so_it_must_be_callable(tmp_path):
+    message = "progress must be callable, got 3"
+    with new(AlertPublisher, outbox=tmp_path / "outbox") as publisher:
+        with pytest.raises(InvalidArgument, match=message):
+            publisher.publish([ALERT], progress=3)
+        with pytest.raises(InvalidArgument, match=message):
+            publisher.flush(progress=3)
+        assert len(publisher.outbox) == 0
+    for method in ("subscribe", "unsubscribe"):
+        with pytest.raises(InvalidArgument, match=message):
+            getattr(new(WatchBusClient), method)([ENTITY], progress=3)
+
+
+def test_a_closed_publisher_accepts_no_alerts(tmp_path):
+    with Outbox(tmp_path / "outbox") as outbox:
+        publisher = new(AlertPublisher, outbox=outbox)
+        publisher.close()
+        with pytest.raises(
+            OrtegeWatchError, match="client is closed; create a new one"
+        ):
+            publisher.publish([ALERT])
+        assert len(outbox) == 0
+    client = new(WatchBusClient)
+    client.close()
+    with pytest.raises(OrtegeWatchError, match="client is closed; create a new one"):
+        client.subscriptions()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from types import UnionType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import InvalidArgument
@@ -60,24 +59,21 @@ def check_list(name: str, values: object, kind: type[T]) -> tuple[T, ...]:
     return tuple(found)
 
 
-def check_kind(
-    name: str, value: object, kind: type | UnionType, expected: str = ""
-) -> None:
-    """Raise :class:`InvalidArgument` unless the value is an instance of the class."""
+def check_kind(name: str, value: object, kind: Any, expected: str = "") -> None:
+    """Raise :class:`InvalidArgument` unless the value is of a class, or of a union."""
     if not isinstance(value, kind):
-        rule = expected or f"of type {getattr(kind, '__name__', kind)}"
+        rule = expected or f"of type {kind.__name__}"
         # Not its repr, which might show a secret.
         raise InvalidArgument(f"{name} must be {rule}, got {type(value).__name__}")
 
 
-def check_seconds(name: str, value: object) -> None:
-    """Raise :class:`InvalidArgument` unless the value is a positive time in seconds."""
-    is_number = isinstance(value, int | float) and 0 < value <= _LONGEST_SECONDS
-    if not is_number or type(value) is bool:
-        raise InvalidArgument(
-            f"{name} must be greater than 0 and at most a million seconds, got"
-            f" {shown(value)}"
-        )
+def check_seconds(name: str, value: object, *, or_zero: bool = False) -> None:
+    """Raise :class:`InvalidArgument` unless the value is a time in seconds."""
+    is_number = isinstance(value, int | float) and 0 <= value <= _LONGEST_SECONDS
+    if not is_number or type(value) is bool or not (value or or_zero):
+        least = "0 or more" if or_zero else "greater than 0"
+        rule = f"{least} and at most a million seconds"
+        raise InvalidArgument(f"{name} must be {rule}, got {shown(value)}")
 
 
 def check_callable(name: str, value: object) -> None:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from ortege_watch.errors import OrtegeWatchError
+from ortege_watch._checks import check_kind, shown
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 
 _WAIT: Final = 10.0
 """Seconds that a statement waits for other processes that use the file."""
@@ -47,6 +48,10 @@ class DatabaseFile:
     def __init__(
         self, path: str | Path, kind: str, schema: str, *, synchronous: str
     ) -> None:
+        check_kind(f"path of {kind}", path, str | Path, "a string or a Path")
+        if not str(path) or ":memory:" in str(path) or "\0" in str(path):
+            rule = f"path of {kind} must name a file that persists"
+            raise InvalidArgument(f"{rule}, got {shown(path)}")
         self._guard = Guard(f"{kind} {str(path)!r}")
         with self._guard:
             self._db = connect(path)

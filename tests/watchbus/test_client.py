@@ -399,7 +399,7 @@ def test_invalid_arguments_of_the_constructors(kind):
         ("https://host", "app:hush", {}),
         ("https://host", good, {"batch_size": 0}),
         ("https://host", good, {"timeout": 0}),
-        ("https://host", good, {"paths": WatchPaths(events="/x?y")}),
+        ("https://host", good, {"paths": "/x"}),
         ("https://host", good, {"http": "https://proxy"}),
         ("https://host", good, {"http": own(params={"key": "1"})}),
     ]:

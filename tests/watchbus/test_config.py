@@ -28,7 +28,7 @@ from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig
 def test_every_form_of_a_url(url, root):
     link = BusConfig.parse(url, CREDENTIALS, path=ALERT_PATH)
     assert link.root == root
-    target = link.endpoint("path", ALERT_PATH)
+    target = link.endpoint(ALERT_PATH)
     assert target.url == root + ALERT_PATH
     prefix = root.removeprefix("https://bus.example.com").removeprefix(
         "http://[::1]:8000"
@@ -128,8 +128,10 @@ def test_an_unknown_option_is_refused():
     ],
 )
 def test_a_path_that_would_be_sent_in_another_form_is_refused(path):
-    with pytest.raises(InvalidArgument, match=r"paths\.events"):
-        BusConfig.parse("https://host", CREDENTIALS).endpoint("paths.events", path)
+    with pytest.raises(InvalidArgument, match="invalid path"):
+        BusConfig.parse("https://host", CREDENTIALS).endpoint(path)
+    with pytest.raises(InvalidArgument, match="invalid events"):
+        WatchPaths(events=path)
 
 
 @given(
@@ -144,7 +146,7 @@ def test_a_path_that_would_be_sent_in_another_form_is_refused(path):
 def test_a_valid_path_is_sent_as_it_is_signed(path):
     link = BusConfig.parse("https://host.example/gw", CREDENTIALS)
     try:
-        target = link.endpoint("path", path)
+        target = link.endpoint(path)
     except InvalidArgument:
         return
     sent = httpx.Request("POST", target.url).url.raw_path.decode("ascii")

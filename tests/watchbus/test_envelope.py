@@ -94,13 +94,14 @@ def test_the_reason_is_found_wherever_it_is(field):
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html>", b"", b"[]", b"5", b"{}", b'{"status": 404}']
+    "body", [b"<html>", b"", b" \n", b"[]", b"5", b"{}", b'{"status": 404}']
 )
 def test_without_an_envelope_the_http_status_decides(body):
     with pytest.raises(WatchBusError) as caught:
         read_answer(body, 404)
     assert (caught.value.status, caught.value.code) == (404, None)
-    assert str(caught.value).startswith("HTTP status 404: ")
+    shown = f": {body.decode()}" if body.strip() else ""
+    assert str(caught.value) == f"HTTP status 404{shown}"
     with pytest.raises(DecodeError):
         read_answer(body, 200)
 

@@ -39,7 +39,7 @@ HTML = b"<html>502 Bad Gateway</html>"
 
 def ask(*, is_repeatable=True, on=None, body=BODY, **settings):
     on = on or link(**settings)
-    target = on.endpoint("path", "/api/watch/subscribe")
+    target = on.endpoint("/api/watch/subscribe")
     return signed_exchange(
         on, target, body, lambda data: data, is_repeatable=is_repeatable
     )

@@ -87,7 +87,7 @@ def test_invalid_alerts_are_refused(given, advice):
 def send(batch, outcomes, **options):
     on = link(**options)
     server = Play(outcomes)
-    target = on.endpoint("path", "/api/v1/watch/alert")
+    target = on.endpoint("/api/v1/watch/alert")
     return server, server.run(deliver(on, target, batch))
 
 
@@ -233,7 +233,7 @@ class Store(MemoryQueue):
 def publish(store=None, items=(), progress=None, **options):
     """Return the conversation of publish(), or of flush() without items."""
     on = link(**options)
-    endpoint = on.endpoint("path", "/api/v1/watch/alert")
+    endpoint = on.endpoint("/api/v1/watch/alert")
     return send_queued(on, endpoint, store, items, progress)
 
 
@@ -322,7 +322,9 @@ def test_unsent_alerts_stay_queued_and_that_is_not_an_error(caplog):
     assert result.unsent == tuple(ALERTS[2:])
     assert isinstance(result.error, TransportError)
     assert not store.sending
-    assert "3 alerts stay in the outbox for https://bus.example.com" in caplog.text
+    assert (
+        "https://bus.example.com: unsent alerts stay in the outbox: 3 (" in caplog.text
+    )
 
 
 def test_a_flush_that_cannot_send_everything_raises():

@@ -73,7 +73,9 @@ def test_the_headers_carry_the_names_of_the_page_and_what_was_signed():
 
 
 @given(
-    secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=100),
+    secret=st.text(st.characters(exclude_categories=["Cs"]), max_size=100).filter(
+        lambda secret: secret and secret == secret.strip()
+    ),
     message=st.binary(max_size=300),
 )
 def test_prepared_keys_sign_as_hmac_does(secret, message):

@@ -11,7 +11,7 @@ import random
 import ssl
 import threading
 import time
-from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -41,6 +41,8 @@ from ortege_watch.errors import (
 )
 
 T = TypeVar("T")
+C = TypeVar("C", httpx.Client, httpx.AsyncClient)
+B = TypeVar("B", httpx.BaseTransport, httpx.AsyncBaseTransport)
 
 Http: TypeAlias = httpx.Client | httpx.BaseTransport
 AsyncHttp: TypeAlias = httpx.AsyncClient | httpx.AsyncBaseTransport
@@ -105,15 +107,20 @@ def ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-class _Driver:
-    """What both drivers check: the largest response, and whether the client is closed."""
+class _Driver(Generic[C, B]):
+    """What both drivers share: the client of httpx, and whether it is closed."""
 
-    _http: Any
-
-    def __init__(self, max_size: int) -> None:
+    def __init__(
+        self, http: C | B | None, client: type[C], transport: type[B], max_size: int
+    ) -> None:
+        expected = f"an httpx.{client.__name__} or a transport for one"
+        check_kind("http", http, client | transport | None, expected)
         check_int("max_size", max_size)
-        self.max_size = max_size
+        self._http: C | None = http if isinstance(http, client) else None
+        self._transport: B | None = http if isinstance(http, transport) else None
+        self._is_ours = http is None
         self._closed = False
+        self.max_size = max_size
 
     def check_open(self) -> None:
         """Raise OrtegeWatchError if the client is closed, or that of the user."""
@@ -121,7 +128,7 @@ class _Driver:
             raise OrtegeWatchError("the client is closed; create a new one")
 
 
-class HttpDriver(_Driver):
+class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
     """Runs conversations in the calling thread.
 
     A client or transport of the user is never closed here; by default, the first
@@ -135,15 +142,8 @@ class HttpDriver(_Driver):
         clock: Clock | None = None,
         max_size: int = DEFAULT_MAX_SIZE,
     ) -> None:
-        expected = "an httpx.Client or a transport for one"
-        check_kind("http", http, Http | None, expected)
-        super().__init__(max_size)
+        super().__init__(http, httpx.Client, httpx.BaseTransport, max_size)
         self.clock: Clock = clock or SystemClock()
-        self._http: httpx.Client | None = (
-            http if isinstance(http, httpx.Client) else None
-        )
-        self._transport = http if isinstance(http, httpx.BaseTransport) else None
-        self._is_ours = http is None
         self._lock = threading.Lock()
 
     def run(self, conversation: Conversation[T]) -> T:
@@ -216,7 +216,7 @@ class HttpDriver(_Driver):
                 self._http.close()
 
 
-class AsyncHttpDriver(_Driver):
+class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     """Runs conversations in tasks of asyncio or trio, as HttpDriver does."""
 
     def __init__(
@@ -226,15 +226,8 @@ class AsyncHttpDriver(_Driver):
         clock: AsyncClock | None = None,
         max_size: int = DEFAULT_MAX_SIZE,
     ) -> None:
-        expected = "an httpx.AsyncClient or a transport for one"
-        check_kind("http", http, AsyncHttp | None, expected)
-        super().__init__(max_size)
+        super().__init__(http, httpx.AsyncClient, httpx.AsyncBaseTransport, max_size)
         self.clock: AsyncClock = clock or AsyncSystemClock()
-        self._http: httpx.AsyncClient | None = (
-            http if isinstance(http, httpx.AsyncClient) else None
-        )
-        self._transport = http if isinstance(http, httpx.AsyncBaseTransport) else None
-        self._is_ours = http is None
         self._loop: object = None  # stands for the event loop of the connections
 
     async def arun(self, conversation: Conversation[T]) -> T:

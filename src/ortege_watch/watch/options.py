@@ -44,8 +44,7 @@ class Reconnect:
         Backoff(self.base, self.cap)  # checks them
         if self.attempts is not None:
             check_int("attempts", self.attempts, "an int, 0 or more, or None", first=0)
-        if self.healthy_after != 0:
-            check_seconds("healthy_after", self.healthy_after)
+        check_seconds("healthy_after", self.healthy_after, or_zero=True)
 
 
 class FailureCount:

@@ -31,7 +31,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_int
+from ortege_watch._checks import check_int, check_kind, check_seconds, check_text
 from ortege_watch._http.conversation import split_url
 from ortege_watch._http.driver import AsyncClock, AsyncSystemClock
 from ortege_watch._http.statuses import TRANSIENT
@@ -53,6 +53,7 @@ from ortege_watch.watch.options import FailureCount, Reconnect
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
+    check_receiver,
     error_response,
     logger,
     run_verifier,
@@ -63,6 +64,7 @@ from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
     SIGNATURE_HEADERS,
     Credentials,
+    check_credentials,
     request_line,
     signature_headers,
     signed_headers,
@@ -288,7 +290,14 @@ class AlertChannel:
         ssl: tls.SSLContext | None = None,
         clock: AsyncClock | None = None,
     ) -> None:
+        check_credentials(credentials)
+        check_kind("reconnect", reconnect, Reconnect)
+        check_kind("style", style, WireStyle)
         check_int("max_pending", max_pending)
+        check_int("max_body", max_body)
+        check_seconds("ping_every", ping_every)
+        check_seconds("pong_within", pong_within)
+        check_seconds("connect_within", connect_within)
         self._url, self._path = parse_address(url)
         self._host = self._url.split("/")[2]
         self._credentials = credentials
@@ -554,8 +563,14 @@ async def serve_alert_channel(
         close_within: seconds that the handler may take on leaving.
 
     Raises:
+        InvalidArgument: an argument cannot be used.
         OrtegeWatchError: the address cannot be listened on.
     """
+    check_receiver(verifier, handler, inbox)
+    check_text("host", host)
+    check_int("port", port, "an int, 0 to 65535", first=0, last=65535)
+    check_seconds("ping_every", ping_every)
+    check_seconds("close_within", close_within, or_zero=True)
     verifier = verifier.for_method("GET")
     receiver = _Receiver(verifier, handler, AlertInbox() if inbox is None else inbox)
     try:

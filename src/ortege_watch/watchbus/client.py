@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final, TypeVar, Unpack
+from typing import Any, Final, TypeVar, Unpack
 
-from ortege_watch._checks import check_list, shown
+from ortege_watch._checks import check_callable, check_kind, check_list, shown
 from ortege_watch._http.conversation import Conversation, Limits
 from ortege_watch._http.driver import (
     AsyncClock,
@@ -54,10 +54,11 @@ class Provider:
     """The endpoints of a provider, and the conversations with it."""
 
     def __init__(self, config: BusConfig, paths: WatchPaths) -> None:
-        self.subscribe = config.endpoint("paths.subscribe", paths.subscribe)
-        self.unsubscribe = config.endpoint("paths.unsubscribe", paths.unsubscribe)
-        self._list = config.endpoint("paths.subscriptions", paths.subscriptions)
-        self._events = config.endpoint("paths.events", paths.events)
+        check_kind("paths", paths, WatchPaths)
+        self.subscribe = config.endpoint(paths.subscribe)
+        self.unsubscribe = config.endpoint(paths.unsubscribe)
+        self._list = config.endpoint(paths.subscriptions)
+        self._events = config.endpoint(paths.events)
 
     def watch(
         self,
@@ -176,32 +177,43 @@ def _refuse_params(http: object) -> None:
         raise InvalidArgument("http has params, which a signature does not cover")
 
 
-class AsyncBusClient(AsyncHttpClient):
+class _Calls:
+    """What the clients for tasks and those for threads share."""
+
+    _config: BusConfig
+    _driver: Any
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._config.root!r})"
+
+    def _begin(self, limits: Limits, progress: Progress | None = None) -> BusConfig:
+        """Check that the client is open and the arguments; return a call's options."""
+        self._driver.check_open()
+        if progress is not None:
+            check_callable("progress", progress)
+        return self._config.override(limits)
+
+
+class AsyncBusClient(AsyncHttpClient, _Calls):
     """Base of the clients that send signed requests from tasks."""
 
     def __init__(
         self, config: BusConfig, http: AsyncHttp | None, clock: AsyncClock | None
     ) -> None:
         _refuse_params(http)
-        self._config: Final = config
+        self._config = config
         self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=config.max_size)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._config.root!r})"
 
-
-class BusClient(HttpClient):
+class BusClient(HttpClient, _Calls):
     """Base of the clients that send signed requests from threads."""
 
     def __init__(
         self, config: BusConfig, http: Http | None, clock: Clock | None
     ) -> None:
         _refuse_params(http)
-        self._config: Final = config
+        self._config = config
         self._driver = HttpDriver(http=http, clock=clock, max_size=config.max_size)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._config.root!r})"
 
 
 class AsyncWatchBusClient(AsyncBusClient):
@@ -265,7 +277,7 @@ class AsyncWatchBusClient(AsyncBusClient):
                 result of those before it. Entities in its ``unanswered`` may have been
                 accepted: subscribe to them again to find out.
         """
-        config, provider = self._config.override(limits), self._provider
+        config, provider = self._begin(limits, progress), self._provider
         return await self._driver.arun(
             provider.watch(config, provider.subscribe, entities, progress)
         )
@@ -281,7 +293,7 @@ class AsyncWatchBusClient(AsyncBusClient):
 
         The arguments and the errors are those of :meth:`subscribe`.
         """
-        config, provider = self._config.override(limits), self._provider
+        config, provider = self._begin(limits, progress), self._provider
         return await self._driver.arun(
             provider.watch(config, provider.unsubscribe, entities, progress)
         )
@@ -304,7 +316,7 @@ class AsyncWatchBusClient(AsyncBusClient):
             InvalidArgument: an argument is invalid; raised at once, not in the loop.
             DecodeError: the provider sends the same page twice.
         """
-        config = self._config.override(limits)
+        config = self._begin(limits)
         return self._iterate(Pages(self._provider, config, entities, page_size))
 
     async def _iterate(self, pages: Pages) -> AsyncIterator[Subscription]:
@@ -325,14 +337,14 @@ class AsyncWatchBusClient(AsyncBusClient):
         Raises:
             InvalidArgument: an invalid address, an empty list, a number out of range.
         """
-        config = self._config.override(limits)
+        config = self._begin(limits)
         return await self._driver.arun(
             self._provider.page(config, entities, page_index, page_size)
         )
 
     async def events(self, **limits: Unpack[Limits]) -> list[SupportedEvent]:
         """Return the events that the provider supports."""
-        config = self._config.override(limits)
+        config = self._begin(limits)
         return await self._driver.arun(self._provider.events(config))
 
 
@@ -400,7 +412,7 @@ class WatchBusClient(BusClient):
                 result of those before it. Entities in its ``unanswered`` may have been
                 accepted: subscribe to them again to find out.
         """
-        config, provider = self._config.override(limits), self._provider
+        config, provider = self._begin(limits, progress), self._provider
         return self._driver.run(
             provider.watch(config, provider.subscribe, entities, progress)
         )
@@ -416,7 +428,7 @@ class WatchBusClient(BusClient):
 
         The arguments and the errors are those of :meth:`subscribe`.
         """
-        config, provider = self._config.override(limits), self._provider
+        config, provider = self._begin(limits, progress), self._provider
         return self._driver.run(
             provider.watch(config, provider.unsubscribe, entities, progress)
         )
@@ -439,7 +451,7 @@ class WatchBusClient(BusClient):
             InvalidArgument: an argument is invalid; raised at once, not in the loop.
             DecodeError: the provider sends the same page twice.
         """
-        config = self._config.override(limits)
+        config = self._begin(limits)
         return self._iterate(Pages(self._provider, config, entities, page_size))
 
     def _iterate(self, pages: Pages) -> Iterator[Subscription]:
@@ -459,12 +471,12 @@ class WatchBusClient(BusClient):
         Raises:
             InvalidArgument: an invalid address, an empty list, a number out of range.
         """
-        config = self._config.override(limits)
+        config = self._begin(limits)
         return self._driver.run(
             self._provider.page(config, entities, page_index, page_size)
         )
 
     def events(self, **limits: Unpack[Limits]) -> list[SupportedEvent]:
         """Return the events that the provider supports."""
-        config = self._config.override(limits)
+        config = self._begin(limits)
         return self._driver.run(self._provider.events(config))

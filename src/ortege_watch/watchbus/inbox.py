@@ -13,7 +13,7 @@ import sniffio
 from anyio import to_thread
 from attrs import define, field
 
-from ortege_watch._checks import check_int
+from ortege_watch._checks import check_callable, check_int, check_kind
 from ortege_watch.errors import DecodeError, OrtegeWatchError, SignatureError
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_headers
@@ -199,6 +199,13 @@ def error_response(error: Exception) -> tuple[int, bytes]:
     return 503, error_answer(ResultCode.SERVER_ERROR, "try again")
 
 
+def check_receiver(verifier: object, handler: object, inbox: object) -> None:
+    """Raise :class:`InvalidArgument` unless alerts can be received with them."""
+    check_kind("verifier", verifier, RequestVerifier)
+    check_callable("handler", handler)
+    check_kind("inbox", inbox, AlertInbox | None, "an AlertInbox")
+
+
 def alert_app(
     verifier: RequestVerifier,
     handler: AlertHandler,
@@ -221,7 +228,11 @@ def alert_app(
         handler: called with each alert, one after the other for a request. A plain
             function runs in a worker thread, an async one on the event loop.
         inbox: remembers the handled alerts; by default the last 100,000 in memory.
+
+    Raises:
+        InvalidArgument: an argument cannot be used.
     """
+    check_receiver(verifier, handler, inbox)
     return AlertApp(verifier, handler, AlertInbox() if inbox is None else inbox)
 
 

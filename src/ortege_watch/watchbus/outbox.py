@@ -10,7 +10,7 @@ from typing import Final
 
 from ortege_watch._checks import check_int
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
-from ortege_watch.errors import InvalidArgument, OutboxFull
+from ortege_watch.errors import OutboxFull
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.sending import (
     BatchResults,
@@ -66,10 +66,6 @@ class Outbox(DatabaseFile):
     on_disk: bool = True
 
     def __init__(self, path: str | Path, *, limit: int = 100_000) -> None:
-        if not str(path) or ":memory:" in str(path):
-            raise InvalidArgument(
-                f"path must be the path of a file that persists, got {str(path)!r}"
-            )
         check_int("limit", limit)
         super().__init__(path, "the outbox", _SCHEMA, synchronous="FULL")
         self.path: Final = Path(path)

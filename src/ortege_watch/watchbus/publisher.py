@@ -65,7 +65,7 @@ class AsyncAlertPublisher(AsyncBusClient):
         **options: Unpack[BusOptions],
     ) -> None:
         config = BusConfig.parse(url, credentials, path, **options)
-        self._endpoint: Final = config.endpoint("path", path)
+        self._endpoint: Final = config.endpoint(path)
         super().__init__(config, http, clock)
         self.outbox: Final = _open(outbox)
         self._owns_outbox: Final = self.outbox is not outbox
@@ -102,7 +102,7 @@ class AsyncAlertPublisher(AsyncBusClient):
                 failed as listed at :class:`AsyncWatchBusClient`. The ``unsent`` alerts in
                 :attr:`OrtegeWatchError.published` can be published again.
         """
-        config = self._config.override(limits)
+        config = self._begin(limits, progress)
         items = prepare_alerts(alerts, config.credentials.app_id, config.style)
         if self.outbox is not None:
             await to_thread.run_sync(self.outbox.accept, items)
@@ -120,7 +120,7 @@ class AsyncAlertPublisher(AsyncBusClient):
             OrtegeWatchError: a request failed, or the outbox cannot be used; see
                 :attr:`OrtegeWatchError.published`.
         """
-        config = self._config.override(limits)
+        config = self._begin(limits, progress)
         async with self._sending:
             return await self._driver.arun(
                 send_queued(config, self._endpoint, self.outbox, (), progress)
@@ -171,7 +171,7 @@ class AlertPublisher(BusClient):
         **options: Unpack[BusOptions],
     ) -> None:
         config = BusConfig.parse(url, credentials, path, **options)
-        self._endpoint: Final = config.endpoint("path", path)
+        self._endpoint: Final = config.endpoint(path)
         super().__init__(config, http, clock)
         self.outbox: Final = _open(outbox)
         self._owns_outbox: Final = self.outbox is not outbox
@@ -208,7 +208,7 @@ class AlertPublisher(BusClient):
                 failed as listed at :class:`WatchBusClient`. The ``unsent`` alerts in
                 :attr:`OrtegeWatchError.published` can be published again.
         """
-        config = self._config.override(limits)
+        config = self._begin(limits, progress)
         items = prepare_alerts(alerts, config.credentials.app_id, config.style)
         if self.outbox is not None:
             self.outbox.accept(items)
@@ -226,7 +226,7 @@ class AlertPublisher(BusClient):
             OrtegeWatchError: a request failed, or the outbox cannot be used; see
                 :attr:`OrtegeWatchError.published`.
         """
-        config = self._config.override(limits)
+        config = self._begin(limits, progress)
         with self._sending:
             return self._driver.run(
                 send_queued(config, self._endpoint, self.outbox, (), progress)

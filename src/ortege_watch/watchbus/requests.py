@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, Unpack
 
-from attrs import evolve, field, frozen, mutable
+from attrs import asdict, evolve, field, frozen, mutable
 
-from ortege_watch._checks import check_int
+from ortege_watch._checks import check_int, check_kind
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
@@ -51,6 +51,7 @@ from ortege_watch.watchbus.signing import (
     Credentials,
     Key,
     canonical,
+    check_credentials,
     digest,
     headers_of,
     prepare,
@@ -102,12 +103,19 @@ class WatchPaths:
 
     Three are under ``/api/watch`` and one is under ``/api/v1/watch``. No other path is
     tried if one of them does not exist.
+
+    Raises:
+        InvalidArgument: a path cannot be signed.
     """
 
     subscribe: str = "/api/watch/subscribe"
     unsubscribe: str = "/api/v1/watch/unsubscribe"
     subscriptions: str = "/api/watch/subscriptions/list"
     events: str = "/api/watch/event/list"
+
+    def __attrs_post_init__(self) -> None:
+        for name, path in asdict(self).items():
+            _check_path(name, path)
 
 
 @mutable
@@ -149,14 +157,12 @@ class BusConfig:
         **options: Unpack[BusOptions],
     ) -> BusConfig:
         """Check the arguments of a client; ``url`` may end in an endpoint's ``path``."""
-        if not isinstance(credentials, Credentials):
-            # Its repr might show a secret.
-            kind = type(credentials).__name__
-            problem = f"must be Credentials(app_id, secret), got {kind}"
-            raise InvalidArgument(f"credentials {problem}")
+        check_credentials(credentials)
         check_names(options, BusOptions)
         batch_size = options.get("batch_size", 100)
         check_int("batch_size", batch_size)
+        style = options.get("style", DOCUMENTED)
+        check_kind("style", style, WireStyle)
         parts = split_url(url, "https://provider.example.com", NO_PASSWORD)
         prefix = parts.path.rstrip("/").removesuffix(path or "/").rstrip("/")
         if prefix:
@@ -169,12 +175,12 @@ class BusConfig:
             budget=TimeBudget.of(options),
             max_size=options.get("max_size", DEFAULT_MAX_SIZE),
             batch_size=batch_size,
-            style=options.get("style", DOCUMENTED),
+            style=style,
         )
 
-    def endpoint(self, name: str, path: str) -> Endpoint:
-        """Return an endpoint; an error about its path names the argument ``name``."""
-        _check_path(name, path)
+    def endpoint(self, path: str) -> Endpoint:
+        """Return the endpoint with a path, which is checked."""
+        _check_path("path", path)
         line = request_line("POST", self.prefix + path)
         return Endpoint(url=self.root + path, line=line)
 

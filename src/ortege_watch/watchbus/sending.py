@@ -281,6 +281,6 @@ def send_queued(
         if outbox is None or not alerts:
             result.error.published = result
             raise result.error
-        problem = "%d alerts stay in the outbox for %s: %s"
-        logger.warning(problem, len(unsent), config.root, result.error)
+        problem = "%s: unsent alerts stay in the outbox: %d (%s)"
+        logger.warning(problem, config.root, len(unsent), result.error)
     return result

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias
 from attrs import field, frozen
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_int, shown
+from ortege_watch._checks import check_int, check_kind, shown
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -48,9 +48,9 @@ Key: TypeAlias = hmac.HMAC
 """A secret that is ready for signing; its ``repr`` does not show the secret."""
 
 
-def is_field(text: object) -> bool:
+def is_field(text: object, pattern: re.Pattern[str] = _FIELD) -> bool:
     """Return whether the text can precede the body: visible ASCII without ``;``."""
-    return isinstance(text, str) and _FIELD.fullmatch(text) is not None
+    return isinstance(text, str) and pattern.fullmatch(text) is not None
 
 
 def check_app_id(app_id: object) -> None:
@@ -85,6 +85,12 @@ class Credentials:
         prepare(self.secret)
 
 
+def check_credentials(credentials: object) -> None:
+    """Raise :class:`InvalidArgument` unless they are :class:`Credentials`."""
+    expected = "Credentials(app_id, secret)"
+    check_kind("credentials", credentials, Credentials, expected)
+
+
 def prepare(secret: object) -> Key:
     """Return the HMAC-SHA256 of an empty text under a secret, which is checked.
 
@@ -93,6 +99,8 @@ def prepare(secret: object) -> Key:
     if not isinstance(secret, str) or not secret:
         # The value might be a secret of another type.
         raise InvalidArgument("secret must be a non-empty string")
+    if secret != secret.strip():
+        raise InvalidArgument("secret begins or ends with whitespace: strip() it")
     try:
         return hmac.new(secret.encode(), digestmod="sha256")
     except UnicodeEncodeError:
@@ -121,11 +129,11 @@ def matches(keys: Iterable[Key], message: bytes, signature: str) -> bool:
 
 def request_line(method: str, path: str) -> str:
     """Return the part of the message that has the method and the path, checked."""
-    if _METHOD.fullmatch(method) is None:
+    if not is_field(method, _METHOD):
         raise InvalidArgument(
             f"method must be an HTTP method in capitals, got {method!r}"
         )
-    if _PATH.fullmatch(path) is None:
+    if not is_field(path, _PATH):
         raise InvalidArgument(
             f"invalid path {path!r}: a path that is signed must begin with '/', be"
             " percent-encoded and have neither a query nor a ';'"
@@ -167,13 +175,12 @@ def sign(
     Raises:
         InvalidArgument: an argument cannot be signed without ambiguity.
     """
+    check_credentials(credentials)
     line = request_line(method, path)
     check_int("timestamp", timestamp, "an int of unix milliseconds", first=0)
     if not is_field(nonce):
         raise InvalidArgument(f"invalid nonce {shown(nonce)}: pass uuid4().hex")
-    if not isinstance(body, bytes):
-        kind = type(body).__name__
-        raise InvalidArgument(f"body must be the bytes that are sent, got {kind}")
+    check_kind("body", body, bytes, "the bytes that are sent")
     if body:
         try:
             codec.loads(body)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import threading
 import time
 from binascii import unhexlify
@@ -14,6 +13,7 @@ from typing import Annotated, Final, Literal, Protocol, TypeVar
 import msgspec
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import check_callable, check_int, check_kind, check_seconds
 from ortege_watch._sqlite import DatabaseFile
 from ortege_watch.errors import InvalidArgument, SignatureError, SignatureReason
 from ortege_watch.watchbus import signing
@@ -63,6 +63,7 @@ class MemoryNonces:
     """
 
     def __init__(self, limit: int = 100_000) -> None:
+        check_int("limit", limit)
         self._limit = limit
         self._kept: dict[str, tuple[float]] = {}
         self._lock = threading.Lock()
@@ -108,6 +109,7 @@ class SQLiteNonces(DatabaseFile):
     """
 
     def __init__(self, path: str | Path, limit: int = 1_000_000) -> None:
+        check_int("limit", limit)
         super().__init__(path, "the nonce file", _SCHEMA, synchronous="NORMAL")
         self._limit = limit
         self._next_sweep = float("-inf")
@@ -183,10 +185,11 @@ class RequestVerifier:
         max_body: int = 1024 * 1024,
         nonce_shape: Literal["hex32", "any"] = "hex32",
     ) -> None:
-        if not (math.isfinite(tolerance) and tolerance > 0):
-            raise InvalidArgument(
-                f"tolerance must be a number of seconds above 0, got {tolerance!r}"
-            )
+        check_kind("secrets", secrets, Mapping, "a mapping of app ids to lists")
+        if not secrets:
+            raise InvalidArgument("secrets is empty: pass the secrets of an app")
+        check_seconds("tolerance", tolerance)
+        check_int("max_body", max_body)
         if nonce_shape not in {"hex32", "any"}:
             raise InvalidArgument(
                 f"nonce_shape must be 'hex32' or 'any', got {nonce_shape!r}"
@@ -195,6 +198,7 @@ class RequestVerifier:
         self.method = method
         self.max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
+        check_callable("nonces.record", getattr(self.nonces, "record", None))
         self._keys = {app_id: _keys(app_id, each) for app_id, each in secrets.items()}
         self._line = signing.request_line(method, path)
         self._tolerance = tolerance
@@ -259,6 +263,7 @@ class RequestVerifier:
         # In one piece for speed: besides this there is only HMAC and JSON.
         if target is not None:
             self.check_target(target)
+        check_kind("body", body, bytes, "the bytes that arrived")
         if len(body) > self.max_body:
             raise body_too_large(self.max_body)
         app_id, timestamp, nonce, signature = signature_headers(headers)
@@ -323,7 +328,7 @@ def body_too_large(limit: int) -> SignatureError:
 
 def _keys(app_id: str, secrets: Sequence[str]) -> tuple[signing.Key, ...]:
     signing.check_app_id(app_id)
-    if isinstance(secrets, str | bytes) or not secrets:
+    if not secrets or not isinstance(secrets, list | tuple):
         # The value might be a secret.
         raise InvalidArgument(f"the secrets of {app_id!r} must be a non-empty list")
     return tuple(map(signing.prepare, secrets))

@@ -135,7 +135,9 @@ def read_answer(body: bytes, status: int) -> Any:
 
 
 def _http_error(status: int, body: bytes) -> WatchBusError:
-    return WatchBusError(f"HTTP status {status}: {codec.excerpt(body)}", status=status)
+    excerpt = codec.excerpt(body).strip()
+    problem = f"HTTP status {status}" + (f": {excerpt}" if excerpt else "")
+    return WatchBusError(problem, status=status)
 
 
 def _data(envelope: dict[str, Any], status: int, *, is_success: bool) -> Any:

@@ -64,11 +64,7 @@ class Endpoint:
 
         ``ws`` and ``wss`` stand for ``http`` and ``https``. A path that ends in ``/v1``
         is taken as it is (a server may have another base path); any other path is a
-        prefix before ``/cubejs-api/v1``.
-
-        Raises:
-            InvalidArgument: the URL has another scheme, no host, a user name, a query
-                or a fragment.
+        prefix before ``/cubejs-api/v1``. An invalid URL is an ``InvalidArgument``.
         """
         parts = split_url(url, _EXAMPLE, "pass the token as token=")
         scheme = HTTP_SCHEMES[parts.scheme]

@@ -53,24 +53,17 @@ _DIGITS_TO_ZERO: Final = str.maketrans("123456789", "000000000")
 
 
 class Shape:
-    """A set of columns, and the decoder of rows that have exactly these.
-
-    Attributes:
-        columns: their names, sorted.
-        attributes: for each of them, the attribute of the cells.
-        cells: the class of the cells.
-        shortest: the least number of bytes of a row in the default form.
-        is_plain: no column's name begins with a character that may follow a string in
-            JSON.
-    """
+    """A sorted set of columns, and the decoder of rows that have exactly these."""
 
     __slots__ = ("_decoder", "attributes", "cells", "columns", "is_plain", "shortest")
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self.columns = columns
-        self.attributes = {name: f"c{i}" for i, name in enumerate(columns)}
-        # Around each name at least two quotes, a colon, a digit and a comma.
+        self.attributes = {name: f"c{i}" for i, name in enumerate(columns)}  # of cells
+        # The least bytes of a row in the default form. Around each name are at least
+        # two quotes, a colon, a digit and a comma.
         self.shortest = max(2, 1 + sum(len(name) + 5 for name in columns))
+        # No name begins with a character that may follow a string in JSON.
         self.is_plain = bool(columns) and all(
             name[:1].isalnum() or name[:1] == "_" for name in columns
         )
@@ -434,14 +427,9 @@ def row_at(index: int) -> str:
 class Layout:
     """The types of the columns of a shape; rows of many results share it.
 
-    Attributes:
-        shape: the columns themselves.
-        kinds: the type of each column, in the order in which rows show them.
-        keys: all columns except the measures, sorted; together they identify a row.
-        measures: the other columns.
-        zone: the zone of times that carry none.
-        getters: for each column, a function that returns its value in a row's cells.
-        get_key: a function that returns the values of all keys.
+    ``kinds`` has the columns in the order in which rows show them. The ``keys``, all
+    columns except the measures, identify a row together. The ``zone`` is that of times
+    that carry none; the getters return values of a row's cells.
     """
 
     def __init__(

@@ -74,12 +74,7 @@ def _outcome(action: Callable[[], object]) -> HttpResponse:
 
 
 class _SignedServer(Server):
-    """A server that checks signatures and serves endpoints.
-
-    Attributes:
-        endpoints: by path, functions that return the ``data`` of the answer.
-        ahead: seconds by which the server's clock is wrong.
-    """
+    """A server that checks signatures and serves endpoints."""
 
     def __init__(
         self,
@@ -92,7 +87,7 @@ class _SignedServer(Server):
         super().__init__(clock, 60.0, port)
         self.credentials = credentials
         self.tolerance = tolerance
-        self.ahead = 0.0
+        self.ahead = 0.0  # seconds by which the server's clock is wrong
         self.endpoints: dict[str, Callable[[HttpRequest], Any]] = {}
         self._nonces: set[str] = set()
         self._now = now
@@ -371,16 +366,11 @@ def _read(decode: Callable[[bytes], T], body: bytes) -> T:
 
 
 class _AlertServer(_SignedServer):
-    """A server that accepts alerts by POST, and over WebSocket as the same alerts.
-
-    Attributes:
-        channel_path: the only path where a WebSocket opens.
-        take: keeps the alerts of a body, or raises :class:`_Refused`.
-    """
+    """A server that accepts alerts by POST, and over WebSocket as the same alerts."""
 
     max_frame = 2**20 + frames.OVERHEAD
-    channel_path: str
-    take: Callable[[bytes], None]
+    channel_path: str  # the only path where a WebSocket opens
+    take: Callable[[bytes], None]  # keeps the alerts of a body, or raises _Refused
 
     def upgrade(self, request: HttpRequest) -> HttpResponse | None:
         if request.path != self.channel_path:

@@ -126,13 +126,9 @@ _decoder = msgspec.json.Decoder(_Wire)
 
 
 def read(data: bytes) -> Frame:
-    """Decode one frame.
+    """Decode one frame; its rows are checked, but stay JSON until they are accessed.
 
-    All of it is checked, but rows stay JSON until they are accessed.
-
-    Raises:
-        DecodeError: the frame is not a JSON object of a known form. Its content is
-            lost, so the caller must send the queries again.
+    After a ``DecodeError`` its content is lost: the queries must be sent again.
     """
     try:
         if not data.isascii():

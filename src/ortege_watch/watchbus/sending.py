@@ -68,15 +68,10 @@ class PublishResult:
 
 @frozen
 class QueuedAlert:
-    """An alert that is to be sent.
+    """An alert that is to be sent."""
 
-    Attributes:
-        key: its dedupe key, as the receiver computes it.
-        data: a list of this one alert, as JSON.
-    """
-
-    key: str
-    data: bytes
+    key: str  # its dedupe key, as the receiver computes it
+    data: bytes  # a list of this one alert, as JSON
     _given: AlertInfo | None = field(default=None, eq=False, repr=False)
 
     @property
@@ -87,28 +82,21 @@ class QueuedAlert:
 
 @mutable(eq=False)
 class SendLease:
-    """The right to send from a queue, which one sender has at a time.
+    """The right to send from a queue, which one sender has at a time."""
 
-    Attributes:
-        released: the lease cannot be taken any more. A thread may try to take it after
-            the task that started the thread was cancelled.
-    """
-
+    # It cannot be taken any more: a thread may try to take it after the task that
+    # started the thread was cancelled.
     released: bool = False
 
 
 @mutable
 class BatchResults:
-    """What became of one batch, or of several.
+    """What became of one batch, or of several."""
 
-    Attributes:
-        sent: the bus acknowledged them.
-        rejected: the bus rejected them for good; each with the reason.
-        error: why nothing more was sent; ``None`` if everything was.
-    """
-
-    sent: list[QueuedAlert] = field(factory=list)
+    sent: list[QueuedAlert] = field(factory=list)  # the bus acknowledged them
+    # the bus rejected them for good; each with the reason
     rejected: list[tuple[QueuedAlert, RejectedAlert]] = field(factory=list)
+    # why nothing more was sent; None if everything was
     error: OrtegeWatchError | None = None
 
     @property

@@ -74,7 +74,7 @@ class Response:
 
 @frozen(kw_only=True)
 class Failure:
-    """The reason why there is no response."""
+    """A request without a response."""
 
     error: OrtegeWatchError
     retry: bool = False  # another attempt may succeed

@@ -34,7 +34,7 @@ class Update:
         result: the whole snapshot.
         added: rows with a new key; in the first update, all rows.
         changed: rows with a known key and new measures; ``before`` is the old row.
-        removed: rows whose key is no longer in the result.
+        removed: rows whose key has left the result.
         first: this is the first snapshot of the query.
         resumed: this is the first snapshot after an outage, so its difference spans it.
         received_at: when the snapshot arrived, by this machine's clock, in UTC.
@@ -149,7 +149,7 @@ class Mailbox:
         self._ready.clear()
 
     def take(self) -> Update | None:
-        """Return the next update, or ``None`` if there is none yet.
+        """Return the next update, or ``None`` if nothing is new.
 
         Raises:
             OrtegeWatchError: the next thing is an error.

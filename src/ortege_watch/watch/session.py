@@ -432,7 +432,7 @@ class Session:
         if token == self._refused_token:
             return self._end_unauthorized(403, "Invalid token")
         renew_at = self._renew_at(expires_at)
-        if token == state.token:  # there is no newer one yet
+        if token == state.token:  # the function has not got a newer one
             return attrs.evolve(state, renew_at=renew_at)
         self._log(logging.INFO, "re-authorising with a new token")
         after = self._authorize(token, expires_at)

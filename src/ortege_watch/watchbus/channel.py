@@ -259,7 +259,7 @@ class AlertChannel:
         credentials: sign the handshake.
         reconnect: the delays between connections, and before alerts that the receiver
             could not handle are sent again. With ``attempts``, :meth:`send` fails after
-            so many failures in a row; the default is no limit.
+            so many failures in a row; unlimited by default.
         style: the form in which alerts are written.
         max_pending: how many frames may be without an answer. Further calls of
             :meth:`send` wait, so a slow receiver slows down its senders.

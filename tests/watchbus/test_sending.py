@@ -37,9 +37,14 @@ def test_a_body_put_together_is_the_body_written_at_once(as_int, bare):
     assert server.requests[0].content == encode_alerts(alerts, style)
 
 
-def test_the_key_is_the_receiver_s():
+values = st.text(max_size=5) | st.integers() | st.none() | st.booleans()
+values |= st.decimals(allow_nan=False, allow_infinity=False)
+
+
+@given(st.dictionaries(st.text(max_size=5), values, max_size=4))
+def test_the_key_is_the_receiver_s(more):
     """Numbers become text on the way; without a hash the values are in the key."""
-    plain = alert(1, tx_hash="", amount=3)
+    plain = alert(1, **{"tx_hash": "", "amount": 3, **more})
     [waiting] = ready(plain)
     server, _ = send([waiting], [success()])
     [arrived] = decode_alerts(server.requests[0].content)

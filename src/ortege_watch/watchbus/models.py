@@ -543,10 +543,14 @@ class AlertInfo:
             the code, the timestamp, and the transaction's hash (else all values). It
             is the same in every process.
         """
-        values = self._fields.event_values
-        what = values.get("tx_hash") or [
-            [name, values[name]] for name in sorted(values)
-        ]
+        given = self._fields.event_values
+        # As they are sent, so that the sender and the receiver have the same key.
+        values = {
+            name: value if type(value) is str else as_text(value)
+            for name, value in given.items()
+            if value is not None
+        }
+        what = values.get("tx_hash") or sorted(values.items())
         entity = self.entity.lower()
         parts = [app_id, self.chain_id, entity, self.event_code, self.timestamp, what]
         return hashlib.sha256(codec.dumps(parts).encode()).hexdigest()
@@ -568,6 +572,17 @@ class AlertInfo:
     def __repr__(self) -> str:
         fields = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
         return f"AlertInfo({', '.join(fields)})"
+
+
+def as_text(value: Any) -> Any:
+    """Return a number as an exact string, mostly without exponent; else the value."""
+    match value:
+        case Decimal() if value.is_finite():
+            return format(value, "f") if abs(value.adjusted()) < 1000 else str(value)
+        case int() if not isinstance(value, bool):
+            return str(value)
+        case _:
+            return value
 
 
 def fields_of(alert: AlertInfo) -> _Fields:

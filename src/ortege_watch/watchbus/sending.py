@@ -175,8 +175,7 @@ def prepare_alerts(alerts: object, app_id: str, style: WireStyle) -> list[Queued
     found: dict[str, QueuedAlert] = {}
     for i, alert in enumerate(check_list("alerts", alerts, AlertInfo)):
         data = b"[%b]" % encode_alert(alert, f"alerts[{i}]", style)
-        # The receiver's key: encoding has turned numbers among the values into strings.
-        key = decode_alerts(data)[0].dedupe_key(app_id)
+        key = alert.dedupe_key(app_id)
         found.setdefault(key, QueuedAlert(key, data, alert))
     return list(found.values())
 

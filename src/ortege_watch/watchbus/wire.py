@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final
 
@@ -46,6 +45,7 @@ from ortege_watch.watchbus.models import (
     SubscriptionPage,
     SupportedEvent,
     WatchEvent,
+    as_text,
     fields_of,
 )
 
@@ -319,7 +319,7 @@ def supported_events_data(events: Iterable[SupportedEvent]) -> list[dict[str, An
             for name, value in (
                 ("event_code", each.event_code),
                 ("support_entity_type_list", list(each.entity_types)),
-                ("mini_threshold", _as_text(each.mini_threshold)),
+                ("mini_threshold", as_text(each.mini_threshold)),
                 ("trigger_frequency", each.trigger_frequency),
                 ("event_description", each.description),
             )
@@ -351,7 +351,7 @@ def encode_alert(alert: AlertInfo, path: str, style: WireStyle) -> bytes:
         "watch_event_code": fields.watch_event_code,
         "timestamp": fields.timestamp,
         "event_values": {
-            name: value if type(value) is str else _as_text(value)
+            name: value if type(value) is str else as_text(value)
             for name, value in fields.event_values.items()
             if value is not None
         },
@@ -424,17 +424,6 @@ def _supported_event(entry: Entry) -> SupportedEvent:
         description=entry.optional(STRING, "event_description"),
         raw=entry.raw,
     )
-
-
-def _as_text(value: Any) -> Any:
-    """Return a number as an exact string, mostly without exponent; else the value."""
-    match value:
-        case Decimal() if value.is_finite():
-            return format(value, "f") if abs(value.adjusted()) < 1000 else str(value)
-        case int() if not isinstance(value, bool):
-            return str(value)
-        case _:
-            return value
 
 
 def _spelling(entity_type: str) -> str:

@@ -7,6 +7,7 @@ import time
 from decimal import Decimal
 
 import pytest
+from harness.cube_server import TICK_SECONDS
 from harness.ledger import Ledger
 from harness.members import Events, Slow
 from harness.raw import raw_socket
@@ -57,18 +58,24 @@ async def test_rows_are_added_changed_and_removed(client, ledger):
         assert updates.state == "live"
 
 
-async def test_equal_snapshots_are_not_delivered(client, cube, ledger):
-    # This server pushes after each refresh, once a second, also equal rows.
+async def test_equal_snapshots_are_not_delivered(client, cube, generation, ledger):
     query = rows_of(ledger)
     ledger.insert()
     async with client.watch(query) as updates, raw_socket(cube) as socket:
         await anext(updates)
         await socket.authorize(cube.token())
         await socket.subscribe(query.to_wire())
-        pushed = [await socket.receive_rows() for _ in range(4)]
+        pushed = [await socket.receive_rows()]
+        if generation.classic:
+            # 0.35.81 sends after each refresh, once a second, equal rows too.
+            pushed += [await socket.receive_rows() for _ in range(3)]
+        else:
+            # 1.7.43 sends equal rows once: here is nothing but the ticks of 4 seconds.
+            for _ in range(round(4 / TICK_SECONDS)):
+                assert await socket.receive() == {"messageProcessedId": "1"}
         [inserted] = ledger.insert()
         update = await anext(updates)
-    assert pushed == [pushed[0]] * 4
+    assert pushed == [pushed[0]] * len(pushed)
     assert hashes(update.added) == [inserted]
 
 
@@ -230,7 +237,7 @@ async def test_polls_where_websockets_are_off(rest_only_cube, ledger, caplog):
     assert hashes(update.added) == [added]
     assert hashes(update.removed) == [removed]
     said = [record.getMessage() for record in caplog.records]
-    assert sum("asking over REST every" in sentence for sentence in said) == 1
+    assert sum("polling over REST every" in sentence for sentence in said) == 1
     assert len(set(tokens)) > 1
 
 

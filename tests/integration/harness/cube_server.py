@@ -8,12 +8,18 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from harness.generations import PROJECT
 from harness.machine import LOOPBACK, free_port, tail
-from harness.node_modules import PROJECT, find_node, node_modules
-from harness.postgres import DATABASE, USER, Postgres
+from harness.node_modules import find_node, node_modules
+from harness.postgres import USER
 from harness.tokens import jwt
 from harness.waiting import wait_until
+
+if TYPE_CHECKING:
+    from harness.generations import Generation
+    from harness.postgres import Database
 
 # Cube's own default is 5 s; the tests would be nothing but waiting.
 TICK_SECONDS = 0.25
@@ -23,18 +29,22 @@ SECRET = "an integration test's secret, known to everybody"
 
 
 class CubeServer:
-    """An unmodified Cube server on loopback, in front of a PostgreSQL.
+    """A Cube server on loopback, in front of a database of PostgreSQL.
 
     It keeps its port over `kill` and `start`, as a real server keeps its address.
 
     Attributes:
+        generation: which version of Cube this is.
         host: where it listens, without a path: ``"http://127.0.0.1:…"``.
         url: the base of its REST API, as the clients of this library take it.
     """
 
-    def __init__(self, postgres: Postgres, *, websockets: bool = True) -> None:
+    def __init__(
+        self, generation: Generation, database: Database, *, websockets: bool = True
+    ) -> None:
+        self.generation = generation
         self._node = find_node()
-        self._modules = node_modules()
+        self._modules = node_modules(generation)
         self._port = free_port()
         self._log = Path(tempfile.mkdtemp(prefix="ow-cube-")) / "log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -47,14 +57,19 @@ class CubeServer:
             "PORT": str(self._port),
             "CUBEJS_API_SECRET": SECRET,
             "CUBEJS_CACHE_AND_QUEUE_DRIVER": "memory",
+            "CUBEJS_SCHEMA_PATH": "schema",
+            # The add-on that these need is not there; see cube/native-shim.js.
+            "CUBEJS_TESSERACT_SQL_PLANNER": "false",
+            "CUBEJS_PG_SQL_PORT": "false",
             "CUBEJS_EXTERNAL_DEFAULT": "false",
             "CUBEJS_SCHEDULED_REFRESH_DEFAULT": "false",
+            "CUBEJS_SCHEDULED_REFRESH_TIMER": "false",
             "CUBEJS_TELEMETRY": "false",
             "CUBEJS_WEB_SOCKETS": "true" if websockets else "false",
             "CUBEJS_DB_TYPE": "postgres",
             "CUBEJS_DB_HOST": LOOPBACK,
-            "CUBEJS_DB_PORT": str(postgres.port),
-            "CUBEJS_DB_NAME": DATABASE,
+            "CUBEJS_DB_PORT": str(database.port),
+            "CUBEJS_DB_NAME": database.name,
             "CUBEJS_DB_USER": USER,
             "CUBEJS_DB_PASS": "",
             "TEST_TICK_MILLISECONDS": str(int(TICK_SECONDS * 1000)),

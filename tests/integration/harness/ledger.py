@@ -6,7 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.postgres import Postgres
+    from harness.postgres import Database
 
 TABLE = "stacks_contract_events"
 
@@ -18,7 +18,7 @@ class Ledger:
         contract_id: the contract that all rows of this object belong to.
     """
 
-    def __init__(self, postgres: Postgres, name: str) -> None:
+    def __init__(self, postgres: Database, name: str) -> None:
         self._postgres = postgres
         self._numbers = itertools.count(1)
         self.contract_id = f"SPTEST.{name}"

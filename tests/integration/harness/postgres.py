@@ -16,7 +16,7 @@ from harness.machine import LOOPBACK, Unavailable, free_port, tail
 from harness.waiting import wait_until
 
 USER = "cube"
-DATABASE = "postgres"
+MAINTENANCE_DATABASE = "postgres"
 USUAL_PLACES = (
     "usr/lib/postgresql/*/bin",
     "usr/pgsql-*/bin",
@@ -90,8 +90,83 @@ def unprivileged() -> dict[str, Any]:
     )
 
 
+class Database:
+    """A database of a running PostgreSQL; the tests' own `psql`.
+
+    Attributes:
+        port: the loopback port of its server.
+        name: the name of the database.
+    """
+
+    def __init__(self, program: Path, port: int, name: str) -> None:
+        self._program = program
+        self.port = port
+        self.name = name
+
+    def answers(self) -> bool:
+        """Return whether the server answers a query."""
+        return self._run_psql("SELECT 1").returncode == 0
+
+    def execute(self, sql: str) -> None:
+        """Run statements.
+
+        Raises:
+            RuntimeError: PostgreSQL refuses them; the text is its own.
+        """
+        self._psql(sql)
+
+    def rows(self, sql: str) -> list[list[str]]:
+        """Return what a SELECT gives, each value as PostgreSQL prints it.
+
+        Raises:
+            RuntimeError: PostgreSQL refuses it; the text is its own.
+        """
+        return list(csv.reader(self._psql(sql).splitlines()))
+
+    def scalar(self, sql: str) -> str:
+        """Return the single value of a SELECT, as PostgreSQL prints it."""
+        [[value]] = self.rows(sql)
+        return value
+
+    @contextmanager
+    def without(self, table: str) -> Iterator[None]:
+        """Have no such table for a while, as in a migration that goes wrong."""
+        self.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+        try:
+            yield
+        finally:
+            self.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
+
+    def _psql(self, sql: str) -> str:
+        done = self._run_psql(sql)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip())
+        return done.stdout
+
+    def _run_psql(self, sql: str) -> subprocess.CompletedProcess[str]:
+        environment: Mapping[str, str] = {
+            **{name: v for name, v in os.environ.items() if not name.startswith("PG")},
+            "PGCLIENTENCODING": "UTF8",
+            "PGOPTIONS": "--client-min-messages=warning",
+        }
+        return subprocess.run(
+            [
+                *(self._program, "--no-psqlrc", "--quiet"),
+                *("--csv", "--tuples-only", "--set", "ON_ERROR_STOP=1"),
+                *("--host", LOOPBACK, "--port", str(self.port)),
+                *("--username", USER, "--dbname", self.name),
+            ],
+            input=sql,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            check=False,
+        )
+
+
 class Postgres:
-    """A running PostgreSQL on loopback; the tests' own `psql` is `execute` and `rows`.
+    """A running PostgreSQL on loopback, without the tests' databases at first.
 
     Attributes:
         port: the loopback port it listens on.
@@ -105,6 +180,9 @@ class Postgres:
         self._log = self._directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
+        self._maintenance = Database(
+            self._programs / "psql", self.port, MAINTENANCE_DATABASE
+        )
 
     def start(self) -> None:
         """Make a data directory and start the server on it.
@@ -167,64 +245,13 @@ class Postgres:
             self._process = None
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def execute(self, sql: str) -> None:
-        """Run statements.
-
-        Raises:
-            RuntimeError: PostgreSQL refuses them; the text is its own.
-        """
-        self._psql(sql)
-
-    def rows(self, sql: str) -> list[list[str]]:
-        """Return what a SELECT gives, each value as PostgreSQL prints it.
-
-        Raises:
-            RuntimeError: PostgreSQL refuses it; the text is its own.
-        """
-        return list(csv.reader(self._psql(sql).splitlines()))
-
-    def scalar(self, sql: str) -> str:
-        """Return the single value of a SELECT, as PostgreSQL prints it."""
-        [[value]] = self.rows(sql)
-        return value
-
-    @contextmanager
-    def without(self, table: str) -> Iterator[None]:
-        """Have no such table for a while, as in a migration that goes wrong."""
-        self.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
-        try:
-            yield
-        finally:
-            self.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
+    def create_database(self, name: str) -> Database:
+        """Create an empty database and return it."""
+        database = Database(self._programs / "psql", self.port, name)
+        self._maintenance.execute(f"CREATE DATABASE {name}")
+        return database
 
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise ChildProcessError(f"it ended with {self._process.returncode}")
-        return self._run_psql("SELECT 1").returncode == 0
-
-    def _psql(self, sql: str) -> str:
-        done = self._run_psql(sql)
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip())
-        return done.stdout
-
-    def _run_psql(self, sql: str) -> subprocess.CompletedProcess[str]:
-        environment: Mapping[str, str] = {
-            **{name: v for name, v in os.environ.items() if not name.startswith("PG")},
-            "PGCLIENTENCODING": "UTF8",
-            "PGOPTIONS": "--client-min-messages=warning",
-        }
-        return subprocess.run(
-            [
-                *(self._programs / "psql", "--no-psqlrc", "--quiet"),
-                *("--csv", "--tuples-only", "--set", "ON_ERROR_STOP=1"),
-                *("--host", LOOPBACK, "--port", str(self.port)),
-                *("--username", USER, "--dbname", DATABASE),
-            ],
-            input=sql,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-            check=False,
-        )
+        return self._maintenance.answers()

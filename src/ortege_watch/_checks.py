@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import InvalidArgument
@@ -29,6 +30,14 @@ def check_text(name: str, value: object) -> None:
         raise InvalidArgument(f"{name} must be a non-empty string, got {shown(value)}")
 
 
+def check_match(
+    name: str, value: object, pattern: re.Pattern[str], expected: str
+) -> None:
+    """Raise :class:`InvalidArgument` unless the value is a string of a form."""
+    if not isinstance(value, str) or pattern.fullmatch(value) is None:
+        raise InvalidArgument(f"{name} must be {expected}, got {shown(value)}")
+
+
 def check_int(
     name: str,
     value: object,
@@ -48,15 +57,12 @@ def check_list(name: str, values: object, kind: type[T]) -> tuple[T, ...]:
         raise InvalidArgument(
             f"{name} must be an iterable of {kind.__name__}, got {shown(values)}"
         )
-    found: list[T] = []
-    for i, value in enumerate(values):
-        if not isinstance(value, kind):
-            problem = f"must be of type {kind.__name__}, got {shown(value)}"
-            raise InvalidArgument(f"{name}[{i}] {problem}")
-        found.append(value)
+    found = tuple(cast("Iterable[T]", values))
+    for i, value in enumerate(found):
+        check_kind(f"{name}[{i}]", value, kind)
     if not found:
         raise InvalidArgument(f"{name} is empty: pass at least one {kind.__name__}")
-    return tuple(found)
+    return found
 
 
 def check_kind(name: str, value: object, kind: Any, expected: str = "") -> None:

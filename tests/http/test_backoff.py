@@ -29,15 +29,14 @@ def test_delays_double_up_to_the_cap(attempt, draw, delay):
 @given(
     base=st.floats(0.001, 10),
     more=st.floats(0, 100),
-    factor=st.floats(1, 10),
     attempt=st.integers(0, 10**9),
     draw=draws,
 )
-def test_a_delay_lies_between_half_and_the_whole(base, more, factor, attempt, draw):
+def test_a_delay_lies_between_half_and_the_whole(base, more, attempt, draw):
     cap = base + more
-    delay = Backoff(base=base, cap=cap, factor=factor).delay(attempt, draw)
+    delay = Backoff(base=base, cap=cap).delay(attempt, draw)
     assert base / 2 <= delay <= cap
-    whole = Backoff(base=base, cap=cap, factor=factor).delay(attempt, 0.0) * 2
+    whole = Backoff(base=base, cap=cap).delay(attempt, 0.0) * 2
     assert whole / 2 <= delay <= whole
 
 
@@ -55,8 +54,6 @@ def test_no_delay_is_shorter_than_the_one_before(attempt, draw):
         {"base": math.nan},
         {"base": 2, "cap": 1},
         {"cap": math.inf},
-        {"factor": 0.5},
-        {"factor": math.nan},
     ],
 )
 def test_what_is_no_back_off_is_refused(settings):

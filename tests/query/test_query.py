@@ -250,7 +250,7 @@ def test_refuses_filters_and_orders_that_are_out_of_place(arguments, advice):
         ({"limit": 1.0}, "limit must be an integer"),
         ({"limit": "10"}, "limit must be an integer"),
         pytest.param(
-            {"limit": 10**5000}, "limit must be .*, got a very long int", id="huge"
+            {"limit": 10**5000}, "limit must be .*, got <int too large", id="huge"
         ),
         ({"offset": -1}, "offset must be an integer of at least 0, got"),
         ({"offset": None}, "offset must be an integer of at least 0, got"),

@@ -88,7 +88,9 @@ def test_takes_enumerations_for_their_values():
         (Decimal("1E+999999"), Decimal, r"E\+999999'\) has more than 4000 digits$"),
         (Decimal("1E-999999"), Decimal, "has more than 4000 digits$"),
         pytest.param(1 << 20000, int, "int is longer than 12000 bits", id="long"),
-        pytest.param(1 << 20000, str, "got a very long int of type int", id="longer"),
+        pytest.param(
+            1 << 20000, str, "got <int too large to print> of type int", id="longer"
+        ),
         (NAIVE, datetime, "naive; add tzinfo=timezone.utc"),
         ("a\udfff", str, "lone surrogate"),
     ],

@@ -106,7 +106,7 @@ def test_only_addresses_are_sent(address):
     ("alerts", "problem"),
     [
         ([], "alerts is empty: pass at least one AlertInfo"),
-        ([alert(), 5], r"alerts\[1\] must be of type AlertInfo, got 5"),
+        ([alert(), 5], r"alerts\[1\] must be of type AlertInfo, got int"),
         (alert(), "alerts must be an iterable of AlertInfo, got AlertInfo"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_page_is_asked_for_from_one_and_without_a_list_for_all():
             {"entities": [ADDRESS, "0x1"]},
             r"entities\[1\] must be an address, .* got '0x1'$",
         ),
-        ({"entities": [5]}, r"entities\[0\] must be of type str, got 5$"),
+        ({"entities": [5]}, r"entities\[0\] must be of type str, got int$"),
         ({"page_index": 0}, "page_index must be a positive int, got 0$"),
         ({"page_index": "1"}, "page_index must be a positive int, got '1'$"),
         ({"page_index": True}, "page_index must be a positive int, got True$"),

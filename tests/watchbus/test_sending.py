@@ -73,7 +73,7 @@ def test_a_queued_alert_is_the_given_one_or_is_decoded():
         (b"x", "must be an iterable"),
         (None, "must be an iterable"),
         (alert(1), "must be an iterable"),
-        ([alert(1), {}], r"alerts\[1\] must be of type AlertInfo, got {}"),
+        ([alert(1), {}], r"alerts\[1\] must be of type AlertInfo, got dict"),
         (
             [alert(1), AlertInfo("0x1", 56, "ERC20", "x", 1)],
             r"alerts\[1\]\.entity must be an address, .* got '0x1'$",

@@ -177,7 +177,7 @@ def test_every_entity_is_accounted_for_once(count, size, answers):
         (b"0x", "must be an iterable"),
         (None, "must be an iterable"),
         (ONE, "must be an iterable"),
-        ([ONE, "0x"], r"entities\[1\] must be of type EntityInfo, got '0x'"),
+        ([ONE, "0x"], r"entities\[1\] must be of type EntityInfo, got str"),
         ([ONE, TWO, ONE], r"entities\[2\] repeats entities\[0\]"),
         ([ONE, EntityInfo("0x1", 56, "ERC20", "x")], r"entities\[1\]\.entity"),
     ],
@@ -296,7 +296,7 @@ def test_paging_ends(answers, total):
     [
         ([], 50, "entities is empty"),
         ("0x", 50, "must be an iterable of str, got '0x'"),
-        ([56], 50, r"entities\[0\] must be of type str, got 56"),
+        ([56], 50, r"entities\[0\] must be of type str, got int"),
         (["0x1"], 50, r"entities\[0\]"),
         ([ONE.entity, ONE.entity.upper().replace("X", "x")], 50, "repeats"),
         (None, 51, "page_size"),

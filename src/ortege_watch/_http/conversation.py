@@ -57,9 +57,7 @@ class Work:
     """A function call; its exception ends the conversation."""
 
     call: Callable[[], Any]
-    may_block: bool = (
-        True  # it may wait for a disk, so it must not run on an event loop
-    )
+    may_block: bool = True  # it may wait for a disk: not to run on an event loop
 
 
 @frozen(kw_only=True)
@@ -115,9 +113,7 @@ def split_url(url: str, example: str, remedy: str) -> SplitResult:
     An invalid one is an InvalidArgument, whose message has a valid ``example``, and the
     ``remedy`` for a user name or password.
     """
-    if not isinstance(url, str):
-        kind = type(url).__name__
-        raise InvalidArgument(f"url must be a string such as {example}, got {kind}")
+    check_kind("url", url, str, f"a string such as {example}")
     text = url.strip()
     try:
         parts = urlsplit(text)
@@ -148,7 +144,7 @@ _LONGEST_RETRY_AFTER: Final = 3600.0
 
 @frozen
 class Backoff:
-    """Delays that grow geometrically up to a cap, each with jitter.
+    """Delays that double up to a cap, each with jitter.
 
     The jitter keeps clients that failed together from retrying together; each delay is
     at least half of its nominal length, so that none of them retries at once.
@@ -156,26 +152,21 @@ class Backoff:
 
     base: float = 1.0  # nominal length of the first delay, in seconds
     cap: float = 60.0  # nominal length of the longest delay, in seconds; at least base
-    factor: float = 2.0  # growth from one delay to the next; at least 1
 
     def __attrs_post_init__(self) -> None:
         check_seconds("base", self.base)
         check_seconds("cap", self.cap)
         if self.cap < self.base:
-            raise InvalidArgument(
-                f"cap must be at least base ({self.base!r} s), got {self.cap!r}"
-            )
-        if not 1 <= self.factor < math.inf:
-            raise InvalidArgument(f"factor must be 1 or more, got {self.factor!r}")
+            problem = f"cap must be at least base ({self.base!r} s), got {self.cap!r}"
+            raise InvalidArgument(problem)
 
     def delay(self, attempt: int, jitter: float) -> float:
         """Return the seconds after a failed attempt; the first one has the number 0.
 
-        Between half and the whole of ``min(cap, base * factor ** attempt)``, by
-        ``jitter`` (0 <= jitter < 1).
+        Between half and the whole of ``min(cap, base * 2 ** attempt)``, by ``jitter``.
         """
         try:
-            whole = min(self.cap, self.base * self.factor**attempt)
+            whole = min(self.cap, self.base * 2.0**attempt)
         except OverflowError:
             whole = self.cap
         return whole * (1 + jitter) / 2
@@ -205,10 +196,6 @@ class Retry:
     def __attrs_post_init__(self) -> None:
         check_int("attempts", self.attempts)
         Backoff(self.base, self.cap)  # checks them
-
-    def delay(self, failures: int, jitter: float) -> float:
-        """Return the pause after so many failures in a row, in seconds."""
-        return Backoff(self.base, self.cap).delay(failures - 1, jitter)
 
 
 class Limits(TypedDict, total=False):
@@ -243,11 +230,7 @@ class ClientOptions(TypedDict, total=False):
 
 
 def check_names(options: Mapping[str, object], known: type) -> None:
-    """Check the names of keyword arguments that a ``TypedDict`` describes.
-
-    Raises:
-        TypeError: an argument is unknown.
-    """
+    """Raise TypeError for keyword arguments that a ``TypedDict`` does not have."""
     if unknown := options.keys() - known.__annotations__:
         raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
 
@@ -310,28 +293,20 @@ class Attempts:
     def back_off(
         self, error: OrtegeWatchError, retry_after: float | None
     ) -> Conversation[None]:
-        """Wait before another attempt.
-
-        Raises:
-            OrtegeWatchError: the error itself, if no attempt is left.
-            DeadlineExceeded: no time is left for another attempt.
-        """
+        """Wait before another attempt; raise the error if none is left."""
         self.failures += 1
         asked = retry_after or 0.0
         retry = self.budget.retry
         if self.failures >= retry.attempts or asked > _LONGEST_RETRY_AFTER:
             raise error
-        pause = max(retry.delay(self.failures, self.jitter), asked)
-        yield from self.pause(pause, error)
+        backoff = Backoff(retry.base, retry.cap)
+        pause = backoff.delay(self.failures - 1, self.jitter)
+        yield from self.pause(max(pause, asked), error)
 
     def pause(
         self, seconds: float, cause: OrtegeWatchError | None = None
     ) -> Conversation[None]:
-        """Wait so many seconds.
-
-        Raises:
-            DeadlineExceeded: no time would be left afterwards.
-        """
+        """Wait so many seconds; raise DeadlineExceeded if no time would be left."""
         if seconds >= self.left:
             raise self.deadline_exceeded(cause) from cause
         self.update((yield Pause(seconds)))

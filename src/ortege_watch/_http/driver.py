@@ -129,11 +129,7 @@ class _Driver(Generic[C, B]):
 
 
 class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
-    """Runs conversations in the calling thread.
-
-    A client or transport of the user is never closed here; by default, the first
-    request creates a client.
-    """
+    """Runs conversations in the calling thread; closes only a client of its own."""
 
     def __init__(
         self,
@@ -166,7 +162,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
             case GetToken(source):
                 token = source.get()
             case GetStamp():
-                return _stamp(self.clock.now())
+                return Reply(now=self.clock.now(), unix=time.time(), nonce=uuid4().hex)
             case Work(call):
                 return Reply(now=self.clock.now(), value=call())
             case Pause(seconds):
@@ -251,7 +247,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
             case GetToken(source):
                 token = await source.aget()
             case GetStamp():
-                return _stamp(self.clock.now())
+                return Reply(now=self.clock.now(), unix=time.time(), nonce=uuid4().hex)
             case Work(call, may_block):
                 value = await to_thread.run_sync(call) if may_block else call()
                 return Reply(now=self.clock.now(), value=value)
@@ -304,9 +300,8 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         loop = _LOOP.get(None)
         if loop is None:
             _LOOP.set(loop := object())
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
+        self._loop = self._loop or loop
+        if self._loop is not loop:
             raise OrtegeWatchError(
                 "this client was used in another event loop; create one client per loop"
             )
@@ -373,21 +368,14 @@ def _response(response: httpx.Response, chunks: list[bytes]) -> Response:
     )
 
 
-def _stamp(now: float) -> Reply:
-    return Reply(now=now, unix=time.time(), nonce=uuid4().hex)
-
-
 def _answer(now: float, outcome: Response | Failure | None, token: str) -> Reply:
     jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
     return Reply(now=now, jitter=jitter, outcome=outcome, token=token)
 
 
-def _host(request: Request) -> str:
-    return urlsplit(request.url).netloc
-
-
 def _expired(request: Request) -> Failure:
-    text = f"no response from {_host(request)} within {request.limit:.3g} s"
+    host = urlsplit(request.url).netloc
+    text = f"no response from {host} within {request.limit:.3g} s"
     return Failure(error=TransportError(text), expired=True)
 
 
@@ -401,7 +389,7 @@ def _too_large(max_size: int) -> Failure:
 
 def _failure(error: Exception, request: Request) -> Failure:
     """Return the failure for an exception of httpx."""
-    host = _host(request)
+    host = urlsplit(request.url).netloc
     retry = isinstance(
         error,
         httpx.TimeoutException

@@ -114,7 +114,21 @@ class Settings:
         )
 
 
-class AsyncCubeClient(AsyncHttpClient):
+class _Calls:
+    """What the clients for tasks and those for threads share."""
+
+    _settings: Settings
+    _driver: Any
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._settings.endpoint.api!r})"
+
+    def _call(self, limits: Limits) -> Call:
+        self._driver.check_open()
+        return self._settings.call(self._driver.clock.now(), limits)
+
+
+class AsyncCubeClient(AsyncHttpClient, _Calls):
     """A client of a Cube server for tasks of asyncio or trio.
 
     Every method retries transient failures and repeats the request while the server is
@@ -154,9 +168,6 @@ class AsyncCubeClient(AsyncHttpClient):
         self._settings = Settings(url, token, options)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=max_size)
-
-    def __repr__(self) -> str:
-        return f"AsyncCubeClient({self._settings.endpoint.api!r})"
 
     async def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query.
@@ -255,12 +266,8 @@ class AsyncCubeClient(AsyncHttpClient):
             self._settings, self._driver, self._settings.tokens, queries, options
         )
 
-    def _call(self, limits: Limits) -> Call:
-        self._driver.check_open()
-        return self._settings.call(self._driver.clock.now(), limits)
 
-
-class CubeClient(HttpClient):
+class CubeClient(HttpClient, _Calls):
     """A client of a Cube server for threads and scripts; threads may share it.
 
     Every method retries transient failures and repeats the request while the server is
@@ -303,9 +310,6 @@ class CubeClient(HttpClient):
         self._settings = Settings(url, token, options)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = HttpDriver(http=http, clock=clock, max_size=max_size)
-
-    def __repr__(self) -> str:
-        return f"CubeClient({self._settings.endpoint.api!r})"
 
     def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query.
@@ -411,10 +415,6 @@ class CubeClient(HttpClient):
         driver = AsyncHttpDriver(max_size=self._driver.max_size)
         updates = _watch(self._settings, driver, tokens, queries, options)
         return Updates(updates, aclose=driver.aclose)
-
-    def _call(self, limits: Limits) -> Call:
-        self._driver.check_open()
-        return self._settings.call(self._driver.clock.now(), limits)
 
 
 def _watch(

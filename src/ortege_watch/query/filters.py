@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import attrs
 
+from ortege_watch._checks import shown
 from ortege_watch.errors import QueryError
 from ortege_watch.query.values import (
     TYPES,
@@ -25,7 +26,6 @@ from ortege_watch.query.values import (
     check_value,
     day_end,
     range_to_wire,
-    shown,
     value_to_wire,
     wall_clock,
 )

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
+from ortege_watch._checks import shown
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import OPERATORS, Condition, Filter, Group
 from ortege_watch.query.members import (
@@ -35,7 +36,6 @@ from ortege_watch.query.values import (
     check_value,
     check_zone,
     parse_moment,
-    shown,
     value_to_wire,
     zone_names,
 )

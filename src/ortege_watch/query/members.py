@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
 import attrs
 from attrs.converters import optional
 
+from ortege_watch._checks import shown
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import Condition, Member
 from ortege_watch.query.values import (
@@ -26,7 +27,6 @@ from ortege_watch.query.values import (
     check_range,
     check_value,
     range_to_wire,
-    shown,
 )
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
+from ortege_watch._checks import shown
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import Condition, Filter, Member, check_filter
 from ortege_watch.query.from_wire import QueryReader
@@ -27,7 +28,6 @@ from ortege_watch.query.values import (
     check_list,
     check_text,
     check_zone,
-    shown,
 )
 
 # The default of CUBEJS_DB_QUERY_LIMIT; above it servers answer 500.

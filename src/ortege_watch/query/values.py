@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, TypeAlias
 from zoneinfo import ZoneInfo, available_timezones
 
+from ortege_watch._checks import shown
 from ortege_watch.errors import QueryError
 
 Scalar: TypeAlias = str | int | Decimal | bool | datetime
@@ -33,16 +34,6 @@ TYPES: tuple[type, ...] = (Decimal, int, str, bool, datetime, object)
 
 UNITS = ("second", "minute", "hour", "day", "week", "month", "quarter", "year")
 _MOST_DIGITS = 4000
-
-
-def shown(value: object) -> str:
-    """Return the ``repr`` of any value for an error message, cut after 200 characters."""
-    try:
-        text = repr(value)
-    except ValueError:
-        # An int of more than 4300 digits.
-        text = f"a very long {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def check_list(value: Any, what: str) -> tuple[Any, ...]:

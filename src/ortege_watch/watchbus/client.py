@@ -171,17 +171,15 @@ def _distinct(entities: object, kind: type[T]) -> tuple[T, ...]:
     return listed
 
 
-def _refuse_params(http: object) -> None:
-    """Raise InvalidArgument for a client that adds a query to every request."""
-    if getattr(http, "params", None):
-        raise InvalidArgument("http has params, which a signature does not cover")
-
-
 class _Calls:
     """What the clients for tasks and those for threads share."""
 
-    _config: BusConfig
     _driver: Any
+
+    def __init__(self, config: BusConfig, http: object) -> None:
+        if getattr(http, "params", None):
+            raise InvalidArgument("http has params, which a signature does not cover")
+        self._config = config
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._config.root!r})"
@@ -200,8 +198,7 @@ class AsyncBusClient(AsyncHttpClient, _Calls):
     def __init__(
         self, config: BusConfig, http: AsyncHttp | None, clock: AsyncClock | None
     ) -> None:
-        _refuse_params(http)
-        self._config = config
+        _Calls.__init__(self, config, http)
         self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=config.max_size)
 
 
@@ -211,8 +208,7 @@ class BusClient(HttpClient, _Calls):
     def __init__(
         self, config: BusConfig, http: Http | None, clock: Clock | None
     ) -> None:
-        _refuse_params(http)
-        self._config = config
+        _Calls.__init__(self, config, http)
         self._driver = HttpDriver(http=http, clock=clock, max_size=config.max_size)
 
 

@@ -27,7 +27,7 @@ import msgspec
 from attrs import field, frozen
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_int, check_text, shown
+from ortege_watch._checks import check_int, check_kind, check_text, shown
 from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.watchbus.fields import (
     COUNT,
@@ -474,10 +474,7 @@ class AlertInfo:
         _check_fields(entity, chain_id, entity_type, event_code)
         expected = "an int of unix seconds"
         check_int("timestamp", timestamp, expected, first=0, last=LAST_SECONDS)
-        if not isinstance(event_values, Mapping | None):
-            raise InvalidArgument(
-                f"event_values must be a mapping, got {shown(event_values)}"
-            )
+        check_kind("event_values", event_values, Mapping | None, "a mapping")
         self._fields = _Fields(
             entity,
             str(int(chain_id)),

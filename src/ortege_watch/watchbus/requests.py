@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, Unpack
 
 from attrs import asdict, evolve, field, frozen, mutable
 
-from ortege_watch._checks import check_int, check_kind
+from ortege_watch._checks import check_int, check_kind, check_match
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
@@ -42,7 +42,6 @@ from ortege_watch._http.statuses import (
     retry_after,
 )
 from ortege_watch.errors import (
-    InvalidArgument,
     OrtegeWatchError,
     RateLimited,
     WatchBusError,
@@ -75,8 +74,9 @@ NO_PASSWORD: Final = "pass credentials, which sign the requests"
 """What to do instead of a user name or password in a URL."""
 
 # What every HTTP library sends unchanged: the path that is sent must be the signed one.
-_PATH: Final = re.compile(r"(?:/(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?")
-_DOTS: Final = frozenset({".", ".."})
+_PATH: Final = re.compile(
+    r"(?:/(?!\.{1,2}(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?"
+)
 _INVALID: Final = frozenset({400, 413, 422})
 _DOCUMENTED: Final = frozenset(ResultCode) | {None}
 
@@ -190,16 +190,11 @@ class BusConfig:
 
 
 def _check_path(name: str, path: object) -> None:
-    if (
-        not isinstance(path, str)
-        or _PATH.fullmatch(path) is None
-        or not _DOTS.isdisjoint(path.split("/"))
-    ):
-        raise InvalidArgument(
-            f"invalid {name} {path!r}: a path that is signed must begin with '/' and"
-            " have no query, no ';', no '.' or '..' segment and no character that needs"
-            " percent-encoding"
-        )
+    rule = (
+        "a path that begins with '/' and has no query, no ';', no '.' or '..' segment"
+        " and no character that needs percent-encoding"
+    )
+    check_match(name, path, _PATH, rule)
 
 
 def signed_exchange(

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeAlias
 from attrs import field, frozen
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_int, check_kind, shown
+from ortege_watch._checks import check_int, check_kind, check_match, shown
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -48,17 +48,14 @@ Key: TypeAlias = hmac.HMAC
 """A secret that is ready for signing; its ``repr`` does not show the secret."""
 
 
-def is_field(text: object, pattern: re.Pattern[str] = _FIELD) -> bool:
+def is_field(text: object) -> bool:
     """Return whether the text can precede the body: visible ASCII without ``;``."""
-    return isinstance(text, str) and pattern.fullmatch(text) is not None
+    return isinstance(text, str) and _FIELD.fullmatch(text) is not None
 
 
 def check_app_id(app_id: object) -> None:
     """Raise :class:`InvalidArgument` unless the app id can be sent as a header."""
-    if not is_field(app_id):
-        raise InvalidArgument(
-            f"app_id must be visible ASCII characters without ';', got {shown(app_id)}"
-        )
+    check_match("app_id", app_id, _FIELD, "visible ASCII characters without ';'")
 
 
 @frozen
@@ -129,15 +126,9 @@ def matches(keys: Iterable[Key], message: bytes, signature: str) -> bool:
 
 def request_line(method: str, path: str) -> str:
     """Return the part of the message that has the method and the path, checked."""
-    if not is_field(method, _METHOD):
-        raise InvalidArgument(
-            f"method must be an HTTP method in capitals, got {method!r}"
-        )
-    if not is_field(path, _PATH):
-        raise InvalidArgument(
-            f"invalid path {path!r}: a path that is signed must begin with '/', be"
-            " percent-encoded and have neither a query nor a ';'"
-        )
+    check_match("method", method, _METHOD, "an HTTP method in capitals")
+    rule = "a path that begins with '/', percent-encoded, with neither a query nor ';'"
+    check_match("path", path, _PATH, rule)
     return f"{method};{path};"
 
 

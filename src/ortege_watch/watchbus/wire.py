@@ -17,7 +17,7 @@ from typing import Any, Final
 from attrs import frozen
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_int, check_list, shown
+from ortege_watch._checks import check_int, check_list, check_match, shown
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -431,7 +431,4 @@ def _spelling(entity_type: str) -> str:
 
 
 def _check_address(path: str, entity: str) -> None:
-    if _ADDRESS.fullmatch(entity) is None:
-        raise InvalidArgument(
-            f"{path} must be an address, 0x and 40 hex digits, got {shown(entity)}"
-        )
+    check_match(path, entity, _ADDRESS, "an address, 0x and 40 hex digits")

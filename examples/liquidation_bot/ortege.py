@@ -182,7 +182,7 @@ class OrtegePositions:
                 order=[Positions.lender_address.asc(), Positions.asset_id.asc()],
                 limit=self._max_rows,
                 # A position has just changed: a cached answer would be too old.
-                cache="must-revalidate",
+                cache="no-cache",
             )
             result = await self._load(query)
             if result.truncated:  # a debt may be among the rows that are missing

@@ -210,7 +210,7 @@ class Condition(Filter):
         """Return the condition as Cube's JSON; instants become wall clock of ``zone``.
 
         A day means the whole day with every operator. Ranges and days always have two
-        values: with one, Cube 0.35.81 silently drops the filter [seen]. Cube's older
+        values: with one, a range of Cube 0.35.81 ends with today [seen]. Cube's older
         planner reads a single day as its 00:00, so ``beforeOrOnDate`` and ``afterDate``
         send the day's last millisecond. Instants finer than a millisecond are rounded
         so that no row is lost.

@@ -290,7 +290,7 @@ def _on_measures(found: Filter) -> Filter:
 def _days(operator: str, values: list[Any], path: str) -> tuple[str, list[Any]]:
     """Return two moments for a range and one day for ``onTheDate``.
 
-    With one value Cube 0.35.81 silently drops either filter [seen]; newer servers read
+    With one value Cube 0.35.81 reads either as a range up to today [seen]; 1.7.43 reads
     it as the whole day. ``onTheDate`` with two is a range on every server.
     """
     match operator, values:

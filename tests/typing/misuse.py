@@ -78,7 +78,7 @@ def each_argument_of_a_query_takes_its_own_kind() -> None:
 
 
 def a_row_is_not_iterable(row: ortege_watch.Row) -> None:
-    list(row)  # E: arg-type
+    list(row)  # E: call-overload
     row[0]  # E: call-overload
 
 

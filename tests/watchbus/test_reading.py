@@ -8,7 +8,7 @@ import pytest
 
 from ortege_watch import DecodeError
 from ortege_watch._checks import shown
-from ortege_watch.watchbus.fields import (
+from ortege_watch.watchbus.reading import (
     COUNT,
     INTEGER,
     NUMBER,

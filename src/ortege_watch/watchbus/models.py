@@ -29,7 +29,7 @@ from attrs import field, frozen
 from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_text, shown
 from ortege_watch.errors import DecodeError, InvalidArgument
-from ortege_watch.watchbus.fields import (
+from ortege_watch.watchbus.reading import (
     COUNT,
     INTEGER,
     LARGEST,

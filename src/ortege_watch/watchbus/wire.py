@@ -25,7 +25,17 @@ from ortege_watch.errors import (
     SignatureReason,
     WatchBusError,
 )
-from ortege_watch.watchbus.fields import (
+from ortege_watch.watchbus.models import (
+    AlertInfo,
+    EntityInfo,
+    Subscription,
+    SubscriptionPage,
+    SupportedEvent,
+    WatchEvent,
+    as_text,
+    fields_of,
+)
+from ortege_watch.watchbus.reading import (
     COUNT,
     LARGEST,
     NUMBER,
@@ -37,16 +47,6 @@ from ortege_watch.watchbus.fields import (
     Problems,
     read_json,
     read_list,
-)
-from ortege_watch.watchbus.models import (
-    AlertInfo,
-    EntityInfo,
-    Subscription,
-    SubscriptionPage,
-    SupportedEvent,
-    WatchEvent,
-    as_text,
-    fields_of,
 )
 
 # Undocumented: where an error has its text. All are read, the first is written.

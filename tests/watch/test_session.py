@@ -563,6 +563,19 @@ def test_an_older_snapshot_is_believed_in_the_end():
     assert bytes(next_one.part.data) == b"[3]"
 
 
+def test_what_was_held_on_one_connection_is_not_delivered_on_the_next():
+    script = Script()
+    script.go_live()
+    script.receive(answer("[1]", at="2026-11-22T06:00:09.000Z"))
+    assert script.receive(answer("[0]", at="2026-11-22T06:00:01.000Z")) == []
+    script.on(GONE)
+    script.now += 30.0  # the time of the held snapshot has passed
+    script.go_live()
+    assert script.state.release_at is None
+    assert script.receive(answer("[0]", at="2026-11-22T06:00:01.000Z")) == []
+    assert script.state.release_at == script.now + 15.0  # held on this one anew
+
+
 def test_a_validation_error_ends_its_query_once_and_not_the_others():
     script = Script({"1": COUNT, "2": SUM})
     script.go_live()

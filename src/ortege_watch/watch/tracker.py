@@ -50,9 +50,14 @@ class QueryTracker:
         return max(self._entries, key=lambda key: len(dumps(self._entries[key].query)))
 
     def on_reconnect(self) -> None:
-        """Mark every query as waiting for its first snapshot after an outage."""
+        """Mark every query as waiting for its first snapshot after an outage.
+
+        What was held is dropped: the server sends its answer again.
+        """
         for entry in self._entries.values():
             entry.fresh = True
+            entry.held = entry.held_until = None
+        self.release_at = None
 
     def on_snapshot(self, key: str, part: ResultPart, now: float) -> list[Deliver]:
         """Return the snapshot to deliver, or nothing while an older one is held.

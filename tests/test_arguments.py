@@ -69,6 +69,7 @@ def new(kind, **options):
         ({"max_size": "1"}, "max_size must be a positive int, got '1'"),
         ({"max_size": 0}, "max_size must be a positive int, got 0"),
         ({"max_size": 1.5}, "max_size must be a positive int, got 1.5"),
+        ({"ssl": True}, "ssl must be an ssl.SSLContext, got bool"),
     ],
 )
 def test_options_of_every_client(kind, options, message):

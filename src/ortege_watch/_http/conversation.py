@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Final, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from attrs import evolve, field, frozen, mutable
@@ -17,6 +17,9 @@ from attrs import evolve, field, frozen, mutable
 from ortege_watch._checks import check_int, check_kind, check_seconds
 from ortege_watch.errors import DeadlineExceeded, InvalidArgument, OrtegeWatchError
 from ortege_watch.tokens import TokenSource
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 T = TypeVar("T")
 
@@ -221,12 +224,16 @@ class ClientOptions(TypedDict, total=False):
         retry: the attempts and the pauses between them; ``Retry()`` by default.
         max_size: the largest response or frame, in bytes, decompressed; 128 MiB by
             default.
+        ssl: the TLS settings of ``https`` and ``wss`` connections, such as a private
+            certificate authority or a client certificate; by default the usual
+            authorities. Requests through ``http=`` use those of ``http``.
     """
 
     timeout: float
     deadline: float | None
     retry: Retry | None
     max_size: int
+    ssl: SSLContext | None
 
 
 def check_names(options: Mapping[str, object], known: type) -> None:

@@ -111,16 +111,23 @@ class _Driver(Generic[C, B]):
     """What both drivers share: the client of httpx, and whether it is closed."""
 
     def __init__(
-        self, http: C | B | None, client: type[C], transport: type[B], max_size: int
+        self,
+        http: C | B | None,
+        client: type[C],
+        transport: type[B],
+        max_size: int,
+        tls: ssl.SSLContext | None,
     ) -> None:
         expected = f"an httpx.{client.__name__} or a transport for one"
         check_kind("http", http, client | transport | None, expected)
+        check_kind("ssl", tls, ssl.SSLContext | None, "an ssl.SSLContext")
         check_int("max_size", max_size)
         self._http: C | None = http if isinstance(http, client) else None
         self._transport: B | None = http if isinstance(http, transport) else None
         self._is_ours = http is None
         self._closed = False
         self.max_size = max_size
+        self.tls = tls
 
     def check_open(self) -> None:
         """Raise OrtegeWatchError if the client is closed, or that of the user."""
@@ -137,8 +144,9 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         http: Http | None = None,
         clock: Clock | None = None,
         max_size: int = DEFAULT_MAX_SIZE,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(http, httpx.Client, httpx.BaseTransport, max_size)
+        super().__init__(http, httpx.Client, httpx.BaseTransport, max_size, tls)
         self.clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
 
@@ -200,7 +208,9 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
             self.check_open()
             if self._http is None:
                 self._http = httpx.Client(
-                    transport=self._transport, verify=ssl_context(), headers=_HEADERS
+                    transport=self._transport,
+                    verify=self.tls or ssl_context(),
+                    headers=_HEADERS,
                 )
             return self._http
 
@@ -221,8 +231,11 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         http: AsyncHttp | None = None,
         clock: AsyncClock | None = None,
         max_size: int = DEFAULT_MAX_SIZE,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(http, httpx.AsyncClient, httpx.AsyncBaseTransport, max_size)
+        super().__init__(
+            http, httpx.AsyncClient, httpx.AsyncBaseTransport, max_size, tls
+        )
         self.clock: AsyncClock = clock or AsyncSystemClock()
         self._loop: object = None  # stands for the event loop of the connections
 
@@ -284,7 +297,9 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         self.check_open()
         if self._http is None:
             self._http = httpx.AsyncClient(
-                transport=self._transport, verify=ssl_context(), headers=_HEADERS
+                transport=self._transport,
+                verify=self.tls or ssl_context(),
+                headers=_HEADERS,
             )
         return self._http
 

@@ -167,7 +167,9 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
     ) -> None:
         self._settings = Settings(url, token, options)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
-        self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=max_size)
+        self._driver = AsyncHttpDriver(
+            http=http, clock=clock, max_size=max_size, tls=options.get("ssl")
+        )
 
     async def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query.
@@ -309,7 +311,9 @@ class CubeClient(HttpClient, _Calls):
     ) -> None:
         self._settings = Settings(url, token, options)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
-        self._driver = HttpDriver(http=http, clock=clock, max_size=max_size)
+        self._driver = HttpDriver(
+            http=http, clock=clock, max_size=max_size, tls=options.get("ssl")
+        )
 
     def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query.
@@ -412,7 +416,7 @@ class CubeClient(HttpClient, _Calls):
         tokens = self._settings.tokens
         if not tokens.is_fixed:
             tokens = TokenSource(partial(in_thread, tokens.get))
-        driver = AsyncHttpDriver(max_size=self._driver.max_size)
+        driver = AsyncHttpDriver(max_size=self._driver.max_size, tls=self._driver.tls)
         updates = _watch(self._settings, driver, tokens, queries, options)
         return Updates(updates, aclose=driver.aclose)
 
@@ -442,6 +446,7 @@ def _watch(
         poll=poll,
         clock=driver.clock,
         max_size=driver.max_size,
+        tls=driver.tls,
     )
     return AsyncUpdates(
         Subscription(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 import time
 import uuid
 from collections import deque
@@ -62,6 +63,7 @@ class Target:
     clock: AsyncClock  # the clock of all time limits
     # the size in bytes of the largest frame; a result of 50,000 rows has 17 MB
     max_size: int
+    tls: ssl.SSLContext | None = None
 
 
 class Subscription:
@@ -448,6 +450,7 @@ class _Socket:
                 {"Authorization": f"Bearer {token}"},
                 secrets=runner.tokens,
                 max_size=target.max_size,
+                ssl=target.tls,
             )
         except InvalidStatus as error:
             status = error.response.status_code

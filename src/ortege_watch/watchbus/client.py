@@ -199,7 +199,9 @@ class AsyncBusClient(AsyncHttpClient, _Calls):
         self, config: BusConfig, http: AsyncHttp | None, clock: AsyncClock | None
     ) -> None:
         _Calls.__init__(self, config, http)
-        self._driver = AsyncHttpDriver(http=http, clock=clock, max_size=config.max_size)
+        self._driver = AsyncHttpDriver(
+            http=http, clock=clock, max_size=config.max_size, tls=config.tls
+        )
 
 
 class BusClient(HttpClient, _Calls):
@@ -209,7 +211,9 @@ class BusClient(HttpClient, _Calls):
         self, config: BusConfig, http: Http | None, clock: Clock | None
     ) -> None:
         _Calls.__init__(self, config, http)
-        self._driver = HttpDriver(http=http, clock=clock, max_size=config.max_size)
+        self._driver = HttpDriver(
+            http=http, clock=clock, max_size=config.max_size, tls=config.tls
+        )
 
 
 class AsyncWatchBusClient(AsyncBusClient):

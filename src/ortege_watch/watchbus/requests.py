@@ -84,8 +84,8 @@ _DOCUMENTED: Final = frozenset(ResultCode) | {None}
 class BusOptions(ClientOptions, total=False):
     """Options of the watch-bus's clients and publishers.
 
-    There are also those of :class:`ClientOptions`: ``timeout``, ``deadline``, ``retry``
-    and ``max_size``, with the same defaults. They hold for each request.
+    There are also those of :class:`ClientOptions`: ``timeout``, ``deadline``, ``retry``,
+    ``max_size`` and ``ssl``, with the same defaults. They hold for each request.
 
     Attributes:
         batch_size: the most entities or alerts in a request; 100 by default. More of
@@ -143,6 +143,7 @@ class BusConfig:
     key: Key = field(repr=False)
     budget: TimeBudget  # the time and the attempts of each request
     max_size: int
+    tls: Any  # an ssl.SSLContext, or None; checked by the driver
     batch_size: int
     style: WireStyle
     # corrected where the server refuses a timestamp; shared by all requests
@@ -174,6 +175,7 @@ class BusConfig:
             key=prepare(credentials.secret),
             budget=TimeBudget.of(options),
             max_size=options.get("max_size", DEFAULT_MAX_SIZE),
+            tls=options.get("ssl"),
             batch_size=batch_size,
             style=style,
         )

@@ -328,7 +328,7 @@ class _Link:
                 return None
             self._stalled_by = entry
             self._open.clear()
-            return await self._held(reader, b"")
+            return await self._until_open("up", reader)
         return b""
 
     async def _forward(
@@ -359,12 +359,18 @@ class _Link:
         with contextlib.suppress(ConnectionError):
             await writer.drain()
 
-    async def _held(self, reader: asyncio.StreamReader, data: bytes) -> bytes:
-        """Keep what a client sends while its connection is stalled.
+    async def _until_open(
+        self, direction: Literal["up", "down"], reader: asyncio.StreamReader
+    ) -> bytes:
+        """Wait while the connection is stalled; return what a client sends meanwhile.
 
-        A client that closes its end meanwhile is gone.
+        A client that closes its end meanwhile is gone, and so is the connection.
         """
+        data = b""
         while not self._open.is_set():
+            if direction == "down":
+                await self._open.wait()
+                continue
             reading = asyncio.ensure_future(reader.read(_CHUNK))
             opened = asyncio.ensure_future(self._open.wait())
             both = {reading, opened}
@@ -389,21 +395,20 @@ class _Link:
         writer: asyncio.StreamWriter,
     ) -> None:
         flow = decisions.Flow(direction, f"{self._seed}/{direction}")
+        backlog = b""
         try:
             while True:
                 await asyncio.sleep(flow.before_read(self._proxy.active))
-                data = await reader.read(_CHUNK)
+                data = backlog or await reader.read(_CHUNK)
                 if not data:
                     break
-                if direction == "up":
-                    data = await self._held(reader, data)
-                await self._open.wait()
+                backlog = await self._until_open(direction, reader)
                 for step in flow.decide(data, self._proxy.active):
                     match step:
                         case decisions.Pause(seconds):
                             await asyncio.sleep(seconds)
                         case decisions.Write(piece):
-                            await self._open.wait()
+                            backlog += await self._until_open(direction, reader)
                             if writer is not self._half_closed:
                                 writer.write(piece)
                                 await writer.drain()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from injection.servers import Server
 
 FAULTS_PER_WATCH = 5
+# The share of the time of the faults in which rows change.
+_WRITING = 0.6
 
 
 @attrs.define(kw_only=True)
@@ -174,9 +176,12 @@ class _Trial:
         for watch in self._watches:
             if watch.late:
                 self._start(watch)
-        await asyncio.gather(*running)
+        # A later change would hide that a watch has missed one, so the writers end
+        # before the faults do.
+        await asyncio.wait(running, timeout=_WRITING * server.seconds)
         for writer in self._writers:
             await asyncio.to_thread(writer.stop)
+        await asyncio.gather(*running)
 
     async def _quiet_update(self) -> None:
         """Wait until all have the newest version, then for exactly one more update."""

@@ -8,8 +8,9 @@ import traceback
 import pytest
 from hypothesis import given, strategies as st
 
+from ortege_watch._http.token_source import TokenSource
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError
-from ortege_watch.tokens import TokenSource, expiry
+from ortege_watch.tokens import expiry
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2VjcmV0"
 

@@ -1,88 +1,23 @@
-"""Token sources, and when a token expires."""
+"""Tokens: what is one, and when it expires."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import inspect
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import TypeAlias
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError, InvalidArgument, OrtegeWatchError
+from ortege_watch.errors import DecodeError, OrtegeWatchError
 
 TokenLike: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"
 """A token: a string, a function or an async function that returns one."""
 
 _SCHEME = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
 _UNFIT = re.compile(r"[^\x21-\x7e]")  # a header carries visible ASCII in one word
-
-
-class TokenSource:
-    """The source of the tokens of requests and connections.
-
-    A function is called each time, on the caller's thread (on the event loop, for an
-    async client). No repr and no error message shows the token.
-    """
-
-    __slots__ = ("_ask", "_fixed", "is_fixed")
-
-    def __init__(self, source: TokenLike) -> None:
-        """Check a string, a function or an async function.
-
-        Raises:
-            InvalidArgument: the string is not a token, or the source is something else.
-        """
-        self.is_fixed = not callable(source)
-        """Whether asking again gives the same token."""
-        self._ask: Callable[[], str | Awaitable[str]] | None = None
-        self._fixed = ""
-        if callable(source):
-            self._ask = source
-        else:
-            self._fixed = _clean(source, InvalidArgument)
-
-    def __repr__(self) -> str:
-        return "TokenSource(...)"
-
-    def get(self) -> str:
-        """Return the token, without a leading ``Bearer``.
-
-        Raises:
-            OrtegeWatchError: the function failed, did not return a token, or is async; its
-                exception is on ``__cause__``.
-        """
-        if self._ask is None:
-            return self._fixed
-        with _calling_token_function():
-            answer: object = self._ask()
-        if inspect.isawaitable(answer):
-            if inspect.iscoroutine(answer):
-                answer.close()  # or Python warns that nobody awaited it
-            raise OrtegeWatchError(
-                "the token function is async, but this client is not: use a plain"
-                " function, or AsyncCubeClient"
-            )
-        return _clean(answer, OrtegeWatchError)
-
-    async def aget(self) -> str:
-        """Return the token, without a leading ``Bearer``; await an async function.
-
-        Raises:
-            OrtegeWatchError: the function failed or did not return a token; its exception is
-                on ``__cause__``.
-        """
-        if self._ask is None:
-            return self._fixed
-        with _calling_token_function():
-            answer: object = self._ask()
-            if inspect.isawaitable(answer):
-                answer = await answer
-        return _clean(answer, OrtegeWatchError)
 
 
 def expiry(token: str) -> float | None:
@@ -107,19 +42,8 @@ def expiry(token: str) -> float | None:
     return seconds if math.isfinite(seconds) else None
 
 
-@contextmanager
-def _calling_token_function() -> Iterator[None]:
-    try:
-        yield
-    except OrtegeWatchError:
-        raise
-    except Exception as error:
-        # Its text is left out: it may quote the request that fetched the token.
-        name = type(error).__name__
-        raise OrtegeWatchError(f"the token function failed: {name}") from error
-
-
-def _clean(given: object, refuse: type[OrtegeWatchError]) -> str:
+def clean(given: object, refuse: type[OrtegeWatchError]) -> str:
+    """Return a token without a leading ``Bearer``; raise ``refuse`` for anything else."""
     if not isinstance(given, str):
         raise refuse(
             "token must be a string or a function that returns one, got"

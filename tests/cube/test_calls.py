@@ -18,6 +18,7 @@ from ortege_watch._http.conversation import (
     Retry,
     TimeBudget,
 )
+from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
 from ortege_watch.cube.calls import Call, Server
 from ortege_watch.errors import (
@@ -29,7 +30,6 @@ from ortege_watch.errors import (
     TransportError,
 )
 from ortege_watch.query import Dimension, Measure, Query, TimeDimension
-from ortege_watch.tokens import TokenSource
 
 count = Measure("events.count", int)
 sender = Dimension("events.sender", str)

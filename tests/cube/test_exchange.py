@@ -17,6 +17,7 @@ from ortege_watch._http.conversation import (
     Retry,
     TimeBudget,
 )
+from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube.calls import Call
 from ortege_watch.errors import (
     ApiError,
@@ -28,7 +29,6 @@ from ortege_watch.errors import (
     RateLimited,
     TransportError,
 )
-from ortege_watch.tokens import TokenSource
 
 DONE = Response(status=200, content=b'{"done":true}')
 WAIT = Response(status=200, content=b'{"error":"Continue wait"}')

@@ -23,13 +23,13 @@ from ortege_watch._http.conversation import (
     Response,
 )
 from ortege_watch._http.driver import AsyncHttpDriver, HttpDriver, ssl_context
+from ortege_watch._http.token_source import TokenSource
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
     OrtegeWatchError,
     TransportError,
 )
-from ortege_watch.tokens import TokenSource
 
 HOST = "cube.example.com"
 TOKENS = TokenSource("secret-token")

@@ -9,19 +9,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypedDict, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from attrs import evolve, field, frozen, mutable
 
 from ortege_watch._checks import check_int, check_kind, check_seconds
 from ortege_watch.errors import DeadlineExceeded, InvalidArgument, OrtegeWatchError
-from ortege_watch.tokens import TokenSource
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 T = TypeVar("T")
+
+TOKEN_TIMEOUT: Final = 30.0
+"""Seconds that a token function may take, if the deadline leaves so many."""
 
 
 @frozen(kw_only=True)
@@ -36,11 +38,24 @@ class Request:
     limit: float | None = None  # seconds that the whole exchange may take
 
 
+class Tokens(Protocol):
+    """Where tokens come from; see ``token_source.py``."""
+
+    def get(self, within: float) -> str:
+        """Return a token; wait so many seconds at the most."""
+        ...
+
+    async def aget(self, within: float) -> str:
+        """Return a token; wait so many seconds at the most."""
+        ...
+
+
 @frozen
 class GetToken:
-    """A request for a token from its source."""
+    """A request for a token from its source; the reply is a Failure if that is late."""
 
-    source: TokenSource
+    source: Tokens
+    within: float = TOKEN_TIMEOUT  # seconds
 
 
 @frozen
@@ -93,7 +108,7 @@ class Reply:
 
     now: float
     jitter: float = 0.0
-    outcome: Response | Failure | None = None  # of a Request
+    outcome: Response | Failure | None = None  # of a Request or GetToken
     token: str = field(default="", repr=False)  # of a GetToken
     unix: float = 0.0  # of a GetStamp
     nonce: str = ""

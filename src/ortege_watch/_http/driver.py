@@ -34,6 +34,7 @@ from ortege_watch._http.conversation import (
     Response,
     Work,
 )
+from ortege_watch._http.token_source import TokenTimeout
 from ortege_watch.errors import (
     DecodeError,
     OrtegeWatchError,
@@ -167,8 +168,11 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         match effect:
             case Request():
                 outcome = self._send(effect)
-            case GetToken(source):
-                token = source.get()
+            case GetToken(source, within):
+                try:
+                    token = source.get(within)
+                except TokenTimeout as error:
+                    outcome = Failure(error=error)
             case GetStamp():
                 return Reply(now=self.clock.now(), unix=time.time(), nonce=uuid4().hex)
             case Work(call):
@@ -257,8 +261,11 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         match effect:
             case Request():
                 outcome = await self._send(effect)
-            case GetToken(source):
-                token = await source.aget()
+            case GetToken(source, within):
+                try:
+                    token = await source.aget(within)
+                except TokenTimeout as error:
+                    outcome = Failure(error=error)
             case GetStamp():
                 return Reply(now=self.clock.now(), unix=time.time(), nonce=uuid4().hex)
             case Work(call, may_block):

@@ -15,12 +15,15 @@ from attrs import field, frozen, mutable
 
 from ortege_watch import _json as codec
 from ortege_watch._http.conversation import (
+    TOKEN_TIMEOUT,
     Attempts,
     Conversation,
+    Failure,
     GetToken,
     Request,
     Response,
     TimeBudget,
+    Tokens,
 )
 from ortege_watch._http.exchange import (
     AskAgain,
@@ -49,7 +52,6 @@ from ortege_watch.errors import (
 )
 from ortege_watch.query import CacheMode, Query
 from ortege_watch.results import Result
-from ortege_watch.tokens import TokenSource
 
 T = TypeVar("T")
 
@@ -72,7 +74,7 @@ class Call:
     started: float  # monotonic seconds
     budget: TimeBudget  # the time and the attempts of the whole call
     # where the token comes from; asked once, and again if it is refused
-    tokens: TokenSource
+    tokens: Tokens
     server: Server = field(factory=Server)
     _attempts: Attempts = field(init=False)
     _spans: Iterator[int] = field(factory=lambda: itertools.count(1), init=False)
@@ -134,8 +136,15 @@ class Call:
             raise verdict.error
 
     def _get_token(self, attempts: Attempts) -> Conversation[None]:
-        reply = yield GetToken(self.tokens)
+        left = attempts.left
+        reply = yield GetToken(self.tokens, min(left, TOKEN_TIMEOUT))
         attempts.update(reply)
+        if isinstance(reply.outcome, Failure):
+            late = reply.outcome.error
+            if left > TOKEN_TIMEOUT:
+                raise late
+            attempts.context = "; the token function has not returned"
+            raise attempts.deadline_exceeded() from late
         self._token = reply.token
 
 

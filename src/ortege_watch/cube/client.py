@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
@@ -29,10 +30,11 @@ from ortege_watch._http.driver import (
     HttpClient,
     HttpDriver,
 )
+from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
 from ortege_watch.cube.calls import Call, Server
 from ortege_watch.errors import InvalidArgument
-from ortege_watch.tokens import TokenLike, TokenSource
+from ortege_watch.tokens import TokenLike
 
 if TYPE_CHECKING:
     from ortege_watch._json import ResultPart
@@ -85,7 +87,12 @@ class Settings:
     """The server, the token and the options of a client."""
 
     def __init__(
-        self, url: str | None, token: TokenLike | None, options: ClientOptions
+        self,
+        url: str | None,
+        token: TokenLike | None,
+        options: ClientOptions,
+        *,
+        in_thread: bool = False,
     ) -> None:
         check_names(options, ClientOptions)
         server_url = url if url is not None else os.environ.get("ORTEGE_URL", "")
@@ -93,23 +100,22 @@ class Settings:
             raise InvalidArgument("missing server url: pass url=... or set ORTEGE_URL")
         self.endpoint = Endpoint.parse(server_url)
         self.tokens = TokenSource(
-            token if token is not None else os.environ.get("ORTEGE_TOKEN", "")
+            token if token is not None else os.environ.get("ORTEGE_TOKEN", ""),
+            in_thread=in_thread,
         )
         self.budget = TimeBudget.of(options)
         self.server = Server()
         self.dialect: Dialect | None = None
         """The WebSocket dialect that worked last with this server."""
 
-    def call(
-        self, now: float, limits: Limits, tokens: TokenSource | None = None
-    ) -> Call:
+    def call(self, now: float, limits: Limits) -> Call:
         """Begin a call."""
         return Call(
             api=self.endpoint.api,
             request_id=str(uuid4()),
             started=now,
             budget=self.budget.override(limits),
-            tokens=tokens or self.tokens,
+            tokens=self.tokens,
             server=self.server,
         )
 
@@ -145,7 +151,8 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
             ``wss://`` form and trailing slashes are accepted. Default: the environment
             variable ``ORTEGE_URL``.
         token: a JWT, or a function or async function that returns one; it is called
-            for each call, and again when its token is refused. A leading ``Bearer`` is
+            for each call, and again when its token is refused. An async one is cancelled
+            after 30 s; a plain one blocks the event loop. A leading ``Bearer`` is
             removed. Default: the environment variable ``ORTEGE_TOKEN``.
         http: your own ``httpx.AsyncClient`` or transport; its timeouts are replaced by
             those here, and it is not closed with this client.
@@ -264,9 +271,7 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
             QueryError: a query cannot be subscribed to.
         """
         self._driver.check_open()
-        return _watch(
-            self._settings, self._driver, self._settings.tokens, queries, options
-        )
+        return _watch(self._settings, self._driver, queries, options)
 
 
 class CubeClient(HttpClient, _Calls):
@@ -288,9 +293,11 @@ class CubeClient(HttpClient, _Calls):
         url: the server, such as ``https://host/cubejs-api/v1``; the host alone, the
             ``wss://`` form and trailing slashes are accepted. Default: the environment
             variable ``ORTEGE_URL``.
-        token: a JWT, or a plain function that returns one; it is called
-            for each call, and again when its token is refused. A leading ``Bearer`` is
-            removed. Default: the environment variable ``ORTEGE_TOKEN``.
+        token: a JWT, or a plain function that returns one; it is called for each call,
+            and again when its token is refused. It runs in a daemon thread, with a copy
+            of the context variables, for up to 30 s; calls that need a token while it
+            is running share its result. A leading ``Bearer`` is removed. Default: the
+            environment variable ``ORTEGE_TOKEN``.
         http: your own ``httpx.Client`` or transport; its timeouts are replaced by
             those here, and it is not closed with this client.
         clock: what reads the time and sleeps; for tests.
@@ -309,7 +316,7 @@ class CubeClient(HttpClient, _Calls):
         clock: Clock | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        self._settings = Settings(url, token, options)
+        self._settings = Settings(url, token, options, in_thread=True)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = HttpDriver(
             http=http, clock=clock, max_size=max_size, tls=options.get("ssl")
@@ -407,24 +414,17 @@ class CubeClient(HttpClient, _Calls):
             InvalidArgument: an option has an invalid value.
             QueryError: a query cannot be subscribed to.
         """
-        from ortege_watch.watch.updates import (  # noqa: PLC0415
-            Updates,
-            in_thread,
-        )
+        from ortege_watch.watch.updates import Updates  # noqa: PLC0415
 
         self._driver.check_open()
-        tokens = self._settings.tokens
-        if not tokens.is_fixed:
-            tokens = TokenSource(partial(in_thread, tokens.get))
         driver = AsyncHttpDriver(max_size=self._driver.max_size, tls=self._driver.tls)
-        updates = _watch(self._settings, driver, tokens, queries, options)
+        updates = _watch(self._settings, driver, queries, options)
         return Updates(updates, aclose=driver.aclose)
 
 
 def _watch(
     settings: Settings,
     driver: AsyncHttpDriver,
-    tokens: TokenSource,
     queries: Sequence[Query],
     options: WatchOptions,
 ) -> AsyncUpdates:
@@ -433,7 +433,7 @@ def _watch(
     from ortege_watch.watch.updates import AsyncUpdates  # noqa: PLC0415
 
     def poll(query: Query) -> Awaitable[ResultPart]:
-        call = settings.call(driver.clock.now(), {}, tokens)
+        call = settings.call(driver.clock.now(), {})
         return driver.arun(calls.snapshot(call, query))
 
     def remember(dialect: Dialect) -> None:
@@ -441,8 +441,8 @@ def _watch(
 
     target = Target(
         url=settings.endpoint.socket,
-        token=tokens.aget,
-        token_expires=not tokens.is_fixed,
+        token=partial(settings.tokens.aget, math.inf),  # the session limits it
+        token_expires=not settings.tokens.is_fixed,
         poll=poll,
         clock=driver.clock,
         max_size=driver.max_size,

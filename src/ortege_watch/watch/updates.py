@@ -101,21 +101,6 @@ def _require_asyncio() -> None:
         raise OrtegeWatchError(problem) from error
 
 
-async def in_thread(call: Callable[[], T]) -> T:
-    """Call what may block in a daemon thread, which never delays an exit."""
-    future: Future[T] = Future()
-    future.set_running_or_notify_cancel()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="token function", daemon=True).start()
-    return await asyncio.wrap_future(future)
-
-
 class Updates:
     """An iterator over the updates of one or more queries, made by ``watch()``.
 

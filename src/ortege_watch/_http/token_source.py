@@ -1,0 +1,147 @@
+"""Token sources: calls of token functions, bounded in time, for threads and for tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import Final
+
+import anyio
+
+from ortege_watch._http.conversation import TOKEN_TIMEOUT
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError, TransportError
+from ortege_watch.tokens import TokenLike, clean
+
+_WAIT_AT_MOST: Final = 1.0
+"""Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
+
+
+class TokenTimeout(TransportError):
+    """The token function did not return in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the token function did not return within {seconds:.3g} s")
+
+
+class TokenSource:
+    """The source of the tokens of requests and connections.
+
+    A function is called for each request, on the event loop of the caller, or with
+    ``in_thread`` in a daemon thread, with a copy of the caller's context variables. No
+    second thread is started while the function is still running there: later requests
+    get its result, too. No repr and no error message shows the token.
+    """
+
+    __slots__ = ("_ask", "_fixed", "_in_thread", "_lock", "_running", "is_fixed")
+
+    def __init__(self, source: TokenLike, *, in_thread: bool = False) -> None:
+        """Check a string, a function or an async function.
+
+        Raises:
+            InvalidArgument: the string is not a token, or the source is something else.
+        """
+        self.is_fixed = not callable(source)
+        """Whether asking again gives the same token."""
+        self._ask: Callable[[], str | Awaitable[str]] | None = None
+        self._fixed = ""
+        self._in_thread = in_thread
+        self._lock = threading.Lock()
+        self._running: Future[object] | None = None  # the last call in a thread
+        if callable(source):
+            self._ask = source
+        else:
+            self._fixed = clean(source, InvalidArgument)
+
+    def __repr__(self) -> str:
+        return "TokenSource(...)"
+
+    def get(self, within: float = TOKEN_TIMEOUT) -> str:
+        """Return the token, without a leading ``Bearer``; wait so many seconds.
+
+        Raises:
+            OrtegeWatchError: the function failed, did not return a token, or is async; its
+                exception is on ``__cause__``.
+            TokenTimeout: the function is still running.
+        """
+        if self._ask is None:
+            return self._fixed
+        end = time.monotonic() + within
+        with _calling_token_function():
+            running = self._join(self._ask)
+            while not wait([running], min(_WAIT_AT_MOST, end - time.monotonic())).done:
+                if time.monotonic() >= end:
+                    raise TokenTimeout(within)
+            answer = running.result()
+        return clean(answer, OrtegeWatchError)
+
+    async def aget(self, within: float = TOKEN_TIMEOUT) -> str:
+        """Return the token, without a leading ``Bearer``; await an async function.
+
+        Raises:
+            OrtegeWatchError: the function failed or did not return a token; its exception is
+                on ``__cause__``.
+            TokenTimeout: the function has not returned after so many seconds; an async
+                one was cancelled.
+        """
+        if self._ask is None:
+            return self._fixed
+        with _calling_token_function(), anyio.move_on_after(within):
+            if self._in_thread:
+                answer = await asyncio.wrap_future(self._join(self._ask))
+            else:
+                answer = self._ask()
+                if inspect.isawaitable(answer):
+                    answer = await answer
+            return clean(answer, OrtegeWatchError)
+        raise TokenTimeout(within)
+
+    def _join(self, ask: Callable[[], object]) -> Future[object]:
+        """Return the call that is running in a thread, or start one."""
+        with self._lock:
+            if self._running is not None and not self._running.done():
+                return self._running
+            future: Future[object] = Future()
+            future.set_running_or_notify_cancel()  # waiters cannot cancel it
+            # A daemon thread never delays the exit of the interpreter.
+            threading.Thread(
+                target=copy_context().run,
+                args=(_call, ask, future),
+                name="token function",
+                daemon=True,
+            ).start()
+            self._running = future
+            return future
+
+
+def _call(ask: Callable[[], object], future: Future[object]) -> None:
+    try:
+        answer = ask()
+        if inspect.isawaitable(answer):
+            if inspect.iscoroutine(answer):
+                answer.close()  # or Python warns that nobody awaited it
+            raise OrtegeWatchError(  # noqa: TRY301 - raised where it is waited for
+                "the token function is async, but this client is not: use a plain"
+                " function, or AsyncCubeClient"
+            )
+    except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        future.set_exception(error)
+    else:
+        future.set_result(answer)
+
+
+@contextmanager
+def _calling_token_function() -> Iterator[None]:
+    try:
+        yield
+    except OrtegeWatchError:
+        raise
+    except Exception as error:
+        # Its text is left out: it may quote the request that fetched the token.
+        name = type(error).__name__
+        raise OrtegeWatchError(f"the token function failed: {name}") from error

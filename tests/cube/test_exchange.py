@@ -171,12 +171,43 @@ def test_a_pause_beyond_the_deadline_is_not_begun(play, answer):
     assert caught.value.__cause__.retry_after == 60
 
 
-def test_an_absurd_retry_after_is_not_waited_for(play, answer):
+@pytest.mark.parametrize("asked", ["86400", "9" * 10, "9" * 400])
+def test_nothing_makes_a_pause_longer_than_five_minutes(play, answer, asked, caplog):
+    server = play([answer(429, retry_after=asked), DONE])
+    assert server.run(ask(deadline=None)) == {"done": True}
+    assert server.pauses == [300]
+    [line] = caplog.records
+    assert line.name == "ortege_watch.cube"
+    assert line.levelname == "WARNING"
+    assert line.getMessage().startswith("host: POST /cubejs-api/v1/load: ")
+    assert f"asked to wait {float(asked):.0f} s; next attempt in 300 s" in caplog.text
+
+
+def test_the_last_failure_keeps_what_the_server_asked_for(play, answer):
     server = play([answer(429, retry_after="86400")] * 9)
     with pytest.raises(RateLimited) as caught:
         server.run(ask(deadline=None))
-    assert server.pauses == []
+    assert server.pauses == [300] * 3
     assert caught.value.retry_after == 86400
+
+
+def test_retries_and_continue_wait_are_logged(play, caplog):
+    server = play([WAIT, REFUSED, CUT, DONE])
+    server.run(ask())
+    assert [(line.levelname, line.getMessage()) for line in caplog.records] == [
+        ("DEBUG", "host: POST /cubejs-api/v1/load: Continue wait"),
+        (
+            "DEBUG",
+            (
+                "host: POST /cubejs-api/v1/load: Invalid token"
+                " (status 403, request 7d2b-span-2)"
+            ),
+        ),
+        (
+            "WARNING",
+            "host: POST /cubejs-api/v1/load: cut off; next attempt in 0.25 s",
+        ),
+    ]
 
 
 @pytest.mark.parametrize("takes", [0.0, 400.0])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from email.utils import formatdate
 
 import pytest
@@ -185,7 +186,8 @@ NOON = 1_800_000_000.0
         ("nan", None),
         ("inf", None),
         ("1e3", None),
-        ("9" * 400, None),
+        ("9999999999", 9999999999.0),
+        ("9" * 400, math.inf),
         ("٣", None),
         ("Fri, 31 Dec 99999 23:59:59 GMT", None),
         ("Mon, 99 Jan 2026 99:99:99 GMT", None),

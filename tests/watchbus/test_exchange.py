@@ -178,11 +178,13 @@ def test_retry_after_is_respected():
     assert server.pauses == [7.0]
 
 
-def test_a_retry_after_of_hours_ends_the_call():
-    server = Play([error("000002", retry_after="3601")])
-    with pytest.raises(RateLimited) as caught:
-        server.run(ask(deadline=None))
-    assert caught.value.retry_after == 3601.0
+def test_a_retry_after_of_hours_is_five_minutes(caplog):
+    server = Play([error("000002", retry_after="3601"), success()])
+    server.run(ask(deadline=None))
+    assert server.pauses == [300.0]
+    [line] = caplog.records
+    assert line.name == "ortege_watch.watchbus"
+    assert "asked to wait 3601 s; next attempt in 300 s" in line.getMessage()
 
 
 def test_the_deadline_ends_the_attempts():

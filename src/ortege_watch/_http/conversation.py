@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Generator, Mapping
+from logging import Logger
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypedDict, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -156,8 +157,8 @@ def split_url(url: str, example: str, remedy: str) -> SplitResult:
 DEFAULT_MAX_SIZE: Final = 128 * 1024 * 1024
 """Bytes: a response of 50,000 rows, Cube's maximum, has about 17 MB."""
 
-_LONGEST_RETRY_AFTER: Final = 3600.0
-"""Seconds: a call fails where a server asks to wait longer."""
+LONGEST_RETRY_AFTER: Final = 300.0
+"""Seconds: no ``Retry-After`` makes a pause longer than this."""
 
 
 @frozen
@@ -178,16 +179,26 @@ class Backoff:
             problem = f"cap must be at least base ({self.base!r} s), got {self.cap!r}"
             raise InvalidArgument(problem)
 
-    def delay(self, attempt: int, jitter: float) -> float:
+    def delay(
+        self, attempt: int, jitter: float, retry_after: float | None = None
+    ) -> float:
         """Return the seconds after a failed attempt; the first one has the number 0.
 
-        Between half and the whole of ``min(cap, base * 2 ** attempt)``, by ``jitter``.
+        Between half and the whole of ``min(cap, base * 2 ** attempt)``, by ``jitter``;
+        at least what the server asked for, of which ``LONGEST_RETRY_AFTER`` counts.
         """
         try:
             whole = min(self.cap, self.base * 2.0**attempt)
         except OverflowError:
             whole = self.cap
-        return whole * (1 + jitter) / 2
+        asked = min(retry_after or 0.0, LONGEST_RETRY_AFTER)
+        return max(whole * (1 + jitter) / 2, asked)
+
+
+def next_attempt(delay: float, retry_after: float | None = None) -> str:
+    """Return when the next attempt is, for a log line."""
+    asked = f"asked to wait {retry_after:.0f} s; " if retry_after else ""
+    return f"{asked}next attempt in {delay:.3g} s"
 
 
 @frozen(kw_only=True)
@@ -196,7 +207,7 @@ class Retry:
 
     Connection failures and the statuses 429, 502, 503 and 504 are retried. Each pause
     is drawn between half and the whole of ``base``, ``2 * base``, ``4 * base`` ... up
-    to ``cap``; a longer ``Retry-After`` is respected, up to an hour.
+    to ``cap``; a longer ``Retry-After`` is respected, up to 300 s.
 
     Attributes:
         attempts: attempts in a row, including the first; 1 disables retries.
@@ -292,6 +303,8 @@ class Attempts:
 
     budget: TimeBudget
     started: float  # monotonic seconds
+    logger: Logger  # for retries
+    request: str = field(default="", init=False)  # server and path, for log lines
     now: float = field(init=False)  # the driver's latest monotonic time
     jitter: float = field(default=0.0, init=False)
     failures: int = field(default=0, init=False)  # attempts in a row
@@ -317,13 +330,15 @@ class Attempts:
     ) -> Conversation[None]:
         """Wait before another attempt; raise the error if none is left."""
         self.failures += 1
-        asked = retry_after or 0.0
         retry = self.budget.retry
-        if self.failures >= retry.attempts or asked > _LONGEST_RETRY_AFTER:
+        if self.failures >= retry.attempts:
             raise error
         backoff = Backoff(retry.base, retry.cap)
-        pause = backoff.delay(self.failures - 1, self.jitter)
-        yield from self.pause(max(pause, asked), error)
+        pause = backoff.delay(self.failures - 1, self.jitter, retry_after)
+        if pause < self.left:
+            when = next_attempt(pause, retry_after)
+            self.logger.warning("%s: %s; %s", self.request, error, when)
+        yield from self.pause(pause, error)
 
     def pause(
         self, seconds: float, cause: OrtegeWatchError | None = None

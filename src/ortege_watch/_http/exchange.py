@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar, assert_never
+from urllib.parse import urlsplit
 
 from attrs import frozen
 
@@ -104,6 +105,8 @@ def exchange(
     """
     attempts.failures = waits = 0
     attempts.context = ""
+    parts = urlsplit(url)
+    attempts.request = f"{parts.netloc}: {method} {parts.path}"
     while True:
         asked_at = attempts.now
         headers = yield from authentication.headers(content, attempts)
@@ -133,10 +136,12 @@ def exchange(
                 attempts.failures = 0
                 attempts.context = "; the server is still working on the query"
                 waits += 1
+                attempts.logger.debug("%s: Continue wait", attempts.request)
                 pause = asked_at + _SLOW_WAIT - attempts.now
                 if waits > _QUICK_WAITS and pause > 0:
                     yield from attempts.pause(pause)
-            case Reauthenticate():
+            case Reauthenticate(error):
+                attempts.logger.debug("%s: %s", attempts.request, error)
                 yield from authentication.on_refused(verdict, attempts)
             case TryLater(error, retry_after, is_safe_to_retry):
                 if not (is_repeatable or is_safe_to_retry):

@@ -29,7 +29,7 @@ _LIMIT_EXCEEDED: Final = "The query limit has been exceeded"
 _SCOPE_MISSING: Final = "API scope is missing"
 """The message of a status 403 that says nothing against the token."""
 
-_SECONDS: Final = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+_SECONDS: Final = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 
 def is_unauthorized(status: int, message: str) -> bool:
@@ -83,6 +83,8 @@ def redirect_target(response: Response) -> str | None:
 
 def retry_after(response: Response) -> float | None:
     """Return the seconds of ``Retry-After``, or ``None`` without a valid one.
+
+    It is what the server said; ``Backoff.delay`` limits it.
 
     A date is compared with the server's own ``Date``, and only without that with this
     machine's clock: the two clocks may differ.

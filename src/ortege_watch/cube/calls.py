@@ -7,6 +7,7 @@ Each one is a conversation (see ``_http/conversation.py``). What they raise is l
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -55,6 +56,8 @@ from ortege_watch.results import Result
 
 T = TypeVar("T")
 
+_LOGGER: Final = logging.getLogger("ortege_watch.cube")
+
 _PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})
 
 
@@ -83,7 +86,9 @@ class Call:
     _is_renewed: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._attempts = Attempts(budget=self.budget, started=self.started)
+        self._attempts = Attempts(
+            budget=self.budget, started=self.started, logger=_LOGGER
+        )
 
     def ask(
         self,

@@ -6,6 +6,7 @@ refused as a replay.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from functools import partial
@@ -68,6 +69,8 @@ T = TypeVar("T")
 
 Progress: TypeAlias = Callable[[int, int], object]
 """A callable that gets the number of entries that are done, and the number of all."""
+
+_LOGGER: Final = logging.getLogger("ortege_watch.watchbus")
 
 ALERT_PATH: Final = "/api/v1/watch/alert"
 NO_PASSWORD: Final = "pass credentials, which sign the requests"
@@ -221,7 +224,7 @@ def signed_exchange(
             partial(judge, decode=decode),
             content=body,
             authentication=_Signature(config, endpoint.line, stamp),
-            attempts=Attempts(budget=config.budget, started=stamp.now),
+            attempts=Attempts(budget=config.budget, started=stamp.now, logger=_LOGGER),
             is_repeatable=is_repeatable,
         )
     )

@@ -102,13 +102,18 @@ class Shape:
             _check_keys(data)
         return rows
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return shape_of, (self.columns,)
+
 
 def _cells(fields: list[Any]) -> type[msgspec.Struct]:
     return msgspec.defstruct("Cells", fields, gc=False, forbid_unknown_fields=True)
 
 
-shape_of = lru_cache(maxsize=256)(Shape)
-"""Return the shape of sorted columns; building one takes about 50 µs."""
+@lru_cache(maxsize=256)
+def shape_of(columns: tuple[str, ...]) -> Shape:
+    """Return the shape of sorted columns; building one takes about 50 µs."""
+    return Shape(columns)
 
 
 def read_rows(
@@ -453,6 +458,10 @@ class Layout:
         )
         self._places: dict[int, tuple[object, Place]] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        columns = tuple(self.kinds.items())
+        return layout_of, (self.shape, columns, self.keys, self.zone)
+
     def find(self, column: str | Member[Any] | TimeSelection) -> Place:
         """Return a column's name, its attribute in the cells, and its reader.
 
@@ -496,7 +505,15 @@ def _no_key(_: Cells) -> None:
     """Return the key of the only row of a result that has only measures."""
 
 
-_layout = lru_cache(maxsize=256)(Layout)
+@lru_cache(maxsize=256)
+def layout_of(
+    shape: Shape,
+    kinds: tuple[tuple[str, Kind], ...],
+    keys: tuple[str, ...],
+    zone: tzinfo,
+) -> Layout:
+    """Return the layout of a shape; the same arguments give the same object."""
+    return Layout(shape, kinds, keys, zone)
 
 
 def lay_out(shape: Shape, part: codec.ResultPart, query: Query | None) -> Layout:
@@ -524,7 +541,7 @@ def lay_out(shape: Shape, part: codec.ResultPart, query: Query | None) -> Layout
         if name not in kinds
     ]
     keys = tuple([name for name in shape.columns if name not in measures])
-    return _layout(shape, tuple(columns), keys, zone_of(zone))
+    return layout_of(shape, tuple(columns), keys, zone_of(zone))
 
 
 def zone_of(name: str) -> tzinfo:

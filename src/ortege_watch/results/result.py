@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import count, repeat
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
 import attrs
 import msgspec
+from msgspec.structs import astuple
 
 from ortege_watch import _json as codec
 from ortege_watch._json import ResultPart
@@ -154,6 +155,11 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     def __hash__(self) -> int:
         return hash(frozenset(self._canonical().items()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class of the cells was created at run time, so it cannot be imported.
+        layout, cells, *rest = astuple(self)
+        return _row, (type(self), layout, astuple(cells), *rest)
+
     def __repr__(self) -> str:
         shown = {}
         for name in self._columns():
@@ -172,6 +178,11 @@ class ChangedRow(Row, frozen=True, eq=False, gc=False):
     """
 
     before: Row
+
+
+def _row(kind: type[Row], layout: Layout, values: tuple[Any, ...], *rest: Any) -> Row:
+    """Return a pickled row."""
+    return kind(layout, layout.shape.cells(*values), *rest)
 
 
 @attrs.define
@@ -251,6 +262,8 @@ class Result(Sequence[Row]):
 
     The rows are read together when the first one is needed, and each value when it is
     accessed. Both raise :class:`DecodeError` for what cannot be read.
+
+    Results are equal if they have equal rows in the same order, and hashable.
     """
 
     __slots__ = ("__weakref__", "_snapshot")
@@ -295,7 +308,7 @@ class Result(Sequence[Row]):
 
         Keys are ``measures``, ``dimensions``, ``segments`` and ``timeDimensions``.
         """
-        return MappingProxyType(read_object(self._snapshot.part.annotation))
+        return read_object(self._snapshot.part.annotation)
 
     @property
     def truncated(self) -> bool:
@@ -359,6 +372,20 @@ class Result(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         layout, cells = self._snapshot.open()
         return map(Row, repeat(layout), cells, count())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Result):
+            return NotImplemented
+        mine, theirs = self._snapshot, other._snapshot
+        if (mine.part, mine.query) == (theirs.part, theirs.query):
+            return True
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def __hash__(self) -> int:
+        return hash((len(self), *self[:1]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._snapshot.part, self._snapshot.query)
 
     def __repr__(self) -> str:
         length = self._snapshot.length

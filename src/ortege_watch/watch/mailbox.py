@@ -21,7 +21,7 @@ from ortege_watch.results.diff import difference
 from ortege_watch.watch.session import LOGGER
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.frozen(kw_only=True)
 class Update:
     """The difference between two snapshots of one query's result.
 

@@ -1,0 +1,69 @@
+"""Models of both halves pickle and copy; rows and results have tests of their own."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from decimal import Decimal
+
+import pytest
+
+from ortege_watch import Measure, Reconnect, Result, Retry, _json as codec
+from ortege_watch.cube.calls import DryRun, Sql
+from ortege_watch.cube.meta import Meta
+from ortege_watch.watchbus import (
+    AlertInfo,
+    EntityInfo,
+    PublishResult,
+    RejectedAlert,
+    Subscription,
+    SupportedEvent,
+    WatchEvent,
+    WatchResult,
+)
+from ortege_watch.watchbus.wire import Contradiction
+
+ENTITY = EntityInfo("0x1", 56, "ERC20", "big_amount_txn")
+ALERT = AlertInfo(
+    entity="0x1",
+    chain_id=56,
+    entity_type="ERC20",
+    event_code="mine",
+    timestamp=1700000000,
+    event_values={"amount": Decimal("1.50")},
+)
+META = Meta.read(
+    b'{"cubes":[{"name":"e","meta":{"a":[1.5]},"measures":[{"name":"e.n",'
+    b'"type":"number"}],"dimensions":[{"name":"e.d","type":"string"}],'
+    b'"segments":[{"name":"e.s"}]}]}'
+)
+MODELS = [
+    META,
+    META.cube("e"),
+    META.member("e.s"),
+    Sql.read(b'{"sql":{"sql":["SELECT $1",["a",1.5]]}}'),
+    DryRun.read(b'{"queryType":"regularQuery","normalizedQueries":[{"limit":5}]}'),
+    Retry(attempts=2),
+    Reconnect(attempts=2),
+    Measure("e.n").desc(),
+    Result(codec.decode_body(b'{"data":[],"annotation":{"a":1}}').parts[0]).annotation,
+    ENTITY,
+    ALERT,
+    WatchResult((ENTITY,), (), ()),
+    Subscription("0x1", (WatchEvent("1", "mine"),), {"more": [1]}),
+    SupportedEvent("mine", ("ERC20",), Decimal("0.5")),
+    RejectedAlert(ALERT, "no", None, 400),
+    PublishResult(sent=(ALERT,), error=Contradiction("x", status=200)),
+]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "way", [lambda each: pickle.loads(pickle.dumps(each)), copy.copy, copy.deepcopy]
+)
+def test_models_pickle_and_copy(model, way):
+    again = way(model)
+    assert type(again) is type(model)
+    assert repr(again) == repr(model)
+    if not isinstance(model, PublishResult):  # errors are equal to themselves only
+        assert again == model

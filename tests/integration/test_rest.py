@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from zoneinfo import ZoneInfo
 
 import anyio
 import pytest
@@ -109,21 +108,6 @@ def test_an_untyped_query_takes_the_server_s_types(ask, cube):
         f"{name}.success": True,
         f"{name}.tx_date": datetime(2024, 5, 1, tzinfo=UTC),
     }
-
-
-@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
-def test_a_time_without_granularity_is_in_the_zone_of_the_query(
-    ask, cube, generation, zone
-):
-    query = Query(
-        dimensions=[Calls.tx_date], where=[Calls.tx_hash.eq("0x03")], timezone=zone
-    )
-    [row] = ask(cube, "load", query)
-    moment = datetime(2024, 5, 1, 12, 30, 0, 123000, tzinfo=UTC)
-    if generation.classic:
-        # 0.35.81 sends the clock of UTC, which the library cannot tell from the zone's.
-        moment = moment.replace(tzinfo=ZoneInfo(zone))
-    assert row[Calls.tx_date] == moment
 
 
 def test_order_limit_and_offset(ask, cube, postgres):

@@ -91,7 +91,6 @@ def test_everything_a_query_can_say():
         offset=20,
         total=True,
         timezone="Asia/Tokyo",
-        ungrouped=True,
         cache="no-cache",
         response_format="compact",
         join_hints=[["a", "b"], ["b", "c"]],
@@ -116,7 +115,6 @@ def test_everything_a_query_can_say():
         "offset": 20,
         "total": True,
         "timezone": "Asia/Tokyo",
-        "ungrouped": True,
         "responseFormat": "compact",
         "joinHints": [["a", "b"], ["b", "c"]],
     }
@@ -411,7 +409,7 @@ def test_is_refined_into_new_queries():
 
 QUERIES = [
     Query(measures=[amount]),
-    Query(dimensions=[sender, seen], limit=5, offset=2, total=True, timezone="Japan"),
+    Query(dimensions=[sender], limit=5, offset=2, total=True, timezone="Japan"),
     Query(
         measures=[Measure("a.b", int)],
         time=[seen.by("day").over((DAY, DAY)), seen.over("today")],
@@ -449,3 +447,35 @@ def test_the_json_is_the_callers_own():
     query = Query(measures=[amount], where=[sender.in_(["a"])])
     query.to_wire()["filters"][0]["values"].append("b")
     assert query.to_wire()["filters"][0]["values"] == ["a"]
+
+
+def test_selections_with_a_granularity_are_sent_first():
+    # 0.35.81 counts a range before them as a column of ORDER BY [seen].
+    settled = TimeDimension("stacks_contract_events.settled_at")
+    query = Query(
+        measures=[amount],
+        time=[seen.over("today"), settled.by("day"), settled.by("month")],
+    )
+    sent = query.to_wire()["timeDimensions"]
+    assert [each.get("granularity") for each in sent] == ["day", "month", None]
+    assert query.time[0] == seen.over("today")
+
+
+@pytest.mark.parametrize(
+    "dimension", [seen, Dimension("stacks_contract_events.tx_date", datetime.datetime)]
+)
+def test_refuses_an_exact_time_in_another_zone_than_utc(dimension):
+    advice = r'^dimensions: .*tx_date .*"Asia/Tokyo".*by\("second"\)\].*timezone="UTC"'
+    with pytest.raises(QueryError, match=advice):
+        Query(dimensions=[dimension], timezone="Asia/Tokyo")
+    Query(time=[seen.by("second")], timezone="Asia/Tokyo")
+
+
+def test_refuses_filters_on_measures_without_aggregating():
+    with pytest.raises(
+        QueryError,
+        match=r"^ungrouped=True excludes filters on measures .*having=.*where=",
+    ):
+        Query(dimensions=[sender], having=[amount.gt(5)], ungrouped=True)
+    query = Query(dimensions=[sender], measures=[amount], ungrouped=True)
+    assert query.to_wire()["ungrouped"] is True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from ortege_watch.errors import QueryError
+from ortege_watch.query import TimeDimension
 from ortege_watch.query.values import (
     check_range,
     parse_moment,
@@ -223,3 +224,23 @@ def test_pairs_are_compared_as_instants():
         first.astimezone(UTC),
         second.astimezone(UTC),
     )
+
+
+@pytest.mark.parametrize(
+    ("microsecond", "sent"),
+    [(999999, "999"), (999001, "999"), (999000, "999"), (998001, "999"), (1, "001")],
+)
+def test_the_end_of_a_second_does_not_reach_the_next_one(microsecond, sent):
+    end = datetime(2024, 5, 1, 23, 59, 59, microsecond, tzinfo=UTC)
+    expected = f"2024-05-01T23:59:59.{sent}"
+    seen = TimeDimension("calls.seen")
+    start = datetime.combine(end, time.min, tzinfo=UTC)
+    assert seen.over((start, end)).to_wire(UTC)["dateRange"][1] == expected
+    assert seen.in_range(start, end).to_wire(UTC)["values"][1] == expected
+    assert seen.on_or_before(end).to_wire(UTC)["values"] == [expected]
+
+
+def test_rows_before_an_instant_include_its_last_millisecond():
+    moment = datetime(2024, 5, 1, 23, 59, 59, 999500, tzinfo=UTC)
+    [sent] = TimeDimension("calls.seen").before(moment).to_wire(UTC)["values"]
+    assert sent == "2024-05-02T00:00:00.000"

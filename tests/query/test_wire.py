@@ -142,7 +142,6 @@ def test_keeps_what_it_reads():
         "offset": 50,
         "total": True,
         "timezone": "America/Los_Angeles",
-        "ungrouped": True,
         "responseFormat": "columnar",
         "joinHints": [["stories", "authors"]],
     }

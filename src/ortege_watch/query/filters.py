@@ -25,6 +25,7 @@ from ortege_watch.query.values import (
     check_text,
     check_value,
     day_end,
+    inclusive_end,
     range_to_wire,
     value_to_wire,
     wall_clock,
@@ -229,6 +230,8 @@ class Condition(Filter):
                 return range_to_wire((start, end), zone, self._what, inward=inward)
             case [datetime() as moment]:
                 up = self.operator in {"beforeDate", "beforeOrOnDate"}
+                if self.operator == "beforeOrOnDate":
+                    moment = inclusive_end(moment)
                 return [wall_clock(moment, zone, self._what, up=up)]
             case [date() as day] if self.operator == "onTheDate":
                 return [day.isoformat(), day.isoformat()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Literal, TypeAlias, get_args
 from zoneinfo import ZoneInfo
 
@@ -218,6 +219,19 @@ class Query:
         if sum(selection.compared is not None for selection in self.time) > 1:
             message = "time: only one time selection of a query can .compare(ranges)"
             raise QueryError(message)
+        if self.ungrouped and self.having:
+            raise QueryError(
+                "ungrouped=True excludes filters on measures (having=); use where= on a "
+                "dimension instead"
+            )
+        times = [item for item in self.dimensions if item.type is datetime]
+        if times and self.timezone != "UTC":
+            # 0.35.81 answers in UTC, 1.7.43 in the zone [seen]; no response says which.
+            raise QueryError(
+                f"dimensions: servers before 1.1.4 do not convert {times[0].name} to "
+                f'timezone="{self.timezone}"; use time=[{times[0].name.rpartition(".")[2]}'
+                '.by("second")], or timezone="UTC"'
+            )
         for order in self.order:
             self._check_order(order)
         # Some errors depend on the time zone, such as a range that ends too early.
@@ -307,7 +321,11 @@ class Query:
         wire: dict[str, Any] = {
             "measures": [item.name for item in self.measures],
             "dimensions": [item.name for item in self.dimensions],
-            "timeDimensions": [item.to_wire(zone) for item in self.time],
+            # 0.35.81 counts a range before a granularity as a column of ORDER BY [seen].
+            "timeDimensions": [
+                item.to_wire(zone)
+                for item in sorted(self.time, key=lambda item: item.granularity is None)
+            ],
             "segments": [item.name for item in self.segments],
             "filters": [item.to_wire(zone) for item in self.where + self.having],
             "order": [[item.name, item.direction] for item in self.order],

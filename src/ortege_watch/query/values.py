@@ -190,6 +190,14 @@ def wall_clock(moment: datetime, zone: tzinfo, what: str, *, up: bool) -> str:
     return local.replace(tzinfo=None).isoformat(timespec="milliseconds")
 
 
+def inclusive_end(moment: datetime) -> datetime:
+    """Return an end that is not rounded up to the next second.
+
+    ``time.max`` means the last row of a day, not the first one of the next day.
+    """
+    return moment.replace(microsecond=min(moment.microsecond, 999_000))
+
+
 def day_end(day: date) -> str:
     """Return the last millisecond of a day."""
     return f"{day.isoformat()}T23:59:59.999"
@@ -256,17 +264,21 @@ def range_to_wire(
 ) -> str | list[str]:
     """Return words as they are, days as days, and instants as wall clock of ``zone``.
 
-    A start is rounded down to a millisecond and an end up, so that no row of the range
-    is lost; with ``inward`` the other way round, for a range that is excluded.
+    A start is rounded down to a millisecond and an end up, within its second, so that
+    no row of the range is lost; with ``inward`` the other way round, for a range that is
+    excluded.
     """
     if isinstance(value, str):
         return value
+    first, last = value
+    if isinstance(last, datetime):
+        last = inclusive_end(last)
     ends = [
         wall_clock(moment, zone, what, up=up) if isinstance(moment, datetime) else None
-        for moment, up in zip(value, (inward, not inward), strict=True)
+        for moment, up in ((first, inward), (last, not inward))
     ]
     start, end = (x or day.isoformat() for x, day in zip(ends, value, strict=True))
-    if start > (ends[1] or day_end(value[1])):
+    if start > (ends[1] or day_end(last)):
         raise QueryError(f"{what}: range ends before it starts: {start} to {end}")
     return [start, end]
 

@@ -25,6 +25,7 @@ class Calls:
     block_height = Dimension("stacks_contract_calls.block_height", int)
     success = Dimension("stacks_contract_calls.success", bool)
     tx_date = TimeDimension("stacks_contract_calls.tx_date")
+    settled_at = TimeDimension("stacks_contract_calls.settled_at")
     borrows = Segment("stacks_contract_calls.borrows")
 
 

@@ -23,6 +23,7 @@ cube('stacks_contract_events', {
     block_height: { sql: 'block_height', type: 'number' },
     success: { sql: 'success', type: 'boolean' },
     tx_date: { sql: 'tx_date', type: 'time' },
+    settled_at: { sql: `(${CUBE}.tx_date + interval '1 day')`, type: 'time' },
   },
 
   segments: {

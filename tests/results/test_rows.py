@@ -150,11 +150,39 @@ def test_what_is_no_column_is_refused_with_advice(column):
         row()[column]
 
 
-@pytest.mark.parametrize("read", [list, dict, lambda each: [*each], set])
-def test_a_row_is_no_sequence(read):
-    with pytest.raises(InvalidArgument) as raised:
-        read(row())
-    assert str(raised.value) == "a row is not iterable; use row.as_dict()"
+def test_a_row_is_a_mapping_of_its_columns():
+    each = row(amount=None)
+    names = ["e.sender", "e.active", "e.at.day", "e.at", "e.amount", "e.count"]
+    assert list(each) == list(each.keys()) == names
+    assert len(each) == 6
+    assert dict(each) == {**each} == each.as_dict()
+    assert list(each.values()) == ["SP1", True, DAY, DAY, None, 5]
+    assert list(each.items()) == list(zip(names, each.values(), strict=True))
+    assert each.keys() & {"e.amount", "e.other"} == {"e.amount"}
+    assert "e.other" not in each
+    assert 5 not in each
+
+
+def test_a_row_that_lacks_a_column_does_not_list_it():
+    first, second = result([{"e.sender": "a"}, {"e.sender": "b", "e.count": 1}])
+    assert (len(first), len(second)) == (1, 2)
+    assert dict(first) == {"e.sender": "a"}
+    assert dict(second) == {"e.sender": "b", "e.count": 1}
+    assert list(first.keys()) == list(first) == ["e.sender"]
+
+
+def test_null_is_none_by_name_and_an_error_by_member():
+    each = row(count=None)
+    assert each["e.count"] is None
+    with pytest.raises(DecodeError, match=r"is NULL; row.get\(member\) returns None"):
+        each[COUNT]
+
+
+@pytest.mark.parametrize("name", ["values", "items", "as_dict"])
+def test_a_value_that_cannot_be_read_is_an_error_of_every_view(name):
+    with pytest.raises(DecodeError, match="is not a decimal number: 'many'"):
+        getattr(row(count="many"), name)()
+    assert "e.count" in row(count="many")
 
 
 def test_the_message_for_null_shows_no_value():
@@ -243,11 +271,10 @@ def test_without_any_declaration_values_are_as_sent(annotation):
     assert each[AMOUNT] == Decimal("1000.500000")
 
 
-def test_without_a_declaration_null_and_missing_values_are_errors_as_well():
+def test_without_a_declaration_null_is_none_and_a_missing_column_an_error():
     first, second = result([{"a": None}, {"b": 1}], None)
     assert first.get("a") is None
-    with pytest.raises(DecodeError, match="a in row 0 is NULL"):
-        first["a"]
+    assert first["a"] is None
     for read in (second.__getitem__, second.get):
         with pytest.raises(DecodeError, match="unknown column 'a': the columns are b"):
             read("a")

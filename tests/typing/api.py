@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import KeysView, ValuesView
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, assert_type
@@ -133,6 +134,16 @@ def rows_give_the_members_type(result: Result, row: Row) -> None:
     print(row.get(Events.fee), row.get(Events.fee, None))
     shown: object = row.get(Events.sender)
     print(shown)
+    assert_type(dict(row), dict[str, Any])
+    copied: dict[str, Any] = {**row}
+    print(copied)
+    assert_type(row.keys(), KeysView[str])
+    assert_type(row.values(), ValuesView[Any])
+    assert_type(list(row), list[str])
+    assert_type(len(row), int)
+    for name, value in row.items():
+        assert_type(name, str)
+        assert_type(value, Any)
     assert_type(result.into(Transfer), list[Transfer])
     assert_type(result.refreshed_at, datetime | None)
     assert_type(result.total, int | None)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Hashable,
+    ItemsView,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from datetime import UTC, datetime
 from itertools import count, repeat
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 import attrs
 import msgspec
@@ -40,8 +48,9 @@ DEFAULT_LIMIT: Final = 10_000
 class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One row of a result; ``row[member]`` has the member's type.
 
-    Values are read when they are accessed. Rows are equal if their values are, whether
-    these were sent as ``"1.0"`` or as ``1``, and hashable.
+    By name it is a mapping of its columns: ``row["cube.member"]``, ``dict(row)``, with
+    ``None`` for NULL. Values are read when they are accessed. Rows are equal if their
+    values are, whether these were sent as ``"1.0"`` or as ``1``, and hashable.
     """
 
     _layout: Layout
@@ -63,15 +72,20 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
                 the name of a column, which is read as the query declares it, else as
                 the server's annotation says.
 
+        Returns:
+            The value; ``None`` for NULL, but only by name.
+
         Raises:
-            DecodeError: the value is NULL or has another type, or the column does not
-                exist.
+            DecodeError: the value is NULL in the column of a member, or has another
+                type, or the column does not exist.
         """
         name, attribute, read = self._layout.find(column)
         value = getattr(self._cells, attribute)
         try:
             return read(value)
         except ValueError as error:
+            if value is None and isinstance(column, str):
+                return None
             raise self._unreadable(name, value, error) from error
 
     @overload
@@ -110,6 +124,18 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
         """
         return {name: self.get(name) for name in self._columns()}
 
+    def keys(self) -> KeysView[str]:
+        """Return the names of the columns."""
+        return dict.fromkeys(self._columns()).keys()
+
+    def values(self) -> ValuesView[Any]:
+        """Return all values, ``None`` for NULL; errors as in :meth:`as_dict`."""
+        return self.as_dict().values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """Return all names with their values, as :meth:`as_dict` reads them."""
+        return self.as_dict().items()
+
     def into(self, cls: type[T]) -> T:
         """Return the row as an instance of your own class, see :meth:`Result.into`."""
         return convert(self._layout, [self._cells], cls, self._index)[0]
@@ -135,10 +161,11 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
             for name in self._columns()
         }
 
-    if not TYPE_CHECKING:  # to a type checker a row is not iterable
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns())
 
-        def __iter__(self) -> NoReturn:
-            raise InvalidArgument("a row is not iterable; use row.as_dict()")
+    def __len__(self) -> int:
+        return len(self._columns())
 
     def __contains__(self, column: object) -> bool:
         return getattr(column, "name", column) in self._columns()

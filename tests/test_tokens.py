@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 
 from ortege_watch._http.token_source import TokenSource
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError
-from ortege_watch.tokens import expiry
+from ortege_watch.tokens import expiry, redact, safe_cause
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2VjcmV0"
 
@@ -184,3 +184,45 @@ def test_expiry_takes_any_text(token):
 @given(st.integers(-(2**53), 2**53), st.dictionaries(st.text(), st.integers()))
 def test_expiry_does_not_mind_other_claims(exp, others):
     assert expiry(jwt(json.dumps(others | {"exp": exp}))) == exp
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "shown"),
+    [
+        ("no s3cret-token!", ["s3cret-token"], "no <secret>!"),
+        (b"no s3cret-token!", ["s3cret-token"], b"no <secret>!"),
+        (r"b's3cret\\token'", ["s3cret\\token"], "b'<secret>'"),
+        ("no connection", ["nectio"], "no connection"),
+        ("no connection", ["", "n"], "no connection"),
+    ],
+)
+def test_a_secret_is_removed_if_it_is_long_enough_for_one(text, secrets, shown):
+    assert redact(text, secrets) == shown
+
+
+def raised(error, cause=None):
+    try:
+        raise error from cause
+    except type(error) as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        raised(ValueError(JWT)),
+        raised(ValueError("a"), raised(KeyError(JWT))),
+        raised(ExceptionGroup("a", [raised(ValueError(JWT))])),
+    ],
+)
+def test_a_cause_that_shows_a_secret_is_dropped(error):
+    assert safe_cause(error, [JWT]) is None
+
+
+def test_a_cause_has_no_frames():
+    inner = raised(KeyError("b"))
+    member = raised(ValueError("c"))
+    error = raised(ExceptionGroup("a", [member]), inner)
+    assert safe_cause(error, [JWT]) is error
+    assert error.__cause__ is inner
+    assert {each.__traceback__ for each in (error, inner, member)} == {None}

@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ortege_watch._http.driver import ssl_context
 from ortege_watch.errors import TransportError
+from ortege_watch.tokens import Secrets, redact, safe_cause
 
 SILENT: Final = logging.Logger("websockets")  # noqa: LOG001 - nobody may enable it
 """At level DEBUG websockets logs headers and frames: tokens and signatures."""
@@ -72,6 +73,7 @@ async def open_websocket(
         host = url.split("/")[2]
         problem = f"cannot connect to {host}: {str(error) or type(error).__name__}"
         failure = transport_error(problem, error, secrets)
+    del headers, secrets  # a traceback shows what a frame has
     raise failure
 
 
@@ -79,12 +81,9 @@ def transport_error(
     message: str, cause: Exception, secrets: Iterable[str]
 ) -> TransportError:
     """Return an error with the secrets removed from its message."""
-    shown = message
-    for secret in secrets:
-        shown = shown.replace(secret, "<secret>")
-    error = TransportError(shown)
-    if shown == message:  # otherwise the cause has the secret, too
-        error.__cause__ = cause
+    secrets = Secrets(secrets)
+    error = TransportError(redact(message, secrets))
+    error.__cause__ = safe_cause(cause, secrets)
     return error
 
 

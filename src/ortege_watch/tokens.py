@@ -1,4 +1,4 @@
-"""Tokens: what is one, and when it expires."""
+"""Tokens: what is one, when it expires, and how messages are kept free of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
-from typing import TypeAlias
+from typing import AnyStr, Final, TypeAlias
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, OrtegeWatchError
@@ -18,6 +18,56 @@ TokenLike: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"
 
 _SCHEME = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
 _UNFIT = re.compile(r"[^\x21-\x7e]")  # a header carries visible ASCII in one word
+
+
+SHORTEST_SECRET: Final = 8
+"""Characters: whatever is shorter is not removed, for words would be cut to pieces."""
+
+
+class Secrets(tuple[str, ...]):
+    """What no message may show, its own repr included."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} secrets>"
+
+
+def redact(text: AnyStr, secrets: Iterable[str]) -> AnyStr:
+    """Return a message or a body with ``<secret>`` in the place of every secret."""
+    for secret in secrets:
+        if len(secret) >= SHORTEST_SECRET:
+            # As it is, and as it stands within a repr.
+            for form in {secret, repr(secret)[1:-1]}:
+                if isinstance(text, str):
+                    text = text.replace(form, "<secret>")
+                else:
+                    text = text.replace(form.encode(), b"<secret>")
+    return text
+
+
+def safe_cause(
+    error: BaseException | None, secrets: Iterable[str]
+) -> BaseException | None:
+    """Return an error that may be shown as a cause, or ``None`` if it shows a secret.
+
+    It and its own causes lose their frames, whose variables are headers and requests.
+    """
+    secrets = Secrets(secrets)
+    chain: list[BaseException] = []
+    following: list[BaseException | None] = [error]
+    while following:
+        link = following.pop()
+        if link is None or link in chain:
+            continue
+        text = f"{link} {link!r}"
+        if redact(text, secrets) != text:
+            return None
+        chain.append(link.with_traceback(None))
+        following += [link.__cause__, link.__context__]
+        if isinstance(link, BaseExceptionGroup):
+            following += link.exceptions
+    return error
 
 
 def expiry(token: str) -> float | None:
@@ -44,19 +94,26 @@ def expiry(token: str) -> float | None:
 
 def clean(given: object, refuse: type[OrtegeWatchError]) -> str:
     """Return a token without a leading ``Bearer``; raise ``refuse`` for anything else."""
+    token, problem = _examine(given)
+    del given  # a traceback shows what a frame has
+    if problem:
+        raise refuse(problem)
+    return token
+
+
+def _examine(given: object) -> tuple[str, str]:
+    """Return a token, or an empty string and what is wrong."""
     if not isinstance(given, str):
-        raise refuse(
-            "token must be a string or a function that returns one, got"
-            f" {type(given).__name__}"
-        )
+        kind = type(given).__name__
+        return "", f"token must be a string or a function that returns one, got {kind}"
     token = given.strip()
     if scheme := _SCHEME.match(token):
         token = token[scheme.end() :]
     if not token:
-        raise refuse("the token is empty: pass token=... or set ORTEGE_TOKEN")
+        return "", "the token is empty: pass token=... or set ORTEGE_TOKEN"
     if unfit := _UNFIT.search(token):
-        raise refuse(
+        return "", (
             f"the token contains U+{ord(unfit[0]):04X} at position {unfit.start()}:"
             " expected a JWT, visible ASCII without spaces"
         )
-    return token
+    return token, ""

@@ -29,6 +29,7 @@ from ortege_watch.errors import (
     RateLimited,
     TransportError,
 )
+from ortege_watch.tokens import Secrets
 
 DONE = Response(status=200, content=b'{"done":true}')
 WAIT = Response(status=200, content=b'{"error":"Continue wait"}')
@@ -69,6 +70,7 @@ def test_a_question_is_sent_with_a_token_and_an_id(play):
                 "content-type": "application/json",
                 "x-request-id": "7d2b-span-1",
             },
+            secrets=Secrets(["token-1"]),
             content=b"{}",
             timeout=30.0,
             limit=300.0,

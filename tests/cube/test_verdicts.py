@@ -19,6 +19,7 @@ from ortege_watch.errors import (
     QueryRejected,
     RateLimited,
 )
+from ortege_watch.tokens import Secrets
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2VjcmV0"
 HTML = b"<!DOCTYPE html>\n<html><body><pre>Cannot GET /x</pre></body></html>"
@@ -33,7 +34,7 @@ def read(content):
 
 
 def verdict(response, decode=read):
-    return judge(response, decode, token=TOKEN, request_id="id-span-1")
+    return judge(response, decode, secrets=Secrets([TOKEN]), request_id="id-span-1")
 
 
 def test_continue_wait_is_no_answer(answer):
@@ -165,7 +166,7 @@ def test_an_echoed_token_is_cut_out(answer, status, body):
     except OrtegeWatchError as raised:
         error = raised
     assert TOKEN[:10] not in str(error)
-    assert "<token>" in str(error) or "xxx" in str(error)
+    assert "<secret>" in str(error) or "xxx" in str(error)
 
 
 NOON = 1_800_000_000.0
@@ -231,8 +232,10 @@ def test_a_token_that_the_server_repeats_is_in_no_part_of_an_error(status):
     content = b'{"error": "no s3cret-token", "type": "s3cret-token"}'
     response = Response(status=status, content=content)
     try:
-        found = judge(response, read, token="s3cret-token", request_id="r").error
+        found = judge(
+            response, read, secrets=Secrets(["s3cret-token"]), request_id="r"
+        ).error
     except ApiError as error:
         found = error
-    assert found.message == "no <token>"
-    assert found.code == "<token>"
+    assert found.message == "no <secret>"
+    assert found.code == "<secret>"

@@ -30,6 +30,7 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
+from ortege_watch.tokens import Secrets
 from ortege_watch.watchbus.requests import signed_exchange
 
 BODY = b'{"entity_list":[]}'
@@ -59,6 +60,7 @@ def test_a_request_is_signed_as_it_is_sent():
     assert stamp == GetStamp()
     nonce = "0" * 31 + "1"
     start = f"app;1700000000000;{nonce};POST;/api/watch/subscribe;".encode()
+    signature = signature_of(start + BODY, CREDENTIALS.secret)
     assert request == Request(
         method="POST",
         url="https://bus.example.com/api/watch/subscribe",
@@ -68,8 +70,9 @@ def test_a_request_is_signed_as_it_is_sent():
             "X-Signature-appid": "app",
             "X-Signature-timestamp": "1700000000000",
             "X-Signature-nonce": nonce,
-            "X-Signature-signature": signature_of(start + BODY, CREDENTIALS.secret),
+            "X-Signature-signature": signature,
         },
+        secrets=Secrets([signature, CREDENTIALS.secret]),
         content=BODY,
         timeout=30.0,
         limit=300.0,

@@ -12,11 +12,17 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
-from ortege_watch.watchbus.requests import is_rejection, judge
+from ortege_watch.tokens import Secrets
+from ortege_watch.watchbus import requests
+from ortege_watch.watchbus.requests import is_rejection
 from ortege_watch.watchbus.wire import Contradiction, refusal
 
 GMT = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1,700,000,000
 HTML = b"<html>502 Bad Gateway</html>"
+
+
+def judge(response, decode):
+    return requests.judge(response, decode, Secrets())
 
 
 def same(data):

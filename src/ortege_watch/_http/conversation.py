@@ -17,6 +17,7 @@ from attrs import evolve, field, frozen, mutable
 
 from ortege_watch._checks import check_int, check_kind, check_seconds
 from ortege_watch.errors import DeadlineExceeded, InvalidArgument, OrtegeWatchError
+from ortege_watch.tokens import Secrets
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -33,10 +34,18 @@ class Request:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(repr=False)  # one of them is the token
+    headers: Mapping[str, str] = field(repr=False)  # one of them is a secret
+    secrets: Secrets = field(factory=Secrets)  # not to be in messages
     content: bytes | None = None
     timeout: float  # seconds that the server may be silent
     limit: float | None = None  # seconds that the whole exchange may take
+
+
+class Headers(dict[str, str]):
+    """The headers of a request; no repr shows them, as one of them is a secret."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} headers>"
 
 
 class Tokens(Protocol):
@@ -84,8 +93,9 @@ class Response:
     """A response with any status; names of headers are in lower case."""
 
     status: int
-    headers: Mapping[str, str] = field(factory=dict[str, str])
-    content: bytes = b""
+    # Not in reprs: a server may repeat the token.
+    headers: Mapping[str, str] = field(factory=dict[str, str], repr=False)
+    content: bytes = field(default=b"", repr=False)
     received_at: float = 0.0  # unix seconds by this machine's clock
 
 

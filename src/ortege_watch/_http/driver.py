@@ -40,6 +40,7 @@ from ortege_watch.errors import (
     OrtegeWatchError,
     TransportError,
 )
+from ortege_watch.tokens import redact, safe_cause
 
 T = TypeVar("T")
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
@@ -432,16 +433,17 @@ def _failure(error: Exception, request: Request) -> Failure:
                 f" ({type(error).__name__})"
             )
         case httpx.DecodingError():
+            what = redact(str(error), request.secrets)
             ours = DecodeError(
-                f"the response of {host} cannot be decompressed ({error})"
+                f"the response of {host} cannot be decompressed ({what})"
             )
         case _ if _is_bad_certificate(error):
             ours = TransportError(f"certificate of {host} refused: {error}")
             retry = False
         case _:
-            what = str(error) or type(error).__name__
+            what = redact(str(error), request.secrets) or type(error).__name__
             ours = TransportError(f"no response from {host}: {what}")
-    ours.__cause__ = error
+    ours.__cause__ = safe_cause(error, request.secrets)
     unsent = isinstance(
         error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
     )

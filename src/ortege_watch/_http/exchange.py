@@ -17,10 +17,12 @@ from ortege_watch._http.conversation import (
     Attempts,
     Conversation,
     Failure,
+    Headers,
     Request,
     Response,
 )
 from ortege_watch.errors import OrtegeWatchError
+from ortege_watch.tokens import Secrets
 
 T = TypeVar("T")
 
@@ -69,8 +71,13 @@ class Authentication(Protocol):
 
     def headers(
         self, content: bytes | None, attempts: Attempts
-    ) -> Conversation[dict[str, str]]:
+    ) -> Conversation[Headers]:
         """Return all headers of the next attempt."""
+        ...
+
+    @property
+    def secrets(self) -> Secrets:
+        """What the server knows, and no error may show."""
         ...
 
     def on_refused(
@@ -118,6 +125,7 @@ def exchange(
             method=method,
             url=url,
             headers=headers,
+            secrets=authentication.secrets,
             content=content,
             timeout=min(budget.timeout, left),
             limit=None if left == math.inf else left,

@@ -19,6 +19,7 @@ from ortege_watch.errors import (
     QueryRejected,
     RateLimited,
 )
+from ortege_watch.tokens import Secrets, redact
 
 TRANSIENT: Final = frozenset({429, 502, 503, 504})
 """The statuses after which the same request is tried again."""
@@ -73,11 +74,14 @@ def is_transient(error: ApiError) -> bool:
     return error.message.startswith("Error:") and _LIMIT_EXCEEDED not in error.message
 
 
-def redirect_target(response: Response) -> str | None:
-    """Return where a response redirects to, without the query; ``None`` if nowhere."""
+def redirect_target(response: Response, secrets: Secrets) -> str | None:
+    """Return where a response redirects to, without the query; ``None`` if nowhere.
+
+    The secrets are removed from it.
+    """
     location = response.headers.get("location", "")
     if 300 <= response.status < 400 and location:
-        return location.split("?", maxsplit=1)[0]
+        return redact(location.split("?", maxsplit=1)[0], secrets)
     return None
 
 

@@ -77,8 +77,7 @@ class TokenSource:
             while not wait([running], min(_WAIT_AT_MOST, end - time.monotonic())).done:
                 if time.monotonic() >= end:
                     raise TokenTimeout(within)
-            answer = running.result()
-        return clean(answer, OrtegeWatchError)
+            return clean(running.result(), OrtegeWatchError)
 
     async def aget(self, within: float = TOKEN_TIMEOUT) -> str:
         """Return the token, without a leading ``Bearer``; await an async function.
@@ -92,13 +91,15 @@ class TokenSource:
         if self._ask is None:
             return self._fixed
         with _calling_token_function(), anyio.move_on_after(within):
-            if self._in_thread:
-                answer = await asyncio.wrap_future(self._join(self._ask))
-            else:
-                answer = self._ask()
-                if inspect.isawaitable(answer):
-                    answer = await answer
-            return clean(answer, OrtegeWatchError)
+            # In no variable, because a traceback shows those.
+            return clean(
+                await (
+                    asyncio.wrap_future(self._join(self._ask))
+                    if self._in_thread
+                    else _call_here(self._ask)
+                ),
+                OrtegeWatchError,
+            )
         raise TokenTimeout(within)
 
     def _join(self, ask: Callable[[], object]) -> Future[object]:
@@ -117,6 +118,11 @@ class TokenSource:
             ).start()
             self._running = future
             return future
+
+
+async def _call_here(ask: Callable[[], object]) -> object:
+    answer = ask()
+    return await answer if inspect.isawaitable(answer) else answer
 
 
 def _call(ask: Callable[[], object], future: Future[object]) -> None:

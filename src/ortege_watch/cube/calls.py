@@ -21,6 +21,7 @@ from ortege_watch._http.conversation import (
     Conversation,
     Failure,
     GetToken,
+    Headers,
     Request,
     Response,
     TimeBudget,
@@ -53,6 +54,7 @@ from ortege_watch.errors import (
 )
 from ortege_watch.query import CacheMode, Query
 from ortege_watch.results import Result
+from ortege_watch.tokens import Secrets, redact, safe_cause
 
 T = TypeVar("T")
 
@@ -106,25 +108,32 @@ class Call:
             method,
             self.api + path,
             lambda response: judge(
-                response, decode, token=self._token, request_id=self._span
+                response, decode, secrets=self.secrets, request_id=self._span
             ),
             content=content,
             authentication=self,
             attempts=self._attempts,
         )
 
+    @property
+    def secrets(self) -> Secrets:
+        """What the server knows, and no error may show."""
+        return Secrets([self._token])
+
     def headers(
         self, content: bytes | None, attempts: Attempts
-    ) -> Conversation[dict[str, str]]:
+    ) -> Conversation[Headers]:
         """Return all headers of the next attempt."""
         if not self._token:
             yield from self._get_token(attempts)
         self._span = f"{self.request_id}-span-{next(self._spans)}"
-        headers = {
-            "accept": "application/json",
-            "authorization": f"Bearer {self._token}",
-            "x-request-id": self._span,
-        }
+        headers = Headers(
+            {
+                "accept": "application/json",
+                "authorization": f"Bearer {self._token}",
+                "x-request-id": self._span,
+            }
+        )
         if content is not None:
             headers["content-type"] = "application/json"
         return headers
@@ -133,14 +142,12 @@ class Call:
         self, verdict: Reauthenticate, attempts: Attempts
     ) -> Conversation[None]:
         """Get another token, once."""
-        refused = self._token
-        if not self._is_renewed:
-            self._is_renewed = True
-            yield from self._get_token(attempts)
-        if self._token == refused:
+        if self._is_renewed or not (yield from self._get_token(attempts)):
             raise verdict.error
+        self._is_renewed = True
 
-    def _get_token(self, attempts: Attempts) -> Conversation[None]:
+    def _get_token(self, attempts: Attempts) -> Conversation[bool]:
+        """Get a token; return whether it is a new one."""
         left = attempts.left
         reply = yield GetToken(self.tokens, min(left, TOKEN_TIMEOUT))
         attempts.update(reply)
@@ -150,15 +157,20 @@ class Call:
                 raise late
             attempts.context = "; the token function has not returned"
             raise attempts.deadline_exceeded() from late
-        self._token = reply.token
+        before, self._token = self._token, reply.token
+        return self._token != before
 
 
 def judge(
-    response: Response, decode: Callable[[bytes], T], *, token: str, request_id: str
+    response: Response,
+    decode: Callable[[bytes], T],
+    *,
+    secrets: Secrets,
+    request_id: str,
 ) -> Verdict[T]:
     """Return what a response means; raise errors that no retry can change.
 
-    The token is removed from every message.
+    The secrets are removed from every message.
     """
     unread: DecodeError | None = None
     if 200 <= response.status < 300:
@@ -168,24 +180,23 @@ def judge(
             return Done(decode(response.content))
         except DecodeError as problem:
             unread = problem
-    # Before it is cut, because an excerpt may end in the middle of the token.
-    content = response.content.replace(token.encode(), b"<token>")
+    # Before it is cut, because an excerpt may end in the middle of a secret.
+    content = redact(response.content, secrets)
     message, code = _server_error(content)
     if unread is not None:
         if message == "Continue wait":
             return AskAgain()
         if message is None:
             problems, text = unread.problems, codec.excerpt(content)
-            raise DecodeError(*problems, excerpt=text) from unread.__cause__
+            cause = safe_cause(unread.__cause__, secrets)
+            raise DecodeError(*problems, excerpt=text) from cause
     about: dict[str, Any] = {"status": response.status, "request_id": request_id}
     wait = retry_after(response)
     if message is not None:
         error = api_error(message, **about, code=code, retry_after=wait)
     else:
-        target = redirect_target(response)
-        error = _foreign_error(
-            content, target and target.replace(token, "<token>"), about, wait
-        )
+        target = redirect_target(response, secrets)
+        error = _foreign_error(content, target, about, wait)
     if unread is None and response.status in TRANSIENT:
         return TryLater(error, wait)
     if unread is None and is_unauthorized(response.status, error.message):

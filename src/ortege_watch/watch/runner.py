@@ -26,7 +26,7 @@ from ortege_watch._json import ResultPart
 from ortege_watch._websocket import close, open_websocket, transport_error
 from ortege_watch.errors import DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
-from ortege_watch.tokens import expiry
+from ortege_watch.tokens import expiry, redact
 from ortege_watch.watch import frames, states
 from ortege_watch.watch.mailbox import Mailbox
 from ortege_watch.watch.options import (
@@ -400,17 +400,13 @@ class SessionRunner:
             self.feed(event)
 
     def _without_tokens(self, text: str) -> str:
-        for token in self.tokens:
-            text = text.replace(token, "<token>")
-        return text
+        return redact(text, self.tokens)
 
     def _without_excerpt_of_tokens(
         self, error: DecodeError, data: bytes
     ) -> DecodeError:
         # Removed before it is cut, because an excerpt may end in the middle of a token.
-        clean = data
-        for token in self.tokens:
-            clean = clean.replace(token.encode(), b"<token>")
+        clean = redact(data, self.tokens)
         if clean == data:
             return error
         return DecodeError(*error.problems, excerpt=codec.excerpt(clean))
@@ -459,6 +455,7 @@ class _Socket:
             runner.on_socket(self, states.OpenFailed(failure, status))
             return
         except TransportError as failure:
+            failure.__traceback__ = None  # the frames have the token
             runner.on_socket(self, states.OpenFailed(failure))
             return
         self._connection = connection

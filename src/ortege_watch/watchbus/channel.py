@@ -32,7 +32,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_seconds, check_text
-from ortege_watch._http.conversation import split_url
+from ortege_watch._http.conversation import Headers, split_url
 from ortege_watch._http.driver import AsyncClock, AsyncSystemClock
 from ortege_watch._http.statuses import TRANSIENT
 from ortege_watch._websocket import (
@@ -49,6 +49,7 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
+from ortege_watch.tokens import Secrets, redact, safe_cause
 from ortege_watch.watch.options import FailureCount, Reconnect
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
@@ -407,13 +408,15 @@ class AlertChannel:
             await close(connection)
 
     async def _open(self) -> ClientConnection:
-        headers = signed_headers(
-            self._credentials,
-            "GET",
-            self._path,
-            b"",
-            timestamp=int((time.time() + self._ahead) * 1000),
-            nonce=uuid.uuid4().hex,
+        headers = Headers(
+            signed_headers(
+                self._credentials,
+                "GET",
+                self._path,
+                b"",
+                timestamp=int((time.time() + self._ahead) * 1000),
+                nonce=uuid.uuid4().hex,
+            )
         )
         self._signature = headers[SIGNATURE_HEADERS[-1]]
         return await open_websocket(
@@ -424,20 +427,20 @@ class AlertChannel:
             open_timeout=self._connect_within,
         )
 
-    def _secrets(self) -> tuple[str, str]:
+    def _secrets(self) -> Secrets:
         """Return what the receiver knows and an error must not show."""
-        return self._credentials.secret, self._signature
+        return Secrets([self._credentials.secret, self._signature])
 
     def _refused(self, cause: InvalidStatus) -> tuple[OrtegeWatchError, bool]:
         response = cause.response
-        body = bytes(response.body or b"")
+        body = redact(bytes(response.body or b""), self._secrets())
         error, final = refused_upgrade(response.status_code, body)
         if not self._ahead:
             ahead = server_ahead(error, response.headers.get("Date", ""), time.time())
             if ahead is not None:
                 logger.warning("%s: its clock is %.0f s ahead", self._host, ahead)
                 self._ahead, final = ahead, False
-        error.__cause__ = cause
+        error.__cause__ = safe_cause(cause, self._secrets())
         return error, final
 
     async def _converse(self, connection: ClientConnection) -> OrtegeWatchError:

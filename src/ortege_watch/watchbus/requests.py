@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, Unpack
 
 from attrs import asdict, evolve, field, frozen, mutable
@@ -22,6 +22,7 @@ from ortege_watch._http.conversation import (
     ClientOptions,
     Conversation,
     GetStamp,
+    Headers,
     Limits,
     Reply,
     Response,
@@ -43,10 +44,12 @@ from ortege_watch._http.statuses import (
     retry_after,
 )
 from ortege_watch.errors import (
+    DecodeError,
     OrtegeWatchError,
     RateLimited,
     WatchBusError,
 )
+from ortege_watch.tokens import Secrets, redact
 from ortege_watch.watchbus.signing import (
     Credentials,
     Key,
@@ -217,13 +220,14 @@ def signed_exchange(
     expired timestamp.
     """
     stamp = yield GetStamp()
+    signature = _Signature(config, endpoint.line, stamp)
     return (
         yield from exchange(
             "POST",
             endpoint.url,
-            partial(judge, decode=decode),
+            lambda response: judge(response, decode, signature.secrets),
             content=body,
-            authentication=_Signature(config, endpoint.line, stamp),
+            authentication=signature,
             attempts=Attempts(budget=config.budget, started=stamp.now, logger=_LOGGER),
             is_repeatable=is_repeatable,
         )
@@ -237,16 +241,18 @@ class _Signature:
     Attributes:
         stamp: the time and nonce of the first attempt; ``None`` afterwards.
         skew_before: the correction of the clock, if this request has changed it.
+        secrets: the signature of the latest attempt, and the secret.
     """
 
     config: BusConfig
     line: str
     stamp: Reply | None
     skew_before: float | None = None
+    secrets: Secrets = field(factory=Secrets, init=False)
 
     def headers(
         self, content: bytes | None, attempts: Attempts
-    ) -> Conversation[dict[str, str]]:
+    ) -> Conversation[Headers]:
         stamp, self.stamp = self.stamp, None
         if stamp is None:
             stamp = yield GetStamp()
@@ -257,7 +263,8 @@ class _Signature:
         message = canonical(app_id, timestamp, stamp.nonce, self.line, content or b"")
         signature = digest(config.key, message)
         headers = headers_of(app_id, timestamp, stamp.nonce, signature)
-        return {"Accept": "application/json", **headers}
+        self.secrets = Secrets([signature, config.credentials.secret])
+        return Headers({"Accept": "application/json", **headers})
 
     def on_refused(
         self,
@@ -274,16 +281,29 @@ class _Signature:
         yield from ()
 
 
-def judge(response: Response, decode: Callable[[Any], T]) -> Verdict[T]:
-    """Return what a response means; raise errors that no retry can change."""
+def judge(
+    response: Response, decode: Callable[[Any], T], secrets: Secrets
+) -> Verdict[T]:
+    """Return what a response means; raise errors that no retry can change.
+
+    The secrets are removed from every message.
+    """
+
+    def read(content: bytes) -> Done[T]:
+        return Done(decode(read_answer(content, response.status)))
+
+    # What fails is read again without the secrets, for errors quote it.
+    with suppress(WatchBusError, DecodeError):
+        return read(response.content)
     try:
-        data = read_answer(response.content, response.status)
+        return read(redact(response.content, secrets))
     except WatchBusError as error:
-        return _judge_error(error, response)
-    return Done(decode(data))
+        return _judge_error(error, response, secrets)
 
 
-def _judge_error(error: WatchBusError, response: Response) -> Reauthenticate | TryLater:
+def _judge_error(
+    error: WatchBusError, response: Response, secrets: Secrets
+) -> Reauthenticate | TryLater:
     status, code = response.status, error.code
     if isinstance(error, Contradiction):
         raise error
@@ -292,7 +312,7 @@ def _judge_error(error: WatchBusError, response: Response) -> Reauthenticate | T
         limited = RateLimited(str(error), status=status, code=code, retry_after=wait)
         limited.__cause__ = error
         return TryLater(limited, wait, is_safe_to_retry=True)
-    if code is None and (target := redirect_target(response)):
+    if code is None and (target := redirect_target(response, secrets)):
         raise WatchBusError(
             f"redirected to {target} (status {status}); a signed request follows no"
             " redirect: use that address as url",

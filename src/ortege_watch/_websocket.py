@@ -35,6 +35,15 @@ class NoRedirectConnect(connect):
         return exc
 
 
+class _Connection(ClientConnection):
+    """A connection that may be lost before it was made, in the TLS of a tunnel."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ignore that: ``connect`` raises, and websockets 17.4 would fail here."""
+        if hasattr(self, "recv_messages"):
+            super().connection_lost(exc)
+
+
 async def open_websocket(
     url: str,
     headers: Mapping[str, str],
@@ -65,6 +74,7 @@ async def open_websocket(
             open_timeout=open_timeout,
             ping_interval=None,
             close_timeout=CLOSE_TIMEOUT,
+            create_connection=_Connection,
         )
     except InvalidStatus:
         raise

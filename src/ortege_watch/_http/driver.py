@@ -59,6 +59,8 @@ _FOREIGN: Final = (
     # accept is a ValueError, or an ImportError where it needs another package.
     ValueError,
     ImportError,
+    # An alert of TLS 1.3 after the handshake is an ssl.SSLError in a task.
+    OSError,
 )
 """The exceptions that httpx raises or lets through."""
 
@@ -418,7 +420,8 @@ def _failure(error: Exception, request: Request) -> Failure:
         httpx.TimeoutException
         | httpx.NetworkError
         | httpx.RemoteProtocolError
-        | httpx.ProxyError,
+        | httpx.ProxyError
+        | OSError,
     )
     ours: OrtegeWatchError
     match error:

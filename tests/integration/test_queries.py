@@ -8,7 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from harness.members import Calls
 
-from ortege_watch import CubeClient, Query
+from ortege_watch import ApiError, CubeClient, Dimension, Query
+
+CUBE = "stacks_contract_calls"
 
 
 @pytest.fixture
@@ -51,3 +53,82 @@ def test_a_day_that_ends_with_its_last_microsecond_excludes_midnight(client):
     ):
         found = {row[Calls.tx_hash] for row in client.load(query)}
         assert found == {"0x02", "0x03", "0x04"}
+
+
+def count(client, **wire):
+    """Return what the server counts for a query in Cube's JSON."""
+    query = Query.from_wire({"measures": [f"{CUBE}.count"], **wire})
+    return client.load(query)[0][Calls.count]
+
+
+def in_time(*ranges):
+    return [{"dimension": f"{CUBE}.tx_date", "dateRange": each} for each in ranges]
+
+
+def on(member, operator, *values):
+    leaf = {"member": f"{CUBE}.{member}", "operator": operator, "values": list(values)}
+    return {"filters": [leaf]}
+
+
+@pytest.mark.parametrize(
+    ("wire", "expected"),
+    [
+        (on("amount", "gt", 10.5), 5),
+        (on("block_height", "gt", 150050.0), 7),
+        ({"limit": 10.0, "offset": 0.0}, 13),
+        ({"order": {f"{CUBE}.amount": "asc"}}, 13),
+        ({"timeDimensions": in_time("from 1 quarter ago to now")}, 0),
+        ({"timeDimensions": in_time(["2024-05", "2024-06"])}, 8),
+        ({"timeDimensions": in_time("2024-05-01T12:30:00.123")}, 3),
+        ({"timeDimensions": in_time(["2024-05-01T12:30:00.123"])}, 1),
+        (
+            {
+                "timeDimensions": in_time(
+                    ["2024-05-01", "2024-05-02"], ["2024-05-02", "2024-05-31"]
+                )
+            },
+            2,
+        ),
+        ({"timezone": "", "timeDimensions": in_time("2024-05-01")}, 3),
+    ],
+    ids=str,
+)
+def test_a_foreign_query_means_what_it_means_to_the_server(client, wire, expected):
+    assert count(client, **wire) == expected
+
+
+@pytest.mark.parametrize(
+    ("operator", "words", "expected"),
+    [
+        ("inDateRange", "last 7 days", 0),
+        ("notInDateRange", "this year", 13),
+        ("onTheDate", "this month", 0),
+        ("beforeDate", "today", 13),
+        ("beforeOrOnDate", "last month", 13),
+        ("afterDate", "last 7 days", 0),
+        ("afterOrOnDate", "from 2 days ago to now", 0),
+    ],
+)
+def test_relative_words_in_a_filter_need_a_newer_server(
+    client, generation, operator, words, expected
+):
+    wire = on("tx_date", operator, words)
+    if generation.classic:
+        with pytest.raises(ApiError, match="Invalid date"):
+            count(client, **wire)
+    else:
+        assert count(client, **wire) == expected
+
+
+def test_a_granularity_in_the_name_of_a_dimension(client):
+    name = f"{CUBE}.tx_date.month"
+    wire = {
+        "measures": [f"{CUBE}.count"],
+        "dimensions": [name],
+        "order": {f"{CUBE}.tx_date": "desc"},
+        "limit": 2,
+    }
+    for form in ("default", "compact"):
+        rows = client.load(Query.from_wire({**wire, "responseFormat": form}))
+        found = [row[Dimension(name, datetime)] for row in rows]
+        assert found == [datetime(2025, month, 1, tzinfo=UTC) for month in (2, 1)]

@@ -43,12 +43,10 @@ def test_refuses_a_malformed_name(kind, name):
         kind(name)
 
 
-def test_says_how_a_granularity_is_selected():
-    with pytest.raises(
-        QueryError,
-        match=r"invalid Dimension name 'cube.seen.day': .*TimeDimension\(...\).by",
-    ):
-        Dimension("cube.seen.day")
+@pytest.mark.parametrize("kind", [Measure, Dimension, TimeDimension, Segment])
+@pytest.mark.parametrize("name", ["orders.customer.count", "a.b.c.d", "_.1.A_2"])
+def test_takes_names_with_join_aliases(kind, name):
+    assert kind(name).name == name
 
 
 def test_refuses_a_name_that_is_not_a_string():

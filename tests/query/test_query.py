@@ -175,10 +175,6 @@ def test_lists_become_tuples_and_repetitions_count_once():
             "asset_amount is listed twice, as Measure",
         ),
         (
-            {"time": [seen.by("day"), seen.by("day").over("today")]},
-            "tx_date.day is listed twice",
-        ),
-        (
             {"measures": [amount], "dimensions": [Dimension(amount.name)]},
             "dimensions: .*asset_amount is also listed in measures",
         ),

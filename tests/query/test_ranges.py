@@ -77,7 +77,6 @@ def test_a_day_in_words_is_that_day():
         "from last week to today",
         "from yesterday to now",
         "from 2024-05-01T10:00:00 to now",
-        "from 2 quarters ago to now",
         "from now",
         "last 7 days\n; drop",
         "monday",

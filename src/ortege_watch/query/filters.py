@@ -22,18 +22,20 @@ from ortege_watch.query.values import (
     Value,
     check_moment,
     check_ordered,
+    check_range,
     check_text,
     check_value,
     day_end,
     inclusive_end,
     range_to_wire,
+    relative_words,
     value_to_wire,
     wall_clock,
 )
 
 T_co = TypeVar("T_co", covariant=True)
 
-_NAME = re.compile(r"[a-zA-Z0-9_]+\.[a-zA-Z0-9_]+")
+_NAME = re.compile(r"[a-zA-Z0-9_]+(\.[a-zA-Z0-9_]+)+")
 
 
 @attrs.frozen(init=False, repr=False)
@@ -41,7 +43,8 @@ class Member(Generic[T_co]):
     """The name of a member of a cube, and the Python type of its values.
 
     Attributes:
-        name: ``cube.member``, of ASCII letters, digits and underscores.
+        name: ``cube.member``, of ASCII letters, digits and underscores; with a join alias
+            ``cube.alias.member``.
         type: ``Decimal``, ``int``, ``str``, ``bool`` or ``datetime``; ``object`` if it
             is unknown: values are then read as the server's annotation says.
 
@@ -60,10 +63,8 @@ class Member(Generic[T_co]):
         kind = self.__class__.__name__
         name = check_text(name, f"{kind} name")
         if not _NAME.fullmatch(name):
-            hint = "expected cube.member, of ASCII letters, digits and underscores"
-            if name.count(".") == 2:
-                hint = "select a granularity with TimeDimension(...).by(...)"
-            raise QueryError(f"invalid {kind} name {shown(name)}: {hint}")
+            expected = "expected cube.member, of ASCII letters, digits and underscores"
+            raise QueryError(f"invalid {kind} name {shown(name)}: {expected}")
         if type not in TYPES:
             raise QueryError(f"{name}: {_type_advice(type)}")
         object.__setattr__(self, "name", name)
@@ -167,7 +168,9 @@ class Condition(Filter):
     Attributes:
         member: the measure, dimension or time dimension.
         operator: Cube's name, such as ``"equals"``.
-        values: what the member is compared with; ``None`` is NULL.
+        values: what the member is compared with; ``None`` is NULL. A date operator also
+            takes one string of relative words, such as ``"last 7 days"``, which 1.7.43
+            reads and 0.35.81 answers with a database error [seen].
 
     Raises:
         QueryError: an unknown operator, a wrong number of values, a wrong type.
@@ -242,7 +245,8 @@ class Condition(Filter):
 
     def __repr__(self) -> str:
         operator = OPERATORS[self.operator]
-        if not operator.method or not hasattr(self.member, operator.method):
+        words = self.dated and isinstance(self.values[0], str)
+        if words or not hasattr(self.member, operator.method):
             call = (self.member, self.operator, self.values)
             return f"Condition({', '.join(map(repr, call))})"
         if operator.takes == "list" and (
@@ -289,6 +293,9 @@ def _check_moments(
     if member.type is not datetime:
         message = f"{what} compares times; declare TimeDimension({member.name!r})"
         raise QueryError(message)
+    if len(values) == 1 and (words := relative_words(values[0])):
+        check_range(words, what)
+        return (words,)
     count, expected = (2, "start and end") if takes == "range" else (1, "one value")
     if len(values) != count:
         raise QueryError(f"{what} takes {expected}, got {len(values)} values")

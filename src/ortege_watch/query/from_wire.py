@@ -7,11 +7,12 @@ a group restrict one; otherwise a dimension.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from zoneinfo import ZoneInfo
 
 import attrs
@@ -27,6 +28,7 @@ from ortege_watch.query.members import (
     TimeDimension,
     TimeSelection,
     columns_of,
+    orders_by,
 )
 from ortege_watch.query.values import (
     Range,
@@ -35,14 +37,19 @@ from ortege_watch.query.values import (
     check_range,
     check_value,
     check_zone,
+    day_of,
     parse_moment,
+    relative_words,
     value_to_wire,
     zone_names,
 )
 
+_LOGGER: Final = logging.getLogger("ortege_watch.query")
 T = TypeVar("T")
 
 _SYNONYMS = {"in": "equals", "notIn": "notEquals"}
+# Servers refuse JSON numbers that are larger.
+_SAFE = 2**53
 # Nobody writes deeper groups; they would exhaust the stack.
 _DEEPEST = 50
 _KEYS = frozenset(
@@ -78,12 +85,10 @@ class QueryReader:
             self.selection(_mapping(item, path, _TIME_KEYS), path)
             for path, item in _items(wire.get("timeDimensions", []), "timeDimensions")
         ]
-        self.dimensions: list[Dimension[object]] = []
-        for item in self.each("dimensions", _dimension):
-            if isinstance(item, Dimension):
-                self.dimensions.append(item)
-            elif all(selection.name != item.name for selection in self.time):
-                self.time.append(item)
+        # A column that a time selection also has is sent once.
+        grouped = {item.name for item in self.time if item.granularity is not None}
+        listed = self.each("dimensions", _undeclared)
+        self.dimensions = [item for item in listed if item.name not in grouped]
 
     def query(self) -> dict[str, Any]:
         """Return the arguments of ``Query``."""
@@ -135,6 +140,7 @@ class QueryReader:
 
     def range(self, value: Any, path: str) -> Range:
         """Read words, or a list of one or two moments."""
+        value = day_of(value)
         if not isinstance(value, str):
             value = self.moments(value, path, drop_offset=True)
             value = value * 2 if len(value) == 1 else value
@@ -213,12 +219,13 @@ class QueryReader:
             raise QueryError(f"{here} is missing")
         values: list[Any] = []
         if operator.dated:
-            values = self.moments(leaf["values"], here)
-            name, values = _days(name, values, here)
+            name, values = self.dated(name, leaf["values"], here)
         elif operator.takes != "none":
             values = [
                 # As on servers: every value but null becomes a string.
-                None if item is None else value_to_wire(check_value(item, object, at))
+                None
+                if item is None
+                else value_to_wire(check_value(_exact(item), object, at))
                 for at, item in _items(leaf["values"], here)
             ]
         with _at(here):
@@ -226,8 +233,33 @@ class QueryReader:
             condition.to_wire(self.zone)
         return condition
 
+    def dated(self, operator: str, value: Any, path: str) -> tuple[str, list[Any]]:
+        """Read words, or two moments for a range, or one.
+
+        With one value Cube 0.35.81 reads a range, or ``onTheDate``, as up to today
+        [seen]; 1.7.43 reads it as the whole day. ``onTheDate`` with two is a range on
+        every server.
+        """
+        texts = list(check_list(value, path))
+        ranged = OPERATORS[operator].takes in {"range", "day"}
+        if len(texts) == 1:
+            if words := relative_words(texts[0]):
+                return operator, [words]
+            texts = [day_of(texts[0])] if ranged else texts
+        match operator, self.moments(texts, path):
+            case "inDateRange" | "notInDateRange", [day]:
+                return operator, [day, day]
+            case "onTheDate", [start, end]:
+                same = start == end and not isinstance(start, datetime)
+                return ("onTheDate", [start]) if same else ("inDateRange", [start, end])
+            case _, moments:
+                return operator, moments
+
     def orders(self) -> list[Order]:
-        """Read ``order``: pairs, or an object. Of repetitions the first one counts."""
+        """Read ``order``: pairs, or an object. Of repetitions the first one counts.
+
+        Servers ignore a member that is not selected [seen: 0.35.81, 1.7.43].
+        """
         columns = columns_of((*self.measures, *self.dimensions), self.time)
         value = self.wire.get("order", [])
         pairs = list(value.items()) if isinstance(value, Mapping) else value
@@ -236,9 +268,14 @@ class QueryReader:
             match pair:
                 case [str() as name, direction]:
                     with _at(f"order.{name}"):
-                        # Query refuses what is not selected.
                         order = Order(columns.get(name) or _undeclared(name), direction)
-                    orders.setdefault(order.name, order)
+                    if orders_by(order.name, columns):
+                        orders.setdefault(order.name, order)
+                    else:
+                        _LOGGER.warning(
+                            "order by %s dropped: it is not selected, so servers ignore it",
+                            name,
+                        )
                 case _:
                     expected = '[member, "asc"] or [member, "desc"]'
                     raise QueryError(f"{path} must be {expected}, got {shown(pair)}")
@@ -249,10 +286,8 @@ class QueryReader:
         match self.wire.get(key):
             case str() as text if text.isascii() and text.isdigit() and len(text) < 10:
                 return int(text)
-            case Decimal() as number if number.is_finite() and number % 1 == 0:
-                return int(number)
             case value:
-                return cast("int | None", value)
+                return cast("int | None", _exact(value))
 
     def flag(self, key: str) -> bool:
         """Read a boolean, which servers also accept as a string."""
@@ -273,11 +308,12 @@ def _undeclared(name: str) -> Dimension[object]:
     return Dimension(name, object)
 
 
-def _dimension(name: Any) -> Dimension[object] | TimeSelection:
-    if isinstance(name, str) and name.count(".") == 2:
-        base, _, granularity = name.rpartition(".")
-        return TimeDimension(base).by(granularity)
-    return _undeclared(name)
+def _exact(value: Any) -> Any:
+    """Return a JSON number as servers print it: without binary digits, 10.0 as 10."""
+    number = Decimal(float.__repr__(value)) if isinstance(value, float) else value
+    if isinstance(number, Decimal) and number.is_finite() and abs(number) < _SAFE:
+        return int(number) if number == number.to_integral_value() else number
+    return number
 
 
 def _on_measures(found: Filter) -> Filter:
@@ -287,28 +323,10 @@ def _on_measures(found: Filter) -> Filter:
     return attrs.evolve(leaf, member=Measure(leaf.member.name, leaf.member.type))
 
 
-def _days(operator: str, values: list[Any], path: str) -> tuple[str, list[Any]]:
-    """Return two moments for a range and one day for ``onTheDate``.
-
-    With one value Cube 0.35.81 reads either as a range up to today [seen]; 1.7.43 reads
-    it as the whole day. ``onTheDate`` with two is a range on every server.
-    """
-    match operator, values:
-        case "inDateRange" | "notInDateRange" | "onTheDate", [datetime()]:
-            raise QueryError(f"{path}: expected two times, or a day, got one time")
-        case "inDateRange" | "notInDateRange", [day]:
-            return operator, [day, day]
-        case "onTheDate", [start, end]:
-            same = start == end and not isinstance(start, datetime)
-            return ("onTheDate", [start]) if same else ("inDateRange", values)
-        case _:
-            return operator, values
-
-
 def _zone(name: Any) -> ZoneInfo:
-    """Return a time zone; servers ignore the case of its name."""
+    """Return a time zone; servers ignore the case of its name, and 1.7 takes "" as UTC."""
     try:
-        return check_zone(name)
+        return check_zone(name if name != "" else "UTC")
     except QueryError:
         if (
             not isinstance(name, str)

@@ -18,12 +18,13 @@ from attrs.converters import optional
 
 from ortege_watch._checks import shown
 from ortege_watch.errors import QueryError
-from ortege_watch.query.filters import Condition, Member
+from ortege_watch.query.filters import OPERATORS, Condition, Member
 from ortege_watch.query.values import (
     UNITS,
     Range,
     RangeLike,
     check_list,
+    check_moment,
     check_range,
     check_value,
     range_to_wire,
@@ -246,23 +247,27 @@ class TimeDimension(Column[datetime]):
 
     def on(self, day: date) -> Condition:
         """Keep the rows of one day."""
-        return Condition(self, "onTheDate", (day,))
+        return self._at("onTheDate", day)
 
     def before(self, moment: date) -> Condition:
         """Keep rows before an instant, or before the start of a day."""
-        return Condition(self, "beforeDate", (moment,))
+        return self._at("beforeDate", moment)
 
     def on_or_before(self, moment: date) -> Condition:
         """Keep rows up to an instant, or up to the end of a day."""
-        return Condition(self, "beforeOrOnDate", (moment,))
+        return self._at("beforeOrOnDate", moment)
 
     def after(self, moment: date) -> Condition:
         """Keep rows after an instant, or after the end of a day."""
-        return Condition(self, "afterDate", (moment,))
+        return self._at("afterDate", moment)
 
     def on_or_after(self, moment: date) -> Condition:
         """Keep rows from an instant on, or from the start of a day on."""
-        return Condition(self, "afterOrOnDate", (moment,))
+        return self._at("afterOrOnDate", moment)
+
+    def _at(self, operator: str, moment: date) -> Condition:
+        what = f"{self.name}.{OPERATORS[operator].method}"
+        return Condition(self, operator, (check_moment(moment, what),))
 
     def by(self, granularity: str) -> TimeSelection:
         """Group by second, minute, hour, day, week, month, quarter or year.
@@ -437,3 +442,11 @@ def columns_of(
             columns[selection.name] = selection
             columns.setdefault(selection.dimension.name, selection)
     return columns
+
+
+def orders_by(name: str, columns: Iterable[str]) -> bool:
+    """Return whether servers order by this name; they ignore what is not selected.
+
+    ``cube.time`` also stands for ``cube.time.day`` among the dimensions [seen].
+    """
+    return any(name in (column, column.rpartition(".")[0]) for column in columns)

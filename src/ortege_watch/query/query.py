@@ -23,6 +23,7 @@ from ortege_watch.query.members import (
     TimeDimension,
     TimeSelection,
     columns_of,
+    orders_by,
 )
 from ortege_watch.query.values import (
     check_flag,
@@ -59,12 +60,15 @@ _KINDS: dict[str, type[Any] | tuple[type[Any], ...]] = {
 
 
 def _members(value: Any, slot: str) -> tuple[Any, ...]:
-    """Return the items of a slot without repetitions; refuse contradictions."""
-    found: dict[str, Any] = {}
+    """Return the items of a slot without repetitions; refuse contradictions.
+
+    Ranges of one time dimension do not contradict: like filters, all must hold [seen].
+    """
+    found: dict[Any, Any] = {}
     for item in check_list(value, slot):
         if not isinstance(item, _KINDS[slot]):
             raise QueryError(f"{slot}: {_misplaced(item, slot)}")
-        first = found.setdefault(item.name, item)
+        first = found.setdefault(item if slot == "time" else item.name, item)
         if first != item:
             message = f"{slot}: {item.name} is listed twice, as {first} and {item}"
             raise QueryError(message)
@@ -126,7 +130,8 @@ class Query:
     Attributes:
         measures: what to aggregate.
         dimensions: what to group by.
-        time: time dimensions, grouped by a granularity or restricted to a range.
+        time: time dimensions, grouped by a granularity or restricted to a range; several
+            ranges of one must all hold.
         segments: filters that the cube defines.
         where: filters on dimensions; all must hold.
         having: filters on measures, applied after aggregating; all must hold.
@@ -238,15 +243,14 @@ class Query:
         self.to_wire()
 
     def _check_order(self, order: Order) -> None:
-        target = self.columns.get(order.name)
-        if target is None:
+        columns = self.columns
+        if not orders_by(order.name, columns):
             raise QueryError(
                 f"order: {order.name} is not selected, and a server would ignore it; "
                 "add it to measures, dimensions or time (with .by)"
             )
-        if isinstance(order.member, TimeSelection) and (
-            not isinstance(target, TimeSelection) or target.name != order.member.name
-        ):
+        target, member = columns.get(order.name), order.member
+        if target and isinstance(member, TimeSelection) and target.name != member.name:
             raise QueryError(
                 f"order: servers read {order.name} as {target.name}; order by that"
             )

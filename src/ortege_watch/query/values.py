@@ -205,13 +205,13 @@ def day_end(day: date) -> str:
 
 _UNIT = f"(?:{'|'.join(UNITS)})"
 _COUNT = "[1-9][0-9]{0,6}"
-# Quarters are left out: it is not known whether the server parses such points.
-_AGO = f"{_COUNT} (?:second|minute|hour|day|week|month|year)s? (?:ago|from now)"
-_POINT = f"(now|{_AGO}|[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})"
+_AGO = f"{_COUNT} {_UNIT}s? (?:ago|from now)"
+_POINT = f"(?:now|{_AGO}|[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})"
 _RELATIVE = re.compile(
     f"today|yesterday|tomorrow|(?:this|last|next) {_UNIT}"
     f"|(?:last|next) {_COUNT} {_UNIT}s?|from {_POINT} to {_POINT}"
 )
+_MONTH = re.compile("[0-9]{4}-[0-9]{2}")
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT = re.compile(
     _DAY.pattern + r"([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?"
@@ -224,6 +224,20 @@ _FORMS = (
 )
 
 
+def relative_words(value: Any) -> str | None:
+    """Return a relative range in its usual form; ``None`` for anything else."""
+    if not isinstance(value, str):
+        return None
+    words = " ".join(value.lower().split())
+    return words if _RELATIVE.fullmatch(words) else None
+
+
+def day_of(value: Any) -> Any:
+    """Return the day of a time that stands for a range: servers read it so [seen]."""
+    is_moment = isinstance(value, str) and _MOMENT.fullmatch(value)
+    return value[:10] if is_moment else value
+
+
 def check_range(value: Any, what: str = "range") -> Range:
     """Return a range: words in their usual form, or a pair; a day becomes a pair.
 
@@ -232,12 +246,10 @@ def check_range(value: Any, what: str = "range") -> Range:
     """
     match value:
         case str():
-            words = " ".join(value.lower().split())
-            if _DAY.fullmatch(words):
-                return check_range(_parse(words, what), what)
-            if match := _RELATIVE.fullmatch(words):
-                ends = [_parse(x, what) for x in match.groups() if x and _DAY.match(x)]
-                check_ordered(ends, what)
+            if _DAY.fullmatch(value.strip()):
+                return check_range(_parse(value.strip(), what), what)
+            if words := relative_words(value):
+                check_ordered([_parse(x, what) for x in _DAY.findall(words)], what)
                 return words
         case date() if not isinstance(value, datetime):
             return (value, value)
@@ -289,8 +301,11 @@ def parse_moment(
     """Return a day, or the UTC instant of a time; without an offset it is of ``zone``.
 
     With ``drop_offset``, a time with an offset is read as Cube reads a ``dateRange``:
-    its UTC clock becomes wall clock of the query's time zone (seen on Cube 0.35.81).
+    its UTC clock becomes wall clock of the query's time zone, and a month is its first
+    instant (seen on 0.35.81 and 1.7.43).
     """
+    if drop_offset and isinstance(text, str) and _MONTH.fullmatch(text):
+        text += "-01T00:00"
     if not isinstance(text, str) or not _MOMENT.fullmatch(text):
         raise QueryError(
             f"{what}: expected YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS.mmm, got {shown(text)}; "

@@ -16,10 +16,10 @@ _LONGEST_SECONDS: Final = 1e6
 """More than the longest timeout that sockets accept on every platform."""
 
 
-def shown(value: object) -> str:
-    """Return the ``repr`` of a value for an error message, cut at 200 characters."""
+def shown(value: object, length: int = 200) -> str:
+    """Return the ``repr`` of a value for an error message, cut at a length."""
     try:
-        return codec.excerpt(repr(value))
+        return codec.excerpt(repr(value), length)
     except ValueError:  # Python refuses to print integers above 4300 digits
         return f"<{type(value).__name__} too large to print>"
 

@@ -35,7 +35,6 @@ is_number: Final = re.compile(
 """Return a match if a string is a decimal number; ``Decimal`` itself also accepts
 ``"1_000"``, ``" 5"``, ``"NaN"`` and the digits of every script."""
 
-_EXCERPT_LENGTH: Final = 200
 _NO_DATA: Final = (msgspec.Raw(), msgspec.Raw(b"null"))
 
 
@@ -90,13 +89,13 @@ encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 """Encode JSON values that this library built itself; :func:`dumps` checks others."""
 
 
-def excerpt(data: bytes | str) -> str:
-    """Return the first 200 characters in printable form, for an error message."""
+def excerpt(data: bytes | str, length: int = 200) -> str:
+    """Return the first characters in printable form, for an error message."""
     if not isinstance(data, str):
         # A UTF-8 character has at most four bytes.
-        data = bytes(data[: 4 * _EXCERPT_LENGTH + 4]).decode("utf-8", "replace")
-    text = "".join(c if c.isprintable() else " " for c in data[:_EXCERPT_LENGTH])
-    return text + "…" if len(data) > _EXCERPT_LENGTH else text
+        data = bytes(data[: 4 * length + 4]).decode("utf-8", "replace")
+    text = "".join(c if c.isprintable() else " " for c in data[:length])
+    return text + "…" if len(data) > length else text
 
 
 def loads(data: bytes | str) -> Any:

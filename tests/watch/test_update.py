@@ -79,3 +79,14 @@ def test_different_updates_are_not_equal():
 def test_an_update_of_everything_is_pickled_in_about_twice_its_bytes():
     (update,) = updates({f"SP{number:030}": number for number in range(1000)})
     assert len(pickle.dumps(update)) < 2 * len(update.result.raw)
+
+
+def test_an_update_shows_its_counts_and_its_result():
+    update = EVERY_KIND["later"]
+    assert repr(update) == (
+        f"<Update added=1 changed=1 removed=1 {QUERY!r} {update.result!r}>"
+    )
+    assert repr(EVERY_KIND["first"]).startswith("<Update first added=2 changed=0 rem")
+    assert repr(EVERY_KIND["resumed"]).startswith("<Update resumed added=0 changed=0 ")
+    (large,) = updates({f"SP{number}": number for number in range(5000)})
+    assert len(repr(large)) < 3000

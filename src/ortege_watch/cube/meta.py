@@ -139,6 +139,10 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     def __contains__(self, name: object) -> bool:
         return any(each.name == name for each in (*self.cubes, *self._members()))
 
+    def __repr__(self) -> str:
+        names = codec.excerpt(", ".join(cube.name for cube in self.cubes))
+        return f"<Meta cubes={len(self.cubes)} [{names}]>"
+
     def _members(self) -> Iterator[MemberMeta]:
         for cube in self.cubes:
             yield from cube.members

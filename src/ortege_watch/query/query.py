@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import attrs
 
+from ortege_watch import _json as codec
 from ortege_watch._checks import shown
 from ortege_watch.errors import QueryError
 from ortege_watch.query.filters import Condition, Filter, Member, check_filter
@@ -34,6 +35,8 @@ from ortege_watch.query.values import (
 
 # The default of CUBEJS_DB_QUERY_LIMIT; above it servers answer 500.
 MAX_LIMIT = 50_000
+
+_LONGEST_REPR = 2_000
 
 CacheMode: TypeAlias = Literal[
     "stale-if-slow", "stale-while-revalidate", "must-revalidate", "no-cache"
@@ -373,4 +376,5 @@ class Query:
             for field in attrs.fields(Query)
             if (value := getattr(self, field.name)) != field.default
         ]
-        return f"Query({', '.join(arguments)})"
+        # A filter may have thousands of values.
+        return codec.excerpt(f"Query({', '.join(arguments)})", _LONGEST_REPR)

@@ -21,6 +21,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import shown
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.query import Member, Query, TimeSelection
@@ -43,6 +44,11 @@ D = TypeVar("D")
 
 DEFAULT_LIMIT: Final = 10_000
 """Cube's limit for queries without one: CUBEJS_DB_QUERY_DEFAULT_LIMIT."""
+
+# What fits into a log line; hashes and amounts are not cut.
+_LONGEST_VALUE: Final = 100
+_LONGEST_ROW: Final = 500
+_ROWS_SHOWN: Final = 3
 
 
 class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -188,13 +194,19 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
         return _row, (type(self), layout, astuple(cells), *rest)
 
     def __repr__(self) -> str:
-        shown = {}
-        for name in self._columns():
+        columns, entries, size = self._columns(), list[str](), 0
+        for name in columns:
             try:
-                shown[name] = self.get(name)
+                value = self.get(name)
             except DecodeError:
-                shown[name] = self._layout.getters[name](self._cells)
-        return f"{type(self).__name__}({shown!r})"
+                value = self._layout.getters[name](self._cells)
+            entry = f"{shown(name, _LONGEST_VALUE)}: {shown(value, _LONGEST_VALUE)}"
+            size += len(entry)
+            if size > _LONGEST_ROW:
+                entries.append(f"… {len(columns) - len(entries)} more")
+                break
+            entries.append(entry)
+        return f"{type(self).__name__}({{{', '.join(entries)}}})"
 
 
 class ChangedRow(Row, frozen=True, eq=False, gc=False):
@@ -415,6 +427,13 @@ class Result(Sequence[Row]):
         return type(self), (self._snapshot.part, self._snapshot.query)
 
     def __repr__(self) -> str:
-        length = self._snapshot.length
-        rows = "rows not read yet" if length is None else f"{length} rows"
-        return f"<Result: {rows}, refreshed at {self._snapshot.part.lastRefreshTime}>"
+        refreshed = self._snapshot.part.lastRefreshTime
+        try:
+            columns = len(self._snapshot.open()[0].kinds)
+        except DecodeError as error:
+            return f"<Result: {codec.excerpt(str(error))}>"
+        rows = [repr(row) for row in self[:_ROWS_SHOWN]]
+        if len(self) > _ROWS_SHOWN:
+            rows.append("…")
+        at = f" refreshed_at={codec.excerpt(refreshed, 40)}" if refreshed else ""
+        return f"<Result rows={len(self)} columns={columns}{at} [{', '.join(rows)}]>"

@@ -21,7 +21,7 @@ from ortege_watch.results.diff import difference
 from ortege_watch.watch.session import LOGGER
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, repr=False)
 class Update:
     """The difference between two snapshots of one query's result.
 
@@ -67,6 +67,12 @@ class Update:
     def truncated(self) -> bool:
         """Whether the result is at its row limit, so that rows may be missing."""
         return self.result.truncated
+
+    def __repr__(self) -> str:
+        kind = "first " * self.first + "resumed " * self.resumed
+        rows = {"added": self.added, "changed": self.changed, "removed": self.removed}
+        counts = " ".join(f"{name}={len(some)}" for name, some in rows.items())
+        return f"<Update {kind}{counts} {self.query!r} {self.result!r}>"
 
 
 @attrs.frozen

@@ -12,7 +12,11 @@ from typing import Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
-from ortege_watch._http.driver import ssl_context
+from ortege_watch._http.driver import (
+    CERTIFICATE_ADVICE,
+    is_bad_certificate,
+    ssl_context,
+)
 from ortege_watch.errors import TransportError
 from ortege_watch.tokens import Secrets, redact, safe_cause
 
@@ -82,6 +86,8 @@ async def open_websocket(
     except (OSError, WebSocketException, ValueError, ImportError) as error:
         host = url.split("/")[2]
         problem = f"cannot connect to {host}: {str(error) or type(error).__name__}"
+        if is_bad_certificate(error):
+            problem = f"certificate of {host} refused: {error}; {CERTIFICATE_ADVICE}"
         failure = transport_error(problem, error, secrets)
     del headers, secrets  # a traceback shows what a frame has
     raise failure

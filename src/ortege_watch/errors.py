@@ -135,7 +135,13 @@ class ApiError(OrtegeWatchError):
         code: the server's own error type, such as ``"UserError"``, or ``None``.
         request_id: the id that the request was sent with, as the server logs it, or
             ``None``.
+        retry_after: seconds that the server asked to wait, or ``None``.
+        from_proxy: whether the response is not Cube's, but that of a proxy or a gateway
+            before it, such as an HTML page.
     """
+
+    retry_after: float | None = None
+    from_proxy: bool = False
 
     def __init__(
         self,

@@ -177,6 +177,7 @@ def check_update(update: Update) -> None:
     assert_type(update.result, Result)
     assert_type(update.received_at, datetime)
     assert_type(update.truncated, bool)
+    assert_type(update.stale, bool)
     for row in update.added:
         assert_type(row[Events.fee], Decimal)
     for changed in update.changed:

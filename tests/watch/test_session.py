@@ -24,7 +24,7 @@ from ortege_watch.errors import (
     TransportError,
 )
 from ortege_watch.watch import frames
-from ortege_watch.watch.options import Reconnect, Settings
+from ortege_watch.watch.options import Reconnect, Settings, SharedFailures
 from ortege_watch.watch.session import DialectChoice, Session
 from ortege_watch.watch.states import (
     AskingToken,
@@ -77,15 +77,19 @@ class Script:
         previous_error=None,
         settings=None,
         jitter=lambda: 0.0,
+        failures=0,
         **options,
     ):
         self.now = 1000.0
         self.choice = DialectChoice(dialect, may_switch, confirmed, previous_error)
+        self.failures = SharedFailures((settings or Settings()).reconnect)
+        self.failures.count = failures
         self.session = Session(
             queries or {"1": COUNT},
             server="cube.example",
             choice=self.choice,
             settings=settings or Settings(),
+            failures=self.failures,
             jitter=jitter,
             new_id=lambda: "an-id",
             now=self.now,
@@ -552,7 +556,7 @@ def test_an_older_snapshot_waits_for_a_newer_one():
 
 
 def test_an_older_snapshot_is_believed_in_the_end():
-    script = Script()
+    script = Script(settings=Settings(hold_stale_for=15.0))
     script.go_live()
     script.receive(answer("[1]", at="2026-11-22T06:00:09.000Z"))
     script.receive(answer("[0]", at="2026-11-22T06:00:01.000Z"))
@@ -564,7 +568,7 @@ def test_an_older_snapshot_is_believed_in_the_end():
 
 
 def test_what_was_held_on_one_connection_is_not_delivered_on_the_next():
-    script = Script()
+    script = Script(settings=Settings(hold_stale_for=15.0))
     script.go_live()
     script.receive(answer("[1]", at="2026-11-22T06:00:09.000Z"))
     assert script.receive(answer("[0]", at="2026-11-22T06:00:01.000Z")) == []
@@ -716,7 +720,7 @@ def test_a_greeting_that_is_not_understood_leads_to_the_other_dialect(event):
     effects = script.on(event)
     assert kinds(effects) == [Disconnect, SwitchDialect]
     assert effects[1].delay == 0.0
-    assert effects[1].failures == 1
+    assert script.failures.count == 0  # every session of the other dialect may start
     assert isinstance(script.state, Closed)
 
 
@@ -843,7 +847,7 @@ def test_an_outage_is_no_verdict_about_a_dialect(because, status):
     effects = script.receive(tutorial_refusal(status))
     assert kinds(effects) == [Disconnect, SwitchDialect]
     assert effects[1].delay > 0
-    assert effects[1].failures == 2
+    assert script.failures.count == 2
 
 
 def test_silence_in_the_tutorial_dialect_leads_back():
@@ -892,7 +896,8 @@ def test_a_pinned_tutorial_dialect_waits_for_ever():
 def refuse_upgrade(script: Script, status: int = 403) -> list[Effect]:
     script.wait()
     script.on(TokenReady("t"))
-    return script.on(OpenFailed(TransportError(f"HTTP {status}"), status))
+    error = TransportError(f"HTTP {status}")
+    return script.on(OpenFailed(error, status, by_cube=status != 200))
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 404])

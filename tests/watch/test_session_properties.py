@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, TransportError
 from ortege_watch.watch import frames
-from ortege_watch.watch.options import Settings
+from ortege_watch.watch.options import Settings, SharedFailures
 from ortege_watch.watch.session import DialectChoice, Session
 from ortege_watch.watch.states import (
     AskToken,
@@ -60,6 +60,7 @@ class World(RuleBasedStateMachine):
             server="cube.example",
             choice=DialectChoice("cube", may_switch=False),
             settings=LIMITS,
+            failures=SharedFailures(LIMITS.reconnect),
             jitter=lambda: draw,
             new_id=lambda: "id",
             now=self.now,

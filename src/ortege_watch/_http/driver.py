@@ -64,6 +64,10 @@ _FOREIGN: Final = (
 )
 """The exceptions that httpx raises or lets through."""
 
+CERTIFICATE_ADVICE: Final = (
+    "correct the url, or pass ssl= with a context that trusts the certificate"
+)
+
 _HEADERS: Final = {"user-agent": "ortege-watch"}
 _LOOP: Final = RunVar[object]("ortege_watch_loop")  # an object for each event loop
 
@@ -440,8 +444,10 @@ def _failure(error: Exception, request: Request) -> Failure:
             ours = DecodeError(
                 f"the response of {host} cannot be decompressed ({what})"
             )
-        case _ if _is_bad_certificate(error):
-            ours = TransportError(f"certificate of {host} refused: {error}")
+        case _ if is_bad_certificate(error):
+            ours = TransportError(
+                f"certificate of {host} refused: {error}; {CERTIFICATE_ADVICE}"
+            )
             retry = False
         case _:
             what = redact(str(error), request.secrets) or type(error).__name__
@@ -453,7 +459,8 @@ def _failure(error: Exception, request: Request) -> Failure:
     return Failure(error=ours, retry=retry, unsent=unsent)
 
 
-def _is_bad_certificate(error: BaseException | None) -> bool:
+def is_bad_certificate(error: BaseException | None) -> bool:
+    """Return whether the reason of an error is the certificate of the server."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True

@@ -12,10 +12,12 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
+from ortege_watch import _json as codec
 from ortege_watch._http.conversation import Response
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
+    DecodeError,
     QueryRejected,
     RateLimited,
 )
@@ -72,6 +74,21 @@ def is_transient(error: ApiError) -> bool:
     if not isinstance(error, QueryRejected):
         return not isinstance(error, AuthenticationError)
     return error.message.startswith("Error:") and _LIMIT_EXCEEDED not in error.message
+
+
+def server_error(content: bytes) -> tuple[str | None, str | None]:
+    """Return a server's own message and error type, or ``None`` twice."""
+    try:
+        body = codec.loads(content)
+    except DecodeError:
+        return None, None
+    match body:
+        case {"error": str(message), "type": str(code)}:
+            return message, code
+        case {"error": str(message)}:
+            return message, None
+        case _:
+            return None, None
 
 
 def redirect_target(response: Response, secrets: Secrets) -> str | None:

@@ -41,6 +41,7 @@ from ortege_watch._http.statuses import (
     is_unauthorized,
     redirect_target,
     retry_after,
+    server_error,
 )
 from ortege_watch._json import ResultPart
 from ortege_watch.cube.meta import Meta
@@ -182,7 +183,7 @@ def judge(
             unread = problem
     # Before it is cut, because an excerpt may end in the middle of a secret.
     content = redact(response.content, secrets)
-    message, code = _server_error(content)
+    message, code = server_error(content)
     if unread is not None:
         if message == "Continue wait":
             return AskAgain()
@@ -197,6 +198,8 @@ def judge(
     else:
         target = redirect_target(response, secrets)
         error = _foreign_error(content, target, about, wait)
+        error.from_proxy = True
+    error.retry_after = wait
     if unread is None and response.status in TRANSIENT:
         return TryLater(error, wait)
     if unread is None and is_unauthorized(response.status, error.message):
@@ -216,21 +219,6 @@ def _foreign_error(
     if about["status"] in {401, 403, 429}:
         return api_error(message, **about, retry_after=wait)
     return ApiError(message, **about)
-
-
-def _server_error(content: bytes) -> tuple[str | None, str | None]:
-    """Return a server's own message and error type, or ``None`` twice."""
-    try:
-        body = codec.loads(content)
-    except DecodeError:
-        return None, None
-    match body:
-        case {"error": str(message), "type": str(code)}:
-            return message, code
-        case {"error": str(message)}:
-            return message, None
-        case _:
-            return None, None
 
 
 @frozen(kw_only=True)

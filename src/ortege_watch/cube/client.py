@@ -9,13 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from uuid import uuid4
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
     ClientOptions,
     Limits,
+    Retry,
     TimeBudget,
     check_names,
     split_url,
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
     from ortege_watch.results import Result
     from ortege_watch.watch.options import Dialect, WatchOptions
     from ortege_watch.watch.updates import AsyncUpdates, Updates
+
+_POLL_WITHIN: Final = 300.0
+"""Seconds that one poll of a subscription may take, "Continue wait" included."""
 
 _DEFAULT_PATH: Final = "/cubejs-api"
 _EXAMPLE: Final = "https://cube.example.com/cubejs-api/v1"
@@ -108,13 +112,13 @@ class Settings:
         self.dialect: Dialect | None = None
         """The WebSocket dialect that worked last with this server."""
 
-    def call(self, now: float, limits: Limits) -> Call:
+    def call(self, now: float, budget: TimeBudget) -> Call:
         """Begin a call."""
         return Call(
             api=self.endpoint.api,
             request_id=str(uuid4()),
             started=now,
-            budget=self.budget.override(limits),
+            budget=budget,
             tokens=self.tokens,
             server=self.server,
         )
@@ -131,7 +135,8 @@ class _Calls:
 
     def _call(self, limits: Limits) -> Call:
         self._driver.check_open()
-        return self._settings.call(self._driver.clock.now(), limits)
+        budget = self._settings.budget.override(limits)
+        return self._settings.call(self._driver.clock.now(), budget)
 
 
 class AsyncCubeClient(AsyncHttpClient, _Calls):
@@ -433,7 +438,10 @@ def _watch(
     from ortege_watch.watch.updates import AsyncUpdates  # noqa: PLC0415
 
     def poll(query: Query) -> Awaitable[ResultPart]:
-        call = settings.call(driver.clock.now(), {})
+        # One attempt: the subscription has a back-off of its own.
+        deadline = min(settings.budget.deadline or _POLL_WITHIN, _POLL_WITHIN)
+        budget = evolve(settings.budget, deadline=deadline, retry=Retry(attempts=1))
+        call = settings.call(driver.clock.now(), budget)
         return driver.arun(calls.snapshot(call, query))
 
     def remember(dialect: Dialect) -> None:

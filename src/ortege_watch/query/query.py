@@ -124,6 +124,17 @@ def _join_hints(value: Any) -> tuple[tuple[str, ...], ...]:
     return tuple(paths)
 
 
+def summary(wire: Mapping[str, Any]) -> str:
+    """Return the first members of a query in its wire form, in brackets, for log lines."""
+    times = [
+        ".".join(filter(None, (each["dimension"], each.get("granularity"))))
+        for each in wire.get("timeDimensions", ())
+    ]
+    names = [*wire.get("measures", ()), *wire.get("dimensions", ()), *times]
+    more = [f"+{len(names) - 3}"] if len(names) > 3 else []
+    return f"[{', '.join(names[:3] + more)}]"
+
+
 @attrs.frozen(init=False, repr=False)
 class Query:
     """Measures, grouped by dimensions and time, restricted by filters.
@@ -369,6 +380,9 @@ class Query:
                 r"^\w+", lambda name: _KEYS.get(name[0], name[0]), str(error)
             )
             raise QueryError(message) from error
+
+    def __str__(self) -> str:
+        return f"query {summary(self.to_wire())}"
 
     def __repr__(self) -> str:
         arguments = [

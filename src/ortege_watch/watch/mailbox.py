@@ -37,6 +37,9 @@ class Update:
         removed: rows whose key has left the result.
         first: this is the first snapshot of the query.
         resumed: this is the first snapshot after an outage, so its difference spans it.
+        stale: the server refreshed this snapshot before the last delivered one, and sent
+            no newer one for ``hold_stale_for`` seconds. Rows that it has not may be
+            ``removed``, and ``added`` again later.
         received_at: when the snapshot arrived, by this machine's clock, in UTC.
     """
 
@@ -47,6 +50,7 @@ class Update:
     removed: Sequence[Row]
     first: bool
     resumed: bool
+    stale: bool
     received_at: datetime
 
     @property
@@ -88,6 +92,7 @@ class _Slot:
     last: Result | None = None  # that was delivered
     last_part: ResultPart | None = None  # its undecoded form
     error: OrtegeWatchError | None = None  # the latest transient one, also once raised
+    refreshed: str = ""  # the lastRefreshTime of the latest snapshot that was taken
     unreadable: bool = False  # the latest snapshot could not be decoded
     warned: bool = False  # the row limit was logged
 
@@ -124,6 +129,7 @@ class Mailbox:
             if slot.error in self._ready:  # that error came before this snapshot
                 self._ready.remove(message_id)
         elif slot.last_part is not None and part.data == slot.last_part.data:
+            slot.refreshed = part.lastRefreshTime or ""
             return  # nothing has changed
         if message_id not in self._ready:
             self._ready.append(message_id)
@@ -185,6 +191,9 @@ class Mailbox:
                 self.put_error(message_id, error, final=False)
             return None
         slot.unreadable = False
+        refreshed = snapshot.part.lastRefreshTime or ""
+        stale = bool(refreshed) and refreshed < slot.refreshed
+        slot.refreshed = refreshed
         if last is not None and not changes:
             return None
         slot.last, slot.last_part = result, snapshot.part
@@ -203,5 +212,6 @@ class Mailbox:
             removed=changes.removed,
             first=last is None,
             resumed=snapshot.resumed,
+            stale=stale,
             received_at=snapshot.received_at,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 import attrs
 
@@ -16,6 +16,9 @@ from ortege_watch.watch.states import ConnectionState
 
 Dialect = Literal["cube", "ortege"]
 Transport = Literal["auto", "websocket", "rest"]
+
+_CHECK_EVERY: Final = 1.0
+"""Seconds after which a session looks again whether it may try."""
 
 
 @attrs.frozen(kw_only=True)
@@ -65,9 +68,11 @@ class FailureCount:
         attempts = self._reconnect.attempts
         return attempts is not None and self.count >= attempts
 
-    def next_delay(self, jitter: float) -> float:
+    def next_delay(
+        self, jitter: float, retry_after: float | None = None, *, doubled: bool = False
+    ) -> float:
         """Count a failure, and return the seconds before the next attempt."""
-        delay = self._backoff.delay(self.count, jitter)
+        delay = self._backoff.delay(self.count + doubled, jitter, retry_after)
         self.count += 1
         return delay
 
@@ -75,6 +80,90 @@ class FailureCount:
         """Start again from ``base`` if a connection has lived long enough."""
         if lived >= self._reconnect.healthy_after:
             self.count = 0
+
+
+class SharedFailures(FailureCount):
+    """The failures in a row of a subscription, shared by its sessions.
+
+    After a failure one session at a time tries again, the one that has waited longest.
+    The others follow when its connection has lasted ``healthy_after`` seconds, or when
+    a poll has succeeded: several sockets cost a server that drops connections hardly
+    more attempts than one.
+
+    Attributes:
+        count: failed attempts in a row; those of several sessions at once count as one.
+        worked: whether a connection or a poll has ever succeeded.
+    """
+
+    def __init__(self, reconnect: Reconnect) -> None:
+        super().__init__(reconnect)
+        self.worked = False
+        self._next_at = 0.0
+        self._queue: list[object] = []  # sessions that failed; the first one is next
+        self._trying = False  # whether the first one tries again now
+        self._healthy_at: float | None = None  # when its connection proves something
+
+    def failed(
+        self,
+        session: object,
+        now: float,
+        jitter: float,
+        retry_after: float | None = None,
+    ) -> float | None:
+        """Return when to try again; ``None`` if there were ``attempts`` failures before."""
+        is_new = not self._queue or (self._trying and self._queue[0] is session)
+        self.left(session)
+        self._queue.append(session)
+        if is_new:
+            if self.exhausted:
+                return None
+            several = len(self._queue) > 1
+            delay = self.next_delay(jitter, retry_after, doubled=several)
+            self._next_at = now + delay
+        return self._next_at
+
+    def try_at(self, session: object, now: float) -> float:
+        """Return when a session may try: ``now``, or when to call this again."""
+        if self._healthy_at is not None and self._healthy_at <= now:
+            self.reset()
+        if self.count == 0:
+            return now
+        if session not in self._queue:
+            self._queue.append(session)
+        if session is not self._queue[0]:
+            return max(self._next_at, now + _CHECK_EVERY)
+        if now < self._next_at:
+            return self._next_at
+        self._trying = True
+        return now
+
+    def connected(self, session: object, now: float) -> None:
+        """Note that a socket can be used, which proves something if it lasts."""
+        if self._trying and self._queue[0] is session:
+            self._healthy_at = now + self._reconnect.healthy_after
+
+    def session_lost(self, session: object, lived: float) -> None:
+        """Start again from ``base`` if a connection has lived long enough."""
+        is_next = not self._queue or self._queue[0] is session
+        if is_next and lived >= self._reconnect.healthy_after:
+            self.reset()
+
+    def left(self, session: object) -> None:
+        """Forget a session, which has ended."""
+        if session in self._queue:
+            if self._queue[0] is session:
+                self._trying, self._healthy_at = False, None
+            self._queue.remove(session)
+
+    def restart(self) -> None:
+        """Forget all sessions, because others replace them."""
+        self._queue.clear()
+        self._trying, self._healthy_at = False, None
+
+    def reset(self) -> None:
+        """Start again from ``base``; every session may try."""
+        self.count = 0
+        self.restart()
 
 
 @attrs.frozen(kw_only=True)
@@ -97,8 +186,9 @@ class Settings:
     # Before the expiry of a token; at most a quarter of the remaining time.
     renew_before: float = 60.0
     # For a snapshot that is older than the last one: the first answer after a reconnect
-    # may be from an old cache (seen on 0.35.81 and 1.7.43).
-    hold_stale_for: float = 15.0
+    # may be from an old cache (seen on 0.35.81 and 1.7.43), for as long as the refresh
+    # key of the cube (10 s by default on PostgreSQL), a tick and an answer may take.
+    hold_stale_for: float = 30.0
 
 
 class WatchOptions(TypedDict, total=False):
@@ -114,6 +204,10 @@ class WatchOptions(TypedDict, total=False):
         reconnect: the delays after an outage; ``Reconnect()`` by default.
         stale_after: seconds of silence after which the connection is tested, and closed
             if the server does not respond; 60 by default. Cube sends a frame every 5 s.
+        hold_stale_for: seconds for which a snapshot is held that is older than the last
+            delivered one (a cache of another server, or from before a reconnect); 0
+            delivers it at once; 30 by default. Cover the refresh key of the cube and a
+            tick: 130 for two minutes, the default of BigQuery, Snowflake and Presto.
         poll_every: seconds between two rounds of polling; 5 by default.
         on_state: called with each new :class:`ConnectionState`, on the event loop.
         on_error: called with transient errors (:class:`ApiError`,
@@ -124,6 +218,7 @@ class WatchOptions(TypedDict, total=False):
     transport: Transport
     reconnect: Reconnect
     stale_after: float
+    hold_stale_for: float
     poll_every: float
     on_state: Callable[[ConnectionState], object]
     on_error: Callable[[OrtegeWatchError], object]
@@ -170,6 +265,7 @@ def settings_of(options: WatchOptions) -> Settings:
             )
     for name in ("stale_after", "poll_every"):
         check_seconds(name, options.get(name, 1.0))
+    check_seconds("hold_stale_for", options.get("hold_stale_for", 0.0), or_zero=True)
     given: dict[str, Any] = {
         field.name: options[field.name]  # type: ignore[literal-required]
         for field in attrs.fields(Settings)

@@ -21,16 +21,19 @@ import attrs
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
-from ortege_watch._http.driver import AsyncClock
+from ortege_watch._http.conversation import Response
+from ortege_watch._http.driver import AsyncClock, is_bad_certificate
+from ortege_watch._http.statuses import redirect_target, retry_after, server_error
 from ortege_watch._json import ResultPart
 from ortege_watch._websocket import close, open_websocket, transport_error
-from ortege_watch.errors import DecodeError, OrtegeWatchError, TransportError
+from ortege_watch.errors import ApiError, DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
-from ortege_watch.tokens import expiry, redact
+from ortege_watch.tokens import Secrets, expiry, redact
 from ortege_watch.watch import frames, states
 from ortege_watch.watch.mailbox import Mailbox
 from ortege_watch.watch.options import (
     Dialect,
+    SharedFailures,
     WatchOptions,
     check_queries,
     settings_of,
@@ -96,6 +99,7 @@ class Subscription:
         check_queries(queries)
         self._settings = settings_of(options)
         dialect = options.get("dialect", "auto")
+        self._failures = SharedFailures(self._settings.reconnect)
         self._choice = DialectChoice(
             dialect=(remembered or "cube") if dialect == "auto" else dialect,
             may_switch=dialect == "auto",
@@ -159,7 +163,7 @@ class Subscription:
         """Replace all sessions."""
         for runner in list(self._runners):
             self._stop(runner)
-        self._start_sessions(delay=effect.delay, failures=effect.failures)
+        self._start_sessions(delay=effect.delay)
 
     def finish(self, runner: SessionRunner, error: OrtegeWatchError | None) -> None:
         """End a session; with an error, or if it was the last one, the subscription."""
@@ -177,7 +181,7 @@ class Subscription:
                 self._set_state(state)
                 return
 
-    def _start_sessions(self, *, delay: float = 0.0, failures: int = 0) -> None:
+    def _start_sessions(self, *, delay: float = 0.0) -> None:
         keys = list(self.mailbox.open)
         cube = self._choice.dialect == "cube"
         for group in [keys] if cube else [[key] for key in keys]:
@@ -186,11 +190,11 @@ class Subscription:
                 server=self._server,
                 choice=self._choice,
                 settings=self._settings,
+                failures=self._failures,
                 jitter=random.random,
                 new_id=lambda: str(uuid.uuid4()),
                 now=self._target.clock.now(),
                 delay=delay,
-                failures=failures,
             )
             runner = SessionRunner(session, self._target, self)
             self._runners.append(runner)
@@ -360,7 +364,9 @@ class SessionRunner:
         try:
             part = await self._target.poll(query)
         except OrtegeWatchError as error:
-            self.feed(states.PollFailed(key, error))
+            redirects = isinstance(error, ApiError) and 300 <= error.status < 400
+            permanent = redirects or is_bad_certificate(error)
+            self.feed(states.PollFailed(key, error, permanent))
         else:
             self._subscription.last_seen = datetime.now(UTC)
             self.feed(states.Polled(key, part))
@@ -449,14 +455,12 @@ class _Socket:
                 ssl=target.tls,
             )
         except InvalidStatus as error:
-            status = error.response.status_code
-            problem = f"the server refused the WebSocket with HTTP {status}"
-            failure = transport_error(problem, error, runner.tokens)
-            runner.on_socket(self, states.OpenFailed(failure, status))
+            runner.on_socket(self, self._refused(error))
             return
         except TransportError as failure:
+            permanent = is_bad_certificate(failure)
             failure.__traceback__ = None  # the frames have the token
-            runner.on_socket(self, states.OpenFailed(failure))
+            runner.on_socket(self, states.OpenFailed(failure, permanent=permanent))
             return
         self._connection = connection
         writer = runner.spawn(self._write(connection))
@@ -476,6 +480,25 @@ class _Socket:
                 await connection.send(await self.outbox.get())
         except ConnectionClosed:
             pass  # the reader reports it
+
+    def _refused(self, error: InvalidStatus) -> states.OpenFailed:
+        answer = Response(
+            status=error.response.status_code,
+            headers={k.lower(): v for k, v in error.response.headers.raw_items()},
+            content=bytes(error.response.body),
+            received_at=time.time(),
+        )
+        problem = f"the server refused the WebSocket with HTTP {answer.status}"
+        target = redirect_target(answer, Secrets(self._runner.tokens))
+        if target is not None:
+            problem = f"redirected to {target}; use that address as url"
+        return states.OpenFailed(
+            transport_error(problem, error, self._runner.tokens),
+            answer.status,
+            by_cube=server_error(answer.content)[0] is not None,
+            permanent=target is not None,
+            retry_after=retry_after(answer),
+        )
 
     def _dropped(self, error: ConnectionClosed) -> states.Dropped:
         received, sent = error.rcvd, error.sent

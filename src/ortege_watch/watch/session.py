@@ -14,19 +14,19 @@ from typing import Any, Final, assert_never
 
 import attrs
 
-from ortege_watch._http.statuses import api_error, is_unauthorized
+from ortege_watch._http.conversation import LONGEST_RETRY_AFTER, next_attempt
+from ortege_watch._http.statuses import TRANSIENT, api_error, is_unauthorized
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
     DecodeError,
     OrtegeWatchError,
     QueryRejected,
-    RateLimited,
     SubscriptionLost,
     TransportError,
 )
 from ortege_watch.watch import frames, states
-from ortege_watch.watch.options import Dialect, FailureCount, Settings
+from ortege_watch.watch.options import Dialect, Settings, SharedFailures
 from ortege_watch.watch.states import (
     AskingToken,
     Authorizing,
@@ -74,9 +74,10 @@ class Session:
     """The life of one connection and of the queries on it.
 
     ``queries`` are wire queries by message id ("1", "2", ...), exactly one in the
-    tutorial's dialect. ``jitter`` returns a number in [0, 1) for each back-off delay,
-    ``new_id`` a ``requestId`` (a uuid4) for each frame. ``now`` is monotonic; after
-    ``failures`` failed attempts in a row, the first one starts in ``delay`` seconds.
+    tutorial's dialect. ``failures`` is shared by all sessions of the subscription.
+    ``jitter`` returns a number in [0, 1) for each back-off delay, ``new_id`` a
+    ``requestId`` (a uuid4) for each frame. ``now`` is monotonic; the first attempt
+    starts in ``delay`` seconds.
     """
 
     def __init__(
@@ -86,11 +87,11 @@ class Session:
         server: str,
         choice: DialectChoice,
         settings: Settings,
+        failures: SharedFailures,
         jitter: Callable[[], float],
         new_id: Callable[[], str],
         now: float,
         delay: float = 0.0,
-        failures: int = 0,
     ) -> None:
         self.dialect: Final[Dialect] = choice.dialect
         self.state: State = Waiting(now + delay)
@@ -102,7 +103,7 @@ class Session:
         self._now = now
         self._queries = QueryTracker(queries, hold_stale_for=settings.hold_stale_for)
         self._effects: list[states.Effect] = []
-        self._failures: Final = FailureCount(settings.reconnect, failures)
+        self._failures: Final = failures
         self._refused_token: str | None = None
         """The token that the server refused last, until it accepts one."""
         self._refused_upgrades = 0
@@ -149,6 +150,8 @@ class Session:
     ) -> Waiting | AskingToken | Polling:
         match event:
             case states.DeadlinePassed():
+                if (at := self._failures.try_at(self, self._now)) > self._now:
+                    return Waiting(at)
                 if self._settings.transport == "rest":
                     return self._poll()
                 return self._ask_token()
@@ -168,7 +171,7 @@ class Session:
                 until = self._now + self._settings.connect_within
                 return Connecting(token, expires_at, until)
             case states.TokenFailed(error=error):
-                if self._failures.count == 0 and not self._choice.confirmed:
+                if self._failures.count == 0 and not self._failures.worked:
                     # Nothing has worked yet, so the caller is still there to fix it.
                     return self._finish(error)
                 return self._retry(error)
@@ -185,15 +188,8 @@ class Session:
                 if self.dialect == "ortege":
                     return self._go_live(state.token, None)
                 return self._authorize(state.token, state.expires_at)
-            case states.OpenFailed(error=error, status=401):
-                if self._refused_token is not None:
-                    return self._end_unauthorized(401, str(error))
-                self._refused_token = state.token
-                return self._ask_token()
-            case states.OpenFailed(error=error, status=status):
-                if status in _WEBSOCKETS_OFF:
-                    return self._upgrade_refused(error)
-                return self._retry(error)
+            case states.OpenFailed():
+                return self._on_open_failed(state, event)
             case states.DeadlinePassed():
                 self._do(states.Disconnect())
                 return self._retry(TransportError("the socket did not open in time"))
@@ -271,21 +267,20 @@ class Session:
     def _polling(self, state: Polling, event: states.Event) -> Polling | Closed:
         match event:
             case states.DeadlinePassed():
+                if state.outage is not None:  # other queries have no response yet
+                    return self._round_failed(state, state.outage)
+                if (at := self._failures.try_at(self, self._now)) > self._now:
+                    return attrs.evolve(state, until=at)
                 return self._poll(state.pending)
             case states.Polled(message_id=key, part=part):
-                self._failures.count = 0
+                self._failures.worked = True
+                self._failures.reset()
                 self._do(*self._queries.on_snapshot(key, part, self._now))
-            case states.PollFailed(error=AuthenticationError() as error):
-                return self._finish(error)
-            case states.PollFailed(message_id=key, error=error):
-                if not isinstance(error, ApiError) or isinstance(error, RateLimited):
-                    return self._poll_later(state, key, error)
-                self._do(*self._queries.on_api_error(key, error))
-                if not self._queries.open:
-                    return self._finish(None)
+                return state.after_response(key)
+            case states.PollFailed():
+                return self._poll_failed(state, event)
             case _:
                 return state
-        return attrs.evolve(state, pending=state.pending - {key})
 
     # Frames and deadlines of a live socket
 
@@ -323,6 +318,8 @@ class Session:
             return self._unknown_id(state)
         message = answer.body.error
         if message == frames.CONTINUE_WAIT:  # the server continues by itself
+            name = queries.name(key)
+            self._log(logging.DEBUG, f"{name}: still running ({message})")
             return state
         if message is not None or answer.status >= 400:
             message = message or "no reason given"
@@ -472,6 +469,7 @@ class Session:
         handshake, no heartbeat and no re-authorisation: the first answer confirms it.
         """
         now, settings = self._now, self._settings
+        self._failures.connected(self, now)
         self._queries.on_reconnect()
         self._subscribe_all()
         silent_at = now + settings.stale_after
@@ -491,11 +489,11 @@ class Session:
 
     def _confirm(self, state: Live) -> Live:
         """Note that the server understands this dialect."""
-        self._choice.confirmed = True
+        self._choice.confirmed = self._failures.worked = True
         self._choice.previous_error = None
         self._refused_token = None
         self._refused_upgrades = self._early_drops = 0
-        self._log(logging.INFO, f"live (queries: {len(self._queries.open)})")
+        self._log(logging.INFO, f"live, subscribed to {self._queries}")
         return attrs.evolve(state, since=self._now, confirm_by=None)
 
     def _subscribe_all(self) -> None:
@@ -513,16 +511,46 @@ class Session:
         self._do(*(states.Poll(key) for key in sorted(idle)))
         return Polling(self._now + self._settings.poll_every, pending | idle)
 
-    def _poll_later(
-        self, state: Polling, key: str, error: OrtegeWatchError
+    def _poll_failed(
+        self, state: Polling, event: states.PollFailed
     ) -> Polling | Closed:
-        after = self._retry(error)
-        if isinstance(after, Closed):
-            return after
+        key, error = event.message_id, event.error
+        worked = self._failures.worked
+        if event.permanent and not worked:
+            return self._finish(error)
+        if isinstance(error, AuthenticationError):
+            if not (worked and error.from_proxy):
+                return self._finish(error)
+        elif isinstance(error, DecodeError):
+            self._do(*self._queries.on_error(key, error, final=False))
+        elif isinstance(error, ApiError) and error.status not in TRANSIENT:
+            self._do(*self._queries.on_api_error(key, error))
+            if not self._queries.open:
+                return self._finish(None)
+            if not error.from_proxy:
+                return state.after_response(key)
+        asked = error.retry_after if isinstance(error, ApiError) else None
+        until = max(state.until, self._now + min(asked or 0.0, LONGEST_RETRY_AFTER))
+        state = attrs.evolve(state, until=until, pending=state.pending - {key})
+        after: Polling | Closed = state
+        if not state.pending and not state.succeeded:
+            after = self._round_failed(state, error)
+        elif not state.succeeded:
+            after = attrs.evolve(state, outage=error)
+        if isinstance(after, Polling):
+            when = next_attempt(after.until - self._now, asked)
+            self._log(logging.WARNING, f"{self._queries.name(key)}: {error}; {when}")
+        return after
+
+    def _round_failed(
+        self, state: Polling, error: OrtegeWatchError
+    ) -> Polling | Closed:
+        """Poll later, because no query of this round has succeeded."""
+        at = self._failures.failed(self, self._now, self._jitter())
+        if at is None:
+            return self._finish(error)
         self._queries.on_reconnect()
-        asked = error.retry_after if isinstance(error, RateLimited) else None
-        until = max(state.until, after.until, self._now + (asked or 0.0))
-        return Polling(until, state.pending - {key})
+        return attrs.evolve(state, until=max(state.until, at), outage=None)
 
     def _upgrade_refused(self, error: OrtegeWatchError) -> Polling | Waiting | Closed:
         """Poll over REST, unless the server has spoken WebSocket recently."""
@@ -541,14 +569,34 @@ class Session:
 
     # Failures
 
-    def _retry(self, error: OrtegeWatchError) -> Waiting | Closed:
-        """Wait for a back-off delay, unless there were too many failures."""
-        if self._failures.exhausted:
+    def _on_open_failed(
+        self, state: Connecting, event: states.OpenFailed
+    ) -> AskingToken | Polling | Waiting | Closed:
+        error, status, worked = event.error, event.status, self._failures.worked
+        if event.permanent and not worked:
             return self._finish(error)
-        delay = self._failures.next_delay(self._jitter())
+        if status in {401, 403} and worked and not event.by_cube:
+            return self._retry(error, event.retry_after)  # a proxy's page
+        if status == 401:
+            if self._refused_token is not None:
+                return self._end_unauthorized(401, str(error))
+            self._refused_token = state.token
+            return self._ask_token()
+        if status in _WEBSOCKETS_OFF:
+            return self._upgrade_refused(error)
+        return self._retry(error, event.retry_after)
+
+    def _retry(
+        self, error: OrtegeWatchError, retry_after: float | None = None
+    ) -> Waiting | Closed:
+        """Wait for a back-off delay, unless there were too many failures."""
+        at = self._failures.failed(self, self._now, self._jitter(), retry_after)
+        if at is None:
+            return self._finish(error)
         self._refused_token = None
-        self._log(logging.WARNING, f"{error}; next attempt in {delay:.1f} s")
-        return Waiting(self._now + delay)
+        when = next_attempt(max(0.0, at - self._now), retry_after)
+        self._log(logging.WARNING, f"{error}; {when}")
+        return Waiting(at)
 
     def _reconnect(self, state: Live, error: OrtegeWatchError) -> Waiting | Closed:
         """Close the socket, and retry."""
@@ -558,7 +606,7 @@ class Session:
     def _lost(self, state: Live, error: OrtegeWatchError) -> Waiting | Closed:
         """Retry; the delays start again only if the connection was healthy."""
         if state.since is not None:
-            self._failures.connection_lost(self._now - state.since)
+            self._failures.session_lost(self, self._now - state.since)
         return self._retry(error)
 
     def _dropped_early(self, error: OrtegeWatchError) -> Waiting | Closed:
@@ -589,15 +637,15 @@ class Session:
                 f" {error}; {other!r} failed with {previous}"
             )
             return self._finish(SubscriptionLost(problem))
-        failures = self._failures
-        at_once = previous is None and failures.count == 0
-        delay = failures.next_delay(self._jitter())
+        at: float | None = self._now
+        if previous is not None or self._failures.count > 0:
+            at = self._failures.failed(self, self._now, self._jitter())
+        if at is None:
+            return self._finish(error)
+        self._failures.restart()
         self._log(logging.WARNING, f"{error}; trying the {other!r} dialect")
         choice.dialect, choice.previous_error = other, error
-        self._do(
-            states.Disconnect(),
-            states.SwitchDialect(failures.count, 0.0 if at_once else delay),
-        )
+        self._do(states.Disconnect(), states.SwitchDialect(at - self._now))
         return Closed()
 
     def _end_unauthorized(self, status: int, message: str) -> Closed:
@@ -605,6 +653,7 @@ class Session:
         return self._finish(AuthenticationError(message, status=status))
 
     def _finish(self, error: OrtegeWatchError | None) -> Closed:
+        self._failures.left(self)
         self._do(states.Disconnect(), states.Finish(error))
         return Closed(error)
 

@@ -146,12 +146,22 @@ class Live:
 class Polling:
     """WebSockets are off at this server: every query is repeated over REST.
 
-    ``pending`` are the ids of the queries that have no response yet.
+    Attributes:
+        until: when the next round begins.
+        pending: the ids of the queries that have no response yet.
+        outage: why a query of this round failed; ``None`` once another one succeeded.
+        succeeded: whether a query of this round has succeeded.
     """
 
     connection: ClassVar = ConnectionState.POLLING
     until: float
     pending: frozenset[str]
+    outage: OrtegeWatchError | None = None
+    succeeded: bool = False
+
+    def after_response(self, message_id: str) -> Polling:
+        """Return this state after the server has answered a query."""
+        return Polling(self.until, self.pending - {message_id}, succeeded=True)
 
 
 @attrs.frozen
@@ -200,10 +210,22 @@ class Opened:
 
 @attrs.frozen
 class OpenFailed:
-    """The socket did not open; ``status`` is the HTTP status of the upgrade."""
+    """The socket did not open.
+
+    Attributes:
+        error: the reason.
+        status: the HTTP status with which the upgrade was refused, if it was.
+        by_cube: whether a Cube server refused it, and not a proxy before it.
+        permanent: only another configuration helps: the certificate was refused, or
+            the address redirects.
+        retry_after: seconds that the server asked to wait.
+    """
 
     error: OrtegeWatchError
     status: int | None = None
+    by_cube: bool = False
+    permanent: bool = False
+    retry_after: float | None = None
 
 
 @attrs.frozen
@@ -248,10 +270,11 @@ class Polled:
 
 @attrs.frozen
 class PollFailed:
-    """A query failed over REST."""
+    """A query failed over REST; ``permanent`` as in :class:`OpenFailed`."""
 
     message_id: str
     error: OrtegeWatchError
+    permanent: bool = False
 
 
 Event = (
@@ -330,11 +353,10 @@ class Fail:
 class SwitchDialect:
     """Replace all sessions by new ones in the dialect that is chosen now.
 
-    They start after ``delay`` seconds, with this number of ``failures``. The tutorial's
-    dialect needs one session per query.
+    They start after ``delay`` seconds. The tutorial's dialect needs one session per
+    query.
     """
 
-    failures: int
     delay: float
 
 

@@ -7,14 +7,18 @@ that each error of a query is reported once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from ortege_watch._http.statuses import is_transient
 from ortege_watch._json import ResultPart, dumps
 from ortege_watch.errors import ApiError, OrtegeWatchError
+from ortege_watch.query.query import summary
 from ortege_watch.watch.states import Deliver, Fail
+
+_SHOWN: Final = 5
+"""So many queries of a session are named in one log line."""
 
 
 @attrs.define
@@ -39,6 +43,16 @@ class QueryTracker:
         self._hold_stale_for = hold_stale_for
         self.ids = frozenset(queries)  # also of ended ones, which a late frame may name
         self.release_at: float | None = None  # of the first held snapshot
+
+    def __str__(self) -> str:
+        shown = [self.name(key) for key in list(self._entries)[:_SHOWN]]
+        more = len(self._entries) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more else "")
+
+    def name(self, key: str) -> str:
+        """Return a short name of a query, for log lines."""
+        entry = self._entries.get(key)
+        return f"query {key} {summary(entry.query)}" if entry else f"query {key}"
 
     @property
     def open(self) -> dict[str, Mapping[str, Any]]:

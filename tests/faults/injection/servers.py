@@ -175,7 +175,7 @@ class RealServer:
         tick: seconds between two runs of its subscriptions.
     """
 
-    # A snapshot from an old cache is held for 15 s of the clients' clock: 5 s.
+    # A snapshot from an old cache is held for 30 s of the clients' clock: 10 s.
     speed = 3.0
     seconds = 3.0
     patience = 60.0

@@ -101,7 +101,11 @@ def leaf(member, operator, *values):
         (leaf("score", "gte", Decimal("1.5")), [1, 2, 4]),
         (leaf("score", "lt", 10), [1, 2]),
         (leaf("score", "lte", "10.0"), [1, 2, 4]),
-        (leaf("score", "gt", None), []),
+        (leaf("score", "gt", None, 2), [2, 4]),
+        (
+            leaf("score", "gt", None),
+            (500, "Error: Expected one parameter but nothing found"),
+        ),
         (leaf("ok", "equals", True), [1, 3]),
         (leaf("ok", "equals", "false"), [2]),
         (leaf("ok", "notEquals", "TRUE"), [2, 4]),
@@ -128,7 +132,21 @@ def leaf(member, operator, *values):
         (leaf("at", "afterOrOnDate", "2024-05-02"), [2, 3]),
         (leaf("at", "beforeDate", "today"), [1, 2, 3]),
         (leaf("at", "afterDate", "yesterday"), []),
-        (leaf("n", "measureFilter"), [1, 2, 3, 4]),
+        (leaf("n", "measureFilter"), (500, "Error: Path can't be undefined")),
+        (leaf("name", "in", None), (400, 'Error: syntax error at or near ")"')),
+        (
+            leaf("name", "equals", None, None),
+            (400, 'Error: syntax error at or near ")"'),
+        ),
+        (leaf("name", "contains", None), (400, 'Error: syntax error at or near "OR"')),
+        (leaf("name", "contains", "b", None), [2, 4]),
+        (leaf("name", "notContains", "b", None), [1, 3]),
+        (leaf("name", "notContains", None), [1, 2, 3, 4]),
+        ({"or": [leaf("n", "equals", 2), leaf("name", "notContains", None)]}, [2]),
+        (
+            leaf("n", "notStartsWith", "1"),
+            (400, "Error: operator does not exist: numeric !~~* text"),
+        ),
         (
             {
                 "or": [
@@ -155,7 +173,7 @@ def leaf(member, operator, *values):
         ),
         (
             leaf("name", "beforeDate", "2024-05-01"),
-            (400, "Error: operator does not exist: text >= timestamp with time zone"),
+            (400, "Error: operator does not exist: text < timestamp with time zone"),
         ),
         (
             leaf("name", "gt"),
@@ -408,7 +426,15 @@ def test_comparing_keeps_other_time_dimensions():
         ([5], '"value" must be of type object'),
         (
             {"dimensions": ["t"]},
-            '"dimensions[0]" does not match any of the allowed types',
+            (
+                '"dimensions[0]" with value "t" fails to match the required pattern: '
+                r"/^[a-zA-Z0-9_]+\.[a-zA-Z0-9_]+(\.[a-zA-Z0-9_]+)?$/"
+            ),
+        ),
+        ({"measures": [5]}, '"measures[0]" must be one of [string, object]'),
+        (
+            {"measures": [{}]},
+            '"measures[0]" does not match any of the allowed types',
         ),
         ({"filters": {}}, '"filters" must be an array'),
         ({"filters": [5]}, '"filters[0]" does not match any of the allowed types'),
@@ -451,6 +477,7 @@ def test_comparing_keeps_other_time_dimensions():
         (time(extra=1), '"timeDimensions[0].extra" is not allowed'),
         ({"order": {"a b": "asc"}}, '"order.a b" is not allowed'),
         ({"order": [["t.n"]]}, '"order[0]" must contain at least 2 items'),
+        ({"order": [["t.n", "asc", "x"]]}, '"order[0]" must contain at most 2 items'),
         ({"order": [[5, "asc"]]}, '"order[0][0]" must be a string'),
         ({"order": [["t.n", "up"]]}, '"order[0][1]" must be one of [asc, desc]'),
         ({"limit": True}, '"limit" must be a number'),
@@ -468,7 +495,7 @@ def test_the_form_of_a_query(query, problem):
 @pytest.mark.parametrize(
     ("query", "problem"),
     [
-        ({"measures": [5]}, '"measures[0]" must be a string'),
+        ({"measures": [5]}, '"measures[0]" must be one of [string, object]'),
         ({"measures": [""]}, '"measures[0]" is not allowed to be empty'),
         (
             {"dimensions": ["t.at.fortnight"]},

@@ -21,7 +21,7 @@ _UNIT: Final = f"({'|'.join(UNITS)})"
 _NEAR: Final = re.compile(rf"(this|last|next)\s+{_UNIT}")
 _SEVERAL: Final = re.compile(rf"(last|next)\s+(\d+)\s+{_UNIT}")
 _BETWEEN: Final = re.compile(r"from (.*) to (.*)\Z")
-_AGO: Final = re.compile(rf"(\d+)\s+{_UNIT}s?\s+ago\Z")
+_AWAY: Final = re.compile(rf"(\d+)\s+{_UNIT}s?\s+(ago|from now)\Z")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d\Z")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[t ]\d\d:\d\d(:\d\d(\.\d+)?)?\Z")
 _MONTH: Final = re.compile(rf"({'|'.join(_MONTHS)})\s+(\d{{4}})\Z")
@@ -141,12 +141,14 @@ def _parse(text: str, now: datetime) -> datetime:
     """Parse the phrases of free text that tests use."""
     if text == "now":
         return now
-    if match := _AGO.match(text):
-        return shift(now, match[2], -int(match[1]))
+    if match := _AWAY.match(text):
+        count = int(match[1])
+        return shift(now, match[2], -count if match[3] == "ago" else count)
     if match := _MONTH.match(text):
         month = _MONTHS.index(match[1]) + 1
-        return datetime(int(match[2]), month, 1)  # noqa: DTZ001
+        return datetime(int(match[2]), month, 1, 12)  # noqa: DTZ001
     if _DAY.match(text) or _MOMENT.match(text):
         with contextlib.suppress(ValueError):
-            return datetime.fromisoformat(text)
+            noon = " 12:00" if _DAY.match(text) else ""  # as chrono reads a day
+            return datetime.fromisoformat(text + noon)
     raise Refusal(f"Can't parse date: '{text}'")

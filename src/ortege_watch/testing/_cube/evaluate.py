@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator as op
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
@@ -18,11 +19,9 @@ from ortege_watch.testing._cube.table import Aggregate, Row, Table
 Condition = Callable[[Any], bool]
 _Group = Sequence[Row]
 
-_TEXT: Final[dict[str, Callable[[str, str], bool]]] = {
-    "contains": lambda text, part: part in text,
-    "startsWith": str.startswith,
-    "endsWith": str.endswith,
-}
+# The pattern of LIKE around the value of a text operator.
+_LIKE: Final = {"contains": "%{}%", "startsWith": "{}%", "endsWith": "%{}"}
+_LIKE_PART: Final = re.compile(r"\\(.?)|(%)|(_)|(.)", re.DOTALL)
 _COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "gt": op.gt,
     "gte": op.ge,
@@ -34,74 +33,140 @@ _COMPARE: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "afterOrOnDate": op.ge,
 }
 _EQUAL: Final = {"equals": False, "in": False, "notEquals": True, "notIn": True}
+_SIGNS: Final = {
+    "notInDateRange": "<",
+    "beforeDate": "<",
+    "beforeOrOnDate": "<=",
+    "afterDate": ">",
+}
+_SQL_TYPES: Final = {
+    "string": "text",
+    "bigint": "bigint",
+    "number": "numeric",
+    "boolean": "boolean",
+    "time": "timestamp with time zone",
+}
+_UTC: Final = ZoneInfo("UTC")
+_FINEST: Final = (
+    *("second", "minute", "hour", "day", "week", "month", "quarter", "year"),
+)
 
 
 def condition(
-    operator: str, values: Sequence[str | None], kind: str, zone: ZoneInfo
+    operator: str, values: Sequence[str | None], kind: str, plan: Plan
 ) -> Condition:
     """Build the condition of one filter; a Refusal is what the database would say."""
     if operator in {"set", "notSet"}:
         return lambda value: (value is not None) == (operator == "set")
     if operator == "measureFilter":
-        return _always
+        return _dropped
     if operator in _EQUAL:
-        return _equality(values, kind, zone, negated=_EQUAL[operator])
+        return _equality(operator, values, kind)
     stem = operator.removeprefix("not")
     stem = stem[0].lower() + stem[1:]
-    if stem in _TEXT:
-        return _likeness(_TEXT[stem], values, negated=stem != operator)
-    if "Date" in operator and kind != "time":
-        raise Refusal.database(
-            "operator does not exist: text >= timestamp with time zone"
-        )
-    if stem in {"inDateRange", "onTheDate"}:
-        return _within(values, zone, negated=stem != operator)
+    if stem in _LIKE:
+        return _likeness(stem, values, kind, plan, negated=stem != operator)
     if "Date" in operator:
-        bound: Any = _moment(values[0], zone)
+        sign = _SIGNS.get(operator, ">=")
+        if kind != "time":
+            raise Refusal.database(
+                f"operator does not exist: {_SQL_TYPES[kind]} {sign} "
+                "timestamp with time zone"
+            )
+        if stem in {"inDateRange", "onTheDate"}:
+            return _within(values, plan, negated=stem != operator)
+        bound: Any = _moment(values[0], plan.zone)
     else:
-        bound = _read(values[0], kind, zone)
+        first = next((value for value in values if value is not None), None)
+        if first is None:
+            raise Refusal.internal("Error: Expected one parameter but nothing found")
+        bound = _read(first, kind)
     compare = _COMPARE[operator]
-    return lambda value: (
-        value is not None and bound is not None and compare(value, bound)
-    )
+    return lambda value: value is not None and compare(value, bound)
 
 
-def _always(_: Any) -> bool:
+def _syntax(near: str) -> Refusal:
+    return Refusal.database(f'syntax error at or near "{near}"')
+
+
+def _dropped(_: Any) -> bool:
+    """Stand for a filter that Cube leaves out."""
     return True
 
 
-def _equality(
-    values: Sequence[str | None], kind: str, zone: ZoneInfo, *, negated: bool
-) -> Condition:
-    wanted = {_read(v, kind, zone) for v in values if v is not None}
+class Small(int):
+    """A whole number that the driver of PostgreSQL reads as a number (int4)."""
+
+
+def _equality(operator: str, values: Sequence[str | None], kind: str) -> Condition:
+    wanted = {_read(v, kind) for v in values if v is not None}
     null = None in values
-    if negated:
+    is_list = len(values) > 1 or operator in {"in", "notIn"}
+    if is_list and not wanted:
+        raise _syntax(")")  # IN ()
+    if _EQUAL[operator]:
         # Without NULL among the values, NULL rows are returned as well.
         return lambda value: not null if value is None else value not in wanted
     return lambda value: null if value is None else value in wanted
 
 
 def _likeness(
-    like: Callable[[str, str], bool], values: Sequence[str | None], *, negated: bool
+    operator: str, values: Sequence[str | None], kind: str, plan: Plan, *, negated: bool
 ) -> Condition:
-    parts = [v.lower() for v in values if v is not None]
+    texts = [value for value in values if value is not None]
+    null = None in values
+    if not texts and not negated:
+        raise _syntax("OR")
+    if not texts:
+        return _dropped
+    if kind != "string":
+        sign = "!~~*" if negated else "~~*"
+        raise Refusal.database(
+            f"operator does not exist: {_SQL_TYPES[kind]} {sign} text"
+        )
+    # 0.35.81 escapes "_" and "%" for "contains" only, and a backslash never [seen].
+    special = r"[\\_%]"
+    if plan.classic:
+        special = "[_%]" if operator == "contains" else r"\b\B"
+    likes = [
+        _like(_LIKE[operator].format(re.sub(special, r"\\\g<0>", text)))
+        for text in texts
+    ]
 
     def matches(value: Any) -> bool:
         if value is None:
-            return negated
-        return any(like(str(value).lower(), part) for part in parts) != negated
+            return null != negated
+        return any(like(value) for like in likes) != negated
 
     return matches
 
 
-def _within(
-    values: Sequence[str | None], zone: ZoneInfo, *, negated: bool
-) -> Condition:
-    begin = _moment(values[0], zone)
-    if len(values) < 2:
-        # Servers that do not resolve a single value ignore the filter.
-        return _always
-    end = _moment(values[1], zone, end=True)
+def _like(pattern: str) -> Callable[[str], bool]:
+    """Translate a pattern of SQL's ILIKE; a backslash escapes."""
+    dangling = False
+
+    def part(match: re.Match[str]) -> str:
+        nonlocal dangling
+        escaped, many, one, plain = match.groups()
+        dangling = dangling or escaped == ""
+        return ".*" if many else "." if one else re.escape(escaped or plain or "")
+
+    regex = re.compile(_LIKE_PART.sub(part, pattern.lower()), re.DOTALL)
+
+    def matches(value: str) -> bool:
+        # PostgreSQL notices it only where the text matches until there.
+        if dangling and value and regex.match(value.lower()):
+            raise Refusal.database("LIKE pattern must not end with escape character")
+        return not dangling and regex.fullmatch(value.lower()) is not None
+
+    return matches
+
+
+def _within(values: Sequence[str | None], plan: Plan, *, negated: bool) -> Condition:
+    begin = _moment(values[0], plan.zone)
+    # 0.35.81 does not resolve a single value: the range ends with today [seen].
+    last = values[1] if len(values) > 1 else plan.today
+    end = _moment(last, plan.zone, end=True)
     return lambda value: value is not None and (begin <= value <= end) != negated
 
 
@@ -109,12 +174,14 @@ def _moment(text: str | None, zone: ZoneInfo, *, end: bool = False) -> datetime:
     return dates.instant(dates.absolute(text or "", end=end), zone)
 
 
-def _read(text: str | None, kind: str, zone: ZoneInfo) -> Any:
+def _read(text: str, kind: str) -> Any:
     """Read a value as the database casts it to the member's type."""
-    if text is None:
-        return None
     problem = f'invalid input syntax for type {{}}: "{text}"'
     match kind:
+        case "bigint":
+            if re.fullmatch(r"\s*[+-]?\d+\s*", text) is None:
+                raise Refusal.database(problem.format("bigint"))
+            return int(text)
         case "number":
             try:
                 return Decimal(text)
@@ -125,7 +192,7 @@ def _read(text: str | None, kind: str, zone: ZoneInfo) -> Any:
                 raise Refusal.database(problem.format("boolean"))
             return text.lower() == "true"
         case "time":
-            return _moment(text, zone)
+            return _moment(text, _UTC)
         case _:
             return text
 
@@ -146,6 +213,11 @@ class _Column:
     member: str
     labels: tuple[str, ...]
     read: Callable[[Row], Any]
+    unit: str = ""
+
+    def finer_than(self, other: _Column) -> bool:
+        """Return whether this column's unit is shorter, or the same."""
+        return _FINEST.index(self.unit) <= _FINEST.index(other.unit)
 
 
 def member_kind(tables: Mapping[str, Table], path: str) -> tuple[Table, str, str]:
@@ -173,13 +245,13 @@ def _name(path: str) -> str:
     return path.split(".", 1)[1]
 
 
-def evaluate(plan: Plan, tables: Mapping[str, Table], *, classic: bool) -> Evaluated:
+def evaluate(plan: Plan, tables: Mapping[str, Table]) -> Evaluated:
     """Answer a plan.
 
     Raises:
         Refusal: a member is unknown or of the wrong kind, or the database would fail.
     """
-    scope = _Scope(plan, tables, classic=classic)
+    scope = _Scope(plan, tables)
     rows = [row for row in scope.table.rows if all(c(row) for c in scope.conditions)]
     with localcontext(prec=1000):
         lines = scope.lines(rows)
@@ -202,9 +274,7 @@ def evaluate(plan: Plan, tables: Mapping[str, Table], *, classic: bool) -> Evalu
 class _Scope:
     """The members of one plan, found in the tables."""
 
-    def __init__(
-        self, plan: Plan, tables: Mapping[str, Table], *, classic: bool
-    ) -> None:
+    def __init__(self, plan: Plan, tables: Mapping[str, Table]) -> None:
         self.plan = plan
         self.tables = tables
         wire = plan.wire
@@ -221,12 +291,13 @@ class _Scope:
         self.having: list[Callable[[_Group], bool]] = []
         for one in wire["timeDimensions"]:
             if one.get("dateRange"):
-                within = condition("inDateRange", one["dateRange"], "time", plan.zone)
+                within = condition("inDateRange", one["dateRange"], "time", plan)
                 self.conditions.append(self._stored(one["dimension"], within))
-        for one in wire["filters"]:
-            self._add_filter(one)
-        if wire.get("ungrouped") and classic:
-            self._need_primary_key()
+        measured = [self._is_measured(one) for one in wire["filters"]]
+        if wire.get("ungrouped"):
+            self._check_ungrouped(measured)
+        for one, is_measure in zip(wire["filters"], measured, strict=True):
+            self._add_filter(one, is_measure=is_measure)
 
     def _only_table(self) -> Table:
         wire = self.plan.wire
@@ -249,7 +320,24 @@ class _Scope:
         return next(iter(found.values()))
 
     def _plain(self, path: str) -> _Column:
-        return _Column(member=path, labels=(path,), read=op.itemgetter(_name(path)))
+        _, name, kind = member_kind(self.tables, path)
+        read: Callable[[Row], Any] = op.itemgetter(name)
+        if kind == "time" and not self.plan.classic:
+            # 0.35.81 leaves it in UTC [seen].
+            read = self._wall(name)
+        return _Column(member=path, labels=(path,), read=read)
+
+    def _wall(self, name: str, unit: str | None = None) -> Callable[[Row], Any]:
+        """Return a function from a row to a time in the query's zone."""
+
+        def read(row: Row) -> datetime | None:
+            value = row[name]
+            if not isinstance(value, datetime):
+                return None
+            wall = value.astimezone(self.plan.zone).replace(tzinfo=None)
+            return wall if unit is None else dates.floor(wall, unit)
+
+        return read
 
     def _granular(self, path: str, unit: str) -> _Column:
         _, name, kind = member_kind(self.tables, path)
@@ -257,41 +345,40 @@ class _Scope:
             raise Refusal.user(
                 f'Granularity "{unit}" does not exist in dimension {path}'
             )
-
-        def read(row: Row) -> datetime | None:
-            value = row[name]
-            if not isinstance(value, datetime):
-                return None
-            wall = value.astimezone(self.plan.zone).replace(tzinfo=None)
-            return dates.floor(wall, unit)
-
-        return _Column(member=path, labels=(f"{path}.{unit}", path), read=read)
+        labels = (f"{path}.{unit}", path)
+        read = self._wall(name, unit)
+        return _Column(member=path, labels=labels, read=read, unit=unit)
 
     def _segment(self, path: str) -> Callable[[Row], bool]:
         if _name(path) not in self.table.segments:
             raise _unknown(path)
         return self.table.segments[_name(path)]
 
-    def _need_primary_key(self) -> None:
+    def _check_ungrouped(self, measured: list[bool]) -> None:
         key = self.table.primary_key
         path = f"{self.table.name}.{key}"
-        if key is None or path not in self.plan.wire["dimensions"]:
+        if self.plan.classic and path not in self.plan.wire["dimensions"]:
             raise Refusal.user(
                 "Ungrouped query requires primary keys to be present in dimensions: "
                 f"'{path}'. Pass allowUngroupedWithoutPrimaryKey option to disable "
                 "this check."
             )
+        if any(measured):
+            raise Refusal.user("Measure filters aren't allowed in ungrouped query")
 
-    def _add_filter(self, one: dict[str, Any]) -> None:
+    def _is_measured(self, one: dict[str, Any]) -> bool:
         kinds = {member_kind(self.tables, p)[2] == "measure" for p in _members([one])}
         if len(kinds) > 1:
             raise Refusal.user(
                 "You cannot use dimension and measure in same condition: "
                 f"{compact(one)}"
             )
-        if kinds == {True}:
+        return kinds == {True}
+
+    def _add_filter(self, one: dict[str, Any], *, is_measure: bool) -> None:
+        if is_measure:
             self.having.append(self._combined(one, self._measured))
-        elif kinds:
+        else:
             self.conditions.append(self._combined(one, self._stored))
 
     def _combined(
@@ -302,20 +389,29 @@ class _Scope:
         for group, join in (("or", any), ("and", all)):
             if group in one:
                 children = [self._combined(child, leaf) for child in one[group]]
+                children = [child for child in children if child is not _dropped]
                 if not children:
-                    return _always
+                    return _dropped
                 return lambda row, c=children, j=join: j(  # type: ignore[misc]
                     child(row) for child in c
                 )
         path = one["member"]
-        kind = member_kind(self.tables, path)[2]
-        kind = "number" if kind == "measure" else kind
+        table, name, kind = member_kind(self.tables, path)
+        if kind != "measure" and one["operator"] == "measureFilter":
+            raise Refusal.internal("Error: Path can't be undefined")
+        if kind == "measure" and "Date" in one["operator"] and self.plan.classic:
+            raise Refusal.internal(
+                "TypeError: Cannot read properties of null (reading 'split')"
+            )
+        if kind == "measure":
+            counts = table.measures[name].function in {"count", "count_distinct"}
+            kind = "bigint" if counts else "number"
         values = one.get("values") or ()
-        return leaf(path, condition(one["operator"], values, kind, self.plan.zone))
+        return leaf(path, condition(one["operator"], values, kind, self.plan))
 
     def _stored(self, path: str, holds: Condition) -> Callable[[Row], bool]:
         name = _name(path)
-        return lambda row: holds(row[name])
+        return _dropped if holds is _dropped else lambda row: holds(row[name])
 
     def _measured(self, path: str, holds: Condition) -> Callable[[_Group], bool]:
         aggregate = self.table.measures[_name(path)]
@@ -331,19 +427,23 @@ class _Scope:
         if not groups and not self.columns and not ungrouped:
             groups[()] = []
         aggregates = [self.table.measures[_name(m)] for m in self.measures]
+        if ungrouped:
+            return [
+                [*key[1:], *(_single(a, row) for a in aggregates)]
+                for key, (row,) in groups.items()
+            ]
         return [
-            [*(key[1:] if ungrouped else key), *(_aggregated(a, g) for a in aggregates)]
+            [*key, *(_aggregated(a, g) for a in aggregates)]
             for key, g in groups.items()
             if all(holds(g) for holds in self.having)
         ]
 
     def ordered(self, lines: list[list[Any]]) -> list[list[Any]]:
         """Sort by the query's order or by Cube's default; NULLs as PostgreSQL does."""
-        names = [*(column.member for column in self.columns), *self.measures]
         for member, direction in reversed(self._order()):
-            if member not in names:
+            index = self._index(member)
+            if index is None:
                 continue  # Cube ignores it
-            index = names.index(member)
             lines = sorted(
                 lines,
                 key=lambda line, i=index: (  # type: ignore[misc]
@@ -353,6 +453,27 @@ class _Scope:
                 reverse=direction == "desc",
             )
         return lines
+
+    def _index(self, member: str) -> int | None:
+        """Return the column that a name in the order means."""
+        granular = [c for c in self.columns if c.unit]
+        if member.count(".") == 2:
+            # 1.7.43 counts from the first column, also where dimensions precede.
+            labels = [] if self.plan.classic else [c.labels[0] for c in granular]
+            return labels.index(member) if member in labels else None
+        found = [c for c in self.columns if c.member == member]
+        if not self.plan.classic:
+            # 1.7.43 takes the finest granularity [seen].
+            fine = sorted(
+                (c for c in granular if c.member == member),
+                key=lambda column: _FINEST.index(column.unit),
+            )
+            found = fine or found
+        if found:
+            return self.columns.index(found[0])
+        if member in self.measures:
+            return len(self.columns) + self.measures.index(member)
+        return None
 
     def _order(self) -> Sequence[tuple[str, str]]:
         if self.plan.order is not None:
@@ -370,10 +491,21 @@ class _Scope:
         A time dimension with a granularity has two columns.
         """
         labelled: dict[str, int] = {}
+        bare: dict[str, int] = {}
         for index, column in enumerate(self.columns):
-            labelled.update(dict.fromkeys(column.labels, index))
+            name, *without_unit = column.labels
+            labelled[name] = index
+            # The exact time of the same name wins.
+            for label in without_unit:
+                if label in self.plan.wire["dimensions"]:
+                    continue
+                if self.plan.classic:
+                    labelled[label] = index
+                elif label not in bare or column.finer_than(self.columns[bare[label]]):
+                    bare[label] = index
         measured = enumerate(self.measures, len(self.columns))
         labelled.update((measure, index) for index, measure in measured)
+        labelled.update(bare)
         return list(labelled), list(labelled.values())
 
 
@@ -396,10 +528,32 @@ def _aggregated(aggregate: Aggregate, group: _Group) -> Any:
     return _AGGREGATES[aggregate.function](values) if values else None
 
 
+def _single(aggregate: Aggregate, row: Row) -> Any:
+    """Return a measure of an ungrouped query."""
+    if aggregate.function not in {"count", "count_distinct"}:
+        return row[aggregate.column or ""]
+    counted = aggregate.column is None or row[aggregate.column] is not None
+    return Small(1) if counted else None
+
+
 def _average(values: list[Any]) -> Decimal:
-    # PostgreSQL's avg() of whole numbers shows sixteen places.
-    mean = Decimal(sum(values)) / len(values)
-    return mean.quantize(Decimal(1).scaleb(-16), rounding=ROUND_HALF_UP)
+    # PostgreSQL divides with at least sixteen significant digits, counted in groups of
+    # four, and with the places of the operands.
+    total = Decimal(sum(values))
+    (weight, first), (by_weight, by_first) = _leading(total), _leading(len(values))
+    groups = weight - by_weight - (first <= by_first)
+    places = max(16 - 4 * groups, -int(total.as_tuple().exponent), 0)
+    mean = total / len(values)
+    return mean.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP)
+
+
+def _leading(number: Decimal | int) -> tuple[int, int]:
+    """Return the position of the first group of four digits and its value."""
+    number = abs(Decimal(number))
+    if not number:
+        return 0, 0
+    weight = number.adjusted() // 4
+    return weight, int(number.scaleb(-4 * weight))
 
 
 _AGGREGATES: Final[dict[str, Callable[[list[Any]], Any]]] = {

@@ -17,7 +17,7 @@ import attrs
 import msgspec
 
 from ortege_watch.testing._cube import Refusal, dates
-from ortege_watch.testing._cube.evaluate import Evaluated, evaluate, member_kind
+from ortege_watch.testing._cube.evaluate import Evaluated, Small, evaluate, member_kind
 from ortege_watch.testing._cube.query import Plan, Planner, Request
 from ortege_watch.testing._cube.table import Table
 from ortege_watch.testing._messages import (
@@ -144,7 +144,7 @@ class Gateway:
             fields: ``query``, ``queryType`` and ``cache``.
         """
         if method == "meta":
-            cubes = [_described(table) for table in self.tables.values()]
+            cubes = [self._described(table) for table in self.tables.values()]
             return Answer(body={"cubes": cubes})
         query, query_type, cache = map(fields.get, ("query", "queryType", "cache"))
         if method in {"sql", "dry-run"}:
@@ -152,9 +152,7 @@ class Gateway:
         try:
             asked = self._request(query, query_type, cache)
             # Members are looked up before the database is asked.
-            answers = [
-                evaluate(p, self.tables, classic=self.classic) for p in asked.plans
-            ]
+            answers = [evaluate(plan, self.tables) for plan in asked.plans]
         except Refusal as refusal:
             return self.refusal(refusal)
         if method == "sql":
@@ -193,7 +191,7 @@ class Gateway:
     def _results(
         self, asked: Request, answers: list[Evaluated], *, multi: bool
     ) -> Answer:
-        data = [_data(answer, asked.format, self.numbers) for answer in answers]
+        data = [self._data(answer, asked.format) for answer in answers]
         results = [
             self._result(*each) for each in zip(asked.plans, answers, data, strict=True)
         ]
@@ -226,6 +224,33 @@ class Gateway:
         total = {} if answer.total is None else {"total": answer.total}
         return {"query": plan.wire, **rest, **total, "data": data}
 
+    def _data(self, answer: Evaluated, shape: str) -> msgspec.Raw:
+        rows = [[self._shown(value) for value in row] for row in answer.rows]
+        members = answer.members if rows else []  # Cube finds them in the first row
+        data: Any
+        match shape:
+            case "compact":
+                data = {"members": members, "dataset": rows}
+            case "columnar":
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                data = {"members": members, "columns": columns}
+            case _:
+                data = [dict(zip(answer.members, row, strict=True)) for row in rows]
+        return msgspec.Raw(encode(data))
+
+    def _shown(self, value: Any) -> Any:
+        if value is None or isinstance(value, bool | str):
+            return value
+        if isinstance(value, datetime):
+            return dates.stamp(value)
+        if isinstance(value, Small) and self.classic:
+            return int(value)
+        if self.numbers == "string" and not isinstance(value, Small):
+            return format(value, "f") if isinstance(value, Decimal) else str(value)
+        # Newer servers write whole numbers with a fraction.
+        text = f"{value:f}" if isinstance(value, Decimal) else f"{value}.0"
+        return Decimal(text)
+
     def _annotation(self, plan: Plan) -> dict[str, Any]:
         times: dict[str, Any] = {}
         for one in plan.wire["timeDimensions"]:
@@ -235,28 +260,74 @@ class Gateway:
                 grain = {"name": unit, "title": unit, "interval": f"1 {unit}"}
                 shown = about if self.classic else {**about, "granularity": grain}
                 times[f"{path}.{unit}"] = shown
-                times[path] = about
+                if path not in plan.wire["dimensions"]:
+                    times[path] = about
         return {
             "measures": {p: self._about(p) for p in plan.wire.get("measures") or ()},
             "dimensions": {p: self._about(p) for p in plan.wire["dimensions"]},
-            "segments": {
-                p: {"title": _title(p), "shortTitle": _title(p.split(".")[1])}
-                for p in plan.wire.get("segments") or ()
-            },
+            "segments": {p: self._titles(p) for p in plan.wire.get("segments") or ()},
             "timeDimensions": times,
         }
 
     def _about(self, path: str) -> dict[str, Any]:
         table, name, kind = member_kind(self.tables, path)
-        about = {"title": _title(path), "shortTitle": _title(name)}
+        about = self._titles(path)
         if kind != "measure":
             return {**about, "type": kind}
         return {**about, "type": "number", **_drill(table, name)}
 
+    def _titles(self, path: str) -> dict[str, str]:
+        name = path.rpartition(".")[2]
+        return {
+            "title": _title(path, classic=self.classic),
+            "shortTitle": _title(name, classic=self.classic),
+        }
 
-def _title(path: str) -> str:
+    def _described(self, table: Table) -> dict[str, Any]:
+        """Describe a table as /meta does."""
+
+        def titled(name: str) -> dict[str, Any]:
+            path = f"{table.name}.{name}"
+            return {"name": path, **self._titles(path)}
+
+        measures = [
+            {
+                **titled(name),
+                "cumulativeTotal": False,
+                "cumulative": False,
+                "type": "number",
+                "aggType": _AGG_TYPES.get(measure.function, measure.function),
+                **_drill(table, name),
+                **_VISIBLE,
+            }
+            for name, measure in table.measures.items()
+        ]
+        dimensions = [
+            {
+                **titled(name),
+                "type": kind,
+                "suggestFilterValues": True,
+                **_VISIBLE,
+                "primaryKey": name == table.primary_key,
+            }
+            for name, kind in table.dimensions.items()
+        ]
+        return {
+            "name": table.name,
+            "type": "cube",
+            "title": _title(table.name, classic=self.classic),
+            **_VISIBLE,
+            "measures": measures,
+            "dimensions": dimensions,
+            "segments": [{**titled(name), **_VISIBLE} for name in table.segments],
+            "hierarchies": [],
+        }
+
+
+def _title(path: str, *, classic: bool) -> str:
     words = path.replace(".", "_").split("_")
-    return " ".join(word[:1].upper() + word[1:] for word in words)
+    shown = [word[:1].upper() + word[1:] for word in words]
+    return " ".join("ID" if w == "Id" and not classic else w for w in shown)
 
 
 def _drill(table: Table, measure: str) -> dict[str, Any]:
@@ -265,47 +336,6 @@ def _drill(table: Table, measure: str) -> dict[str, Any]:
     dimensions = [p for p in paths if p not in measures]
     grouped = {"measures": measures, "dimensions": dimensions}
     return {"drillMembers": paths, "drillMembersGrouped": grouped}
-
-
-def _described(table: Table) -> dict[str, Any]:
-    """Describe a table as /meta does."""
-
-    def titled(name: str) -> dict[str, Any]:
-        path = f"{table.name}.{name}"
-        return {"name": path, "title": _title(path), "shortTitle": _title(name)}
-
-    measures = [
-        {
-            **titled(name),
-            "cumulativeTotal": False,
-            "cumulative": False,
-            "type": "number",
-            "aggType": _AGG_TYPES.get(measure.function, measure.function),
-            **_drill(table, name),
-            **_VISIBLE,
-        }
-        for name, measure in table.measures.items()
-    ]
-    dimensions = [
-        {
-            **titled(name),
-            "type": kind,
-            "suggestFilterValues": True,
-            **_VISIBLE,
-            "primaryKey": name == table.primary_key,
-        }
-        for name, kind in table.dimensions.items()
-    ]
-    return {
-        "name": table.name,
-        "type": "cube",
-        "title": _title(table.name),
-        **_VISIBLE,
-        "measures": measures,
-        "dimensions": dimensions,
-        "segments": [{**titled(name), **_VISIBLE} for name in table.segments],
-        "hierarchies": [],
-    }
 
 
 def _dry_run(asked: Request) -> Answer:
@@ -338,32 +368,6 @@ def _statement(plan: Plan) -> dict[str, Any]:
             "external": False,
         }
     }
-
-
-def _data(answer: Evaluated, shape: str, numbers: Numbers) -> msgspec.Raw:
-    rows = [[_shown(value, numbers) for value in row] for row in answer.rows]
-    data: Any
-    match shape:
-        case "compact":
-            data = {"members": answer.members, "dataset": rows}
-        case "columnar":
-            columns = [list(column) for column in zip(*rows, strict=True)]
-            columns = columns or [[] for _ in answer.members]
-            data = {"members": answer.members, "columns": columns}
-        case _:
-            data = [dict(zip(answer.members, row, strict=True)) for row in rows]
-    return msgspec.Raw(encode(data))
-
-
-def _shown(value: Any, numbers: Numbers) -> Any:
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, datetime):
-        return dates.stamp(value)
-    if numbers == "string":
-        return format(value, "f") if isinstance(value, Decimal) else str(value)
-    # Newer servers write whole numbers with a fraction.
-    return Decimal(f"{value}.0") if isinstance(value, int) else Decimal(f"{value:f}")
 
 
 def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:

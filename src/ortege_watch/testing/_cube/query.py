@@ -64,6 +64,8 @@ class Plan:
 
     wire: dict[str, Any]  # the normalized query as the answer repeats it
     zone: ZoneInfo
+    classic: bool
+    today: str  # in the zone, as YYYY-MM-DD
     # pairs of member and "asc"/"desc"; None for the default order
     order: tuple[tuple[str, str], ...] | None
     compared: str | None = None  # what rows contain as compareDateRange
@@ -126,9 +128,8 @@ class Planner:
             kind = "compareDateRangeQuery"
         if kind != "regularQuery" and query_type is None:
             raise Refusal(_UNSUPPORTED.format(kind))
-        if self.classic:
-            for plan in plans:
-                plan.wire["queryType"] = kind
+        if self.classic and kind == "regularQuery" and query_type == "multi":
+            plans[0].wire["queryType"] = kind
         shape = "default" if blending else query.get("responseFormat", "default")
         return Request(type=kind, plans=tuple(plans), format=shape)
 
@@ -183,7 +184,14 @@ class Planner:
         relative = any(isinstance(t.get("dateRange"), str) for t in times) or (
             not self.classic and _any_relative(filters)
         )
-        return Plan(wire=wire, zone=zone, order=order, relative=relative)
+        return Plan(
+            wire=wire,
+            zone=zone,
+            classic=self.classic,
+            today=f"{self.now.astimezone(zone):%Y-%m-%d}",
+            order=order,
+            relative=relative,
+        )
 
     def _normalized(self, query: Mapping[str, Any], timezone: str) -> dict[str, Any]:
         """Copy the query and add what Cube adds, in the order in which it adds it."""
@@ -317,9 +325,7 @@ class _Schema:
         """Refuse what Cube's schema refuses."""
         if not isinstance(query, dict):
             _fail("value", "must be of type object")
-        for key in ("measures", "dimensions"):
-            if isinstance(query.get(key), str):
-                raise Refusal.internal("TypeError: array?.some is not a function")
+        self._crash(query)
         for key, check in self.keys.items():
             if key in query:
                 check(query[key], key)
@@ -332,16 +338,31 @@ class _Schema:
         if not (query.get("measures") or query.get("dimensions") or granular):
             raise Refusal(_EMPTY)
 
+    def _crash(self, query: dict[str, Any]) -> None:
+        """Fail as the code does that runs before the schema."""
+        times = query.get("timeDimensions") or []
+        if not isinstance(times, list):
+            raise Refusal.internal(
+                "TypeError: (query.timeDimensions || []).forEach is not a function"
+            )
+        if None in times:
+            raise Refusal.internal(
+                "TypeError: Cannot read properties of null (reading 'compareDateRange')"
+            )
+        for key in ("measures", "dimensions", "segments"):
+            if not isinstance(query.get(key), list | None):
+                raise Refusal.internal("TypeError: array?.some is not a function")
+
     def _names(self, value: Any, label: str) -> None:
         pattern = _ID
         if label == "dimensions":
             pattern = _DIMENSION_CLASSIC if self.classic else _DIMENSION
         for index, name in enumerate(_array(value, label)):
-            if self.classic:
-                _identifier(name, f"{label}[{index}]", pattern)
-            elif not (isinstance(name, str) and re.fullmatch(pattern, name)):
-                # Newer servers accept member expressions here as well.
-                _fail(f"{label}[{index}]", _VAGUE)
+            if isinstance(name, dict):
+                _fail(f"{label}[{index}]", _VAGUE)  # a member expression is accepted
+            if not isinstance(name, str):
+                _fail(f"{label}[{index}]", "must be one of [string, object]")
+            _identifier(name, f"{label}[{index}]", pattern)
 
     def _times(self, value: Any, label: str) -> None:
         for index, one in enumerate(_array(value, label)):
@@ -375,13 +396,15 @@ class _Schema:
     def _order(self, value: Any, label: str) -> None:
         if isinstance(value, dict):
             for member, direction in value.items():
-                if not re.fullmatch(_ID if self.classic else _ORDERED, member):
+                if not re.fullmatch(_ORDERED, member):
                     _fail(f"{label}.{member}", "is not allowed")
                 _direction(direction, f"{label}.{member}")
         elif isinstance(value, list):
             for index, pair in enumerate(value):
                 if len(_array(pair, f"{label}[{index}]")) < 2:
                     _fail(f"{label}[{index}]", "must contain at least 2 items")
+                if len(pair) > 2:
+                    _fail(f"{label}[{index}]", "must contain at most 2 items")
                 _identifier(pair[0], f"{label}[{index}][0]", _ORDERED, shown=_ID)
                 _direction(pair[1], f"{label}[{index}][1]")
         else:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ortege_watch.cube.meta import (
         CubeMeta as CubeMeta,
         DimensionMeta as DimensionMeta,
+        GranularityMeta as GranularityMeta,
         MeasureMeta as MeasureMeta,
         MemberMeta as MemberMeta,
         Meta as Meta,
@@ -105,7 +106,8 @@ _HOMES = {
         "_http.driver": "AsyncClock AsyncHttp Clock Http",
         "cube.client": "AsyncCubeClient CubeClient",
         "cube.calls": "DryRun Sql",
-        "cube.meta": "CubeMeta DimensionMeta MeasureMeta MemberMeta Meta SegmentMeta",
+        "cube.meta": "CubeMeta DimensionMeta GranularityMeta MeasureMeta MemberMeta Meta"
+        " SegmentMeta",
         "errors": """
             ApiError AuthenticationError DeadlineExceeded DecodeError InvalidArgument
             OrtegeWatchError QueryError QueryRejected RateLimited SubscriptionLost

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import date
 from decimal import Decimal
 
 import pytest
@@ -14,6 +16,7 @@ from ortege_watch.cube.meta import (
     SegmentMeta,
 )
 from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.query import Dimension, Measure, Query, Segment, TimeDimension
 
 # As Cube 1.7.43 lists a cube, shortened; 0.35.81 has fewer keys.
 EVENTS = {
@@ -133,3 +136,122 @@ def test_an_answer_of_nothing_has_no_cubes():
 def test_any_bytes_are_read_or_refused(data):
     with pytest.raises(DecodeError):
         Meta.read(data)
+
+
+EXCHANGE = {
+    "name": "orders",
+    "measures": [
+        {"name": "orders.count", "type": "number"},
+        {"name": "orders.customer.count", "type": "number"},
+    ],
+    "dimensions": [
+        {"name": "orders.city", "type": "string"},
+        {"name": "orders.secret", "type": "string", "public": False},
+        {"name": "orders.customer.city", "type": "string"},
+        {
+            "name": "orders.customer.created_at",
+            "type": "time",
+            "granularities": [
+                {"name": "fiscal_year", "title": "F", "interval": "1 year"}
+            ],
+        },
+        {"name": "orders.at", "type": "time"},
+    ],
+    "segments": [{"name": "orders.open"}],
+}
+ORDERS = Meta.read(json.dumps({"cubes": [EXCHANGE]}).encode())
+created = TimeDimension("orders.customer.created_at")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query(
+            measures=[Measure("orders.count"), Measure("orders.customer.count", int)],
+            dimensions=[Dimension("orders.customer.city"), TimeDimension("orders.at")],
+            time=[created.by("fiscal_year"), created.by("day"), created.over("today")],
+            segments=[Segment("orders.open")],
+            where=[Dimension("orders.city").eq("a") | created.after(date(2024, 5, 1))],
+            having=[Measure("orders.count").gt(5)],
+        ),
+        # What a filter restricts is not part of the JSON, and a server does not need it.
+        Query.from_wire(
+            {
+                "dimensions": [
+                    "orders.at.day",
+                    "orders.customer.created_at.fiscal_year",
+                ],
+                "filters": [
+                    {"member": "orders.count", "operator": "gt", "values": ["5"]}
+                ],
+            }
+        ),
+    ],
+    ids=["built", "from_wire"],
+)
+def test_a_query_of_known_members_has_no_problems(query):
+    assert query.validate(ORDERS) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problems"),
+    [
+        (
+            {"measures": [Measure("orders.counts")]},
+            ["'orders.counts': .*'orders.count'"],
+        ),
+        (
+            {
+                "measures": [Measure("orders.count"), Measure("orders.city")],
+                "dimensions": [Dimension("orders.custumer.city"), Dimension("x.y")],
+                "where": [Dimension("orders.open").eq("a")],
+            },
+            [
+                "orders.city is a dimension, not a measure$",
+                "'orders.custumer.city': did you mean 'orders.customer.city'",
+                "no member 'x.y'",
+                "orders.open is a segment, not a dimension$",
+            ],
+        ),
+        (
+            {"dimensions": [Dimension("orders.count", object)]},
+            ["orders.count is a measure, not a dimension$"],
+        ),
+        (
+            {"dimensions": [Dimension("orders.secret")]},
+            ["orders.secret is not public$"],
+        ),
+        (
+            {"time": [TimeDimension("orders.city").by("day")]},
+            ["orders.city is not a dimension of time$"],
+        ),
+        (
+            {"time": [TimeDimension("orders.at").by("fiscal_year")]},
+            ["orders.at.fiscal_year: granularity must be one of second, minute, "],
+        ),
+        ({"time": [TimeDimension("orders.when").by("decade")]}, ["'orders.when'"]),
+        (
+            {"dimensions": [Dimension("orders.at.fiscal_year", object)]},
+            ["no member 'orders.at.fiscal_year'"],
+        ),
+        (
+            {"dimensions": [Dimension("orders.city.day", object)]},
+            ["no member 'orders.city.day'"],
+        ),
+    ],
+)
+def test_names_every_member_that_a_server_does_not_have(arguments, problems):
+    found = Query(**arguments).validate(ORDERS)
+    assert len(found) == len(problems)
+    for text, pattern in zip(found, problems, strict=True):
+        assert re.search(pattern, text)
+
+
+def test_a_dimension_lists_its_granularities():
+    dimension = ORDERS.member("orders.customer.created_at")
+    assert isinstance(dimension, DimensionMeta)
+    assert dimension.granularities[0].interval == "1 year"
+    assert dimension.granularity_names[0] == "second"
+    assert dimension.granularity_names[-1] == "fiscal_year"
+    assert ORDERS.member("orders.city").granularity_names == ()
+    assert ORDERS.member("orders.count").granularity_names == ()

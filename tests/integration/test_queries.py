@@ -8,7 +8,14 @@ from zoneinfo import ZoneInfo
 import pytest
 from harness.members import Calls
 
-from ortege_watch import ApiError, CubeClient, Dimension, Query
+from ortege_watch import (
+    ApiError,
+    CubeClient,
+    Dimension,
+    Measure,
+    Query,
+    TimeDimension,
+)
 
 CUBE = "stacks_contract_calls"
 
@@ -132,3 +139,26 @@ def test_a_granularity_in_the_name_of_a_dimension(client):
         rows = client.load(Query.from_wire({**wire, "responseFormat": form}))
         found = [row[Dimension(name, datetime)] for row in rows]
         assert found == [datetime(2025, month, 1, tzinfo=UTC) for month in (2, 1)]
+
+
+def test_a_query_is_compared_with_the_members_of_the_server(client):
+    meta = client.meta()
+    good = Query(
+        measures=[Calls.count],
+        dimensions=[Calls.contract_id],
+        time=[Calls.tx_date.by("day")],
+        segments=[Calls.borrows],
+    )
+    assert good.validate(meta) == []
+    bad = Query(
+        measures=[Measure(f"{CUBE}.cuont"), Measure(f"{CUBE}.contract_id")],
+        time=[
+            Calls.tx_date.by("fiscal_year"),
+            TimeDimension(f"{CUBE}.asset_id").by("day"),
+        ],
+    )
+    problems = bad.validate(meta)
+    assert len(problems) == 4
+    assert f"'{CUBE}.count'" in problems[0]
+    for problem in problems[1:]:
+        assert problem.startswith(CUBE)

@@ -24,6 +24,7 @@ from ortege_watch import (
     Group,
     Measure,
     Member,
+    Meta,
     Order,
     Query,
     RateLimited,
@@ -90,10 +91,15 @@ def filters_take_values_of_the_members_type() -> None:
     assert_type(Events.fee.is_not_set(), Condition)
 
 
+def a_query_is_compared_with_a_server(cube: CubeClient, query: Query) -> None:
+    assert_type(query.validate(cube.meta()), list[str])
+    assert_type(Meta.read(b"").member("events.seen").granularity_names, tuple[str, ...])
+
+
 def queries_are_built_and_changed() -> Query:
     query = Query(
         measures=[Events.fee, Events.count],
-        dimensions=(Events.sender, Events.height, Events.seen),
+        dimensions=(Events.sender, Events.height),
         time=[Events.seen.by("day").over("last 7 days")],
         segments=[Events.large],
         where=[Events.sender.eq("SP1"), Events.success.eq(True)],

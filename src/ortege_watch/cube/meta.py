@@ -10,12 +10,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 import msgspec
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.query.values import UNITS
 
 
 class _Described(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -37,7 +38,14 @@ class _Described(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=F
 
 
 class _Member(_Described, frozen=True, kw_only=True, rename="camel", gc=False):
+    kind: ClassVar[str]
+
     short_title: str | None = None
+
+    @property
+    def granularity_names(self) -> tuple[str, ...]:
+        """What ``TimeDimension.by`` takes; empty unless this is a dimension of time."""
+        return ()
 
 
 class MeasureMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -50,10 +58,26 @@ class MeasureMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
         drill_members: names of the dimensions behind the number.
     """
 
+    kind = "measure"
+
     type: str
     agg_type: str | None = None
     format: Any = None
     drill_members: tuple[str, ...] | None = None
+
+
+class GranularityMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """A granularity that the cube defines.
+
+    Attributes:
+        name: what ``TimeDimension.by`` takes.
+        title: the name for people.
+        interval: its length, such as ``"1 year"``.
+    """
+
+    name: str
+    title: str | None = None
+    interval: str | None = None
 
 
 class DimensionMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
@@ -63,15 +87,28 @@ class DimensionMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False
         type: ``"string"``, ``"number"``, ``"time"``, ``"boolean"`` or ``"geo"``.
         primary_key: it is (part of) the primary key.
         format: as for a measure.
+        granularities: those that the cube defines; Cube 1.0 and later.
     """
+
+    kind = "dimension"
 
     type: str
     primary_key: bool = False
     format: Any = None
+    granularities: tuple[GranularityMeta, ...] = ()
+
+    @property
+    def granularity_names(self) -> tuple[str, ...]:
+        """What ``TimeDimension.by`` takes; empty unless this is a dimension of time."""
+        if self.type != "time":
+            return ()
+        return (*UNITS, *(each.name for each in self.granularities))
 
 
 class SegmentMeta(_Member, frozen=True, kw_only=True, rename="camel", gc=False):
     """A segment."""
+
+    kind = "segment"
 
 
 MemberMeta: TypeAlias = MeasureMeta | DimensionMeta | SegmentMeta

@@ -246,13 +246,14 @@ class QueryReader:
             if words := relative_words(texts[0]):
                 return operator, [words]
             texts = [day_of(texts[0])] if ranged else texts
-        match operator, self.moments(texts, path):
+        moments = self.moments(texts, path)
+        match operator, moments:
             case "inDateRange" | "notInDateRange", [day]:
                 return operator, [day, day]
             case "onTheDate", [start, end]:
                 same = start == end and not isinstance(start, datetime)
                 return ("onTheDate", [start]) if same else ("inDateRange", [start, end])
-            case _, moments:
+            case _:
                 return operator, moments
 
     def orders(self) -> list[Order]:

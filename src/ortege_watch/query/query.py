@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 from zoneinfo import ZoneInfo
 
 import attrs
@@ -133,6 +134,44 @@ def summary(wire: Mapping[str, Any]) -> str:
     names = [*wire.get("measures", ()), *wire.get("dimensions", ()), *times]
     more = [f"+{len(names) - 3}"] if len(names) > 3 else []
     return f"[{', '.join(names[:3] + more)}]"
+
+
+class _Found(Protocol):
+    """What ``Query.validate`` reads of a ``MemberMeta``."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def public(self) -> bool: ...
+    @property
+    def granularity_names(self) -> Collection[str]: ...
+
+
+class _Meta(Protocol):
+    """What ``Query.validate`` asks a ``Meta``, which this package cannot import."""
+
+    def member(self, name: str) -> _Found: ...
+
+
+def _problems(member: Member[Any], meta: _Meta, *, sure: bool) -> Iterator[str]:
+    """Yield what is wrong with a member; ``sure``: its kind is declared."""
+    name = member.name
+    try:
+        found = meta.member(name)
+    except QueryError as error:
+        # Servers read cube.time.day among the dimensions as a granularity.
+        time, _, granularity = name.rpartition(".")
+        with suppress(QueryError):
+            if granularity in meta.member(time).granularity_names:
+                return
+        yield str(error)
+        return
+    if not found.public:
+        yield f"{name} is not public"
+    if sure and found.kind != member.kind:
+        yield f"{name} is a {found.kind}, not a {member.kind}"
+    elif isinstance(member, TimeDimension) and not found.granularity_names:
+        yield f"{name} is not a dimension of time"
 
 
 @attrs.frozen(init=False, repr=False)
@@ -309,6 +348,29 @@ class Query:
     def compares(self) -> bool:
         """Whether the query has several results, one for each compared range."""
         return any(selection.compared is not None for selection in self.time)
+
+    def validate(self, meta: _Meta) -> list[str]:
+        """Return what is wrong with the members of the query, one string each.
+
+        Empty if a server with this ``Meta`` has all of them: each name is known, public,
+        and a measure, dimension, time or segment as declared, and its granularity exists.
+        An unknown name comes with the nearest ones. Values and types are not compared.
+        """
+        selected = {*self.measures, *self.dimensions, *self.segments}
+        problems: list[str] = []
+        for member in self.members:
+            # from_wire() cannot know what a filter restricts.
+            sure = member in selected or member.type is not object
+            problems += _problems(member, meta, sure=sure)
+        for selection in self.time:
+            with suppress(QueryError):
+                names = meta.member(selection.dimension.name).granularity_names
+                if names and selection.granularity not in (None, *names):
+                    listed = ", ".join(names)
+                    problems.append(
+                        f"{selection.name}: granularity must be one of {listed}"
+                    )
+        return problems
 
     def filter(self, *filters: Filter) -> Query:
         """Return a query with more filters; those on measures go to ``having``."""

@@ -35,6 +35,9 @@ is_number: Final = re.compile(
 """Return a match if a string is a decimal number; ``Decimal`` itself also accepts
 ``"1_000"``, ``" 5"``, ``"NaN"`` and the digits of every script."""
 
+# Also one whose end is cut off. Its first two parts are JSON objects, and "eyJ" is the
+# Base64 form of '{"'.
+_JWT: Final = re.compile(r"eyJ[\w-]+\.eyJ[\w-]*(?:\.[\w-]*)?", re.ASCII)
 _NO_DATA: Final = (msgspec.Raw(), msgspec.Raw(b"null"))
 
 
@@ -90,12 +93,21 @@ encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def excerpt(data: bytes | str, length: int = 200) -> str:
-    """Return the first characters in printable form, for an error message."""
+    """Return the first characters in printable form, for an error message.
+
+    A JWT becomes ``<token>``: a server may repeat one that the reader does not know.
+    """
     if not isinstance(data, str):
         # A UTF-8 character has at most four bytes.
         data = bytes(data[: 4 * length + 4]).decode("utf-8", "replace")
     text = "".join(c if c.isprintable() else " " for c in data[:length])
+    text = _JWT.sub("<token>", text)
     return text + "…" if len(data) > length else text
+
+
+def described(error: BaseException) -> str:
+    """Return the beginning of an error's message, or its class if it has none."""
+    return excerpt(str(error)) or type(error).__name__
 
 
 def loads(data: bytes | str) -> Any:
@@ -229,7 +241,7 @@ def check_type(cls: Any, what: str) -> None:
 def _problem(error: BaseException, _type: object) -> str:
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    return str(error) or type(error).__name__
+    return described(error)
 
 
 def _unfit(value: object, expected: str) -> TypeError:

@@ -159,7 +159,8 @@ class ApiError(OrtegeWatchError):
 
     def __str__(self) -> str:
         request = f", request {self.request_id}" if self.request_id else ""
-        return f"{self.message} (status {self.status}{request})"
+        message = self.message or "error without a message"
+        return f"{message} (status {self.status}{request})"
 
 
 class AuthenticationError(ApiError):

@@ -128,7 +128,7 @@ def test_a_row_may_lack_a_column_that_others_have():
     ("column", "value", "problem"),
     [
         ("count", "1.5", "e.count in row 1 is not a whole number"),
-        ("amount", "NaN", "e.amount in row 1 is not a decimal number"),
+        ("amount", "NaN", "e.amount in row 1 is not a finite number; exclude it in"),
         ("amount", "1_000", "e.amount in row 1 is not a decimal number"),
         ("sender", 5, "declare the member as int or Decimal: 5"),
         ("active", "yes", "e.active in row 1 is not a boolean: 'yes'"),

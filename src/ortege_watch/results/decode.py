@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import shown
 from ortege_watch.errors import DecodeError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -181,7 +182,8 @@ def _read_unlike(data: bytes) -> tuple[Shape, list[Cells]]:
 def _check_keys(data: bytes) -> None:
     """Raise a DecodeError if a row has a key twice."""
     if repeated := codec.repeated_keys(data.decode()):
-        raise DecodeError(f"a row has {', '.join(repeated)} more than once")
+        names = codec.excerpt(", ".join(repeated))
+        raise DecodeError(f"a row has {names} more than once")
 
 
 class _Table(msgspec.Struct):
@@ -203,7 +205,8 @@ def _read_table(data: bytes) -> tuple[Shape, list[Cells]]:
         raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
     members = table.members
     if len(set(members)) < len(members):
-        raise DecodeError(f"a table of rows has a column twice: {', '.join(members)}")
+        names = codec.excerpt(", ".join(members))
+        raise DecodeError(f"a table of rows has a column twice: {names}")
     if table.dataset is not None:
         rows: Sequence[Sequence[Any]] = table.dataset
         _check_lengths("row", rows, len(members))
@@ -243,6 +246,9 @@ def read_decimal(value: Any) -> Decimal:
             return Decimal(value)
         except ArithmeticError:
             pass
+    if kind is str and value.strip("+-").lower() in {"nan", "inf", "infinity"}:
+        advice = "exclude it in the query, or declare the member or field as str"
+        raise ValueError(f"is not a finite number; {advice}")
     raise ValueError("is not a decimal number")
 
 
@@ -420,8 +426,9 @@ def sort_key(value: Hashable) -> tuple[int, Any]:
 
 def unreadable(column: str, value: object, index: int, reason: str) -> DecodeError:
     """Return the error for a value that cannot be read."""
-    shown = "" if value is None else f": {codec.excerpt(repr(value))}"
-    return DecodeError(f"{column} in {row_at(index)} {reason}{shown}")
+    sent = "" if value is None else f": {shown(value)}"
+    name = codec.excerpt(column)
+    return DecodeError(f"{name} in {row_at(index)} {reason}{sent}")
 
 
 def row_at(index: int) -> str:
@@ -483,7 +490,7 @@ class Layout:
             try:
                 name, kind = column.name, column.type
             except AttributeError:
-                problem = f"column must be a member or a name, got {column!r}"
+                problem = f"column must be a member or a name, got {shown(column)}"
                 raise InvalidArgument(problem) from None
             if kind is object:  # undeclared: from Query.from_wire
                 kind = self.kinds.get(name)
@@ -497,8 +504,8 @@ class Layout:
 
     def missing(self, name: str, columns: Iterable[str]) -> DecodeError:
         """Return the error for a column that a row does not have."""
-        listed = ", ".join(columns) or "(none)"
-        return DecodeError(f"unknown column {name!r}: the columns are {listed}")
+        listed = codec.excerpt(", ".join(columns)) or "(none)"
+        return DecodeError(f"unknown column {shown(name)}: the columns are {listed}")
 
 
 def _no_key(_: Cells) -> None:
@@ -551,7 +558,9 @@ def zone_of(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        problem = f"unknown time zone {name!r}; if it exists, run `pip install tzdata`"
+        problem = (
+            f"unknown time zone {shown(name)}; if it exists, run `pip install tzdata`"
+        )
         raise DecodeError(problem) from error
 
 

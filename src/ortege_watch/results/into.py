@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -22,6 +22,7 @@ import attrs
 import msgspec
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import shown
 from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.results.decode import (
     Kind,
@@ -64,7 +65,7 @@ def convert(
     A class that does not fit the columns is an ``InvalidArgument``, a value that does
     not fit its field a ``DecodeError``.
     """
-    if not isinstance(cls, type):
+    if not _has_fields(cls):
         raise _unusable(cls)
     if not cells:
         return []
@@ -121,13 +122,13 @@ def _by_row(
     try:
         return cls(**arguments)
     except Exception as error:
-        problem = f"cannot create {cls.__name__} from {row_at(index)}: {error}"
+        problem = f"cannot create {cls.__name__} from {row_at(index)}: {codec.described(error)}"
         raise DecodeError(problem) from error
 
 
 def _value(source: _Source, layout: Layout, value: Any, index: int) -> Any:
     if value is msgspec.UNSET:
-        raise DecodeError(f"unknown column {source.column!r} in {row_at(index)}")
+        raise DecodeError(f"unknown column {shown(source.column)} in {row_at(index)}")
     if value is None:
         if source.nullable:
             return None
@@ -148,10 +149,7 @@ def _value(source: _Source, layout: Layout, value: Any, index: int) -> Any:
 @lru_cache(maxsize=256)
 def _match(layout: Layout, cls: Any) -> tuple[tuple[_Source, ...], bool]:
     """Return the fields that have a column, and whether they can be positional."""
-    is_attrs: bool = attrs.has(cls)
-    if not is_attrs and not hasattr(cls, "__dataclass_fields__"):
-        raise _unusable(cls)
-    list_fields: Any = attrs.fields if is_attrs else dataclasses.fields
+    list_fields: Any = attrs.fields if attrs.has(cls) else dataclasses.fields
     try:
         hints = typing.get_type_hints(cls)
     except NameError as error:
@@ -197,7 +195,8 @@ def _source(
         found = [name for name in columns if argument in _field_names(name)]
     advice = 'name one in the metadata of the field, {"column": ...}'
     if len(found) > 1:
-        problem = f"{where} matches several columns: {', '.join(found)}; {advice}"
+        listed = codec.excerpt(", ".join(found))
+        problem = f"{where} matches several columns: {listed}; {advice}"
         raise InvalidArgument(problem)
     if found:
         (column,) = found
@@ -210,9 +209,9 @@ def _source(
     factory = getattr(field, "default_factory", dataclasses.MISSING)
     default = field.default
     if default is attrs.NOTHING or default is factory is dataclasses.MISSING:
+        listed = codec.excerpt(", ".join(columns))
         problem = (
-            f"{where} matches none of the columns {', '.join(columns)}; {advice}, or "
-            "add a default"
+            f"{where} matches none of the columns {listed}; {advice}, or add a default"
         )
         raise InvalidArgument(problem)
     return None
@@ -236,5 +235,15 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
     return (rest[0] if len(rest) == 1 else annotation), nullable
 
 
+def _has_fields(cls: object) -> bool:
+    return isinstance(cls, type) and (attrs.has(cls) or dataclasses.is_dataclass(cls))
+
+
 def _unusable(cls: object) -> InvalidArgument:
-    return InvalidArgument(f"cls must be an attrs class or a dataclass, got {cls!r}")
+    kind, advice = typing.get_origin(cls) or cls, ""
+    if not isinstance(kind, type):
+        advice = "; pass the class, not an instance" * _has_fields(type(cls))
+    elif issubclass(kind, Mapping):
+        advice = "; use dict(row)"
+    problem = f"cls must be an attrs class or a dataclass, got {shown(cls)}{advice}"
+    return InvalidArgument(problem)

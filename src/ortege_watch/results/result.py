@@ -400,9 +400,9 @@ class Result(Sequence[Row]):
             raise IndexError(problem) from None
         except TypeError:
             column: object = index
-            problem = f"row index must be an integer or a slice, got {index!r}"
+            problem = f"row index must be an integer or a slice, got {shown(index)}"
             if isinstance(column, str | Member | TimeSelection):
-                problem = f"index the row, not the result: result[0][{index!r}]"
+                problem = f"index the row, not the result: result[0][{shown(index)}]"
             raise InvalidArgument(problem) from None
         if isinstance(places, range):
             return tuple(Row(layout, cells[place], place) for place in places)

@@ -298,6 +298,8 @@ def test_lists_the_cubes(ask, cube):
         "stacks_contract_events",
         "stacks_contract_calls",
         "slow_events",
+        "stacks_dapp_zest_positions_net",
+        "stacks_oracle_prices",
     ]
     calls = meta.cube("stacks_contract_calls")
     assert meta.member("stacks_contract_calls.asset_amount").agg_type == "sum"

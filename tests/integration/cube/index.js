@@ -2,6 +2,7 @@
 // that differs between two servers of the tests comes from the environment; see
 // harness/cube_server.py.
 
+const fs = require('fs');
 const net = require('net');
 require('./native-shim.js');
 const { CubejsServer } = require('@cubejs-backend/server');
@@ -19,6 +20,14 @@ process.stdin.on('end', () => process.exit(0));
 
 const server = new CubejsServer({
   telemetry: false,
+  // Models cannot read the environment.
+  repositoryFactory: () => ({
+    dataSchemaFiles: async () => [{
+      fileName: 'stacks.js',
+      content: fs.readFileSync('schema/stacks.js', 'utf8')
+        .replaceAll('1 second', `${process.env.TEST_REFRESH_SECONDS} second`),
+    }],
+  }),
   processSubscriptionsInterval: Number(process.env.TEST_TICK_MILLISECONDS),
   // A token may be limited to one contract, as a real deployment limits its users:
   // what a subscription shows tells which token the server holds for it.

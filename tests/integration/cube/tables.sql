@@ -1,5 +1,5 @@
 -- Two tables of one shape: stacks_contract_events is written to by the live tests,
--- stacks_contract_calls holds what is below and never changes.
+-- stacks_contract_calls holds what is below and never changes. Two more for docs/bot.md.
 
 CREATE TABLE stacks_contract_events (
     id bigserial PRIMARY KEY,
@@ -15,6 +15,20 @@ CREATE TABLE stacks_contract_events (
 );
 
 CREATE TABLE stacks_contract_calls (LIKE stacks_contract_events INCLUDING ALL);
+
+CREATE TABLE stacks_dapp_zest_positions_net (
+    lender_address text,
+    asset_id text,
+    total_supply numeric(38, 6),
+    total_borrow numeric(38, 6),
+    total_repaid numeric(38, 6)
+);
+
+CREATE TABLE stacks_oracle_prices (
+    token text,
+    price numeric(38, 6),
+    tx_date timestamptz NOT NULL
+);
 
 INSERT INTO stacks_contract_calls (
     tx_hash, contract_id, function_name, sender_address, asset_id, amount,

@@ -40,7 +40,12 @@ class CubeServer:
     """
 
     def __init__(
-        self, generation: Generation, database: Database, *, websockets: bool = True
+        self,
+        generation: Generation,
+        database: Database,
+        *,
+        websockets: bool = True,
+        tick: float = TICK_SECONDS,
     ) -> None:
         self.generation = generation
         self._node = find_node()
@@ -72,7 +77,8 @@ class CubeServer:
             "CUBEJS_DB_NAME": database.name,
             "CUBEJS_DB_USER": USER,
             "CUBEJS_DB_PASS": "",
-            "TEST_TICK_MILLISECONDS": str(int(TICK_SECONDS * 1000)),
+            "TEST_TICK_MILLISECONDS": str(int(tick * 1000)),
+            "TEST_REFRESH_SECONDS": str(max(1, int(2 * tick))),
         }
         self.host = f"http://{LOOPBACK}:{self._port}"
         self.url = f"{self.host}/cubejs-api/v1"

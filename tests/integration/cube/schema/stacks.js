@@ -48,3 +48,30 @@ cube('slow_events', {
     id: { sql: 'id', type: 'number', primaryKey: true, shown: true },
   },
 });
+
+// What the bot of docs/bot.md reads besides events.
+cube('stacks_dapp_zest_positions_net', {
+  sql: 'SELECT * FROM stacks_dapp_zest_positions_net',
+  refreshKey: { every: '1 second' },
+  measures: {
+    total_supply: { sql: 'total_supply', type: 'sum' },
+    total_borrow: { sql: 'total_borrow', type: 'sum' },
+    total_repaid: { sql: 'total_repaid', type: 'sum' },
+  },
+  dimensions: {
+    lender_address: { sql: 'lender_address', type: 'string' },
+    asset_id: { sql: 'asset_id', type: 'string' },
+  },
+});
+
+cube('stacks_oracle_prices', {
+  sql: 'SELECT * FROM stacks_oracle_prices',
+  refreshKey: { every: '1 second' },
+  measures: {
+    price: { sql: 'price', type: 'sum' },
+  },
+  dimensions: {
+    token: { sql: 'token', type: 'string' },
+    tx_date: { sql: 'tx_date', type: 'time' },
+  },
+});

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 
 import pytest
@@ -214,12 +215,21 @@ def test_without_asyncio_it_says_so():
 # ------------------------------------------------------------------------- threads
 
 
-def interrupt_the_wait_of(updates) -> threading.Thread:
+def functions_of(thread: int) -> set[str]:
+    """Return the names of the functions in which a thread is."""
+    frame, names = sys._current_frames()[thread], set()
+    while frame is not None:
+        names.add(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+
+def interrupt_the_wait() -> threading.Thread:
     """Press Ctrl-C as soon as the main thread waits for an update."""
     main = threading.get_ident()
 
     def press() -> None:
-        while updates._next is None:
+        while "__next__" not in functions_of(main):
             pass
         signal.pthread_kill(main, signal.SIGINT)
 
@@ -237,7 +247,7 @@ def test_an_interrupted_wait_loses_no_update():
     ):
         assert next(updates).first
         for number in range(3):
-            interrupt = interrupt_the_wait_of(updates)
+            interrupt = interrupt_the_wait()
             with pytest.raises(KeyboardInterrupt):
                 next(updates)
             interrupt.join()
@@ -255,7 +265,7 @@ def test_an_interrupt_closes_everything():
             client.watch(QUERY) as updates,
         ):
             assert next(updates).first
-            interrupt = interrupt_the_wait_of(updates)
+            interrupt = interrupt_the_wait()
             next(updates)
         interrupt.join()
         cube.wait_until(lambda: cube.connections == 0)

@@ -830,7 +830,7 @@ async def test_a_callback_that_fails_ends_it_loudly(which):
 
 async def test_a_failure_that_no_one_expects_ends_it_loudly():
     class Bug(BaseException):
-        """Be more than an Exception, which no callback's caller catches."""
+        """Be more than an Exception, as SystemExit is."""
 
     def on_state(state) -> None:
         if state == "live":
@@ -839,12 +839,10 @@ async def test_a_failure_that_no_one_expects_ends_it_loudly():
     with FakeCube() as cube:
         client = AsyncCubeClient(cube.url, cube.token())
         async with client, client.watch(QUERY, on_state=on_state) as updates:
-            with pytest.raises(OrtegeWatchError, match="unexpectedly: Bug") as caught:
+            with pytest.raises(Bug):
                 async with asyncio.timeout(10):
                     while True:
                         await anext(updates)
-            assert isinstance(caught.value.__cause__, Bug)
-            assert "s3cret" not in str(caught.value)
             assert updates.state == "closed"
         await cube.wait_until_async(lambda: cube.connections == 0)
 
@@ -917,4 +915,4 @@ def test_editors_complete_only_what_users_need():
     assert public == {"aclose", "last_seen", "state"}
     blocking = CubeClient("http://127.0.0.1:9", "token").watch(QUERY)
     public = {name for name in dir(blocking) if not name.startswith("_")}
-    assert public == {"last_seen", "state"}
+    assert public == {"close", "last_seen", "next", "state"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import random
 import ssl
 import threading
@@ -134,13 +135,23 @@ class _Driver(Generic[C, B]):
         self._transport: B | None = http if isinstance(http, transport) else None
         self._is_ours = http is None
         self._closed = False
+        self._used_in = 0  # the id of the process
         self.max_size = max_size
         self.tls = tls
 
     def check_open(self) -> None:
-        """Raise OrtegeWatchError if the client is closed, or that of the user."""
+        """Raise OrtegeWatchError if the client is closed, or that of the user.
+
+        Or if this process was forked from one that has used it: both would use the same
+        connections, and a lock of the client may be held by a thread that is not here.
+        """
         if self._closed or (self._http is not None and self._http.is_closed):
             raise OrtegeWatchError("the client is closed; create a new one")
+        self._used_in = self._used_in or os.getpid()
+        if self._used_in != os.getpid():
+            raise OrtegeWatchError(
+                "the client was used before this process was forked; create a new one"
+            )
 
 
 class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):

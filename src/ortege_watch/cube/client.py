@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Unpack
 from uuid import uuid4
+from weakref import WeakSet
 
 from attrs import evolve, frozen
 
@@ -129,6 +130,8 @@ class _Calls:
 
     _settings: Settings
     _driver: Any
+    _watches: WeakSet[Any]
+    """The subscriptions, which end with the client; a user may drop them earlier."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._settings.endpoint.api!r})"
@@ -182,6 +185,7 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
         self._driver = AsyncHttpDriver(
             http=http, clock=clock, max_size=max_size, tls=options.get("ssl")
         )
+        self._watches = WeakSet()
 
     async def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query.
@@ -276,7 +280,23 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
             QueryError: a query cannot be subscribed to.
         """
         self._driver.check_open()
-        return _watch(self._settings, self._driver, queries, options)
+        updates = _watch(self._settings, self._driver, queries, options)
+        self._watches.add(updates)
+        return updates
+
+    async def aclose(self) -> None:
+        """Close the client's subscriptions and connections; it cannot be used afterwards.
+
+        An iteration over a subscription ends.
+        """
+        try:
+            while watches := list(self._watches):
+                from ortege_watch.watch.updates import aclose_all  # noqa: PLC0415
+
+                self._watches.clear()
+                await aclose_all(watches)
+        finally:
+            await super().aclose()
 
 
 class CubeClient(HttpClient, _Calls):
@@ -326,6 +346,7 @@ class CubeClient(HttpClient, _Calls):
         self._driver = HttpDriver(
             http=http, clock=clock, max_size=max_size, tls=options.get("ssl")
         )
+        self._watches = WeakSet()
 
     def load(self, query: Query, **limits: Unpack[Limits]) -> Result:
         """Return the rows of a query.
@@ -424,7 +445,23 @@ class CubeClient(HttpClient, _Calls):
         self._driver.check_open()
         driver = AsyncHttpDriver(max_size=self._driver.max_size, tls=self._driver.tls)
         updates = _watch(self._settings, driver, queries, options)
-        return Updates(updates, aclose=driver.aclose)
+        watch = Updates(updates, aclose=driver.aclose)
+        self._watches.add(watch)
+        return watch
+
+    def close(self) -> None:
+        """Close the client's subscriptions and connections; it cannot be used afterwards.
+
+        An iteration over a subscription ends.
+        """
+        try:
+            while watches := list(self._watches):
+                from ortege_watch.watch.updates import close_all  # noqa: PLC0415
+
+                self._watches.clear()
+                close_all(watches)
+        finally:
+            super().close()
 
 
 def _watch(

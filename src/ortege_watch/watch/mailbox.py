@@ -115,7 +115,7 @@ class Mailbox:
         }
         self._on_error = on_error
         self._newest: dict[str, _Snapshot] = {}
-        self._ready: deque[str | OrtegeWatchError] = deque()
+        self._ready: deque[str | BaseException] = deque()
         self.open: Final = {key: slot.query for key, slot in self._slots.items()}
         """The queries that have not ended, by message id."""
 
@@ -152,23 +152,29 @@ class Mailbox:
             slot.error = error
         self._ready.append(error)
 
-    def put_end(self, error: OrtegeWatchError) -> None:
-        """Keep the error that ends the subscription."""
+    def put_end(self, error: BaseException) -> None:
+        """Keep what ends the subscription: an error, or a caller's ``SystemExit``."""
         self._ready.append(error)
 
-    def clear(self) -> None:
-        """Discard what was not taken."""
+    def clear(self) -> BaseException | None:
+        """Discard what was not taken; return what is no mere error, to be raised."""
+        discarded = list(self._ready)
         self._ready.clear()
+        for each in discarded:
+            if not isinstance(each, str | Exception):
+                return each
+        return None
 
     def take(self) -> Update | None:
         """Return the next update, or ``None`` if nothing is new.
 
         Raises:
             OrtegeWatchError: the next thing is an error.
+            BaseException: a callback raised it, ``SystemExit`` for instance.
         """
         while self._ready:
             ready = self._ready.popleft()
-            if isinstance(ready, OrtegeWatchError):
+            if isinstance(ready, BaseException):
                 raise ready
             update = self._compare(ready, self._slots[ready])
             if update is not None:

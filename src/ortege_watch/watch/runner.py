@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, assert_never
 
 import attrs
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _WORST_FIRST: Final = (
     ConnectionState.WAITING,
@@ -129,9 +130,14 @@ class Subscription:
             self._start_sessions()
 
     async def aclose(self) -> None:
-        """Close every socket and end every task."""
-        self._end(None)
-        self.mailbox.clear()
+        """Close every socket and end every task.
+
+        Raises:
+            BaseException: what a callback raised to end the program, if no iteration
+                has raised it yet.
+        """
+        self.end()
+        leaving = self.mailbox.clear()
         try:
             await self._wait_closed()
         except asyncio.CancelledError:  # no time for closing handshakes
@@ -139,6 +145,9 @@ class Subscription:
                 runner.cancel()
             await self._wait_closed()
             raise
+        leaving = leaving or self.mailbox.clear()
+        if leaving is not None:
+            raise leaving
 
     async def _wait_closed(self) -> None:
         for runner in self._closing:
@@ -165,11 +174,11 @@ class Subscription:
             self._stop(runner)
         self._start_sessions(delay=effect.delay)
 
-    def finish(self, runner: SessionRunner, error: OrtegeWatchError | None) -> None:
+    def finish(self, runner: SessionRunner, error: BaseException | None) -> None:
         """End a session; with an error, or if it was the last one, the subscription."""
         self._stop(runner)
         if error is not None or not self._runners:
-            self._end(error)
+            self.end(error)
 
     def on_connection_change(self, runner: SessionRunner) -> None:
         """Take the new connection state of a session."""
@@ -207,17 +216,18 @@ class Subscription:
             self._closing = [each for each in self._closing if each.is_busy]
             self._closing.append(runner)
 
-    def _end(self, error: OrtegeWatchError | None) -> None:
+    def end(self, error: BaseException | None = None) -> None:
+        """Begin to close every session; the iteration raises the error, or ends."""
         for runner in list(self._runners):
             self._stop(runner)
-        if self.finished:
-            return
-        self.finished = True
-        if error is not None:
+        if isinstance(error, Exception):
             LOGGER.error("%s: the subscription ended: %s", self._server, error)
+        if error is not None:
             self.mailbox.put_end(error)
+        if not self.finished:
+            self.finished = True
+            self._set_state(ConnectionState.CLOSED)
         self.arrived.set()
-        self._set_state(ConnectionState.CLOSED)
 
     def _set_state(self, state: ConnectionState) -> None:
         if state is not self.state:
@@ -231,12 +241,21 @@ class Subscription:
             return
         try:
             callback(argument)
-        except Exception as error:  # noqa: BLE001 - callers' code may raise anything
+        except BaseException as error:  # noqa: BLE001 - callers' code may raise anything
             self._callback_failed = True
-            kind = type(error).__name__
-            failure = OrtegeWatchError(f"a callback of the subscription failed: {kind}")
-            failure.__cause__ = error
-            self._end(failure)
+            self.end(_failure("a callback of the subscription failed", error))
+
+
+def _failure(problem: str, error: BaseException) -> BaseException:
+    """Return what the iteration raises: the error of a caller's code with a cause.
+
+    ``SystemExit``, ``KeyboardInterrupt`` and their like are returned as they are.
+    """
+    if not isinstance(error, Exception | asyncio.CancelledError):
+        return error
+    failure = OrtegeWatchError(f"{problem}: {type(error).__name__}")
+    failure.__cause__ = error
+    return failure
 
 
 class SessionRunner:
@@ -296,10 +315,21 @@ class SessionRunner:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect of the library, which must not end in silence.
-            name = type(error).__name__
-            failure = OrtegeWatchError(f"the subscription failed unexpectedly: {name}")
-            failure.__cause__ = error
+            failure = _failure("the subscription failed unexpectedly", error)
             self._subscription.finish(self, failure)
+
+    async def _guarded(
+        self, call: Callable[P, Awaitable[None]], *given: P.args, **options: P.kwargs
+    ) -> None:
+        """Call what may call the caller's token function.
+
+        asyncio would stop the whole event loop for its ``SystemExit``, and not tell
+        who iterates.
+        """
+        try:
+            await call(*given, **options)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._subscription.finish(self, error)
 
     def feed(self, event: states.Event) -> None:
         """Give the session an event, and execute its effects."""
@@ -328,13 +358,13 @@ class SessionRunner:
             case states.AskToken():
                 if self._token_task is not None:  # it took too long
                     self._token_task.cancel()
-                self._token_task = self.spawn(self._ask_token())
+                self._token_task = self.spawn(self._guarded(self._ask_token))
             case states.Open(token=token):
                 self._socket = _Socket(self, self._target, token)
             case states.Disconnect():
                 self._disconnect()
             case states.Poll(message_id=key):
-                self.spawn(self._poll(key, self._queries[key]))
+                self.spawn(self._guarded(self._poll, key, self._queries[key]))
             case states.SwitchDialect():
                 self._subscription.switch_dialect(effect)
             case states.Finish(error=error):

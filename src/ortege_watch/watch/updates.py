@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, ExitStack
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 from datetime import datetime
-from types import TracebackType
-from typing import Final, Self, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Final, Self
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-
-from ortege_watch.errors import InvalidArgument, OrtegeWatchError
+from ortege_watch._checks import check_seconds
+from ortege_watch.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    OrtegeWatchError,
+    SubscriptionLost,
+)
 from ortege_watch.watch.mailbox import Update
 from ortege_watch.watch.runner import Subscription
+from ortege_watch.watch.session import LOGGER
 from ortege_watch.watch.states import ConnectionState
-
-T = TypeVar("T")
 
 _WAIT_AT_MOST: Final = 1.0
 """Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
+
+_CLOSE_WITHIN: Final = 5.0
+"""Seconds that ``close()`` waits for the thread, which a callback may be blocking."""
+
+_USED: Final = "a subscription can be entered only once; call watch() again"
+_CLOSED: Final = "the subscription is closed; call watch() again"
+_FORKED: Final = (
+    "the subscription belongs to the process that this one was forked from; create a"
+    " client here and call watch() again"
+)
 
 
 class AsyncUpdates:
@@ -30,12 +46,17 @@ class AsyncUpdates:
     Enter it with ``async with``: that opens the connection, and leaving closes every
     task and socket. Iterating again after an exception continues where it stopped.
 
-    An iteration ends by itself only when every query has been refused for good.
+    An iteration ends when the subscription or its client is closed, and when every
+    query has been refused for good. Several tasks may iterate: each update goes to one.
     """
+
+    # Where it was entered: the event loop, and the id of the process.
+    _loop: asyncio.AbstractEventLoop | None = None
+    _pid = 0
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription: Final = subscription
-        self._entered = False
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<AsyncUpdates {self.state}>"
@@ -43,7 +64,7 @@ class AsyncUpdates:
     @property
     def state(self) -> ConnectionState:
         """How the subscription is connected now."""
-        return self._subscription.state
+        return ConnectionState.CLOSED if self._closed else self._subscription.state
 
     @property
     def last_seen(self) -> datetime | None:
@@ -51,12 +72,14 @@ class AsyncUpdates:
         return self._subscription.last_seen
 
     async def __aenter__(self) -> Self:
-        if self._entered:
-            raise InvalidArgument(
-                "a subscription can be entered only once; call watch() again"
-            )
-        _require_asyncio()
-        self._entered = True
+        if self._loop is not None or self._closed:
+            raise InvalidArgument(_CLOSED if self._closed else _USED)
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            problem = "watch() needs asyncio; elsewhere, use CubeClient in a thread"
+            raise OrtegeWatchError(problem) from error
+        self._pid = os.getpid()
         self._subscription.start()
         return self
 
@@ -65,7 +88,24 @@ class AsyncUpdates:
 
     async def aclose(self) -> None:
         """Close the subscription; an iteration ends, updates not yet taken are lost."""
-        await self._subscription.aclose()
+        if self._begin_to_close():
+            await self._subscription.aclose()
+
+    def _begin_to_close(self) -> bool:
+        """End the iteration; return whether there is something to close."""
+        self._closed = True
+        if not self._is_open_here():
+            return False
+        self._check_loop()
+        self._subscription.end()
+        return True
+
+    def __del__(self) -> None:
+        if self._is_open_here() and not self._subscription.finished:
+            assert self._loop is not None  # noqa: S101 - for the type checkers
+            with contextlib.suppress(RuntimeError):  # the loop was closed just now
+                self._loop.call_soon_threadsafe(self._subscription.end)
+            _warn_unclosed(self)
 
     def __aiter__(self) -> Self:
         return self
@@ -80,25 +120,41 @@ class AsyncUpdates:
                 goes on. Not raised where ``on_error`` receives them.
             AuthenticationError, SubscriptionLost: the subscription has ended.
         """
-        if not self._entered:
+        subscription = self._subscription
+        if self._loop is None and not self._closed:
             raise InvalidArgument(
                 "use 'async with cube.watch(query) as updates' before iterating"
             )
-        subscription = self._subscription
+        self._check_loop()
         while (update := subscription.mailbox.take()) is None:
-            if subscription.finished:
+            if self._closed or subscription.finished:
                 raise StopAsyncIteration
             subscription.arrived.clear()
             await subscription.arrived.wait()
         return update
 
+    def _is_open_here(self) -> bool:
+        loop = self._loop
+        return loop is not None and not loop.is_closed() and self._pid == os.getpid()
 
-def _require_asyncio() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError as error:
-        problem = "watch() needs asyncio; elsewhere, use CubeClient in a thread"
-        raise OrtegeWatchError(problem) from error
+    def _check_loop(self) -> None:
+        if self._loop is None:
+            return
+        if self._pid != os.getpid():
+            raise OrtegeWatchError(_FORKED)
+        if self._loop is not asyncio.get_running_loop():
+            raise OrtegeWatchError(
+                "the subscription was entered in another event loop; use it there"
+            )
+
+
+async def aclose_all(watches: Sequence[AsyncUpdates]) -> None:
+    """Close several subscriptions at the same time."""
+    for updates in watches:
+        updates._begin_to_close()  # noqa: SLF001
+    async with contextlib.AsyncExitStack() as stack:
+        for updates in watches:
+            stack.push_async_callback(updates.aclose)
 
 
 class Updates:
@@ -108,29 +164,27 @@ class Updates:
     alive and calls ``on_state`` and ``on_error``; leaving closes all of it. Iterating
     again after an exception continues where it stopped.
 
-    An iteration ends by itself only when every query has been refused for good.
+    An iteration ends when the subscription or its client is closed, and when every
+    query has been refused for good. Several threads may iterate: each update goes to
+    one.
     """
 
+    _worker: _Worker | None = None
+
     def __init__(
-        self,
-        updates: AsyncUpdates,
-        *,
-        aclose: Callable[[], Awaitable[None]],
+        self, updates: AsyncUpdates, *, aclose: Callable[[], Awaitable[None]]
     ) -> None:
         self._updates = updates
         self._aclose = aclose
-        self._portal: BlockingPortal | None = None
-        self._stack = ExitStack()
-        self._lock = threading.Lock()
-        self._next: Future[Update] | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Updates {self._updates.state}>"
+        return f"<Updates {self.state}>"
 
     @property
     def state(self) -> ConnectionState:
         """How the subscription is connected now."""
-        return self._updates.state
+        return ConnectionState.CLOSED if self._closed else self._updates.state
 
     @property
     def last_seen(self) -> datetime | None:
@@ -138,31 +192,47 @@ class Updates:
         return self._updates.last_seen
 
     def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal())
-            stack.callback(portal.call, self._aclose)
-            entered: AbstractContextManager[AsyncUpdates] = (
-                portal.wrap_async_context_manager(self._updates)
-            )
-            stack.enter_context(entered)
-            self._stack = stack.pop_all()
-        self._portal = portal
+        if self._worker is not None or self._closed:
+            raise InvalidArgument(_CLOSED if self._closed else _USED)
+        worker = _Worker(self._updates, self._aclose)
+        self._worker = worker
+        worker.start()
+        if self._closed:  # by another thread, meanwhile
+            worker.stop()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._portal = None
-        self._stack.__exit__(kind, error, traceback)
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the subscription; an iteration ends, updates not yet taken are lost.
+
+        Any thread may call it, a signal handler or a callback too, and more than once.
+        It waits until the thread of the subscription has ended, at most 5 seconds. In a
+        process that was forked it does nothing.
+        """
+        worker = self._begin_to_close()
+        if worker is not None:
+            worker.join()
+
+    def _begin_to_close(self) -> _Worker | None:
+        self._closed = True
+        worker = self._worker
+        if worker is None or worker.pid != os.getpid():
+            return None
+        worker.stop()
+        return worker
+
+    def __del__(self) -> None:
+        is_open = self.state is not ConnectionState.CLOSED
+        if self._begin_to_close() is not None and is_open:
+            _warn_unclosed(self)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Update:
-        """Wait for the next update.
+        """Wait for the next update; :meth:`next` has a time limit.
 
         Raises:
             QueryRejected: the server refuses the query ``error.query`` for good; the
@@ -171,20 +241,180 @@ class Updates:
                 goes on. Not raised where ``on_error`` receives them.
             AuthenticationError, SubscriptionLost: the subscription has ended.
         """
-        if self._portal is None:
-            if self.state is ConnectionState.CLOSED:
-                raise StopIteration
-            raise InvalidArgument(
-                "use 'with cube.watch(query) as updates' before iterating"
+        update = self._take(None)
+        if update is None:
+            raise StopIteration
+        return update
+
+    def next(self, timeout: float | None = None) -> Update:
+        """Wait for the next update, at most ``timeout`` seconds; by default, no limit.
+
+        It raises the same errors as an iteration, and:
+
+        Raises:
+            DeadlineExceeded: no update has arrived; the next call gets it.
+            SubscriptionLost: the subscription is closed, or every query has been
+                refused for good.
+            InvalidArgument: ``timeout`` is not greater than 0.
+        """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        update = self._take(timeout)
+        if update is None:
+            raise SubscriptionLost("the subscription has ended; call watch() again")
+        return update
+
+    def _take(self, timeout: float | None) -> Update | None:
+        """Return the next update, or ``None`` at the end."""
+        worker = self._worker
+        if worker is not None:
+            return worker.take(timeout)
+        if self._closed:
+            return None
+        raise InvalidArgument(
+            "use 'with cube.watch(query) as updates' before iterating"
+        )
+
+
+def close_all(watches: Sequence[Updates]) -> None:
+    """Close several subscriptions at the same time."""
+    for updates in watches:
+        updates._begin_to_close()  # noqa: SLF001
+    with contextlib.ExitStack() as stack:
+        for updates in watches:
+            stack.callback(updates.close)
+
+
+def _warn_unclosed(updates: AsyncUpdates | Updates) -> None:
+    problem = (
+        f"unclosed subscription of {type(updates).__name__}: close it, or use 'with'"
+    )
+    warnings.warn(problem, ResourceWarning, stacklevel=3, source=updates)
+
+
+class _Worker:
+    """The thread of a subscription, with its event loop.
+
+    It does not refer to :class:`Updates`, which can be garbage-collected while it runs.
+    No lock is held anywhere, so that a signal handler may call anything here.
+    """
+
+    def __init__(
+        self, updates: AsyncUpdates, aclose: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.pid: Final = os.getpid()
+        self._updates = updates
+        self._aclose = aclose
+        self._requests = asyncio.Semaphore(0)  # calls of take() without an answer
+        self._answers: SimpleQueue[Update | BaseException | None] = SimpleQueue()
+        self._abandoned: SimpleQueue[None] = SimpleQueue()  # by an interrupted take()
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+        # The interpreter does not wait for a daemon thread when it exits.
+        self._thread = threading.Thread(
+            target=copy_context().run,
+            args=(self._run,),
+            name="subscription",
+            daemon=True,
+        )
+
+    def start(self) -> None:
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._loop.close()
+            problem = f"cannot start the thread of the subscription: {error}"
+            raise OrtegeWatchError(problem) from error
+
+    def stop(self) -> None:
+        """Begin to close."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def join(self) -> None:
+        """Wait for the end; raise what a callback raised to end the program."""
+        if threading.current_thread() is self._thread:
+            return
+        self._thread.join(_CLOSE_WITHIN)
+        if self._thread.is_alive():
+            LOGGER.warning(
+                "the thread of a subscription has not ended within %s s: does a"
+                " callback block?",
+                _CLOSE_WITHIN,
             )
-        with self._lock:
-            # Kept after an interruption (Ctrl-C, a signal), so that no update is lost.
-            if self._next is None:
-                self._next = self._portal.start_task_soon(self._updates.__anext__)
-            while not wait([self._next], timeout=_WAIT_AT_MOST).done:
-                pass
-            update, self._next = self._next, None
+        leaving = None
+        with contextlib.suppress(Empty):
+            while True:
+                answer = self._answers.get_nowait()
+                if not isinstance(answer, Update | Exception):
+                    leaving = leaving or answer
+        self._answers.put(None)  # for every other thread that iterates
+        if leaving is not None:
+            raise leaving
+
+    def take(self, timeout: float | None) -> Update | None:
+        """Return the next update, or ``None`` at the end."""
+        if self.pid != os.getpid():
+            raise OrtegeWatchError(_FORKED)
+        if threading.current_thread() is self._thread:
+            raise InvalidArgument("updates cannot be taken in a callback")
+        try:
+            self._abandoned.get_nowait()
+        except Empty:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(self._requests.release)
+        try:
+            answer = self._wait(timeout)
+        except BaseException:
+            self._abandoned.put(None)  # the next call gets the answer: nothing is lost
+            raise
+        if answer is None:
+            self._answers.put(None)  # for every other thread that iterates
+        elif isinstance(answer, BaseException):
             try:
-                return update.result()
-            except StopAsyncIteration:
-                raise StopIteration from None
+                raise answer
+            finally:
+                del answer  # or its traceback would refer to itself
+        return answer
+
+    def _wait(self, timeout: float | None) -> Update | BaseException | None:
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _WAIT_AT_MOST if end is None else end - time.monotonic()
+            try:
+                return self._answers.get(timeout=max(0.0, min(_WAIT_AT_MOST, left)))
+            except Empty:
+                if end is not None and time.monotonic() >= end:
+                    problem = f"no update within {timeout} s"
+                    raise DeadlineExceeded(problem) from None
+
+    def _run(self) -> None:
+        try:
+            self._task = self._loop.create_task(self._serve())
+            with contextlib.suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._task)
+        finally:
+            self._loop.close()
+            self._answers.put(None)
+
+    def _cancel(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:  # only once: a second time would abort the closing
+            task.cancel()
+
+    async def _serve(self) -> None:
+        try:
+            async with self._updates:
+                while await self._requests.acquire():
+                    try:
+                        self._answers.put(await anext(self._updates))
+                    except (StopAsyncIteration, asyncio.CancelledError):
+                        return
+                    except BaseException as error:  # noqa: BLE001 - raised in take()
+                        self._answers.put(error)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - raised in take() or join()
+            self._answers.put(error)
+        finally:
+            await self._aclose()

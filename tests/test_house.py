@@ -19,6 +19,7 @@ CONTRACTS = {
 }
 # What may do I/O, read a clock or draw random numbers.
 SHELLS = {
+    "ortege_watch._http.deadline",
     "ortege_watch._http.driver",
     "ortege_watch._http.token_source",
     "ortege_watch._sqlite",

@@ -22,6 +22,7 @@ from anyio import to_thread
 from anyio.lowlevel import RunVar
 
 from ortege_watch._checks import check_int, check_kind
+from ortege_watch._http.body import Body
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
     Conversation,
@@ -35,6 +36,7 @@ from ortege_watch._http.conversation import (
     Response,
     Work,
 )
+from ortege_watch._http.deadline import DeadlinePassed, deadline, guard
 from ortege_watch._http.token_source import TokenTimeout
 from ortege_watch.errors import (
     DecodeError,
@@ -168,6 +170,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         super().__init__(http, httpx.Client, httpx.BaseTransport, max_size, tls)
         self.clock: Clock = clock or SystemClock()
         self._lock = threading.Lock()
+        self._is_guarded = False
 
     def run(self, conversation: Conversation[T]) -> T:
         """Perform the effects of a conversation until it returns or raises."""
@@ -200,30 +203,32 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         return _answer(self.clock.now(), outcome, token)
 
     def _send(self, request: Request) -> Response | Failure:
-        started = self.clock.now()
         limit = math.inf if request.limit is None else request.limit
-        chunks: list[bytes] = []
-        room = self.max_size
+        end = self.clock.now() + limit
         try:
-            client = self._client()
-            response = client.send(
-                _build(client, request), stream=True, follow_redirects=False
-            )
-            try:
-                for chunk in response.iter_bytes():
-                    room -= len(chunk)
-                    if room < 0:
-                        return _too_large(self.max_size)
-                    chunks.append(chunk)
-                    if self.clock.now() - started >= limit:
-                        return _expired(request)
-            finally:
-                response.close()
+            with deadline(lambda: end - self.clock.now()):
+                client = self._client()
+                response = client.send(
+                    _build(client, request), stream=True, follow_redirects=False
+                )
+                try:
+                    body = _body(response, request, self.max_size)
+                    if not response.is_stream_consumed:
+                        for chunk in response.iter_raw():
+                            body.feed(chunk)
+                            if self.clock.now() >= end:
+                                return _expired(request)
+                finally:
+                    response.close()
+                return _response(response, body.finish())
+        except DeadlinePassed:
+            return _expired(request)
         except OrtegeWatchError as error:
-            return Failure(error=error)
+            return Failure(error=error, retry=isinstance(error, TransportError))
         except _FOREIGN as error:
+            if self.clock.now() >= end:
+                return _expired(request)
             return _failure(error, request)
-        return _response(response, chunks)
 
     def _client(self) -> httpx.Client:
         with self._lock:
@@ -234,6 +239,9 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
                     verify=self.tls or ssl_context(),
                     headers=_HEADERS,
                 )
+            if not self._is_guarded:
+                self._is_guarded = True
+                guard(self._http)
             return self._http
 
     def close(self) -> None:
@@ -294,8 +302,6 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         return _answer(self.clock.now(), outcome, token)
 
     async def _send(self, request: Request) -> Response | Failure:
-        chunks: list[bytes] = []
-        room = self.max_size
         try:
             with anyio.move_on_after(request.limit) as scope:
                 client = self._client()
@@ -303,16 +309,15 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
                     _build(client, request), stream=True, follow_redirects=False
                 )
                 try:
-                    async for chunk in response.aiter_bytes():
-                        room -= len(chunk)
-                        if room < 0:
-                            return _too_large(self.max_size)
-                        chunks.append(chunk)
+                    body = _body(response, request, self.max_size)
+                    if not response.is_stream_consumed:
+                        async for chunk in response.aiter_raw():
+                            body.feed(chunk)
                 finally:
                     await response.aclose()
-                return _response(response, chunks)
+                return _response(response, body.finish())
         except OrtegeWatchError as error:
-            return Failure(error=error)
+            return Failure(error=error, retry=isinstance(error, TransportError))
         except _FOREIGN as error:
             return _failure(error, request)
         assert scope.cancelled_caught  # noqa: S101 - for the type checkers
@@ -389,13 +394,27 @@ def _build(client: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.
     return client.build_request(
         request.method,
         _url(request.url),
-        headers=dict(request.headers),
+        headers={**request.headers, "accept-encoding": "gzip"},
         content=request.content,
         timeout=request.timeout,
     )
 
 
-def _response(response: httpx.Response, chunks: list[bytes]) -> Response:
+def _body(response: httpx.Response, request: Request, max_size: int) -> Body:
+    """Return the body of a response, empty unless somebody has already read it."""
+    if response.is_stream_consumed:  # by a mock or an event hook; httpx has decoded it
+        encodings, read = "", response.content
+    else:
+        encodings = redact(
+            response.headers.get("content-encoding", ""), request.secrets
+        )
+        read = b""
+    body = Body(encodings.split(","), max_size, urlsplit(request.url).netloc)
+    body.feed(read)
+    return body
+
+
+def _response(response: httpx.Response, content: bytes) -> Response:
     return Response(
         status=response.status_code,
         # A dict of httpx's own mapping would look each name up among all.
@@ -403,7 +422,7 @@ def _response(response: httpx.Response, chunks: list[bytes]) -> Response:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in response.headers.raw
         },
-        content=b"".join(chunks),
+        content=content,
         received_at=time.time(),
     )
 
@@ -417,14 +436,6 @@ def _expired(request: Request) -> Failure:
     host = urlsplit(request.url).netloc
     text = f"no response from {host} within {request.limit:.3g} s"
     return Failure(error=TransportError(text), expired=True)
-
-
-def _too_large(max_size: int) -> Failure:
-    text = (
-        f"response exceeds max_size ({max_size} bytes): request fewer rows or raise"
-        " max_size"
-    )
-    return Failure(error=DecodeError(text))
 
 
 def _failure(error: Exception, request: Request) -> Failure:

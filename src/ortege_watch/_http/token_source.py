@@ -10,13 +10,16 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import anyio
 
 from ortege_watch._http.conversation import TOKEN_TIMEOUT
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, TransportError
 from ortege_watch.tokens import TokenLike, clean
+
+T = TypeVar("T")
 
 _WAIT_AT_MOST: Final = 1.0
 """Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
@@ -107,17 +110,8 @@ class TokenSource:
         with self._lock:
             if self._running is not None and not self._running.done():
                 return self._running
-            future: Future[object] = Future()
-            future.set_running_or_notify_cancel()  # waiters cannot cancel it
-            # A daemon thread never delays the exit of the interpreter.
-            threading.Thread(
-                target=copy_context().run,
-                args=(_call, ask, future),
-                name="token function",
-                daemon=True,
-            ).start()
-            self._running = future
-            return future
+            self._running = call_in_thread(partial(_call, ask), "token function")
+            return self._running
 
 
 async def _call_here(ask: Callable[[], object]) -> object:
@@ -125,20 +119,37 @@ async def _call_here(ask: Callable[[], object]) -> object:
     return await answer if inspect.isawaitable(answer) else answer
 
 
-def _call(ask: Callable[[], object], future: Future[object]) -> None:
-    try:
-        answer = ask()
-        if inspect.isawaitable(answer):
-            if inspect.iscoroutine(answer):
-                answer.close()  # or Python warns that nobody awaited it
-            raise OrtegeWatchError(  # noqa: TRY301 - raised where it is waited for
-                "the token function is async, but this client is not: use a plain"
-                " function, or AsyncCubeClient"
-            )
-    except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-        future.set_exception(error)
-    else:
-        future.set_result(answer)
+def _call(ask: Callable[[], object]) -> object:
+    answer = ask()
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()  # or Python warns that nobody awaited it
+        raise OrtegeWatchError(
+            "the token function is async, but this client is not: use a plain"
+            " function, or AsyncCubeClient"
+        )
+    return answer
+
+
+def call_in_thread(call: Callable[[], T], name: str) -> Future[T]:
+    """Call a function in a daemon thread, which never delays an exit.
+
+    It has a copy of the context variables, and nobody who waits can cancel it.
+    """
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    context = copy_context()
+    threading.Thread(target=context.run, args=(work,), name=name, daemon=True).start()
+    return future
 
 
 @contextmanager

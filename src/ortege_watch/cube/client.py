@@ -311,8 +311,8 @@ class CubeClient(HttpClient, _Calls):
     :class:`DecodeError`, and :class:`OrtegeWatchError` itself if the token function
     failed.
 
-    The deadline is checked between reads, so that a call may exceed it by one
-    ``timeout``.
+    The deadline holds for each read and write, unless ``http`` is a transport that does
+    not have a connection pool of httpx; there it is checked after each part of a body.
 
     Args:
         url: the server, such as ``https://host/cubejs-api/v1``; the host alone, the

@@ -360,8 +360,8 @@ class WatchBusClient(BusClient):
     and ``reason``), :class:`RateLimited`, :class:`TransportError`,
     :class:`DeadlineExceeded` and :class:`DecodeError`.
 
-    The deadline is checked between reads, so that a request may exceed it by one
-    ``timeout``.
+    The deadline holds for each read and write, unless ``http`` is a transport that does
+    not have a connection pool of httpx; there it is checked after each part of a body.
 
     Args:
         url: the provider, such as ``https://provider.example.com``; a path precedes

@@ -1,0 +1,105 @@
+"""The body of a response: at most so many bytes, compressed with gzip or not at all."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+from ortege_watch.errors import DecodeError, TransportError
+
+_OVERHEAD: Final = 64 * 1024
+"""Bytes that a compressed body may have beyond the size of what it contains."""
+
+_MEMBERS: Final = 1000
+"""The most gzip streams in a body, one after the other."""
+
+
+class Body:
+    """The bytes of a body as they arrive.
+
+    Args:
+        encodings: the values of ``Content-Encoding``.
+        max_size: the most bytes; nothing is inflated beyond them.
+        host: the server, for messages.
+
+    Raises:
+        DecodeError: another encoding than gzip, or more than one: each could multiply
+            the size by a thousand.
+    """
+
+    def __init__(self, encodings: Sequence[str], max_size: int, host: str) -> None:
+        used = [each.strip().lower() for each in encodings]
+        used = [each for each in used if each not in {"", "identity"}]
+        if used not in ([], ["gzip"], ["x-gzip"]):
+            raise DecodeError(
+                f"unsupported Content-Encoding {', '.join(used)!r} of {host}: expected"
+                " gzip, once, or none"
+            )
+        self._host = host
+        self._max_size = max_size
+        self._room = max_size
+        self._raw_room = max_size + _OVERHEAD
+        self._parts: list[bytes] = []
+        self._members = 0
+        self._inflate = self._next_member() if used else None
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the body.
+
+        Raises:
+            DecodeError: the body is too large, or is not in gzip format.
+        """
+        if self._inflate is None:
+            self._take(chunk)
+            return
+        self._raw_room -= len(chunk)
+        if self._raw_room < 0:
+            raise self._too_large()
+        while chunk:
+            if self._inflate.eof:
+                self._inflate = self._next_member()
+            try:
+                self._take(self._inflate.decompress(chunk, self._room + 1))
+            except zlib.error as error:
+                raise DecodeError(
+                    f"the response of {self._host} cannot be decompressed ({error})"
+                ) from error
+            chunk = self._inflate.unused_data
+
+    def finish(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            TransportError: its gzip stream is cut off.
+        """
+        inflate = self._inflate
+        if (
+            inflate is not None
+            and not inflate.eof
+            and self._raw_room < (self._max_size + _OVERHEAD)
+        ):
+            raise TransportError(
+                f"no complete response from {self._host}: its gzip stream is cut off"
+            )
+        return b"".join(self._parts)
+
+    def _take(self, data: bytes) -> None:
+        self._room -= len(data)
+        if self._room < 0:
+            raise self._too_large()
+        self._parts.append(data)
+
+    def _next_member(self) -> zlib._Decompress:
+        self._members += 1
+        if self._members > _MEMBERS:
+            raise DecodeError(
+                f"the response of {self._host} has more than {_MEMBERS} gzip streams"
+            )
+        return zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def _too_large(self) -> DecodeError:
+        return DecodeError(
+            f"response exceeds max_size ({self._max_size} bytes): request fewer rows or"
+            " raise max_size"
+        )

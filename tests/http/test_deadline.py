@@ -1,0 +1,182 @@
+"""Peers that send a byte from time to time: the limit of a request ends them all."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from ortege_watch import AsyncCubeClient, CubeClient, DeadlineExceeded, Measure, Query
+from ortege_watch._http.conversation import Request
+from ortege_watch._http.driver import HttpDriver
+from ortege_watch.watchbus import Credentials, WatchBusClient
+
+QUERY = Query(measures=[Measure("stacks_contract_events.count")])
+CREDENTIALS = Credentials("app", "s3cret-key")
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+class Dripping:
+    """A server that answers with its data, piece by piece, for up to three seconds."""
+
+    def __init__(self, begin, pieces, pause=0.02, reads=65536):
+        self.begin = begin
+        self.pieces = pieces
+        self.pause = pause
+        self.reads = reads
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=self.accept)]
+
+    def accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                self.threads.append(
+                    threading.Thread(target=self.serve, args=[connection])
+                )
+                self.threads[-1].start()
+
+    def serve(self, connection):
+        end = time.monotonic() + 3
+        with contextlib.suppress(OSError), connection:
+            connection.recv(self.reads)
+            connection.sendall(self.begin)
+            for piece in itertools.cycle([self.pieces]):
+                if time.monotonic() > end or self.stop.wait(self.pause):
+                    break
+                if piece:
+                    connection.sendall(piece)
+                else:
+                    connection.recv(self.reads)
+
+    def __enter__(self):
+        self.threads[0].start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for thread in self.threads:
+            thread.join(10)
+
+
+DRIPS = {
+    "nothing": (b"", b"", 0.02),
+    "status line": (b"HTTP/1.1 200 ", b"x", 0.02),
+    "header": (HEAD + b"x-a: ", b"x", 0.02),
+    "headers": (HEAD, b"x-a: b\r\n", 0.1),
+    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", 0.02),
+    "flood of 100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 20, 0.001),
+    "gzip header": (
+        HEAD + b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\x08" + bytes(6),
+        b"x",
+        0.02,
+    ),
+    "empty gzip blocks": (
+        HEAD + b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\x00" + bytes(6),
+        b"\x00\x00\x00\xff\xff",
+        0.02,
+    ),
+    "chunk extension": (
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;x=",
+        b"x",
+        0.02,
+    ),
+    "trailer": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\nx: ", b"x", 0.02),
+    "body": (HEAD + b"\r\n", b" ", 0.02),
+}
+drips = pytest.mark.parametrize("drip", DRIPS)
+
+
+@contextlib.contextmanager
+def ends_in_time():
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
+        yield
+    assert time.monotonic() - started < 2
+
+
+@drips
+def test_the_deadline_ends_a_call(drip):
+    with (
+        Dripping(*DRIPS[drip]) as server,
+        CubeClient(server.url, "token") as client,
+        ends_in_time(),
+    ):
+        client.load(QUERY, deadline=0.3)
+
+
+@drips
+async def test_the_deadline_ends_an_async_call(drip):
+    with Dripping(*DRIPS[drip]) as server:
+        async with AsyncCubeClient(server.url, "token") as client:
+            with ends_in_time():
+                await client.load(QUERY, deadline=0.3)
+
+
+@pytest.mark.parametrize("drip", ["header", "100 Continue", "chunk extension"])
+def test_the_deadline_ends_a_signed_call(drip):
+    with (
+        Dripping(*DRIPS[drip]) as server,
+        WatchBusClient(server.url, CREDENTIALS) as client,
+        ends_in_time(),
+    ):
+        client.events(deadline=0.3)
+
+
+@pytest.mark.parametrize("url", ["http://cube.invalid", "https://cube.invalid"])
+@pytest.mark.parametrize("drip", ["header", "100 Continue"])
+def test_the_deadline_ends_a_call_over_the_users_client_and_proxy(drip, url):
+    with (
+        Dripping(*DRIPS[drip]) as server,
+        httpx.Client(proxy=server.url) as http,
+        CubeClient(url, "token", http=http) as client,
+        ends_in_time(),
+    ):
+        client.load(QUERY, deadline=0.3)
+
+
+def test_the_limit_ends_a_request_that_is_read_slowly():
+    def conversation():
+        return (
+            yield Request(
+                method="POST",
+                url=server.url,
+                headers={},
+                content=bytes(32 * 2**20),
+                timeout=5.0,
+                limit=0.3,
+            )
+        )
+
+    with (
+        Dripping(b"", b"", 0.02, reads=1024) as server,
+        contextlib.closing(HttpDriver()) as driver,
+    ):
+        started = time.monotonic()
+        outcome = driver.run(conversation()).outcome
+        assert outcome.expired
+        assert time.monotonic() - started < 2
+
+
+def test_a_host_with_several_addresses_is_reached():
+    answer = b'HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{"health": "HEALTH"}'
+    with (
+        Dripping(answer, b"", 0.02) as server,
+        CubeClient(f"http://localhost:{server.port}", "token") as client,
+    ):
+        assert client.ready(deadline=5)
+
+
+def test_a_host_that_does_not_exist_is_not_found_in_time():
+    with CubeClient("http://cube.invalid", "token") as client:
+        assert not client.ready(deadline=5)

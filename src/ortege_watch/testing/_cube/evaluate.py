@@ -461,16 +461,21 @@ class _Scope:
             # 1.7.43 counts from the first column, also where dimensions precede.
             labels = [] if self.plan.classic else [c.labels[0] for c in granular]
             return labels.index(member) if member in labels else None
-        found = [c for c in self.columns if c.member == member]
-        if not self.plan.classic:
+        found = [i for i, c in enumerate(self.columns) if c.member == member]
+        if self.plan.classic:
+            # 0.35.81 counts a time without a granularity as a column [seen].
+            names = [*self.plan.wire["dimensions"], *self.times]
+            found = [i for i, name in enumerate(names) if name == member]
+        elif any(self.columns[i].unit for i in found):
             # 1.7.43 takes the finest granularity [seen].
-            fine = sorted(
-                (c for c in granular if c.member == member),
-                key=lambda column: _FINEST.index(column.unit),
+            found = [i for i in found if self.columns[i].unit]
+            found.sort(key=lambda i: _FINEST.index(self.columns[i].unit))
+        if found and found[0] >= len(self.columns) + len(self.measures):
+            raise Refusal.database(
+                f"ORDER BY position {found[0] + 1} is not in select list"
             )
-            found = fine or found
         if found:
-            return self.columns.index(found[0])
+            return found[0]
         if member in self.measures:
             return len(self.columns) + self.measures.index(member)
         return None

@@ -36,6 +36,13 @@ Numbers: TypeAlias = Literal["string", "json"]
 BASE: Final = "/cubejs-api/v1"
 _CALLS: Final = frozenset({"load", "subscribe", "sql", "dry-run", "meta"})
 _AGG_TYPES: Final = {"count_distinct": "countDistinct"}
+# Words that Cube's titles leave small.
+_SMALL_WORDS: Final = frozenset(
+    (
+        *("a", "an", "and", "at", "but", "by", "for", "from", "in", "into", "nor"),
+        *("of", "off", "on", "onto", "or", "out", "over", "so", "the", "to", "with"),
+    )
+)
 _VISIBLE: Final = {"isVisible": True, "public": True}
 
 
@@ -325,8 +332,9 @@ class Gateway:
 
 
 def _title(path: str, *, classic: bool) -> str:
-    words = path.replace(".", "_").split("_")
-    shown = [word[:1].upper() + word[1:] for word in words]
+    first, *words = path.replace(".", "_").split("_")
+    shown = [first[:1].upper() + first[1:]]
+    shown += [w if w in _SMALL_WORDS else w[:1].upper() + w[1:] for w in words]
     return " ".join("ID" if w == "Id" and not classic else w for w in shown)
 
 

@@ -38,6 +38,15 @@ cube('stacks_contract_calls', {
   sql: 'SELECT * FROM stacks_contract_calls',
 });
 
+// The same over the table of the differential test, which fills it, with a second time.
+cube('random_events', {
+  extends: stacks_contract_events,
+  sql: "SELECT *, tx_date + interval '90 minutes' AS seen_at FROM random_events",
+  dimensions: {
+    seen_at: { sql: 'seen_at', type: 'time' },
+  },
+});
+
 // Every question takes two seconds, which is longer than Cube lets a caller wait.
 cube('slow_events', {
   sql: 'SELECT 1 AS id, pg_sleep(2)',

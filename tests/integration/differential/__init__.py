@@ -1,0 +1,1 @@
+"""Random queries, asked of FakeCube and of a real server, with the answers compared."""

@@ -15,7 +15,7 @@ from ortege_watch.cube.meta import (
     Meta,
     SegmentMeta,
 )
-from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch.errors import DecodeError, InvalidArgument, QueryError
 from ortege_watch.query import Dimension, Measure, Query, Segment, TimeDimension
 
 # As Cube 1.7.43 lists a cube, shortened; 0.35.81 has fewer keys.
@@ -103,14 +103,30 @@ def test_cubes_and_members_are_contained():
 
 def test_what_is_missing_is_named_with_what_is_spelt_alike():
     meta = Meta.read(BODY)
-    with pytest.raises(QueryError, match="did you mean 'stacks_contract_events'"):
-        meta.cube("stacks_contract_event")
-    with pytest.raises(
-        QueryError, match=r"did you mean 'stacks_contract_events\.count"
+    for find, name, advice in (
+        (meta.cube, "stacks_contract_event", "did you mean 'stacks_contract_events'?"),
+        (meta.cube, "x", "the cubes are stacks_contract_events"),
+        (
+            meta.member,
+            "stacks_contract_events.counts",
+            "did you mean 'stacks_contract_events.count'",
+        ),
+        (Meta.read(b'{"cubes":[]}').cube, "x", "the cubes are (none)"),
     ):
-        meta.member("stacks_contract_events.counts")
-    with pytest.raises(QueryError, match=r"the server has no cube 'x'$"):
-        meta.cube("x")
+        with pytest.raises(InvalidArgument) as raised:
+            find(name)
+        assert not isinstance(raised.value, QueryError)
+        assert str(raised.value).startswith(f"unknown {find.__name__} {name!r}: ")
+        assert advice in str(raised.value)
+    with pytest.raises(InvalidArgument, match="name must be a non-empty string, got 5"):
+        meta.cube(5)
+
+
+def test_a_server_of_many_cubes_does_not_fill_the_message():
+    body = json.dumps({"cubes": [{"name": f"cube_{i}"} for i in range(1000)]})
+    with pytest.raises(InvalidArgument) as raised:
+        Meta.read(body.encode()).cube("zzz" * 1000)
+    assert len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 import msgspec
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError, QueryError
+from ortege_watch._checks import check_text, shown
+from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.query.values import UNITS
 
 
@@ -161,7 +162,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         """Return a cube or a view by its name.
 
         Raises:
-            QueryError: the name is unknown; the message lists similar names.
+            InvalidArgument: the name is unknown; the message lists similar names.
         """
         return _find("cube", name, self.cubes)
 
@@ -169,7 +170,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         """Return a measure, dimension or segment by its full name, ``"cube.member"``.
 
         Raises:
-            QueryError: the name is unknown; the message lists similar names.
+            InvalidArgument: the name is unknown; the message lists similar names.
         """
         return _find("member", name, self._members())
 
@@ -192,9 +193,11 @@ D = TypeVar("D", bound=_Described)
 
 
 def _find(kind: str, name: str, candidates: Iterable[D]) -> D:
+    check_text("name", name)
     known = {each.name: each for each in candidates}
     if name in known:
         return known[name]
-    alike = difflib.get_close_matches(name, known)
-    advice = f": did you mean {' or '.join(map(repr, alike))}?" if alike else ""
-    raise QueryError(f"the server has no {kind} {name!r}{advice}")
+    alike = " or ".join(map(repr, difflib.get_close_matches(name, known)))
+    listed = codec.excerpt(", ".join(known)) or "(none)"
+    advice = f"did you mean {alike}?" if alike else f"the {kind}s are {listed}"
+    raise InvalidArgument(f"unknown {kind} {shown(name)}: {advice}")

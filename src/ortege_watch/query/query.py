@@ -13,7 +13,7 @@ import attrs
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import shown
-from ortege_watch.errors import QueryError
+from ortege_watch.errors import InvalidArgument, QueryError
 from ortege_watch.query.filters import Condition, Filter, Member, check_filter
 from ortege_watch.query.from_wire import QueryReader
 from ortege_watch.query.members import (
@@ -158,10 +158,10 @@ def _problems(member: Member[Any], meta: _Meta, *, sure: bool) -> Iterator[str]:
     name = member.name
     try:
         found = meta.member(name)
-    except QueryError as error:
+    except InvalidArgument as error:
         # Servers read cube.time.day among the dimensions as a granularity.
         time, _, granularity = name.rpartition(".")
-        with suppress(QueryError):
+        with suppress(InvalidArgument):
             if granularity in meta.member(time).granularity_names:
                 return
         yield str(error)
@@ -363,7 +363,7 @@ class Query:
             sure = member in selected or member.type is not object
             problems += _problems(member, meta, sure=sure)
         for selection in self.time:
-            with suppress(QueryError):
+            with suppress(InvalidArgument):
                 names = meta.member(selection.dimension.name).granularity_names
                 if names and selection.granularity not in (None, *names):
                     listed = ", ".join(names)

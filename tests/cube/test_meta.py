@@ -225,7 +225,7 @@ def test_a_query_of_known_members_has_no_problems(query):
             [
                 "orders.city is a dimension, not a measure$",
                 "'orders.custumer.city': did you mean 'orders.customer.city'",
-                "no member 'x.y'",
+                "unknown member 'x.y'",
                 "orders.open is a segment, not a dimension$",
             ],
         ),
@@ -248,11 +248,11 @@ def test_a_query_of_known_members_has_no_problems(query):
         ({"time": [TimeDimension("orders.when").by("decade")]}, ["'orders.when'"]),
         (
             {"dimensions": [Dimension("orders.at.fiscal_year", object)]},
-            ["no member 'orders.at.fiscal_year'"],
+            ["unknown member 'orders.at.fiscal_year'"],
         ),
         (
             {"dimensions": [Dimension("orders.city.day", object)]},
-            ["no member 'orders.city.day'"],
+            ["unknown member 'orders.city.day'"],
         ),
     ],
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from watching import EVENTS, QUERY, senders
 
@@ -239,6 +240,20 @@ async def test_closing_the_client_ends_its_subscriptions_in_tasks(cube, transpor
     with pytest.raises(InvalidArgument, match="is closed"):
         await unused.__aenter__()
     assert [update async for update in unused] == []
+
+
+async def test_closing_the_http_client_ends_polling_with_an_error(cube):
+    mine = httpx.AsyncClient()
+    async with (
+        AsyncCubeClient(cube.url, cube.token(), http=mine) as client,
+        client.watch(QUERY, transport="rest", poll_every=0.01) as updates,
+    ):
+        assert (await anext(updates)).first
+        await mine.aclose()
+        with pytest.raises(SubscriptionLost, match="client is closed"):
+            async with asyncio.timeout(10):
+                await anext(updates)
+        assert updates.state == "closed"
 
 
 # ---------------------------------------------------------- exits of the program

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from textwrap import dedent, indent
 from typing import Self
@@ -74,6 +75,7 @@ class Program:
     def __init__(self, cube: FakeCube, transport: str):
         self.cube = cube
         self.process: subprocess.Popen | None = None
+        self.limit = threading.Timer(30, self.kill)  # ends every wait for the process
         self.environment = {
             **os.environ,
             "ORTEGE_URL": cube.url,
@@ -82,12 +84,18 @@ class Program:
         }
 
     def __enter__(self) -> Self:
+        self.limit.start()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.limit.cancel()
+        self.kill()
+        if self.process is not None:
+            self.process.communicate()
+
+    def kill(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
 
     def start(self, *parts: str) -> None:
         script = "".join(dedent(part) for part in (BEGIN, *parts))
@@ -110,7 +118,7 @@ class Program:
 
     def end(self, code: int = 0) -> tuple[str, str]:
         """Return what it wrote; fail where it does not end."""
-        output, errors = self.process.communicate(timeout=30)
+        output, errors = self.process.communicate()
         assert self.process.returncode == code, errors
         self.cube.wait_until(lambda: self.cube.connections == 0)
         return output, errors

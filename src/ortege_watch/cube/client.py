@@ -35,7 +35,7 @@ from ortege_watch._http.driver import (
 from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
 from ortege_watch.cube.calls import Call, Server
-from ortege_watch.errors import InvalidArgument
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError, SubscriptionLost
 from ortege_watch.tokens import TokenLike
 
 if TYPE_CHECKING:
@@ -475,6 +475,10 @@ def _watch(
     from ortege_watch.watch.updates import AsyncUpdates  # noqa: PLC0415
 
     def poll(query: Query) -> Awaitable[ResultPart]:
+        try:
+            driver.check_open()  # the client of httpx may be the user's
+        except OrtegeWatchError as error:
+            raise SubscriptionLost(f"polling is not possible: {error}") from error
         # One attempt: the subscription has a back-off of its own.
         deadline = min(settings.budget.deadline or _POLL_WITHIN, _POLL_WITHIN)
         budget = evolve(settings.budget, deadline=deadline, retry=Retry(attempts=1))

@@ -516,7 +516,7 @@ class Session:
     ) -> Polling | Closed:
         key, error = event.message_id, event.error
         worked = self._failures.worked
-        if event.permanent and not worked:
+        if isinstance(error, SubscriptionLost) or (event.permanent and not worked):
             return self._finish(error)
         if isinstance(error, AuthenticationError):
             if not (worked and error.from_proxy):

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
 
 import pytest
-from harness.members import Calls
+from harness.members import Calls, Events
 
 from ortege_watch import (
     ApiError,
@@ -14,10 +14,12 @@ from ortege_watch import (
     Dimension,
     Measure,
     Query,
+    QueryRejected,
     TimeDimension,
 )
 
 CUBE = "stacks_contract_calls"
+QUOTED = 'SP9.naïve_"quote\'s"-100%'
 
 
 @pytest.fixture
@@ -162,3 +164,66 @@ def test_a_query_is_compared_with_the_members_of_the_server(client):
     assert f"'{CUBE}.count'" in problems[0]
     for problem in problems[1:]:
         assert problem.startswith(CUBE)
+
+
+@pytest.mark.parametrize(
+    ("where", "literally", "as_patterns"),
+    [
+        (Calls.contract_id.starts_with("SP2V_"), set(), {"SP2V.borrow-helper-v1-3"}),
+        (Calls.contract_id.ends_with("00_"), set(), {QUOTED}),
+        (Calls.contract_id.starts_with("%swap"), set(), {"SP1Y.arkadiko-swap"}),
+        (Calls.contract_id.starts_with(r"SP9\.na"), set(), {QUOTED}),
+        (Calls.contract_id.contains("00_"), set(), set()),
+        (Calls.contract_id.contains(r"-\1"), set(), {QUOTED}),
+        (
+            Calls.contract_id.not_ends_with("_") & Calls.contract_id.starts_with("SP9"),
+            {QUOTED},
+            set(),
+        ),
+    ],
+    ids=repr,
+)
+def test_older_servers_read_wildcards(
+    client, generation, where, literally, as_patterns
+):
+    result = client.load(Query(dimensions=[Calls.contract_id], where=[where]))
+    found = {row[Calls.contract_id] for row in result}
+    assert found == (as_patterns if generation.classic else literally)
+
+
+def test_a_number_that_a_count_cannot_hold_is_an_error_of_the_database(client):
+    total = client.load(Query(measures=[Calls.count]))[0][Calls.count]
+    for bound in (2**63 - 1, -(2**63)):
+        client.load(Query(measures=[Calls.count], having=[Calls.count.gt(bound)]))
+    with pytest.raises(QueryRejected, match="out of range for type bigint"):
+        client.load(Query(measures=[Calls.count], having=[Calls.count.gt(2**63)]))
+    some = Query(dimensions=[Calls.id], where=[Calls.amount.lt(2**63)])
+    assert 0 < len(client.load(some)) < total
+
+
+def test_filters_on_measures_need_groups(client):
+    wire = {
+        "dimensions": [Calls.id.name],
+        "ungrouped": True,
+        "filters": [{"member": Calls.count.name, "operator": "gt", "values": ["0"]}],
+    }
+    # JSON does not say that this is a measure.
+    with pytest.raises(QueryRejected, match="Measure filters aren't allowed"):
+        client.load(Query.from_wire(wire))
+
+
+def test_the_hour_that_occurs_twice_is_one_group(client, ledger, postgres):
+    for moment in ("2024-11-03 05:30Z", "2024-11-03 06:30Z"):
+        [tx_hash] = ledger.insert()
+        postgres.execute(
+            f"UPDATE stacks_contract_events SET tx_date = '{moment}' "
+            f"WHERE contract_id = '{ledger.contract_id}' AND tx_hash = '{tx_hash}'"
+        )
+    hours = Events.tx_date.by("hour")
+    where = [Events.contract_id.eq(ledger.contract_id)]
+    for zone, counts in (("America/New_York", [2]), ("UTC", [1, 1])):
+        query = Query(measures=[Events.count], time=[hours], where=where, timezone=zone)
+        result = client.load(query)
+        assert [row[Events.count] for row in result] == counts
+        first = result[0][hours].astimezone(UTC)
+        assert first == datetime(2024, 11, 3, 5, tzinfo=UTC)

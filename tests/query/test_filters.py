@@ -195,3 +195,26 @@ def test_a_filter_is_easy_to_read():
     assert repr(sender.not_in(["a", None])) == (
         "Dimension('calls.sender').not_in(['a', None])"
     )
+
+
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda: Measure("a.m").gt(float("nan")), "a.m.gt: nan is not finite"),
+        (lambda: Measure("a.m").eq(float("-inf")), "a.m.eq: -inf is not finite"),
+        (lambda: Measure("a.m").in_([1, 2.5]), r'in_: float 2.5 .*Decimal\("2.5"\)'),
+        (lambda: Measure("a.m").in_({1: 2}), "in_ takes a list of values, got {1: 2}"),
+        (lambda: Dimension("a.d").eq({"a": 1}), "eq: expected str, got {'a': 1}"),
+        (
+            lambda: Dimension("a.d", object).eq({"a": 1}),
+            "a.d.eq: expected a string, number, boolean or datetime, got {'a': 1}",
+        ),
+        (lambda: Dimension("a.d").contains(1.5), "contains: float 1.5 is not exact"),
+        (lambda: Group("and", 1.5), "'and' group must be a list, got 1.5"),
+        (lambda: Group("and", {"a": 1}), "'and' group must be a list, got {'a': 1}"),
+        (lambda: Group("or", [{"a": 1}]), "or: expected a filter .*, got {'a': 1}"),
+    ],
+)
+def test_refuses_what_type_checkers_do_not_see(make, advice):
+    with pytest.raises(QueryError, match=advice):
+        make()

@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from ortege_watch import query as language
-from ortege_watch.errors import QueryError
+from ortege_watch.errors import InvalidArgument, QueryError
 from ortege_watch.query import (
     Dimension,
     Measure,
@@ -475,3 +475,9 @@ def test_refuses_filters_on_measures_without_aggregating():
         Query(dimensions=[sender], having=[amount.gt(5)], ungrouped=True)
     query = Query(dimensions=[sender], measures=[amount], ungrouped=True)
     assert query.to_wire()["ungrouped"] is True
+
+
+@pytest.mark.parametrize("meta", [None, {}, {"cubes": []}])
+def test_is_compared_with_a_meta_only(meta):
+    with pytest.raises(InvalidArgument, match=r"meta must be .*cube.meta\(\), got"):
+        Query(measures=[amount]).validate(meta)

@@ -67,7 +67,7 @@ def test_takes_enumerations_for_their_values():
     [
         (0.1, Decimal, r'float 0.1 is not exact; use Decimal\("0.1"\)'),
         (1.0, int, r"float 1\.0 is not exact"),
-        (float("nan"), object, "float nan is not exact"),
+        (float("nan"), object, "nan is not finite"),
         (
             5,
             str,

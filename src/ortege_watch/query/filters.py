@@ -20,6 +20,7 @@ from ortege_watch.errors import QueryError
 from ortege_watch.query.values import (
     TYPES,
     Value,
+    check_list,
     check_moment,
     check_ordered,
     check_range,
@@ -323,11 +324,12 @@ class Group(Filter):
         if self.operator not in ("and", "or"):
             message = f'operator must be "and" or "or", got {shown(self.operator)}'
             raise QueryError(message)
-        if not self.filters:
+        given = check_list(self.filters, f"{self.operator!r} group")
+        if not given:
             raise QueryError(f"{self.operator!r} group needs at least one filter")
         # (a & b) & c is a & b & c.
         flat: list[Filter] = []
-        for filter_ in self.filters:
+        for filter_ in given:
             check_filter(filter_, self.operator)
             if isinstance(filter_, Group) and filter_.operator == self.operator:
                 flat += filter_.filters

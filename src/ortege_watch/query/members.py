@@ -158,6 +158,10 @@ class Dimension(ComparableColumn[T]):
 
     Searches ignore case; of several strings any may match. Use ``TimeDimension`` to
     filter or group by time.
+
+    Cube 0.35.81 reads ``_``, ``%`` and backslashes as wildcards in ``starts_with``,
+    ``ends_with`` and their negations, and a backslash also in ``contains`` [seen]. 1.7.43
+    reads all of them literally.
     """
 
     __slots__ = ()
@@ -180,19 +184,31 @@ class Dimension(ComparableColumn[T]):
         return Condition(self, "notContains", texts)
 
     def starts_with(self: Dimension[str], *texts: str | None) -> Condition:
-        """Keep rows whose string starts with any of ``texts``; ``None`` adds NULL."""
+        """Keep rows whose string starts with any of ``texts``; ``None`` adds NULL.
+
+        ``_``, ``%`` and backslashes are wildcards on Cube 0.35; see ``Dimension``.
+        """
         return Condition(self, "startsWith", texts)
 
     def not_starts_with(self: Dimension[str], *texts: str | None) -> Condition:
-        """Drop rows whose string starts with any of ``texts``; ``None`` drops NULL."""
+        """Drop rows whose string starts with any of ``texts``; ``None`` drops NULL.
+
+        ``_``, ``%`` and backslashes are wildcards on Cube 0.35; see ``Dimension``.
+        """
         return Condition(self, "notStartsWith", texts)
 
     def ends_with(self: Dimension[str], *texts: str | None) -> Condition:
-        """Keep rows whose string ends with any of ``texts``; ``None`` adds NULL."""
+        """Keep rows whose string ends with any of ``texts``; ``None`` adds NULL.
+
+        ``_``, ``%`` and backslashes are wildcards on Cube 0.35; see ``Dimension``.
+        """
         return Condition(self, "endsWith", texts)
 
     def not_ends_with(self: Dimension[str], *texts: str | None) -> Condition:
-        """Drop rows whose string ends with any of ``texts``; ``None`` drops NULL."""
+        """Drop rows whose string ends with any of ``texts``; ``None`` drops NULL.
+
+        ``_``, ``%`` and backslashes are wildcards on Cube 0.35; see ``Dimension``.
+        """
         return Condition(self, "notEndsWith", texts)
 
 

@@ -197,7 +197,10 @@ class Query:
         timezone: the IANA time zone of days and times, UTC by default.
         ungrouped: rows without aggregating; Cube 0.35 needs the cube's primary key
             among the dimensions.
-        cache: how the server uses its cache; supported by REST from Cube 1.5.10 on.
+        cache: how the server uses its cache; supported by REST from Cube 1.5.10 on. On
+            1.7.43 ``"must-revalidate"`` returns an outdated result once more, and only
+            ``"no-cache"`` is new at once; on 0.35.81 both are new as soon as the cube's
+            refresh key has changed [seen].
         response_format: ``"compact"`` (0.35 and later) or ``"columnar"`` (1.6.62 and
             later) rows.
         join_hints: paths of cubes for joins; Cube 1.3.40 and later, refused by 0.35.
@@ -355,7 +358,13 @@ class Query:
         Empty if a server with this ``Meta`` has all of them: each name is known, public,
         and a measure, dimension, time or segment as declared, and its granularity exists.
         An unknown name comes with the nearest ones. Values and types are not compared.
+
+        Raises:
+            InvalidArgument: ``meta`` is not a ``Meta``.
         """
+        if not callable(getattr(meta, "member", None)):
+            expected = "meta must be a Meta, the result of cube.meta()"
+            raise InvalidArgument(f"{expected}, got {shown(meta)}")
         selected = {*self.measures, *self.dimensions, *self.segments}
         problems: list[str] = []
         for member in self.members:

@@ -7,6 +7,7 @@ the query's time zone, with milliseconds.
 from __future__ import annotations
 
 import builtins
+import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -71,6 +72,8 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
     match value:
         case float():
             number = float.__repr__(value)
+            if not math.isfinite(value):
+                raise QueryError(f"{what}: {number} is not finite")
             raise QueryError(
                 f'{what}: float {number} is not exact; use Decimal("{number}")'
             )
@@ -93,8 +96,11 @@ def check_value(value: Any, declared: builtins.type, what: str) -> Scalar:
         case datetime() if declared in {datetime, object}:
             return _in_utc(value, what)
         case _:
+            expected = declared.__name__
+            if declared is object:
+                expected = "a string, number, boolean or datetime"
             raise QueryError(
-                f"{what}: expected {declared.__name__}, got {shown(value)} of type "
+                f"{what}: expected {expected}, got {shown(value)} of type "
                 f"{type(value).__name__}{_advice(value, what)}"
             )
 

@@ -102,3 +102,32 @@ def test_type_checkers_see_the_same_names_as_the_table(namespace: ModuleType) ->
     assert imported == namespace._HOMES
     assert set(namespace.__all__) - {"__version__"} == set(imported)
     assert namespace.__all__ == sorted(namespace.__all__)
+
+
+ATTRIBUTES = {
+    "Row": "as_dict get into items keys values",
+    "ChangedRow": "as_dict before get into items keys values",
+    "Result": "annotation count index into query raw refreshed_at total truncated",
+    "Update": (
+        "added changed first query received_at removed result resumed stale truncated"
+        " upserted"
+    ),
+    "Query": (
+        "cache columns compares dimensions filter from_wire having join_hints limit"
+        " limit_to measures members offset order order_by response_format segments time"
+        " timezone to_wire total ungrouped validate where zone"
+    ),
+    "Meta": "cube cubes member read",
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_an_editor_completes_what_the_docs_list_and_nothing_else(name: str) -> None:
+    kind = getattr(ortege_watch, name)
+    public = {each for each in dir(kind) if not each.startswith("_")}
+    assert public == {*ATTRIBUTES[name].split()}
+    docs = DOOR.parents[2] / "docs"
+    pages = "".join(page.read_text("utf-8") for page in docs.glob("*.md"))
+    described = pages + "".join(each.__doc__ or "" for each in kind.__mro__)
+    for each in public - {"count", "index"}:  # of every sequence
+        assert each in described, each

@@ -230,12 +230,18 @@ def structure(cls: type[T], value: Any) -> T:
 
 def check_type(cls: Any, what: str) -> None:
     """Raise an ``InvalidArgument`` unless :func:`structure` supports a type."""
+    if _has_float(cls):
+        raise InvalidArgument(f"{what}: float is not exact; use Decimal")
     try:
         _converter.get_structure_hook(cls)
     except Exception as error:
         known = "Decimal, int, str, bool, datetime, an enum, a Literal, a list, a dict"
         problem = f"{what}: {error}; use {known} or an attrs class"
         raise InvalidArgument(problem) from error
+
+
+def _has_float(cls: Any) -> bool:
+    return cls is float or any(map(_has_float, get_args(cls)))
 
 
 def _problem(error: BaseException, _type: object) -> str:

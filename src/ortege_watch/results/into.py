@@ -184,8 +184,6 @@ def _source(
     """Find the column of a field; return ``None`` to leave the field to its default."""
     of_type, nullable = _without_none(annotation)
     where = f"{cls.__name__}.{field.name}"
-    if of_type is float:
-        raise InvalidArgument(f"{where}: float is not exact; use Decimal")
     argument: str = getattr(field, "alias", field.name)
     named = field.metadata.get("column")
     columns = layout.kinds

@@ -5,4 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # for loopback.py
+# for loopback.py, and for peers.py and watching.py
+for _name in ("http", "watch"):
+    sys.path.insert(0, str(Path(__file__).parent.parent / _name))

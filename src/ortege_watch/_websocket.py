@@ -13,9 +13,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ortege_watch._http.driver import (
-    CERTIFICATE_ADVICE,
     is_bad_certificate,
     ssl_context,
+    tls_advice,
 )
 from ortege_watch.errors import TransportError
 from ortege_watch.tokens import Secrets, redact, safe_cause
@@ -40,12 +40,17 @@ class NoRedirectConnect(connect):
 
 
 class _Connection(ClientConnection):
-    """A connection that may be lost before it was made, in the TLS of a tunnel."""
+    """A connection whose opening fails with the reason, as TLS gives it."""
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ignore that: ``connect`` raises, and websockets 17.4 would fail here."""
+        """Report the loss."""
+        # In a proxy's tunnel, TLS may fail before the connection is made: websockets
+        # 17.4 would fail here, and raises that error anyway.
         if hasattr(self, "recv_messages"):
             super().connection_lost(exc)
+            failure = self.protocol.handshake_exc
+            if failure is not None and exc is not None:
+                failure.__cause__ = exc  # such as an alert of TLS 1.3
 
 
 async def open_websocket(
@@ -85,10 +90,11 @@ async def open_websocket(
     # ImportError: the environment names a SOCKS proxy, which needs another package.
     except (OSError, WebSocketException, ValueError, ImportError) as error:
         host = url.split("/")[2]
-        problem = f"cannot connect to {host}: {str(error) or type(error).__name__}"
+        what = str(error) or type(error).__name__
+        problem = f"cannot connect to {host}: {what}"
         if is_bad_certificate(error):
-            problem = f"certificate of {host} refused: {error}; {CERTIFICATE_ADVICE}"
-        failure = transport_error(problem, error, secrets)
+            problem = f"certificate of {host} refused: {what}"
+        failure = transport_error(problem + tls_advice(error), error, secrets)
     del headers, secrets  # a traceback shows what a frame has
     raise failure
 

@@ -356,7 +356,7 @@ DRIPS = {
 }
 
 
-@pytest.mark.parametrize("use", [load, events], ids=lambda use: use.__name__)
+@every
 @pytest.mark.parametrize("name", DRIPS)
 async def test_a_response_that_drips_ends_at_the_deadline(use, name):
     with Peer(dripping(*DRIPS[name])) as server:
@@ -390,7 +390,7 @@ BOMBS = {
 
 
 @every
-@pytest.mark.parametrize("name", ["plain", "no length"])
+@pytest.mark.parametrize("name", BOMBS)
 async def test_a_bomb_is_refused_and_takes_no_memory(use, name):
     with Peer(answering(BOMBS[name])) as server:
         tracemalloc.start()

@@ -67,9 +67,20 @@ _FOREIGN: Final = (
 )
 """The exceptions that httpx raises or lets through."""
 
-CERTIFICATE_ADVICE: Final = (
-    "correct the url, or pass ssl= with a context that trusts the certificate"
-)
+_NO_TLS: Final = "the port does not speak TLS: correct the scheme or port of the url"
+_OLD_TLS: Final = "ssl= allows no TLS version that the server supports"
+_NO_CLIENT_CERTIFICATE: Final = "load the client certificate that it requires into ssl="
+_TLS_ADVICE: Final = {
+    "WRONG_VERSION_NUMBER": _NO_TLS,
+    "RECORD_LAYER_FAILURE": _NO_TLS,  # the same since OpenSSL 3.2
+    "TLSV1_ALERT_PROTOCOL_VERSION": _OLD_TLS,
+    "UNSUPPORTED_PROTOCOL": _OLD_TLS,
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": _NO_CLIENT_CERTIFICATE,  # by TLS 1.2
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": _NO_CLIENT_CERTIFICATE,
+    "CERTIFICATE_VERIFY_FAILED": (
+        "correct the url, or pass ssl= with a context that trusts the certificate"
+    ),
+}
 
 _HEADERS: Final = {"user-agent": "ortege-watch"}
 _LOOP: Final = RunVar[object]("ortege_watch_loop")  # an object for each event loop
@@ -468,12 +479,12 @@ def _failure(error: Exception, request: Request) -> Failure:
             )
         case _ if is_bad_certificate(error):
             ours = TransportError(
-                f"certificate of {host} refused: {error}; {CERTIFICATE_ADVICE}"
+                f"certificate of {host} refused: {error}{tls_advice(error)}"
             )
             retry = False
         case _:
             what = redact(str(error), request.secrets) or type(error).__name__
-            ours = TransportError(f"no response from {host}: {what}")
+            ours = TransportError(f"no response from {host}: {what}{tls_advice(error)}")
     ours.__cause__ = safe_cause(error, request.secrets)
     unsent = isinstance(
         error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
@@ -483,8 +494,21 @@ def _failure(error: Exception, request: Request) -> Failure:
 
 def is_bad_certificate(error: BaseException | None) -> bool:
     """Return whether the reason of an error is the certificate of the server."""
+    return _tls_reason(error) == "CERTIFICATE_VERIFY_FAILED"
+
+
+def tls_advice(error: BaseException) -> str:
+    """Return what to do about an error of TLS, after a semicolon; or nothing."""
+    advice = _TLS_ADVICE.get(_tls_reason(error))
+    return f"; {advice}" if advice else ""
+
+
+def _tls_reason(error: BaseException | None) -> str:
+    """Return OpenSSL's name for the reason of an error, or nothing."""
     while error is not None:
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return True
+        if isinstance(error, ssl.SSLError):
+            # Without a reason where a test, or a transport of the caller, makes it.
+            is_bad = isinstance(error, ssl.SSLCertVerificationError)
+            return "CERTIFICATE_VERIFY_FAILED" if is_bad else error.reason or ""
         error = error.__cause__ or error.__context__
-    return False
+    return ""

@@ -33,7 +33,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_seconds, check_text
 from ortege_watch._http.conversation import Headers, split_url
-from ortege_watch._http.driver import AsyncClock, AsyncSystemClock
+from ortege_watch._http.driver import (
+    AsyncClock,
+    AsyncSystemClock,
+    is_bad_certificate,
+)
 from ortege_watch._http.statuses import TRANSIENT
 from ortege_watch._websocket import (
     CLOSE_TIMEOUT,
@@ -310,6 +314,7 @@ class AlertChannel:
         self._ssl = ssl
         self._clock = clock or AsyncSystemClock()
         self._signature = ""  # of the latest handshake
+        self._has_worked = False  # later, a bad certificate is an outage
         self._ahead = 0.0  # seconds that the receiver's clock is ahead of ours
         self._pending = PendingFrames(reconnect)
         self._failures = FailureCount(reconnect)
@@ -399,7 +404,8 @@ class AlertChannel:
         except InvalidStatus as error:
             return self._refused(error)
         except TransportError as error:
-            return error, False
+            return error, is_bad_certificate(error) and not self._has_worked
+        self._has_worked = True
         opened_at = self._clock.now()
         try:
             return await self._converse(connection), False

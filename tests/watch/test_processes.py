@@ -189,6 +189,29 @@ def test_another_thread_goes_on_after_the_main_thread(program):
     assert program.end()[0] == "went on\n"
 
 
+def test_it_reconnects_by_name_after_the_main_thread(cube):
+    iterate = """
+    with_name = os.environ["ORTEGE_URL"].replace("127.0.0.1", "localhost")
+    updates = CubeClient(with_name).watch(query).__enter__()
+    assert next(updates).first
+
+    def iterate():
+        assert len(updates.next(timeout=20).result) == 1
+        print("went on")
+        updates.close()
+
+    threading.Thread(target=iterate).start()
+    print("ending", flush=True)
+    """
+    with Program(cube, "websocket") as program:
+        program.start(iterate)
+        program.wait_for("ending")
+        cube.drop()
+        cube.wait_until(lambda: cube.connections == 0)
+        program.insert()
+        assert program.end()[0] == "went on\n"
+
+
 # -------------------------------------------------------------------------- fork
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from datetime import datetime
 from queue import Empty, SimpleQueue
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar, TypeVarTuple
 
 from ortege_watch._checks import check_seconds
+from ortege_watch._http.token_source import call_in_thread
 from ortege_watch.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -25,6 +26,9 @@ from ortege_watch.watch.mailbox import Update
 from ortege_watch.watch.runner import Subscription
 from ortege_watch.watch.session import LOGGER
 from ortege_watch.watch.states import ConnectionState
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _WAIT_AT_MOST: Final = 1.0
 """Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
@@ -292,6 +296,22 @@ def _warn_unclosed(updates: AsyncUpdates | Updates) -> None:
     warnings.warn(problem, ResourceWarning, stacklevel=3, source=updates)
 
 
+class _EventLoop(asyncio.SelectorEventLoop):
+    """An event loop that resolves host names in daemon threads.
+
+    The interpreter would wait for asyncio's own threads when it exits, however long the
+    resolver takes, and they are not available after the end of the main thread.
+    """
+
+    def run_in_executor(
+        self,
+        executor: Any,  # noqa: ARG002 - asyncio's signature
+        func: Callable[[*Ts], T],
+        *args: *Ts,
+    ) -> asyncio.Future[T]:
+        return asyncio.wrap_future(call_in_thread(lambda: func(*args), "host name"))
+
+
 class _Worker:
     """The thread of a subscription, with its event loop.
 
@@ -308,7 +328,7 @@ class _Worker:
         self._requests = asyncio.Semaphore(0)  # calls of take() without an answer
         self._answers: SimpleQueue[Update | BaseException | None] = SimpleQueue()
         self._abandoned: SimpleQueue[None] = SimpleQueue()  # by an interrupted take()
-        self._loop = asyncio.new_event_loop()
+        self._loop = _EventLoop()
         self._task: asyncio.Task[None] | None = None
         # The interpreter does not wait for a daemon thread when it exits.
         self._thread = threading.Thread(

@@ -187,12 +187,12 @@ class RealServer:
         self.name = name
         self.tick = tick
         self.port = int(cube.host.rpartition(":")[2])
-        self._cube = cube
+        self.cube = cube
         self._database = database
 
     def token(self) -> str:
         """Return a token that it accepts."""
-        return self._cube.token()
+        return self.cube.token()
 
     def store(self, contract: str) -> Store:
         """Return the rows of a contract."""

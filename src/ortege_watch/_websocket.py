@@ -14,8 +14,10 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ortege_watch._http.driver import (
     is_bad_certificate,
+    proxy_for,
     ssl_context,
     tls_advice,
+    user_agent,
 )
 from ortege_watch.errors import TransportError
 from ortege_watch.tokens import Secrets, redact, safe_cause
@@ -84,6 +86,8 @@ async def open_websocket(
             ping_interval=None,
             close_timeout=CLOSE_TIMEOUT,
             create_connection=_Connection,
+            user_agent_header=user_agent(),
+            proxy=proxy_for(url),
         )
     except InvalidStatus:
         raise

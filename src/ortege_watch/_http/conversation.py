@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Generator, Mapping
+from ipaddress import ip_address
 from logging import Logger
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypedDict, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -162,6 +163,14 @@ def split_url(url: str, example: str, remedy: str) -> SplitResult:
     else:
         return parts
     raise InvalidArgument(f"invalid url {url!r}: {rule}")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address certainly is this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 DEFAULT_MAX_SIZE: Final = 128 * 1024 * 1024

@@ -12,8 +12,12 @@ import random
 import ssl
 import threading
 import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Final, Generic, Protocol, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass  # environment and system settings
 from uuid import uuid4
 
 import anyio
@@ -40,6 +44,7 @@ from ortege_watch._http.deadline import DeadlinePassed, deadline, guard
 from ortege_watch._http.token_source import TokenTimeout
 from ortege_watch.errors import (
     DecodeError,
+    InvalidArgument,
     OrtegeWatchError,
     TransportError,
 )
@@ -82,7 +87,12 @@ _TLS_ADVICE: Final = {
     ),
 }
 
-_HEADERS: Final = {"user-agent": "ortege-watch"}
+_PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
+"""The environment variables, also in upper case, that name a proxy."""
+
+_SOCKS: Final = ("socksio", "python_socks")
+"""The packages with which httpx and websockets use a SOCKS proxy."""
+
 _LOOP: Final = RunVar[object]("ortege_watch_loop")  # an object for each event loop
 
 
@@ -129,6 +139,55 @@ def ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
+@functools.cache
+def user_agent() -> str:
+    """Return what requests and WebSockets of this library send as ``User-Agent``."""
+    with suppress(PackageNotFoundError):  # in an application frozen without metadata
+        return f"ortege-watch/{version('ortege-watch')}"
+    return "ortege-watch"
+
+
+def check_proxies() -> None:
+    """Raise InvalidArgument for an environment variable with an unusable proxy.
+
+    The message does not show the value, in which there may be a password.
+    """
+    for name in (*_PROXIES, *map(str.upper, _PROXIES)):
+        value = os.environ.get(name)
+        if value and (problem := _proxy_problem(_with_scheme(value))):
+            raise InvalidArgument(
+                f"the environment variable {name} is not a usable proxy: {problem}"
+            )
+
+
+def _proxy_problem(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        httpx.Proxy(url)
+        if not parts.hostname or parts.port == 0:
+            return "expected a host and a port"
+    except (ValueError, httpx.InvalidURL):
+        return "expected a URL such as http://proxy.example.com:3128"
+    if parts.scheme.startswith("socks") and not all(map(find_spec, _SOCKS)):
+        return f"SOCKS needs the packages {' and '.join(_SOCKS)}"
+    return ""
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy for a WebSocket: the one that httpx takes for REST requests."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    proxies = getproxies()
+    scheme = "https" if parts.scheme == "wss" else "http"
+    found = proxies.get(scheme) or proxies.get("all")
+    return _with_scheme(found) if found else None
+
+
+def _with_scheme(proxy: str) -> str:
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
 class _Driver(Generic[C, B]):
     """What both drivers share: the client of httpx, and whether it is closed."""
 
@@ -149,6 +208,8 @@ class _Driver(Generic[C, B]):
         self._is_ours = http is None
         self._closed = False
         self._used_in = 0  # the id of the process
+        if self._is_ours:
+            check_proxies()
         self.max_size = max_size
         self.tls = tls
 
@@ -248,7 +309,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
                 self._http = httpx.Client(
                     transport=self._transport,
                     verify=self.tls or ssl_context(),
-                    headers=_HEADERS,
+                    headers={"user-agent": user_agent()},
                 )
             if not self._is_guarded:
                 self._is_guarded = True
@@ -340,7 +401,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
             self._http = httpx.AsyncClient(
                 transport=self._transport,
                 verify=self.tls or ssl_context(),
-                headers=_HEADERS,
+                headers={"user-agent": user_agent()},
             )
         return self._http
 

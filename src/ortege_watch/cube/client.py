@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Awaitable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, Unpack
+from urllib.parse import urlsplit
 from uuid import uuid4
 from weakref import WeakSet
 
@@ -20,6 +22,7 @@ from ortege_watch._http.conversation import (
     Retry,
     TimeBudget,
     check_names,
+    is_loopback,
     split_url,
 )
 from ortege_watch._http.driver import (
@@ -31,6 +34,7 @@ from ortege_watch._http.driver import (
     Http,
     HttpClient,
     HttpDriver,
+    check_proxies,
 )
 from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
 _POLL_WITHIN: Final = 300.0
 """Seconds that one poll of a subscription may take, "Continue wait" included."""
 
+_LOGGER: Final = logging.getLogger("ortege_watch.cube")
 _DEFAULT_PATH: Final = "/cubejs-api"
 _EXAMPLE: Final = "https://cube.example.com/cubejs-api/v1"
 
@@ -88,6 +93,12 @@ class Endpoint:
         )
 
 
+@cache
+def _warn_of_plain_http(host: str) -> None:
+    """Log a warning, once for each host."""
+    _LOGGER.warning("%s: tokens are sent unencrypted over http; use https", host)
+
+
 class Settings:
     """The server, the token and the options of a client."""
 
@@ -104,6 +115,9 @@ class Settings:
         if not server_url:
             raise InvalidArgument("missing server url: pass url=... or set ORTEGE_URL")
         self.endpoint = Endpoint.parse(server_url)
+        parts = urlsplit(self.endpoint.api)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+            _warn_of_plain_http(self.endpoint.host)
         self.tokens = TokenSource(
             token if token is not None else os.environ.get("ORTEGE_TOKEN", ""),
             in_thread=in_thread,
@@ -470,6 +484,7 @@ def _watch(
     queries: Sequence[Query],
     options: WatchOptions,
 ) -> AsyncUpdates:
+    check_proxies()  # also where REST requests use a client of the caller
     # Importing websockets takes longer than all the rest, and REST needs none of it.
     from ortege_watch.watch.runner import Subscription, Target  # noqa: PLC0415
     from ortege_watch.watch.updates import AsyncUpdates  # noqa: PLC0415

@@ -297,6 +297,7 @@ def test_lists_the_cubes(ask, cube):
     assert [each.name for each in meta.cubes] == [
         "stacks_contract_events",
         "stacks_contract_calls",
+        "random_events",
         "slow_events",
         "stacks_dapp_zest_positions_net",
         "stacks_oracle_prices",
@@ -314,6 +315,7 @@ def test_lists_the_cubes(ask, cube):
         "stacks_contract_calls.block_height": "number",
         "stacks_contract_calls.success": "boolean",
         "stacks_contract_calls.tx_date": "time",
+        "stacks_contract_calls.settled_at": "time",
     }
     assert [segment.name for segment in calls.segments] == [
         "stacks_contract_calls.borrows"

@@ -481,3 +481,15 @@ def test_refuses_filters_on_measures_without_aggregating():
 def test_is_compared_with_a_meta_only(meta):
     with pytest.raises(InvalidArgument, match=r"meta must be .*cube.meta\(\), got"):
         Query(measures=[amount]).validate(meta)
+
+
+def test_refuses_a_granularity_in_a_name_next_to_a_range():
+    # 0.35.81 counts the range as a column of ORDER BY, and sends it first [seen].
+    daily = Dimension("stacks_contract_events.settled_at.day", object)
+    with pytest.raises(
+        QueryError, match=r'^dimensions: .*settled_at.day .*\.by\("day"\)'
+    ):
+        Query(dimensions=[daily], time=[seen.over("today")])
+    Query(dimensions=[daily], time=[seen.by("day").over("today")])
+    Query(dimensions=[Dimension("orders.customer.city")], time=[seen.over("today")])
+    Query(dimensions=[Dimension("orders.day")], time=[seen.over("today")])

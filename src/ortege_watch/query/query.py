@@ -28,6 +28,7 @@ from ortege_watch.query.members import (
     orders_by,
 )
 from ortege_watch.query.values import (
+    UNITS,
     check_flag,
     check_list,
     check_text,
@@ -293,10 +294,22 @@ class Query:
                 f'timezone="{self.timezone}"; use time=[{times[0].name.rpartition(".")[2]}'
                 '.by("second")], or timezone="UTC"'
             )
+        if any(selection.granularity is None for selection in self.time):
+            self._check_names_beside_a_range()
         for order in self.order:
             self._check_order(order)
         # Some errors depend on the time zone, such as a range that ends too early.
         self.to_wire()
+
+    def _check_names_beside_a_range(self) -> None:
+        """Refuse what 0.35.81 orders by another column: it sends these names last [seen]."""
+        for item in self.dimensions:
+            base, _, granularity = item.name.rpartition(".")
+            if "." in base and granularity in UNITS:
+                raise QueryError(
+                    f"dimensions: {item.name} is ordered wrongly by Cube 0.35 beside a "
+                    f'range in time; use TimeDimension("{base}").by("{granularity}")'
+                )
 
     def _check_order(self, order: Order) -> None:
         columns = self.columns

@@ -273,7 +273,7 @@ class AlertChannel:
         ping_every: seconds between two pings.
         pong_within: seconds for the answer to a ping; without one, reconnect.
         connect_within: seconds for connecting, TLS and the handshake.
-        ssl: TLS settings for ``wss://``; by default the system's authorities.
+        ssl: TLS settings for ``wss://``; by default the authorities of ``certifi``.
         clock: returns the time and sleeps; for tests.
 
     Raises:

@@ -159,7 +159,7 @@ class ApiError(OrtegeWatchError):
 
     def __str__(self) -> str:
         request = f", request {self.request_id}" if self.request_id else ""
-        message = self.message or "error without a message"
+        message = self.message or "no reason given"
         return f"{message} (status {self.status}{request})"
 
 

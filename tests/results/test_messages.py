@@ -204,5 +204,6 @@ def test_another_class_is_refused_also_for_no_rows(cls, advice, rows):
 def test_an_error_without_a_message_has_no_empty_part(error: OrtegeWatchError):
     shown = str(error)
     assert shown[0] not in " :("
+    assert shown in {"no reason given (status 500)", "cannot be decoded"}
     assert "None" not in shown
     assert shown.strip(" :") == shown

@@ -121,3 +121,16 @@ def test_every_reason_has_its_answer():
             read_answer(body, status)
         assert caught.value.code in set(ResultCode) - {ResultCode.OK}
         assert caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("envelope", "message"),
+    [
+        ({"status": "ERROR"}, "status ERROR"),
+        ({"status": "ERROR", "code": None, "reason": ""}, "status ERROR"),
+        ({"code": "000001"}, "code 000001"),
+        ({"code": 1, "message": None, "status": None}, "code 000001"),
+    ],
+)
+def test_a_message_names_only_what_was_sent(envelope, message):
+    assert str(refused(envelope, 500)) == message

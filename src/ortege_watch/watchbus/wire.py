@@ -154,8 +154,12 @@ def _data(envelope: dict[str, Any], status: int, *, is_success: bool) -> Any:
         return envelope.get("data")
     reasons = (envelope.get(name) for name in _REASONS)
     reason = next((each for each in reasons if isinstance(each, str)), None)
-    summary = f"status {codec.excerpt(str(word))}, code {codec.excerpt(str(code))}"
-    if reason is not None:
+    summary = ", ".join(
+        f"{name} {codec.excerpt(str(sent))}"
+        for name, sent in (("status", word), ("code", code))
+        if sent is not None
+    )
+    if reason:
         summary += f": {codec.excerpt(reason)}"
     if True in votes:
         problem = f"the answer contradicts itself ({summary})"

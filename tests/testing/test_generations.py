@@ -253,3 +253,148 @@ def test_ranges_into_the_future(generation):
     time["dateRange"] = "from 2026-11-22 to 2 hours from now"
     # A day without an hour is its noon, where an hour is named.
     assert ask(generation, query, rows) == []
+
+
+def call(generation, method, query):
+    gateway = Gateway(
+        generation=generation, tables={"t": table([])}, secret="s", now=lambda: NOW
+    )
+    fields = {"query": query, "queryType": "multi"}
+    answer = gateway.answer(method, fields)
+    return answer.status, answer.body
+
+
+BLENDED = [
+    {"measures": ["t.count"], **by("day")},
+    {"measures": ["t.total"], **by("day"), "limit": 5},
+]
+TIME = [{"dimension": "time", "granularity": "day"}]
+
+
+def test_the_pivot_query_of_blending():
+    short = {"measures": ["t.count", "t.total"], "dimensions": []}
+    short |= {"timeDimensions": TIME, "queryType": "blendingQuery"}
+    assert call("classic", "load", BLENDED)[1]["pivotQuery"] == short
+    assert call("strict", "dry-run", BLENDED)[1]["pivotQuery"] == short
+    del short["dimensions"]
+    assert call("strict", "load", BLENDED)[1]["pivotQuery"] == {
+        **short,
+        "cacheMode": "stale-if-slow",
+        "timezone": "UTC",
+        "filters": [],
+        "limit": 10000,
+        "rowLimit": 10000,
+    }
+
+
+def test_the_first_query_of_a_comparison_is_changed_by_its_pivot_query():
+    time = {"dimension": "t.at", "compareDateRange": ["today", "yesterday"]}
+    query = {"measures": ["t.count"], "timeDimensions": [time]}
+    for generation, method, changed in (
+        ("classic", "load", ["compareDateRange"]),
+        ("classic", "dry-run", ["compareDateRange"]),
+        ("strict", "load", []),
+        ("strict", "dry-run", ["compareDateRange"]),
+    ):
+        _, body = call(generation, method, query)
+        wires = body.get("normalizedQueries") or [r["query"] for r in body["results"]]
+        assert [wire["dimensions"] for wire in wires] == [changed, []]
+        assert body["pivotQuery"]["dimensions"] == ["compareDateRange"]
+
+
+@pytest.mark.parametrize("generation", ["classic", "strict"])
+@pytest.mark.parametrize("method", ["dry-run", "sql"])
+def test_a_dry_run_does_not_ask_the_database(generation, method):
+    query = {"measures": ["t.count"], "filters": [leaf("score", "gt", "x")]}
+    assert call(generation, "load", query)[0] == 400
+    assert call(generation, method, query)[0] == 200
+    query["filters"].append(leaf("score", "gt", None))
+    # Cube itself fails before the database would.
+    assert call(generation, method, query)[0] == 500
+    assert call(generation, "load", query)[0] == 500
+
+
+@pytest.mark.parametrize(
+    ("query", "order"),
+    [
+        ({"measures": ["t.count"]}, {}),
+        ({"measures": ["t.count"], "dimensions": ["t.n"]}, {"t.count": "desc"}),
+        ({"dimensions": ["t.name", "t.n"]}, {"t.name": "asc"}),
+        ({"measures": ["t.count"], **by("day")}, {"t.at": "asc"}),
+        ({"measures": ["t.count"], "order": []}, {}),
+    ],
+)
+def test_the_default_order(query, order):
+    _, body = call("strict", "dry-run", query)
+    assert body["queryOrder"] == [order]
+    assert call("strict", "sql", query)[1]["sql"]["order"] == order
+
+
+def test_what_sql_and_meta_have_in_each_generation():
+    query = {"measures": ["t.count"], **by("day")}
+    classic, strict = (call(g, "sql", query)[1] for g in ("classic", "strict"))
+    assert strict == {**classic, "dataSource": "default"}
+    assert classic["sql"]["aliasNameToMember"] == {
+        "t__count": "t.count",
+        "t__at_day": "t.at.day",
+    }
+    assert classic["sql"]["timeDimensionAlias"] == "t__at_day"
+    classic, strict = (
+        call(g, "meta", None)[1]["cubes"][0] for g in ("classic", "strict")
+    )
+    assert strict.keys() - classic.keys() == {"folders", "nestedFolders"}
+    number = {"name": "number", "specifier": ",.2~f"}
+    assert strict["measures"][0]["formatDescription"] == number
+    assert "formatDescription" not in classic["measures"][0]
+
+
+def test_titles():
+    named = Table("my_cube", dimensions={"contract_id": "string", "seen_at": "time"})
+    for generation, title in (("classic", "Contract Id"), ("strict", "Contract ID")):
+        gateway = Gateway(
+            generation=generation, tables={"my_cube": named}, secret="", now=lambda: NOW
+        )
+        (cube,) = gateway.answer("meta", {}).body["cubes"]
+        first, second = cube["dimensions"]
+        assert (first["title"], first["shortTitle"]) == (f"My Cube {title}", title)
+        assert second["shortTitle"] == "Seen at"
+
+
+@pytest.mark.parametrize(
+    ("query", "classic"),
+    [
+        # The range of t.seen counts as a column: t.at means the next one.
+        ({"dimensions": ["t.n"], "order": {"t.at": "desc"}}, ["2", "1"]),
+        # After the last column there is none.
+        (
+            {"order": {"t.at": "desc"}, "measures": []},
+            (400, "Error: ORDER BY position 2 is not in select list"),
+        ),
+    ],
+)
+def test_a_time_without_a_granularity_counts_as_a_column_on_0_35(query, classic):
+    days = ("2024-05-01", "2024-05-02")
+    seen = Table(
+        "t",
+        measures={"total": "sum(score)"},
+        dimensions={"n": "number", "score": "number", "at": "time", "seen": "time"},
+        rows=[
+            {"n": n, "score": n, "at": day, "seen": day}
+            for n, day in zip((1, 2), reversed(days), strict=True)
+        ],
+    )
+    times = [{"dimension": "t.seen"}, {"dimension": "t.at", "granularity": "day"}]
+    query = {"measures": ["t.total"], "timeDimensions": times, **query}
+    found = []
+    for generation in ("classic", "strict"):
+        gateway = Gateway(
+            generation=generation, tables={"t": seen}, secret="", now=lambda: NOW
+        )
+        answer = gateway.answer("load", {"query": query})
+        if answer.status != 200:
+            found.append((answer.status, answer.body["error"]))
+            continue
+        rows = json.loads(bytes(answer.body["data"]))
+        found.append([row.get("t.n", row["t.at"][:10]) for row in rows])
+    assert found[0] == classic
+    assert found[1] in (["1", "2"], [*reversed(days)])

@@ -303,12 +303,16 @@ KNOWN = (
 
 
 class Comparison:
-    """A real server and a FakeCube of its generation, with the same rows."""
+    """A real server and a FakeCube of its generation, with the same rows.
+
+    Attributes:
+        servers: the address and a token of the "real" and of the "fake" one.
+    """
 
     def __init__(self, cube: CubeServer, fake: FakeCube, client: httpx.Client) -> None:
         self._classic = cube.generation.classic
         self._client = client
-        self._servers = {
+        self.servers = {
             "real": (cube.url, cube.token()),
             "fake": (fake.url, fake.token()),
         }
@@ -328,7 +332,7 @@ class Comparison:
         return Verdict(number, query, real, fake, difference, "".join(names[:1]))
 
     def _ask(self, name: str, query: Query) -> Answer:
-        url, token = self._servers[name]
+        url, token = self.servers[name]
         for _ in range(ATTEMPTS):
             response = self._client.post(
                 f"{url}/load", json={"query": query}, headers={"Authorization": token}

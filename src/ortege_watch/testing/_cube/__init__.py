@@ -16,6 +16,11 @@ class Refusal(Exception):
     type: str | None = attrs.field(default=None, kw_only=True)  # of its compiler only
     stack: bool = attrs.field(default=True, kw_only=True)  # where classic adds one
 
+    @property
+    def is_of_database(self) -> bool:
+        """Whether the database raised it, not Cube."""
+        return not self.stack
+
     @classmethod
     def user(cls, error: str) -> Refusal:
         """Build an error of the data model's compiler."""

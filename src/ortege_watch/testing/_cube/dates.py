@@ -23,7 +23,7 @@ _SEVERAL: Final = re.compile(rf"(last|next)\s+(\d+)\s+{_UNIT}")
 _BETWEEN: Final = re.compile(r"from (.*) to (.*)\Z")
 _AWAY: Final = re.compile(rf"(\d+)\s+{_UNIT}s?\s+(ago|from now)\Z")
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d\Z")
-_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[t ]\d\d:\d\d(:\d\d(\.\d+)?)?\Z")
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[t ]\d\d:\d\d(:\d\d(\.\d+)?)?z?\Z")
 _MONTH: Final = re.compile(rf"({'|'.join(_MONTHS)})\s+(\d{{4}})\Z")
 _INVALID: Final = "Invalid date"
 
@@ -150,5 +150,6 @@ def _parse(text: str, now: datetime) -> datetime:
     if _DAY.match(text) or _MOMENT.match(text):
         with contextlib.suppress(ValueError):
             noon = " 12:00" if _DAY.match(text) else ""  # as chrono reads a day
-            return datetime.fromisoformat(text + noon)
+            # A zone is ignored: the clock's digits count.
+            return datetime.fromisoformat(text.removesuffix("z") + noon)
     raise Refusal(f"Can't parse date: '{text}'")

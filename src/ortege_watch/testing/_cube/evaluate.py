@@ -204,6 +204,7 @@ class Evaluated:
     members: list[str]
     rows: list[list[Any]]
     total: int | None
+    order: dict[str, str]  # the query's, or Cube's default
 
 
 @attrs.frozen(kw_only=True)
@@ -245,13 +246,18 @@ def _name(path: str) -> str:
     return path.split(".", 1)[1]
 
 
-def evaluate(plan: Plan, tables: Mapping[str, Table]) -> Evaluated:
-    """Answer a plan.
+def evaluate(plan: Plan, tables: Mapping[str, Table], *, run: bool) -> Evaluated:
+    """Answer a plan; without ``run``, only compile it, without the database.
 
     Raises:
         Refusal: a member is unknown or of the wrong kind, or the database would fail.
     """
     scope = _Scope(plan, tables)
+    order = dict(scope.order())
+    if not run:
+        return Evaluated(members=[], rows=[], total=None, order=order)
+    if scope.failures:
+        raise scope.failures[0]
     rows = [row for row in scope.table.rows if all(c(row) for c in scope.conditions)]
     with localcontext(prec=1000):
         lines = scope.lines(rows)
@@ -268,7 +274,7 @@ def evaluate(plan: Plan, tables: Mapping[str, Table]) -> Evaluated:
         members = [*members, f"time.{plan.blended}"]
         values = [[*line, line[source]] for line in values]
     total = len(lines) if plan.wire.get("total") else None
-    return Evaluated(members=members, rows=values, total=total)
+    return Evaluated(members=members, rows=values, total=total, order=order)
 
 
 class _Scope:
@@ -277,6 +283,7 @@ class _Scope:
     def __init__(self, plan: Plan, tables: Mapping[str, Table]) -> None:
         self.plan = plan
         self.tables = tables
+        self.failures: list[Refusal] = []  # of the database, after those of Cube
         wire = plan.wire
         self.measures: list[str] = list(wire.get("measures") or ())
         self.times = [t["dimension"] for t in wire["timeDimensions"]]
@@ -309,7 +316,7 @@ class _Scope:
                 if (kind == "measure") != is_measure:
                     raise _unknown(path)
                 found[table.name] = table
-        for path in [*wire.get("segments", ()), *_members(wire["filters"])]:
+        for path in [*wire.get("segments", ()), *members_in(wire["filters"])]:
             cube = path.split(".", 1)[0]
             if cube not in self.tables:
                 raise Refusal.user(f"Cube '{cube}' not found for path '{path}'")
@@ -367,7 +374,7 @@ class _Scope:
             raise Refusal.user("Measure filters aren't allowed in ungrouped query")
 
     def _is_measured(self, one: dict[str, Any]) -> bool:
-        kinds = {member_kind(self.tables, p)[2] == "measure" for p in _members([one])}
+        kinds = {member_kind(self.tables, p)[2] == "measure" for p in members_in([one])}
         if len(kinds) > 1:
             raise Refusal.user(
                 "You cannot use dimension and measure in same condition: "
@@ -407,7 +414,14 @@ class _Scope:
             counts = table.measures[name].function in {"count", "count_distinct"}
             kind = "bigint" if counts else "number"
         values = one.get("values") or ()
-        return leaf(path, condition(one["operator"], values, kind, self.plan))
+        try:
+            holds = condition(one["operator"], values, kind, self.plan)
+        except Refusal as refusal:
+            if not refusal.is_of_database:
+                raise
+            self.failures.append(refusal)
+            holds = _dropped
+        return leaf(path, holds)
 
     def _stored(self, path: str, holds: Condition) -> Callable[[Row], bool]:
         name = _name(path)
@@ -440,7 +454,7 @@ class _Scope:
 
     def ordered(self, lines: list[list[Any]]) -> list[list[Any]]:
         """Sort by the query's order or by Cube's default; NULLs as PostgreSQL does."""
-        for member, direction in reversed(self._order()):
+        for member, direction in reversed(self.order()):
             index = self._index(member)
             if index is None:
                 continue  # Cube ignores it
@@ -480,15 +494,17 @@ class _Scope:
             return len(self.columns) + self.measures.index(member)
         return None
 
-    def _order(self) -> Sequence[tuple[str, str]]:
+    def order(self) -> Sequence[tuple[str, str]]:
+        """Return the query's order, or Cube's default."""
         if self.plan.order is not None:
             return self.plan.order
         granular = [t for t in self.plan.wire["timeDimensions"] if t.get("granularity")]
+        plain = self.plan.wire["dimensions"]
         if granular:
             return [(granular[0]["dimension"], "asc")]
-        if self.measures:
+        if self.measures and plain:
             return [(self.measures[0], "desc")]
-        return [(self.columns[0].member, "asc")] if self.columns else []
+        return [(plain[0], "asc")] if plain else []
 
     def shape(self) -> tuple[list[str], list[int]]:
         """Return the names of the answer's columns and their positions in a line.
@@ -514,11 +530,12 @@ class _Scope:
         return list(labelled), list(labelled.values())
 
 
-def _members(filters: Iterable[dict[str, Any]]) -> Iterable[str]:
+def members_in(filters: Iterable[dict[str, Any]]) -> Iterable[str]:
+    """Yield the members of filters, groups included."""
     for one in filters:
         if "member" in one:
             yield one["member"]
-        yield from _members(one.get("or") or one.get("and") or ())
+        yield from members_in(one.get("or") or one.get("and") or ())
 
 
 def _aggregated(aggregate: Aggregate, group: _Group) -> Any:

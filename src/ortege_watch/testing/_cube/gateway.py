@@ -17,7 +17,13 @@ import attrs
 import msgspec
 
 from ortege_watch.testing._cube import Refusal, dates
-from ortege_watch.testing._cube.evaluate import Evaluated, Small, evaluate, member_kind
+from ortege_watch.testing._cube.evaluate import (
+    Evaluated,
+    Small,
+    evaluate,
+    member_kind,
+    members_in,
+)
 from ortege_watch.testing._cube.query import Plan, Planner, Request
 from ortege_watch.testing._cube.table import Table
 from ortege_watch.testing._messages import (
@@ -159,15 +165,19 @@ class Gateway:
         try:
             asked = self._request(query, query_type, cache)
             # Members are looked up before the database is asked.
-            answers = [evaluate(plan, self.tables) for plan in asked.plans]
+            run = method not in {"sql", "dry-run"}
+            answers = [evaluate(plan, self.tables, run=run) for plan in asked.plans]
         except Refusal as refusal:
             return self.refusal(refusal)
         if method == "sql":
-            statements = [_statement(plan) for plan in asked.plans]
+            statements = [
+                self._statement(plan, answer.order)
+                for plan, answer in zip(asked.plans, answers, strict=True)
+            ]
             regular = asked.type == "regularQuery"
             return Answer(body=statements[0] if regular else statements)
         if method == "dry-run":
-            return _dry_run(asked)
+            return _dry_run(asked, answers)
         if self.faults.take("wait"):
             return Answer(body={"error": "Continue wait"})
         failing = self.faults.take("query")
@@ -207,7 +217,7 @@ class Gateway:
             body = {
                 "queryType": asked.type,
                 "results": results,
-                "pivotQuery": asked.pivot(),
+                "pivotQuery": asked.pivot(native=not self.classic),
                 "slowQuery": False,
             }
         rows = encode(body) if self.classic else b"\n".join(bytes(raw) for raw in data)
@@ -283,6 +293,41 @@ class Gateway:
             return {**about, "type": kind}
         return {**about, "type": "number", **_drill(table, name)}
 
+    def _statement(self, plan: Plan, order: dict[str, str]) -> dict[str, Any]:
+        """Write a statement for a query; nothing runs it."""
+        members = [*(plan.wire.get("measures") or ()), *plan.wire["dimensions"]]
+        granular = [t for t in plan.wire["timeDimensions"] if t.get("granularity")]
+        columns = [f"{t['dimension']}.{t['granularity']}" for t in granular]
+        named = {
+            path.replace(".", "__", 1).replace(".", "_"): path
+            for path in [*members, *columns]
+        }
+        shown = ", ".join(f'{path} "{alias}"' for alias, path in named.items())
+        table = [*members, *columns][0].split(".", 1)[0]
+        limit = plan.wire["limit"]
+        text = f"SELECT {shown} FROM {table} LIMIT {limit}"  # noqa: S608 - never run
+        body: dict[str, Any] = {
+            "external": False,
+            "sql": [text, []],
+            "lambdaQueries": {},
+        }
+        for time in plan.wire["timeDimensions"][:1]:
+            alias = f"{time['dimension']}_{_unit(time)}".replace(".", "__")
+            body["timeDimensionAlias"] = alias
+            body["timeDimensionField"] = time["dimension"]
+        used = [*members, *members_in(plan.wire["filters"])]
+        used += [t["dimension"] for t in plan.wire["timeDimensions"]]
+        body |= {
+            "order": order,
+            "cacheKeyQueries": [],
+            "preAggregations": [],
+            "dataSource": "default",
+            "aliasNameToMember": named,
+            "canUseTransformedQuery": _transformed(plan),
+            "memberNames": list(dict.fromkeys(used)),
+        }
+        return {"sql": body} if self.classic else {"sql": body, "dataSource": "default"}
+
     def _titles(self, path: str) -> dict[str, str]:
         name = path.rpartition(".")[2]
         return {
@@ -297,6 +342,12 @@ class Gateway:
             path = f"{table.name}.{name}"
             return {"name": path, **self._titles(path)}
 
+        number: dict[str, Any] = {}
+        folders: dict[str, Any] = {}
+        if not self.classic:
+            described = {"name": "number", "specifier": ",.2~f"}
+            number = {"formatDescription": described}
+            folders = {"folders": [], "nestedFolders": []}
         measures = [
             {
                 **titled(name),
@@ -305,6 +356,7 @@ class Gateway:
                 "type": "number",
                 "aggType": _AGG_TYPES.get(measure.function, measure.function),
                 **_drill(table, name),
+                **number,
                 **_VISIBLE,
             }
             for name, measure in table.measures.items()
@@ -314,6 +366,7 @@ class Gateway:
                 **titled(name),
                 "type": kind,
                 "suggestFilterValues": True,
+                **(number if kind == "number" else {}),
                 **_VISIBLE,
                 "primaryKey": name == table.primary_key,
             }
@@ -328,6 +381,7 @@ class Gateway:
             "dimensions": dimensions,
             "segments": [{**titled(name), **_VISIBLE} for name in table.segments],
             "hierarchies": [],
+            **folders,
         }
 
 
@@ -346,35 +400,36 @@ def _drill(table: Table, measure: str) -> dict[str, Any]:
     return {"drillMembers": paths, "drillMembersGrouped": grouped}
 
 
-def _dry_run(asked: Request) -> Answer:
+def _dry_run(asked: Request, answers: list[Evaluated]) -> Answer:
     body = {
         "queryType": asked.type,
         "normalizedQueries": [plan.wire for plan in asked.plans],
-        "queryOrder": [dict(plan.order or ()) for plan in asked.plans],
-        "transformedQueries": [{} for _ in asked.plans],
-        "pivotQuery": asked.pivot(),
+        "queryOrder": [answer.order for answer in answers],
+        "transformedQueries": [_transformed(plan) for plan in asked.plans],
+        "pivotQuery": asked.pivot(native=False),
     }
     return Answer(body=body)
 
 
-def _statement(plan: Plan) -> dict[str, Any]:
-    """Write a statement for a query; nothing runs it."""
-    members = [*plan.wire["dimensions"], *(plan.wire.get("measures") or ())]
-    members += [t["dimension"] for t in plan.wire["timeDimensions"]]
-    aliases = {path.replace(".", "__"): path for path in members}
-    columns = ", ".join(f'{path} "{alias}"' for alias, path in aliases.items())
-    table = members[0].split(".", 1)[0]
-    limit = plan.wire["limit"]
-    text = f"SELECT {columns} FROM {table} LIMIT {limit}"  # noqa: S608 - never run
+def _unit(time: dict[str, Any]) -> str:
+    """Return the granularity in which pre-aggregations are looked for."""
+    # Cube derives it from the range; of whole days it is a day.
+    return time.get("granularity") or "day"
+
+
+def _transformed(plan: Plan) -> dict[str, Any]:
+    """Return the first keys of what Cube matches with pre-aggregations."""
+    wire = plan.wire
+    measures: list[str] = list(wire.get("measures") or ())
+    used = [*wire["dimensions"], *(wire.get("segments") or ())]
+    used += [path for path in members_in(wire["filters"]) if path not in measures]
+    times = wire["timeDimensions"]
     return {
-        "sql": {
-            "sql": [text, []],
-            "aliasNameToMember": aliases,
-            "cacheKeyQueries": [],
-            "order": dict(plan.order or ()),
-            "dataSource": "default",
-            "external": False,
-        }
+        "sortedDimensions": sorted(set(used)),
+        "sortedTimeDimensions": sorted([t["dimension"], _unit(t)] for t in times),
+        "timeDimensions": [[t["dimension"], t.get("granularity")] for t in times],
+        "measures": measures,
+        "leafMeasures": measures,
     }
 
 

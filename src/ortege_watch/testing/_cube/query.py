@@ -41,6 +41,7 @@ _ENDS: Final = {
     "beforeOrOnDate": 1,
     "afterDate": 1,
 }
+_KINDS: Final = ("measures", "dimensions")
 _VAGUE: Final = "does not match any of the allowed types"
 _EMPTY: Final = (
     "Query should contain either measures, dimensions or timeDimensions with "
@@ -82,23 +83,33 @@ class Request:
     plans: tuple[Plan, ...]
     format: str
 
-    def pivot(self) -> dict[str, Any]:
-        """Return the pivotQuery of the answer."""
+    def pivot(self, *, native: bool) -> dict[str, Any]:
+        """Return the pivotQuery of the answer.
+
+        Args:
+            native: as 1.7.43 makes it for results. Else, as in JavaScript, it is the
+                first query itself, which changes.
+        """
         wires = [plan.wire for plan in self.plans]
+        pivot = dict(wires[0]) if native else wires[0]
         if self.type == "blendingQuery":
-            pivot: dict[str, Any] = {
+            members: dict[str, Any] = {
                 key: list(dict.fromkeys(name for w in wires for name in w.get(key, ())))
-                for key in ("measures", "dimensions")
+                for key in _KINDS
             }
+            if native:
+                members = {key: names for key, names in members.items() if names}
+                first = wires[0].items()
+                members = {k: v for k, v in first if k not in _KINDS} | members
+            pivot = members
             granularity = self.plans[0].blended
             pivot["timeDimensions"] = [
                 {"dimension": "time", "granularity": granularity}
             ]
-        else:
-            pivot = dict(wires[0])
-            if self.type == "compareDateRangeQuery":
-                pivot["dimensions"] = ["compareDateRange", *pivot["dimensions"]]
-        return {**pivot, "queryType": self.type}
+        elif self.type == "compareDateRangeQuery":
+            pivot["dimensions"] = ["compareDateRange", *pivot["dimensions"]]
+        pivot["queryType"] = self.type
+        return pivot
 
 
 @attrs.frozen(kw_only=True)
@@ -128,8 +139,6 @@ class Planner:
             kind = "compareDateRangeQuery"
         if kind != "regularQuery" and query_type is None:
             raise Refusal(_UNSUPPORTED.format(kind))
-        if self.classic and kind == "regularQuery" and query_type == "multi":
-            plans[0].wire["queryType"] = kind
         shape = "default" if blending else query.get("responseFormat", "default")
         return Request(type=kind, plans=tuple(plans), format=shape)
 

@@ -182,6 +182,25 @@ def test_a_callback_may_close_but_not_take_updates(client):
     assert refused == ["updates cannot be taken in a callback"]
 
 
+def test_a_callback_that_blocks_does_not_hold_up_closing(cube, client, caplog):
+    blocked, release = threading.Event(), threading.Event()
+
+    def on_state(state) -> None:
+        if state == "live":
+            blocked.set()
+            release.wait(30)
+
+    with client.watch(QUERY, on_state=on_state) as updates:
+        iteration = Iteration(updates)
+        assert blocked.wait(10)
+        updates.close()
+        assert iteration.wait() == "ended"
+        assert not release.is_set()
+        release.set()
+    host = cube.url.split("/")[2]
+    assert f"{host}: the thread of the subscription has not ended within" in caplog.text
+
+
 def test_next_has_a_time_limit_and_loses_nothing(cube, client):
     with client.watch(QUERY) as updates:
         assert updates.next(timeout=10).first

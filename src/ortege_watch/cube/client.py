@@ -459,7 +459,9 @@ class CubeClient(HttpClient, _Calls):
         self._driver.check_open()
         driver = AsyncHttpDriver(max_size=self._driver.max_size, tls=self._driver.tls)
         updates = _watch(self._settings, driver, queries, options)
-        watch = Updates(updates, aclose=driver.aclose)
+        watch = Updates(
+            updates, aclose=driver.aclose, server=self._settings.endpoint.host
+        )
         self._watches.add(watch)
         return watch
 

@@ -176,10 +176,15 @@ class Updates:
     _worker: _Worker | None = None
 
     def __init__(
-        self, updates: AsyncUpdates, *, aclose: Callable[[], Awaitable[None]]
+        self,
+        updates: AsyncUpdates,
+        *,
+        aclose: Callable[[], Awaitable[None]],
+        server: str,
     ) -> None:
         self._updates = updates
         self._aclose = aclose
+        self._server = server
         self._closed = False
 
     def __repr__(self) -> str:
@@ -198,7 +203,7 @@ class Updates:
     def __enter__(self) -> Self:
         if self._worker is not None or self._closed:
             raise InvalidArgument(_CLOSED if self._closed else _USED)
-        worker = _Worker(self._updates, self._aclose)
+        worker = _Worker(self._updates, self._aclose, self._server)
         self._worker = worker
         worker.start()
         if self._closed:  # by another thread, meanwhile
@@ -320,11 +325,12 @@ class _Worker:
     """
 
     def __init__(
-        self, updates: AsyncUpdates, aclose: Callable[[], Awaitable[None]]
+        self, updates: AsyncUpdates, aclose: Callable[[], Awaitable[None]], server: str
     ) -> None:
         self.pid: Final = os.getpid()
         self._updates = updates
         self._aclose = aclose
+        self._server = server
         self._requests = asyncio.Semaphore(0)  # calls of take() without an answer
         self._answers: SimpleQueue[Update | BaseException | None] = SimpleQueue()
         self._abandoned: SimpleQueue[None] = SimpleQueue()  # by an interrupted take()
@@ -358,8 +364,9 @@ class _Worker:
         self._thread.join(_CLOSE_WITHIN)
         if self._thread.is_alive():
             LOGGER.warning(
-                "the thread of a subscription has not ended within %s s: does a"
+                "%s: the thread of the subscription has not ended within %s s: does a"
                 " callback block?",
+                self._server,
                 _CLOSE_WITHIN,
             )
         leaving = None

@@ -268,7 +268,10 @@ def test_forms_of_one_value_are_equal(kind, alike):
 def test_what_cannot_be_read_stands_for_itself(kind):
     for value in (None, msgspec.UNSET, "junk", "1_0"):
         assert values.canonical(value, kind, UTC) == value
-    assert values.canonical([1, {"a": 2}], kind, UTC) == (1, frozenset({("a", 2)}))
+    nested = [[1, {"a": 2}], [[1], {"a": 2}], [1, {"b": 2}], {"a": [1]}, [[]], []]
+    assert len({values.canonical(value, kind, UTC) for value in nested}) == len(nested)
+    same = [values.canonical([{"a": 2, "b": [3]}], kind, UTC) for _ in range(2)]
+    assert same[0] == same[1]
     early = "0001-01-01T00:00:00.000"
     assert values.canonical(early, datetime, timezone(timedelta(hours=9))) == early
 

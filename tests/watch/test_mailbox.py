@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 
@@ -36,7 +37,7 @@ class Box(Mailbox):
     """A mailbox with one query, and a shorter ``put``."""
 
     def __init__(self, *queries, on_error=None):
-        super().__init__(queries or (QUERY,), on_error)
+        super().__init__(queries or (QUERY,), on_error, server="cube.example")
 
     def snapshot(self, amounts: dict[str, int], *, resumed: bool = False) -> None:
         self.put("1", part(rows(amounts)), resumed=resumed, received_at=NOW)
@@ -123,6 +124,79 @@ def test_a_snapshot_that_fails_half_way_does_not_count_as_delivered():
         box.take()
     box.snapshot({"SP1": 1})
     assert senders(box.take().added) == ["SP1"]
+
+
+def test_a_value_that_is_nested_deeply_is_read_or_reported_and_the_query_goes_on():
+    for depth in (100, 700, 900, 950, 1100, 5000):
+        box = Box()
+        cell = "[" * depth + "]" * depth
+        data = f'{{"data": [{{"{Events.sender.name}": {cell}}}]}}'
+        with contextlib.suppress(DecodeError):
+            deep = codec.decode_body(data.encode()).parts[0]
+            box.put("1", deep, resumed=False, received_at=NOW)
+            with contextlib.suppress(DecodeError):
+                box.take()
+        box.snapshot({"SP1": 1})
+        assert senders(box.take().added) == ["SP1"]
+
+
+def dated(second: int, amounts: dict[str, int]):
+    body = {"data": rows(amounts), "lastRefreshTime": f"2026-11-22T06:00:{second}.000Z"}
+    return codec.decode_body(json.dumps(body).encode()).parts[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "stale"),
+    [
+        ([10], False),
+        ([10, 20], False),
+        ([20, 10], True),
+        ([20, 10, 15], False),  # newer than the last one
+        ([20, 30, 25], True),  # the second one has the same rows as the first
+    ],
+)
+def test_an_update_says_that_it_is_older_than_the_last_one(seconds, stale):
+    box = Box()
+    for count, second in enumerate(seconds):
+        same = second == 30
+        box.put(
+            "1",
+            dated(second, {"SP1": 0 if same else count}),
+            resumed=False,
+            received_at=NOW,
+        )
+        if not same:
+            update = box.take()
+    assert update.stale is stale
+
+
+def test_what_was_replaced_before_it_was_taken_makes_nothing_stale():
+    box = Box()
+    for second, taken in [(10, True), (30, False), (20, True)]:
+        box.put("1", dated(second, {"SP1": second}), resumed=False, received_at=NOW)
+        if taken:
+            update = box.take()
+    assert not update.stale  # the loop has seen nothing newer
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("order", [None, Events.amount.desc()])
+def test_only_a_limit_without_an_order_is_warned_about(limit, order, caplog):
+    query = QUERY.limit_to(limit)
+    query = query.order_by(order) if order else query
+    box = Box(query)
+    data = {f"SP{n}": n for n in range(limit or 10_000)}
+    box.snapshot(data)
+    assert box.take().truncated
+    messages = [record.message for record in caplog.records]
+    if limit and order:
+        assert messages == []
+    else:
+        [message] = messages
+        assert message.startswith(
+            "cube.example: query 1 [stacks_contract_events.asset_amount, "
+        )
+        assert f"its limit of {limit or 10_000} rows" in message
 
 
 def test_the_newest_error_replaces_the_one_before_it_and_keeps_its_place():

@@ -40,7 +40,7 @@ from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
 from ortege_watch.cube.calls import Call, Server
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, SubscriptionLost
-from ortege_watch.tokens import TokenLike
+from ortege_watch.tokens import TokenLike, expiry
 
 if TYPE_CHECKING:
     from ortege_watch._json import ResultPart
@@ -55,6 +55,8 @@ _POLL_WITHIN: Final = 300.0
 """Seconds that one poll of a subscription may take, "Continue wait" included."""
 
 _LOGGER: Final = logging.getLogger("ortege_watch.cube")
+_YEAR_9999: Final = 253370764800
+
 _DEFAULT_PATH: Final = "/cubejs-api"
 _EXAMPLE: Final = "https://cube.example.com/cubejs-api/v1"
 
@@ -505,10 +507,14 @@ def _watch(
     def remember(dialect: Dialect) -> None:
         settings.dialect = dialect
 
+    fixed = settings.tokens.is_fixed
+    expires = expiry(settings.tokens.get(0)) if fixed else None
     target = Target(
         url=settings.endpoint.socket,
         token=partial(settings.tokens.aget, math.inf),  # the session limits it
-        token_expires=not settings.tokens.is_fixed,
+        token_expires=not fixed,
+        # beyond that, datetime has no years
+        fixed_until=expires if expires and expires < _YEAR_9999 else None,
         poll=poll,
         clock=driver.clock,
         max_size=driver.max_size,

@@ -465,9 +465,6 @@ class Query:
             )
             raise QueryError(message) from error
 
-    def __str__(self) -> str:
-        return f"query {summary(self.to_wire())}"
-
     def __repr__(self) -> str:
         arguments = [
             f"{field.name}={list(value) if isinstance(value, tuple) else value!r}"

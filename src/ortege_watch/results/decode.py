@@ -378,13 +378,24 @@ def canonical(value: Any, kind: Kind, zone: tzinfo) -> Hashable:
 
 
 def _frozen(value: Any) -> Hashable:
-    """Return a hashable copy of a JSON value."""
-    if isinstance(value, dict):
-        entries = cast("dict[str, Any]", value)
-        return frozenset((key, _frozen(entry)) for key, entry in entries.items())
-    if isinstance(value, list):
-        return tuple(_frozen(item) for item in value)
-    return cast("Hashable", value)
+    """Return a hashable copy of a JSON value, flat, so that it may be nested deeply."""
+    if not isinstance(value, dict | list):
+        return cast("Hashable", value)
+    flat: list[Hashable] = []
+    left: list[Any] = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            entries = cast("dict[str, Any]", item)
+            names = sorted(entries)
+            flat.append((dict, *names))
+            left += [entries[name] for name in names]
+        elif isinstance(item, list):
+            flat.append((list, len(item)))
+            left += item
+        else:
+            flat.append(item)
+    return tuple(flat)
 
 
 def is_verbatim(values: Sequence[Any], kind: Kind, zone: tzinfo) -> bool:

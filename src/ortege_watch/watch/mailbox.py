@@ -16,6 +16,7 @@ import attrs
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import OrtegeWatchError
 from ortege_watch.query import Query
+from ortege_watch.query.query import summary
 from ortege_watch.results import ChangedRow, Result, Row
 from ortege_watch.results.diff import difference
 from ortege_watch.watch.session import LOGGER
@@ -101,7 +102,8 @@ class Mailbox:
     """What a subscription has received and the caller has not yet taken.
 
     Args:
-        queries: the queries by message id.
+        queries: the queries; the first one has the message id "1".
+        server: its host, for log lines.
         on_error: receives transient errors; without it, :meth:`take` raises them.
     """
 
@@ -109,7 +111,10 @@ class Mailbox:
         self,
         queries: Sequence[Query],
         on_error: Callable[[OrtegeWatchError], object] | None,
+        *,
+        server: str,
     ) -> None:
+        self._server = server
         self._slots: Final = {
             str(number): _Slot(query) for number, query in enumerate(queries, 1)
         }
@@ -203,11 +208,15 @@ class Mailbox:
         if last is not None and not changes:
             return None
         slot.last, slot.last_part = result, snapshot.part
-        if truncated and not slot.warned:
+        is_top = slot.query.limit is not None and slot.query.order
+        if truncated and not is_top and not slot.warned:
             slot.warned = True
             LOGGER.warning(
-                "a result has reached its limit of %s rows, and rows beyond it are"
-                " missing: narrow the query, or raise its limit",
+                "%s: query %s %s: the result has reached its limit of %d rows, and rows"
+                " beyond it are missing: narrow the query, or raise its limit",
+                self._server,
+                message_id,
+                summary(slot.query.to_wire()),
                 len(result),
             )
         return Update(

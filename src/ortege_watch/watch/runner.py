@@ -63,6 +63,7 @@ class Target:
     token: Callable[[], Awaitable[str]]  # calls the token function
     # whether a token may be replaced before it expires; not for a fixed string
     token_expires: bool
+    fixed_until: float | None  # when a fixed string expires, in unix seconds
     poll: Callable[[Query], Awaitable[ResultPart]]  # sends one query over REST
     clock: AsyncClock  # the clock of all time limits
     # the size in bytes of the largest frame; a result of 50,000 rows has 17 MB
@@ -107,7 +108,9 @@ class Subscription:
         )
         on_error = options.get("on_error")
         self.mailbox: Final = Mailbox(
-            queries, on_error and (lambda error: self._call(on_error, error))
+            queries,
+            on_error and (lambda error: self._call(on_error, error)),
+            server=target.url.split("/")[2],
         )
         self.arrived: Final = asyncio.Event()
         self.finished = False
@@ -126,6 +129,14 @@ class Subscription:
         """Open the first sessions."""
         if self._on_state is not None:
             self._call(self._on_state, self.state)
+        if self._target.fixed_until is not None:
+            when = datetime.fromtimestamp(self._target.fixed_until, UTC)
+            LOGGER.warning(
+                "%s: the token is a fixed string and expires at %s: pass a function that"
+                " returns a new one",
+                self._server,
+                when.isoformat(timespec="seconds"),
+            )
         if not self.finished:  # by a callback that failed
             self._start_sessions()
 

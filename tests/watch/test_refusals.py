@@ -1,0 +1,269 @@
+"""Refused upgrades, certificates, outdated snapshots and log lines, from end to end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+
+import pytest
+import trustme
+from peers import peer, saying
+from test_polling import PAGE, answer
+from watching import EVENTS, QUERY, Events, senders, watching
+
+from ortege_watch import (
+    AsyncCubeClient,
+    AuthenticationError,
+    Reconnect,
+    TransportError,
+)
+from ortege_watch.testing import FakeCube
+
+pytestmark = pytest.mark.anyio
+
+
+def lines(caplog) -> list[str]:
+    return [
+        f"{record.levelname} {record.message}"
+        for record in caplog.records
+        if record.name == "ortege_watch.watch"
+    ]
+
+
+# ---------------------------------------------------------------- refused upgrades
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("value", "date", "seconds"),
+    [
+        ("86400", "", 300.0),
+        ("42", "", 42.0),
+        ("Thu, 26 Nov 2026 06:01:30 GMT", "Thu, 26 Nov 2026 06:00:00 GMT", 90.0),
+    ],
+)
+async def test_retry_after_of_a_refused_upgrade_is_respected(
+    status, value, date, seconds, clock, caplog
+):
+    headers = {"Retry_After": value} | ({"Date": date} if date else {})
+    attempts = []
+
+    async def talk(request, reader, writer) -> None:
+        attempts.append(clock.now())
+        writer.write(answer("", status, **headers))
+        await writer.drain()
+
+    async with peer(talk) as url:
+        client = AsyncCubeClient(url, "a.token", clock=clock)
+        async with client, client.watch(QUERY):
+            await move(clock, lambda: len(attempts) == 2)
+    assert attempts[1] - attempts[0] == seconds
+    said = "86400" if value == "86400" else f"{seconds:.0f}"
+    assert f"asked to wait {said} s; next attempt in {seconds:g} s" in caplog.text
+
+
+class Proxy:
+    """Forwards connections to ``target``; refuses upgrades while there is none."""
+
+    def __init__(self, target: FakeCube | None, refusal: bytes = b"") -> None:
+        self.target = target
+        self.refusal = refusal
+        self.refused = 0
+
+    async def __call__(self, request, reader, writer) -> None:
+        if self.target is None:
+            self.refused += 1
+            writer.write(self.refusal)
+            await writer.drain()
+            return
+        host, port = self.target.url.split("/")[2].split(":")
+        inner_reader, inner_writer = await asyncio.open_connection(host, int(port))
+        inner_writer.write(request)
+
+        async def copy(source, target) -> None:
+            while data := await source.read(65536):
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
+
+
+async def move(clock, until) -> None:
+    """Move the clock from one sleeper to the next, until something is true."""
+    async with asyncio.timeout(10):
+        while not until():
+            if clock.sleepers:
+                await clock.advance(clock.sleepers[0])
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_proxys_page_instead_of_an_upgrade_is_an_outage_later(status, clock):
+    with FakeCube() as cube:
+        proxy = Proxy(cube, answer(PAGE, status))
+        async with peer(proxy) as url:
+            client = AsyncCubeClient(url, cube.token(), clock=clock)
+            async with client, client.watch(QUERY) as updates:
+                assert (await anext(updates)).first
+                proxy.target = None
+                cube.close()
+                await move(clock, lambda: proxy.refused == 8)
+                assert updates.state == "waiting"
+                proxy.target = cube
+                await move(clock, lambda: updates.state == "live")
+
+
+async def test_a_proxys_401_at_first_ends_it():
+    async with peer(saying(answer(PAGE, 401), upgraded=False)) as url:
+        client = AsyncCubeClient(url, "a.token")
+        async with asyncio.timeout(10), client, client.watch(QUERY) as updates:
+            with pytest.raises(AuthenticationError):
+                await anext(updates)
+
+
+# -------------------------------------------------------------------- certificates
+
+
+@pytest.mark.parametrize("transport", ["websocket", "rest"])
+async def test_a_refused_certificate_ends_it_at_first(transport):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    async def talk(reader, writer) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=context)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        client = AsyncCubeClient(f"https://127.0.0.1:{port}", "a.token")
+        watch = client.watch(QUERY, transport=transport)
+        async with asyncio.timeout(10), client, watch as updates:
+            with pytest.raises(TransportError) as caught:
+                await anext(updates)
+            with pytest.raises(StopAsyncIteration):
+                await anext(updates)
+    assert str(caught.value).startswith(f"certificate of 127.0.0.1:{port} refused: ")
+    assert "pass ssl=" in str(caught.value)
+
+
+# --------------------------------------------------------------- outdated snapshots
+
+
+def replica(*senders: str, behind: float) -> FakeCube:
+    """Make one of two servers of a database, whose cache is so many seconds old."""
+    cube = FakeCube(now=lambda: 1_800_000_000.0 - behind)
+    cube.tables[EVENTS].insert(
+        {"sender_address": sender, "asset_amount": 1} for sender in senders
+    )
+    return cube
+
+
+@pytest.mark.parametrize("hold", [0, 12, 30])
+async def test_after_a_failover_an_outdated_snapshot_is_held_and_then_marked(
+    hold, clock
+):
+    fresh = replica("SP1", "SP2", behind=0.0)
+    stale = replica("SP1", behind=60.0)
+    with fresh, stale:
+        proxy = Proxy(fresh)
+        async with peer(proxy) as url:
+            client = AsyncCubeClient(url, fresh.token(), clock=clock)
+            watch = client.watch(QUERY, hold_stale_for=hold)
+            async with client, watch as updates:
+                assert not (await anext(updates)).stale
+                proxy.target = stale
+                fresh.close()
+                waiting = asyncio.create_task(anext(updates))
+                start = clock.now()
+                await move(clock, waiting.done)
+                update = await waiting
+    assert senders(update.removed) == ["SP2"]
+    assert update.stale
+    assert hold <= clock.now() - start <= hold + 25.0  # it moves while sockets open
+
+
+async def test_a_row_is_not_removed_while_a_newer_snapshot_may_come(clock):
+    fresh = replica("SP1", "SP2", behind=0.0)
+    stale = replica("SP1", behind=60.0)
+    with fresh, stale:
+        proxy = Proxy(fresh)
+        async with peer(proxy) as url:
+            client = AsyncCubeClient(url, fresh.token(), clock=clock)
+            async with client, client.watch(QUERY) as updates:
+                assert len((await anext(updates)).added) == 2
+                proxy.target = stale
+                fresh.close()
+                waiting = asyncio.create_task(anext(updates))
+                seen = updates.last_seen
+                await move(clock, lambda: updates.last_seen > seen)
+                fresh.tables[EVENTS].insert(
+                    {"sender_address": "SP3", "asset_amount": 1}
+                )
+                proxy.target = fresh
+                stale.close()
+                await move(clock, waiting.done)
+                update = await waiting
+    assert (senders(update.added), list(update.removed)) == (["SP3"], [])
+    assert not update.stale
+
+
+# ------------------------------------------------------------------------ log lines
+
+
+async def test_the_story_of_a_connection_names_host_and_queries(caplog):
+    caplog.set_level(logging.DEBUG, "ortege_watch.watch")
+    cube = FakeCube()
+    cube.continue_wait()
+    queries = [QUERY.limit_to(number) for number in range(1, 8)]
+    async with watching(*queries, cube=cube, reconnect=Reconnect(base=0.1)) as watch:
+        for _ in queries:
+            await watch.next()
+        cube.close()
+        await watch.states.reach("live", times=2)
+    host = cube.url.split("/")[2]
+    said = lines(caplog)
+    name = (
+        "[stacks_contract_events.asset_amount, stacks_contract_events.sender_address]"
+    )
+    first = f"INFO {host}: live, subscribed to query 1 {name}, query 2 {name}, "
+    assert said[0].startswith(first)
+    assert said[0].endswith(" and 2 more")
+    assert f"DEBUG {host}: query 1 {name}: still running (Continue wait)" in said
+    (lost,) = [line for line in said if "next attempt" in line]
+    assert lost.startswith(f"WARNING {host}: the connection was lost")
+    assert sum(line.startswith(first) for line in said) == 2
+
+
+@pytest.mark.parametrize("transport", ["websocket", "rest"])
+async def test_a_fixed_token_that_expires_is_warned_about_once(transport, caplog):
+    cube = FakeCube()
+    token = cube.token(expires_in=3600)
+    reconnect = Reconnect(base=0.05)
+    async with watching(
+        cube=cube, token=token, transport=transport, reconnect=reconnect
+    ) as watch:
+        await watch.next()
+        if transport == "websocket":
+            cube.close()
+            await watch.states.reach("live", times=2)
+    (line,) = [line for line in lines(caplog) if "fixed string" in line]
+    assert line.startswith(f"WARNING {cube.url.split('/')[2]}: the token is a fixed")
+    assert time.strftime("%Y-", time.gmtime(time.time() + 3600)) in line
+    assert token not in caplog.text
+
+
+@pytest.mark.parametrize("expires", [None, 1e18])
+async def test_a_token_that_does_not_expire_is_not_warned_about(expires, caplog):
+    cube = FakeCube()
+    async with watching(cube=cube, token=cube.token(expires_in=expires)) as watch:
+        await watch.next()
+    assert "fixed string" not in caplog.text
+
+
+async def test_a_token_function_is_not_warned_about(caplog):
+    cube = FakeCube()
+    async with watching(cube=cube, token=lambda: cube.token(expires_in=3600)) as watch:
+        assert (await watch.next()).query.measures == (Events.amount,)
+    assert "fixed string" not in caplog.text

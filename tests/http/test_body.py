@@ -19,7 +19,8 @@ MIB = 2**20
 
 
 def unpack(data, *, encodings=("gzip",), size=100, max_size=MIB):
-    body = Body(encodings, max_size, "host")
+    body = Body(max_size, "host")
+    body.decode(",".join(encodings))
     for start in range(0, len(data), size):
         body.feed(data[start : start + size])
     return body.finish()

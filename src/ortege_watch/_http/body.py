@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
 from typing import Final
 
 from ortege_watch.errors import DecodeError, TransportError
@@ -19,30 +18,35 @@ class Body:
     """The bytes of a body as they arrive.
 
     Args:
-        encodings: the values of ``Content-Encoding``.
         max_size: the most bytes; nothing is inflated beyond them.
         host: the server, for messages.
-
-    Raises:
-        DecodeError: another encoding than gzip, or more than one: each could multiply
-            the size by a thousand.
     """
 
-    def __init__(self, encodings: Sequence[str], max_size: int, host: str) -> None:
-        used = [each.strip().lower() for each in encodings]
-        used = [each for each in used if each not in {"", "identity"}]
-        if used not in ([], ["gzip"], ["x-gzip"]):
-            raise DecodeError(
-                f"unsupported Content-Encoding {', '.join(used)!r} of {host}: expected"
-                " gzip, once, or none"
-            )
+    def __init__(self, max_size: int, host: str) -> None:
         self._host = host
         self._max_size = max_size
         self._room = max_size
         self._raw_room = max_size + _OVERHEAD
         self._parts: list[bytes] = []
         self._members = 0
-        self._inflate = self._next_member() if used else None
+        self._inflate: zlib._Decompress | None = None
+
+    def decode(self, encoding: str) -> None:
+        """Take the value of ``Content-Encoding``.
+
+        Raises:
+            DecodeError: another encoding than gzip, or more than one: each could multiply
+                the size by a thousand.
+        """
+        used = [each.strip() for each in encoding.lower().split(",")]
+        used = [each for each in used if each not in {"", "identity"}]
+        if used not in ([], ["gzip"], ["x-gzip"]):
+            raise DecodeError(
+                f"unsupported Content-Encoding {', '.join(used)!r} of {self._host}:"
+                " expected gzip, once, or none"
+            )
+        if used:
+            self._inflate = self._next_member()
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body.

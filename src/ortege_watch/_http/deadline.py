@@ -8,43 +8,38 @@ no operation lasts longer than what is left of the deadline of the call in this 
 from __future__ import annotations
 
 import ipaddress
-import math
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import wait
-from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ortege_watch._http.token_source import call_in_thread
 
 _PIECE: Final = 4096
 """Bytes that are written under one timeout, or a slow reader would renew it."""
 
-_left: ContextVar[Callable[[], float]] = ContextVar("left", default=lambda: math.inf)
+Deadline: TypeAlias = tuple[Callable[[], float], float]
+"""A clock, and the time by it at which the call in this thread ends."""
+
+DEADLINE: Final[ContextVar[Deadline | None]] = ContextVar("deadline", default=None)
+"""Limits all operations in this thread."""
 
 
 class DeadlinePassed(Exception):
     """The deadline of the call in this thread has passed."""
 
 
-@contextmanager
-def deadline(left: Callable[[], float]) -> Iterator[None]:
-    """Limit all operations in this thread to the seconds that ``left`` returns."""
-    before = _left.set(left)
-    try:
-        yield
-    finally:
-        _left.reset(before)
-
-
 def _limit(timeout: float | None) -> float | None:
-    left = _left.get()()
+    """Return the timeout, or what is left of the deadline if that is less."""
+    deadline = DEADLINE.get()
+    if deadline is None:
+        return timeout
+    now, end = deadline
+    left = end - now()
     if left <= 0:
         raise DeadlinePassed
-    if timeout is None:
-        return None if left == math.inf else left
-    return min(timeout, left)
+    return left if timeout is None else min(timeout, left)
 
 
 def guard(client: Any) -> None:
@@ -119,14 +114,14 @@ class _Stream:
 
 def _addresses(host: str, port: int) -> list[str]:
     """Return the addresses of a host, or the host where it cannot be resolved here."""
-    left = _left.get()()
     try:
         ipaddress.ip_address(host)
     except ValueError:
         pass
     else:
         return [host]
-    if left == math.inf:
+    left = _limit(None)
+    if left is None:
         return [host]
 
     def resolve() -> list[str]:

@@ -40,7 +40,7 @@ from ortege_watch._http.conversation import (
     Response,
     Work,
 )
-from ortege_watch._http.deadline import DeadlinePassed, deadline, guard
+from ortege_watch._http.deadline import DEADLINE, DeadlinePassed, guard
 from ortege_watch._http.token_source import TokenTimeout
 from ortege_watch.errors import (
     DecodeError,
@@ -275,32 +275,35 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         return _answer(self.clock.now(), outcome, token)
 
     def _send(self, request: Request) -> Response | Failure:
-        limit = math.inf if request.limit is None else request.limit
-        end = self.clock.now() + limit
+        now, end = self.clock.now, math.inf
+        if request.limit is not None:
+            end = now() + request.limit
+        before = DEADLINE.set(None if end == math.inf else (now, end))
         try:
-            with deadline(lambda: end - self.clock.now()):
-                client = self._client()
-                response = client.send(
-                    _build(client, request), stream=True, follow_redirects=False
-                )
-                try:
-                    body = _body(response, request, self.max_size)
-                    if not response.is_stream_consumed:
-                        for chunk in response.iter_raw():
-                            body.feed(chunk)
-                            if self.clock.now() >= end:
-                                return _expired(request)
-                finally:
-                    response.close()
-                return _response(response, body.finish())
+            client = self._client()
+            response = client.send(
+                _build(client, request), stream=True, follow_redirects=False
+            )
+            try:
+                body = _body(response, request, self.max_size)
+                if not response.is_stream_consumed:
+                    for chunk in response.iter_raw():
+                        body.feed(chunk)
+                        if now() >= end:
+                            return _expired(request)
+            finally:
+                response.close()
+            return _response(response, body.finish())
         except DeadlinePassed:
             return _expired(request)
         except OrtegeWatchError as error:
             return Failure(error=error, retry=isinstance(error, TransportError))
         except _FOREIGN as error:
-            if self.clock.now() >= end:
+            if now() >= end:
                 return _expired(request)
             return _failure(error, request)
+        finally:
+            DEADLINE.reset(before)
 
     def _client(self) -> httpx.Client:
         with self._lock:
@@ -474,15 +477,11 @@ def _build(client: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.
 
 def _body(response: httpx.Response, request: Request, max_size: int) -> Body:
     """Return the body of a response, empty unless somebody has already read it."""
+    body = Body(max_size, urlsplit(request.url).netloc)
     if response.is_stream_consumed:  # by a mock or an event hook; httpx has decoded it
-        encodings, read = "", response.content
-    else:
-        encodings = redact(
-            response.headers.get("content-encoding", ""), request.secrets
-        )
-        read = b""
-    body = Body(encodings.split(","), max_size, urlsplit(request.url).netloc)
-    body.feed(read)
+        body.feed(response.content)
+    elif "content-encoding" in response.headers:
+        body.decode(redact(response.headers["content-encoding"], request.secrets))
     return body
 
 

@@ -67,17 +67,18 @@ Judge: TypeAlias = Callable[[Response], Verdict[T]]
 
 
 class Authentication(Protocol):
-    """How requests are authenticated: with a bearer token, or with a signature."""
+    """How requests are authenticated: with a bearer token, or with a signature.
+
+    Attributes:
+        secrets: what the server knows of the latest attempt, and no error may show.
+    """
+
+    secrets: Secrets
 
     def headers(
         self, content: bytes | None, attempts: Attempts
     ) -> Conversation[Headers]:
         """Return all headers of the next attempt."""
-        ...
-
-    @property
-    def secrets(self) -> Secrets:
-        """What the server knows, and no error may show."""
         ...
 
     def on_refused(

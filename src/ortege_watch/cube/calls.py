@@ -86,6 +86,8 @@ class Call:
     _spans: Iterator[int] = field(factory=lambda: itertools.count(1), init=False)
     _span: str = field(default="", init=False)
     _token: str = field(default="", init=False, repr=False)
+    # what the server knows, and no error may show
+    secrets: Secrets = field(factory=Secrets, init=False)
     _is_renewed: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -115,11 +117,6 @@ class Call:
             authentication=self,
             attempts=self._attempts,
         )
-
-    @property
-    def secrets(self) -> Secrets:
-        """What the server knows, and no error may show."""
-        return Secrets([self._token])
 
     def headers(
         self, content: bytes | None, attempts: Attempts
@@ -159,6 +156,7 @@ class Call:
             attempts.context = "; the token function has not returned"
             raise attempts.deadline_exceeded() from late
         before, self._token = self._token, reply.token
+        self.secrets = Secrets([self._token])
         return self._token != before
 
 

@@ -28,6 +28,10 @@ async def asynchronous(_) -> None:
         ({"stale_after": 0}, "stale_after"),
         ({"stale_after": math.inf}, "stale_after"),
         ({"poll_every": "soon"}, "poll_every"),
+        ({"poll_every": 0}, "poll_every"),
+        ({"hold_stale_for": -1}, "hold_stale_for"),
+        ({"hold_stale_for": math.nan}, "hold_stale_for"),
+        ({"hold_stale_for": "15"}, "hold_stale_for"),
         ({"reconnect": Retry()}, "of type Reconnect, got Retry"),
         ({"on_state": asynchronous}, "on_state must be a plain function"),
         ({"on_error": asynchronous}, "on_error must be a plain function"),
@@ -59,6 +63,10 @@ def test_options_are_optional():
 def test_an_invalid_back_off_is_refused(arguments):
     with pytest.raises(InvalidArgument):
         Reconnect(**arguments)
+
+
+def test_zero_holds_nothing():
+    assert settings_of({"hold_stale_for": 0}).hold_stale_for == 0
 
 
 def test_a_reconnect_may_give_up_at_once_or_never():

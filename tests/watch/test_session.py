@@ -1004,6 +1004,56 @@ def test_polling_ends_with_the_token_the_query_or_the_attempts():
     assert script.on(PollFailed("1", error))[-1] == Finish(error)
 
 
+def test_a_round_whose_other_queries_have_no_response_counts_at_its_end():
+    script = Script({"1": COUNT, "2": SUM}, jitter=lambda: 0.5)
+    refuse_upgrade(script)
+    assert script.on(PollFailed("1", TransportError("no route"))) == []
+    assert script.failures.count == 0
+    assert script.wait() == []
+    assert script.failures.count == 1
+    assert script.state.until - script.now == 0.75
+    assert script.wait() == [Poll("1")]  # "2" is still on its way
+    script.on(PollFailed("2", TransportError("no route")))
+    assert kinds(script.on(Polled("1", part()))) == [Deliver]
+    assert script.failures.count == 0
+
+
+def test_several_sessions_that_poll_try_one_at_a_time():
+    script = Script(settings=Settings(transport="rest"))
+    other = object()
+    script.wait()
+    script.failures.failed(other, script.now, 0.0)
+    script.on(PollFailed("1", TransportError("no route")))
+    assert script.wait() == []  # the other session is next
+    assert script.failures.try_at(other, script.now) == script.now
+    script.failures.reset()
+    assert script.wait() == [Poll("1")]
+
+
+def test_attempts_end_a_search_for_the_dialect():
+    script = Script(
+        settings=Settings(reconnect=Reconnect(attempts=1)),
+        previous_error=TransportError("silence"),
+        failures=1,
+    )
+    script.wait()
+    script.on(TokenReady("t"))
+    script.on(Opened())
+    effects = script.receive(frames.FrameError(500, "what?"))
+    assert kinds(effects) == [Disconnect, Finish]
+
+
+def test_a_certificate_that_is_refused_later_is_an_outage():
+    script = Script()
+    script.go_live()
+    script.on(GONE)
+    script.wait()
+    script.on(TokenReady("t"))
+    refused = TransportError("certificate refused")
+    assert script.on(OpenFailed(refused, permanent=True)) == []
+    assert isinstance(script.state, Waiting)
+
+
 # ------------------------------------------------------------------- every state
 
 

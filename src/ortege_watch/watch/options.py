@@ -29,10 +29,14 @@ class Reconnect:
         base: nominal length of the first delay, in seconds; doubled after each failure,
             and each delay is drawn between half and the whole.
         cap: nominal length of the longest delay, in seconds.
-        attempts: attempts in a row before the subscription ends with an error; ``None``
-            for no limit.
+        attempts: failed attempts in a row, after which the next failure ends the
+            subscription with its error; ``None``, the default, for no limit. Several
+            sockets that fail together, and a round of polling, count as one.
         healthy_after: seconds that a connection must live past its handshake before
             the delays start from ``base`` again. An open socket alone proves nothing.
+
+    The defaults are 1 s, 60 s, no limit and 10 s. A longer ``Retry-After`` of the server
+    is respected, up to 300 s.
 
     Raises:
         InvalidArgument: a value is out of range.

@@ -19,7 +19,7 @@ NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 def updates(*snapshots: dict[str, int], resumed: bool = False) -> list[Update]:
     """Return the update of each snapshot of amounts by sender."""
-    box = Mailbox([QUERY], None)
+    box = Mailbox([QUERY], None, server="cube.example")
     taken = []
     for amounts in snapshots:
         data = [

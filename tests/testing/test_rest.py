@@ -373,3 +373,30 @@ def test_bytes_that_are_not_http_end_the_connection(cube):
     with socket.create_connection(("127.0.0.1", cube.port)) as raw:
         raw.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
         assert raw.recv(100) == b""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ({}, 400, 'Invalid query format: "query" is required'),
+        ({"query": 5}, 400, 'Invalid query format: "query" must be a string'),
+        (
+            {"query": "SELECT 1", "x": 1},
+            400,
+            'Invalid query format: "x" is not allowed',
+        ),
+        (
+            {"query": "SELECT 1"},
+            500,
+            (
+                "Error: SQL interface is not initialized. "
+                "Please enable the SQL interface in your settings."
+            ),
+        ),
+    ],
+)
+def test_cubesql_of_a_server_without_the_sql_interface(body, status, error):
+    with FakeCube("strict") as cube, client(cube) as http:
+        answer = http.post("/cubesql", json=body)
+        assert (answer.status_code, answer.json()) == (status, {"error": error})
+        assert http.get("/cubesql").status_code == 404

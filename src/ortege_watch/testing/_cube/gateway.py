@@ -441,9 +441,13 @@ def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:
     if path == "/" and request.method == "GET":
         return response(200, "<!doctype html>\n")
     name = path.removeprefix(f"{BASE}/")
+    is_cubesql = name == "cubesql" and not gateway.classic
     get_only = {"meta", "subscribe"} if gateway.classic else {"meta"}
     methods = {"GET"} if name in get_only else {"GET", "POST"}
-    if path == name or name not in _CALLS or request.method not in methods:
+    if is_cubesql:
+        methods = {"POST"}
+    is_call = name in _CALLS or is_cubesql
+    if path == name or not is_call or request.method not in methods:
         return _not_found(request)
     try:
         gateway.authorize(presented(request, gateway))
@@ -454,8 +458,30 @@ def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:
     except ValueError as error:
         answer = gateway.refusal(Refusal.internal(f"SyntaxError: {error}"))
     else:
-        answer = gateway.answer(name, fields)
+        answer = (
+            gateway.refusal(_cubesql(fields))
+            if is_cubesql
+            else gateway.answer(name, fields)
+        )
     return response(answer.status, answer.body)
+
+
+def _cubesql(fields: Mapping[str, Any]) -> Refusal:
+    """Return what a server without the SQL interface answers; the fake has none."""
+    problem = ""
+    if "query" not in fields:
+        problem = '"query" is required'
+    elif not isinstance(fields["query"], str):
+        problem = '"query" must be a string'
+    unknown = fields.keys() - {"query", "timezone", "cache", "throwContinueWait"}
+    if unknown and not problem:
+        problem = f'"{min(unknown)}" is not allowed'
+    if problem:
+        return Refusal(f"Invalid query format: {problem}")
+    return Refusal.internal(
+        "Error: SQL interface is not initialized. "
+        "Please enable the SQL interface in your settings."
+    )
 
 
 def presented(request: HttpRequest, gateway: Gateway) -> str | None:

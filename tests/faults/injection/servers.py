@@ -104,7 +104,8 @@ class FakeServer:
     speed = 20.0
     tick = 0.1
     seconds = 2.0
-    patience = 20.0
+    # A connection that stays silent costs the watch in a thread 20 s.
+    patience = 45.0
     pace = 0.02
 
     def __init__(self, generation: Literal["classic", "strict"]) -> None:

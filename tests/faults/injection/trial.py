@@ -167,7 +167,6 @@ class _Trial:
                 seconds=server.seconds,
                 count=FAULTS_PER_WATCH,
                 longest=server.seconds / 5,
-                endings=watch.endings,
             )
             self._report.schedules[watch.name] = schedule
             running.append(asyncio.wrap_future(self._proxies[watch.name].run(schedule)))

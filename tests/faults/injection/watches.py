@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import attrs
 from injection.oracle import History, Recorder, Verdict
 from injection.proxy import LOOPBACK
-from injection.schedule import Ending
 from injection.servers import AMOUNT, KEY, FastClock, Server, rows_of
 
 from ortege_watch import AsyncCubeClient, CubeClient, Reconnect, Update, Updates
@@ -70,9 +69,6 @@ class Watch:
     errors: Counter[str] = attrs.field(factory=Counter)
     ended: list[str] = attrs.field(factory=list)
     recorders: dict[str, Recorder] = attrs.field(init=False)
-
-    # The endings of a stall that it can stand within a trial.
-    endings: tuple[Ending, ...] = ("resume", "reset", "never")
 
     def __attrs_post_init__(self) -> None:
         self.recorders = {each: Recorder(KEY, AMOUNT) for each in self.contracts}
@@ -173,8 +169,6 @@ class TaskWatch(Watch):
 class ThreadWatch(Watch):
     """A watch of :class:`CubeClient`, with the system's clock."""
 
-    # A connection that stays silent would cost it 20 s.
-    endings = ("resume", "reset")
     _updates: Updates | None = None
     _closing = False
 

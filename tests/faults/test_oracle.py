@@ -31,10 +31,11 @@ class Feed:
         return Result(codec.decode_body(body).parts[0], QUERY)
 
     def update(self, *, first: bool, **changes) -> None:
-        empty = {"added": (), "changed": (), "removed": (), "resumed": False}
+        empty = {"added": (), "changed": (), "removed": ()}
+        plain = {"resumed": False, "stale": False, **empty}
         now = datetime(2026, 11, 26, tzinfo=UTC)
         self.recorder.take(
-            Update(query=QUERY, first=first, received_at=now, **{**empty, **changes})
+            Update(query=QUERY, first=first, received_at=now, **{**plain, **changes})
         )
 
     def show(self, **state: int) -> None:

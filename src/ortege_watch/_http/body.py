@@ -26,7 +26,7 @@ class Body:
         self._host = host
         self._max_size = max_size
         self._room = max_size
-        self._raw_room = max_size + _OVERHEAD
+        self._raw_room = max_size
         self._parts: list[bytes] = []
         self._members = 0
         self._inflate: zlib._Decompress | None = None
@@ -46,6 +46,7 @@ class Body:
                 " expected gzip, once, or none"
             )
         if used:
+            self._raw_room += _OVERHEAD
             self._inflate = self._next_member()
 
     def feed(self, chunk: bytes) -> None:
@@ -54,21 +55,25 @@ class Body:
         Raises:
             DecodeError: the body is too large, or is not in gzip format.
         """
-        if self._inflate is None:
-            self._take(chunk)
-            return
         self._raw_room -= len(chunk)
         if self._raw_room < 0:
             raise self._too_large()
+        if self._inflate is None:
+            self._parts.append(chunk)
+            return
         while chunk:
             if self._inflate.eof:
                 self._inflate = self._next_member()
             try:
-                self._take(self._inflate.decompress(chunk, self._room + 1))
+                data = self._inflate.decompress(chunk, self._room + 1)
             except zlib.error as error:
                 raise DecodeError(
                     f"the response of {self._host} cannot be decompressed ({error})"
                 ) from error
+            self._room -= len(data)
+            if self._room < 0:
+                raise self._too_large()
+            self._parts.append(data)
             chunk = self._inflate.unused_data
 
     def finish(self) -> bytes:
@@ -87,12 +92,6 @@ class Body:
                 f"no complete response from {self._host}: its gzip stream is cut off"
             )
         return b"".join(self._parts)
-
-    def _take(self, data: bytes) -> None:
-        self._room -= len(data)
-        if self._room < 0:
-            raise self._too_large()
-        self._parts.append(data)
 
     def _next_member(self) -> zlib._Decompress:
         self._members += 1

@@ -10,6 +10,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from attrs import field, frozen, mutable
@@ -83,7 +84,7 @@ class Call:
     tokens: Tokens
     server: Server = field(factory=Server)
     _attempts: Attempts = field(init=False)
-    _spans: Iterator[int] = field(factory=lambda: itertools.count(1), init=False)
+    _spans: Iterator[int] = field(factory=partial(itertools.count, 1), init=False)
     _span: str = field(default="", init=False)
     _token: str = field(default="", init=False, repr=False)
     # what the server knows, and no error may show
@@ -294,26 +295,31 @@ def load_parts(
     until the server refuses it, as 1.7.43 does: one extra request per client.
     """
     if cache in _PAST_THE_CACHE and call.server.takes_renew_query:
-        try:
-            return (yield from _ask_parts(call, _renewing(query), cache))
-        except QueryRejected as error:
-            if '"renewQuery" is not allowed' not in error.message:
-                raise
-            call.server.takes_renew_query = False
+        return _ask_renewing(call, query, cache)
+    return _ask_parts(call, query, cache)
+
+
+def _ask_renewing(
+    call: Call,
+    query: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    cache: CacheMode | None,
+) -> Conversation[list[ResultPart]]:
+    try:
+        return (yield from _ask_parts(call, _renewing(query), cache))
+    except QueryRejected as error:
+        if '"renewQuery" is not allowed' not in error.message:
+            raise
+        call.server.takes_renew_query = False
     return (yield from _ask_parts(call, query, cache))
 
 
 def _ask_parts(
     call: Call, query: object, cache: CacheMode | None
 ) -> Conversation[list[ResultPart]]:
-    question = _question(query)
+    question: dict[str, object] = {"query": query, "queryType": "multi"}
     if cache is not None:
         question["cache"] = cache
     return call.ask("POST", "/load", _parts, codec.encode(question))
-
-
-def _question(query: object) -> dict[str, object]:
-    return {"query": query, "queryType": "multi"}
 
 
 def _parts(data: bytes) -> list[ResultPart]:
@@ -356,7 +362,7 @@ def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
     if _ranges(query):
         raise _several_results("load_raw()")
     try:
-        content = codec.dumps(_question(query)).encode()
+        content = codec.dumps({"query": query, "queryType": "multi"}).encode()
     except InvalidArgument as error:
         raise QueryError(str(error)) from error
     parts = yield from call.ask("POST", "/load", _parts, content)

@@ -419,7 +419,7 @@ class Query:
         included if it is not UTC or if something depends on it: a server's default can
         be another one (``CUBEJS_DEFAULT_TIMEZONE``).
         """
-        zone = self.zone
+        zone = ZoneInfo(self.timezone)
         wire: dict[str, Any] = {
             "measures": [item.name for item in self.measures],
             "dimensions": [item.name for item in self.dimensions],
@@ -440,8 +440,11 @@ class Query:
         wire = {key: value for key, value in wire.items() if value}
         if self.limit is not None:
             wire["limit"] = self.limit
-        dated = any(condition.dated for condition in self._conditions())
-        if self.timezone != "UTC" or self.time or dated:
+        if (
+            self.timezone != "UTC"
+            or self.time
+            or any(condition.dated for condition in self._conditions())
+        ):
             wire["timezone"] = self.timezone
         return wire
 

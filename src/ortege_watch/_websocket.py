@@ -42,7 +42,17 @@ class NoRedirectConnect(connect):
 
 
 class _Connection(ClientConnection):
-    """A connection whose opening fails with the reason, as TLS gives it."""
+    """A connection whose opening fails with the reason, and which ends in time."""
+
+    _ends = False
+
+    def data_received(self, data: bytes) -> None:
+        """Read, and abort a connection that the peer should close, and does not."""
+        super().data_received(data)
+        # websockets 17.4 limits that only while something is being sent.
+        if not self._ends and self.protocol.close_expected():
+            self._ends = True
+            self.loop.call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the loss."""

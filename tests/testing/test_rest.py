@@ -381,6 +381,11 @@ def test_bytes_that_are_not_http_end_the_connection(cube):
         ({}, 400, 'Invalid query format: "query" is required'),
         ({"query": 5}, 400, 'Invalid query format: "query" must be a string'),
         (
+            {"query": ""},
+            400,
+            'Invalid query format: "query" is not allowed to be empty',
+        ),
+        (
             {"query": "SELECT 1", "x": 1},
             400,
             'Invalid query format: "x" is not allowed',
@@ -399,4 +404,15 @@ def test_cubesql_of_a_server_without_the_sql_interface(body, status, error):
     with FakeCube("strict") as cube, client(cube) as http:
         answer = http.post("/cubesql", json=body)
         assert (answer.status_code, answer.json()) == (status, {"error": error})
+        assert http.get("/cubesql").status_code == 404
+
+
+@pytest.mark.parametrize("body", [{}, {"query": 5}, {"query": "SELECT 1"}])
+def test_cubesql_of_an_older_server_without_its_add_on(body):
+    with FakeCube("classic") as cube, client(cube) as http:
+        answer = http.post("/cubesql", json=body)
+        assert answer.status_code == 500
+        assert answer.json()["error"].startswith(
+            "Error: Unable to load @cubejs-backend/native"
+        )
         assert http.get("/cubesql").status_code == 404

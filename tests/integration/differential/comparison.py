@@ -14,7 +14,7 @@ import httpx
 from attrs import field, frozen
 from harness.ledger import quoted
 
-from differential.generator import CUBE, GRANULARITIES, Generator, Query
+from differential.generator import CUBE, CUSTOM, GRANULARITIES, Generator, Query
 from ortege_watch.testing import FakeCube, Table
 
 if TYPE_CHECKING:
@@ -205,6 +205,20 @@ def table(rows: Iterable[dict[str, Any]]) -> Table:
         },
         segments={"borrows": lambda row: row["function_name"] == "borrow"},
         primary_key="id",
+        granularities={
+            "seen_at": {
+                "fiscal_year": {
+                    "interval": "1 year",
+                    "offset": "3 months",
+                    "title": "Fiscal Year",
+                },
+                "from_sunday": {"interval": "1 week", "offset": "-1 day"},
+                "twelve_days": {"interval": "12 days", "origin": "2024-05-02 06:00"},
+                "five_quarters": {"interval": "1 year 3 months", "origin": "2020-02"},
+                "odd_year": {"interval": "1 year", "origin": "2024-05-02"},
+                "later_half": {"interval": "6 months", "offset": "1 month 2 days"},
+            }
+        },
         rows=rows,
     )
 
@@ -283,6 +297,11 @@ def _are_of_the_database(real: Answer, fake: Answer) -> bool:
     return all(a.status == 400 and a.error.startswith("Error: ") for a in (real, fake))
 
 
+def _is_never_cast(real: Answer, fake: Answer) -> bool:
+    empty = real.status == 200 and not rows_of(real.body["data"])[1]
+    return empty and "Invalid date" in fake.error
+
+
 KNOWN = (
     Known(
         "type of a column of whole numbers",
@@ -293,6 +312,11 @@ KNOWN = (
         "whether PostgreSQL reads the row of an error",
         "a pattern that ends with a backslash fails at the first row that is read",
         _is_unread,
+    ),
+    Known(
+        "whether PostgreSQL casts a value",
+        "where another filter can match no row it does not read the invalid date",
+        _is_never_cast,
     ),
     Known(
         "which of several database errors",
@@ -424,8 +448,15 @@ def order_of(query: Query, *, classic: bool) -> list[str]:
         listed += [without_granularity(d) for d in dimensions if d.count(".") == 2]
         found = dict(zip(reversed(listed), reversed(range(len(listed))), strict=True))
         return [columns[found[n]] if n in found else n for n in names]
-    # 1.7.43 takes the finest granularity.
-    labels.sort(key=lambda label: GRANULARITIES.index(label.rpartition(".")[2]))
+    # 1.7.43 takes the finest granularity. Where one of several is the data model's own,
+    # that depends on its interval: the rest of the order is not compared.
+    units = {label: label.rpartition(".")[2] for label in labels}
+    for place, name in enumerate(names):
+        own = [u for label, u in units.items() if without_granularity(label) == name]
+        if len(own) > 1 and not set(own).isdisjoint(CUSTOM):
+            names = names[:place]
+            break
+    labels.sort(key=lambda label: (*GRANULARITIES, *CUSTOM).index(units[label]))
     finest = {without_granularity(label): label for label in reversed(labels)}
     return [finest.get(name, name) for name in names]
 

@@ -20,6 +20,11 @@ DIMENSIONS = (*STRINGS, *NUMBERS, "success", "tx_date", "seen_at")
 GRANULARITIES = (
     *("second", "minute", "hour", "day", "week", "month", "quarter", "year"),
 )
+# Those that the data model defines for seen_at.
+CUSTOM = (
+    *("fiscal_year", "from_sunday", "twelve_days", "five_quarters", "odd_year"),
+    "later_half",
+)
 ZONES = (
     *("UTC", "America/New_York", "Europe/Berlin", "Asia/Kolkata"),
     *("Pacific/Auckland", "America/Los_Angeles"),
@@ -152,7 +157,10 @@ class Generator:
     def _time(self) -> dict[str, Any]:
         time: dict[str, Any] = {"dimension": path(self._random.choice(TIMES))}
         if self._chance() < 0.6:
-            time["granularity"] = self._random.choice(GRANULARITIES)
+            names = GRANULARITIES
+            if time["dimension"] == path("seen_at") or self._chance() < 0.03:
+                names = (*GRANULARITIES, *CUSTOM)
+            time["granularity"] = self._random.choice(names)
         kind = self._chance()
         if kind < 0.4:
             time["dateRange"] = self._random.choice(PERIODS)

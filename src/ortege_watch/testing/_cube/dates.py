@@ -6,10 +6,13 @@ import calendar
 import contextlib
 import re
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, reduce
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
+import attrs
+
+from ortege_watch.errors import InvalidArgument
 from ortege_watch.testing._cube import Refusal
 
 UNITS: Final = ("quarter", "day", "month", "year", "week", "hour", "minute", "second")
@@ -26,6 +29,19 @@ _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d\Z")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[t ]\d\d:\d\d(:\d\d(\.\d+)?)?z?\Z")
 _MONTH: Final = re.compile(rf"({'|'.join(_MONTHS)})\s+(\d{{4}})\Z")
 _INVALID: Final = "Invalid date"
+_INTERVAL: Final = re.compile(rf"(-?\d+)\s+{_UNIT}s?")
+_IN_MONTHS: Final = {"month": 1, "quarter": 3, "year": 12}
+# How many of a unit may be an interval without an origin.
+_WHOLE: Final = {
+    "month": 12,
+    "quarter": 4,
+    "week": 1,
+    "day": 1,
+    "hour": 24,
+    "minute": 60,
+    "second": 60,
+}
+_STEPS: Final = ("second", "minute", "hour", "day", "month", "quarter", "year")
 
 
 @cache
@@ -76,13 +92,151 @@ def floor(wall: datetime, unit: str) -> datetime:
 
 def shift(wall: datetime, unit: str, count: int) -> datetime:
     """Add units; a day that the month does not have becomes its last day."""
-    if unit in {"month", "quarter", "year"}:
-        months = count * {"month": 1, "quarter": 3, "year": 12}[unit]
-        index = wall.year * 12 + wall.month - 1 + months
+    if unit in _IN_MONTHS:
+        index = wall.year * 12 + wall.month - 1 + count * _IN_MONTHS[unit]
         year, month = index // 12, index % 12 + 1
         last = calendar.monthrange(year, month)[1]
         return wall.replace(year=year, month=month, day=min(wall.day, last))
     return wall + timedelta(**{f"{unit}s": count})
+
+
+def _interval(text: str) -> dict[str, int]:
+    """Parse an interval such as ``"1 year 3 months"``; empty if it is malformed."""
+    if re.fullmatch(rf"{_INTERVAL.pattern}(\s+{_INTERVAL.pattern})*", text) is None:
+        return {}
+    return {unit: int(count) for count, unit in _INTERVAL.findall(text)}
+
+
+def _parts(interval: dict[str, int]) -> tuple[int, timedelta]:
+    """Return an interval as PostgreSQL keeps it: months, and the rest."""
+    months = sum(n * _IN_MONTHS[u] for u, n in interval.items() if u in _IN_MONTHS)
+    rest = {f"{u}s": n for u, n in interval.items() if u not in _IN_MONTHS}
+    return months, timedelta(**rest)
+
+
+def _moved(wall: datetime, interval: dict[str, int], times: int) -> datetime:
+    months, rest = _parts(interval)
+    return shift(wall, "month", times * months) + times * rest
+
+
+def _common(first: str, second: str) -> str:
+    """Return the unit in which both units can be counted."""
+    if first == second:
+        return first
+    steps = (_STEPS.index("day" if u == "week" else u) for u in (first, second))
+    return _STEPS[min(steps)]
+
+
+def _smallest(interval: dict[str, int]) -> str:
+    if len(interval) == 1:
+        return next(iter(interval))
+    return reduce(_common, ("month" if u == "quarter" else u for u in interval))
+
+
+def _unit_of(moment: datetime) -> str:
+    """Return the longest unit that begins at a moment."""
+    units = ("year", "month", "week", "day", "hour", "minute")
+    return next((u for u in units if floor(moment, u) == moment), "second")
+
+
+@attrs.frozen(kw_only=True)
+class Granularity:
+    """A granularity that a data model defines, as 1.7.43 computes it.
+
+    Raises:
+        InvalidArgument: Cube would refuse the model.
+    """
+
+    name: str
+    interval: str
+    offset: str | None = None
+    origin: str | None = None
+    title: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        interval = _interval(self.interval)
+        if not interval or min(interval.values()) < 1:
+            raise InvalidArgument(
+                f"interval of granularity {self.name!r} must be such as '2 weeks' or "
+                f"'1 year 3 months', got {self.interval!r}"
+            )
+        if self.offset is not None and not _interval(self.offset):
+            raise InvalidArgument(
+                f"offset of granularity {self.name!r} must be such as '-1 day', "
+                f"got {self.offset!r}"
+            )
+        if self.origin is None:
+            unit, count = next(iter(interval.items()))
+            if len(interval) > 1 or _WHOLE.get(unit, count) % count:
+                raise InvalidArgument(
+                    f"interval of granularity {self.name!r} needs an origin unless a "
+                    f"year, day, hour or minute is a multiple, got {self.interval!r}"
+                )
+        elif self.offset is not None:
+            raise InvalidArgument(
+                f"granularity {self.name!r} must have offset or origin, not both"
+            )
+        else:
+            self._origin(ZoneInfo("UTC"), 1970)
+
+    def described(self, title: str) -> dict[str, str]:
+        """Return the entry of ``/meta``; ``title`` is for one without a title."""
+        found = {
+            "name": self.name,
+            "title": self.title or title,
+            "interval": self.interval,
+            "offset": self.offset,
+            "origin": self.origin,
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+    def floor(self, wall: datetime, where: ZoneInfo, year: int) -> datetime:
+        """Return the beginning of the interval that contains a time.
+
+        Args:
+            wall: wall clock of the zone.
+            where: the query's time zone.
+            year: the current one, where intervals begin that have no origin.
+        """
+        interval = _interval(self.interval)
+        if self.interval.split(" ")[0] == "1" and len(interval) == 1:
+            # An origin has no effect then [seen].
+            offset = _interval(self.offset or "0 days")
+            begin = floor(_moved(wall, offset, -1), next(iter(interval)))
+            return _moved(begin, offset, 1)
+        origin = self._origin(where, year)
+        months, rest = _parts(interval)
+        years, months = divmod(months, 12)
+        # PostgreSQL's length of a month and of a year, in seconds.
+        length = rest + months * timedelta(days=30) + years * timedelta(365, hours=6)
+        return _moved(origin, interval, (wall - origin) // length)
+
+    def level(self, where: ZoneInfo, year: int) -> str:
+        """Return the unit by which Cube compares it with other granularities."""
+        if self.offset is not None:
+            other = _smallest(_interval(self.offset))
+        else:
+            origin = self._origin(where, year).replace(tzinfo=where)
+            other = _unit_of(origin.astimezone(UTC).replace(tzinfo=None))
+        return _common(_smallest(_interval(self.interval)), other)
+
+    def _origin(self, where: ZoneInfo, year: int) -> datetime:
+        """Return the beginning of an interval in wall clock of the zone."""
+        if self.origin is None:
+            begin = datetime(year, 1, 1)  # noqa: DTZ001
+            return _moved(begin, _interval(self.offset or "0 days"), 1)
+        try:
+            # A year or a month alone is its beginning.
+            rest = {4: "-01-01", 7: "-01"}.get(len(self.origin), "")
+            moment = datetime.fromisoformat(self.origin + rest)
+        except ValueError:
+            raise InvalidArgument(
+                f"origin of granularity {self.name!r} must be an ISO 8601 date or "
+                f"time, got {self.origin!r}"
+            ) from None
+        if moment.tzinfo is not None:
+            moment = moment.astimezone(where)
+        return moment.replace(tzinfo=None)
 
 
 def absolute(text: str, *, end: bool) -> str:

@@ -215,10 +215,16 @@ class _Column:
     labels: tuple[str, ...]
     read: Callable[[Row], Any]
     unit: str = ""
+    level: str = ""  # the unit that a granularity of the cube is compared by
 
     def finer_than(self, other: _Column) -> bool:
         """Return whether this column's unit is shorter, or the same."""
-        return _FINEST.index(self.unit) <= _FINEST.index(other.unit)
+        return _length(self.unit) <= _length(other.unit)
+
+
+def _length(unit: str) -> int:
+    # Those that the cube defines come last.
+    return _FINEST.index(unit) if unit in _FINEST else len(_FINEST)
 
 
 def member_kind(tables: Mapping[str, Table], path: str) -> tuple[Table, str, str]:
@@ -334,7 +340,9 @@ class _Scope:
             read = self._wall(name)
         return _Column(member=path, labels=(path,), read=read)
 
-    def _wall(self, name: str, unit: str | None = None) -> Callable[[Row], Any]:
+    def _wall(
+        self, name: str, floor: Callable[[datetime], datetime] | None = None
+    ) -> Callable[[Row], Any]:
         """Return a function from a row to a time in the query's zone."""
 
         def read(row: Row) -> datetime | None:
@@ -342,19 +350,32 @@ class _Scope:
             if not isinstance(value, datetime):
                 return None
             wall = value.astimezone(self.plan.zone).replace(tzinfo=None)
-            return wall if unit is None else dates.floor(wall, unit)
+            return wall if floor is None else floor(wall)
 
         return read
 
     def _granular(self, path: str, unit: str) -> _Column:
-        _, name, kind = member_kind(self.tables, path)
-        if kind != "time" or unit not in dates.UNITS:
+        table, name, kind = member_kind(self.tables, path)
+        custom = table.granularities.get(name, {}).get(unit)
+        if kind != "time" or (custom is None and unit not in dates.UNITS):
             raise Refusal.user(
                 f'Granularity "{unit}" does not exist in dimension {path}'
             )
         labels = (f"{path}.{unit}", path)
-        read = self._wall(name, unit)
-        return _Column(member=path, labels=labels, read=read, unit=unit)
+        zone, year = self.plan.zone, int(self.plan.today[:4])
+
+        def floor(wall: datetime) -> datetime:
+            if custom is None:
+                return dates.floor(wall, unit)
+            return custom.floor(wall, zone, year)
+
+        return _Column(
+            member=path,
+            labels=labels,
+            read=self._wall(name, floor),
+            unit=unit,
+            level=unit if custom is None else custom.level(zone, year),
+        )
 
     def _segment(self, path: str) -> Callable[[Row], bool]:
         if _name(path) not in self.table.segments:
@@ -483,7 +504,7 @@ class _Scope:
         elif any(self.columns[i].unit for i in found):
             # 1.7.43 takes the finest granularity [seen].
             found = [i for i in found if self.columns[i].unit]
-            found.sort(key=lambda i: _FINEST.index(self.columns[i].unit))
+            found.sort(key=lambda i: _FINEST.index(self.columns[i].level))
         if found and found[0] >= len(self.columns) + len(self.measures):
             raise Refusal.database(
                 f"ORDER BY position {found[0] + 1} is not in select list"

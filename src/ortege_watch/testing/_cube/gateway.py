@@ -274,14 +274,20 @@ class Gateway:
             if one.get("granularity"):
                 path, unit = one["dimension"], one["granularity"]
                 about = self._about(path)
+                table, name, _ = member_kind(self.tables, path)
                 grain = {"name": unit, "title": unit, "interval": f"1 {unit}"}
+                if custom := table.granularities.get(name, {}).get(unit):
+                    grain = _grain(custom)
                 shown = about if self.classic else {**about, "granularity": grain}
                 times[f"{path}.{unit}"] = shown
                 if path not in plan.wire["dimensions"]:
                     times[path] = about
         return {
             "measures": {p: self._about(p) for p in plan.wire.get("measures") or ()},
-            "dimensions": {p: self._about(p) for p in plan.wire["dimensions"]},
+            "dimensions": {
+                p: {**self._about(p), **self._defined(*member_kind(self.tables, p)[:2])}
+                for p in plan.wire["dimensions"]
+            },
             "segments": {p: self._titles(p) for p in plan.wire.get("segments") or ()},
             "timeDimensions": times,
         }
@@ -335,6 +341,13 @@ class Gateway:
             "shortTitle": _title(name, classic=self.classic),
         }
 
+    def _defined(self, table: Table, time: str) -> dict[str, Any]:
+        """Return the granularities of a time; 0.35.81 does not list them [seen]."""
+        if self.classic or time not in table.granularities:
+            return {}
+        found = table.granularities[time].values()
+        return {"granularities": [_grain(granularity) for granularity in found]}
+
     def _described(self, table: Table) -> dict[str, Any]:
         """Describe a table as /meta does."""
 
@@ -369,6 +382,7 @@ class Gateway:
                 **(number if kind == "number" else {}),
                 **_VISIBLE,
                 "primaryKey": name == table.primary_key,
+                **self._defined(table, name),
             }
             for name, kind in table.dimensions.items()
         ]
@@ -383,6 +397,10 @@ class Gateway:
             "hierarchies": [],
             **folders,
         }
+
+
+def _grain(granularity: dates.Granularity) -> dict[str, str]:
+    return granularity.described(_title(granularity.name, classic=False))
 
 
 def _title(path: str, *, classic: bool) -> str:
@@ -441,7 +459,7 @@ def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:
     if path == "/" and request.method == "GET":
         return response(200, "<!doctype html>\n")
     name = path.removeprefix(f"{BASE}/")
-    is_cubesql = name == "cubesql" and not gateway.classic
+    is_cubesql = name == "cubesql"
     get_only = {"meta", "subscribe"} if gateway.classic else {"meta"}
     methods = {"GET"} if name in get_only else {"GET", "POST"}
     if is_cubesql:
@@ -459,20 +477,28 @@ def respond(request: HttpRequest, gateway: Gateway) -> HttpResponse:
         answer = gateway.refusal(Refusal.internal(f"SyntaxError: {error}"))
     else:
         answer = (
-            gateway.refusal(_cubesql(fields))
+            gateway.refusal(_cubesql(fields, classic=gateway.classic))
             if is_cubesql
             else gateway.answer(name, fields)
         )
     return response(answer.status, answer.body)
 
 
-def _cubesql(fields: Mapping[str, Any]) -> Refusal:
+def _cubesql(fields: Mapping[str, Any], *, classic: bool) -> Refusal:
     """Return what a server without the SQL interface answers; the fake has none."""
+    if classic:
+        # Whatever the body is.
+        return Refusal.internal(
+            "Error: Unable to load @cubejs-backend/native, probably your system "
+            "(x64-linux) with Node.js v20.20.2 is not supported."
+        )
     problem = ""
     if "query" not in fields:
         problem = '"query" is required'
     elif not isinstance(fields["query"], str):
         problem = '"query" must be a string'
+    elif not fields["query"]:
+        problem = '"query" is not allowed to be empty'
     unknown = fields.keys() - {"query", "timezone", "cache", "throwContinueWait"}
     if unknown and not problem:
         problem = f'"{min(unknown)}" is not allowed'

@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias, cast, overload
 import attrs
 
 from ortege_watch.errors import InvalidArgument
+from ortege_watch.testing._cube import dates
 
 Cell: TypeAlias = str | int | bool | Decimal | datetime | None
 Row: TypeAlias = Mapping[str, Cell]
@@ -61,10 +62,13 @@ class Table:
         primary_key: the dimension that identifies a row; servers of the classic
             generation require it in ungrouped queries.
         drill_members: for a measure, the members that its annotation lists.
+        granularities: for a time dimension, the granularities that the cube defines, by
+            name: ``{"interval": "1 year", "offset": "3 months"}``, as in Cube's models;
+            the keys are ``interval``, ``title``, and ``offset`` or ``origin``.
         rows: the first rows, as for :meth:`insert`.
 
     Raises:
-        InvalidArgument: a measure, a dimension or a row is not valid.
+        InvalidArgument: a measure, a dimension, a granularity or a row is not valid.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Table:
         segments: Mapping[str, Callable[[Row], bool]] | None = None,
         primary_key: str | None = None,
         drill_members: Mapping[str, Sequence[str]] | None = None,
+        granularities: Mapping[str, Mapping[str, Mapping[str, str]]] | None = None,
         rows: Iterable[Row] = (),
     ) -> None:
         self.name = name
@@ -96,12 +101,38 @@ class Table:
                     f"{', '.join(_TYPES)}, got {kind!r}"
                 )
             self._types[dimension] = kind
+        self.granularities = {
+            time: {
+                name: self._granularity(time, name, each) for name, each in some.items()
+            }
+            for time, some in (granularities or {}).items()
+        }
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
         self._rows: list[dict[str, Cell]] = [self._checked(row) for row in rows]
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r} with {len(self._rows)} rows>"
+
+    def _granularity(
+        self, time: str, name: str, keys: Mapping[str, str]
+    ) -> dates.Granularity:
+        if self.dimensions.get(time) != "time":
+            raise InvalidArgument(
+                f"granularities need a dimension of type time, got {time!r}"
+            )
+        if re.fullmatch(r"[_a-zA-Z]\w*", name, re.ASCII) is None or name in dates.UNITS:
+            raise InvalidArgument(
+                f"name of a granularity must be an identifier and none of "
+                f"{', '.join(dates.UNITS)}, got {name!r}"
+            )
+        unknown = keys.keys() - {"interval", "offset", "origin", "title"}
+        if unknown or "interval" not in keys:
+            raise InvalidArgument(
+                f"granularity {name!r} must have the key 'interval', and may have "
+                f"'offset', 'origin' and 'title', got {', '.join(map(repr, keys))}"
+            )
+        return dates.Granularity(name=name, **keys)
 
     @property
     def rows(self) -> list[Row]:

@@ -43,7 +43,18 @@ cube('random_events', {
   extends: stacks_contract_events,
   sql: "SELECT *, tx_date + interval '90 minutes' AS seen_at FROM random_events",
   dimensions: {
-    seen_at: { sql: 'seen_at', type: 'time' },
+    seen_at: {
+      sql: 'seen_at',
+      type: 'time',
+      granularities: {
+        fiscal_year: { interval: '1 year', offset: '3 months', title: 'Fiscal Year' },
+        from_sunday: { interval: '1 week', offset: '-1 day' },
+        twelve_days: { interval: '12 days', origin: '2024-05-02 06:00' },
+        five_quarters: { interval: '1 year 3 months', origin: '2020-02' },
+        odd_year: { interval: '1 year', origin: '2024-05-02' },
+        later_half: { interval: '6 months', offset: '1 month 2 days' },
+      },
+    },
   },
 });
 

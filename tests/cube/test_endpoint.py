@@ -5,8 +5,11 @@ import contextlib
 import pytest
 from hypothesis import given, strategies as st
 
+from ortege_watch import AsyncCubeClient, CubeClient
 from ortege_watch.cube.client import Endpoint
 from ortege_watch.errors import InvalidArgument
+
+TOKEN = f"eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE3MDB9.{'c2lnbmF0' * 5}"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_prefixes_and_other_base_paths_are_kept(url, api, root, socket):
         ("https://cube..com", "invalid url"),
         ("https://cube.example.com?token=x", "remove the query and the fragment"),
         ("https://cube.example.com#x", "remove the query and the fragment"),
-        ("https://me:pass@cube.example.com", "token="),
+        ("https://me:pass@cube.example.com", "CubeClient\\(url, token"),
         (None, "got NoneType"),
     ],
 )
@@ -88,6 +91,39 @@ def test_what_is_no_address_is_refused(url, reason):
     with pytest.raises(InvalidArgument, match=reason) as caught:
         Endpoint.parse(url)
     assert "pass@" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        TOKEN,
+        f"Bearer {TOKEN}",
+        f" {TOKEN}\n",
+        TOKEN.split(".")[2],
+        "0f" * 16,
+        "a b " * 64,
+        f"me:{TOKEN}@cube.example.com",
+        f"https://me:{TOKEN}/x@cube.example.com",
+        f"https://cube.example.com?token={TOKEN}",
+        f"https://cube.example.com#{TOKEN}",
+    ],
+)
+def test_a_token_in_the_place_of_the_url_is_not_shown(url, monkeypatch):
+    for create in (CubeClient, AsyncCubeClient):
+        with pytest.raises(InvalidArgument) as caught:
+            create(url, "a")
+        shown = f"{caught.value} {caught.value.__cause__} {caught.value.__context__}"
+        assert not any(part in shown for part in [url, *TOKEN.split(".")])
+    monkeypatch.setenv("ORTEGE_URL", url)
+    with pytest.raises(InvalidArgument) as caught:
+        CubeClient(token="a")
+    assert url not in str(caught.value)
+
+
+def test_swapped_arguments_are_named():
+    with pytest.raises(InvalidArgument) as caught:
+        CubeClient(TOKEN, "https://cube.example.com")
+    assert str(caught.value) == ("url looks like a token: pass CubeClient(url, token)")
 
 
 @given(st.text() | st.text().map("https://".__add__))

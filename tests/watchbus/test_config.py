@@ -79,6 +79,12 @@ def test_invalid_credentials_are_refused_without_being_shown(given):
     assert "hush" not in str(caught.value)
 
 
+def test_a_secret_in_the_place_of_the_app_id_is_not_shown():
+    with pytest.raises(InvalidArgument, match="app_id must be visible") as caught:
+        Credentials("hush; hush", "app")
+    assert "hush" not in str(caught.value)
+
+
 def test_the_secret_is_not_in_the_repr():
     link = BusConfig.parse("https://host", Credentials("app", "hush"))
     assert "hush" not in repr(link)

@@ -371,7 +371,7 @@ def test_secrets_are_not_shown():
         ({"secrets": {APP_ID: []}}, "secrets of .* must be a non-empty list"),
         ({"secrets": {APP_ID: [""]}}, "secret must be a non-empty string"),
         ({"secrets": {APP_ID: [b"bytes"]}}, "secret must be a non-empty string"),
-        ({"secrets": {"a;b": [SECRET]}}, "app_id must be .* got 'a;b'"),
+        ({"secrets": {"a;b": [SECRET]}}, "app_id must be visible ASCII"),
         ({"path": "api"}, "path must be .*, got 'api'"),
         ({"path": PATH + "?a=1"}, "path must be"),
         ({"method": "post"}, "method must be"),

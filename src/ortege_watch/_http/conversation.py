@@ -135,31 +135,38 @@ HTTP_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "h
 """The accepted schemes of a URL, and the HTTP scheme for each."""
 
 _UNFIT = re.compile(r"[\s\x00-\x1f\x7f]")
+_TOKEN_LIKE = re.compile(r"eyJ|bearer\s|[\w+=~-]{32}|.{254}", re.IGNORECASE | re.DOTALL)
+"""The beginning of a token or a secret; a host name has at most 253 characters."""
 
 
 def split_url(url: str, example: str, remedy: str) -> SplitResult:
     """Split a server's address into a scheme, a host, perhaps a port and a path.
 
     An invalid one is an InvalidArgument, whose message has a valid ``example``, and the
-    ``remedy`` for a user name or password.
+    ``remedy`` for a token, a user name or a password, which it does not show.
     """
     check_kind("url", url, str, f"a string such as {example}")
     text = url.strip()
+    if "://" not in text and _TOKEN_LIKE.match(text):
+        raise InvalidArgument(f"url looks like a token: {remedy}")
+    problem = ""
     try:
         parts = urlsplit(text)
         host = parts.hostname or ""
         host.encode("idna")  # or the resolver would raise a UnicodeError of its own
         port = parts.port
     except ValueError as error:
-        raise InvalidArgument(f"invalid url ({error}): expected {example}") from error
-    if "@" in parts.netloc:
+        parts, host, port, problem = urlsplit(""), "", None, str(error)
+    if "@" in (parts.netloc or text):
         raise InvalidArgument(f"url contains a user name or password; {remedy}")
+    if problem:
+        raise InvalidArgument(f"invalid url ({problem}): expected {example}")
+    if parts.query or parts.fragment:
+        raise InvalidArgument("invalid url: remove the query and the fragment")
     if parts.scheme not in HTTP_SCHEMES:
         rule = f"the scheme must be http, https, ws or wss, as in {example}"
     elif not host or port == 0 or _UNFIT.search(text):
         rule = f"expected a host, perhaps with a port and a path, as in {example}"
-    elif parts.query or parts.fragment:
-        rule = "remove the query and the fragment"
     else:
         return parts
     raise InvalidArgument(f"invalid url {url!r}: {rule}")

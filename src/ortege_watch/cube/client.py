@@ -80,7 +80,7 @@ class Endpoint:
         is taken as it is (a server may have another base path); any other path is a
         prefix before ``/cubejs-api/v1``. An invalid URL is an ``InvalidArgument``.
         """
-        parts = split_url(url, _EXAMPLE, "pass the token as token=")
+        parts = split_url(url, _EXAMPLE, "pass CubeClient(url, token)")
         scheme = HTTP_SCHEMES[parts.scheme]
         path = parts.path.rstrip("/").removesuffix("/load").rstrip("/")
         if not path.endswith("/v1"):

@@ -55,7 +55,9 @@ def is_field(text: object) -> bool:
 
 def check_app_id(app_id: object) -> None:
     """Raise :class:`InvalidArgument` unless the app id can be sent as a header."""
-    check_match("app_id", app_id, _FIELD, "visible ASCII characters without ';'")
+    if not is_field(app_id):
+        # Not its value, which is a secret where the two are swapped.
+        raise InvalidArgument("app_id must be visible ASCII characters without ';'")
 
 
 @frozen

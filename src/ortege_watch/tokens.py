@@ -7,6 +7,7 @@ import binascii
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import AnyStr, Final, TypeAlias
 
@@ -90,6 +91,14 @@ def expiry(token: str) -> float | None:
     except OverflowError:  # an integer beyond any clock: it never expires
         return None
     return seconds if math.isfinite(seconds) else None
+
+
+def timestamp(seconds: float) -> str:
+    """Return unix seconds in ISO 8601, in UTC; unchanged if beyond the year 9999."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
 
 
 def clean(given: object, refuse: type[OrtegeWatchError]) -> str:

@@ -254,6 +254,14 @@ async def test_a_fixed_token_that_expires_is_warned_about_once(transport, caplog
     assert token not in caplog.text
 
 
+async def test_a_fixed_token_that_has_expired_is_said_to_have(caplog):
+    cube = FakeCube()
+    with pytest.raises(AuthenticationError):
+        async with watching(cube=cube, token=cube.token(expires_in=-9)) as watch:
+            await watch.next()
+    assert "the token is a fixed string and expired at" in caplog.text
+
+
 @pytest.mark.parametrize("expires", [None, 1e18])
 async def test_a_token_that_does_not_expire_is_not_warned_about(expires, caplog):
     cube = FakeCube()

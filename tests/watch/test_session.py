@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import re
@@ -62,6 +63,11 @@ from ortege_watch.watch.states import (
 
 COUNT = {"measures": ["events.count"]}
 SUM = {"measures": ["events.asset_amount"], "dimensions": ["events.sender_address"]}
+
+
+def jwt(**claims) -> str:
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode())
+    return f"x.{payload.decode().rstrip('=')}.x"
 
 
 class Script:
@@ -394,12 +400,70 @@ def test_a_renewed_token_that_is_refused_is_asked_for_once_more():
     assert isinstance(effects[-1].error, AuthenticationError)
 
 
-def test_a_provider_that_repeats_a_refused_token_ends_it():
+@pytest.mark.parametrize("answer_of", ["handshake", "upgrade", "live socket"])
+@pytest.mark.parametrize("third", ["one", "two"])
+def test_a_provider_that_repeats_a_refused_token_is_called_after_a_delay(
+    answer_of, third
+):
     script = Script()
     script.go_live("one")
-    script.receive(INVALID)
-    effects = script.on(TokenReady("one"))
+    if answer_of != "live socket":
+        script.on(GONE)
+        script.wait()
+        script.on(TokenReady("one"))
+    if answer_of == "upgrade":
+        script.on(OpenFailed(TransportError("HTTP 401"), 401, by_cube=True))
+    else:
+        script.on(Opened())
+        script.receive(INVALID)
+    assert script.on(TokenReady("one")) == [Disconnect()]
+    assert isinstance(script.state, Waiting)
+    assert script.wait() == [AskToken()]
+    assert script.on(TokenReady(third)) == [Open(third)]
+    script.on(Opened())
+    effects = script.receive(INVALID)  # the second refusal in a row
     assert isinstance(effects[-1].error, AuthenticationError)
+
+
+def warnings(caplog) -> list[str]:
+    return [each.message for each in caplog.records if each.levelname == "WARNING"]
+
+
+def test_a_provider_that_returns_expired_tokens_is_warned_about_once(caplog):
+    good, expired, other = (jwt(exp=at) for at in (1_800_000_000, 1_000, 2_000))
+    script = Script()
+    script.go_live(good, expires_at=script.now + 5)
+    for token in (expired, other, expired):
+        while AskToken() not in script.wait():
+            script.receive(frames.Processed("1"))
+        assert script.on(TokenReady(token, script.now - 60)) == []  # not sent
+        assert script.state.token == good
+    [line] = warnings(caplog)
+    assert line == (
+        "cube.example: the token function returned a token that expired at"
+        " 1970-01-01T00:16:40+00:00; expected a newer one"
+    )
+
+
+def test_a_provider_that_repeats_its_token_is_warned_about_once(caplog):
+    token = jwt(exp=1_800_000_000)
+    script = Script()
+    until = script.now + 5
+    script.go_live(token, expires_at=until)
+    for calls in range(1, 6):
+        while AskToken() not in script.wait():
+            script.receive(frames.Processed("1"))
+        script.on(TokenReady(token, until))
+        assert len(warnings(caplog)) == (calls > 1)
+    assert "a token that expires at 2027-01-15T08:00:00+00:00; expected" in caplog.text
+
+
+def test_an_expired_token_at_connect_is_warned_about_and_tried(caplog):
+    # the clock of this machine may be wrong
+    script = Script()
+    script.go_live(jwt(exp=-1e300), expires_at=script.now - 1e300)
+    assert "a token that expired at -1e+300; expected" in caplog.text
+    assert isinstance(script.state, Live)
 
 
 def test_a_provider_that_fails_after_a_refusal_costs_the_socket():

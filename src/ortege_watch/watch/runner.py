@@ -28,7 +28,7 @@ from ortege_watch._json import ResultPart
 from ortege_watch._websocket import close, open_websocket, transport_error
 from ortege_watch.errors import ApiError, DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
-from ortege_watch.tokens import Secrets, expiry, redact
+from ortege_watch.tokens import Secrets, expiry, redact, timestamp
 from ortege_watch.watch import frames, states
 from ortege_watch.watch.mailbox import Mailbox
 from ortege_watch.watch.options import (
@@ -130,12 +130,13 @@ class Subscription:
         if self._on_state is not None:
             self._call(self._on_state, self.state)
         if self._target.fixed_until is not None:
-            when = datetime.fromtimestamp(self._target.fixed_until, UTC)
+            until = self._target.fixed_until
             LOGGER.warning(
-                "%s: the token is a fixed string and expires at %s: pass a function that"
+                "%s: the token is a fixed string and %s at %s: pass a function that"
                 " returns a new one",
                 self._server,
-                when.isoformat(timespec="seconds"),
+                "expires" if until > time.time() else "expired",
+                timestamp(until),
             )
         if not self.finished:  # by a callback that failed
             self._start_sessions()

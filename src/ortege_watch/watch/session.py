@@ -25,6 +25,7 @@ from ortege_watch.errors import (
     SubscriptionLost,
     TransportError,
 )
+from ortege_watch.tokens import expiry, timestamp
 from ortege_watch.watch import frames, states
 from ortege_watch.watch.options import Dialect, Settings, SharedFailures
 from ortege_watch.watch.states import (
@@ -106,6 +107,10 @@ class Session:
         self._failures: Final = failures
         self._refused_token: str | None = None
         """The token that the server refused last, until it accepts one."""
+        self._token_repeated = False
+        """Whether the token function has returned the refused token again."""
+        self._old_tokens = 0
+        """How often in a row the token function returned no newer token."""
         self._refused_upgrades = 0
         """Upgrades in a row that were answered as if WebSockets were off."""
         self._early_drops = 0
@@ -163,10 +168,12 @@ class Session:
     ) -> AskingToken | Connecting | Waiting | Closed:
         match event:
             case states.TokenReady(token=token, expires_at=expires_at):
-                if token == self._refused_token:
-                    return self._end_unauthorized(
+                if token == self._refused_token and not self._token_repeated:
+                    return self._retry_token(
                         401, "the token function returned the refused token again"
                     )
+                if expires_at is not None and expires_at <= self._now:
+                    self._on_old_token(token, expired=True)
                 self._do(states.Open(token))
                 until = self._now + self._settings.connect_within
                 return Connecting(token, expires_at, until)
@@ -216,7 +223,7 @@ class Session:
                 )
             case states.TokenReady(token=token, expires_at=expires_at):
                 if token == self._refused_token:
-                    return self._end_unauthorized(403, "Invalid token")
+                    return self._retry_token(403, "Invalid token")
                 return self._authorize(token, expires_at)
             case states.TokenFailed(error=error):
                 self._do(states.Disconnect())
@@ -293,7 +300,7 @@ class Session:
             case frames.Answer():
                 return self._on_answer(state, frame)
             case frames.Handshake():
-                self._refused_token = None
+                self._forget_refusal()
                 return attrs.evolve(state, handshake_by=None)
             case frames.FrameError(status=status, message=message):
                 error = api_error(message, status=status)
@@ -424,13 +431,16 @@ class Session:
 
     def _on_new_token(
         self, state: Live, token: str, expires_at: float | None
-    ) -> Live | Closed:
+    ) -> Live | Waiting | Closed:
         """Re-authorise the live socket; the old token is valid until the handshake."""
         if token == self._refused_token:
-            return self._end_unauthorized(403, "Invalid token")
+            return self._retry_token(403, "Invalid token")
         renew_at = self._renew_at(expires_at)
-        if token == state.token:  # the function has not got a newer one
+        expired = expires_at is not None and expires_at <= self._now
+        if token == state.token or (expired and self._refused_token is None):
+            self._on_old_token(token, expired=expired)
             return attrs.evolve(state, renew_at=renew_at)
+        self._old_tokens = 0
         self._log(logging.INFO, "re-authorising with a new token")
         after = self._authorize(token, expires_at)
         return attrs.evolve(
@@ -449,6 +459,35 @@ class Session:
         after = self._reconnect(state, error)  # this dialect has one token per socket
         self._refused_token = state.token
         return after
+
+    def _forget_refusal(self) -> None:
+        """Forget which token was refused."""
+        self._refused_token, self._token_repeated = None, False
+
+    def _retry_token(self, status: int, message: str) -> Waiting | Closed:
+        """Ask for a token after a delay, once: the function returned a refused one.
+
+        If nothing has worked yet, the caller is still there to fix it.
+        """
+        if self._token_repeated or not self._failures.worked:
+            return self._end_unauthorized(status, message)
+        refused = self._refused_token
+        self._do(states.Disconnect())
+        after = self._retry(AuthenticationError(message, status=status))
+        self._refused_token, self._token_repeated = refused, True
+        return after
+
+    def _on_old_token(self, token: str, *, expired: bool) -> None:
+        """Log once that the token function returns no newer token.
+
+        A function that caches its token may return it once more before it expires.
+        """
+        before, until = self._old_tokens, expiry(token)
+        self._old_tokens += 2 if expired else 1
+        if until is not None and before < 2 <= self._old_tokens:
+            when = f"{'expired' if expired else 'expires'} at {timestamp(until)}"
+            problem = f"the token function returned a token that {when}"
+            self._log(logging.WARNING, f"{problem}; expected a newer one")
 
     def _renew_at(self, expires_at: float | None) -> float | None:
         """Return when to ask for the token after one that expires at ``expires_at``."""
@@ -491,7 +530,7 @@ class Session:
         """Note that the server understands this dialect."""
         self._choice.confirmed = self._failures.worked = True
         self._choice.previous_error = None
-        self._refused_token = None
+        self._forget_refusal()
         self._refused_upgrades = self._early_drops = 0
         self._log(logging.INFO, f"live, subscribed to {self._queries}")
         return attrs.evolve(state, since=self._now, confirm_by=None)
@@ -593,7 +632,7 @@ class Session:
         at = self._failures.failed(self, self._now, self._jitter(), retry_after)
         if at is None:
             return self._finish(error)
-        self._refused_token = None
+        self._forget_refusal()
         when = next_attempt(max(0.0, at - self._now), retry_after)
         self._log(logging.WARNING, f"{error}; {when}")
         return Waiting(at)

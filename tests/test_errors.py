@@ -76,6 +76,21 @@ def test_pickle_and_copy_keep_message_and_attributes(
         assert twin.args == error.args
 
 
+@pytest.mark.parametrize("error", [error for error, _ in EXAMPLES])
+def test_the_text_of_every_error_is_one_printable_line(error: OrtegeWatchError) -> None:
+    text = "bad\nERROR root forged\r\x1b[31m\u2028\x9b\u202e" + "a" * 5000
+    hostile = copy.copy(error)
+    hostile.args = (text,)
+    if isinstance(hostile, ApiError):
+        hostile.message = text
+    if isinstance(hostile, DecodeError):
+        hostile.problems = (text,)
+    shown = str(hostile)
+    assert shown.isprintable()
+    assert shown.startswith("bad\\nERROR root forged\\r\\x1b[31m")
+    assert 2000 < len(shown) < 2200
+
+
 def test_an_error_that_its_own_result_refers_to_can_be_pickled() -> None:
     error = WatchBusError("a", status=401)
     error.published = PublishResult(error=error)

@@ -18,8 +18,9 @@
     └── OutboxFull                     the outbox has no room for more alerts
 
 No exception of httpx, websockets, msgspec or cattrs reaches a caller; where one was the
-cause, it is on ``__cause__``. Messages contain no token and no secret. Every error can
-be pickled and copied.
+cause, it is on ``__cause__``. Messages contain no token and no secret; ``str(error)`` is
+one line, of which texts have 2,000 characters at most. Every error can be pickled and
+copied.
 """
 
 from __future__ import annotations
@@ -49,6 +50,18 @@ __all__ = [
 E = TypeVar("E", bound="OrtegeWatchError")
 
 
+def printable(text: str, length: int = 2000) -> str:
+    """Return a text that a peer may have written as one line, cut at a length.
+
+    Line breaks and control characters are escaped: no peer writes log lines of its own.
+    """
+    if len(text) > length:
+        text = text[:length] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class OrtegeWatchError(Exception):
     """Base class of all errors of this library.
 
@@ -64,6 +77,9 @@ class OrtegeWatchError(Exception):
     query: Any = None
     watched: Any = None
     published: Any = None
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException's own calls the class with `args`, which fails for every
@@ -107,7 +123,7 @@ class DecodeError(OrtegeWatchError):
 
     def __str__(self) -> str:
         text = "; ".join(self.problems) or "cannot be decoded"
-        return f"{text}: {self.excerpt!r}" if self.excerpt else text
+        return printable(f"{text}: {self.excerpt!r}" if self.excerpt else text)
 
 
 class TransportError(OrtegeWatchError):
@@ -130,7 +146,8 @@ class ApiError(OrtegeWatchError):
     """Raised when the server answered with an error.
 
     Attributes:
-        message: the server's own message.
+        message: the server's own message, as it is; in ``str(error)`` its line breaks
+            and control characters are escaped.
         status: the HTTP status (over a WebSocket, the frame's ``status``).
         code: the server's own error type, such as ``"UserError"``, or ``None``.
         request_id: the id that the request was sent with, as the server logs it, or
@@ -159,7 +176,7 @@ class ApiError(OrtegeWatchError):
 
     def __str__(self) -> str:
         request = f", request {self.request_id}" if self.request_id else ""
-        message = self.message or "no reason given"
+        message = printable(self.message) or "no reason given"
         return f"{message} (status {self.status}{request})"
 
 
@@ -216,7 +233,7 @@ class WatchBusError(ApiError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return self.message
+        return printable(self.message)
 
 
 class SignatureReason(StrEnum):

@@ -404,3 +404,15 @@ async def test_a_bomb_is_refused_and_takes_no_memory(use, name):
     assert "max_size" in str(error) or "Content-Encoding" in str(error)
     # The server's own copy of the response is in it, too.
     assert peak < 4 * MAX_SIZE + 2 * len(BOMBS[name])
+
+
+async def test_a_server_cannot_write_log_lines(caplog):
+    message = "bad\nERROR root forged\x1b[2J"
+    body = json.dumps({"error": message}).encode()
+    retry = Retry(attempts=2, base=0.001)
+    with Peer(answering(*[answer(503, body)] * 2)) as peer:
+        [error] = await load(f"http://{peer.host}", 1, retry=retry)
+    assert isinstance(error, ApiError)
+    assert error.message == message
+    assert "\\nERROR root forged" in caplog.text
+    assert all(each.getMessage().isprintable() for each in caplog.records)

@@ -346,12 +346,12 @@ def test_a_flush_that_cannot_send_everything_raises():
 def test_a_rejected_alert_delays_no_others_and_is_logged(caplog):
     store = Store()
     items = accepted(store, ALERTS[:1])
-    server = Play([error("000099", "too old")])
+    server = Play([error("000099", "too old\nforged")])
     result = server.run(publish(store, items))
-    assert [each.reason for each in result.rejected] == ["too old"]
+    assert [each.reason for each in result.rejected] == ["too old\nforged"]
     assert (result.unsent, result.error) == ((), None)
     assert "https://bus.example.com rejects an alert" in caplog.text
-    assert "too old" in caplog.text
+    assert "too old\\nforged" in caplog.text
     assert len(store) == 0
 
 

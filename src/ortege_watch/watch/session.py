@@ -24,6 +24,7 @@ from ortege_watch.errors import (
     QueryRejected,
     SubscriptionLost,
     TransportError,
+    printable,
 )
 from ortege_watch.tokens import expiry, timestamp
 from ortege_watch.watch import frames, states
@@ -700,7 +701,7 @@ class Session:
         self._effects += effects
 
     def _log(self, level: int, text: str) -> None:
-        LOGGER.log(level, "%s: %s", self._server, text)
+        LOGGER.log(level, "%s: %s", self._server, printable(text))
 
 
 def _is_refusal(error: OrtegeWatchError) -> bool:

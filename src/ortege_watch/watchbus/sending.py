@@ -16,7 +16,7 @@ from attrs import field, frozen, mutable
 
 from ortege_watch._checks import check_list
 from ortege_watch._http.conversation import Conversation, Work
-from ortege_watch.errors import OrtegeWatchError
+from ortege_watch.errors import OrtegeWatchError, printable
 from ortege_watch.watchbus.models import AlertInfo, decode_alerts
 from ortege_watch.watchbus.requests import (
     BusConfig,
@@ -245,7 +245,8 @@ def send_queued(
                 for _, each in done.rejected:
                     problem = "%s rejects an alert, %s: %s"
                     code = each.alert.event_code
-                    logger.warning(problem, config.root, code, each.reason)
+                    reason = printable(each.reason)
+                    logger.warning(problem, config.root, code, reason)
                 if progress is not None:
                     count = len(results.resolved)
                     left = (yield Work(queue.__len__, on_disk)).value

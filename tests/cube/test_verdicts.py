@@ -143,7 +143,7 @@ def test_too_many_requests_say_when(answer):
 def test_a_redirect_is_not_followed_and_says_where_to(answer):
     response = answer(302, b"", location=f"https://login.example.com/?t={TOKEN}")
     with pytest.raises(
-        ApiError, match=r"https://login\.example\.com/; .* not followed"
+        ApiError, match=r"https://login\.example\.com/; .* only if you trust it"
     ):
         verdict(response)
     with pytest.raises(ApiError, match="empty response"):

@@ -559,6 +559,8 @@ async def test_a_redirect_is_not_followed():
             with pytest.raises(WatchBusError) as caught:
                 await channel.send([alert(1)])
         assert caught.value.status == 301
+        assert f"redirected to {other.url}" in str(caught.value)
+        assert "only if you trust it" in str(caught.value)
         assert other.headers == []
 
 

@@ -128,6 +128,7 @@ def test_the_reason_is_kept():
 def test_a_redirect_names_its_target_without_the_query(status):
     found = final(said(b"", status=status, location="https://other/x?key=hush"))
     assert "https://other/x" in str(found)
+    assert "only if you trust it" in str(found)
     assert "hush" not in str(found)
 
 

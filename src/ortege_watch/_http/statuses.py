@@ -35,6 +35,13 @@ _SCOPE_MISSING: Final = "API scope is missing"
 _SECONDS: Final = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 
+REDIRECTED: Final = (
+    "redirects are not followed: check the url; use the new address only if you trust"
+    " it"
+)
+"""The advice in errors: the other address would get the token or a signed request."""
+
+
 def is_unauthorized(status: int, message: str) -> bool:
     """Return whether a server refuses the token, and not the request."""
     return status == 401 or (status == 403 and _SCOPE_MISSING not in message)

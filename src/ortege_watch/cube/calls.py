@@ -37,6 +37,7 @@ from ortege_watch._http.exchange import (
     exchange,
 )
 from ortege_watch._http.statuses import (
+    REDIRECTED,
     TRANSIENT,
     api_error,
     is_unauthorized,
@@ -211,8 +212,7 @@ def _foreign_error(
 ) -> ApiError:
     """Return the error for a response that no Cube server wrote: a proxy's page."""
     if target:
-        problem = "redirects are not followed: use that address as url"
-        return ApiError(f"redirected to {target}; {problem}", **about)
+        return ApiError(f"redirected to {target}; {REDIRECTED}", **about)
     text = codec.excerpt(content)
     message = f"not a Cube server's response: {text!r}" if text else "empty response"
     if about["status"] in {401, 403, 429}:

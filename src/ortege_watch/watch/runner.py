@@ -23,7 +23,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from ortege_watch import _json as codec
 from ortege_watch._http.conversation import Response
 from ortege_watch._http.driver import AsyncClock, is_bad_certificate
-from ortege_watch._http.statuses import redirect_target, retry_after, server_error
+from ortege_watch._http.statuses import (
+    REDIRECTED,
+    redirect_target,
+    retry_after,
+    server_error,
+)
 from ortege_watch._json import ResultPart
 from ortege_watch._websocket import close, open_websocket, transport_error
 from ortege_watch.errors import ApiError, DecodeError, OrtegeWatchError, TransportError
@@ -533,7 +538,7 @@ class _Socket:
         problem = f"the server refused the WebSocket with HTTP {answer.status}"
         target = redirect_target(answer, Secrets(self._runner.tokens))
         if target is not None:
-            problem = f"redirected to {target}; use that address as url"
+            problem = f"redirected to {target}; {REDIRECTED}"
         return states.OpenFailed(
             transport_error(problem, error, self._runner.tokens),
             answer.status,

@@ -32,13 +32,13 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_seconds, check_text
-from ortege_watch._http.conversation import Headers, split_url
+from ortege_watch._http.conversation import Headers, Response as Answer, split_url
 from ortege_watch._http.driver import (
     AsyncClock,
     AsyncSystemClock,
     is_bad_certificate,
 )
-from ortege_watch._http.statuses import TRANSIENT
+from ortege_watch._http.statuses import REDIRECTED, TRANSIENT, redirect_target
 from ortege_watch._websocket import (
     CLOSE_TIMEOUT,
     SILENT,
@@ -440,9 +440,16 @@ class AlertChannel:
     def _refused(self, cause: InvalidStatus) -> tuple[OrtegeWatchError, bool]:
         response = cause.response
         body = redact(bytes(response.body or b""), self._secrets())
-        error, final = refused_upgrade(response.status_code, body)
+        status = response.status_code
+        error, final = refused_upgrade(status, body)
+        # Not response.headers.get(), which raises where a name is there twice.
+        headers = {k.lower(): v for k, v in response.headers.raw_items()}
+        answer = Answer(status=status, headers=headers)
+        if target := redirect_target(answer, self._secrets()):
+            problem = f"redirected to {target} (status {status}); {REDIRECTED}"
+            error = WatchBusError(problem, status=status)
         if not self._ahead:
-            ahead = server_ahead(error, response.headers.get("Date", ""), time.time())
+            ahead = server_ahead(error, headers.get("date", ""), time.time())
             if ahead is not None:
                 logger.warning("%s: its clock is %.0f s ahead", self._host, ahead)
                 self._ahead, final = ahead, False

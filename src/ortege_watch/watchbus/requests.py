@@ -38,6 +38,7 @@ from ortege_watch._http.exchange import (
     exchange,
 )
 from ortege_watch._http.statuses import (
+    REDIRECTED,
     TRANSIENT,
     http_date,
     redirect_target,
@@ -314,8 +315,7 @@ def _judge_error(
         return TryLater(limited, wait, is_safe_to_retry=True)
     if code is None and (target := redirect_target(response, secrets)):
         raise WatchBusError(
-            f"redirected to {target} (status {status}); a signed request follows no"
-            " redirect: use that address as url",
+            f"redirected to {target} (status {status}); {REDIRECTED}",
             status=status,
         )
     date = response.headers.get("date", "")

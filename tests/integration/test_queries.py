@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
 
+import httpx
 import pytest
 from harness.members import Calls, Events
 
@@ -227,3 +228,66 @@ def test_the_hour_that_occurs_twice_is_one_group(client, ledger, postgres):
         assert [row[Events.count] for row in result] == counts
         first = result[0][hours].astimezone(UTC)
         assert first == datetime(2024, 11, 3, 5, tzinfo=UTC)
+
+
+def ordered(client, column, **arguments):
+    """Return whether the rows come in the order of a query's column."""
+    query = Query(measures=[Calls.count], **arguments)
+    found = [row[column] for row in client.load(query)]
+    assert len(set(found)) > 2
+    return found == sorted(found, reverse=query.order[0].direction == "desc")
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_rows_are_in_the_order_of_a_granularity(client, direction):
+    month, day = Calls.tx_date.by("month"), Calls.tx_date.by("day")
+    beside = [Calls.sender_address, Calls.contract_id]
+
+    def order(selection):
+        return [getattr(selection, direction)()]
+
+    for times in ([month], [month, day], [month, Calls.settled_at.by("year")]):
+        for dimensions in ([], beside):
+            by_month = order(month)
+            assert ordered(
+                client, month, time=times, dimensions=dimensions, order=by_month
+            )
+    for dimensions in ([], beside):
+        times = [day, month]
+        assert ordered(client, day, time=times, dimensions=dimensions, order=order(day))
+    exact = [*beside, Calls.tx_date]
+    assert ordered(client, Calls.tx_date, dimensions=exact, order=order(Calls.tx_date))
+    settled = Calls.settled_at.by("week")
+    assert ordered(
+        client, settled, time=[month, settled], dimensions=beside, order=order(settled)
+    )
+
+
+def in_order(cube, order, **wire):
+    """Return the answer to an order in Cube's JSON."""
+    query = {"measures": [f"{CUBE}.count"], "order": [[order, "asc"]], **wire}
+    answer = httpx.post(
+        f"{cube.url}/load",
+        json={"query": query},
+        headers={"Authorization": cube.token()},
+        trust_env=False,
+    )
+    return answer.json()
+
+
+def test_why_some_orders_are_refused(cube, generation):
+    # A granularity in the name.
+    named = f"{CUBE}.tx_date.month"
+    dimensions = [f"{CUBE}.contract_id", named]
+    answer = in_order(cube, named, dimensions=dimensions)
+    if generation.classic:
+        assert "fails to match the required pattern" in answer["error"]
+    else:
+        found = [row[named] for row in answer["data"]]
+        assert found != sorted(found)
+    # An exact time beside its granularity.
+    exact = f"{CUBE}.tx_date"
+    time = [{"dimension": exact, "granularity": "year"}]
+    answer = in_order(cube, exact, dimensions=[exact], timeDimensions=time)
+    found = [row[exact] for row in answer["data"]]
+    assert (found == sorted(found)) == generation.classic

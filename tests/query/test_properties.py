@@ -41,7 +41,11 @@ moments = days | instants
 
 
 def several(items, least=0):
-    return st.lists(items, min_size=least, max_size=3)
+    # None may be repeated only beside a value.
+    lists = st.lists(items, min_size=least, max_size=3)
+    return lists.filter(
+        lambda found: len(found) < 2 or any(v is not None for v in found)
+    )
 
 
 def names(prefix):

@@ -228,6 +228,39 @@ def test_refuses_members_that_are_out_of_place(arguments, advice):
             },
             "servers read .*tx_date as .*tx_date.day; order by that",
         ),
+        (
+            {"order": [seen.asc()], "dimensions": [seen], "time": [seen.by("month")]},
+            "order: servers differ in whether .*tx_date is the exact time or .*month",
+        ),
+        (
+            {
+                "order": [seen.by("month").asc()],
+                "time": [seen.by("month"), seen.by("week")],
+            },
+            r"order: servers differ in whether .*tx_date is .*\.month or .*\.week",
+        ),
+        (
+            {
+                "order": [seen.by("day").asc()],
+                "time": [seen.by("day"), seen.by("fiscal_year")],
+            },
+            r"order: servers differ in whether .*tx_date is .*\.day or .*fiscal_year",
+        ),
+        (
+            {
+                "order": [seen.asc()],
+                "dimensions": [Dimension(f"{seen.name}.day", datetime.datetime)],
+                "time": [seen.by("fiscal_year")],
+            },
+            r"order: servers differ in whether .*tx_date is .*\.fiscal_year or .*\.day",
+        ),
+        (
+            {
+                "order": [Dimension(f"{seen.name}.day", datetime.datetime).asc()],
+                "dimensions": [Dimension(f"{seen.name}.day", datetime.datetime)],
+            },
+            r"servers refuse .*tx_date\.day, or .*; order by .*tx_date, such as Time",
+        ),
     ],
 )
 def test_refuses_filters_and_orders_that_are_out_of_place(arguments, advice):
@@ -365,7 +398,7 @@ def test_lists_every_member_that_it_uses_once():
         segments=[large],
         where=[sender.eq("a"), other.eq("a") & (sender.ne("b") | other.is_set())],
         having=[count.gt(5), amount.gt(5)],
-        order=[seen.asc(), amount.desc()],
+        order=[sender.asc(), amount.desc()],
     )
     assert query.members == (amount, sender, seen, sender_time, large, other, count)
     assert Query(measures=[amount]).members == (amount,)
@@ -493,3 +526,12 @@ def test_refuses_a_granularity_in_a_name_next_to_a_range():
     Query(dimensions=[daily], time=[seen.by("day").over("today")])
     Query(dimensions=[Dimension("orders.customer.city")], time=[seen.over("today")])
     Query(dimensions=[Dimension("orders.day")], time=[seen.over("today")])
+
+
+@pytest.mark.parametrize(
+    "units", [("day", "month"), ("month", "day"), ("week", "year"), ("year", "hour")]
+)
+def test_orders_by_the_first_granularity_where_the_finest_gives_the_same(units):
+    first, second = map(seen.by, units)
+    query = Query(time=[first, second], order=[first.desc()])
+    assert query.to_wire()["order"] == [[seen.name, "desc"]]

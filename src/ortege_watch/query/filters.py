@@ -269,6 +269,12 @@ def _check_values(
             raise QueryError(f"{what} takes no values, got {len(values)}")
         case "list" if not values:
             raise QueryError(f"{what} needs at least one value")
+        case "list" if len(values) > 1 and all(value is None for value in values):
+            # An empty IN () in SQL.
+            method = "is_not_set" if what.endswith(".eq") else "is_set"
+            raise QueryError(
+                f"{what} lists only None, {len(values)} times; use .{method}()"
+            )
         case "text":
             if of not in (str, object):
                 message = f"{what} needs a member declared str, not {of.__name__}"

@@ -318,11 +318,46 @@ class Query:
                 f"order: {order.name} is not selected, and a server would ignore it; "
                 "add it to measures, dimensions or time (with .by)"
             )
+        base, _, last = order.name.rpartition(".")
+        if "." in base and last in UNITS:
+            # 0.35.81 refuses it, 1.7.43 counts columns without the dimensions [seen].
+            raise QueryError(
+                f"order: servers refuse {order.name}, or order by another column; order "
+                f'by {base}, such as TimeDimension("{base}").by("{last}").asc()'
+            )
+        if readings := self._readings(order.name):
+            raise QueryError(
+                f"order: servers differ in whether {order.name} is "
+                f"{' or '.join(readings)}; select only one of them"
+            )
         target, member = columns.get(order.name), order.member
         if target and isinstance(member, TimeSelection) and target.name != member.name:
             raise QueryError(
                 f"order: servers read {order.name} as {target.name}; order by that"
             )
+
+    def _readings(self, name: str) -> tuple[str, str] | None:
+        """Return the columns that two servers order by for one name, if they differ.
+
+        Of several granularities 0.35.81 takes the first one and 1.7.43 the finest one;
+        instead of an exact time 1.7.43 takes a granularity [seen].
+        """
+        names = (
+            *(item.name for item in self.time if item.granularity),
+            *(item.name for item in self.dimensions),
+        )
+        units = [n.rpartition(".")[2] for n in names if n.rpartition(".")[0] == name]
+        if not units:
+            return None
+        if name in names:
+            return "the exact time", f"{name}.{units[0]}"
+        other = [unit for unit in units[1:] if unit not in UNITS]
+        if units[0] not in UNITS:
+            other = units[1:]
+        elif not other and units[0] != "week":
+            # The order of any other one fits all that are longer.
+            other = ["week"] if min(units, key=UNITS.index) == "week" else []
+        return (f"{name}.{units[0]}", f"{name}.{other[0]}") if other else None
 
     @property
     def columns(self) -> dict[str, Selected]:

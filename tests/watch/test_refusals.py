@@ -57,8 +57,8 @@ async def test_retry_after_of_a_refused_upgrade_is_respected(
 
     async with peer(talk) as url:
         client = AsyncCubeClient(url, "a.token", clock=clock)
-        async with client, client.watch(QUERY):
-            await move(clock, lambda: len(attempts) == 2)
+        async with client, client.watch(QUERY) as updates:
+            await move(clock, updates, lambda: len(attempts) == 2)
     assert attempts[1] - attempts[0] == seconds
     said = "86400" if value == "86400" else f"{seconds:.0f}"
     assert f"asked to wait {said} s; next attempt in {seconds:g} s" in caplog.text
@@ -90,11 +90,16 @@ class Proxy:
         await asyncio.gather(copy(reader, inner_writer), copy(inner_reader, writer))
 
 
-async def move(clock, until) -> None:
-    """Move the clock from one sleeper to the next, until something is true."""
-    async with asyncio.timeout(10):
+async def move(clock, updates, until) -> None:
+    """Move the clock from one sleeper to the next, until something is true.
+
+    A socket that is being opened gets a second of real time before the clock moves on.
+    """
+    connecting = 0
+    async with asyncio.timeout(30):
         while not until():
-            if clock.sleepers:
+            connecting = connecting + 1 if updates.state == "connecting" else 0
+            if clock.sleepers and connecting % 100 == 0:
                 await clock.advance(clock.sleepers[0])
             await asyncio.sleep(0.01)
 
@@ -109,10 +114,10 @@ async def test_a_proxys_page_instead_of_an_upgrade_is_an_outage_later(status, cl
                 assert (await anext(updates)).first
                 proxy.target = None
                 cube.close()
-                await move(clock, lambda: proxy.refused == 8)
+                await move(clock, updates, lambda: proxy.refused == 8)
                 assert updates.state == "waiting"
                 proxy.target = cube
-                await move(clock, lambda: updates.state == "live")
+                await move(clock, updates, lambda: updates.state == "live")
 
 
 async def test_a_proxys_401_at_first_ends_it():
@@ -177,7 +182,7 @@ async def test_after_a_failover_an_outdated_snapshot_is_held_and_then_marked(
                 fresh.close()
                 waiting = asyncio.create_task(anext(updates))
                 start = clock.now()
-                await move(clock, waiting.done)
+                await move(clock, updates, waiting.done)
                 update = await waiting
     assert senders(update.removed) == ["SP2"]
     assert update.stale
@@ -197,13 +202,13 @@ async def test_a_row_is_not_removed_while_a_newer_snapshot_may_come(clock):
                 fresh.close()
                 waiting = asyncio.create_task(anext(updates))
                 seen = updates.last_seen
-                await move(clock, lambda: updates.last_seen > seen)
+                await move(clock, updates, lambda: updates.last_seen > seen)
                 fresh.tables[EVENTS].insert(
                     {"sender_address": "SP3", "asset_amount": 1}
                 )
                 proxy.target = fresh
                 stale.close()
-                await move(clock, waiting.done)
+                await move(clock, updates, waiting.done)
                 update = await waiting
     assert (senders(update.added), list(update.removed)) == (["SP3"], [])
     assert not update.stale

@@ -250,3 +250,18 @@ def test_the_error_that_ends_a_subscription_comes_last():
     assert len(box.take().added) == 1
     with pytest.raises(TransportError, match="lost"):
         box.take()
+
+
+def test_unreadable_rows_and_their_end_are_logged_once(caplog):
+    caplog.set_level("INFO", "ortege_watch.watch")
+    box = Box(on_error=lambda error: None)
+    for number in range(3):
+        box.garbage(number)
+        assert box.take() is None
+    for number in range(2):
+        box.snapshot({"SP1": number})
+        assert box.take() is not None
+    failed, works = [record.getMessage() for record in caplog.records]
+    assert failed.startswith(f"cube.example: query 1 [{Events.amount.name}, ")
+    assert "]: failed for now: " in failed
+    assert works.endswith("]: works again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 import time
 
@@ -16,6 +17,7 @@ from watching import EVENTS, QUERY, Events, senders, watching
 from ortege_watch import (
     AsyncCubeClient,
     AuthenticationError,
+    QueryRejected,
     Reconnect,
     TransportError,
 )
@@ -280,3 +282,47 @@ async def test_a_token_function_is_not_warned_about(caplog):
     async with watching(cube=cube, token=lambda: cube.token(expires_in=3600)) as watch:
         assert (await watch.next()).query.measures == (Events.amount,)
     assert "fixed string" not in caplog.text
+
+
+@pytest.mark.parametrize("transport", ["websocket", "rest"])
+@pytest.mark.parametrize("callback", [False, True])
+async def test_a_query_that_fails_is_logged_once(transport, callback, caplog):
+    caplog.set_level(logging.INFO, "ortege_watch.watch")
+    errors = []
+    cube = FakeCube(tick=0.02)
+    options = {"transport": transport, "poll_every": 0.02}
+    if callback:
+        options["on_error"] = errors.append
+    async with watching(QUERY.limit_to(9), cube=cube, **options) as watch:
+        await watch.next()
+        for number in range(2):
+            seen = len(cube.requests)
+            cube.fail_query()
+            if not callback:
+                with pytest.raises(QueryRejected):
+                    await watch.next()
+            if transport == "rest":
+                await asyncio.to_thread(
+                    cube.wait_until, lambda n=seen: len(cube.requests) > n + 3
+                )
+            async with asyncio.timeout(10):
+                while callback and len(errors) <= number:
+                    await asyncio.sleep(0.01)
+            cube.heal()
+            watch.insert(f"SP{number}")
+            await watch.next()
+        cube.fail_query("'x' not found for path 'y.x'")
+        with pytest.raises(QueryRejected):
+            await watch.next()
+    name = f"{cube.url.split('/')[2]}: query 1 [{EVENTS}.asset_amount, "
+    said = [
+        re.sub(", request [^)]*", "", line.split("]: ")[1])
+        for line in lines(caplog)
+        if f" {name}" in line
+    ]
+    kinds = [line.split()[0] for line in lines(caplog) if "]: " in line]
+    problem = "Error: the database is not there (status 400)"
+    episode = [f"failed for now: {problem}", "works again"]
+    refusal = "refused for good: 'x' not found for path 'y.x' (status 400)"
+    assert said == [*episode, *episode, refusal]
+    assert kinds == ["WARNING", "INFO", "WARNING", "INFO", "ERROR"]

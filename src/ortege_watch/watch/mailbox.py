@@ -6,6 +6,7 @@ last delivered one when the caller asks for the next update.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -94,6 +95,7 @@ class _Slot:
     last_part: ResultPart | None = None  # its undecoded form
     error: OrtegeWatchError | None = None  # the latest transient one, also once raised
     refreshed: str = ""  # the lastRefreshTime of the latest snapshot that was taken
+    failing: bool = False  # an error was logged, and no success since
     unreadable: bool = False  # the latest snapshot could not be decoded
     warned: bool = False  # the row limit was logged
 
@@ -129,6 +131,8 @@ class Mailbox:
     ) -> None:
         """Keep a snapshot in place of an older one that was not taken."""
         slot = self._slots[message_id]
+        if slot.failing and not slot.unreadable:
+            self._log_success(message_id, slot)
         if (older := self._newest.get(message_id)) is not None:
             resumed = resumed or older.resumed
             if slot.error in self._ready:  # that error came before this snapshot
@@ -147,6 +151,11 @@ class Mailbox:
         slot = self._slots[message_id]
         error.query = slot.query
         if final:
+            self._log(logging.ERROR, message_id, f"refused for good: {error}")
+        elif not slot.failing:
+            slot.failing = True
+            self._log(logging.WARNING, message_id, f"failed for now: {error}")
+        if final:
             self.open.pop(message_id, None)
         elif self._on_error is not None:
             self._on_error(error)
@@ -156,6 +165,14 @@ class Mailbox:
                 self._ready.remove(slot.error)
             slot.error = error
         self._ready.append(error)
+
+    def _log_success(self, message_id: str, slot: _Slot) -> None:
+        slot.failing = False
+        self._log(logging.INFO, message_id, "works again")
+
+    def _log(self, level: int, message_id: str, text: str) -> None:
+        query = summary(self._slots[message_id].query.to_wire())
+        LOGGER.log(level, "%s: query %s %s: %s", self._server, message_id, query, text)
 
     def put_end(self, error: BaseException) -> None:
         """Keep what ends the subscription: an error, or a caller's ``SystemExit``."""
@@ -201,7 +218,9 @@ class Mailbox:
                 slot.unreadable = True
                 self.put_error(message_id, error, final=False)
             return None
-        slot.unreadable = False
+        if slot.unreadable:
+            slot.unreadable = False
+            self._log_success(message_id, slot)
         refreshed = snapshot.part.lastRefreshTime or ""
         stale = bool(refreshed) and refreshed < slot.refreshed
         slot.refreshed = refreshed
@@ -211,14 +230,11 @@ class Mailbox:
         is_top = slot.query.limit is not None and slot.query.order
         if truncated and not is_top and not slot.warned:
             slot.warned = True
-            LOGGER.warning(
-                "%s: query %s %s: the result has reached its limit of %d rows, and rows"
-                " beyond it are missing: narrow the query, or raise its limit",
-                self._server,
-                message_id,
-                summary(slot.query.to_wire()),
-                len(result),
+            problem = (
+                f"the result has reached its limit of {len(result)} rows, and rows"
+                " beyond it are missing: narrow the query, or raise its limit"
             )
+            self._log(logging.WARNING, message_id, problem)
         return Update(
             query=slot.query,
             result=result,

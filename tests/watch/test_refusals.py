@@ -326,3 +326,25 @@ async def test_a_query_that_fails_is_logged_once(transport, callback, caplog):
     refusal = "refused for good: 'x' not found for path 'y.x' (status 400)"
     assert said == [*episode, *episode, refusal]
     assert kinds == ["WARNING", "INFO", "WARNING", "INFO", "ERROR"]
+
+
+@pytest.mark.parametrize("generation", ["strict", "classic"])
+@pytest.mark.parametrize("transport", ["websocket", "rest"])
+async def test_an_outdated_snapshot_is_logged(generation, transport, caplog):
+    caplog.set_level(logging.DEBUG, "ortege_watch.watch")
+    cube = FakeCube(generation, tick=0.02)
+    hold = {"hold_stale_for": 0.2, "poll_every": 0.02}
+    async with watching(cube=cube, transport=transport, **hold) as watch:
+        assert not (await watch.next()).stale
+        cube.serve_old(60)
+        watch.insert("SP1")
+        assert (await watch.next()).stale
+        cube.heal()
+        watch.insert("SP2")
+        assert not (await watch.next()).stale
+    said = [line for line in lines(caplog) if "snapshot" in line]
+    name = f"{cube.url.split('/')[2]}: query 1 [{EVENTS}.asset_amount, {EVENTS}."
+    assert [line.split(f" {name}sender_address]: ") for line in said] == [
+        ["DEBUG", "older snapshot held for up to 0.2 s"],
+        ["WARNING", "outdated snapshot delivered (stale)"],
+    ]

@@ -77,6 +77,7 @@ class Faults:
     silent: bool = False  # nothing is sent; it is held back instead
     delay: float = 0.0  # seconds by which every answer is late
     drop_after: Moment | None = None  # connections are dropped after this point
+    age: float = 0.0  # seconds by which a result is older than it would be
     fragments: int = 1  # the number of frames that a message is cut into
     # by kind, the faults that are used up
     queues: dict[Kind, list[_Fault]] = attrs.field(factory=dict)

@@ -363,6 +363,18 @@ class FakeCube(Fake[_CubeServer]):
         self._server.faults.set("query", (message, status), times)
         self._run_subscriptions()
 
+    def serve_old(self, seconds: float) -> None:
+        """Date every result that many seconds back, as the cache of another server does.
+
+        Subscriptions hold such a result, and mark it ``stale`` in the end. Ends with
+        :meth:`heal`.
+
+        Args:
+            seconds: how much older ``lastRefreshTime`` is than without this.
+        """
+        self._server.faults.age = seconds
+        self._run_subscriptions()
+
     def garbage(self, frame: bytes | str, *, text: bool = False) -> None:
         """Send a message to every WebSocket: a string as a text frame, bytes as binary.
 

@@ -226,6 +226,9 @@ class Mailbox:
         slot.refreshed = refreshed
         if last is not None and not changes:
             return None
+        if stale:
+            text = "outdated snapshot delivered (stale)"
+            self._log(logging.WARNING, message_id, text)
         slot.last, slot.last_part = result, snapshot.part
         is_top = slot.query.limit is not None and slot.query.order
         if truncated and not is_top and not slot.warned:

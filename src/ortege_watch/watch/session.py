@@ -16,6 +16,7 @@ import attrs
 
 from ortege_watch._http.conversation import LONGEST_RETRY_AFTER, next_attempt
 from ortege_watch._http.statuses import TRANSIENT, api_error, is_unauthorized
+from ortege_watch._json import ResultPart
 from ortege_watch.errors import (
     ApiError,
     AuthenticationError,
@@ -283,7 +284,7 @@ class Session:
             case states.Polled(message_id=key, part=part):
                 self._failures.worked = True
                 self._failures.reset()
-                self._do(*self._queries.on_snapshot(key, part, self._now))
+                self._on_snapshot(key, part)
                 return state.after_response(key)
             case states.PollFailed():
                 return self._poll_failed(state, event)
@@ -347,10 +348,20 @@ class Session:
             problem = f"expected one result in an answer, got {len(parts)}"
             self._do(*queries.on_error(key, DecodeError(problem), final=False))
             return state
-        self._effects += queries.on_snapshot(key, parts[0], self._now)
+        self._on_snapshot(key, parts[0])
         if queries.release_at == state.release_at:
             return state
         return attrs.evolve(state, release_at=queries.release_at)
+
+    def _on_snapshot(self, key: str, part: ResultPart) -> None:
+        """Deliver a snapshot, or hold it."""
+        delivered = self._queries.on_snapshot(key, part, self._now)
+        self._effects += delivered
+        if not delivered and self._queries.holds_since(key, self._now):
+            seconds = self._settings.hold_stale_for
+            name = self._queries.name(key)
+            text = f"{name}: older snapshot held for up to {seconds:g} s"
+            self._log(logging.DEBUG, text)
 
     def _report(self, state: Live, failures: list[states.Fail]) -> Live | Closed:
         self._do(*failures)

@@ -99,6 +99,15 @@ class QueryTracker:
             self._find_next_release()
         return [Deliver(key, part, resumed)]
 
+    def holds_since(self, key: str, now: float) -> bool:
+        """Return whether an older snapshot of a query is held, and has been since ``now``."""
+        entry = self._entries.get(key)
+        return (
+            entry is not None
+            and entry.held is not None
+            and entry.held_until == now + self._hold_stale_for
+        )
+
     def release(self, now: float) -> list[Deliver]:
         """Return the held snapshots whose time has passed."""
         return [

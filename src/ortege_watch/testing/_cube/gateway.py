@@ -227,7 +227,7 @@ class Gateway:
     def _result(
         self, plan: Plan, answer: Evaluated, data: msgspec.Raw
     ) -> dict[str, Any]:
-        moment = datetime.fromtimestamp(self.refreshed, UTC)
+        moment = datetime.fromtimestamp(self.refreshed - self.faults.age, UTC)
         rest = {
             "lastRefreshTime": f"{dates.stamp(moment)}Z",
             "annotation": self._annotation(plan),

@@ -80,6 +80,29 @@ async def polling(server: Polls, clock, *queries, client=None, **options):
             yield server
 
 
+async def test_the_start_of_polling_and_its_recovery_are_logged(clock, caplog):
+    caplog.set_level(logging.INFO, "ortege_watch.watch")
+    async with polling(Polls(rows("SP1")), clock, *FIVE[:2]) as server:
+        await server.next()
+        for _ in range(2):
+            server.switch(DROP)
+            await server.after(clock, 4)
+            server.switch(rows("SP1"))
+            await server.after(clock, 4)
+        await server.after(clock, 4)
+    said = [
+        record.message.split(": ", maxsplit=1)[1]
+        for record in caplog.records
+        if record.name == "ortege_watch.watch" and record.levelname == "INFO"
+    ]
+    name = f"[{EVENTS}.asset_amount, {EVENTS}.sender_address]"
+    assert said == [
+        f"polling query 1 {name}, query 2 {name} every 5 s",
+        "polling works again",
+        "polling works again",
+    ]
+
+
 FIVE = [QUERY.limit_to(number) for number in range(1, 6)]
 
 

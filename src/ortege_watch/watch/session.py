@@ -113,6 +113,8 @@ class Session:
         """Whether the token function has returned the refused token again."""
         self._old_tokens = 0
         """How often in a row the token function returned no newer token."""
+        self._poll_failing = False
+        """Whether no query of the latest round has succeeded."""
         self._refused_upgrades = 0
         """Upgrades in a row that were answered as if WebSockets were off."""
         self._early_drops = 0
@@ -160,7 +162,7 @@ class Session:
                 if (at := self._failures.try_at(self, self._now)) > self._now:
                     return Waiting(at)
                 if self._settings.transport == "rest":
-                    return self._poll()
+                    return self._start_polling()
                 return self._ask_token()
             case _:  # of a socket that was closed
                 return state
@@ -282,6 +284,9 @@ class Session:
                     return attrs.evolve(state, until=at)
                 return self._poll(state.pending)
             case states.Polled(message_id=key, part=part):
+                if self._poll_failing:
+                    self._poll_failing = False
+                    self._log(logging.INFO, "polling works again")
                 self._failures.worked = True
                 self._failures.reset()
                 self._on_snapshot(key, part)
@@ -556,6 +561,12 @@ class Session:
             else:
                 self._do(states.Send(frames.tutorial_subscribe(query, request_id)))
 
+    def _start_polling(self) -> Polling:
+        """Send every query over REST for the first time."""
+        every = self._settings.poll_every
+        self._log(logging.INFO, f"polling {self._queries} every {every:g} s")
+        return self._poll()
+
     def _poll(self, pending: frozenset[str] = frozenset()) -> Polling:
         """Send every query over REST that has no request in flight."""
         idle = frozenset(self._queries.open) - pending
@@ -597,6 +608,7 @@ class Session:
         self, state: Polling, error: OrtegeWatchError
     ) -> Polling | Closed:
         """Poll later, because no query of this round has succeeded."""
+        self._poll_failing = True
         at = self._failures.failed(self, self._now, self._jitter())
         if at is None:
             return self._finish(error)
@@ -616,7 +628,7 @@ class Session:
         every = self._settings.poll_every
         self._log(logging.WARNING, f"{problem}; polling over REST every {every:g} s")
         self._queries.on_reconnect()
-        return self._poll()
+        return self._start_polling()
 
     # Failures
 

@@ -52,8 +52,8 @@ class Headers(dict[str, str]):
 class Tokens(Protocol):
     """Where tokens come from; see ``token_source.py``."""
 
-    def get(self, within: float) -> str:
-        """Return a token; wait so many seconds at the most."""
+    def get(self, within: float, closing: Any = None) -> str:
+        """Return a token; wait so many seconds, or for a future, at the most."""
         ...
 
     async def aget(self, within: float) -> str:

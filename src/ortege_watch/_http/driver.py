@@ -12,6 +12,8 @@ import random
 import ssl
 import threading
 import time
+from collections.abc import Awaitable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -121,8 +123,15 @@ class AsyncClock(Protocol):
 
 
 class SystemClock:
+    """The clock of a driver, whose closing ends a pause."""
+
     now = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
+
+    def __init__(self, closing: Future[None]) -> None:
+        self._closing = closing
+
+    def sleep(self, seconds: float, /) -> object:
+        return wait([self._closing], seconds)
 
 
 class AsyncSystemClock:
@@ -213,6 +222,18 @@ class _Driver(Generic[C, B]):
         self.max_size = max_size
         self.tls = tls
 
+    def _unless_closed(
+        self, outcome: Response | Failure | None
+    ) -> Response | Failure | None:
+        """Return an outcome; after the closing, only a success is returned as it is."""
+        if isinstance(outcome, Response) and outcome.status < 300:
+            return outcome
+        try:
+            self.check_open()
+        except OrtegeWatchError as error:
+            return Failure(error=error)
+        return outcome
+
     def check_open(self) -> None:
         """Raise OrtegeWatchError if the client is closed, or that of the user.
 
@@ -240,7 +261,8 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(http, httpx.Client, httpx.BaseTransport, max_size, tls)
-        self.clock: Clock = clock or SystemClock()
+        self._closing = Future[None]()
+        self.clock: Clock = clock or SystemClock(self._closing)
         self._lock = threading.Lock()
         self._is_guarded = False
 
@@ -260,11 +282,13 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         outcome, token = None, ""
         match effect:
             case Request():
-                outcome = self._send(effect)
+                outcome = self._unless_closed(self._send(effect))
             case GetToken(source, within):
+                self.check_open()
                 try:
-                    token = source.get(within)
+                    token = source.get(within, self._closing)
                 except TokenTimeout as error:
+                    self.check_open()
                     outcome = Failure(error=error)
             case GetStamp():
                 return Reply(now=self.clock.now(), unix=time.time(), nonce=uuid4().hex)
@@ -322,7 +346,9 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
     def close(self) -> None:
         """Close the client that was created here; conversations fail afterwards."""
         with self._lock:
-            self._closed = True
+            if not self._closed:
+                self._closed = True
+                self._closing.set_result(None)
             if self._http is not None and self._is_ours:
                 self._http.close()
 
@@ -343,6 +369,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         )
         self.clock: AsyncClock = clock or AsyncSystemClock()
         self._loop: object = None  # stands for the event loop of the connections
+        self._running = set[anyio.CancelScope]()  # what the closing ends
 
     async def arun(self, conversation: Conversation[T]) -> T:
         """Perform the effects of a conversation until it returns or raises."""
@@ -357,23 +384,38 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         finally:
             conversation.close()
 
+    async def _until_closed(self, call: Awaitable[T]) -> T | None:
+        """Await a call; return ``None`` if the closing has ended it."""
+        with anyio.CancelScope() as scope:
+            self._running.add(scope)
+            try:
+                return await call
+            finally:
+                self._running.discard(scope)
+        return None
+
     async def _perform(self, effect: Effect) -> Reply:
         outcome, token = None, ""
         match effect:
             case Request():
-                outcome = await self._send(effect)
+                outcome = self._unless_closed(
+                    await self._until_closed(self._send(effect))
+                )
             case GetToken(source, within):
+                self.check_open()
                 try:
-                    token = await source.aget(within)
+                    token = await self._until_closed(source.aget(within)) or ""
                 except TokenTimeout as error:
                     outcome = Failure(error=error)
+                if not token:
+                    self.check_open()
             case GetStamp():
                 return Reply(now=self.clock.now(), unix=time.time(), nonce=uuid4().hex)
             case Work(call, may_block):
                 value = await to_thread.run_sync(call) if may_block else call()
                 return Reply(now=self.clock.now(), value=value)
             case Pause(seconds):
-                await self.clock.sleep(seconds)
+                await self._until_closed(self.clock.sleep(seconds))
         return _answer(self.clock.now(), outcome, token)
 
     async def _send(self, request: Request) -> Response | Failure:
@@ -411,6 +453,8 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     async def aclose(self) -> None:
         """Close the client that was created here; conversations fail afterwards."""
         self._closed = True
+        for scope in self._running:
+            scope.cancel()
         if self._http is not None and self._is_ours:
             self._check_loop()
             await self._http.aclose()

@@ -7,11 +7,11 @@ import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -64,8 +64,12 @@ class TokenSource:
     def __repr__(self) -> str:
         return "TokenSource(...)"
 
-    def get(self, within: float = TOKEN_TIMEOUT) -> str:
+    def get(
+        self, within: float = TOKEN_TIMEOUT, closing: Future[None] | None = None
+    ) -> str:
         """Return the token, without a leading ``Bearer``; wait so many seconds.
+
+        The result of ``closing`` ends the wait, too.
 
         Raises:
             OrtegeWatchError: the function failed, did not return a token, or is async; its
@@ -77,9 +81,12 @@ class TokenSource:
         end = time.monotonic() + within
         with _calling_token_function():
             running = self._join(self._ask)
-            while not wait([running], min(_WAIT_AT_MOST, end - time.monotonic())).done:
-                if time.monotonic() >= end:
+            ends: list[Future[Any]] = [running, *([closing] if closing else [])]
+            while not running.done():
+                left = end - time.monotonic()
+                if left <= 0 or (closing is not None and closing.done()):
                     raise TokenTimeout(within)
+                wait(ends, min(_WAIT_AT_MOST, left), FIRST_COMPLETED)
             return clean(running.result(), OrtegeWatchError)
 
     async def aget(self, within: float = TOKEN_TIMEOUT) -> str:

@@ -351,7 +351,10 @@ def test_an_error_in_a_callback_while_leaving_is_logged(cube, sync, caplog):
             raise ZeroDivisionError
 
     Bot(cube, sync=sync).run(cube.token(), lambda: True, on_state=on_state)
-    assert "a callback of the subscription failed: ZeroDivisionError" in caplog.text
+    assert (
+        "ended and is not retried: the callback on_state failed: ZeroDivisionError"
+        in caplog.text
+    )
 
 
 # --------------------------------------------------------------------- by nobody

@@ -33,6 +33,8 @@ async def asynchronous(_) -> None:
         ({"hold_stale_for": math.nan}, "hold_stale_for"),
         ({"hold_stale_for": "15"}, "hold_stale_for"),
         ({"reconnect": Retry()}, "of type Reconnect, got Retry"),
+        ({"on_state": 5}, "on_state must be a function, got 5"),
+        ({"on_error": "x"}, "on_error must be a function, got 'x'"),
         ({"on_state": asynchronous}, "on_state must be a plain function"),
         ({"on_error": asynchronous}, "on_error must be a plain function"),
     ],

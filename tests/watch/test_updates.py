@@ -821,7 +821,9 @@ async def test_a_callback_that_fails_ends_it_loudly(which):
         client = AsyncCubeClient(cube.url, cube.token())
         async with client, client.watch(QUERY, **{which: callback}) as updates:
             cube.fail_query("Error: the database is gone")
-            with pytest.raises(OrtegeWatchError, match="RuntimeError") as caught:
+            with pytest.raises(
+                OrtegeWatchError, match=f"callback {which} failed: Runtime"
+            ) as caught:
                 async with asyncio.timeout(10):
                     await anext(updates)
             assert isinstance(caught.value.__cause__, RuntimeError)

@@ -263,7 +263,10 @@ def settings_of(options: WatchOptions) -> Settings:
     reconnect: object = options.get("reconnect", Reconnect())
     check_kind("reconnect", reconnect, Reconnect)
     for name in ("on_state", "on_error"):
-        if inspect.iscoroutinefunction(options.get(name)):
+        callback: object = options.get(name)
+        if callback is not None and not callable(callback):
+            raise InvalidArgument(f"{name} must be a function, got {callback!r}")
+        if inspect.iscoroutinefunction(callback):
             raise InvalidArgument(
                 f"{name} must be a plain function, got an async function"
             )

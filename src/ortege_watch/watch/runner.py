@@ -114,7 +114,7 @@ class Subscription:
         on_error = options.get("on_error")
         self.mailbox: Final = Mailbox(
             queries,
-            on_error and (lambda error: self._call(on_error, error)),
+            on_error and (lambda error: self._call("on_error", on_error, error)),
             server=target.url.split("/")[2],
         )
         self.arrived: Final = asyncio.Event()
@@ -133,7 +133,7 @@ class Subscription:
     def start(self) -> None:
         """Open the first sessions."""
         if self._on_state is not None:
-            self._call(self._on_state, self.state)
+            self._call("on_state", self._on_state, self.state)
         if self._target.fixed_until is not None:
             until = self._target.fixed_until
             LOGGER.warning(
@@ -238,7 +238,11 @@ class Subscription:
         for runner in list(self._runners):
             self._stop(runner)
         if isinstance(error, Exception):
-            LOGGER.error("%s: the subscription ended: %s", self._server, error)
+            LOGGER.error(
+                "%s: the subscription has ended and is not retried: %s",
+                self._server,
+                error,
+            )
         if error is not None:
             self.mailbox.put_end(error)
         if not self.finished:
@@ -250,9 +254,9 @@ class Subscription:
         if state is not self.state:
             self.state = state
             if self._on_state is not None:
-                self._call(self._on_state, state)
+                self._call("on_state", self._on_state, state)
 
-    def _call(self, callback: Callable[[T], object], argument: T) -> None:
+    def _call(self, name: str, callback: Callable[[T], object], argument: T) -> None:
         """Call the caller's callback; if it fails, the iteration ends with an error."""
         if self._callback_failed:
             return
@@ -260,7 +264,7 @@ class Subscription:
             callback(argument)
         except BaseException as error:  # noqa: BLE001 - callers' code may raise anything
             self._callback_failed = True
-            self.end(_failure("a callback of the subscription failed", error))
+            self.end(_failure(f"the callback {name} failed", error))
 
 
 def _failure(problem: str, error: BaseException) -> BaseException:

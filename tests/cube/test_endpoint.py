@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 
 import pytest
 from hypothesis import given, strategies as st
@@ -130,3 +132,11 @@ def test_swapped_arguments_are_named():
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(InvalidArgument):
         assert Endpoint.parse(text).api.endswith("/v1")
+
+
+@pytest.mark.parametrize("kind", [CubeClient, AsyncCubeClient])
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_is_neither_pickled_nor_copied(kind, duplicate):
+    client = kind("https://cube.example.com", "token")
+    with pytest.raises(TypeError, match=f"{kind.__name__} cannot be pickled or copied"):
+        duplicate(client)

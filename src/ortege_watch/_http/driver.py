@@ -17,7 +17,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Final, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass  # environment and system settings
 from uuid import uuid4
@@ -471,10 +471,18 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
             )
 
 
+def _not_copyable(client: object) -> TypeError:
+    name = type(client).__name__
+    return TypeError(f"{name} cannot be pickled or copied; create one in each process")
+
+
 class HttpClient:
     """Base class of the clients for threads and scripts."""
 
     _driver: HttpDriver
+
+    def __reduce__(self) -> NoReturn:
+        raise _not_copyable(self)
 
     def __enter__(self) -> Self:
         return self
@@ -491,6 +499,9 @@ class AsyncHttpClient:
     """Base class of the clients for tasks of asyncio or trio."""
 
     _driver: AsyncHttpDriver
+
+    def __reduce__(self) -> NoReturn:
+        raise _not_copyable(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1068,6 +1068,30 @@ def test_polling_ends_with_the_token_the_query_or_the_attempts():
     assert script.on(PollFailed("1", error))[-1] == Finish(error)
 
 
+def test_a_403_of_one_query_ends_only_that_query_while_polling():
+    script = Script({"1": COUNT, "2": SUM})
+    refuse_upgrade(script)
+    error = AuthenticationError("Forbidden for this cube", status=403)
+    assert script.on(PollFailed("1", error)) == [Fail("1", error, final=True)]
+    assert kinds(script.on(Polled("2", part()))) == [Deliver]
+    assert script.wait() == [Poll("2")]
+    effects = script.on(PollFailed("2", error))
+    assert effects == [Fail("2", error, final=True), Disconnect(), Finish(None)]
+
+
+def test_a_token_function_that_fails_at_the_first_poll_ends_it():
+    error = OrtegeWatchError("the token function failed: ValueError")
+    script = Script(settings=Settings(transport="rest"))
+    script.wait()
+    assert script.on(PollFailed("1", error)) == [Disconnect(), Finish(error)]
+    script = Script(settings=Settings(transport="rest"))
+    script.wait()
+    script.on(Polled("1", part()))
+    script.wait()
+    assert script.on(PollFailed("1", error)) == []  # an outage
+    assert isinstance(script.state, Polling)
+
+
 def test_a_round_whose_other_queries_have_no_response_counts_at_its_end():
     script = Script({"1": COUNT, "2": SUM}, jitter=lambda: 0.5)
     refuse_upgrade(script)

@@ -58,6 +58,17 @@ _WEBSOCKETS_OFF: Final = frozenset({200, 400, 403, 404})
 """The statuses with which a Cube server without WebSockets refuses an upgrade (seen on
 0.35.81 and 1.7.43)."""
 
+_TOKEN_REFUSED: Final = (
+    "Invalid token",
+    "Not authorized",
+    "Authorization header isn't set",
+    "Unable to decode JWT key",
+    "Unable to verify, JWK",
+    "JWT without kid",
+)
+"""How a Cube server begins the message of a 403 that is about the token. Any other is
+about the query, or is repeated for every query."""
+
 _NO_TOKEN: Final = "the token function did not return in time"
 
 
@@ -580,6 +591,13 @@ class Session:
         worked = self._failures.worked
         if isinstance(error, SubscriptionLost) or (event.permanent and not worked):
             return self._finish(error)
+        if type(error) is OrtegeWatchError and not (worked or self._failures.count):
+            return self._finish(error)  # of the token function, as over a WebSocket
+        if isinstance(error, AuthenticationError) and _is_of_query(error):
+            self._do(*self._queries.on_error(key, error, final=True))
+            if not self._queries.open:
+                return self._finish(None)
+            return state.after_response(key)
         if isinstance(error, AuthenticationError):
             if not (worked and error.from_proxy):
                 return self._finish(error)
@@ -725,6 +743,12 @@ class Session:
 
     def _log(self, level: int, text: str) -> None:
         LOGGER.log(level, "%s: %s", self._server, printable(text))
+
+
+def _is_of_query(error: AuthenticationError) -> bool:
+    """Return whether a server refuses a query over REST, and not its token."""
+    is_of_token = error.message.startswith(_TOKEN_REFUSED)
+    return error.status == 403 and not (error.from_proxy or is_of_token)
 
 
 def _is_refusal(error: OrtegeWatchError) -> bool:

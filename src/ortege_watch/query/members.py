@@ -298,7 +298,9 @@ class TimeDimension(Column[datetime]):
 
         Words are ``today``, ``yesterday``, ``tomorrow``, ``this week``, ``last month``,
         ``next quarter``, ``last 7 days``, ``from 7 days ago to now`` and a day alone.
-        Both ends of a pair are included.
+        Servers take whole units, with ``to now`` including the current one: at 19:56
+        ``from 2 hours ago to now`` is 17:00 to 19:59:59.999. For a finer window write
+        ``from 120 minutes ago to now``. Both ends of a pair are included.
         """
         return TimeSelection(self).over(range)
 

@@ -9,6 +9,7 @@ test compares the diagram in the documentation with them.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
@@ -214,7 +215,8 @@ class Session:
                 return self._on_open_failed(state, event)
             case states.DeadlinePassed():
                 self._do(states.Disconnect())
-                return self._retry(TransportError("the socket did not open in time"))
+                problem = f"the socket to {self._server} did not open in time"
+                return self._retry(TransportError(problem))
             case _:
                 return state
 
@@ -742,7 +744,10 @@ class Session:
         self._effects += effects
 
     def _log(self, level: int, text: str) -> None:
-        LOGGER.log(level, "%s: %s", self._server, printable(text))
+        # An error names the host, too; with it, the line would name it twice.
+        named = rf" (?:to|of) {re.escape(self._server)}(?=[: ]|$)"
+        text = re.sub(named, "", printable(text))
+        LOGGER.log(level, "%s: %s", self._server, text)
 
 
 def _is_of_query(error: AuthenticationError) -> bool:

@@ -8,10 +8,11 @@ import pickle
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import attrs
 import pytest
 from watching import QUERY, Events
 
-from ortege_watch import Update, _json as codec
+from ortege_watch import Dimension, Query, Update, _json as codec
 from ortege_watch.watch.mailbox import Mailbox
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
@@ -84,9 +85,12 @@ def test_an_update_of_everything_is_pickled_in_about_twice_its_bytes():
 def test_an_update_shows_its_counts_and_its_result():
     update = EVERY_KIND["later"]
     assert repr(update) == (
-        f"<Update added=1 changed=1 removed=1 {QUERY!r} {update.result!r}>"
+        "<Update added=1 changed=1 removed=1 rows=2 query"
+        f" [{QUERY.measures[0].name}, {QUERY.dimensions[0].name}]>"
     )
     assert repr(EVERY_KIND["first"]).startswith("<Update first added=2 changed=0 rem")
     assert repr(EVERY_KIND["resumed"]).startswith("<Update resumed added=0 changed=0 ")
     (large,) = updates({f"SP{number}": number for number in range(5000)})
-    assert len(repr(large)) < 3000
+    assert len(repr(large)) <= 200
+    wide = Query(dimensions=[Dimension(f"events.{n}{'x' * 90}") for n in "abcd"])
+    assert len(repr(attrs.evolve(large, query=wide))) == 200

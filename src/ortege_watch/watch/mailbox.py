@@ -22,6 +22,9 @@ from ortege_watch.results import ChangedRow, Result, Row
 from ortege_watch.results.diff import difference
 from ortege_watch.watch.session import LOGGER
 
+_LONGEST_REPR: Final = 200
+"""Characters of the repr of an update."""
+
 
 @attrs.frozen(kw_only=True, repr=False)
 class Update:
@@ -78,7 +81,9 @@ class Update:
         kind = "first " * self.first + "resumed " * self.resumed
         rows = {"added": self.added, "changed": self.changed, "removed": self.removed}
         counts = " ".join(f"{name}={len(some)}" for name, some in rows.items())
-        return f"<Update {kind}{counts} {self.query!r} {self.result!r}>"
+        shown = f"<Update {kind}{counts} rows={len(self.result)} query "
+        name, room = summary(self.query.to_wire()), _LONGEST_REPR - len(shown) - 1
+        return f"{shown}{name if len(name) <= room else f'{name[: room - 2]}…]'}>"
 
 
 @attrs.frozen

@@ -349,7 +349,8 @@ def test_an_upgrade_may_refuse_the_token_too(second):
     assert isinstance(effects[-1].error, AuthenticationError)
 
 
-def test_a_token_is_renewed_on_the_live_socket_before_it_expires():
+def test_a_token_is_renewed_on_the_live_socket_before_it_expires(caplog):
+    caplog.set_level("INFO", "ortege_watch.watch")
     script = Script()
     script.go_live("one", expires_at=script.now + 400)
     while not (effects := script.wait()) == [AskToken()]:
@@ -359,6 +360,7 @@ def test_a_token_is_renewed_on_the_live_socket_before_it_expires():
     assert sent(script.on(TokenReady("two", script.now + 400))) == [
         {"authorization": "two"}
     ]
+    assert caplog.messages[-1] == "cube.example: authenticating with a new token"
     assert script.receive(frames.Handshake()) == []
     assert script.state.handshake_by is None
     assert script.state.token == "two"

@@ -284,7 +284,7 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
         """Subscribe to the results of one or more queries.
 
         Enter the return value with ``async with`` and iterate over it. It reconnects,
-        re-authorises and resubscribes by itself, and each :class:`Update` is the
+        authenticates and resubscribes by itself, and each :class:`Update` is the
         difference to the last one. Needs asyncio.
 
         Args:
@@ -443,7 +443,7 @@ class CubeClient(HttpClient, _Calls):
         """Subscribe to the results of one or more queries.
 
         Enter the return value with ``with`` and iterate over it. It reconnects,
-        re-authorises and resubscribes by itself, and each :class:`Update` is the
+        authenticates and resubscribes by itself, and each :class:`Update` is the
         difference to the last one. The subscription has a thread of its own, which also
         calls the callbacks; a token function is called in another one, so that it may
         block.

@@ -462,7 +462,7 @@ class Session:
     def _on_new_token(
         self, state: Live, token: str, expires_at: float | None
     ) -> Live | Waiting | Closed:
-        """Re-authorise the live socket; the old token is valid until the handshake."""
+        """Authenticate anew; the old token is valid until the handshake."""
         if token == self._refused_token:
             return self._retry_token(403, "Invalid token")
         renew_at = self._renew_at(expires_at)
@@ -471,7 +471,7 @@ class Session:
             self._on_old_token(token, expired=expired)
             return attrs.evolve(state, renew_at=renew_at)
         self._old_tokens = 0
-        self._log(logging.INFO, "re-authorising with a new token")
+        self._log(logging.INFO, "authenticating with a new token")
         after = self._authorize(token, expires_at)
         return attrs.evolve(
             state, token=token, renew_at=renew_at, handshake_by=after.until
@@ -535,7 +535,7 @@ class Session:
         """Send every query on the open socket.
 
         Cube has confirmed its dialect by now, with the handshake. The tutorial's has no
-        handshake, no heartbeat and no re-authorisation: the first answer confirms it.
+        handshake, no heartbeat, no renewed token: the first answer confirms it.
         """
         now, settings = self._now, self._settings
         self._failures.connected(self, now)

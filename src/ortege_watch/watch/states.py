@@ -85,7 +85,7 @@ class Live:
         resend_at: when every query is sent again; ``None`` in the tutorial's dialect.
         confirm_by: when the other dialect is tried, unless this one is confirmed.
         renew_at: when the token function is called for the next token.
-        handshake_by: when an unanswered re-authorisation counts as a lost connection.
+        handshake_by: when an unanswered authentication counts as a lost connection.
         release_at: when a held snapshot is delivered although it looks outdated.
     """
 

@@ -20,7 +20,8 @@ def shown(value: object, length: int = 200) -> str:
     """Return the ``repr`` of a value for an error message, cut at a length."""
     try:
         return codec.excerpt(repr(value), length)
-    except ValueError:  # Python refuses to print integers above 4300 digits
+    # Python refuses to print integers above 4300 digits, and what is nested too deeply.
+    except (ValueError, RecursionError):
         return f"<{type(value).__name__} too large to print>"
 
 

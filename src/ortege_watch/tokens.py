@@ -38,8 +38,8 @@ def redact(text: AnyStr, secrets: Iterable[str]) -> AnyStr:
     """Return a message or a body with ``<secret>`` in the place of every secret."""
     for secret in secrets:
         if len(secret) >= SHORTEST_SECRET:
-            # As it is, and as it stands within a repr.
-            for form in {secret, repr(secret)[1:-1]}:
+            # As it is, as it stands within a repr, and as JSON of PHP has it.
+            for form in {secret, repr(secret)[1:-1], secret.replace("/", r"\/")}:
                 if isinstance(text, str):
                     text = text.replace(form, "<secret>")
                 else:

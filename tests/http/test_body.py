@@ -89,6 +89,17 @@ def test_nothing_is_inflated_beyond_the_limit():
     assert peak < 4 * MIB
 
 
+def test_a_body_in_tiny_chunks_takes_no_more_memory_than_its_size():
+    tracemalloc.start()
+    body = Body(MIB, "host")
+    for _ in range(MIB):
+        body.feed(bytes(bytearray(1)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert body.finish() == bytes(MIB)
+    assert peak < 3 * MIB
+
+
 def test_empty_blocks_and_streams_have_a_limit():
     empty = b"\x1f\x8b\x08\x00" + bytes(6) + b"\x00\x00\x00\xff\xff" * 300_000
     with pytest.raises(DecodeError, match="exceeds max_size"):

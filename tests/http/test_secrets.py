@@ -58,7 +58,9 @@ class Echo:
                 if name.lower() in {b"authorization", b"x-signature-signature"}:
                     secret = value.split()[-1]
             self.secrets.append(secret.decode())
-            connection.sendall(self.reply.replace(b"SECRET", secret))
+            escaped = "".join(f"\\u{byte:04x}" for byte in secret).encode()
+            reply = self.reply.replace(b"SECRET", secret)
+            connection.sendall(reply.replace(b"ESCAPED", escaped))
 
     def __enter__(self):
         self.threads[0].start()
@@ -84,6 +86,7 @@ REPLIES = {
     "page": HTTP + b"403 Forbidden\r\nContent-Length: 24\r\n\r\nSECRET",
     "text": HTTP + b"200 OK\r\n\r\nSECRET",
     "error": HTTP + b'400 Bad\r\n\r\n{"error":"SECRET","type":"SECRET"}',
+    "escaped": HTTP + b'400 Bad\r\n\r\n{"error":"ESCAPED","type":"ESCAPED"}',
     "redirect": HTTP + b"302 Found\r\nLocation: http://x/SECRET\r\n\r\n",
     "unavailable": HTTP + b"503 Busy\r\n\r\nSECRET",
 }
@@ -136,7 +139,9 @@ async def test_no_failure_of_an_async_call_shows_the_token(reply):
     check(caught.value, [TOKEN])
 
 
-@pytest.mark.parametrize("reply", REPLIES)
+@pytest.mark.parametrize(
+    "reply", sorted(REPLIES.keys() - {"escaped"})
+)  # a used signature is worthless
 @pytest.mark.parametrize("sync", [True, False])
 async def test_no_failure_of_a_signed_call_shows_the_secret(reply, sync, caplog):
     credentials = Credentials("app", SECRET)

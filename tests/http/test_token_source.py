@@ -14,6 +14,7 @@ from ortege_watch import (
     CubeClient,
     DeadlineExceeded,
     Measure,
+    OrtegeWatchError,
     Query,
     Retry,
 )
@@ -151,3 +152,31 @@ def test_an_exit_in_the_function_reaches_the_caller(kind):
 
     with CubeClient("http://127.0.0.1:9", provider) as client, pytest.raises(kind):
         client.load(QUERY, deadline=5)
+
+
+async def refreshed_by_a_task_that_was_cancelled():
+    task = asyncio.ensure_future(asyncio.sleep(60))
+    task.cancel()
+    await task
+    return "a.token"
+
+
+async def test_a_cancellation_that_comes_from_the_function_is_its_failure():
+    with FakeCube() as cube:
+        client = AsyncCubeClient(cube.url, refreshed_by_a_task_that_was_cancelled)
+        async with asyncio.timeout(10), client, client.watch(QUERY) as updates:
+            with pytest.raises(OrtegeWatchError, match="token function was cancelled"):
+                await client.load(QUERY)
+            with pytest.raises(OrtegeWatchError, match="token function was cancelled"):
+                await anext(updates)
+
+
+def test_a_cancellation_in_a_plain_function_is_its_failure():
+    def cancelled():
+        raise asyncio.CancelledError
+
+    with (
+        CubeClient("http://127.0.0.1:9", cancelled) as client,
+        pytest.raises(OrtegeWatchError, match="token function was cancelled"),
+    ):
+        client.load(QUERY)

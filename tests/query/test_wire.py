@@ -668,6 +668,17 @@ def test_groups_may_be_deep_but_not_bottomless():
         read(filters=[nested(5000)])
 
 
+@pytest.mark.parametrize("depth", [400, 900, 990, 5000])
+@pytest.mark.parametrize("place", ["measures", "filters", "timeDimensions"])
+def test_values_that_are_nested_deeply_are_refused(place, depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    for found in (value, [value], [{"member": "a.b", "values": value}]):
+        with pytest.raises(QueryError):
+            read(**{place: found})
+
+
 def test_the_second_of_two_equal_wall_times_is_read_as_the_first():
     wire = leaf("beforeDate", "2024-11-03T01:30:00.000")
     query = read(filters=[wire], timezone="America/New_York")

@@ -423,3 +423,18 @@ def test_a_subscription_is_used_in_one_event_loop(cube):
         assert updates.state == "closed"
 
     asyncio.run(use(asyncio.run(enter())))
+
+
+def test_an_interrupted_start_of_the_thread_hides_no_ctrl_c(client):
+    """A thread that was not started cannot be joined."""
+
+    def interrupt(frame, event, _) -> None:
+        if frame.f_code is threading.Thread.start.__code__:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), client:
+        updates = client.watch(QUERY)
+        sys.setprofile(interrupt)
+        with updates:
+            pytest.fail("it was interrupted")

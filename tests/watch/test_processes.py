@@ -172,6 +172,21 @@ def test_an_exit_warns_about_it_where_warnings_are_shown(program):
     assert "ResourceWarning: unclosed subscription of Updates" in errors
 
 
+@pytest.mark.parametrize("milliseconds", range(4, 24, 2))
+def test_such_a_warning_does_not_hang(milliseconds):
+    """A thread that is stopped while it imports a module keeps the import lock."""
+    script = f"""
+    import time
+    from ortege_watch import CubeClient, Measure, Query
+    client = CubeClient("http://127.0.0.1:9", "a.token")
+    updates = client.watch(Query(measures=[Measure("a.b")])).__enter__()
+    time.sleep({milliseconds / 1000})
+    """
+    command = [sys.executable, "-W", "default", "-c", dedent(script)]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=30)
+    assert b"ResourceWarning: unclosed subscription of Updates" in done.stderr
+
+
 def test_another_thread_goes_on_after_the_main_thread(program):
     """Python waits for a thread that is no daemon, so its subscription goes on."""
     iterate = """

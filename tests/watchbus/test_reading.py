@@ -167,10 +167,11 @@ def test_nesting_has_an_end(start, end):
 
 def test_problems_are_gathered_but_not_without_end():
     problems = Problems()
-    entries = problems.entries([{}] * 30, "$.list")
-    for entry in entries:
+    paths = []
+    for entry in problems.entries([{}] * 30, "$.list"):
         entry.required(TEXT, "name")
-    assert [entry.path for entry in entries[:2]] == ["$.list[0]", "$.list[1]"]
+        paths.append(entry.path)
+    assert paths == [f"$.list[{number}]" for number in range(20)]
     with pytest.raises(DecodeError) as caught:
         problems.refuse("excerpt")
     assert len(caught.value.problems) == 20
@@ -183,7 +184,7 @@ def test_problems_are_gathered_but_not_without_end():
 
 def test_what_should_be_an_object_or_a_list_says_so():
     problems = Problems()
-    assert problems.entries({"a": 1}, "$.list") == []
+    assert list(problems.entries({"a": 1}, "$.list")) == []
     assert Entry(5, "$.entry", problems).raw == {}
     assert problems.found == [
         "$.list: expected a list, got {'a': 1}",
@@ -275,3 +276,15 @@ def test_fields_are_read():
     assert entry.optional(STRINGS, "l") == ("a", "")
     assert entry.optional(OBJECT, "absent") is None
     assert found == []
+
+
+def test_reading_ends_when_there_are_too_many_problems():
+    read = []
+
+    def refuse(entry: Entry) -> None:
+        read.append(entry)
+        entry.wrong("x", "is wrong")
+
+    with pytest.raises(DecodeError) as caught:
+        read_list([{}] * 1000, None, refuse)
+    assert len(caught.value.problems) == len(read) == 20

@@ -27,7 +27,7 @@ class Body:
         self._max_size = max_size
         self._room = max_size
         self._raw_room = max_size
-        self._parts: list[bytes] = []
+        self._content = bytearray()  # a list of bytes takes up to 60 times the memory
         self._members = 0
         self._inflate: zlib._Decompress | None = None
 
@@ -59,7 +59,7 @@ class Body:
         if self._raw_room < 0:
             raise self._too_large()
         if self._inflate is None:
-            self._parts.append(chunk)
+            self._content += chunk
             return
         while chunk:
             if self._inflate.eof:
@@ -73,7 +73,7 @@ class Body:
             self._room -= len(data)
             if self._room < 0:
                 raise self._too_large()
-            self._parts.append(data)
+            self._content += data
             chunk = self._inflate.unused_data
 
     def finish(self) -> bytes:
@@ -91,7 +91,7 @@ class Body:
             raise TransportError(
                 f"no complete response from {self._host}: its gzip stream is cut off"
             )
-        return b"".join(self._parts)
+        return bytes(self._content)
 
     def _next_member(self) -> zlib._Decompress:
         self._members += 1

@@ -165,7 +165,21 @@ def _calling_token_function() -> Iterator[None]:
         yield
     except OrtegeWatchError:
         raise
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        # Nobody has cancelled the caller: the function awaited what was cancelled.
+        raise OrtegeWatchError("the token function was cancelled") from error
     except Exception as error:
         # Its text is left out: it may quote the request that fetched the token.
         name = type(error).__name__
         raise OrtegeWatchError(f"the token function failed: {name}") from error
+
+
+def _is_cancelled() -> bool:
+    """Return whether the current task of asyncio is being cancelled."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # in a thread
+        return False
+    return task is not None and task.cancelling() > 0

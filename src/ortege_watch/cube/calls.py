@@ -184,6 +184,8 @@ def judge(
     # Before it is cut, because an excerpt may end in the middle of a secret.
     content = redact(response.content, secrets)
     message, code = server_error(content)
+    # Again, because JSON can escape every character of a secret.
+    message, code = message and redact(message, secrets), code and redact(code, secrets)
     if unread is not None:
         if message == "Continue wait":
             return AskAgain()

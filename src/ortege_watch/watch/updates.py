@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import os
+import sys
 import threading
 import time
 import warnings
@@ -13,6 +15,7 @@ from contextvars import copy_context
 from datetime import datetime
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Self, TypeVar, TypeVarTuple
+from weakref import WeakSet
 
 from ortege_watch._checks import check_seconds
 from ortege_watch._http.token_source import call_in_thread
@@ -203,6 +206,7 @@ class Updates:
     def __enter__(self) -> Self:
         if self._worker is not None or self._closed:
             raise InvalidArgument(_CLOSED if self._closed else _USED)
+        _entered.add(self)
         worker = _Worker(self._updates, self._aclose, self._server)
         self._worker = worker
         worker.start()
@@ -234,7 +238,9 @@ class Updates:
 
     def __del__(self) -> None:
         is_open = self.state is not ConnectionState.CLOSED
-        if self._begin_to_close() is not None and is_open:
+        # At the end of the interpreter _warn_at_exit() has done it: a warning imports
+        # modules, and the thread, stopped by now, may hold the lock of an import.
+        if self._begin_to_close() is not None and is_open and not sys.is_finalizing():
             _warn_unclosed(self)
 
     def __iter__(self) -> Self:
@@ -301,6 +307,18 @@ def _warn_unclosed(updates: AsyncUpdates | Updates) -> None:
     warnings.warn(problem, ResourceWarning, stacklevel=3, source=updates)
 
 
+_entered: Final[WeakSet[Updates]] = WeakSet()
+
+
+@atexit.register
+def _warn_at_exit() -> None:
+    for updates in list(_entered):
+        worker = updates._worker  # noqa: SLF001
+        is_open = updates.state is not ConnectionState.CLOSED
+        if is_open and worker is not None and worker.pid == os.getpid():
+            _warn_unclosed(updates)
+
+
 class _EventLoop(asyncio.SelectorEventLoop):
     """An event loop that resolves host names in daemon threads.
 
@@ -359,8 +377,8 @@ class _Worker:
 
     def join(self) -> None:
         """Wait for the end; raise what a callback raised to end the program."""
-        if threading.current_thread() is self._thread:
-            return
+        if self._thread.ident in {None, threading.get_ident()}:
+            return  # an interrupted start(): the thread ends by itself
         self._thread.join(_CLOSE_WITHIN)
         if self._thread.is_alive():
             LOGGER.warning(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -115,13 +115,15 @@ class Problems:
         if len(self.found) < _MAX_PROBLEMS:
             self.found.append(f"{codec.excerpt(path)}: {sentence}")
 
-    def entries(self, value: object, path: str) -> list[Entry]:
-        """Return the entries of a list of objects."""
+    def entries(self, value: object, path: str) -> Iterator[Entry]:
+        """Yield the entries of a list of objects, until there are too many problems."""
         if not isinstance(value, list):
             self.add(path, f"expected a list, got {shown(value)}")
-            return []
-        items = cast("list[object]", value)
-        return [Entry(item, f"{path}[{i}]", self) for i, item in enumerate(items)]
+            return
+        for i, item in enumerate(cast("list[object]", value)):
+            if len(self.found) >= _MAX_PROBLEMS:
+                return
+            yield Entry(item, f"{path}[{i}]", self)
 
     def refuse(self, excerpt: str = "") -> None:
         """Raise :class:`DecodeError` if there is a problem."""
@@ -150,8 +152,8 @@ class Entry:
         """Add a problem with a field."""
         self.problems.add(f"{self.path}.{name}", sentence)
 
-    def entries(self, name: str) -> list[Entry]:
-        """Return the entries of a field that is a list of objects."""
+    def entries(self, name: str) -> Iterator[Entry]:
+        """Yield the entries of a field that is a list of objects."""
         return self.problems.entries(self.raw.get(name), f"{self.path}.{name}")
 
     def optional(

@@ -34,6 +34,18 @@ class Secrets(tuple[str, ...]):
         return f"<{len(self)} secrets>"
 
 
+class Concealed:
+    """A token, or the function that returns it, as a traceback may show it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: TokenLike | None) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "<token>"
+
+
 def redact(text: AnyStr, secrets: Iterable[str]) -> AnyStr:
     """Return a message or a body with ``<secret>`` in the place of every secret."""
     for secret in secrets:

@@ -13,6 +13,7 @@ import pytest
 from ortege_watch import (
     AsyncCubeClient,
     CubeClient,
+    InvalidArgument,
     Measure,
     OrtegeWatchError,
     Query,
@@ -192,3 +193,20 @@ def test_a_short_token_does_not_mangle_messages():
         pytest.raises(OrtegeWatchError, match="no connection"),
     ):
         client.load(QUERY)
+
+
+@pytest.mark.parametrize("client", [CubeClient, AsyncCubeClient])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"url": "not a url"},
+        {"url": "http://127.0.0.1:9", "token": TOKEN + " " + TOKEN},
+        {"url": "http://127.0.0.1:9", "timeout": "5"},
+        {"url": "http://127.0.0.1:9", "http": 5},
+    ],
+    ids=["url", "token", "option", "http"],
+)
+def test_no_client_that_cannot_be_created_shows_the_token(client, arguments):
+    with pytest.raises(InvalidArgument) as caught:
+        client(**{"token": TOKEN, **arguments})
+    check(caught.value, [TOKEN])

@@ -17,7 +17,7 @@ import anyio
 
 from ortege_watch._http.conversation import TOKEN_TIMEOUT
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, TransportError
-from ortege_watch.tokens import TokenLike, clean
+from ortege_watch.tokens import Concealed, TokenLike, clean
 
 T = TypeVar("T")
 
@@ -59,7 +59,9 @@ class TokenSource:
         if callable(source):
             self._ask = source
         else:
-            self._fixed = clean(source, InvalidArgument)
+            given = Concealed(source)
+            del source
+            self._fixed = clean(given.value, InvalidArgument)
 
     def __repr__(self) -> str:
         return "TokenSource(...)"

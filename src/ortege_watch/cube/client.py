@@ -40,7 +40,7 @@ from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
 from ortege_watch.cube.calls import Call, Server
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, SubscriptionLost
-from ortege_watch.tokens import TokenLike, expiry
+from ortege_watch.tokens import Concealed, TokenLike, expiry
 
 if TYPE_CHECKING:
     from ortege_watch._json import ResultPart
@@ -107,7 +107,7 @@ class Settings:
     def __init__(
         self,
         url: str | None,
-        token: TokenLike | None,
+        token: Concealed,
         options: ClientOptions,
         *,
         in_thread: bool = False,
@@ -121,7 +121,7 @@ class Settings:
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             _warn_of_plain_http(self.endpoint.host)
         self.tokens = TokenSource(
-            token if token is not None else os.environ.get("ORTEGE_TOKEN", ""),
+            os.environ.get("ORTEGE_TOKEN", "") if token.value is None else token.value,
             in_thread=in_thread,
         )
         self.budget = TimeBudget.of(options)
@@ -150,7 +150,10 @@ class _Calls:
     """The subscriptions, which end with the client; a user may drop them earlier."""
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._settings.endpoint.api!r})"
+        # A traceback also shows a client that could not be created.
+        settings = getattr(self, "_settings", None)
+        url = settings.endpoint.api if settings is not None else ""
+        return f"{type(self).__name__}({url!r})"
 
     def _call(self, limits: Limits) -> Call:
         self._driver.check_open()
@@ -196,7 +199,9 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
         clock: AsyncClock | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        self._settings = Settings(url, token, options)
+        given = Concealed(token)
+        del token  # a traceback shows what a frame has
+        self._settings = Settings(url, given, options)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = AsyncHttpDriver(
             http=http, clock=clock, max_size=max_size, tls=options.get("ssl")
@@ -357,7 +362,9 @@ class CubeClient(HttpClient, _Calls):
         clock: Clock | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        self._settings = Settings(url, token, options, in_thread=True)
+        given = Concealed(token)
+        del token  # a traceback shows what a frame has
+        self._settings = Settings(url, given, options, in_thread=True)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = HttpDriver(
             http=http, clock=clock, max_size=max_size, tls=options.get("ssl")

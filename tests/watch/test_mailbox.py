@@ -265,3 +265,10 @@ def test_unreadable_rows_and_their_end_are_logged_once(caplog):
     assert failed.startswith(f"cube.example: query 1 [{Events.amount.name}, ")
     assert "]: failed for now: " in failed
     assert works.endswith("]: works again")
+
+
+def test_an_error_that_lasts_is_logged_once(caplog):
+    box = Box()
+    for number in range(3):
+        box.put_error("1", passing(number), final=False)
+    assert caplog.text.count("failed for now") == 1

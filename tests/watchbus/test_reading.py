@@ -288,3 +288,13 @@ def test_reading_ends_when_there_are_too_many_problems():
     with pytest.raises(DecodeError) as caught:
         read_list([{}] * 1000, None, refuse)
     assert len(caught.value.problems) == len(read) == 20
+
+
+def test_only_twenty_problems_of_one_object_are_kept():
+    problems = Problems()
+    entry = Entry({}, "$", problems)
+    for number in range(30):
+        entry.wrong(f"x{number}", "is wrong")
+    assert [each.split(":")[0] for each in problems.found] == [
+        f"$.x{number}" for number in range(20)
+    ]

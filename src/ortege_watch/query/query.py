@@ -494,11 +494,9 @@ class Query:
         Raises:
             QueryError: with the path of what is refused, such as ``filters[0].values``.
         """
+        arguments = QueryReader(wire).query()
         try:
-            arguments = QueryReader(wire).query()
             return cls(**arguments)
-        except RecursionError:
-            raise QueryError("query is nested too deeply") from None
         except QueryError as error:
             message = re.sub(
                 r"^\w+", lambda name: _KEYS.get(name[0], name[0]), str(error)

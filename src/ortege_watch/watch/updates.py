@@ -369,6 +369,10 @@ class _Worker:
             self._loop.close()
             problem = f"cannot start the thread of the subscription: {error}"
             raise OrtegeWatchError(problem) from error
+        except BaseException:  # Ctrl-C, perhaps before it was started
+            if self._thread not in threading.enumerate():
+                self._loop.close()
+            raise
 
     def stop(self) -> None:
         """Begin to close."""
@@ -439,6 +443,9 @@ class _Worker:
             with contextlib.suppress(asyncio.CancelledError):
                 self._loop.run_until_complete(self._task)
         finally:
+            # A socket whose opening was cancelled is closed in the next iterations.
+            for _ in range(5):
+                self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
             self._answers.put(None)
 

@@ -37,6 +37,11 @@ class Peer:
         """The host and port, as messages show them."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def url(self) -> str:
+        """The address, without TLS."""
+        return f"http://{self.host}"
+
     def __enter__(self) -> Self:
         self._thread.start()
         assert self._ready.wait(10)
@@ -75,6 +80,25 @@ class Peer:
         finally:
             self.open -= 1
             writer.transport.abort()
+
+
+async def read_request(reader: asyncio.StreamReader) -> bytes:
+    """Read an HTTP request, with its body; return its head.
+
+    What is not read when a socket is closed makes the client lose the answer.
+    """
+    head = await reader.readuntil(b"\r\n\r\n")
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            await reader.readexactly(int(line.split(b":")[1]))
+    return head
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection after everything was sent."""
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

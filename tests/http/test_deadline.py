@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import itertools
-import socket
-import threading
 import time
 
 import httpx
 import pytest
+from loopback import Peer
 
 from ortege_watch import AsyncCubeClient, CubeClient, DeadlineExceeded, Measure, Query
 from ortege_watch._http.conversation import Request
@@ -21,52 +20,27 @@ CREDENTIALS = Credentials("app", "s3cret-key")
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
-class Dripping:
+class Dripping(Peer):
     """A server that answers with its data, piece by piece, for up to three seconds."""
 
-    def __init__(self, begin, pieces, pause=0.02, reads=65536):
+    def __init__(self, begin, piece, pause=0.02, reads=65536):
+        super().__init__(self._drip)
         self.begin = begin
-        self.pieces = pieces
+        self.piece = piece
         self.pause = pause
         self.reads = reads
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.stop = threading.Event()
-        self.threads = [threading.Thread(target=self.accept)]
 
-    def accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.listener.accept()
-                self.threads.append(
-                    threading.Thread(target=self.serve, args=[connection])
-                )
-                self.threads[-1].start()
-
-    def serve(self, connection):
+    async def _drip(self, reader, writer):
         end = time.monotonic() + 3
-        with contextlib.suppress(OSError), connection:
-            connection.recv(self.reads)
-            connection.sendall(self.begin)
-            for piece in itertools.cycle([self.pieces]):
-                if time.monotonic() > end or self.stop.wait(self.pause):
-                    break
-                if piece:
-                    connection.sendall(piece)
-                else:
-                    connection.recv(self.reads)
-
-    def __enter__(self):
-        self.threads[0].start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for thread in self.threads:
-            thread.join(10)
+        await reader.read(self.reads)
+        writer.write(self.begin)
+        while time.monotonic() < end:
+            await asyncio.sleep(self.pause)
+            if self.piece:
+                writer.write(self.piece)
+                await writer.drain()
+            else:
+                await reader.read(self.reads)
 
 
 DRIPS = {

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from loopback import Peer, Talk, silent
+from loopback import Peer, Talk, close, read_request, silent
 from watching import QUERY
 
 from ortege_watch import (
@@ -91,13 +91,6 @@ USES: list[Use] = [load, load_sync, events, events_sync]
 every = pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
 
 
-async def read_request(reader: asyncio.StreamReader) -> None:
-    head = await reader.readuntil(b"\r\n\r\n")
-    for line in head.lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            await reader.readexactly(int(line.split(b":")[1]))
-
-
 def answering(*answers: bytes, then: str = "close") -> Talk:
     """Answer each request with the next bytes; afterwards say nothing, or close."""
     left = list(answers)
@@ -108,9 +101,7 @@ def answering(*answers: bytes, then: str = "close") -> Talk:
         if then == "silence":
             await silent(reader, writer)
         else:
-            await writer.drain()
-            writer.close()
-            await writer.wait_closed()
+            await close(writer)
 
     return talk
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import threading
 import traceback
 
 import pytest
+from loopback import Peer, close, read_request
 
 from ortege_watch import (
     AsyncCubeClient,
@@ -28,50 +26,25 @@ QUERY = Query(measures=[Measure("stacks_contract_events.count")])
 ONCE = Retry(attempts=1)
 
 
-class Echo:
+class Echo(Peer):
     """Answer every request with a reply that may quote the request's header."""
 
     def __init__(self, reply):
+        super().__init__(self._echo)
         self.reply = reply
         self.secrets = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.threads = [threading.Thread(target=self.accept)]
 
-    def accept(self):
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.listener.accept()
-                self.threads.append(
-                    threading.Thread(target=self.serve, args=[connection])
-                )
-                self.threads[-1].start()
-
-    def serve(self, connection):
-        with contextlib.suppress(OSError), connection:
-            connection.settimeout(5)
-            head = b""
-            while b"\r\n\r\n" not in head and (data := connection.recv(65536)):
-                head += data
-            secret = b""
-            for line in head.split(b"\r\n"):
-                name, _, value = line.partition(b":")
-                if name.lower() in {b"authorization", b"x-signature-signature"}:
-                    secret = value.split()[-1]
-            self.secrets.append(secret.decode())
-            escaped = "".join(f"\\u{byte:04x}" for byte in secret).encode()
-            reply = self.reply.replace(b"SECRET", secret)
-            connection.sendall(reply.replace(b"ESCAPED", escaped))
-
-    def __enter__(self):
-        self.threads[0].start()
-        return self
-
-    def __exit__(self, *_):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for thread in self.threads:
-            thread.join(10)
+    async def _echo(self, reader, writer):
+        secret = b""
+        for line in (await read_request(reader)).split(b"\r\n"):
+            name, _, value = line.partition(b":")
+            if name.lower() in {b"authorization", b"x-signature-signature"}:
+                secret = value.split()[-1]
+        self.secrets.append(secret.decode())
+        escaped = "".join(f"\\u{byte:04x}" for byte in secret).encode()
+        reply = self.reply.replace(b"SECRET", secret)
+        writer.write(reply.replace(b"ESCAPED", escaped))
+        await close(writer)
 
 
 HTTP = b"HTTP/1.1 "

@@ -187,6 +187,11 @@ LONGEST_RETRY_AFTER: Final = 300.0
 """Seconds: no ``Retry-After`` makes a pause longer than this."""
 
 
+def respected(retry_after: float | None) -> float:
+    """Return the seconds to wait for a ``Retry-After``, which may be absent."""
+    return min(retry_after or 0.0, LONGEST_RETRY_AFTER)
+
+
 @frozen
 class Backoff:
     """Delays that double up to a cap, each with jitter.
@@ -217,8 +222,7 @@ class Backoff:
             whole = min(self.cap, self.base * 2.0**attempt)
         except OverflowError:
             whole = self.cap
-        asked = min(retry_after or 0.0, LONGEST_RETRY_AFTER)
-        return max(whole * (1 + jitter) / 2, asked)
+        return max(whole * (1 + jitter) / 2, respected(retry_after))
 
 
 def next_attempt(delay: float, retry_after: float | None = None) -> str:
@@ -330,7 +334,8 @@ class Attempts:
     budget: TimeBudget
     started: float  # monotonic seconds
     logger: Logger  # for retries
-    request: str = field(default="", init=False)  # server and path, for log lines
+    method: str = field(default="", init=False)  # of the request, for log lines
+    url: str = field(default="", init=False)
     now: float = field(init=False)  # the driver's latest monotonic time
     jitter: float = field(default=0.0, init=False)
     failures: int = field(default=0, init=False)  # attempts in a row
@@ -343,6 +348,12 @@ class Attempts:
         """Take the time and the random number from a driver's reply."""
         self.now = reply.now
         self.jitter = reply.jitter
+
+    @property
+    def request(self) -> str:
+        """The server, the method and the path, for log lines."""
+        parts = urlsplit(self.url)
+        return f"{parts.netloc}: {self.method} {parts.path}"
 
     @property
     def left(self) -> float:

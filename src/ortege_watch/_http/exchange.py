@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar, assert_never
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
@@ -113,8 +112,7 @@ def exchange(
     """
     attempts.failures = waits = 0
     attempts.context = ""
-    parts = urlsplit(url)
-    attempts.request = f"{parts.netloc}: {method} {parts.path}"
+    attempts.method, attempts.url = method, url
     while True:
         asked_at = attempts.now
         headers = yield from authentication.headers(content, attempts)

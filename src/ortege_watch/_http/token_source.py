@@ -21,7 +21,7 @@ from ortege_watch.tokens import Concealed, TokenLike, clean
 
 T = TypeVar("T")
 
-_WAIT_AT_MOST: Final = 1.0
+WAIT_AT_MOST: Final = 1.0
 """Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
 
 
@@ -88,7 +88,7 @@ class TokenSource:
                 left = end - time.monotonic()
                 if left <= 0 or (closing is not None and closing.done()):
                     raise TokenTimeout(within)
-                wait(ends, min(_WAIT_AT_MOST, left), FIRST_COMPLETED)
+                wait(ends, min(WAIT_AT_MOST, left), FIRST_COMPLETED)
             return clean(running.result(), OrtegeWatchError)
 
     async def aget(self, within: float = TOKEN_TIMEOUT) -> str:

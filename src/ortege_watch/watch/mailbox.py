@@ -21,6 +21,7 @@ from ortege_watch.query.query import summary
 from ortege_watch.results import ChangedRow, Result, Row
 from ortege_watch.results.diff import difference
 from ortege_watch.watch.session import LOGGER
+from ortege_watch.watch.tracker import query_name
 
 _LONGEST_REPR: Final = 200
 """Characters of the repr of an update."""
@@ -43,7 +44,7 @@ class Update:
         first: this is the first snapshot of the query.
         resumed: this is the first snapshot after an outage, so its difference spans it.
         stale: the server refreshed this snapshot before the last delivered one, and sent
-            no newer one for ``hold_stale_for`` seconds. Rows that it has not may be
+            no newer one for ``hold_stale_for`` seconds. Rows missing from it may be
             ``removed``, and ``added`` again later.
         received_at: when the snapshot arrived, by this machine's clock, in UTC.
     """
@@ -176,15 +177,15 @@ class Mailbox:
         self._log(logging.INFO, message_id, "works again")
 
     def _log(self, level: int, message_id: str, text: str) -> None:
-        query = summary(self._slots[message_id].query.to_wire())
-        LOGGER.log(level, "%s: query %s %s: %s", self._server, message_id, query, text)
+        name = query_name(message_id, self._slots[message_id].query.to_wire())
+        LOGGER.log(level, "%s: %s: %s", self._server, name, text)
 
     def put_end(self, error: BaseException) -> None:
         """Keep what ends the subscription: an error, or a caller's ``SystemExit``."""
         self._ready.append(error)
 
     def clear(self) -> BaseException | None:
-        """Discard what was not taken; return what is no mere error, to be raised."""
+        """Discard what was not taken; return a ``SystemExit`` or the like, to be raised."""
         discarded = list(self._ready)
         self._ready.clear()
         for each in discarded:

@@ -15,7 +15,7 @@ from typing import Any, Final, assert_never
 
 import attrs
 
-from ortege_watch._http.conversation import LONGEST_RETRY_AFTER, next_attempt
+from ortege_watch._http.conversation import next_attempt, respected
 from ortege_watch._http.statuses import TRANSIENT, api_error, is_unauthorized
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import (
@@ -612,7 +612,7 @@ class Session:
             if not error.from_proxy:
                 return state.after_response(key)
         asked = error.retry_after if isinstance(error, ApiError) else None
-        until = max(state.until, self._now + min(asked or 0.0, LONGEST_RETRY_AFTER))
+        until = max(state.until, self._now + respected(asked))
         state = attrs.evolve(state, until=until, pending=state.pending - {key})
         after: Polling | Closed = state
         if not state.pending and not state.succeeded:

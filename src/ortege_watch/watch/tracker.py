@@ -21,6 +21,11 @@ _SHOWN: Final = 5
 """So many queries of a session are named in one log line."""
 
 
+def query_name(key: str, wire: Mapping[str, Any]) -> str:
+    """Return a short name of a query, for log lines."""
+    return f"query {key} {summary(wire)}"
+
+
 @attrs.define
 class _Entry:
     query: Mapping[str, Any]
@@ -52,7 +57,7 @@ class QueryTracker:
     def name(self, key: str) -> str:
         """Return a short name of a query, for log lines."""
         entry = self._entries.get(key)
-        return f"query {key} {summary(entry.query)}" if entry else f"query {key}"
+        return query_name(key, entry.query) if entry else f"query {key}"
 
     @property
     def open(self) -> dict[str, Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar, TypeVarTuple
 from weakref import WeakSet
 
 from ortege_watch._checks import check_seconds
-from ortege_watch._http.token_source import call_in_thread
+from ortege_watch._http.token_source import WAIT_AT_MOST, call_in_thread
 from ortege_watch.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -32,9 +32,6 @@ from ortege_watch.watch.states import ConnectionState
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-_WAIT_AT_MOST: Final = 1.0
-"""Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
 
 _CLOSE_WITHIN: Final = 5.0
 """Seconds that ``close()`` waits for the thread, which a callback may be blocking."""
@@ -236,11 +233,16 @@ class Updates:
         worker.stop()
         return worker
 
+    def _is_open_here(self) -> bool:
+        worker, is_open = self._worker, self.state is not ConnectionState.CLOSED
+        return is_open and worker is not None and worker.pid == os.getpid()
+
     def __del__(self) -> None:
-        is_open = self.state is not ConnectionState.CLOSED
+        is_open = self._is_open_here()
+        self._begin_to_close()
         # At the end of the interpreter _warn_at_exit() has done it: a warning imports
         # modules, and the thread, stopped by now, may hold the lock of an import.
-        if self._begin_to_close() is not None and is_open and not sys.is_finalizing():
+        if is_open and not sys.is_finalizing():
             _warn_unclosed(self)
 
     def __iter__(self) -> Self:
@@ -313,9 +315,7 @@ _entered: Final[WeakSet[Updates]] = WeakSet()
 @atexit.register
 def _warn_at_exit() -> None:
     for updates in list(_entered):
-        worker = updates._worker  # noqa: SLF001
-        is_open = updates.state is not ConnectionState.CLOSED
-        if is_open and worker is not None and worker.pid == os.getpid():
+        if updates._is_open_here():  # noqa: SLF001
             _warn_unclosed(updates)
 
 
@@ -429,9 +429,9 @@ class _Worker:
     def _wait(self, timeout: float | None) -> Update | BaseException | None:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = _WAIT_AT_MOST if end is None else end - time.monotonic()
+            left = WAIT_AT_MOST if end is None else end - time.monotonic()
             try:
-                return self._answers.get(timeout=max(0.0, min(_WAIT_AT_MOST, left)))
+                return self._answers.get(timeout=max(0.0, min(WAIT_AT_MOST, left)))
             except Empty:
                 if end is not None and time.monotonic() >= end:
                     problem = f"no update within {timeout} s"

@@ -318,6 +318,16 @@ def test_threads_that_share_an_iterator_get_each_update_once():
     assert sorted(taken) == [["SP0"], ["SP1"]]
 
 
-def test_a_repr_says_how_it_is_connected():
-    client = CubeClient("http://127.0.0.1:9", "s3cret")
-    assert repr(client.watch(QUERY)) == "<Updates connecting>"
+def test_a_repr_names_the_server_and_says_how_it_is_connected():
+    with FakeCube() as cube, CubeClient(cube.url, cube.token()) as client:
+        server = cube.url.split("/")[2]
+        with client.watch(QUERY) as updates:
+            assert next(updates).first
+            assert repr(updates) == f"<Updates of {server}, 1 query, live>"
+        assert repr(updates) == f"<Updates of {server}, 1 query, closed>"
+
+
+def test_a_repr_counts_the_queries():
+    client = AsyncCubeClient("http://127.0.0.1:9", "s3cret")
+    shown = repr(client.watch(QUERY, QUERY))
+    assert shown == "<AsyncUpdates of 127.0.0.1:9, 2 queries, connecting>"

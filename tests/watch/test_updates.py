@@ -794,8 +794,10 @@ async def test_bad_arguments_are_refused_before_anything_is_opened(
 
 async def test_an_unknown_argument_is_a_type_error():
     client = AsyncCubeClient("http://127.0.0.1:9", "token")
-    with pytest.raises(TypeError, match="stale_afer"):
+    with pytest.raises(TypeError, match="'stale_afer': did you mean 'stale_after'"):
         client.watch(QUERY, stale_afer=3)
+    with pytest.raises(TypeError, match="'timeout': expected one of 'dialect', 'tra"):
+        client.watch(QUERY, timeout=3)
 
 
 async def test_a_subscription_is_entered_once_and_before_it_is_iterated():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Generator, Mapping
+from difflib import get_close_matches
 from ipaddress import ip_address
 from logging import Logger
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypedDict, TypeVar
@@ -294,8 +295,13 @@ class ClientOptions(TypedDict, total=False):
 
 def check_names(options: Mapping[str, object], known: type) -> None:
     """Raise TypeError for keyword arguments that a ``TypedDict`` does not have."""
-    if unknown := options.keys() - known.__annotations__:
-        raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+    names = list(known.__annotations__)
+    for name in sorted(options.keys() - set(names)):
+        near = get_close_matches(name, names, n=1)
+        advice = f"expected one of {', '.join(map(repr, names))}"
+        if near:
+            advice = f"did you mean {near[0]!r}?"
+        raise TypeError(f"unexpected argument {name!r}: {advice}")
 
 
 @frozen(kw_only=True)

@@ -92,6 +92,7 @@ class Subscription:
         finished: nothing more will arrive.
         state: the worst state of any session.
         last_seen: when the last frame or poll arrived, in UTC.
+        about: the server and the number of queries, for a repr.
     """
 
     def __init__(
@@ -124,6 +125,10 @@ class Subscription:
         self._wire = {key: query.to_wire() for key, query in self.mailbox.open.items()}
         self._target = target
         self._server = target.url.split("/")[2]
+        number = len(queries)
+        self.about: Final = (
+            f"{self._server}, {number} {'query' if number == 1 else 'queries'}"
+        )
         self._on_state = options.get("on_state")
         self._callback_failed = False
         self._remember = remember

@@ -63,7 +63,7 @@ class AsyncUpdates:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<AsyncUpdates {self.state}>"
+        return f"<AsyncUpdates of {self._subscription.about}, {self.state}>"
 
     @property
     def state(self) -> ConnectionState:
@@ -188,7 +188,8 @@ class Updates:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Updates {self.state}>"
+        about = self._updates._subscription.about  # noqa: SLF001
+        return f"<Updates of {about}, {self.state}>"
 
     @property
     def state(self) -> ConnectionState:

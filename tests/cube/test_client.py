@@ -322,7 +322,9 @@ def test_limits_are_checked_at_once(kind, settings):
 
 
 async def test_an_unknown_argument_is_a_type_error(ask):
-    with pytest.raises(TypeError, match="unexpected argument 'dedline': did you mean 'deadline'"):
+    with pytest.raises(
+        TypeError, match="unexpected argument 'dedline': did you mean 'deadline'"
+    ):
         await ask("load", QUERY, dedline=5)
 
 
@@ -415,5 +417,7 @@ def test_both_clients_have_the_same_methods_and_arguments():
 
 @pytest.mark.parametrize("kind", [CubeClient, AsyncCubeClient])
 def test_an_unknown_option_is_refused(kind):
-    with pytest.raises(TypeError, match="unexpected argument 'time_out': did you mean 'timeout'"):
+    with pytest.raises(
+        TypeError, match="unexpected argument 'time_out': did you mean 'timeout'"
+    ):
         kind("https://cube.example", "token", time_out=5)

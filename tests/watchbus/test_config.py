@@ -122,7 +122,9 @@ def test_an_invalid_batch_size_is_refused(size):
 
 
 def test_an_unknown_option_is_refused():
-    with pytest.raises(TypeError, match="unexpected argument 'timeuot': did you mean 'timeout'"):
+    with pytest.raises(
+        TypeError, match="unexpected argument 'timeuot': did you mean 'timeout'"
+    ):
         BusConfig.parse("https://host", CREDENTIALS, timeuot=3)
 
 

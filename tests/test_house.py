@@ -28,6 +28,7 @@ SHELLS = {
     "ortege_watch.testing",
     "ortege_watch.watch.runner",
     "ortege_watch.watch.updates",
+    "ortege_watch.watchbus.asgi",
     "ortege_watch.watchbus.channel",
     "ortege_watch.watchbus.client",
     "ortege_watch.watchbus.inbox",

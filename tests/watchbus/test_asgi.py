@@ -9,6 +9,7 @@ import logging
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -381,15 +382,93 @@ async def test_the_path_is_found_however_a_framework_gives_it(changes, alerts):
     assert len(alerts) == 1
 
 
-@pytest.mark.parametrize(("version", "closed"), [("1.1", True), ("2", False)])
-async def test_the_rest_of_a_body_that_is_too_large_is_not_read(
-    version, closed, alerts
+PIECE = 256 * 1024
+
+
+async def peak_of(app: object, scope: dict[str, object], count: int) -> tuple:
+    """Send a body in pieces; give the answer, the peak of memory, and what was read."""
+    read, sent = 0, []
+
+    async def receive() -> object:
+        nonlocal read
+        read += 1
+        return {
+            "type": "http.request",
+            "body": bytes(PIECE),
+            "more_body": read < count,
+        }
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    tracemalloc.start()
+    await app(scope, receive, send)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return sent[0], peak, read
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"X-Signature-signature": None}, 401),
+        ({"X-Signature-appid": "nobody"}, 401),
+        ({"X-Signature-timestamp": "1"}, 401),
+        ({"X-Signature-nonce": "nonce"}, 401),
+        ({"Content-Length": str(40 * PIECE)}, 413),
+    ],
+)
+async def test_a_request_that_its_headers_refuse_is_drained_and_not_stored(
+    changes, status, alerts
 ):
-    app = alert_app(verifier(max_body=10), alerts.append)
-    piece = {"type": "http.request", "body": b"x" * 11, "more_body": True}
-    start, _ = await call(app, scope_of(http_version=version), piece)
+    headers = {**now_headers(), **changes}
+    listed = [(n.lower().encode(), v.encode()) for n, v in headers.items() if v]
+    app = alert_app(verifier(max_body=30 * PIECE), alerts.append)
+    start, peak, read = await peak_of(app, scope_of(headers=listed), 20)
+    assert start["status"] == status
+    assert read == 20  # a client that has sent everything reads the response
+    assert peak < 10 * PIECE
+    assert (b"connection", b"close") not in start["headers"]
+
+
+@pytest.mark.parametrize("changes", [{"method": "GET"}, {"path": "/elsewhere"}])
+async def test_a_request_of_another_kind_is_drained_and_not_stored(changes, alerts):
+    app = alert_app(verifier(max_body=30 * PIECE), alerts.append)
+    start, peak, read = await peak_of(app, scope_of(**changes), 20)
+    assert start["status"] in {404, 405}
+    assert (read, peak < 10 * PIECE) == (20, True)
+
+
+@pytest.mark.parametrize(("version", "closed"), [("1.1", True), ("2", False)])
+async def test_an_endless_body_is_drained_up_to_a_limit(version, closed, alerts):
+    app = alert_app(verifier(max_body=PIECE), alerts.append)
+    scope = scope_of(http_version=version)
+    start, peak, read = await peak_of(app, scope, 1_000_000)
     assert start["status"] == 413
+    assert read * PIECE < 20 * 1024 * 1024
+    assert peak < 10 * PIECE
     assert ((b"connection", b"close") in start["headers"]) == closed
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"), [({}, 408), ({"path": "/elsewhere"}, 404)]
+)
+async def test_a_body_must_arrive_in_time(changes, status, alerts, caplog):
+    sent, pieces = [], [{"type": "http.request", "body": b"[", "more_body": True}]
+
+    async def receive() -> object:
+        return pieces.pop() if pieces else await anyio.sleep_forever()
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    app = alert_app(verifier(), alerts.append, read_within=0.05)
+    with anyio.fail_after(10):
+        await app(scope_of(**changes), receive, send)
+    assert sent[0]["status"] == status
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["status"] == "ERROR"
+    assert "refused" in caplog.text
 
 
 async def test_the_pieces_of_a_body_are_joined(alerts):

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
         SignatureReason as SignatureReason,
         WatchBusError as WatchBusError,
     )
+    from ortege_watch.watchbus.asgi import (
+        alert_app as alert_app,
+    )
     from ortege_watch.watchbus.channel import (
         AlertChannel as AlertChannel,
         AlertServer as AlertServer,
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from ortege_watch.watchbus.inbox import (
         AlertHandler as AlertHandler,
         AlertInbox as AlertInbox,
-        alert_app as alert_app,
     )
     from ortege_watch.watchbus.models import (
         AbnormalFunctionCall as AbnormalFunctionCall,
@@ -82,9 +84,10 @@ _HOMES = {
     name: module
     for module, names in {
         "errors": "OutboxFull SignatureError SignatureReason WatchBusError",
+        "watchbus.asgi": "alert_app",
         "watchbus.channel": "AlertChannel AlertServer serve_alert_channel",
         "watchbus.client": "AsyncWatchBusClient WatchBusClient",
-        "watchbus.inbox": "AlertHandler AlertInbox alert_app",
+        "watchbus.inbox": "AlertHandler AlertInbox",
         "watchbus.models": """
             AbnormalFunctionCall AlertInfo BigAmountTxn BigAmountTxnPercent
             BigAmountTxnUsd EntityInfo EventValues RiskFunctionCall Subscription

@@ -1,12 +1,12 @@
-"""Receive alerts: each is handled once, over HTTP (an ASGI application) or a channel."""
+"""Handling alerts: each once, whether it arrives over HTTP or a channel."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Container, MutableMapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Container, Sequence
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import anyio
 import sniffio
@@ -14,17 +14,14 @@ from anyio import to_thread
 from attrs import define, field
 
 from ortege_watch._checks import check_callable, check_int, check_kind
-from ortege_watch.errors import DecodeError, OrtegeWatchError, SignatureError
+from ortege_watch.errors import DecodeError, SignatureError
 from ortege_watch.watchbus.models import AlertInfo
-from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_headers
-from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier, body_too_large
+from ortege_watch.watchbus.signing import Headers
+from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer, refusal
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
 AlertHandler: TypeAlias = Callable[[AlertInfo], object]
@@ -204,131 +201,3 @@ def check_receiver(verifier: object, handler: object, inbox: object) -> None:
     check_kind("verifier", verifier, RequestVerifier)
     check_callable("handler", handler)
     check_kind("inbox", inbox, AlertInbox | None, "an AlertInbox")
-
-
-def alert_app(
-    verifier: RequestVerifier,
-    handler: AlertHandler,
-    *,
-    inbox: AlertInbox | None = None,
-) -> AlertApp:
-    """Return an ASGI 3 application that receives alerts.
-
-    Run it with any ASGI server, or mount it into another application. The verifier's
-    ``path`` is the whole path of the request, with the prefix of the mount.
-
-    The response is 200 when the handler has returned for every alert of the request. If
-    the handler raises, the other alerts are handled all the same and the response is
-    500; the sender retries, and only what failed is handled again. An alert that was
-    handled before is skipped; one that another request or a channel is handling is
-    not handled twice: the response is sent when it has been handled.
-
-    Args:
-        verifier: accepts the requests; its ``path`` and ``max_body`` are the app's.
-        handler: called with each alert, one after the other for a request. A plain
-            function runs in a worker thread, an async one on the event loop.
-        inbox: remembers the handled alerts; by default the last 100,000 in memory.
-
-    Raises:
-        InvalidArgument: an argument cannot be used.
-    """
-    check_receiver(verifier, handler, inbox)
-    return AlertApp(verifier, handler, AlertInbox() if inbox is None else inbox)
-
-
-@define(eq=False)
-class AlertApp:
-    """The application that :func:`alert_app` returns.
-
-    It is an object because Starlette's ``Route`` takes a function for an endpoint of
-    its own kind.
-    """
-
-    _verifier: RequestVerifier
-    _handler: AlertHandler
-    _inbox: AlertInbox
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        match scope["type"]:
-            case "http":
-                await self._http(scope, receive, send)
-            case "lifespan":
-                await _lifespan(receive, send)
-            case "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            case kind:
-                raise OrtegeWatchError(f"unexpected type of ASGI connection: {kind!r}")
-
-    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        extra: list[tuple[bytes, bytes]] = []
-        try:
-            # Read the body first: the client may lose an early response.
-            body = await self._body(receive)
-        except SignatureError as error:  # it is too large
-            status, answer = error_response(error)
-            if str(scope.get("http_version", "1.1")) < "2":
-                extra = [(b"connection", b"close")]  # the rest is not read
-        else:
-            if body is None:
-                return  # the client has disconnected
-            status, answer = await self._take(scope, body)
-            if status == 405:
-                extra = [(b"allow", self._verifier.method.encode())]
-        await _respond(send, status, answer, extra)
-
-    async def _take(self, scope: Message, body: bytes) -> tuple[int, bytes]:
-        verifier, headers = self._verifier, scope["headers"]
-        try:
-            verifier.check_target(self._target(scope))
-            if scope["method"] != verifier.method:
-                return 405, error_answer(ResultCode.SERVER_ERROR, "method not allowed")
-            alerts = await run_verifier(verifier, verifier.alerts, headers, body)
-        except Exception as error:  # noqa: BLE001 - it is logged
-            return error_response(error)
-        app_id = signature_headers(headers)[0]
-        return await self._inbox.answer(alerts, app_id, self._handler)
-
-    def _target(self, scope: Message) -> str:
-        """Return the whole path and the query, also where the app is mounted."""
-        # Some frameworks leave a mount's prefix in the path, some remove it.
-        path = scope["path"]
-        raw_path = (scope.get("raw_path") or b"").decode("latin-1")
-        known = self._verifier.path
-        if known in {scope.get("root_path", "") + path, raw_path}:
-            path = known
-        query = scope.get("query_string", b"").decode("latin-1")
-        return f"{path}?{query}" if query else path
-
-    async def _body(self, receive: Receive) -> bytes | None:
-        limit = self._verifier.max_body
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise body_too_large(limit)
-            if not message.get("more_body", False):
-                return bytes(body)
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
-
-
-async def _respond(
-    send: Send, status: int, body: bytes, extra: list[tuple[bytes, bytes]]
-) -> None:
-    length = (b"content-length", str(len(body)).encode())
-    head = [(b"content-type", CONTENT_TYPE.encode()), length, *extra]
-    try:
-        await send({"type": "http.response.start", "status": status, "headers": head})
-        await send({"type": "http.response.body", "body": body})
-    except OSError:
-        logger.debug("the client disconnected before the response")

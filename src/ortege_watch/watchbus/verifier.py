@@ -8,7 +8,7 @@ import time
 from binascii import unhexlify
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, Protocol, TypeVar
+from typing import Annotated, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -147,6 +147,10 @@ _milliseconds: Final = msgspec.json.Decoder(
 ).decode
 
 
+Checked: TypeAlias = tuple[str, str, str, str, tuple[signing.Key, ...], float]
+"""App id, timestamp, nonce, signature, the app's keys, and the unix time in seconds."""
+
+
 class RequestVerifier:
     """Verifies that requests are signed by a known app, fresh and not replayed.
 
@@ -260,12 +264,30 @@ class RequestVerifier:
         target: str | bytes | None,
         read: Callable[[bytes], T],
     ) -> tuple[str, T]:
-        # In one piece for speed: besides this there is only HMAC and JSON.
         if target is not None:
             self.check_target(target)
         check_kind("body", body, bytes, "the bytes that arrived")
         if len(body) > self.max_body:
             raise body_too_large(self.max_body)
+        app_id, timestamp, nonce, signature, keys, now = self.check_headers(headers)
+        message = signing.canonical(app_id, timestamp, nonce, self._line, body)
+        if not signing.matches(keys, message, signature):
+            problem = "the signature is of another secret or another request"
+            raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
+        result = read(body)
+        # Last: a request that is not accepted must not use up a nonce.
+        if not self.nonces.record(f"{app_id};{nonce}", now, now + 2 * self._tolerance):
+            problem = "the nonce was used before: the request is a replay"
+            raise SignatureError(SignatureReason.REPLAY, problem)
+        return app_id, result
+
+    def check_headers(self, headers: Headers) -> Checked:
+        """Refuse a request by its headers alone, before its body is read.
+
+        Raises:
+            SignatureError: a header is missing or malformed, the request is too old, or
+                its app id is unknown.
+        """
         app_id, timestamp, nonce, signature = signature_headers(headers)
         try:
             sent = _milliseconds(timestamp) if timestamp.isdecimal() else None
@@ -284,16 +306,7 @@ class RequestVerifier:
         keys = self._keys.get(app_id)
         if keys is None:
             raise SignatureError(SignatureReason.UNKNOWN_APP, "the app id is unknown")
-        message = signing.canonical(app_id, timestamp, nonce, self._line, body)
-        if not signing.matches(keys, message, signature):
-            problem = "the signature is of another secret or another request"
-            raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
-        result = read(body)
-        # Last: a request that is not accepted must not use up a nonce.
-        if not self.nonces.record(f"{app_id};{nonce}", now, now + 2 * self._tolerance):
-            problem = "the nonce was used before: the request is a replay"
-            raise SignatureError(SignatureReason.REPLAY, problem)
-        return app_id, result
+        return app_id, timestamp, nonce, signature, keys, now
 
     def check_target(self, target: str | bytes) -> None:
         """Refuse a request with another path or with a query.

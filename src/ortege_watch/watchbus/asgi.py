@@ -1,0 +1,287 @@
+"""Signed requests over ASGI: read, verify, answer; and the application for alerts.
+
+The headers are checked before the body is read, so a request that no known app has
+signed costs no memory: its body is read and thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias, TypeVar
+
+import anyio
+from attrs import define, evolve, frozen
+
+from ortege_watch._checks import check_seconds
+from ortege_watch.errors import OrtegeWatchError
+from ortege_watch.watchbus.inbox import (
+    AlertHandler,
+    AlertInbox,
+    check_receiver,
+    error_response,
+    logger,
+    run_verifier,
+)
+from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_headers
+from ortege_watch.watchbus.verifier import RequestVerifier, body_too_large
+from ortege_watch.watchbus.wire import ResultCode, error_answer
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
+
+READ_WITHIN: Final = 30.0
+"""Seconds in which the body of a request must arrive."""
+
+_DRAINED: Final = 16 * 1024 * 1024
+"""The most bytes that are thrown away of the body of a refused request."""
+
+
+@frozen
+class HttpAnswer:
+    """The response to a request: an HTTP status, a JSON body, and further headers."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class _Refused(Exception):
+    """Raised for a request that is answered without verifying its signature."""
+
+    def __init__(self, status: int, reason: str, *headers: tuple[bytes, bytes]) -> None:
+        body = error_answer(ResultCode.SERVER_ERROR, reason)
+        self.answer = HttpAnswer(status, body, headers)
+        super().__init__(reason)
+
+
+class RequestBody:
+    """The body of a request, to be read once.
+
+    Args:
+        receive: the function of the ASGI server.
+        within: seconds in which the whole body must arrive.
+
+    Attributes:
+        ended: everything has been read.
+        disconnected: the client has disconnected before the end.
+    """
+
+    def __init__(self, receive: Receive, within: float) -> None:
+        self._receive = receive
+        self._deadline = anyio.current_time() + within
+        self.ended = False
+        self.disconnected = False
+
+    async def read(self, limit: int) -> bytes:
+        """Return the body.
+
+        Raises:
+            SignatureError: it has more than ``limit`` bytes; the rest is not read.
+        """
+        body = bytearray()
+        async for piece in self._pieces():
+            body += piece
+            if len(body) > limit:
+                raise body_too_large(limit)
+        return bytes(body)
+
+    async def drain(self) -> None:
+        """Read the rest and throw it away, as far as the limits of size and time go.
+
+        Many clients lose a response that is sent before they have sent everything.
+        """
+        size = 0
+        try:
+            async for piece in self._pieces():
+                size += len(piece)
+                if size > _DRAINED:
+                    return
+        except _Refused:  # it is late
+            pass
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while not (self.ended or self.disconnected):
+            message: Message | None = None
+            with anyio.CancelScope(deadline=self._deadline):
+                message = await self._receive()
+            if message is None:
+                raise _Refused(408, "the body did not arrive in time")
+            self.disconnected = message["type"] == "http.disconnect"
+            self.ended = not message.get("more_body", False)
+            yield message.get("body", b"")
+
+
+async def serve_request(
+    scope: Message,
+    receive: Receive,
+    send: Send,
+    verifier: RequestVerifier,
+    check: Callable[[Headers, bytes], T],
+    act: Callable[[T], Awaitable[HttpAnswer]],
+    *,
+    read_within: float = READ_WITHIN,
+) -> None:
+    """Verify a signed request and send the response to it.
+
+    Args:
+        scope: an ASGI scope of type ``http``.
+        receive: the function of the ASGI server.
+        send: the function of the ASGI server.
+        verifier: has the path, the method and the largest body of the request.
+        check: verifies the headers and the body, such as ``verifier.alerts``; called in
+            a thread if the nonces are in a file.
+        act: returns the response; called with the result of ``check``.
+        read_within: seconds in which the whole body must arrive.
+    """
+    headers, body = scope["headers"], RequestBody(receive, read_within)
+    try:
+        _check_head(scope, verifier)
+        content = await body.read(verifier.max_body)
+        if body.disconnected:
+            return
+        checked = await run_verifier(verifier, check, headers, content)
+    except Exception as error:  # noqa: BLE001 - it is logged
+        answer = _refusal(error)
+    else:
+        await respond(send, await act(checked))
+        return
+    await body.drain()
+    if not body.ended and str(scope.get("http_version", "1.1")) < "2":
+        answer = evolve(answer, headers=(*answer.headers, (b"connection", b"close")))
+    if not body.disconnected:
+        await respond(send, answer)
+
+
+def _check_head(scope: Message, verifier: RequestVerifier) -> None:
+    """Refuse a request by what is known of it before its body is read."""
+    verifier.check_target(whole_target(scope, verifier.path))
+    if scope["method"] != verifier.method:
+        allowed = (b"allow", verifier.method.encode())
+        raise _Refused(405, "method not allowed", allowed)
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    if length.isdigit() and len(length) < 20 and int(length) > verifier.max_body:
+        raise body_too_large(verifier.max_body)
+    verifier.check_headers(scope["headers"])
+
+
+def _refusal(error: Exception) -> HttpAnswer:
+    if isinstance(error, _Refused):
+        logger.warning("request refused: %s", error)
+        return error.answer
+    return HttpAnswer(*error_response(error))
+
+
+def whole_target(scope: Message, known: str) -> str:
+    """Return the whole path and the query of a request, also where the app is mounted.
+
+    ``known`` is the path that is expected, with the prefix of the mount.
+    """
+    # Some frameworks leave a mount's prefix in the path, some remove it.
+    path = scope["path"]
+    raw_path = (scope.get("raw_path") or b"").decode("latin-1")
+    if known in {scope.get("root_path", "") + path, raw_path}:
+        path = known
+    query = scope.get("query_string", b"").decode("latin-1")
+    return f"{path}?{query}" if query else path
+
+
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Serve an ASGI scope of type ``lifespan``: there is nothing to start or stop."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
+
+
+async def respond(send: Send, answer: HttpAnswer) -> None:
+    """Send a response, unless the client has disconnected."""
+    length = (b"content-length", str(len(answer.body)).encode())
+    head = [(b"content-type", CONTENT_TYPE.encode()), length, *answer.headers]
+    start = {"type": "http.response.start", "status": answer.status, "headers": head}
+    try:
+        await send(start)
+        await send({"type": "http.response.body", "body": answer.body})
+    except OSError:
+        logger.debug("the client disconnected before the response")
+
+
+def alert_app(
+    verifier: RequestVerifier,
+    handler: AlertHandler,
+    *,
+    inbox: AlertInbox | None = None,
+    read_within: float = READ_WITHIN,
+) -> AlertApp:
+    """Return an ASGI 3 application that receives alerts.
+
+    Run it with any ASGI server, or mount it into another application. The verifier's
+    ``path`` is the whole path of the request, with the prefix of the mount.
+
+    The response is 200 when the handler has returned for every alert of the request. If
+    the handler raises, the other alerts are handled all the same and the response is
+    500; the sender retries, and only what failed is handled again. An alert that was
+    handled before is skipped; one that another request or a channel is handling is
+    not handled twice: the response is sent when it has been handled.
+
+    The headers are checked before the body is read.
+
+    Args:
+        verifier: accepts the requests; its ``path`` and ``max_body`` are the app's.
+        handler: called with each alert, one after the other for a request. A plain
+            function runs in a worker thread, an async one on the event loop.
+        inbox: remembers the handled alerts; by default the last 100,000 in memory.
+        read_within: seconds in which the whole body of a request must arrive.
+
+    Raises:
+        InvalidArgument: an argument cannot be used.
+    """
+    check_receiver(verifier, handler, inbox)
+    check_seconds("read_within", read_within)
+    inbox = AlertInbox() if inbox is None else inbox
+    return AlertApp(verifier, handler, inbox, read_within)
+
+
+@define(eq=False)
+class AlertApp:
+    """The application that :func:`alert_app` returns.
+
+    It is an object because Starlette's ``Route`` takes a function for an endpoint of
+    its own kind.
+    """
+
+    _verifier: RequestVerifier
+    _handler: AlertHandler
+    _inbox: AlertInbox
+    _read_within: float
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "lifespan":
+                await lifespan(receive, send)
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            case kind:
+                raise OrtegeWatchError(f"unexpected type of ASGI connection: {kind!r}")
+
+    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+        async def act(alerts: list[AlertInfo]) -> HttpAnswer:
+            app_id = signature_headers(scope["headers"])[0]
+            return HttpAnswer(*await self._inbox.answer(alerts, app_id, self._handler))
+
+        verifier = self._verifier
+        await serve_request(
+            scope,
+            receive,
+            send,
+            verifier,
+            verifier.alerts,
+            act,
+            read_within=self._read_within,
+        )

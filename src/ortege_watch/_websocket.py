@@ -16,6 +16,7 @@ from ortege_watch._http.driver import (
     is_bad_certificate,
     proxy_for,
     ssl_context,
+    through_proxy,
     tls_advice,
     user_agent,
 )
@@ -103,7 +104,7 @@ async def open_websocket(
         raise
     # ImportError: the environment names a SOCKS proxy, which needs another package.
     except (OSError, WebSocketException, ValueError, ImportError) as error:
-        host = url.split("/")[2]
+        host = url.split("/")[2] + through_proxy(url)
         what = str(error) or type(error).__name__
         problem = f"cannot connect to {host}: {what}"
         if is_bad_certificate(error):

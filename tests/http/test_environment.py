@@ -5,15 +5,34 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import shutil
+import ssl
+import subprocess
 from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
+import trustme
+from loopback import Peer, relay
 
 import ortege_watch
-from ortege_watch import AsyncCubeClient, CubeClient, InvalidArgument, Measure, Query
+from ortege_watch import (
+    AsyncCubeClient,
+    CubeClient,
+    InvalidArgument,
+    Measure,
+    OrtegeWatchError,
+    Query,
+    Reconnect,
+    Retry,
+)
 from ortege_watch.testing import FakeCube, FakeProvider
-from ortege_watch.watchbus import WatchBusClient
+from ortege_watch.watchbus import (
+    AlertChannel,
+    AsyncWatchBusClient,
+    Credentials,
+    WatchBusClient,
+)
 
 QUERY = Query(measures=[Measure("stacks_contract_events.count")])
 AGENT = f"ortege-watch/{ortege_watch.__version__}"
@@ -25,6 +44,22 @@ def _no_proxies(monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+SIGNED = Credentials("app", "secret")
+CLIENTS = {
+    "CubeClient": lambda **o: CubeClient("https://h.example.com", "token", **o),
+    "AsyncCubeClient": lambda **o: AsyncCubeClient(
+        "https://h.example.com", "token", **o
+    ),
+    "WatchBusClient": lambda **o: WatchBusClient("https://h.example.com", SIGNED, **o),
+    "AsyncWatchBusClient": lambda **o: AsyncWatchBusClient(
+        "https://h.example.com", SIGNED, **o
+    ),
+    "AlertChannel": lambda **o: AlertChannel("wss://h.example.com", SIGNED, **o),
+}
 
 
 async def forward(reader, writer):
@@ -95,19 +130,23 @@ BAD = {
     "http://user:s3cret@": "expected a host and a port",
     "http://[::1": "expected a URL such as http://",
     "gopher://user:s3cret@proxy": "expected a URL such as http://",
+    "foo bar": "expected a URL such as http://",
+    "foo,bar:3128": "expected a URL such as http://",
+    "http://user:s3cret@pro xy:3128": "expected a URL such as http://",
+    "*": "expected a URL such as http://",
     "socks5://127.0.0.1:9": "SOCKS needs the packages socksio and python_socks",
 }
 
 
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "http_proxy"])
-@pytest.mark.parametrize("kind", [CubeClient, AsyncCubeClient])
-def test_a_bad_proxy_is_named(kind, variable, value, monkeypatch):
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_bad_proxy_is_named(client, variable, value, monkeypatch):
     monkeypatch.setenv(variable, value)
     with pytest.raises(
         InvalidArgument, match=f"variable {variable} is not a"
     ) as caught:
-        kind("https://cube.example.com", "token")
+        CLIENTS[client]()
     assert BAD[value] in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
@@ -118,6 +157,163 @@ def test_a_bad_proxy_is_named_by_watch_where_requests_need_none(monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:x")
     with pytest.raises(InvalidArgument, match="HTTPS_PROXY"):
         client.watch(QUERY)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_bad_no_proxy_is_named(client, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "localhost, cube.example.com:x")
+    with pytest.raises(InvalidArgument, match="variable NO_PROXY is not a list of"):
+        CLIENTS[client]()
+
+
+@pytest.mark.parametrize("value", ["*", "localhost, .example.com,::1,10.0.0.0/8,h:80"])
+def test_a_usual_no_proxy_is_accepted(value, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", value)
+    for client in CLIENTS.values():
+        client()
+
+
+async def call(client):
+    await client.load(QUERY)
+
+
+async def watch(client):
+    once = Reconnect(attempts=0)
+    async with client.watch(QUERY, transport="websocket", reconnect=once) as updates:
+        await anext(updates)
+
+
+async def poll(client):
+    once = Reconnect(attempts=0)
+    async with client.watch(QUERY, transport="rest", reconnect=once) as updates:
+        await anext(updates)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("use", [call, watch, poll])
+async def test_a_failure_names_the_proxy_without_its_password(use, scheme, monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "http://user:s3cret-word@127.0.0.1:1/")
+    url = f"{scheme}://cube.invalid:4000"
+    async with (
+        asyncio.timeout(20),
+        AsyncCubeClient(url, "token", retry=Retry(attempts=1)) as client,
+    ):
+        with pytest.raises(OrtegeWatchError) as caught:
+            await use(client)
+    text = str(caught.value)
+    assert "cube.invalid:4000" in text
+    assert text.count("through the proxy 127.0.0.1:1:") == 1
+    assert "s3cret" not in text
+
+
+def test_a_failure_in_a_thread_names_the_proxy(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "127.0.0.1:1")
+    once = Retry(attempts=1)
+    with (
+        CubeClient("http://cube.invalid:4000", "token", retry=once) as client,
+        pytest.raises(OrtegeWatchError, match=r"through the proxy 127\.0\.0\.1:1:"),
+    ):
+        client.load(QUERY)
+
+
+async def test_a_failure_of_your_own_client_names_no_proxy(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "127.0.0.1:1")
+    async with httpx.AsyncClient(trust_env=False) as http:
+        once = Retry(attempts=1)
+        client = AsyncCubeClient("http://127.0.0.1:1", "token", http=http, retry=once)
+        with pytest.raises(OrtegeWatchError) as caught:
+            await client.load(QUERY)
+    assert "proxy" not in str(caught.value)
+
+
+@pytest.mark.parametrize("proxy", ["http://user@{}", "http://user:word@{}/path"])
+async def test_requests_and_subscriptions_accept_the_same_proxies(proxy, monkeypatch):
+    with FakeCube() as cube:
+        async with proxy_to(cube.port) as (address, asked):
+            monkeypatch.setenv("ALL_PROXY", proxy.format(address))
+            async with (
+                asyncio.timeout(20),
+                AsyncCubeClient(
+                    f"http://cube.invalid:{cube.port}", cube.token()
+                ) as client,
+            ):
+                await client.load(QUERY)
+                async with client.watch(QUERY) as updates:
+                    await anext(updates)
+            assert asked == ["POST", "CONNECT"]
+
+
+def authorities(name, path):
+    """Make a value for a variable that cannot be used."""
+    (path / "empty.pem").touch()
+    (path / "empty").mkdir()
+    (path / "unhashed").mkdir()
+    trustme.CA().cert_pem.write_to_path(path / "unhashed" / "ca.pem")
+    return path / name
+
+
+BAD_AUTHORITIES = {
+    ("SSL_CERT_FILE", "missing"): "in PEM format (No such file",
+    ("SSL_CERT_FILE", "empty.pem"): "in PEM format ([X509",
+    ("SSL_CERT_FILE", "empty"): "in PEM format (Is a directory",
+    ("SSL_CERT_DIR", "missing"): "openssl rehash",
+    ("SSL_CERT_DIR", "empty.pem"): "openssl rehash",
+    ("SSL_CERT_DIR", "empty"): "openssl rehash",
+    ("SSL_CERT_DIR", "unhashed"): "openssl rehash",
+}
+
+
+@pytest.mark.parametrize(("variable", "name"), BAD_AUTHORITIES)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_bad_authorities_are_named(client, variable, name, tmp_path, monkeypatch):
+    value = str(authorities(name, tmp_path))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidArgument) as caught:
+        CLIENTS[client]()
+    text = str(caught.value)
+    assert f"the environment variable {variable} is {value!r}" in text
+    assert BAD_AUTHORITIES[variable, name] in text
+    CLIENTS[client](ssl=ssl.create_default_context())  # which needs no variable
+
+
+def test_bad_authorities_are_named_by_watch_where_requests_need_none(
+    tmp_path, monkeypatch
+):
+    http = httpx.AsyncClient()
+    client = AsyncCubeClient("https://cube.example.com", "token", http=http)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing"))
+    with pytest.raises(InvalidArgument, match="SSL_CERT_FILE"):
+        client.watch(QUERY)
+
+
+def rehashed(path):
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the command openssl")
+    subprocess.run(["openssl", "rehash", str(path)], check=True, capture_output=True)
+    return path
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+async def test_both_transports_trust_the_authorities_of_the_environment(
+    variable, tmp_path, monkeypatch
+):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    value = tmp_path / "ca.pem"
+    if variable == "SSL_CERT_DIR":
+        value = rehashed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    monkeypatch.setenv(variable, str(value))
+    with FakeCube() as cube, Peer(relay(cube.port), context) as server:
+        async with (
+            asyncio.timeout(20),
+            AsyncCubeClient(f"https://{server.host}", cube.token()) as client,
+        ):
+            await client.load(QUERY)
+            async with client.watch(QUERY) as updates:
+                await anext(updates)
 
 
 def test_every_request_names_the_library_and_its_version():

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import random
+import re
 import ssl
 import threading
 import time
@@ -17,6 +18,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final, Generic, NoReturn, Protocol, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass  # environment and system settings
@@ -92,6 +94,12 @@ _TLS_ADVICE: Final = {
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 """The environment variables, also in upper case, that name a proxy."""
 
+_AUTHORITIES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""The environment variables that name certificate authorities."""
+
+_HOST: Final = re.compile(r"[\w.-]+|[\da-f:.]+(%[\w.-]+)?")
+"""The name or the address of a proxy."""
+
 _SOCKS: Final = ("socksio", "python_socks")
 """The packages with which httpx and websockets use a SOCKS proxy."""
 
@@ -139,13 +147,37 @@ class AsyncSystemClock:
     sleep = staticmethod(anyio.sleep)
 
 
-@functools.cache
 def ssl_context() -> ssl.SSLContext:
     """Return the TLS settings that all clients and sockets of the process share.
 
     Loading the certificate authorities is most of what a new client costs.
+
+    Raises:
+        InvalidArgument: the authorities that the environment names cannot be loaded.
     """
-    return httpx.create_ssl_context()
+    # The first that is set is the one that httpx reads.
+    for name in _AUTHORITIES:
+        if value := os.environ.get(name):
+            return _load_authorities(name, value)
+    return _load_authorities("", "")
+
+
+@functools.cache
+def _load_authorities(name: str, value: str) -> ssl.SSLContext:
+    problem = "expected a file of certificates in PEM format"
+    try:
+        context = httpx.create_ssl_context()
+    except OSError as error:
+        problem = f"{problem} ({error.strerror or error})"
+    else:
+        # OpenSSL skips a directory that it cannot read, and files with other names.
+        if name != "SSL_CERT_DIR" or any(
+            next(Path(each).glob("[0-9a-f]" * 8 + ".[0-9]*"), None)
+            for each in value.split(os.pathsep)
+        ):
+            return context
+        problem = "expected a directory of certificates, prepared by openssl rehash"
+    raise InvalidArgument(f"the environment variable {name} is {value!r}: {problem}")
 
 
 @functools.cache
@@ -156,17 +188,29 @@ def user_agent() -> str:
     return "ortege-watch"
 
 
-def check_proxies() -> None:
-    """Raise InvalidArgument for an environment variable with an unusable proxy.
+def check_environment(tls: ssl.SSLContext | None) -> None:
+    """Raise InvalidArgument for an unusable environment variable.
 
-    The message does not show the value, in which there may be a password.
+    They name proxies and, for clients without TLS settings, certificate authorities. The
+    message does not show a proxy, in which there may be a password.
     """
+    if tls is None and any(map(os.environ.get, _AUTHORITIES)):
+        ssl_context()
     for name in (*_PROXIES, *map(str.upper, _PROXIES)):
         value = os.environ.get(name)
         if value and (problem := _proxy_problem(_with_scheme(value))):
             raise InvalidArgument(
                 f"the environment variable {name} is not a usable proxy: {problem}"
             )
+    for name in ("no_proxy", "NO_PROXY"):
+        if value := os.environ.get(name):
+            try:
+                httpx.Client(verify=tls or ssl_context()).close()
+            except (ValueError, httpx.InvalidURL) as error:
+                raise InvalidArgument(
+                    f"the environment variable {name} is not a list of hosts without a"
+                    f" proxy: {error}, got {value!r}"
+                ) from error
 
 
 def _proxy_problem(url: str) -> str:
@@ -175,7 +219,10 @@ def _proxy_problem(url: str) -> str:
         httpx.Proxy(url)
         if not parts.hostname or parts.port == 0:
             return "expected a host and a port"
+        is_url = _HOST.fullmatch(parts.hostname) is not None
     except (ValueError, httpx.InvalidURL):
+        is_url = False
+    if not is_url:
         return "expected a URL such as http://proxy.example.com:3128"
     if parts.scheme.startswith("socks") and not all(map(find_spec, _SOCKS)):
         return f"SOCKS needs the packages {' and '.join(_SOCKS)}"
@@ -188,9 +235,25 @@ def proxy_for(url: str) -> str | None:
     if proxy_bypass(parts.netloc):
         return None
     proxies = getproxies()
-    scheme = "https" if parts.scheme == "wss" else "http"
+    scheme = "https" if parts.scheme in {"https", "wss"} else "http"
     found = proxies.get(scheme) or proxies.get("all")
-    return _with_scheme(found) if found else None
+    if not found:
+        return None
+    # In the form that websockets accepts, too: no path, and no user without a password.
+    proxy = urlsplit(_with_scheme(found))
+    login, _, host = proxy.netloc.rpartition("@")
+    login += "" if ":" in login or not login else ":"
+    return f"{proxy.scheme}://{login}{'@' if login else ''}{host}"
+
+
+def through_proxy(url: str) -> str:
+    """Return which proxy a connection goes through, for a message; perhaps nothing."""
+    proxy = proxy_for(url)
+    return (
+        f" through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}"
+        if proxy
+        else ""
+    )
 
 
 def _with_scheme(proxy: str) -> str:
@@ -218,7 +281,7 @@ class _Driver(Generic[C, B]):
         self._closed = False
         self._used_in = 0  # the id of the process
         if self._is_ours:
-            check_proxies()
+            check_environment(tls)
         self.max_size = max_size
         self.tls = tls
 
@@ -233,6 +296,12 @@ class _Driver(Generic[C, B]):
         except OrtegeWatchError as error:
             return Failure(error=error)
         return outcome
+
+    def _host(self, request: Request) -> str:
+        """Return the server of a request and the proxy to it, for messages."""
+        # A client of the caller may have other proxies than the environment names.
+        proxy = through_proxy(request.url) if self._is_ours else ""
+        return urlsplit(request.url).netloc + proxy
 
     def check_open(self) -> None:
         """Raise OrtegeWatchError if the client is closed, or that of the user.
@@ -314,18 +383,18 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
                     for chunk in response.iter_raw():
                         body.feed(chunk)
                         if now() >= end:
-                            return _expired(request)
+                            return _expired(request, self._host(request))
             finally:
                 response.close()
             return _response(response, body.finish())
         except DeadlinePassed:
-            return _expired(request)
+            return _expired(request, self._host(request))
         except OrtegeWatchError as error:
             return Failure(error=error, retry=isinstance(error, TransportError))
         except _FOREIGN as error:
             if now() >= end:
-                return _expired(request)
-            return _failure(error, request)
+                return _expired(request, self._host(request))
+            return _failure(error, request, self._host(request))
         finally:
             DEADLINE.reset(before)
 
@@ -436,9 +505,9 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         except OrtegeWatchError as error:
             return Failure(error=error, retry=isinstance(error, TransportError))
         except _FOREIGN as error:
-            return _failure(error, request)
+            return _failure(error, request, self._host(request))
         assert scope.cancelled_caught  # noqa: S101 - for the type checkers
-        return _expired(request)
+        return _expired(request, self._host(request))
 
     def _client(self) -> httpx.AsyncClient:
         self.check_open()
@@ -558,15 +627,13 @@ def _answer(now: float, outcome: Response | Failure | None, token: str) -> Reply
     return Reply(now=now, jitter=jitter, outcome=outcome, token=token)
 
 
-def _expired(request: Request) -> Failure:
-    host = urlsplit(request.url).netloc
+def _expired(request: Request, host: str) -> Failure:
     text = f"no response from {host} within {request.limit:.3g} s"
     return Failure(error=TransportError(text), expired=True)
 
 
-def _failure(error: Exception, request: Request) -> Failure:
+def _failure(error: Exception, request: Request, host: str) -> Failure:
     """Return the failure for an exception of httpx."""
-    host = urlsplit(request.url).netloc
     retry = isinstance(
         error,
         httpx.TimeoutException

@@ -34,7 +34,7 @@ from ortege_watch._http.driver import (
     Http,
     HttpClient,
     HttpDriver,
-    check_proxies,
+    check_environment,
 )
 from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
@@ -495,7 +495,7 @@ def _watch(
     queries: Sequence[Query],
     options: WatchOptions,
 ) -> AsyncUpdates:
-    check_proxies()  # also where REST requests use a client of the caller
+    check_environment(driver.tls)  # also where REST requests use a client of the caller
     # Importing websockets takes longer than all the rest, and REST needs none of it.
     from ortege_watch.watch.runner import Subscription, Target  # noqa: PLC0415
     from ortege_watch.watch.updates import AsyncUpdates  # noqa: PLC0415

@@ -36,6 +36,7 @@ from ortege_watch._http.conversation import Headers, Response as Answer, split_u
 from ortege_watch._http.driver import (
     AsyncClock,
     AsyncSystemClock,
+    check_environment,
     is_bad_certificate,
 )
 from ortege_watch._http.statuses import REDIRECTED, TRANSIENT, redirect_target
@@ -303,6 +304,7 @@ class AlertChannel:
         check_seconds("ping_every", ping_every)
         check_seconds("pong_within", pong_within)
         check_seconds("connect_within", connect_within)
+        check_environment(ssl)
         self._url, self._path = parse_address(url)
         self._host = self._url.split("/")[2]
         self._credentials = credentials

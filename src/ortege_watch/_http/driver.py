@@ -94,6 +94,8 @@ _TLS_ADVICE: Final = {
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 """The environment variables, also in upper case, that name a proxy."""
 
+_EXPECTED: Final = "expected a URL such as http://proxy.example.com:3128"
+
 _AUTHORITIES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 """The environment variables that name certificate authorities."""
 
@@ -216,14 +218,14 @@ def check_environment(tls: ssl.SSLContext | None) -> None:
 def _proxy_problem(url: str) -> str:
     try:
         parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
         httpx.Proxy(url)
-        if not parts.hostname or parts.port == 0:
-            return "expected a host and a port"
-        is_url = _HOST.fullmatch(parts.hostname) is not None
     except (ValueError, httpx.InvalidURL):
-        is_url = False
-    if not is_url:
-        return "expected a URL such as http://proxy.example.com:3128"
+        return _EXPECTED
+    if not host or port == 0:
+        return "expected a host and a port"
+    if not _HOST.fullmatch(host):
+        return _EXPECTED
     if parts.scheme.startswith("socks") and not all(map(find_spec, _SOCKS)):
         return f"SOCKS needs the packages {' and '.join(_SOCKS)}"
     return ""

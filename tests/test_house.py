@@ -34,6 +34,7 @@ SHELLS = {
     "ortege_watch.watchbus.inbox",
     "ortege_watch.watchbus.outbox",
     "ortege_watch.watchbus.publisher",
+    "ortege_watch.watchbus.subscribers",
     "ortege_watch.watchbus.verifier",
 }
 # Names of other modules, for type checkers and on their first use: no imports.

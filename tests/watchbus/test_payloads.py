@@ -198,18 +198,32 @@ def test_a_page_that_does_not_exist_is_not_asked_for(arguments, problem):
 @pytest.mark.parametrize(
     ("body", "request_"),
     [
-        (b"", PageRequest()),
-        (b"{}", PageRequest()),
-        (b'{"entity_list": [], "page_index": null}', PageRequest()),
+        (b"", (None, PageRequest())),
+        (b"{}", (None, PageRequest(page_index=1, page_size=50))),
+        (b'{"entity_list": [], "page_index": null}', (None, PageRequest())),
         (
             b'{"page_index": "2", "page_size": 5}',
-            PageRequest(page_index=2, page_size=5),
+            (None, PageRequest(page_index=2, page_size=5)),
         ),
-        (b'{"entity_list": ["0xa"]}', PageRequest(entities=("0xa",))),
+        (b'{"entity_list": ["0xa"]}', (("0xa",), PageRequest())),
     ],
 )
 def test_a_request_for_a_page_is_read(body, request_):
     assert payloads.decode_page_request(body) == request_
+
+
+def test_a_page_has_at_most_the_entries_that_the_provider_allows():
+    for body, size in ((b"", 7), (b'{"page_size": 50}', 7), (b'{"page_size": 3}', 3)):
+        _, page = payloads.decode_page_request(body, 7)
+        assert page.page_size == size
+
+
+def test_a_page_is_cut_out_of_all_subscriptions():
+    listed = [Subscription(f"0x{n:040x}", ()) for n in range(5)]
+    page = PageRequest(page_index=2, page_size=3).select(listed)
+    assert page == SubscriptionPage(tuple(listed[3:]), 2, 3, 5)
+    past = PageRequest(page_index=2**200, page_size=3)
+    assert past.select(listed) == SubscriptionPage((), 2**200, 3, 5)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ from ortege_watch.watchbus.models import (
     AlertInfo,
     EntityInfo,
     Subscription,
-    SubscriptionPage,
     SupportedEvent,
     WatchEvent,
     decode_alerts,
@@ -323,17 +322,10 @@ class FakeProvider(_SignedFake):
         return watch_result_data([*known, *self._unasked])
 
     def _list(self, request: HttpRequest) -> dict[str, Any]:
-        asked = _read(decode_page_request, request.content)
-        index, size = asked.page_index, min(asked.page_size, self._page_size)
-        entries = self._subscriptions(asked.entities)
-        answer = subscription_page_data(
-            SubscriptionPage(
-                subscriptions=tuple(entries[(index - 1) * size : index * size]),
-                page_index=index,
-                page_size=size,
-                total=len(entries),
-            )
+        addresses, page = _read(
+            lambda body: decode_page_request(body, self._page_size), request.content
         )
+        answer = subscription_page_data(page.select(self._subscriptions(addresses)))
         if not self._is_stuck:
             return answer
         self._stuck_page = self._stuck_page or answer

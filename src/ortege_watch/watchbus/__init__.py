@@ -69,6 +69,10 @@ if TYPE_CHECKING:
         sign as sign,
         signed_headers as signed_headers,
     )
+    from ortege_watch.watchbus.subscribers import (
+        SQLiteProvider as SQLiteProvider,
+        Subscriber as Subscriber,
+    )
     from ortege_watch.watchbus.verifier import (
         MemoryNonces as MemoryNonces,
         NonceStore as NonceStore,
@@ -76,6 +80,7 @@ if TYPE_CHECKING:
         SQLiteNonces as SQLiteNonces,
     )
     from ortege_watch.watchbus.wire import (
+        PageRequest as PageRequest,
         WireStyle as WireStyle,
     )
 
@@ -98,8 +103,9 @@ _HOMES = {
         "watchbus.requests": "BusOptions Progress WatchPaths",
         "watchbus.sending": "PublishResult RejectedAlert",
         "watchbus.signing": "Credentials Headers sign signed_headers",
+        "watchbus.subscribers": "SQLiteProvider Subscriber",
         "watchbus.verifier": "MemoryNonces NonceStore RequestVerifier SQLiteNonces",
-        "watchbus.wire": "WireStyle",
+        "watchbus.wire": "PageRequest WireStyle",
     }.items()
     for name in names.split()
 }

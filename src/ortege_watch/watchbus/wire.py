@@ -199,11 +199,29 @@ DOCUMENTED: Final = WireStyle()
 
 @frozen(kw_only=True)
 class PageRequest:
-    """A request for a page of subscriptions."""
+    """The page of subscriptions that is requested.
 
-    entities: tuple[str, ...] | None = None  # addresses; None for all
-    page_index: int = 1  # counted from 1
-    page_size: int = MAX_PAGE_SIZE  # at most 50
+    Attributes:
+        page_index: counted from 1.
+        page_size: the number of entries of a full page, at most 50.
+    """
+
+    page_index: int = 1
+    page_size: int = MAX_PAGE_SIZE
+
+    @property
+    def offset(self) -> int:
+        """The number of entries before this page."""
+        return (self.page_index - 1) * self.page_size
+
+    def select(self, subscriptions: Sequence[Subscription]) -> SubscriptionPage:
+        """Return this page of a list that has all the subscriptions."""
+        return SubscriptionPage(
+            subscriptions=tuple(subscriptions[self.offset :][: self.page_size]),
+            page_index=self.page_index,
+            page_size=self.page_size,
+            total=len(subscriptions),
+        )
 
 
 def entities_to_wire(
@@ -267,19 +285,21 @@ def encode_page_request(
     return codec.dumps(wire).encode()
 
 
-def decode_page_request(body: bytes) -> PageRequest:
-    """Decode the body of subscriptions/list; an empty one requests the first page."""
+def decode_page_request(
+    body: bytes, largest: int = MAX_PAGE_SIZE
+) -> tuple[tuple[str, ...] | None, PageRequest]:
+    """Decode the body of subscriptions/list: addresses (``None`` for all) and the page.
+
+    An empty body requests the first page. A page has at most ``largest`` entries.
+    """
     problems = Problems()
     entry = Entry(read_json(body) if body else {}, "$", problems)
-    entities = entry.optional(STRINGS, "entity_list") or None
-    page_index = entry.optional(_PAGE_INDEX, "page_index")
-    page_size = entry.optional(_PAGE_SIZE, "page_size")
+    addresses = entry.optional(STRINGS, "entity_list") or None
+    page_index = entry.optional(_PAGE_INDEX, "page_index") or 1
+    page_size = entry.optional(_PAGE_SIZE, "page_size") or MAX_PAGE_SIZE
     problems.refuse(codec.excerpt(body))
-    return PageRequest(
-        entities=entities,
-        page_index=page_index or 1,
-        page_size=page_size or MAX_PAGE_SIZE,
-    )
+    page = PageRequest(page_index=page_index, page_size=min(page_size, largest))
+    return addresses, page
 
 
 def subscription_page_data(page: SubscriptionPage) -> dict[str, Any]:
@@ -432,6 +452,11 @@ def _supported_event(entry: Entry) -> SupportedEvent:
 
 def _spelling(entity_type: str) -> str:
     return _SPELLINGS.get(entity_type.casefold(), entity_type)
+
+
+def is_address(entity: str) -> bool:
+    """Return whether a string is an address, ``0x`` and 40 hex digits."""
+    return _ADDRESS.fullmatch(entity) is not None
 
 
 def _check_address(path: str, entity: str) -> None:

@@ -1,0 +1,251 @@
+"""The subscriptions of a provider, in an SQLite file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from ortege_watch._checks import check_int, check_list
+from ortege_watch._sqlite import DatabaseFile
+from ortege_watch.errors import InvalidArgument
+from ortege_watch.watchbus.models import (
+    EntityInfo,
+    Subscription,
+    SubscriptionPage,
+    SupportedEvent,
+    WatchEvent,
+)
+from ortege_watch.watchbus.wire import PageRequest
+
+# Addresses, types and codes are compared without case. A chain id may have 256 bits,
+# and an integer of SQLite has 64. AUTOINCREMENT: a number is never given twice.
+_SCHEMA: Final = """
+    CREATE TABLE IF NOT EXISTS subscriptions (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        app_id TEXT NOT NULL,
+        entity TEXT NOT NULL COLLATE NOCASE,
+        chain_id TEXT NOT NULL,
+        entity_type TEXT NOT NULL COLLATE NOCASE,
+        event_code TEXT NOT NULL COLLATE NOCASE,
+        UNIQUE (app_id, entity, chain_id, entity_type, event_code)
+    );
+    CREATE INDEX IF NOT EXISTS subscribers
+        ON subscriptions (entity, chain_id, event_code);
+"""
+_SAME: Final = (
+    "app_id = ? AND entity = ? AND chain_id = ? AND entity_type = ? AND event_code = ?"
+)
+_LARGEST: Final = 2**63 - 1
+
+
+@frozen
+class Subscriber:
+    """An app that has subscribed to an event.
+
+    Attributes:
+        app_id: the app.
+        entity: what it has subscribed to, with the provider's spelling of the event.
+        watch_id: the id of the subscription in the provider's lists.
+    """
+
+    app_id: str
+    entity: EntityInfo
+    watch_id: str
+
+
+class SQLiteProvider(DatabaseFile):
+    """A provider that keeps its subscriptions in an SQLite file.
+
+    Pass it to :func:`provider_app`, and ask :meth:`matching` whom an alert is for. It may
+    be used from any thread, and several processes may share the file. Subscriptions
+    survive a crash and a power failure.
+
+    Close it, or use it as a context manager.
+
+    Args:
+        path: the file; it is created if it does not exist.
+        events: what the provider can watch for. Other events and entity types are not
+            accepted (their case does not count); earlier subscriptions stay.
+        limit: the most subscriptions of an app; further ones are not accepted.
+
+    Raises:
+        InvalidArgument: ``path`` is not a file's, ``events`` is empty or has a code
+            twice, or ``limit`` is not positive.
+        OrtegeWatchError: the file cannot be used; every method raises it, too.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        events: Iterable[SupportedEvent],
+        *,
+        limit: int = 100_000,
+    ) -> None:
+        check_int("limit", limit)
+        self._limit = limit
+        self._events = check_list("events", events, SupportedEvent)
+        codes = [each.event_code for each in self._events]
+        if len({code.casefold() for code in codes}) < len(codes):
+            raise InvalidArgument(f"events must have each code once, got {codes}")
+        # What is supported, by the entity type and the code in one case.
+        self._spellings = {
+            (entity_type.casefold(), each.event_code.casefold()): (
+                entity_type,
+                each.event_code,
+            )
+            for each in self._events
+            for entity_type in each.entity_types
+        }
+        super().__init__(path, "the provider's file", _SCHEMA, synchronous="FULL")
+
+    def subscribe(
+        self, app_id: str, entities: Sequence[EntityInfo]
+    ) -> list[EntityInfo]:
+        """Store subscriptions of an app; one that exists keeps its id.
+
+        Args:
+            app_id: who subscribes.
+            entities: the entities and events.
+
+        Returns:
+            The entities that are subscribed now: not those with an unsupported event or
+            entity type, or beyond the limit.
+        """
+        with self._transaction():
+            query = "SELECT count(*) FROM subscriptions WHERE app_id = ?"
+            [count] = self._db.execute(query, (app_id,)).fetchone()
+            accepted = []
+            for each in entities:
+                asked = (each.entity_type.casefold(), each.event_code.casefold())
+                spelling = self._spellings.get(asked)
+                if spelling is None:
+                    continue
+                row = (app_id, each.entity, str(each.chain_id), *spelling)
+                query = f"SELECT 1 FROM subscriptions WHERE {_SAME}"  # noqa: S608
+                if self._db.execute(query, row).fetchone() is None:
+                    if count >= self._limit:
+                        continue
+                    count += 1
+                    self._db.execute(
+                        "INSERT INTO subscriptions"
+                        " (app_id, entity, chain_id, entity_type, event_code)"
+                        " VALUES (?, ?, ?, ?, ?)",
+                        row,
+                    )
+                accepted.append(each)
+            return accepted
+
+    def unsubscribe(
+        self, app_id: str, entities: Sequence[EntityInfo]
+    ) -> list[EntityInfo]:
+        """Delete subscriptions of an app.
+
+        Returns:
+            The entities that were subscribed.
+        """
+        query = f"DELETE FROM subscriptions WHERE {_SAME}"  # noqa: S608
+        with self._transaction():
+            return [
+                each
+                for each in entities
+                if self._db.execute(query, _row(app_id, each)).rowcount
+            ]
+
+    def subscriptions(
+        self, app_id: str, addresses: Sequence[str] | None, page: PageRequest
+    ) -> SubscriptionPage:
+        """Return a page of an app's subscriptions, in the order of subscribing.
+
+        Args:
+            app_id: who asks.
+            addresses: only the subscriptions of these; ``None`` for all.
+            page: the page.
+        """
+        where, values = "FROM subscriptions WHERE app_id = ?", [app_id]
+        if addresses is not None:
+            where += " AND entity IN (SELECT value FROM json_each(?))"
+            values.append(json.dumps(list(addresses)))
+        window = (page.page_size, min(page.offset, _LARGEST))
+        with self._transaction("DEFERRED"):
+            query = f"SELECT count(DISTINCT entity) {where}"
+            [total] = self._db.execute(query, values).fetchone()
+            query = (
+                f"SELECT entity, min(number) AS first {where}"
+                " GROUP BY entity ORDER BY first LIMIT ? OFFSET ?"
+            )
+            found = self._db.execute(query, (*values, *window)).fetchall()
+            query = (
+                "SELECT number, event_code FROM subscriptions"
+                " WHERE app_id = ? AND entity = ? ORDER BY number"
+            )
+            listed = tuple(
+                Subscription(
+                    entity=entity,
+                    events=tuple(
+                        WatchEvent(watch_id=_watch_id(number), event_code=code)
+                        for number, code in self._db.execute(query, (app_id, entity))
+                    ),
+                )
+                for entity, _ in found
+            )
+        return SubscriptionPage(
+            subscriptions=listed,
+            page_index=page.page_index,
+            page_size=page.page_size,
+            total=total,
+        )
+
+    def events(self) -> list[SupportedEvent]:
+        """Return the events that the provider can watch for."""
+        return list(self._events)
+
+    def matching(self, entity: str, chain_id: int, event_code: str) -> list[Subscriber]:
+        """Return who has subscribed to an event, in the order of subscribing.
+
+        An app that has subscribed with several entity types is listed once for each.
+
+        Args:
+            entity: the address, in any case.
+            chain_id: the chain's number.
+            event_code: the event's code, in any case.
+        """
+        query = (
+            "SELECT number, app_id, entity, entity_type, event_code FROM subscriptions"
+            " WHERE entity = ? AND chain_id = ? AND event_code = ? ORDER BY number"
+        )
+        with self._guard:
+            rows = self._db.execute(query, (entity, str(chain_id), event_code))
+            return [
+                Subscriber(
+                    app_id=app_id,
+                    entity=EntityInfo(address, chain_id, entity_type, code),
+                    watch_id=_watch_id(number),
+                )
+                for number, app_id, address, entity_type, code in rows
+            ]
+
+    def remove_app(self, app_id: str) -> int:
+        """Delete all subscriptions of an app, and return their number."""
+        query = "DELETE FROM subscriptions WHERE app_id = ?"
+        with self._guard:
+            return self._db.execute(query, (app_id,)).rowcount
+
+    @contextmanager
+    def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        with self._guard, self._db:
+            self._db.execute(f"BEGIN {kind}")
+            yield
+
+
+def _row(app_id: str, entity: EntityInfo) -> tuple[str, ...]:
+    chain_id = str(entity.chain_id)
+    return (app_id, entity.entity, chain_id, entity.entity_type, entity.event_code)
+
+
+def _watch_id(number: int) -> str:
+    return f"watch-{number}"

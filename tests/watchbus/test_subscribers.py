@@ -1,0 +1,225 @@
+"""The subscriptions of a provider: in a file, of several apps, threads and processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ortege_watch import InvalidArgument, OrtegeWatchError
+from ortege_watch.watchbus import (
+    EntityInfo,
+    PageRequest,
+    SQLiteProvider,
+    Subscriber,
+    SupportedEvent,
+)
+
+EVENTS = [
+    SupportedEvent("big_amount_txn", ("ERC20", "ERC721")),
+    SupportedEvent("Risk_Function_Call", ("UNIVERSAL",)),
+]
+
+
+def entity(number, event_code="big_amount_txn", entity_type="ERC20", chain_id=56):
+    return EntityInfo(f"0x{number:040x}", chain_id, entity_type, event_code)
+
+
+@pytest.fixture
+def provider(tmp_path):
+    with SQLiteProvider(tmp_path / "provider.db", EVENTS) as provider:
+        yield provider
+
+
+def listed(provider, app_id="bus", addresses=None, **page):
+    """Return the watch ids and codes of each address."""
+    found = provider.subscriptions(app_id, addresses, PageRequest(**page))
+    return {
+        each.entity: [(event.watch_id, event.event_code) for event in each.events]
+        for each in found.subscriptions
+    }
+
+
+def test_subscriptions_belong_to_an_app(provider):
+    one, two = entity(1), entity(2)
+    assert provider.subscribe("bus", [one, two]) == [one, two]
+    assert provider.subscribe("other", [one]) == [one]
+    assert listed(provider) == {
+        one.entity: [("watch-1", "big_amount_txn")],
+        two.entity: [("watch-2", "big_amount_txn")],
+    }
+    assert provider.unsubscribe("other", [one, two]) == [one]
+    assert listed(provider, "other") == {}
+    assert len(listed(provider)) == 2
+
+
+def test_what_is_not_supported_is_not_accepted(provider):
+    good = [
+        entity(1, "BIG_AMOUNT_TXN", "erc20"),
+        entity(1, "risk_function_call", "Universal"),
+    ]
+    bad = [entity(1, "risk_function_call", "ERC20"), entity(1, "trust_score_decrease")]
+    assert provider.subscribe("bus", [*bad, *good]) == good
+    [subscriber] = provider.matching(good[0].entity, 56, "BIG_AMOUNT_TXN")
+    assert subscriber.entity == entity(1)
+    # Alerts need the provider's spelling of the code.
+    [subscriber] = provider.matching(good[1].entity, 56, "risk_function_call")
+    assert subscriber.entity.event_code == "Risk_Function_Call"
+    assert provider.events() == EVENTS
+
+
+def test_to_subscribe_again_changes_nothing(provider):
+    first = EntityInfo("0x" + "ab" * 20, 56, "ERC20", "big_amount_txn")
+    again = EntityInfo("0x" + "AB" * 20, 56, "erc20", "Big_Amount_Txn")
+    assert provider.subscribe("bus", [first, again]) == [first, again]
+    assert provider.subscribe("bus", [again]) == [again]
+    assert listed(provider) == {first.entity: [("watch-1", "big_amount_txn")]}
+    assert provider.unsubscribe("bus", [again, first]) == [again]
+
+
+def test_a_watch_id_is_never_given_twice(tmp_path):
+    path, seen = tmp_path / "provider.db", []
+    for number in range(4):
+        with SQLiteProvider(path, EVENTS) as provider:
+            provider.subscribe("bus", [entity(number)])
+            [[(watch_id, _)]] = listed(provider).values()
+            seen.append(watch_id)
+            provider.unsubscribe("bus", [entity(number)])
+    assert len(set(seen)) == 4
+
+
+def test_who_has_subscribed(provider):
+    watched = EntityInfo("0x" + "aB" * 20, 2**256 - 1, "ERC20", "big_amount_txn")
+    as_nft = EntityInfo(watched.entity, watched.chain_id, "ERC721", "big_amount_txn")
+    provider.subscribe("one", [watched, entity(2)])
+    provider.subscribe("two", [as_nft])
+    asked = (watched.chain_id, "big_amount_txn")
+    for address in (watched.entity, watched.entity.lower()):
+        assert provider.matching(address, *asked) == [
+            Subscriber("one", watched, "watch-1"),
+            Subscriber("two", as_nft, "watch-3"),
+        ]
+    assert provider.matching(entity(2).entity, 1, "big_amount_txn") == []
+    assert provider.matching(watched.entity, watched.chain_id, "x") == []
+    assert provider.remove_app("one") == 2
+    assert [x.app_id for x in provider.matching(watched.entity, *asked)] == ["two"]
+
+
+def test_pages_group_by_address(provider):
+    spelled = "0x" + "Ab" * 20
+    provider.subscribe(
+        "bus",
+        [
+            EntityInfo(spelled, 56, "ERC20", "big_amount_txn"),
+            entity(2),
+            EntityInfo(spelled.lower(), 56, "Universal", "risk_function_call"),
+            entity(3),
+        ],
+    )
+    page = provider.subscriptions("bus", None, PageRequest(page_size=2))
+    assert (page.page_index, page.page_size, page.total) == (1, 2, 3)
+    assert list(listed(provider, page_size=2)) == [spelled, entity(2).entity]
+    assert list(listed(provider, page_size=2, page_index=2)) == [entity(3).entity]
+    assert len(listed(provider)[spelled]) == 2
+    found = provider.subscriptions("bus", [spelled.upper(), "0x"], PageRequest())
+    assert (found.total, found.subscriptions[0].entity) == (1, spelled)
+
+
+def test_pages_beyond_the_end_are_empty(provider):
+    provider.subscribe("bus", [entity(1)])
+    for index in (2, 2**62, 2**200):
+        page = provider.subscriptions("bus", None, PageRequest(page_index=index))
+        assert (page.subscriptions, page.total) == ((), 1)
+
+
+def test_an_app_has_a_bounded_number_of_subscriptions(tmp_path):
+    with SQLiteProvider(tmp_path / "provider.db", EVENTS, limit=2) as provider:
+        three = [entity(n) for n in range(3)]
+        assert provider.subscribe("bus", three) == three[:2]
+        assert provider.subscribe("bus", [three[2], three[0]]) == [three[0]]
+        assert provider.subscribe("other", three) == three[:2]
+        provider.unsubscribe("bus", three[:1])
+        assert provider.subscribe("bus", three) == three[:2]
+
+
+def test_subscriptions_of_an_event_that_is_no_longer_supported_stay(tmp_path):
+    path, old = tmp_path / "provider.db", entity(1, "risk_function_call", "UNIVERSAL")
+    with SQLiteProvider(path, EVENTS) as provider:
+        provider.subscribe("bus", [old])
+    with SQLiteProvider(path, EVENTS[:1]) as provider:
+        assert provider.subscribe("bus", [old]) == []
+        assert len(listed(provider)) == 1
+        assert provider.unsubscribe("bus", [old]) == [old]
+
+
+def test_threads_share_a_provider(provider):
+    def work(number):
+        entities = [entity(n) for n in range(20)]
+        accepted = provider.subscribe("bus", entities)
+        provider.subscribe(f"app-{number}", entities[:3])
+        provider.matching(entities[0].entity, 56, "big_amount_txn")
+        return accepted == entities
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(16)))
+    assert len(listed(provider)) == 20
+    assert len(provider.matching(entity(0).entity, 56, "big_amount_txn")) == 17
+
+
+SUBSCRIBE = """
+import sys
+from ortege_watch.watchbus import EntityInfo, SQLiteProvider, SupportedEvent
+events = [SupportedEvent("x", ("ERC20",))]
+with SQLiteProvider(sys.argv[1], events) as provider:
+    for number in range(25):
+        entity = EntityInfo(f"0x{number:040x}", 56, "ERC20", "x")
+        assert provider.subscribe("shared", [entity]) == [entity]
+        assert provider.subscribe(sys.argv[2], [entity]) == [entity]
+"""
+
+
+def test_processes_share_a_file(tmp_path):
+    path = tmp_path / "provider.db"
+    running = [
+        subprocess.Popen([sys.executable, "-c", SUBSCRIBE, str(path), f"app-{n}"])
+        for n in range(4)
+    ]
+    assert [each.wait(60) for each in running] == [0] * 4
+    events = [SupportedEvent("x", ("ERC20",))]
+    with SQLiteProvider(path, events) as provider:
+        apps = ["shared", *(f"app-{n}" for n in range(4))]
+        ids = [ids[0] for app in apps for ids in listed(provider, app).values()]
+        assert len(ids) == len(set(ids)) == 125
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"events": []}, "events is empty: pass at least one SupportedEvent"),
+        ({"events": ["x"]}, r"events\[0\] must be of type SupportedEvent, got str"),
+        (
+            {"events": [*EVENTS, SupportedEvent("BIG_AMOUNT_TXN", ())]},
+            "events must have each code once, got .*'BIG_AMOUNT_TXN'",
+        ),
+        ({"limit": 0}, "limit must be a positive int, got 0"),
+        ({"path": ":memory:"}, "path of the provider's file must name a file"),
+    ],
+)
+def test_arguments_are_checked(tmp_path, arguments, problem):
+    given = {"path": tmp_path / "provider.db", "events": EVENTS, **arguments}
+    with pytest.raises(InvalidArgument, match=problem):
+        SQLiteProvider(**given)
+
+
+def test_a_closed_file_is_an_error_of_the_library(provider):
+    provider.close()
+    for call in (
+        lambda: provider.subscribe("bus", [entity(1)]),
+        lambda: provider.unsubscribe("bus", [entity(1)]),
+        lambda: listed(provider),
+        lambda: provider.matching(entity(1).entity, 56, "x"),
+    ):
+        with pytest.raises(OrtegeWatchError, match=r"cannot use the provider's file '"):
+            call()

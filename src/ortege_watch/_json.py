@@ -90,6 +90,9 @@ _json = msgspec.json.Decoder(float_hook=Decimal)
 _body = msgspec.json.Decoder(Body)
 encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 """Encode JSON values that this library built itself; :func:`dumps` checks others."""
+_encode_sorted: Final = msgspec.json.Encoder(
+    decimal_format="number", order="sorted"
+).encode
 
 
 def excerpt(data: bytes | str, length: int = 200) -> str:
@@ -162,14 +165,14 @@ def decode_body(data: bytes) -> Body:
         raise DecodeError(problem, excerpt=excerpt(data)) from error
 
 
-def dumps(value: object, path: str = "$") -> str:
+def dumps(value: object, path: str = "$", *, sort_keys: bool = False) -> str:
     """Encode a value as compact JSON with exact numbers; a ``Decimal`` is a number.
 
     What JSON cannot represent exactly is an ``InvalidArgument`` with its path, which
     begins with ``path``.
     """
     try:
-        return encode(_exact(value, path)).decode()
+        return (_encode_sorted if sort_keys else encode)(_exact(value, path)).decode()
     except InvalidArgument:
         raise
     except UNREADABLE as error:

@@ -25,6 +25,17 @@ async def test_the_oldest_alerts_are_forgotten():
     assert taken == [1, 2, 3, 4, 1]
 
 
+async def test_two_transfers_of_one_transaction_are_both_handled():
+    inbox, amounts = AlertInbox(), []
+
+    def handler(alert):
+        amounts.append(alert.event_values["current_value"])
+
+    for amount in ("10", "20", "10"):
+        assert await inbox.handle(alert(1, current_value=amount), "app", handler)
+    assert amounts == ["10", "20"]
+
+
 async def test_a_duplicate_of_one_that_fails_has_failed_and_can_be_retried():
     gate, inbox = Gate(), AlertInbox()
 

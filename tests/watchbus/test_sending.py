@@ -43,8 +43,8 @@ values |= st.decimals(allow_nan=False, allow_infinity=False)
 
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4))
 def test_the_key_is_the_receiver_s(more):
-    """Numbers become text on the way; without a hash the values are in the key."""
-    plain = alert(1, **{"tx_hash": "", "amount": 3, **more})
+    """Numbers become strings on the way."""
+    plain = alert(1, **{"amount": 3, **more})
     [waiting] = ready(plain)
     server, _ = send([waiting], [success()])
     [arrived] = decode_alerts(server.requests[0].content)
@@ -54,6 +54,11 @@ def test_the_key_is_the_receiver_s(more):
 def test_the_same_alert_twice_goes_out_once():
     first, other = alert(1), alert(2)
     assert [each.alert for each in ready(first, other, alert(1))] == [first, other]
+
+
+def test_two_transfers_of_one_transaction_are_both_sent():
+    transfers = [alert(1, log_index=1), alert(1, log_index=2)]
+    assert [each.alert for each in ready(*transfers)] == transfers
 
 
 def test_a_queued_alert_is_the_given_one_or_is_decoded():
@@ -309,13 +314,13 @@ def numbered(alert):
 
 
 def test_an_alert_with_the_key_of_a_queued_one_is_not_reported_as_sent():
-    """Only the queued one is sent: its values are in the result."""
+    """Only the queued one is sent: its values are in the result, in their order."""
     store = Store()
-    older, newer = alert(1, comment="older"), alert(1, comment="newer")
+    older, newer = alert(1, a="1", b="2"), alert(1, b="2", a="1")
     accepted(store, [older])
     items = accepted(store, [newer])
     result = Play([success()]).run(publish(store, items))
-    assert [each.event_values["comment"] for each in result.sent] == ["older"]
+    assert [list(each.event_values)[1:3] for each in result.sent] == [["a", "b"]]
 
 
 def test_unsent_alerts_stay_queued_and_that_is_not_an_error(caplog):

@@ -537,20 +537,21 @@ class AlertInfo:
 
         Returns:
             64 hex digits, a hash of the app id, the chain, the address in lower case,
-            the code, the timestamp, and the transaction's hash (else all values). It
-            is the same in every process.
+            the code, the timestamp and all values. It is the same in every process,
+            whatever the order of the values and the spelling of the alert: ``1`` and
+            ``"1"`` are the same value, as they are for the typed fields.
         """
-        given = self._fields.event_values
-        # As they are sent, so that the sender and the receiver have the same key.
-        values = {
+        entity, values = self.entity.lower(), self._values_as_text()
+        parts = [app_id, self.chain_id, entity, self.event_code, self.timestamp, values]
+        return hashlib.sha256(codec.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _values_as_text(self) -> dict[str, Any]:
+        """Return the values as they are sent: numbers as strings, and no ``None``."""
+        return {
             name: value if type(value) is str else as_text(value)
-            for name, value in given.items()
+            for name, value in self._fields.event_values.items()
             if value is not None
         }
-        what = values.get("tx_hash") or sorted(values.items())
-        entity = self.entity.lower()
-        parts = [app_id, self.chain_id, entity, self.event_code, self.timestamp, what]
-        return hashlib.sha256(codec.dumps(parts).encode()).hexdigest()
 
     def _identity(self) -> tuple[object, ...]:
         entity_type = self.entity_type.casefold()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -18,8 +19,15 @@ _PAUSE: Final = 0.01
 """Seconds between two attempts to switch a file to its write-ahead log."""
 
 
+_SPARE: Final = 256
+"""Free pages that a file keeps for what is written next."""
+
+
 class Guard:
     """A lock that turns SQLite's errors into this library's.
+
+    It refuses a process that was forked after the file was opened: SQLite's locks are
+    not the child's, and the lock may be held by a thread that is not in the child.
 
     ``name`` is what an error calls the file, such as ``the outbox 'alerts.db'``.
     """
@@ -27,8 +35,19 @@ class Guard:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
+        self._process = os.getpid()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process was forked from the one that opened the file."""
+        return self._process != os.getpid()
 
     def __enter__(self) -> None:
+        if self.is_forked:
+            raise OrtegeWatchError(
+                f"cannot use {self._name}: it was opened before this process was forked;"
+                " open it again"
+            )
         self._lock.acquire()
 
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
@@ -42,11 +61,18 @@ class DatabaseFile:
 
     ``kind`` is its name in errors, such as ``the outbox``. If ``synchronous`` is
     ``FULL``, a power failure loses nothing; if it is ``NORMAL``, the last moments. A
-    killed process loses nothing with either.
+    killed process loses nothing with either. A file with a ``version`` is refused if it
+    has another one; stores without a version may share a file.
     """
 
     def __init__(
-        self, path: str | Path, kind: str, schema: str, *, synchronous: str
+        self,
+        path: str | Path,
+        kind: str,
+        schema: str,
+        *,
+        synchronous: str,
+        version: int | None = None,
     ) -> None:
         check_kind(f"path of {kind}", path, str | Path, "a string or a Path")
         if not str(path) or ":memory:" in str(path) or "\0" in str(path):
@@ -55,12 +81,45 @@ class DatabaseFile:
         self._guard = Guard(f"{kind} {str(path)!r}")
         with self._guard:
             self._db = connect(path)
-            _use_wal(self._db)
-            self._db.execute(f"PRAGMA synchronous = {synchronous}")
-            self._db.executescript(schema)
+            try:
+                # Only before anything is written, and that includes the next line.
+                self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                _use_wal(self._db)
+                self._db.execute(f"PRAGMA synchronous = {synchronous}")
+                self._db.execute("PRAGMA journal_size_limit = 1048576")
+                with self._db:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    self._check_version(version, f"{kind} {str(path)!r}")
+                    for statement in schema.split(";"):
+                        self._db.execute(statement)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _check_version(self, version: int | None, name: str) -> None:
+        if version is None:
+            return
+        [found] = self._db.execute("PRAGMA user_version").fetchone()
+        [tables] = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if found == 0 and tables == 0:  # a new file
+            self._db.execute(f"PRAGMA user_version = {version}")
+        elif found != version:
+            raise OrtegeWatchError(
+                f"{name} has schema version {found}, and this release reads version"
+                f" {version}: open it with the release that wrote it, or use a new file"
+            )
+
+    def _give_back(self) -> None:
+        """Return free pages to the file system, some at a time; outside a transaction."""
+        [free] = self._db.execute("PRAGMA freelist_count").fetchone()
+        if free > _SPARE:
+            # Not execute(), which would free one page only.
+            self._db.executescript(f"PRAGMA incremental_vacuum({_SPARE})")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; does nothing in a process that was forked meanwhile."""
+        if self._guard.is_forked:
+            return
         with self._guard:
             self._db.close()
 

@@ -122,6 +122,42 @@ def test_a_success_may_have_any_data():
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        said(b""),
+        said(b"OK"),
+        said(b"[]"),
+        said(b"null"),
+        said({"success": True}),
+        said({"status": "accepted"}),
+        said({"code": 0, "status": "success"}),
+        said({"code": 200, "message": "taken"}),
+        said(b"", status=202),
+        said(b"", status=204),
+    ],
+)
+def test_a_success_without_an_error_code_acknowledges(answer):
+    batch = ready(alert(1), alert(2))
+    _, delivered = send(batch, [answer])
+    assert delivered == BatchResults(sent=batch)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said({"success": False, "message": "no"}),
+        said({"status": "ERROR", "message": "no"}),
+        said({"status": "error", "code": 0}),
+        said({"code": 400}),
+        said({"status": "OK", "code": "000001"}),
+    ],
+)
+def test_a_success_that_says_it_failed_acknowledges_nothing(answer):
+    _, delivered = send(ready(alert(1)), [answer])
+    assert delivered.sent == []
+
+
+@pytest.mark.parametrize(
     ("outcomes", "kind"),
     [
         ([CUT] * 4, TransportError),

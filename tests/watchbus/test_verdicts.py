@@ -14,7 +14,11 @@ from ortege_watch.errors import (
 )
 from ortege_watch.tokens import Secrets
 from ortege_watch.watchbus import requests
-from ortege_watch.watchbus.requests import is_rejection
+from ortege_watch.watchbus.requests import (
+    is_misconfigured,
+    is_of_server,
+    is_rejection,
+)
 from ortege_watch.watchbus.wire import Contradiction, refusal
 
 GMT = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1,700,000,000
@@ -177,6 +181,67 @@ def test_an_expired_timestamp_has_the_difference_of_the_clocks(reason):
 )
 def test_which_errors_reject_an_alert(failure, rejects):
     assert is_rejection(failure) is rejects
+
+
+@pytest.mark.parametrize(
+    ("failure", "of_server", "misconfigured"),
+    [
+        (WatchBusError("", status=301), True, True),
+        (WatchBusError("", status=404), True, True),
+        (WatchBusError("", status=404, code="000001"), True, True),
+        (WatchBusError("", status=401, code="000099"), True, True),
+        (WatchBusError("", status=401, code="000003"), True, True),
+        (WatchBusError("", status=200, code="000004"), True, True),
+        (WatchBusError("", status=401, code="000005"), True, True),
+        (WatchBusError("", status=401, code="000005", reason="x"), True, True),
+        (DecodeError(""), True, True),
+        (
+            WatchBusError("", status=401, code="000005", reason="replay request"),
+            *(True, False),
+        ),
+        (
+            WatchBusError(
+                "", status=1, code="000005", reason="app is out of count limit"
+            ),
+            *(True, False),
+        ),
+        (WatchBusError("", status=503), True, False),
+        (WatchBusError("", status=502), True, False),
+        (WatchBusError("", status=408), True, False),
+        (RateLimited("", status=429), True, False),
+        (TransportError(""), True, False),
+        (WatchBusError("", status=500), False, False),
+        (WatchBusError("", status=501), False, False),
+        (WatchBusError("", status=403), False, False),
+        (WatchBusError("", status=503, code="000001"), False, False),
+        (WatchBusError("", status=500, code="000099"), False, False),
+        (WatchBusError("", status=200, code="000001"), False, False),
+        (Contradiction("", status=500, code="000000000"), False, False),
+    ],
+)
+def test_which_errors_concern_the_server_and_not_the_alerts(
+    failure, of_server, misconfigured
+):
+    assert is_of_server(failure) is of_server
+    assert is_misconfigured(failure) is misconfigured
+
+
+@pytest.mark.parametrize(
+    ("longest_wait", "wait", "is_final"),
+    [(0, None, False), (0, "1", True), (30, "30", False), (-1, None, True)],
+)
+def test_an_error_envelope_may_ask_to_wait_too_long(longest_wait, wait, is_final):
+    headers = {} if wait is None else {"retry_after": wait}
+    given = error("000001", status=503, **headers), same, Secrets(), longest_wait
+    if is_final:
+        with pytest.raises(WatchBusError) as caught:
+            requests.judge(*given)
+        assert caught.value.retry_after == (None if wait is None else float(wait))
+    else:
+        assert isinstance(requests.judge(*given), TryLater)
+    # Without an envelope it is a proxy, whatever the limit.
+    page = said(HTML, status=503, **headers)
+    assert isinstance(requests.judge(page, same, Secrets(), longest_wait), TryLater)
 
 
 @pytest.mark.parametrize("reason", SignatureReason)

@@ -19,6 +19,9 @@ from ortege_watch.watchbus.sending import (
     SendLease,
 )
 
+_VERSION: Final = 1
+"""The version of the schema, which every change of it raises."""
+
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS waiting (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -67,7 +70,9 @@ class Outbox(DatabaseFile):
 
     def __init__(self, path: str | Path, *, limit: int = 100_000) -> None:
         check_int("limit", limit)
-        super().__init__(path, "the outbox", _SCHEMA, synchronous="FULL")
+        super().__init__(
+            path, "the outbox", _SCHEMA, synchronous="FULL", version=_VERSION
+        )
         self.path: Final = Path(path)
         self.limit: Final = limit
         # A lock of its own: releasing the lease must not wait for a transaction.
@@ -121,9 +126,10 @@ class Outbox(DatabaseFile):
     def close(self) -> None:
         """Close the files; a sender loses its lease."""
         super().close()
-        with self._lease_guard:
-            self._lease = None
-            self._sender.close()
+        if not self._guard.is_forked:
+            with self._lease_guard:
+                self._lease = None
+                self._sender.close()
 
     # What follows is for publishers. `with self._db` commits, or rolls back.
 
@@ -179,6 +185,8 @@ class Outbox(DatabaseFile):
                     " (SELECT max(number) FROM rejected) - ?",
                     (self.limit,),
                 )
+        with self._guard:
+            self._give_back()
             return self._first(limit)
 
     def end_sending(self, lease: SendLease) -> None:

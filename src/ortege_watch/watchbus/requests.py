@@ -7,6 +7,7 @@ refused as a replay.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,6 +52,7 @@ from ortege_watch.errors import (
     WatchBusError,
 )
 from ortege_watch.tokens import Secrets, redact
+from ortege_watch.watchbus.reading import read_json
 from ortege_watch.watchbus.signing import (
     Credentials,
     Key,
@@ -84,7 +86,21 @@ NO_PASSWORD: Final = "pass credentials, which sign the requests"
 _PATH: Final = re.compile(
     r"(?:/(?!\.{1,2}(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?"
 )
-_INVALID: Final = frozenset({400, 413, 422})
+_INVALID: Final = frozenset({400, 409, 413, 422})
+"""The statuses that reject the content of a request."""
+
+_MISCONFIGURED: Final = frozenset({401, 404, 405, 407, 410, 411, 414, 415, 421, 426})
+"""The statuses that every request gets until somebody corrects a setting."""
+
+_OVERLOADED: Final = TRANSIENT | {408, 425}
+"""The statuses that, without an envelope, say nothing about the request."""
+
+_REFUSED: Final = frozenset(
+    {ResultCode.UNKNOWN_APP, ResultCode.HEADER_MISSING, ResultCode.SIGNATURE_ERROR}
+)
+_PASSING: Final = ("replay", "count limit")
+"""Parts of the reasons of a refused signature that a later request may not get."""
+
 _DOCUMENTED: Final = frozenset(ResultCode) | {None}
 
 
@@ -210,26 +226,37 @@ def signed_exchange(
     config: BusConfig,
     endpoint: Endpoint,
     body: bytes,
-    decode: Callable[[Any], T],
+    decode: Callable[[Any], T] | None,
     *,
     is_repeatable: bool = True,
+    longest_wait: float = math.inf,
+    started: float | None = None,
 ) -> Conversation[T]:
     """Send a signed request; ``decode`` reads the ``data`` of a success.
 
+    Without ``decode``, every success without an error code is one, and the result is
+    ``None``.
+
     A request that is not repeatable is sent again only where the server certainly has
     not carried it out: after a failed connection, a rate limit, a status 503 or an
-    expired timestamp.
+    expired timestamp. An error envelope is final if it asks to wait for more than
+    ``longest_wait`` seconds; if that is negative, always.
+
+    The deadline counts from ``started``, in monotonic seconds; by default from now.
     """
     stamp = yield GetStamp()
     signature = _Signature(config, endpoint.line, stamp)
+    begin = stamp.now if started is None else started
+    attempts = Attempts(budget=config.budget, started=begin, logger=_LOGGER)
+    attempts.now = stamp.now
     return (
         yield from exchange(
             "POST",
             endpoint.url,
-            lambda response: judge(response, decode, signature.secrets),
+            lambda response: judge(response, decode, signature.secrets, longest_wait),
             content=body,
             authentication=signature,
-            attempts=Attempts(budget=config.budget, started=stamp.now, logger=_LOGGER),
+            attempts=attempts,
             is_repeatable=is_repeatable,
         )
     )
@@ -283,14 +310,20 @@ class _Signature:
 
 
 def judge(
-    response: Response, decode: Callable[[Any], T], secrets: Secrets
+    response: Response,
+    decode: Callable[[Any], T] | None,
+    secrets: Secrets,
+    longest_wait: float = math.inf,
 ) -> Verdict[T]:
     """Return what a response means; raise errors that no retry can change.
 
-    The secrets are removed from every message.
+    The secrets are removed from every message. The other arguments are those of
+    :func:`signed_exchange`.
     """
 
-    def read(content: bytes) -> Done[T]:
+    def read(content: bytes) -> Done[Any]:
+        if decode is None:
+            return Done(_read_acknowledgement(content, response.status))
         return Done(decode(read_answer(content, response.status)))
 
     # What fails is read again without the secrets, for errors quote it.
@@ -299,11 +332,38 @@ def judge(
     try:
         return read(redact(response.content, secrets))
     except WatchBusError as error:
-        return _judge_error(error, response, secrets)
+        return _judge_error(error, response, secrets, longest_wait)
+
+
+def _read_acknowledgement(body: bytes, status: int) -> None:
+    """Raise an error unless a response acknowledges a request; no form is documented.
+
+    A web page is an error: it comes from another server, or from a wrong path.
+    """
+    if not 200 <= status < 300 or body.lstrip().startswith(b"<"):
+        read_answer(body, status)
+        return
+    try:
+        answer = read_json(body)
+    except DecodeError:
+        return  # such as OK, or nothing
+    match answer:
+        case {"success": False}:
+            raise WatchBusError("the answer is a failure", status=status)
+        case {"code": 0, "status": str(word)} if word.casefold() != "error":
+            return  # a success in words of its own
+        case {"code": int(code)} if code == status:
+            return  # it says nothing more than the status
+        case {"code": str() | int()}:
+            read_answer(body, status)
+        case {"status": str(word)} if word.casefold() == "error":
+            read_answer(body, status)
+        case _:
+            return
 
 
 def _judge_error(
-    error: WatchBusError, response: Response, secrets: Secrets
+    error: WatchBusError, response: Response, secrets: Secrets, longest_wait: float
 ) -> Reauthenticate | TryLater:
     status, code = response.status, error.code
     if isinstance(error, Contradiction):
@@ -322,10 +382,12 @@ def _judge_error(
     ahead = server_ahead(error, date, response.received_at)
     if ahead is not None:
         return Reauthenticate(error, ahead)
+    error.retry_after = wait
     if code is None:
         is_transient = status in TRANSIENT
     else:
         is_transient = code == ResultCode.SERVER_ERROR and not 400 <= status < 500
+        is_transient &= (wait or 0.0) <= longest_wait
     if not is_transient:
         raise error
     return TryLater(error, wait, is_safe_to_retry=status == 503)
@@ -357,3 +419,25 @@ def is_rejection(error: OrtegeWatchError) -> TypeGuard[WatchBusError]:
     if code in _DOCUMENTED:
         return code in {None, ResultCode.SERVER_ERROR} and status in _INVALID
     return status in _INVALID or status in range(200, 300)
+
+
+def is_misconfigured(error: OrtegeWatchError) -> bool:
+    """Return whether every request will fail until somebody corrects a setting.
+
+    A plain 403 is not one: a firewall may refuse the content of one request.
+    """
+    if not isinstance(error, WatchBusError):
+        return isinstance(error, DecodeError)
+    if error.code in _REFUSED:
+        reason = (error.reason or "").casefold()
+        return not any(part in reason for part in _PASSING)
+    return error.status in _MISCONFIGURED or 300 <= error.status < 400
+
+
+def is_of_server(error: OrtegeWatchError) -> bool:
+    """Return whether an error says nothing about the alerts of the request."""
+    if not isinstance(error, WatchBusError) or is_misconfigured(error):
+        return True
+    if error.code is None:
+        return error.status in _OVERLOADED
+    return error.code in _REFUSED

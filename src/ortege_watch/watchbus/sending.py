@@ -194,7 +194,7 @@ def deliver(
         part = parts.pop()
         body = alerts_body([each.data[1:-1] for each in part], config.style)
         try:
-            yield from signed_exchange(config, endpoint, body, _ignore)
+            yield from signed_exchange(config, endpoint, body, None)
             results.sent += part
         except OrtegeWatchError as error:
             if not is_rejection(error):
@@ -208,10 +208,6 @@ def deliver(
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
     return results
-
-
-def _ignore(_data: object) -> None:
-    """Accept any response to an alert: none is documented."""
 
 
 def send_queued(

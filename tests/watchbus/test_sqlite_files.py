@@ -1,0 +1,92 @@
+"""SQLite files: their version, their size, and processes that fork."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+
+import pytest
+from driving import alert
+
+from ortege_watch import OrtegeWatchError
+from ortege_watch.watchbus import Outbox, SQLiteNonces, WireStyle
+from ortege_watch.watchbus.sending import BatchResults, SendLease, prepare_alerts
+
+
+def ready(numbers, **values):
+    alerts = [alert(each, **values) for each in numbers]
+    return prepare_alerts(alerts, "app", WireStyle())
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "alerts.sqlite3"
+
+
+def pragma(path, name):
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def test_an_outbox_has_a_version(path):
+    Outbox(path).close()
+    assert pragma(path, "user_version") == 1
+    Outbox(path).close()
+
+
+@pytest.mark.parametrize("version", [0, 2, 99])
+def test_an_outbox_of_another_version_is_refused_and_stays_as_it_is(path, version):
+    with Outbox(path) as box:
+        box.accept(ready([1]))
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version = {version}")
+    with pytest.raises(OrtegeWatchError, match=f"version {version}.*version 1"):
+        Outbox(path)
+    assert pragma(path, "user_version") == version
+
+
+def test_another_database_is_not_an_outbox(path):
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE customers (name TEXT)")
+    with pytest.raises(OrtegeWatchError, match="version 0"):
+        Outbox(path)
+
+
+def test_an_outbox_gives_space_back(path):
+    with Outbox(path) as box:
+        box.accept(ready(range(2000), comment="x" * 2000))
+        box._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        full = path.stat().st_size
+        lease = SendLease()
+        batch = box.begin_sending(lease, 100)
+        while batch:
+            batch = box.resolve(BatchResults(sent=batch), 100)
+        box.end_sending(lease)
+    assert path.stat().st_size < full / 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("kind", [Outbox, SQLiteNonces])
+def test_a_forked_child_cannot_use_the_file_of_its_parent(path, kind):
+    with kind(path) as store:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                use = store.waiting if kind is Outbox else store.record
+                use(*(() if kind is Outbox else ("a", 0.0, 1.0)))
+            except BaseException as error:  # noqa: BLE001 - the parent looks at it
+                os.write(writing, f"{type(error).__name__}: {error}".encode())
+            finally:
+                store.close()  # does nothing here
+                os._exit(0)
+        os.close(writing)
+        assert os.waitpid(child, 0)[1] == 0
+        said = os.read(reading, 9999).decode()
+        os.close(reading)
+        assert said.startswith("OrtegeWatchError: cannot use")
+        assert "before this process was forked" in said
+        if kind is Outbox:
+            store.accept(ready([1]))
+            assert len(store) == 1

@@ -323,7 +323,8 @@ def judge(
 
     def read(content: bytes) -> Done[Any]:
         if decode is None:
-            return Done(_read_acknowledgement(content, response.status))
+            _read_acknowledgement(content, response.status)
+            return Done(None)
         return Done(decode(read_answer(content, response.status)))
 
     # What fails is read again without the secrets, for errors quote it.

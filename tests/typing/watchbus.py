@@ -10,6 +10,7 @@ from ortege_watch.watchbus import (
     AlertInbox,
     AlertInfo,
     AlertPublisher,
+    Alerts,
     AsyncWatchBusClient,
     BigAmountTxnUsd,
     BusOptions,
@@ -26,6 +27,7 @@ from ortege_watch.watchbus import (
     WatchBusError,
     WatchResult,
     alert_app,
+    read_alerts,
     sign,
     signed_headers,
 )
@@ -43,7 +45,10 @@ def an_alert_knows_its_fields(alert: AlertInfo) -> None:
     assert_type(alert.timestamp, int)
     assert_type(alert.event_values, EventValues)
     assert_type(alert.raw, Mapping[str, Any])
+    assert_type(alert.app_id, str | None)
     assert_type(alert.dedupe_key("app"), str)
+    assert_type(alert.to_wire(), dict[str, Any])
+    assert_type(AlertInfo.from_wire({}), AlertInfo)
     match alert.event_values:
         case BigAmountTxnUsd() as values:
             assert_type(values.block_number, int)
@@ -69,7 +74,11 @@ def requests_are_signed_and_verified(body: bytes) -> None:
     assert_type(verifier.for_method("GET"), RequestVerifier)
     assert_type(verifier.verify({"X-Signature-nonce": "n"}, body), str)
     assert_type(verifier.verify([(b"x-signature-nonce", b"n")], body), str)
-    assert_type(verifier.alerts({b"x-signature-nonce": b"n"}, body), list[AlertInfo])
+    assert_type(verifier.alerts({b"x-signature-nonce": b"n"}, body), Alerts)
+    assert_type(verifier.alerts({b"x-signature-nonce": b"n"}, body).app_id, str)
+    for received in verifier.alerts({}, body):
+        assert_type(received, AlertInfo)
+    assert_type(read_alerts(body), list[AlertInfo])
 
 
 async def clients_share_their_options(credentials: Credentials) -> None:

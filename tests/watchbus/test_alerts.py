@@ -5,25 +5,33 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Sequence
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, strategies as st
 from signed import ADDRESS, APP_ID, TX_HASH, alert_body, alert_object
 
 from ortege_watch import DecodeError, InvalidArgument
-from ortege_watch.watchbus import AlertInfo, BigAmountTxnUsd, EventValues, WireStyle
-from ortege_watch.watchbus.models import decode_alerts
+from ortege_watch.watchbus import (
+    AlertInfo,
+    Alerts,
+    BigAmountTxnUsd,
+    EventValues,
+    WireStyle,
+    read_alerts,
+)
 from ortege_watch.watchbus.wire import encode_alerts
 
 
 def decoded(**changes: object) -> AlertInfo:
-    [alert] = decode_alerts(alert_body(alert_object(**changes)))
+    [alert] = read_alerts(alert_body(alert_object(**changes)))
     return alert
 
 
 def refused(body: bytes) -> list[str]:
     with pytest.raises(DecodeError) as caught:
-        decode_alerts(body)
+        read_alerts(body)
     return list(caught.value.problems)
 
 
@@ -41,16 +49,16 @@ def test_a_documented_alert_is_read():
 
 
 def test_the_list_may_come_alone_and_may_be_empty():
-    [alert] = decode_alerts(json.dumps([alert_object()]).encode())
+    [alert] = read_alerts(json.dumps([alert_object()]).encode())
     assert alert == decoded()
-    assert decode_alerts(b"[]") == []
-    assert decode_alerts(b'{"alert_info_list": []}') == []
-    assert decode_alerts(b' { "alert_info_list" : [ ] , "more": 1 } ') == []
+    assert read_alerts(b"[]") == []
+    assert read_alerts(b'{"alert_info_list": []}') == []
+    assert read_alerts(b' { "alert_info_list" : [ ] , "more": 1 } ') == []
 
 
 def test_alerts_keep_their_order():
     objects = [alert_object(timestamp=n) for n in (3, 1, 2)]
-    assert [each.timestamp for each in decode_alerts(alert_body(*objects))] == [3, 1, 2]
+    assert [each.timestamp for each in read_alerts(alert_body(*objects))] == [3, 1, 2]
 
 
 # What the page contradicts itself in, and how it is taken.
@@ -207,7 +215,7 @@ def test_a_key_that_is_there_twice_is_refused_wherever_it_is():
         [problem] = refused(twice.encode())
         assert problem.startswith(f"$.alert_info_list[0].{path}: the key is repeated")
     same = body.replace('"chain_id": "56"', '"chain_id": "56", "chain_id": "56"')
-    assert decode_alerts(same.encode()) == [decoded()]
+    assert read_alerts(same.encode()) == [decoded()]
     two_lists = body[:-1] + ', "alert_info_list": []}'
     assert refused(two_lists.encode()) == [
         "$.alert_info_list: the key is repeated with another value"
@@ -247,7 +255,7 @@ def test_the_short_way_comes_to_the_result_of_the_long_one(
 
     def result(body):
         try:
-            alerts = decode_alerts(body)
+            alerts = read_alerts(body)
         except DecodeError as error:
             return error.problems
         return [
@@ -269,9 +277,94 @@ def test_the_short_way_is_taken_for_documented_alerts():
         document = {"alert_info_list": [alert_object(), alert_object()]}
         body = json.dumps(document, separators=separators).encode()
         # The long way has the raw alert at hand and keeps it.
-        assert all(each.raw is not each.raw for each in decode_alerts(body))
-    [slow] = decode_alerts(alert_body(alert_object(unknown_field=1)))
+        assert all(each.raw is not each.raw for each in read_alerts(body))
+    [slow] = read_alerts(alert_body(alert_object(unknown_field=1)))
     assert slow.raw is slow.raw
+
+
+@pytest.mark.parametrize(("changes", "fields"), TAKEN.values(), ids=TAKEN)
+def test_from_wire_reads_one_object_in_any_spelling(changes, fields):
+    wire = json.loads(json.dumps(alert_object(**changes)))
+    alert = AlertInfo.from_wire(wire)
+    assert alert == decoded(**changes)
+    assert alert.raw == wire
+    assert alert.app_id is None
+
+
+@pytest.mark.parametrize(("changes", "field"), REFUSED.values(), ids=REFUSED)
+def test_from_wire_refuses_what_a_body_may_not_have(changes, field):
+    with pytest.raises(DecodeError) as caught:
+        AlertInfo.from_wire(alert_object(**changes))
+    assert field in caught.value.problems[0]
+
+
+def test_from_wire_keeps_a_copy_and_refuses_floats():
+    wire = alert_object()
+    alert = AlertInfo.from_wire(wire)
+    wire["event_values"]["tx_hash"] = wire["chain_id"] = "1"
+    assert alert == decoded()
+    assert alert.raw == alert_object()
+    inexact = alert_object(event_values={"current_value": 0.5})
+    with pytest.raises(DecodeError, match=r"event_values\.current_value: .*Decimal"):
+        AlertInfo.from_wire(inexact)
+    with pytest.raises(InvalidArgument, match="wire must be a mapping"):
+        AlertInfo.from_wire([alert_object()])
+
+
+def test_to_wire_is_the_documented_form():
+    values = {"amount": Decimal("1E+3"), "n": 5, "comment": None, "more": [1, None]}
+    alert = AlertInfo(ADDRESS, 56, "erc20", "own", 5, values)
+    assert alert.to_wire() == {
+        "watch_entity": ADDRESS,
+        "chain_id": "56",
+        "watch_entity_type": "ERC20",
+        "watch_event_code": "own",
+        "timestamp": 5,
+        "event_values": {"amount": "1000", "n": "5", "more": [1, None]},
+    }
+    assert decoded().to_wire() == alert_object()
+    again = AlertInfo.from_wire(alert.to_wire())
+    assert again.dedupe_key("app") == alert.dedupe_key("app")
+    spelt = decoded(watch_entity=..., address=ADDRESS, chain_id="056", more=1)
+    assert spelt.to_wire() == alert_object()
+
+
+@pytest.mark.parametrize("changes", [{}, {"chain_id": 56}])
+def test_alerts_know_the_app_that_sent_them(changes):
+    [alert] = read_alerts(alert_body(alert_object(**changes)), "app")
+    [unknown] = read_alerts(alert_body(alert_object(**changes)))
+    assert (alert.app_id, unknown.app_id, OWN.app_id) == ("app", None, None)
+    assert alert == unknown
+    assert hash(alert) == hash(unknown)
+    assert alert.to_wire() == unknown.to_wire()
+    for again in (copy.copy(alert), copy.deepcopy(alert), _pickled(alert)):
+        assert again.app_id == "app"
+    with pytest.raises(AttributeError):
+        alert.app_id = "other"
+
+
+def _pickled(value):
+    return pickle.loads(pickle.dumps(value))
+
+
+def test_the_alerts_of_a_request_are_a_sequence_with_its_app():
+    alerts = Alerts([OWN, OWN], "app")
+    assert (len(alerts), alerts[1], alerts[:1]) == (2, OWN, (OWN,))
+    assert alerts == (OWN, OWN)
+    assert isinstance(alerts, Sequence)
+    assert repr(Alerts([], "app")) == "Alerts([], app_id='app')"
+    for again in (copy.copy(alerts), copy.deepcopy(alerts), _pickled(alerts)):
+        assert (again, again.app_id, type(again)) == (alerts, "app", Alerts)
+    with pytest.raises(AttributeError):
+        alerts.app_id = "other"
+    with pytest.raises(TypeError):
+        alerts[0] = OWN
+
+
+@pytest.mark.parametrize("body", ["[]", None, bytearray(b"[]"), [alert_object()]])
+def test_only_bytes_are_read(body):
+    with pytest.raises(InvalidArgument, match="body must be the bytes that arrived"):
+        read_alerts(body)
 
 
 OWN = AlertInfo(
@@ -418,7 +511,7 @@ def test_dedupe_key_of_sender_and_receiver_is_the_same(values, as_int):
     """Whatever the values are, their order and the style that they are sent in."""
     own = AlertInfo(ADDRESS, 56, "ERC20", "own", 5, values)
     style = WireStyle(chain_id_as_int=as_int, bare_lists=as_int)
-    [received] = decode_alerts(encode_alerts([own], style))
+    [received] = read_alerts(encode_alerts([own], style))
     assert received.dedupe_key("app") == own.dedupe_key("app")
     turned = AlertInfo(ADDRESS, 56, "ERC20", "own", 5, _turned(values))
     assert turned.dedupe_key("app") == own.dedupe_key("app")

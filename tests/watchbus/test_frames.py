@@ -18,7 +18,7 @@ from ortege_watch.watchbus.channel import (
     decode_frame,
     encode_frame,
 )
-from ortege_watch.watchbus.models import decode_alerts
+from ortege_watch.watchbus.models import read_alerts
 from ortege_watch.watchbus.wire import (
     ResultCode,
     encode_alerts,
@@ -39,7 +39,7 @@ def test_a_frame_is_the_body_of_a_post_under_an_id():
     text = encode_frame(AlertFrame("7f", msgspec.Raw(BODY)))
     assert text == '{"id":"7f","body":' + BODY.decode() + "}"
     frame = decode_frame(AlertFrame, text.encode())
-    assert decode_alerts(bytes(frame.body)) == [ALERT]
+    assert read_alerts(bytes(frame.body)) == [ALERT]
 
 
 def test_an_answer_is_that_to_a_post_under_the_id():

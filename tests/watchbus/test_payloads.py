@@ -22,7 +22,7 @@ from ortege_watch.watchbus import (
     WireStyle,
     wire as payloads,
 )
-from ortege_watch.watchbus.models import decode_alerts
+from ortege_watch.watchbus.models import read_alerts
 from ortege_watch.watchbus.wire import PageRequest
 
 ENTITY = EntityInfo(ADDRESS, 56, "erc20", "big_amount_txn")
@@ -388,7 +388,7 @@ def test_numbers_are_sent_as_text_exactly(value, text):
     values = {**VALUES, "current_value": value}
     [wire] = sent(alert(event_values=values))["alert_info_list"]
     assert wire["event_values"]["current_value"] == text
-    [read] = decode_alerts(payloads.encode_alerts([alert(event_values=values)]))
+    [read] = read_alerts(payloads.encode_alerts([alert(event_values=values)]))
     assert read.event_values.current_value == Decimal(text)
 
 
@@ -420,8 +420,8 @@ def test_values_that_cannot_be_read_exactly_are_not_sent(code, values, problem):
 
 
 def test_an_alert_that_came_is_sent_on():
-    [came] = decode_alerts(json.dumps([alert_object(more=1)]).encode())
-    assert decode_alerts(payloads.encode_alerts([came])) == [came]
+    [came] = read_alerts(json.dumps([alert_object(more=1)]).encode())
+    assert read_alerts(payloads.encode_alerts([came])) == [came]
 
 
 values = st.dictionaries(words, words | st.lists(words, max_size=2), max_size=3)
@@ -452,4 +452,4 @@ alerts = st.builds(
     st.builds(WireStyle, chain_id_as_int=st.booleans(), bare_lists=st.booleans()),
 )
 def test_alerts_that_are_sent_are_read_back(given, style):
-    assert decode_alerts(payloads.encode_alerts(given, style)) == given
+    assert read_alerts(payloads.encode_alerts(given, style)) == given

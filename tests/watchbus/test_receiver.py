@@ -81,6 +81,14 @@ def test_alerts_are_verified_and_read():
     assert alert.raw == alert_object()
 
 
+def test_two_providers_behind_one_verifier_are_told_apart():
+    made = verifier(secrets={APP_ID: [SECRET], "other": ["its secret"]})
+    for app_id, secret in ((APP_ID, SECRET), ("other", "its secret")):
+        headers = headers_for(BODY, app_id=app_id, secret=secret)
+        alerts = made.alerts(headers, BODY)
+        assert (alerts.app_id, [each.app_id for each in alerts]) == (app_id, [app_id])
+
+
 def test_an_empty_body_may_be_signed_but_holds_no_alerts():
     assert verifier().verify(headers_for(b""), b"") == APP_ID
     with pytest.raises(DecodeError):

@@ -10,7 +10,7 @@ from ortege_watch import InvalidArgument, RateLimited
 from ortege_watch._http.conversation import Work
 from ortege_watch.errors import DecodeError, TransportError
 from ortege_watch.watchbus import AlertInfo, RejectedAlert, WireStyle
-from ortege_watch.watchbus.models import decode_alerts
+from ortege_watch.watchbus.models import read_alerts
 from ortege_watch.watchbus.sending import (
     BatchResults,
     MemoryQueue,
@@ -47,7 +47,7 @@ def test_the_key_is_the_receiver_s(more):
     plain = alert(1, **{"amount": 3, **more})
     [waiting] = ready(plain)
     server, _ = send([waiting], [success()])
-    [arrived] = decode_alerts(server.requests[0].content)
+    [arrived] = read_alerts(server.requests[0].content)
     assert waiting.key == arrived.dedupe_key("app")
 
 
@@ -107,9 +107,7 @@ def test_a_batch_is_one_request():
     assert delivered == BatchResults(sent=batch)
     [request] = server.requests
     assert request.url == "https://bus.example.com/api/v1/watch/alert"
-    assert decode_alerts(request.content) == [
-        each.alert for each in map(decoded, batch)
-    ]
+    assert read_alerts(request.content) == [each.alert for each in map(decoded, batch)]
 
 
 def decoded(queued):

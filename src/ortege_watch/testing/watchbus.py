@@ -34,7 +34,7 @@ from ortege_watch.watchbus.models import (
     Subscription,
     SupportedEvent,
     WatchEvent,
-    decode_alerts,
+    read_alerts,
 )
 from ortege_watch.watchbus.signing import Credentials
 from ortege_watch.watchbus.wire import (
@@ -507,7 +507,7 @@ class FakeWatchBus(_SignedFake):
             self._invalid = lambda _: False
 
     def _take(self, body: bytes) -> None:
-        alerts = _read(decode_alerts, body)
+        alerts = _read(read_alerts, body)
         if any(map(self._invalid, alerts)):
             raise _Refused(*self._answer)
         self._deliveries.append(alerts)

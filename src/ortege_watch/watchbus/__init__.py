@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ortege_watch.watchbus.models import (
         AbnormalFunctionCall as AbnormalFunctionCall,
         AlertInfo as AlertInfo,
+        Alerts as Alerts,
         BigAmountTxn as BigAmountTxn,
         BigAmountTxnPercent as BigAmountTxnPercent,
         BigAmountTxnUsd as BigAmountTxnUsd,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         TrustScoreDecrease as TrustScoreDecrease,
         WatchEvent as WatchEvent,
         WatchResult as WatchResult,
+        read_alerts as read_alerts,
     )
     from ortege_watch.watchbus.outbox import (
         Outbox as Outbox,
@@ -94,9 +96,10 @@ _HOMES = {
         "watchbus.client": "AsyncWatchBusClient WatchBusClient",
         "watchbus.inbox": "AlertHandler AlertInbox",
         "watchbus.models": """
-            AbnormalFunctionCall AlertInfo BigAmountTxn BigAmountTxnPercent
+            AbnormalFunctionCall AlertInfo Alerts BigAmountTxn BigAmountTxnPercent
             BigAmountTxnUsd EntityInfo EventValues RiskFunctionCall Subscription
             SubscriptionPage SupportedEvent TrustScoreDecrease WatchEvent WatchResult
+            read_alerts
         """,
         "watchbus.outbox": "Outbox",
         "watchbus.publisher": "AlertPublisher AsyncAlertPublisher",

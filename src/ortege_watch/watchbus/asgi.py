@@ -22,8 +22,8 @@ from ortege_watch.watchbus.inbox import (
     logger,
     run_verifier,
 )
-from ortege_watch.watchbus.models import AlertInfo
-from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers, signature_headers
+from ortege_watch.watchbus.models import Alerts
+from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
 from ortege_watch.watchbus.verifier import RequestVerifier, body_too_large
 from ortege_watch.watchbus.wire import ResultCode, error_answer
 
@@ -271,9 +271,9 @@ class AlertApp:
                 raise OrtegeWatchError(f"unexpected type of ASGI connection: {kind!r}")
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        async def act(alerts: list[AlertInfo]) -> HttpAnswer:
-            app_id = signature_headers(scope["headers"])[0]
-            return HttpAnswer(*await self._inbox.answer(alerts, app_id, self._handler))
+        async def act(alerts: Alerts) -> HttpAnswer:
+            answer = await self._inbox.answer(alerts, alerts.app_id, self._handler)
+            return HttpAnswer(*answer)
 
         verifier = self._verifier
         await serve_request(

@@ -64,7 +64,7 @@ from ortege_watch.watchbus.inbox import (
     logger,
     run_verifier,
 )
-from ortege_watch.watchbus.models import AlertInfo, decode_alerts
+from ortege_watch.watchbus.models import AlertInfo, read_alerts
 from ortege_watch.watchbus.requests import NO_PASSWORD, server_ahead
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
@@ -672,7 +672,7 @@ class _Receiver:
                 await connection.close(_INVALID_DATA, "invalid frame")
                 return
             try:
-                alerts = decode_alerts(bytes(frame.body))
+                alerts = read_alerts(bytes(frame.body))
             except DecodeError as error:
                 status, body = error_response(error)
             else:

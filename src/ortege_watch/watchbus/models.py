@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
+from functools import partial
 from types import UnionType
 from typing import (
     Annotated,
@@ -41,6 +42,7 @@ from ortege_watch.watchbus.reading import (
     TEXT,
     Entry,
     Kind,
+    Problems,
     read_json,
     read_list,
 )
@@ -448,7 +450,7 @@ class AlertInfo:
         InvalidArgument: a field is empty, out of range or of another type.
     """
 
-    __slots__ = ("_fields", "_raw")
+    __slots__ = ("_app_id", "_fields", "_raw")
     __match_args__ = (
         "entity",
         "chain_id",
@@ -458,6 +460,7 @@ class AlertInfo:
         "event_values",
     )
 
+    _app_id: str | None
     _fields: _Fields
     _raw: Mapping[str, Any] | None
 
@@ -484,6 +487,54 @@ class AlertInfo:
             dict(event_values or {}),
         )
         self._raw = raw
+        self._app_id = None
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> AlertInfo:
+        """Return the alert that a JSON object is, in any documented spelling.
+
+        Use :func:`read_alerts` for the body of a request.
+
+        Args:
+            wire: the object; its numbers are int, Decimal or strings, never float.
+                ``raw`` is a copy of it.
+
+        Raises:
+            DecodeError: a field is missing, invalid or contradicts another one.
+        """
+        check_kind("wire", wire, Mapping, "a mapping, such as a JSON object")
+        try:
+            copied = codec.loads(codec.dumps(wire))
+        except InvalidArgument as error:
+            raise DecodeError(str(error)) from error
+        problems = Problems()
+        alert = _alert(Entry(copied, "$", problems))
+        problems.refuse()
+        return alert
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the alert as a JSON object with the documented names and types.
+
+        The chain id and all numbers among the values are strings, exactly; values that
+        are ``None`` are left out. :meth:`from_wire` reads it.
+        """
+        fields = self._fields
+        return {
+            "watch_entity": fields.watch_entity,
+            "chain_id": str(int(fields.chain_id)),
+            "watch_entity_type": spelling_of(fields.watch_entity_type),
+            "watch_event_code": fields.watch_event_code,
+            "timestamp": fields.timestamp,
+            "event_values": self._values_as_text(),
+        }
+
+    @property
+    def app_id(self) -> str | None:
+        """The app that sent the alert, if a verifier has received it, else ``None``.
+
+        It is not sent, and two alerts are equal whoever sent them.
+        """
+        return self._app_id
 
     @property
     def entity(self) -> str:
@@ -572,6 +623,20 @@ class AlertInfo:
         return f"AlertInfo({', '.join(fields)})"
 
 
+_SPELLINGS: Final = {
+    spelling.casefold(): spelling
+    for spelling in (
+        *("ERC20", "ERC721", "ERC777", "ERC1155", "ERC4626"),
+        *("Universal", "Unverified", "EOA"),
+    )
+}
+
+
+def spelling_of(entity_type: str) -> str:
+    """Return the documented spelling of an entity type; an unknown one is unchanged."""
+    return _SPELLINGS.get(entity_type.casefold(), entity_type)
+
+
 def as_text(value: Any) -> Any:
     """Return a number as an exact string, mostly without exponent; else the value."""
     match value:
@@ -583,22 +648,24 @@ def as_text(value: Any) -> Any:
             return value
 
 
-def fields_of(alert: AlertInfo) -> _Fields:
-    """Return the fields of an alert under their documented names, in one call."""
-    return alert._fields
+def read_alerts(body: bytes, app_id: str | None = None) -> list[AlertInfo]:
+    """Read the body of an alert request: an object with the list, or only the list.
 
+    :meth:`RequestVerifier.alerts` verifies a request and reads it.
 
-def decode_alerts(body: bytes) -> list[AlertInfo]:
-    """Decode the body of an alert request: an object with the list, or only the list.
+    Args:
+        body: the bytes as they arrived.
+        app_id: the app that sent them, if that was verified; for ``AlertInfo.app_id``.
 
     Raises:
         DecodeError: it is something else, or contradicts itself; the problems have the
             paths.
     """
+    check_kind("body", body, bytes, "the bytes that arrived")
     try:
         found = _decode(body)
     except codec.UNREADABLE:
-        return _decode_tolerantly(body)
+        return _read_tolerantly(body, app_id)
     quotes = 0
     if isinstance(found, _Body):
         quotes, found = 2, found.alert_info_list
@@ -606,23 +673,27 @@ def decode_alerts(body: bytes) -> list[AlertInfo]:
     for fields in found:
         chain = fields.chain_id
         if not (chain.isdecimal() and chain.isascii()):
-            return _decode_tolerantly(body)
+            return _read_tolerantly(body, app_id)
         quotes += 20 + 4 * len(fields.event_values)
         alert = _new(AlertInfo)
         alert._fields = fields
-        alert._raw = None  # noqa: SLF001 - __init__ would check it all again
+        # __init__ would check it all again.
+        alert._raw, alert._app_id = None, app_id  # noqa: SLF001
         alerts.append(alert)
     # msgspec keeps the last value of a repeated key. Each string has two quotes, and an
     # escaped quote is one more: the exact number means that no key was repeated.
-    return alerts if body.count(_QUOTE) == quotes else _decode_tolerantly(body)
+    if body.count(_QUOTE) == quotes:
+        return alerts
+    return _read_tolerantly(body, app_id)
 
 
-def _decode_tolerantly(body: bytes) -> list[AlertInfo]:
+def _read_tolerantly(body: bytes, app_id: str | None) -> list[AlertInfo]:
+    read = partial(_alert, app_id=app_id)
     document = read_json(body)
-    return read_list(document, "alert_info_list", _alert, excerpt=codec.excerpt(body))
+    return read_list(document, "alert_info_list", read, excerpt=codec.excerpt(body))
 
 
-def _alert(entry: Entry) -> AlertInfo:
+def _alert(entry: Entry, app_id: str | None = None) -> AlertInfo:
     fields = _Fields(
         entry.required(TEXT, "watch_entity", "address", "entity", fold=str.lower),
         str(entry.required(COUNT, "chain_id")),
@@ -633,5 +704,34 @@ def _alert(entry: Entry) -> AlertInfo:
     )
     alert = _new(AlertInfo)
     alert._fields = fields
-    alert._raw = entry.raw  # noqa: SLF001
+    alert._raw, alert._app_id = entry.raw, app_id  # noqa: SLF001
     return alert
+
+
+@final
+class Alerts(tuple[AlertInfo, ...]):  # noqa: SLOT001 - it has an attribute
+    """The alerts of one request, an immutable sequence, and the app that sent them.
+
+    Args:
+        alerts: the alerts, in order.
+        app_id: the app that signed the request.
+    """
+
+    _app_id: str
+
+    def __new__(cls, alerts: Iterable[AlertInfo], app_id: str) -> Alerts:
+        """Create the sequence."""
+        made = super().__new__(cls, alerts)
+        made._app_id = app_id
+        return made
+
+    @property
+    def app_id(self) -> str:
+        """The app that signed the request."""
+        return self._app_id
+
+    def __getnewargs__(self) -> tuple[tuple[AlertInfo, ...], str]:
+        return tuple(self), self._app_id
+
+    def __repr__(self) -> str:
+        return f"Alerts({list(self)!r}, app_id={self._app_id!r})"

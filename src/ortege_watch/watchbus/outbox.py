@@ -11,7 +11,7 @@ from typing import Final
 from ortege_watch._checks import check_int
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import OutboxFull
-from ortege_watch.watchbus.models import AlertInfo, decode_alerts
+from ortege_watch.watchbus.models import AlertInfo, read_alerts
 from ortege_watch.watchbus.sending import (
     BatchResults,
     QueuedAlert,
@@ -101,7 +101,7 @@ class Outbox(DatabaseFile):
             rows = self._db.execute(
                 "SELECT data, reason, code, status FROM rejected ORDER BY number"
             ).fetchall()
-        return [RejectedAlert(decode_alerts(data)[0], *why) for data, *why in rows]
+        return [RejectedAlert(read_alerts(data)[0], *why) for data, *why in rows]
 
     def requeue(self) -> int:
         """Queue the rejected alerts again, after all others, and return their number.

@@ -17,7 +17,7 @@ from attrs import field, frozen, mutable
 from ortege_watch._checks import check_list
 from ortege_watch._http.conversation import Conversation, Work
 from ortege_watch.errors import OrtegeWatchError, printable
-from ortege_watch.watchbus.models import AlertInfo, decode_alerts
+from ortege_watch.watchbus.models import AlertInfo, read_alerts
 from ortege_watch.watchbus.requests import (
     BusConfig,
     Endpoint,
@@ -77,7 +77,7 @@ class QueuedAlert:
     @property
     def alert(self) -> AlertInfo:
         """The alert; the object that was given, where that was in this process."""
-        return self._given or decode_alerts(self.data)[0]
+        return self._given or read_alerts(self.data)[0]
 
 
 @mutable(eq=False)

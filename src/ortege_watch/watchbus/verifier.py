@@ -17,7 +17,7 @@ from ortege_watch._checks import check_callable, check_int, check_kind, check_se
 from ortege_watch._sqlite import DatabaseFile
 from ortege_watch.errors import InvalidArgument, SignatureError, SignatureReason
 from ortege_watch.watchbus import signing
-from ortege_watch.watchbus.models import AlertInfo, decode_alerts
+from ortege_watch.watchbus.models import Alerts, read_alerts
 from ortege_watch.watchbus.signing import Headers, signature_headers
 
 T = TypeVar("T")
@@ -247,22 +247,26 @@ class RequestVerifier:
 
     def alerts(
         self, headers: Headers, body: bytes, *, target: str | bytes | None = None
-    ) -> list[AlertInfo]:
+    ) -> Alerts:
         """Verify a request and return its alerts; arguments as for :meth:`verify`.
+
+        Returns:
+            A sequence with ``.app_id``; each alert has it, too.
 
         Raises:
             SignatureError: it is not accepted; ``.reason`` says why.
             DecodeError: the signature is good, but the body is not a list of alerts or
                 contradicts itself; the problems have the paths.
         """
-        return self._accept(headers, body, target, decode_alerts)[1]
+        app_id, alerts = self._accept(headers, body, target, read_alerts)
+        return Alerts(alerts, app_id)
 
     def _accept(
         self,
         headers: Headers,
         body: bytes,
         target: str | bytes | None,
-        read: Callable[[bytes], T],
+        read: Callable[[bytes, str], T],
     ) -> tuple[str, T]:
         if target is not None:
             self.check_target(target)
@@ -274,7 +278,7 @@ class RequestVerifier:
         if not signing.matches(keys, message, signature):
             problem = "the signature is of another secret or another request"
             raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
-        result = read(body)
+        result = read(body, app_id)
         # Last: a request that is not accepted must not use up a nonce.
         if not self.nonces.record(f"{app_id};{nonce}", now, now + 2 * self._tolerance):
             problem = "the nonce was used before: the request is a replay"
@@ -347,7 +351,7 @@ def _keys(app_id: str, secrets: Sequence[str]) -> tuple[signing.Key, ...]:
     return tuple(map(signing.prepare, secrets))
 
 
-def _check_json(body: bytes) -> None:
+def _check_json(body: bytes, _app_id: str) -> None:
     if body:
         codec.loads(body)
 

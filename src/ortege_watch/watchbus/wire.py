@@ -33,7 +33,7 @@ from ortege_watch.watchbus.models import (
     SupportedEvent,
     WatchEvent,
     as_text,
-    fields_of,
+    spelling_of,
 )
 from ortege_watch.watchbus.reading import (
     COUNT,
@@ -169,13 +169,6 @@ def _data(envelope: dict[str, Any], status: int, *, is_success: bool) -> Any:
 
 MAX_PAGE_SIZE: Final = 50
 _ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
-_SPELLINGS: Final = {
-    spelling.casefold(): spelling
-    for spelling in (
-        *("ERC20", "ERC721", "ERC777", "ERC1155", "ERC4626"),
-        *("Universal", "Unverified", "EOA"),
-    )
-}
 
 
 @frozen(kw_only=True)
@@ -236,7 +229,7 @@ def entities_to_wire(
             {
                 "entity": each.entity,
                 "chain_id": chain_id,
-                "entity_type": _spelling(each.entity_type),
+                "entity_type": spelling_of(each.entity_type),
                 "event_code": each.event_code,
             }
         )
@@ -363,23 +356,12 @@ def encode_alert(alert: AlertInfo, path: str, style: WireStyle) -> bytes:
 
     An error names the alert ``path``.
     """
-    fields = fields_of(alert)
-    _check_address(f"{path}.entity", fields.watch_entity)
+    _check_address(f"{path}.entity", alert.entity)
     for name, problem in alert.event_values.problems():
         raise InvalidArgument(f"{path}.event_values.{name}: {problem}")
-    chain_id = int(fields.chain_id)
-    wire = {
-        "watch_entity": fields.watch_entity,
-        "chain_id": chain_id if style.chain_id_as_int else str(chain_id),
-        "watch_entity_type": _spelling(fields.watch_entity_type),
-        "watch_event_code": fields.watch_event_code,
-        "timestamp": fields.timestamp,
-        "event_values": {
-            name: value if type(value) is str else as_text(value)
-            for name, value in fields.event_values.items()
-            if value is not None
-        },
-    }
+    wire = alert.to_wire()
+    if style.chain_id_as_int:
+        wire["chain_id"] = alert.chain_id
     return codec.dumps(wire, path).encode()
 
 
@@ -448,10 +430,6 @@ def _supported_event(entry: Entry) -> SupportedEvent:
         description=entry.optional(STRING, "event_description"),
         raw=entry.raw,
     )
-
-
-def _spelling(entity_type: str) -> str:
-    return _SPELLINGS.get(entity_type.casefold(), entity_type)
 
 
 def is_address(entity: str) -> bool:

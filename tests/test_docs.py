@@ -103,6 +103,22 @@ def test_every_block_of_the_page_runs(
     assert count >= len(re.findall(r"^\s*```+\s*python", text, re.MULTILINE))
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/index.md",
+        "docs/quickstart.md",
+        "docs/bot.md",
+        "docs/subscriptions.md",
+        "examples/tutorial.py",
+    ],
+)
+def test_a_page_about_summed_events_says_which_ones_are_not_noticed(page: str) -> None:
+    text = (ROOT / page).read_text("utf-8")
+    assert re.search(r"or that cancel\s+out, leave [^#]*delivery\.md", text)
+
+
 def test_the_blocks_of_the_testing_page_are_a_file_of_tests(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "testing.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

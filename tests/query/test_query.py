@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import datetime  # noqa: ICN001
+import io
 import json
 import pickle
+import struct
 import zoneinfo
 from datetime import UTC, date
 from decimal import Decimal
@@ -139,6 +141,26 @@ def test_the_zone_is_named_where_something_depends_on_it(more):
     assert wire["timezone"] == more.get("timezone", "UTC")
 
 
+@pytest.mark.parametrize(
+    ("slot", "item", "more"),
+    [
+        ("measures", amount, {}),
+        ("dimensions", sender, {}),
+        ("dimensions", seen, {}),
+        ("time", seen.by("day").over("today"), {}),
+        ("segments", large, {"measures": amount}),
+        ("where", sender.eq("a"), {"measures": amount}),
+        ("where", sender.eq("a") | sender.eq("b"), {"measures": amount}),
+        ("having", amount.gt(5), {"measures": amount}),
+        ("order", amount.desc(), {"measures": amount}),
+    ],
+)
+def test_one_item_alone_is_a_list_of_one(slot, item, more):
+    query = Query(**{slot: item}, **more)
+    assert getattr(query, slot) == (item,)
+    assert query == Query(**{slot: [item]}, **more)
+
+
 def test_lists_become_tuples_and_repetitions_count_once():
     query = Query(measures=[amount, Measure(amount.name)], dimensions=(sender, sender))
     assert query.measures == (amount,)
@@ -153,7 +175,7 @@ def test_lists_become_tuples_and_repetitions_count_once():
         ({"time": [seen.over("today")]}, "the query selects nothing; pass measures"),
         ({"segments": [large], "where": [sender.eq("a")]}, "selects nothing"),
         ({"measures": "cube.x"}, "measures must be a list, got 'cube.x'"),
-        ({"measures": amount}, "measures must be a list"),
+        ({"measures": sender}, r"measures: Dimension\(.*\) belongs in dimensions="),
         ({"measures": {amount}}, "measures must be a list"),
         ({"measures": {"a": 1}}, "measures must be a list"),
         ({"measures": None}, "measures must be a list"),
@@ -192,7 +214,13 @@ def test_refuses_members_that_are_out_of_place(arguments, advice):
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        ({"where": sender.eq("a")}, "where must be a list, got"),
+        ({"where": "a"}, "where must be a list, got 'a'"),
+        ({"where": amount.gt(5)}, "restricts a measure; put it into having="),
+        ({"where": sender}, r"^where: expected .*; compare it with a value$"),
+        (
+            {"where": sender == "a"},
+            r"where: expected a filter such as member.eq.*, got False \(== compares",
+        ),
         ({"where": [amount.gt(5)]}, "restricts a measure; put it into having="),
         ({"having": [sender.eq("a")]}, "restricts a dimension; put it into where="),
         ({"having": [seen.on(DAY) | sender.eq("a")]}, "put it into where="),
@@ -213,7 +241,15 @@ def test_refuses_members_that_are_out_of_place(arguments, advice):
             "ends before it starts",
         ),
         ({"order": [amount]}, r"order: expected member.asc\(\) .*, got Measure"),
-        ({"order": amount.asc()}, "order must be a list"),
+        (
+            {
+                "dimensions": [Dimension(f"{seen.name}.day", datetime.datetime)],
+                "time": seen.over("today"),
+            },
+            rf'tx_date\.day is .*; use TimeDimension\("{seen.name}"\).by\("day"\)$',
+        ),
+        ({"order": amount}, r"order: expected member.asc\(\) .*, got Measure"),
+        ({"order": sender.asc()}, "sender_address is not selected"),
         ({"order": [sender.asc()]}, "sender_address is not selected"),
         ({"order": [amount.asc(), amount.desc()]}, "asset_amount is listed twice"),
         ({"order": [seen.asc()], "time": [seen.over("today")]}, "is not selected"),
@@ -259,7 +295,7 @@ def test_refuses_members_that_are_out_of_place(arguments, advice):
                 "order": [Dimension(f"{seen.name}.day", datetime.datetime).asc()],
                 "dimensions": [Dimension(f"{seen.name}.day", datetime.datetime)],
             },
-            r"servers refuse .*tx_date\.day, or .*; order by .*tx_date, such as Time",
+            rf'servers refuse .*; use TimeDimension\("{seen.name}"\).by\("day"\).asc\(\)$',
         ),
     ],
 )
@@ -350,6 +386,15 @@ def test_knows_its_zone(zone):
     query = Query(measures=[amount], timezone=zone)
     assert query.timezone == zone
     assert query.zone == zoneinfo.ZoneInfo(zone)
+    assert query == Query(measures=[amount], timezone=query.zone)
+
+
+def test_refuses_a_zone_without_a_name():
+    counts = struct.pack(">6l", 0, 0, 0, 0, 1, 4)
+    file = io.BytesIO(b"TZif" + bytes(16) + counts + bytes(6) + b"UTC\0")
+    zone = zoneinfo.ZoneInfo.from_file(file)
+    with pytest.raises(QueryError, match=r"timezone must be an IANA .*, got zoneinfo"):
+        Query(measures=[amount], timezone=zone)
 
 
 @pytest.mark.parametrize("mode", [None, *get_args(CacheMode)])

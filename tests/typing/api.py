@@ -6,6 +6,7 @@ from collections.abc import KeysView, ValuesView
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, assert_type
+from zoneinfo import ZoneInfo
 
 from attrs import frozen
 
@@ -111,6 +112,10 @@ def queries_are_built_and_changed() -> Query:
         cache="no-cache",
         response_format="compact",
     )
+    Query(measures=Events.fee, dimensions=Events.seen, where=Events.sender.eq("SP1"))
+    Query(time=Events.seen.by("day"), timezone=ZoneInfo("Europe/Berlin"))
+    Query(measures=Events.fee, having=Events.fee.gt(5), order=Events.fee.desc())
+    Query(measures=Events.fee, segments=Events.large)
     assert_type(query.members, tuple[Member[Any], ...])
     assert_type(query.cache, CacheMode | None)
     assert_type(query.response_format, ResponseFormat | None)

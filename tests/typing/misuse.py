@@ -66,7 +66,8 @@ def a_method_belongs_to_some_members() -> None:
 
 def each_argument_of_a_query_takes_its_own_kind() -> None:
     Query([fee])  # E: Too many positional arguments
-    Query(measures=fee)  # E: arg-type
+    Query(measures=sender)  # E: arg-type
+    Query(where=fee)  # E: arg-type
     Query(measures=[sender])  # E: list-item
     Query(dimensions=[fee])  # E: list-item
     Query(segments=[sender])  # E: list-item

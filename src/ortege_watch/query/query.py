@@ -47,6 +47,8 @@ CacheMode: TypeAlias = Literal[
 ResponseFormat: TypeAlias = Literal["default", "compact", "columnar"]
 """How a server writes the rows; see ``Query.response_format``."""
 
+_Dimension: TypeAlias = Dimension[Any] | TimeDimension
+
 # Names of arguments that differ from the keys of Cube's JSON.
 _KEYS = {
     "time": "timeDimensions",
@@ -64,13 +66,20 @@ _KINDS: dict[str, type[Any] | tuple[type[Any], ...]] = {
 }
 
 
+def _items(value: Any, slot: str) -> tuple[Any, ...]:
+    """Return the items of a list; one alone is a list of one."""
+    # A bool is what == makes of a member, which check_filter() explains.
+    alone = isinstance(value, Member | TimeSelection | Filter | Order | bool)
+    return (value,) if alone else check_list(value, slot)
+
+
 def _members(value: Any, slot: str) -> tuple[Any, ...]:
     """Return the items of a slot without repetitions; refuse contradictions.
 
     Ranges of one time dimension do not contradict: like filters, all must hold [seen].
     """
     found: dict[Any, Any] = {}
-    for item in check_list(value, slot):
+    for item in _items(value, slot):
         if not isinstance(item, _KINDS[slot]):
             raise QueryError(f"{slot}: {_misplaced(item, slot)}")
         first = found.setdefault(item if slot == "time" else item.name, item)
@@ -92,7 +101,7 @@ def _misplaced(item: Any, slot: str) -> str:
 
 
 def _filters(value: Any, slot: str, kind: str, other: str) -> tuple[Filter, ...]:
-    filters = check_list(value, slot)
+    filters = _items(value, slot)
     for item in filters:
         check_filter(item, slot)
         if item.kind != kind:
@@ -137,6 +146,13 @@ def summary(wire: Mapping[str, Any]) -> str:
     return f"[{', '.join(names[:3] + more)}]"
 
 
+def _as_selection(name: str) -> str:
+    """Return what to write instead of ``cube.time.day``; empty for another name."""
+    base, _, unit = name.rpartition(".")
+    is_time = "." in base and unit in UNITS
+    return f'TimeDimension("{base}").by("{unit}")' if is_time else ""
+
+
 class _Found(Protocol):
     """What ``Query.validate`` reads of a ``MemberMeta``."""
 
@@ -179,7 +195,8 @@ def _problems(member: Member[Any], meta: _Meta, *, sure: bool) -> Iterator[str]:
 class Query:
     """Measures, grouped by dimensions and time, restricted by filters.
 
-    Lists are stored as tuples. A member that is listed twice counts once.
+    Lists are stored as tuples; one member or filter alone is a list of one. A member
+    that is listed twice counts once.
 
     Attributes:
         measures: what to aggregate.
@@ -195,7 +212,8 @@ class Query:
             10,000.
         offset: rows to skip.
         total: count the rows without limit and offset (a second query to the server).
-        timezone: the IANA time zone of days and times, UTC by default.
+        timezone: the IANA time zone of days and times, UTC by default; a ``ZoneInfo`` is
+            stored as its name.
         ungrouped: rows without aggregating; Cube 0.35 needs the cube's primary key
             among the dimensions.
         cache: how the server uses its cache; supported by REST from Cube 1.5.10 on. On
@@ -211,7 +229,7 @@ class Query:
     """
 
     measures: tuple[Measure[Any], ...] = ()
-    dimensions: tuple[Dimension[Any] | TimeDimension, ...] = ()
+    dimensions: tuple[_Dimension, ...] = ()
     time: tuple[TimeSelection, ...] = ()
     segments: tuple[Segment, ...] = ()
     where: tuple[Filter, ...] = ()
@@ -229,17 +247,17 @@ class Query:
     def __init__(
         self,
         *,
-        measures: Sequence[Measure[Any]] = (),
-        dimensions: Sequence[Dimension[Any] | TimeDimension] = (),
-        time: Sequence[TimeSelection] = (),
-        segments: Sequence[Segment] = (),
-        where: Sequence[Filter] = (),
-        having: Sequence[Filter] = (),
-        order: Sequence[Order] = (),
+        measures: Sequence[Measure[Any]] | Measure[Any] = (),
+        dimensions: Sequence[_Dimension] | _Dimension = (),
+        time: Sequence[TimeSelection] | TimeSelection = (),
+        segments: Sequence[Segment] | Segment = (),
+        where: Sequence[Filter] | Filter = (),
+        having: Sequence[Filter] | Filter = (),
+        order: Sequence[Order] | Order = (),
         limit: int | None = None,
         offset: int = 0,
         total: bool = False,
-        timezone: str = "UTC",
+        timezone: str | ZoneInfo = "UTC",
         ungrouped: bool = False,
         cache: CacheMode | None = None,
         response_format: ResponseFormat | None = None,
@@ -304,11 +322,10 @@ class Query:
     def _check_names_beside_a_range(self) -> None:
         """Refuse what 0.35.81 orders by another column: it sends these names last [seen]."""
         for item in self.dimensions:
-            base, _, granularity = item.name.rpartition(".")
-            if "." in base and granularity in UNITS:
+            if selection := _as_selection(item.name):
                 raise QueryError(
                     f"dimensions: {item.name} is ordered wrongly by Cube 0.35 beside a "
-                    f'range in time; use TimeDimension("{base}").by("{granularity}")'
+                    f"range in time; use {selection}"
                 )
 
     def _check_order(self, order: Order) -> None:
@@ -318,12 +335,11 @@ class Query:
                 f"order: {order.name} is not selected, and a server would ignore it; "
                 "add it to measures, dimensions or time (with .by)"
             )
-        base, _, last = order.name.rpartition(".")
-        if "." in base and last in UNITS:
+        if selection := _as_selection(order.name):
             # 0.35.81 refuses it, 1.7.43 counts columns without the dimensions [seen].
             raise QueryError(
-                f"order: servers refuse {order.name}, or order by another column; order "
-                f'by {base}, such as TimeDimension("{base}").by("{last}").asc()'
+                f"order: servers refuse {order.name}, or order by another column; use "
+                f"{selection}.{order.direction}()"
             )
         if readings := self._readings(order.name):
             raise QueryError(

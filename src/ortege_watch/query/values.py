@@ -344,7 +344,9 @@ def zone_names() -> dict[str, str]:
 
 
 def check_zone(value: Any) -> ZoneInfo:
-    """Return the IANA time zone of this name."""
+    """Return the IANA time zone of this name, or of a ``ZoneInfo``."""
+    if isinstance(value, ZoneInfo) and value.key:  # one from a file may have no name
+        value = value.key
     if isinstance(value, str):
         if value not in _OTHER_FILES and not value.startswith(("posix/", "right/")):
             with suppress(KeyError, ValueError, OSError):

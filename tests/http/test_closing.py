@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import threading
 import time
 
 import pytest
-from loopback import Peer, silent
+import trustme
+from loopback import ConnectProxy, Peer, silent
 from watching import QUERY
 
 from ortege_watch import AsyncCubeClient, CubeClient, OrtegeWatchError, Retry
+from ortege_watch.watchbus import Credentials, WatchBusClient
 
 pytestmark = pytest.mark.anyio
 
@@ -100,3 +104,63 @@ async def test_a_silent_server_is_asked_only_once(caplog):
         await until(lambda: peer.served)
         await check_closed(caplog, running, lambda: asyncio.to_thread(client.close))
         assert peer.served == 1
+
+
+@pytest.fixture
+def trusting(monkeypatch):
+    """TLS settings of a client and of a server that trust each other."""
+    for name in ("HTTPS_PROXY", "ALL_PROXY", "https_proxy", "all_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    authority = trustme.CA()
+    client, server = (
+        ssl.create_default_context(),
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH),
+    )
+    authority.configure_trust(client)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    return client, server
+
+
+@pytest.mark.parametrize("kind", [CubeClient, WatchBusClient])
+@pytest.mark.parametrize(
+    "stalls", ["response", "response over TLS", "TLS handshake", "proxy"]
+)
+async def test_a_silent_server_holds_no_thread(
+    kind, stalls, caplog, trusting, monkeypatch
+):
+    trust, certified = trusting
+    peer = Peer(silent, certified if stalls == "response over TLS" else None)
+    if stalls == "proxy":
+        peer = ConnectProxy(None)
+    with peer:
+        if stalls == "proxy":
+            monkeypatch.setenv("HTTPS_PROXY", peer.url)
+        scheme = "http" if stalls == "response" else "https"
+        url = f"{scheme}://{peer.host}"
+        if kind is CubeClient:
+            client = CubeClient(url, "token", timeout=30, ssl=trust)
+            running = asyncio.create_task(asyncio.to_thread(client.load, QUERY))
+        else:
+            client = WatchBusClient(
+                url, Credentials("app", "secret"), timeout=30, ssl=trust
+            )
+            running = asyncio.create_task(asyncio.to_thread(client.events))
+        await until(lambda: peer.open)
+        await check_closed(caplog, running, lambda: asyncio.to_thread(client.close))
+        await until(lambda: not peer.open)
+
+
+async def test_a_host_that_accepts_no_connection_holds_no_thread(caplog):
+    # Once its queue is full, Linux drops what asks for another connection.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        queued = [socket.socket() for _ in range(4)]
+        for each in queued:
+            each.setblocking(False)
+            each.connect_ex(address)
+        client = CubeClient(f"http://127.0.0.1:{address[1]}", "token", timeout=30)
+        running = asyncio.create_task(asyncio.to_thread(client.load, QUERY))
+        await until(lambda: "connect_tcp.started" in caplog.text)
+        await check_closed(caplog, running, lambda: asyncio.to_thread(client.close))
+        for each in queued:
+            each.close()

@@ -44,7 +44,7 @@ from ortege_watch._http.conversation import (
     Response,
     Work,
 )
-from ortege_watch._http.deadline import DEADLINE, DeadlinePassed, guard
+from ortege_watch._http.deadline import DEADLINE, DeadlinePassed, Sockets, guard
 from ortege_watch._http.token_source import TokenTimeout
 from ortege_watch.errors import (
     DecodeError,
@@ -334,6 +334,8 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         super().__init__(http, httpx.Client, httpx.BaseTransport, max_size, tls)
         self._closing = Future[None]()
         self.clock: Clock = clock or SystemClock(self._closing)
+        # What uses a client of the caller may go on.
+        self._sockets = Sockets(self._closing if self._is_ours else Future())
         self._lock = threading.Lock()
         self._is_guarded = False
 
@@ -411,7 +413,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
                 )
             if not self._is_guarded:
                 self._is_guarded = True
-                guard(self._http)
+                guard(self._http, self._sockets)
             return self._http
 
     def close(self) -> None:

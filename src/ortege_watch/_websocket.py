@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import ssl as tls
 from collections.abc import Iterable, Mapping
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.client import ClientProtocol
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidMessage,
+    InvalidStatus,
+    WebSocketException,
+)
 
 from ortege_watch._http.driver import (
     is_bad_certificate,
@@ -30,6 +37,18 @@ SILENT.disabled = True
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that the closing handshake may take before the connection is aborted."""
 
+_MAX_RESPONSE: Final = 32 * 1024
+"""Bytes of a response to the upgrade, body included. websockets 17.4 would read 1 MiB,
+and copies what it has for each chunk: chunks of a byte take it 20 s of CPU [seen]."""
+
+_MAX_WAITING: Final = 1
+"""Frames after which reading pauses: each may have ``max_size`` bytes."""
+
+_BODY_HEADERS: Final = re.compile(
+    rb"\r\n(content-length:[ \t]*\d+|transfer-encoding:[ \t]*chunked)[ \t]*(?=\r\n)",
+    re.IGNORECASE,
+)
+
 
 class NoRedirectConnect(connect):
     """A ``connect`` that follows no redirects.
@@ -46,9 +65,20 @@ class _Connection(ClientConnection):
     """A connection whose opening fails with the reason, and which ends in time."""
 
     _ends = False
+    _opening = b""  # what was received of the response to the upgrade
 
     def data_received(self, data: bytes) -> None:
         """Read, and abort a connection that the peer should close, and does not."""
+        if self.response is None:
+            room = _MAX_RESPONSE - len(self._opening)
+            start, data = data[:room], data[room:]
+            self._opening += start
+            super().data_received(start)
+            if self.response is not None:
+                self._opening = b""
+            elif data or self.protocol.handshake_exc is not None:
+                self.transport.abort()
+                return
         super().data_received(data)
         # websockets 17.4 limits that only while something is being sent.
         if not self._ends and self.protocol.close_expected():
@@ -62,8 +92,21 @@ class _Connection(ClientConnection):
         if hasattr(self, "recv_messages"):
             super().connection_lost(exc)
             failure = self.protocol.handshake_exc
-            if failure is not None and exc is not None:
+            if isinstance(failure, InvalidMessage) and (refusal := self._refusal()):
+                self.protocol.handshake_exc = refusal
+            elif failure is not None and exc is not None:
                 failure.__cause__ = exc  # such as an alert of TLS 1.3
+
+    def _refusal(self) -> InvalidStatus | None:
+        """Return the refusal of an upgrade whose body is too long or cut, without it."""
+        head, complete, _ = self._opening.partition(b"\r\n\r\n")
+        if not complete:
+            return None
+        parser = ClientProtocol(self.protocol.uri, logger=SILENT)
+        head = _BODY_HEADERS.sub(b"", head + b"\r\n")
+        parser.receive_data(head + b"Content-Length: 0\r\n\r\n")
+        failure = parser.handshake_exc
+        return failure if isinstance(failure, InvalidStatus) else None
 
 
 async def open_websocket(
@@ -78,7 +121,8 @@ async def open_websocket(
     """Open a connection that sends no pings of its own.
 
     ``secrets`` are removed from error messages. ``open_timeout`` is in seconds and
-    includes TLS and the upgrade. ``max_size`` limits the bytes of a received message.
+    includes TLS and the upgrade. ``max_size`` limits the bytes of a received message;
+    a few of this size are in memory at once, at most.
 
     Raises:
         InvalidStatus: the server refused the upgrade, or redirected it.
@@ -93,6 +137,7 @@ async def open_websocket(
             ssl=context,
             compression=None,  # Cube offers none, and it costs CPU
             max_size=max_size,
+            max_queue=_MAX_WAITING,
             open_timeout=open_timeout,
             ping_interval=None,
             close_timeout=CLOSE_TIMEOUT,
@@ -129,8 +174,18 @@ async def close(connection: ClientConnection) -> None:
     try:
         with contextlib.suppress(TimeoutError):
             # websockets' own close_timeout does not count while the peer reads nothing.
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(CLOSE_TIMEOUT), asyncio.TaskGroup() as tasks:
+                # The peer's close frame is behind what it sent before.
+                tasks.create_task(_discard(connection))
                 await connection.close()
     finally:  # also where this is cancelled
         connection.transport.abort()
         await connection.wait_closed()
+
+
+async def _discard(connection: ClientConnection) -> None:
+    """Read and forget every frame until the connection is closed."""
+    # AssertionError: the rest of a message that had too many fragments.
+    with contextlib.suppress(ConnectionClosed, AssertionError):
+        while True:
+            await connection.recv(decode=False)

@@ -6,6 +6,7 @@ The first connection is a hostile one; the next ones reach a server that works.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -13,17 +14,22 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from loopback import Peer, Talk, relay, silent
+from loopback import Peer, Talk, close, relay, silent
 from peers import HANDSHAKE, frame, upgrade
 from watching import QUERY
 
 from ortege_watch import AsyncCubeClient, Reconnect, SubscriptionLost, TransportError
 from ortege_watch.testing import FakeCube, ManualClock
+from ortege_watch.watchbus import AlertChannel, AlertInfo, Credentials, WatchBusError
 
 pytestmark = pytest.mark.anyio
 
 FAST = Reconnect(base=0.001, cap=0.002)
 MAX_SIZE = 1_000_000
+VALUES = {"block_number": 1, "tx_hash": "0x" + "1" * 64, "current_value": "1"}
+ALERT = AlertInfo(
+    "0x" + "ab" * 20, 56, "ERC20", "big_amount_txn", 1_700_000_000, VALUES
+)
 
 
 def at_first(talk: Talk, port: int) -> Talk:
@@ -292,13 +298,14 @@ async def test_a_frame_that_cannot_be_read_is_an_outage(name):
     ],
     ids=["a frame", "a length", "fragments", "100,000 fragments"],
 )
-async def test_more_than_max_size_ends_the_subscription_with_advice(data):
+async def test_more_than_max_size_ends_the_subscription_with_advice(data, caplog):
     async with (
         measured(30 * MAX_SIZE),
         watching(sending(READY, data)) as (updates, _),
     ):
         with pytest.raises(SubscriptionLost, match="max_size"):
             await anext(updates)
+    assert "unexpectedly" not in caplog.text
 
 
 @pytest.mark.parametrize("opcode", [9, 10], ids=["pings", "pongs"])
@@ -310,3 +317,127 @@ async def test_a_flood_takes_bounded_memory(opcode):
     ):
         assert (await anext(updates)).first
         assert server.attempts == 2
+
+
+# ---------------------------------------------------------- refusals without an end
+
+
+def endless(status: int, head: str, piece: bytes, sent: list[int]) -> Talk:
+    """Refuse the upgrade with a body that does not end; count its bytes."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = writer.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} X\r\n{head}".encode())
+        while True:
+            writer.write(piece)
+            await writer.drain()
+            sent.append(len(piece))
+
+    return talk
+
+
+CHUNKED = "Transfer-Encoding: chunked\r\n\r\n"
+BODIES: dict[str, tuple[str, bytes]] = {
+    "chunks of a byte": (CHUNKED, b"1\r\nx\r\n" * 5000),
+    "large chunks": (CHUNKED, b"7530\r\n" + b"x" * 30_000 + b"\r\n"),
+    "a chunk that does not end": (CHUNKED + "fffff\r\n", b"x" * 30_000),
+    "no length": ("\r\n", b"x" * 30_000),
+    "a long length": ("Content-Length: 1000000\r\n\r\n", b"x" * 30_000),
+    "a length beyond every limit": ("Content-Length: 10000000\r\n\r\n", b"x" * 30_000),
+}
+bodies = pytest.mark.parametrize("name", BODIES)
+
+
+@bodies
+async def test_the_body_of_a_refusal_is_not_read_to_its_end(name):
+    sent: list[int] = []
+    talk = endless(404, *BODIES[name], sent)
+    async with measured(30 * MAX_SIZE), watching(talk) as (updates, _):
+        assert (await anext(updates)).first
+        assert updates.state == "polling"  # 404: WebSockets are off
+    assert sum(sent) < 1_000_000
+
+
+@bodies
+async def test_the_body_of_a_refused_channel_is_not_read_to_its_end(name):
+    sent: list[int] = []
+    credentials = Credentials("app", "s3cret-s3cret-s3cret")
+    with Peer(endless(403, *BODIES[name], sent)) as server:
+        channel = AlertChannel(server.url + "/alerts/ws", credentials, reconnect=FAST)
+        async with asyncio.timeout(20), channel:
+            with pytest.raises(WatchBusError) as caught:
+                await channel.send([ALERT])
+    assert caught.value.status == 403
+    assert sum(sent) < 1_000_000
+
+
+CUT: dict[str, bytes] = {
+    "a cut body": b"Content-Length: 100\r\n\r\n<html>",
+    "a cut chunk": b"Transfer-Encoding: chunked\r\n\r\n64\r\n<html>",
+    "with spaces": b"x: y\r\ncontent-length:\t 100 \r\nX: z\r\n\r\n<html>",
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+async def test_a_refusal_counts_whose_body_is_cut(name):
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 X\r\n" + CUT[name])
+        await close(writer)
+
+    async with watching(talk) as (updates, _):
+        assert (await anext(updates)).first
+        assert updates.state == "polling"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"X: y\r\n", b"X: y", b"Content-Length: many\r\n\r\n"],
+    ids=["status", "line", "header", "invalid length"],
+)
+async def test_a_refusal_whose_head_is_cut_or_invalid_is_an_outage(head):
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 X\r\n" + head)
+        await close(writer)
+
+    async with watching(talk) as (updates, server):
+        assert (await anext(updates)).first
+        assert updates.state == "live"
+        assert server.attempts == 2
+
+
+async def test_the_head_of_a_response_has_a_limit():
+    """Such a response says nothing, and is an outage."""
+    sent: list[int] = []
+    talk = endless(404, "X: ", b"x" * 1000 + b"\r\nX: ", sent)
+    async with watching(talk) as (updates, server):
+        assert (await anext(updates)).first
+        assert server.attempts == 2
+    assert sum(sent) < 1_000_000
+
+
+async def test_a_connection_that_closes_takes_no_more_frames():
+    """Nobody wants the frames that arrive after our close frame."""
+    large = frame(b" " * (MAX_SIZE - 1))
+    sent: list[int] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.write(upgrade(head) + READY + frame(b"garbage"))
+        while (await read_frame(reader))[0] != 8:
+            pass
+        for _ in range(40):
+            writer.write(large)
+            await writer.drain()
+            sent.append(len(large))
+        writer.write(closing(1000))
+        await silent(reader, writer)
+
+    async with measured(8 * MAX_SIZE), watching(talk) as (updates, server):
+        assert (await anext(updates)).first
+        while server.open > 1:
+            await asyncio.sleep(0.001)
+    assert len(sent) == 40

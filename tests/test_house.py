@@ -33,6 +33,7 @@ SHELLS = {
     "ortege_watch.watchbus.client",
     "ortege_watch.watchbus.inbox",
     "ortege_watch.watchbus.outbox",
+    "ortege_watch.watchbus.provider",
     "ortege_watch.watchbus.publisher",
     "ortege_watch.watchbus.subscribers",
     "ortege_watch.watchbus.verifier",

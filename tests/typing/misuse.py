@@ -25,7 +25,10 @@ from ortege_watch.watchbus import (
     AlertInfo,
     AlertPublisher,
     Credentials,
+    EntityInfo,
     RequestVerifier,
+    SQLiteProvider,
+    provider_app,
     serve_alert_channel,
     signed_headers,
 )
@@ -113,6 +116,19 @@ async def a_channel_takes_alerts(verifier: RequestVerifier, alert: AlertInfo) ->
         pass
     serve_alert_channel(verifier)  # E: handler
     serve_alert_channel(verifier, "handler")  # E: arg-type
+
+
+class NoProvider:
+    def subscribe(self, app_id: str) -> list[EntityInfo]:
+        return []
+
+
+def a_provider_has_four_methods(stored: SQLiteProvider) -> None:
+    secrets = {"app": ["secret"]}
+    provider_app(secrets, NoProvider())  # E: arg-type
+    provider_app(secrets, stored, rate_limit=lambda: True)  # E: arg-type
+    provider_app({"app": "secret", 5: []}, stored)  # E: dict-item
+    stored.matching("0x", 56)  # E: event_code
 
 
 def a_signature_is_of_bytes(

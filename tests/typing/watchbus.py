@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, assert_type
 
@@ -18,15 +18,21 @@ from ortege_watch.watchbus import (
     EntityInfo,
     EventValues,
     Outbox,
+    PageRequest,
     PublishResult,
     RequestVerifier,
     RiskFunctionCall,
     SignatureError,
     SignatureReason,
     SQLiteNonces,
+    SQLiteProvider,
+    Subscriber,
+    SubscriptionPage,
+    SupportedEvent,
     WatchBusError,
     WatchResult,
     alert_app,
+    provider_app,
     read_alerts,
     sign,
     signed_headers,
@@ -72,6 +78,7 @@ def requests_are_signed_and_verified(body: bytes) -> None:
         {"app": ["old", "new"]}, path="/p", nonces=SQLiteNonces("nonces.sqlite")
     )
     assert_type(verifier.for_method("GET"), RequestVerifier)
+    assert_type(verifier.for_path("/api/watch/subscribe"), RequestVerifier)
     assert_type(verifier.verify({"X-Signature-nonce": "n"}, body), str)
     assert_type(verifier.verify([(b"x-signature-nonce", b"n")], body), str)
     assert_type(verifier.alerts({b"x-signature-nonce": b"n"}, body), Alerts)
@@ -107,3 +114,36 @@ def results_and_errors_carry_data(
     assert_type(refused.delta, float | None)
     assert_type(said.code, str | None)
     assert_type(said.reason, str | None)
+
+
+class AsyncProvider:
+    async def subscribe(
+        self, app_id: str, entities: Sequence[EntityInfo]
+    ) -> list[EntityInfo]:
+        return [each for each in entities if app_id]
+
+    def unsubscribe(
+        self, app_id: str, entities: Sequence[EntityInfo]
+    ) -> Sequence[EntityInfo]:
+        return entities if app_id else ()
+
+    def subscriptions(
+        self, app_id: str, addresses: Sequence[str] | None, page: PageRequest
+    ) -> SubscriptionPage:
+        return page.select([])
+
+    async def events(self) -> tuple[SupportedEvent, ...]:
+        return ()
+
+
+async def rate_limit(app_id: str) -> float | None:
+    return 1.5 if app_id else None
+
+
+def a_provider_is_plain_or_async(stored: SQLiteProvider) -> None:
+    secrets = {"app": ["secret"]}
+    provider_app(secrets, AsyncProvider(), page_size=10, rate_limit=rate_limit)
+    provider_app(secrets, stored, rate_limit=lambda app_id: app_id == "app")
+    found = stored.matching("0x", 56, "big_amount_txn")
+    assert_type(found, list[Subscriber])
+    assert_type(found[0].entity, EntityInfo)

@@ -6,20 +6,18 @@ import asyncio
 import contextlib
 import json
 import logging
-import socket
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import anyio
 import httpx
 import pytest
-import uvicorn
 from channels import Gate
 from fastapi import FastAPI
+from serving import served
 from signed import APP_ID, PATH, SECRET, alert_body, alert_object, headers_for
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
@@ -42,28 +40,6 @@ def verifier(**changes: object) -> RequestVerifier:
 
 def now_headers(body: bytes = BODY, **changes: object) -> dict[str, str]:
     return headers_for(body, **{"timestamp": int(time.time() * 1000), **changes})
-
-
-@contextmanager
-def served(app: object, **settings: object) -> Iterator[httpx.Client]:
-    """Serve an application on loopback; give a client that talks to it."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app, **{"lifespan": "on", "ws": "none", "log_config": None, **settings}
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    port = listener.getsockname()[1]
-    try:
-        with httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30
-        ) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 def post(client: httpx.Client, body: bytes = BODY, **changes: object) -> httpx.Response:

@@ -353,6 +353,23 @@ def test_a_verifier_for_another_method_shares_everything_else():
     assert caught.value.reason == SignatureReason.REPLAY
 
 
+def test_a_verifier_for_another_path_shares_everything_else():
+    made = verifier(nonce_shape="any", max_body=1000)
+    other = made.for_path("/other")
+    assert (other.method, other.path, other.max_body) == ("POST", "/other", 1000)
+    assert made.path == PATH
+    headers = headers_for(b"", path="/other", nonce="once")
+    with pytest.raises(SignatureError) as caught:
+        made.verify(headers, b"")
+    assert caught.value.reason == SignatureReason.BAD_SIGNATURE
+    assert other.verify(headers, b"", target="/other") == APP_ID
+    with pytest.raises(SignatureError) as caught:
+        made.verify(headers_for(b"", nonce="once"), b"")
+    assert caught.value.reason == SignatureReason.REPLAY
+    with pytest.raises(InvalidArgument, match="path must be"):
+        made.for_path("/other;")
+
+
 def test_a_verifier_for_an_invalid_method_is_not_made():
     with pytest.raises(InvalidArgument, match="method must be"):
         verifier().for_method("get")

@@ -52,6 +52,11 @@ if TYPE_CHECKING:
     from ortege_watch.watchbus.outbox import (
         Outbox as Outbox,
     )
+    from ortege_watch.watchbus.provider import (
+        Provider as Provider,
+        RateLimit as RateLimit,
+        provider_app as provider_app,
+    )
     from ortege_watch.watchbus.publisher import (
         AlertPublisher as AlertPublisher,
         AsyncAlertPublisher as AsyncAlertPublisher,
@@ -102,6 +107,7 @@ _HOMES = {
             read_alerts
         """,
         "watchbus.outbox": "Outbox",
+        "watchbus.provider": "Provider RateLimit provider_app",
         "watchbus.publisher": "AlertPublisher AsyncAlertPublisher",
         "watchbus.requests": "BusOptions Progress WatchPaths",
         "watchbus.sending": "PublishResult RejectedAlert",

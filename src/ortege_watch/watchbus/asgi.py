@@ -209,6 +209,29 @@ async def respond(send: Send, answer: HttpAnswer) -> None:
         logger.debug("the client disconnected before the response")
 
 
+class SignedApp:
+    """Base class of ASGI 3 applications whose requests are signed.
+
+    They are objects because Starlette's ``Route`` takes a function for an endpoint of
+    its own kind.
+    """
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "lifespan":
+                await lifespan(receive, send)
+            case "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            case kind:
+                raise OrtegeWatchError(f"unexpected type of ASGI connection: {kind!r}")
+
+    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
 def alert_app(
     verifier: RequestVerifier,
     handler: AlertHandler,
@@ -246,29 +269,13 @@ def alert_app(
 
 
 @define(eq=False)
-class AlertApp:
-    """The application that :func:`alert_app` returns.
-
-    It is an object because Starlette's ``Route`` takes a function for an endpoint of
-    its own kind.
-    """
+class AlertApp(SignedApp):
+    """The application that :func:`alert_app` returns."""
 
     _verifier: RequestVerifier
     _handler: AlertHandler
     _inbox: AlertInbox
     _read_within: float
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        match scope["type"]:
-            case "http":
-                await self._http(scope, receive, send)
-            case "lifespan":
-                await lifespan(receive, send)
-            case "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            case kind:
-                raise OrtegeWatchError(f"unexpected type of ASGI connection: {kind!r}")
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         async def act(alerts: Alerts) -> HttpAnswer:

@@ -198,7 +198,7 @@ class RequestVerifier:
             raise InvalidArgument(
                 f"nonce_shape must be 'hex32' or 'any', got {nonce_shape!r}"
             )
-        self.path: Final = path
+        self.path = path
         self.method = method
         self.max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
@@ -221,9 +221,25 @@ class RequestVerifier:
         Raises:
             InvalidArgument: it is not an HTTP method in capitals.
         """
+        return self._copy(method, self.path)
+
+    def for_path(self, path: str) -> RequestVerifier:
+        """Return a verifier of requests with another path.
+
+        Everything else is the same and the nonces are shared.
+
+        Args:
+            path: the whole path of the requests.
+
+        Raises:
+            InvalidArgument: it is not a path that can be signed.
+        """
+        return self._copy(self.method, path)
+
+    def _copy(self, method: str, path: str) -> RequestVerifier:
         other = copy.copy(self)
-        other.method = method
-        other._line = signing.request_line(method, self.path)  # noqa: SLF001 - its own
+        other._line = signing.request_line(method, path)  # noqa: SLF001 - its own
+        other.method, other.path = method, path
         return other
 
     def verify(

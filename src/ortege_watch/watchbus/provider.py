@@ -1,0 +1,267 @@
+"""Be a provider: an ASGI application with the four endpoints of the specification."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeAlias
+
+from anyio import to_thread
+from attrs import asdict, define, frozen
+
+from ortege_watch import _json as codec
+from ortege_watch._checks import check_callable, check_int, check_kind
+from ortege_watch.errors import DecodeError, InvalidArgument
+from ortege_watch.watchbus.asgi import (
+    HttpAnswer,
+    Message,
+    Receive,
+    Send,
+    SignedApp,
+    serve_request,
+)
+from ortege_watch.watchbus.inbox import error_response, logger
+from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
+from ortege_watch.watchbus.reading import read_json
+from ortege_watch.watchbus.requests import WatchPaths
+from ortege_watch.watchbus.signing import Headers
+from ortege_watch.watchbus.verifier import NonceStore, RequestVerifier
+from ortege_watch.watchbus.wire import (
+    MAX_PAGE_SIZE,
+    PageRequest,
+    ResultCode,
+    decode_entities,
+    decode_page_request,
+    error_answer,
+    is_address,
+    ok_answer,
+    subscription_page_data,
+    supported_events_data,
+    watch_result_data,
+)
+
+RateLimit: TypeAlias = Callable[[str], "float | Awaitable[float | None] | None"]
+"""A function, plain or async, that gets an app id and returns ``None`` (or ``False``) if
+the app may send a request now, else the seconds after which it may (or ``True``)."""
+
+_PREFIXES: Final = ("/api/watch/", "/api/v1/watch/")
+
+
+class Provider(Protocol):
+    """The object behind :func:`provider_app`; :class:`SQLiteProvider` is one.
+
+    A plain method runs in a worker thread, several at a time; an ``async`` one runs on
+    the event loop. The app id is that of the verified signature. If a method raises, the
+    error is logged, and the client gets status 500 and the code ``000001``.
+    """
+
+    def subscribe(
+        self, app_id: str, entities: Sequence[EntityInfo], /
+    ) -> Iterable[EntityInfo] | Awaitable[Iterable[EntityInfo]]:
+        """Start to watch entities for an app; return those that are watched now."""
+        ...
+
+    def unsubscribe(
+        self, app_id: str, entities: Sequence[EntityInfo], /
+    ) -> Iterable[EntityInfo] | Awaitable[Iterable[EntityInfo]]:
+        """Stop to watch entities for an app; return those for which that succeeded."""
+        ...
+
+    def subscriptions(
+        self, app_id: str, addresses: Sequence[str] | None, page: PageRequest, /
+    ) -> SubscriptionPage | Awaitable[SubscriptionPage]:
+        """Return a page of what is watched for an app: all, or only some addresses.
+
+        ``page.select()`` cuts the page out of a list of all subscriptions.
+        """
+        ...
+
+    def events(
+        self,
+    ) -> Iterable[SupportedEvent] | Awaitable[Iterable[SupportedEvent]]:
+        """Return the events that can be watched for."""
+        ...
+
+
+@frozen
+class Endpoint:
+    """What the body of a request and the result of a provider's method mean.
+
+    Attributes:
+        name: the method.
+        arguments: returns the method's arguments for an app id, a body, and the largest
+            page; raises :class:`DecodeError`.
+        data: returns the ``data`` of the answer for the method's result.
+    """
+
+    name: str
+    arguments: Callable[[str, bytes, int], tuple[Any, ...]]
+    data: Callable[[Any], Any]
+
+
+def _entities(app_id: str, body: bytes, _: int) -> tuple[Any, ...]:
+    asked = tuple(dict.fromkeys(decode_entities(body)))
+    # The answer lists successes; without an address there can be none.
+    found = tuple(each for each in asked if is_address(each.entity))
+    if len(found) < len(asked):
+        problem = "%d of %d entities of app %s fail: not 0x and 40 hex digits"
+        logger.warning(problem, len(asked) - len(found), len(asked), app_id)
+    return app_id, found
+
+
+def _page(app_id: str, body: bytes, largest: int) -> tuple[Any, ...]:
+    return app_id, *decode_page_request(body, largest)
+
+
+def _nothing(_: str, body: bytes, __: int) -> tuple[Any, ...]:
+    if body and read_json(body):
+        problem = "$: expected an empty body"
+        raise DecodeError(problem, excerpt=codec.excerpt(body))
+    return ()
+
+
+_ENDPOINTS: Final = (
+    Endpoint("subscribe", _entities, watch_result_data),
+    Endpoint("unsubscribe", _entities, watch_result_data),
+    Endpoint("subscriptions", _page, subscription_page_data),
+    Endpoint("events", _nothing, supported_events_data),
+)
+
+
+def endpoints_at(paths: WatchPaths) -> dict[str, Endpoint]:
+    """Return the endpoint of each path; a documented path has both of its spellings.
+
+    Raises:
+        InvalidArgument: two endpoints have the same path.
+    """
+    found: dict[str, Endpoint] = {}
+    for endpoint in _ENDPOINTS:
+        path = asdict(paths)[endpoint.name]
+        tails = [path.removeprefix(p) for p in _PREFIXES if path.startswith(p)]
+        for each in [prefix + tail for tail in tails for prefix in _PREFIXES] or [path]:
+            if found.setdefault(each, endpoint) is not endpoint:
+                raise InvalidArgument(f"paths has {each!r} for two endpoints")
+    return found
+
+
+def provider_app(
+    secrets: Mapping[str, Sequence[str]],
+    provider: Provider,
+    *,
+    paths: WatchPaths = WatchPaths(),  # noqa: B008 - frozen
+    page_size: int = MAX_PAGE_SIZE,
+    nonces: NonceStore | None = None,
+    tolerance: float = 300.0,
+    max_body: int = 1024 * 1024,
+    rate_limit: RateLimit | None = None,
+    clock: Callable[[], float] = time.time,
+) -> ProviderApp:
+    """Return an ASGI 3 application with the endpoints of a provider.
+
+    They are subscribe, unsubscribe, subscriptions/list and event/list, each under
+    ``/api/watch`` and ``/api/v1/watch``. Run it with any ASGI server, or mount it into
+    another application; the signature covers the whole path, with the prefix of the
+    mount. Every request must be signed, and is accepted once.
+
+    Args:
+        secrets: the valid secrets of each app id, as for :class:`RequestVerifier`.
+        provider: stores the subscriptions; see :class:`Provider`.
+        paths: the paths of the endpoints, without the prefix of a mount. One that does
+            not begin with a documented prefix has only this spelling.
+        page_size: the most subscriptions in a page, at most 50; also how many there are
+            if the request does not say it.
+        nonces: stores nonces; several processes need a shared store.
+        tolerance: the largest age of a request in seconds, also ahead of the clock.
+        max_body: the size in bytes of the largest body that is read.
+        rate_limit: called with the app id of each verified request. If it returns
+            seconds (or ``True``), the request is refused with status 429, the code
+            ``000002`` and ``Retry-After``.
+        clock: returns unix seconds.
+
+    Raises:
+        InvalidArgument: an argument cannot be used.
+    """
+    check_kind("paths", paths, WatchPaths)
+    check_int("page_size", page_size, "an int from 1 to 50", last=MAX_PAGE_SIZE)
+    for each in _ENDPOINTS:
+        check_callable(f"provider.{each.name}", getattr(provider, each.name, None))
+    if rate_limit is not None:
+        check_callable("rate_limit", rate_limit)
+    verifier = RequestVerifier(
+        secrets,
+        path=paths.subscribe,
+        nonces=nonces,
+        tolerance=tolerance,
+        max_body=max_body,
+        clock=clock,
+    )
+    return ProviderApp(verifier, provider, endpoints_at(paths), page_size, rate_limit)
+
+
+@define(eq=False)
+class ProviderApp(SignedApp):
+    """The application that :func:`provider_app` returns."""
+
+    _verifier: RequestVerifier
+    _provider: Provider
+    _endpoints: Mapping[str, Endpoint]
+    _page_size: int
+    _rate_limit: RateLimit | None
+
+    async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
+        verifier, endpoint = self._route(scope)
+
+        def check(headers: Headers, body: bytes) -> tuple[str, bytes]:
+            return verifier.verify(headers, body), body
+
+        async def act(checked: tuple[str, bytes]) -> HttpAnswer:
+            return await self._answer(endpoint, *checked)
+
+        await serve_request(scope, receive, send, verifier, check, act)
+
+    def _route(self, scope: Message) -> tuple[RequestVerifier, Endpoint]:
+        path, root = scope["path"], scope.get("root_path", "")
+        # Some frameworks leave a mount's prefix in the path, some remove it.
+        whole = path if path.startswith(f"{root}/") else root + path
+        raw_path = (scope.get("raw_path") or b"").decode("latin-1")
+        for each in (whole, raw_path):
+            for tail in (each, each.removeprefix(root)):
+                if (endpoint := self._endpoints.get(tail)) is not None:
+                    # A prefix with parameters may be one that cannot be signed.
+                    with suppress(InvalidArgument):
+                        return self._verifier.for_path(each), endpoint
+        # Not found: the verifier refuses every path but its own.
+        return self._verifier, self._endpoints[self._verifier.path]
+
+    async def _answer(self, endpoint: Endpoint, app_id: str, body: bytes) -> HttpAnswer:
+        try:
+            wait = self._rate_limit and await _call(self._rate_limit, app_id)
+            if wait:
+                logger.info("%s of app %s: over its rate limit", endpoint.name, app_id)
+                refused = error_answer(ResultCode.RATE_LIMIT, "rate limit")
+                seconds = str(math.ceil(wait)).encode()
+                return HttpAnswer(429, refused, ((b"retry-after", seconds),))
+            try:
+                arguments = endpoint.arguments(app_id, body, self._page_size)
+            except DecodeError as error:
+                return HttpAnswer(*error_response(error))
+            method = getattr(self._provider, endpoint.name)
+            data = endpoint.data(await _call(method, *arguments))
+            return HttpAnswer(200, ok_answer(data))
+        except Exception:  # noqa: BLE001 - it is logged
+            logger.exception("%s of app %s: the provider failed", endpoint.name, app_id)
+            failed = error_answer(ResultCode.SERVER_ERROR, "unknown server error")
+            return HttpAnswer(500, failed)
+
+
+async def _call(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call a function, a plain one in a thread, and wait for its result."""
+    result = (
+        function(*arguments)
+        if inspect.iscoroutinefunction(function)
+        else await to_thread.run_sync(function, *arguments)
+    )
+    return await result if inspect.isawaitable(result) else result

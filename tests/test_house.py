@@ -31,6 +31,7 @@ SHELLS = {
     "ortege_watch.watchbus.asgi",
     "ortege_watch.watchbus.channel",
     "ortege_watch.watchbus.client",
+    "ortege_watch.watchbus.handled",
     "ortege_watch.watchbus.inbox",
     "ortege_watch.watchbus.outbox",
     "ortege_watch.watchbus.provider",

@@ -45,8 +45,10 @@ from ortege_watch.watchbus import (
     AlertChannel,
     AlertInbox,
     AlertInfo,
+    AlertOutcome,
     AlertServer,
     Credentials,
+    MemoryHandled,
     RequestVerifier,
     alert_app,
     serve_alert_channel,
@@ -222,8 +224,7 @@ async def alerts_come_by_post_and_by_socket(credentials: Credentials) -> None:
     def plain(alert: AlertInfo) -> None:
         assert_type(alert.raw["anything"], Any)
 
-    inbox = AlertInbox({"a dedupe key"}, limit=1000)
-    assert_type("key" in inbox, bool)
+    inbox = AlertInbox(MemoryHandled(limit=1000))
     verifier = RequestVerifier({"app": ["secret"]}, path="/alerts")
     alert_app(verifier, plain, inbox=inbox)
     async with (
@@ -235,7 +236,9 @@ async def alerts_come_by_post_and_by_socket(credentials: Credentials) -> None:
         assert_type(channel, AlertChannel)
         for alert in verifier.alerts({"X-Signature-appid": "app"}, b"[]"):
             assert_type(await channel.send([alert]), None)
-            assert_type(await inbox.handle(alert, "app", plain), bool)
+            outcome = await inbox.handle(alert, "app", plain)
+            assert_type(outcome, AlertOutcome)
+            assert_type(outcome.retry_after, float | None)
 
 
 def errors_carry_data(api: ApiError, limit: RateLimited, decode: DecodeError) -> None:

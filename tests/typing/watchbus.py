@@ -17,6 +17,7 @@ from ortege_watch.watchbus import (
     Credentials,
     EntityInfo,
     EventValues,
+    MemoryHandled,
     Outbox,
     PageRequest,
     PublishResult,
@@ -103,7 +104,7 @@ def handlers_are_plain_or_async(verifier: RequestVerifier) -> None:
     async def later(alert: AlertInfo) -> None: ...
 
     alert_app(verifier, plain)
-    alert_app(verifier, later, inbox=AlertInbox(set()))
+    alert_app(verifier, later, inbox=AlertInbox(MemoryHandled()))
 
 
 def results_and_errors_carry_data(

@@ -26,6 +26,7 @@ from ortege_watch.watchbus import (
     AlertInfo,
     AsyncAlertPublisher,
     AsyncWatchBusClient,
+    Claim,
     Credentials,
     EntityInfo,
     RequestVerifier,
@@ -174,18 +175,21 @@ class Effects:
     """Note each effect; an alert whose effect is there was handled."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute(
             "CREATE TABLE IF NOT EXISTS effects (key TEXT, number INTEGER)"
         )
 
-    def __contains__(self, key: object) -> bool:
+    def claim(self, key: str) -> Claim:
         found = self._db.execute("SELECT 1 FROM effects WHERE key = ?", [key])
-        return found.fetchone() is not None
+        return Claim("claimed" if found.fetchone() is None else "handled")
 
-    def add(self, key: str) -> None:
+    def resolve(self, key: str, reason: str | None) -> None:
         """Do nothing: the effect itself has the key."""
+
+    def release(self, key: str) -> None:
+        """Do nothing: there is one process."""
 
     async def __call__(self, alert: AlertInfo) -> None:
         row = [alert.dedupe_key("bus"), int(alert.event_values["block_number"])]

@@ -26,6 +26,7 @@ from ortege_watch import OrtegeWatchError
 from ortege_watch.watchbus import (
     AlertInbox,
     AlertInfo,
+    MemoryHandled,
     RequestVerifier,
     SQLiteNonces,
     alert_app,
@@ -117,7 +118,7 @@ def by_fastapi_mount(app: object) -> object:
 
 def by_fastapi_route(app: object) -> object:
     outer = FastAPI()
-    outer.router.add_route(PATH, app, methods=["POST"])
+    outer.add_route(PATH, app, methods=["POST"])
     return outer
 
 
@@ -137,6 +138,22 @@ def test_a_mounted_app_verifies_the_whole_path(mounted, alerts):
         assert post(client, path="/api/v1/watch/other").status_code == 404
         assert client.post("/watch/alert", content=BODY).status_code == 404
     assert len(alerts) == 1
+
+
+def test_a_mount_at_the_whole_path_is_redirected_by_the_framework(alerts):
+    app = alert_app(verifier(), alerts.append)
+    outer = FastAPI()
+    outer.mount(PATH, app)
+    for mounted in (Starlette(routes=[Mount(PATH, app)]), outer):
+        with served(mounted) as client:
+            assert post(client).status_code == 307  # as the docs say
+
+
+def test_another_path_is_logged_with_the_one_that_is_expected(alerts, caplog):
+    with served(alert_app(verifier(), alerts.append)) as client:
+        assert post(client, path="/api/alert").status_code == 404
+    problem = "the path of the request is '/api/alert'; path= is '/api/v1/watch/alert'"
+    assert "request refused: " + problem in caplog.text
 
 
 def test_a_prefix_that_a_proxy_removes_is_set_as_root_path(alerts):
@@ -258,18 +275,18 @@ async def test_a_duplicate_waits_for_the_request_that_is_handling_the_alert():
 
 
 def test_handled_alerts_can_be_kept_across_restarts(alerts):
-    handled: set[str] = set()
+    handled = MemoryHandled()
     for _ in range(2):  # the program starts twice
         app = alert_app(verifier(), alerts.append, inbox=AlertInbox(handled))
         with served(app) as client:
             assert envelope(post(client)) == OK
     assert len(alerts) == 1
-    assert handled == {alerts[0].dedupe_key(APP_ID)}
+    assert handled.claim(alerts[0].dedupe_key(APP_ID)).state == "handled"
 
 
 def test_an_alert_whose_key_cannot_be_stored_is_not_acknowledged(alerts):
-    class Away(set):
-        def add(self, key: str) -> None:
+    class Away(MemoryHandled):
+        def resolve(self, key: str, reason: str | None) -> None:
             raise OSError("the disk is full")
 
     app = alert_app(verifier(), alerts.append, inbox=AlertInbox(Away()))

@@ -61,7 +61,8 @@ def test_every_accepted_alert_arrives_and_none_is_handled_twice(tmp_path, after)
 async def handled_by_an_inbox(bus: FakeWatchBus) -> list[AlertInfo]:
     handled, inbox = [], AlertInbox()
     for alert in (each for request in bus.deliveries for each in request):
-        assert await inbox.handle(alert, bus.credentials.app_id, handled.append)
+        outcome = await inbox.handle(alert, bus.credentials.app_id, handled.append)
+        assert outcome.action == "acknowledge"
     return handled
 
 

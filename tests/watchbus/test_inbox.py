@@ -1,27 +1,40 @@
-"""Each alert is handled once, and duplicates get the result of the first."""
+"""Each alert is handled once, and duplicates get the outcome of the first."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
+import logging
+import pickle
 import threading
 
 import anyio
 import pytest
 from channels import Gate, Inbox, alert
 
-from ortege_watch import InvalidArgument
-from ortege_watch.watchbus import AlertInbox
+from ortege_watch import InvalidArgument, OrtegeWatchError
+from ortege_watch.watchbus import (
+    AlertInbox,
+    AlertOutcome,
+    MemoryHandled,
+    RejectAlert,
+    RetryAlert,
+)
 
 pytestmark = pytest.mark.anyio
 
+DONE = AlertOutcome("acknowledge")
+FAILED = AlertOutcome("retry", "an alert was not handled")
+
 
 async def test_the_oldest_alerts_are_forgotten():
-    inbox, taken = AlertInbox(limit=3), Inbox()
+    inbox, taken = AlertInbox(MemoryHandled(limit=3)), Inbox()
     for number in (1, 2, 1, 3, 4):
-        assert await inbox.handle(alert(number), "app", taken)
-    known = [n for n in range(1, 5) if alert(n).dedupe_key("app") in inbox]
-    assert (taken, known) == ([1, 2, 3, 4], [2, 3, 4])
-    assert await inbox.handle(alert(1), "app", taken)
+        assert await inbox.handle(alert(number), "app", taken) == DONE
+    assert taken == [1, 2, 3, 4]
+    for number in (2, 3, 4, 1):
+        assert await inbox.handle(alert(number), "app", taken) == DONE
     assert taken == [1, 2, 3, 4, 1]
 
 
@@ -50,9 +63,9 @@ async def test_a_duplicate_of_one_that_fails_has_failed_and_can_be_retried():
     ]
     await anyio.wait_all_tasks_blocked()
     gate.let_on.set()
-    assert await asyncio.gather(*tasks) == [False] * 3
+    assert await asyncio.gather(*tasks) == [FAILED] * 3
     assert gate.entered == [1]
-    assert await inbox.handle(alert(1), "app", gate)
+    assert await inbox.handle(alert(1), "app", gate) == DONE
     assert gate.entered == [1, 1]
 
 
@@ -74,10 +87,10 @@ async def test_a_call_in_a_thread_counts_although_it_is_cancelled(cancels):
         await anyio.wait_all_tasks_blocked()
     assert not first.done()
     let_on.set()
-    assert await second
+    assert await second == DONE
     with pytest.raises(asyncio.CancelledError):
         await first
-    assert await inbox.handle(alert(1), "app", handler)
+    assert await inbox.handle(alert(1), "app", handler) == DONE
     assert len(calls) == 1
 
 
@@ -88,10 +101,10 @@ async def test_a_duplicate_of_one_that_is_cancelled_has_failed_and_can_be_retrie
     second = asyncio.create_task(inbox.handle(alert(1), "app", gate))
     await anyio.wait_all_tasks_blocked()
     first.cancel()
-    assert await second is False
+    assert await second == FAILED
     assert first.cancelled()
     gate.let_on.set()
-    assert await inbox.handle(alert(1), "app", gate)
+    assert await inbox.handle(alert(1), "app", gate) == DONE
     assert gate.entered == [1, 1]
 
 
@@ -99,14 +112,124 @@ async def test_other_alerts_and_other_apps_do_not_wait():
     gate, inbox, taken = Gate(), AlertInbox(), Inbox()
     first = asyncio.create_task(inbox.handle(alert(1), "app", gate))
     await gate.entered.reach(1)
-    assert await inbox.handle(alert(2), "app", taken)
-    assert await inbox.handle(alert(1), "another", taken)
+    assert await inbox.handle(alert(2), "app", taken) == DONE
+    assert await inbox.handle(alert(1), "another", taken) == DONE
     assert taken == [2, 1]
     gate.let_on.set()
-    assert await first
+    assert await first == DONE
 
 
 @pytest.mark.parametrize("limit", [0, -1])
-def test_an_inbox_keeps_at_least_one_key(limit):
+def test_a_store_keeps_at_least_one_key(limit):
     with pytest.raises(InvalidArgument, match=f"a positive int, got {limit}"):
-        AlertInbox(limit=limit)
+        MemoryHandled(limit=limit)
+
+
+def test_an_inbox_needs_a_store():
+    with pytest.raises(InvalidArgument, match="claim must be callable"):
+        AlertInbox(set())
+
+
+# --------------------------------------------------------------- reject and retry
+class Raising:
+    """A handler that raises an error for the alerts that have one, by number."""
+
+    def __init__(self, **errors: BaseException) -> None:
+        self.errors = {int(name[1:]): error for name, error in errors.items()}
+        self.called = Inbox()
+
+    async def __call__(self, alert) -> None:
+        await self.called(alert)
+        error = self.errors.get(self.called[-1])
+        if error is not None:
+            raise error
+
+
+async def answer(inbox, handler, *numbers) -> tuple[int, str | None, float | None]:
+    told = await inbox.answer([alert(n) for n in numbers], "app", handler)
+    body = json.loads(told.body)
+    assert (told.status == 200) == (body["status"] == "OK")
+    assert body["code"] == ("000000000" if told.status == 200 else "000001")
+    return told.status, body.get("error_data"), told.retry_after
+
+
+async def test_a_rejected_alert_is_rejected_for_good(caplog):
+    handler, inbox = Raising(_2=RejectAlert("unknown chain")), AlertInbox()
+    assert await answer(inbox, handler, 1, 2, 3) == (422, "unknown chain", None)
+    assert handler.called == [1, 2, 3]  # one that is rejected stops no other
+    # The sender halves the batch to find it: its handler is not called again.
+    assert await answer(inbox, handler, 1) == (200, None, None)
+    assert await answer(inbox, handler, 2, 3) == (422, "unknown chain", None)
+    assert await answer(inbox, handler, 2) == (422, "unknown chain", None)
+    assert handler.called == [1, 2, 3]
+    [line] = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    text = "alert rejected: big_amount_txn at 0x" + "ab" * 20
+    assert line.getMessage() == text + ", from app app: unknown chain"
+
+
+async def test_a_retry_has_the_longest_delay(caplog):
+    handler = Raising(_1=RetryAlert(after=2.5), _3=RetryAlert(30, "no database"))
+    inbox = AlertInbox()
+    told = await answer(inbox, handler, 1, 2, 3)
+    assert told == (503, "try again later; no database", 30)
+    handler.errors.clear()
+    assert await answer(inbox, handler, 1, 2, 3) == (200, None, None)
+    assert handler.called == [1, 2, 3, 1, 3]
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+async def test_rejections_are_reported_when_nothing_is_to_be_retried():
+    errors = {"_1": RejectAlert("bad"), "_2": RetryAlert(5), "_3": ValueError("oops")}
+    handler, inbox = Raising(**errors), AlertInbox()
+    assert (await answer(inbox, handler, 1, 2, 3))[0] == 500
+    del handler.errors[3]
+    assert await answer(inbox, handler, 1, 2, 3) == (503, "try again later", 5)
+    del handler.errors[2]
+    assert await answer(inbox, handler, 1, 2, 3) == (422, "bad", None)
+    assert handler.called == [1, 2, 3, 2, 3, 2]
+
+
+async def test_a_plain_handler_may_reject():
+    def handler(alert):
+        raise RejectAlert("from a thread")
+
+    assert await answer(AlertInbox(), handler, 1) == (422, "from a thread", None)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_a_handler_that_raises_cancelled_error_has_failed(plain, caplog):
+    async def awaiting(alert):
+        task = asyncio.create_task(asyncio.Event().wait())
+        task.cancel()
+        await task
+
+    def raising(alert):
+        raise asyncio.CancelledError
+
+    inbox, handler = AlertInbox(), raising if plain else awaiting
+    assert await inbox.handle(alert(1), "app", handler) == FAILED
+    assert "the handler failed" in caplog.text
+    assert await inbox.handle(alert(1), "app", Inbox()) == DONE
+
+
+@pytest.mark.parametrize(
+    "error", [RejectAlert("no"), RetryAlert(5), RetryAlert(0, "later")]
+)
+def test_what_a_handler_raises_survives_pickle_and_copy(error):
+    assert not isinstance(error, OrtegeWatchError)
+    for each in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(each) is type(error)
+        assert (each.args, vars(each)) == (error.args, vars(error))
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: RejectAlert(""), "reason must be a non-empty string, got ''"),
+        (lambda: RetryAlert(after=-1), "after must be 0 or more"),
+        (lambda: RetryAlert(1, reason=""), "reason must be a non-empty string"),
+    ],
+)
+def test_arguments_of_what_a_handler_raises_are_checked(make, problem):
+    with pytest.raises(InvalidArgument, match=problem):
+        make()

@@ -27,9 +27,18 @@ if TYPE_CHECKING:
         AsyncWatchBusClient as AsyncWatchBusClient,
         WatchBusClient as WatchBusClient,
     )
+    from ortege_watch.watchbus.handled import (
+        Claim as Claim,
+        HandledStore as HandledStore,
+        MemoryHandled as MemoryHandled,
+        SQLiteHandled as SQLiteHandled,
+    )
     from ortege_watch.watchbus.inbox import (
         AlertHandler as AlertHandler,
         AlertInbox as AlertInbox,
+        AlertOutcome as AlertOutcome,
+        RejectAlert as RejectAlert,
+        RetryAlert as RetryAlert,
     )
     from ortege_watch.watchbus.models import (
         AbnormalFunctionCall as AbnormalFunctionCall,
@@ -99,7 +108,10 @@ _HOMES = {
         "watchbus.asgi": "alert_app",
         "watchbus.channel": "AlertChannel AlertServer serve_alert_channel",
         "watchbus.client": "AsyncWatchBusClient WatchBusClient",
-        "watchbus.inbox": "AlertHandler AlertInbox",
+        "watchbus.handled": "Claim HandledStore MemoryHandled SQLiteHandled",
+        "watchbus.inbox": """
+            AlertHandler AlertInbox AlertOutcome RejectAlert RetryAlert
+        """,
         "watchbus.models": """
             AbnormalFunctionCall AlertInfo Alerts BigAmountTxn BigAmountTxnPercent
             BigAmountTxnUsd EntityInfo EventValues RiskFunctionCall Subscription

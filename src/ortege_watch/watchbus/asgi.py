@@ -6,6 +6,7 @@ signed costs no memory: its body is read and thrown away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -279,8 +280,11 @@ class AlertApp(SignedApp):
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         async def act(alerts: Alerts) -> HttpAnswer:
-            answer = await self._inbox.answer(alerts, alerts.app_id, self._handler)
-            return HttpAnswer(*answer)
+            told = await self._inbox.answer(alerts, alerts.app_id, self._handler)
+            if told.retry_after is None:
+                return HttpAnswer(told.status, told.body)
+            after = str(math.ceil(told.retry_after)).encode()
+            return HttpAnswer(told.status, told.body, ((b"retry-after", after),))
 
         verifier = self._verifier
         await serve_request(

@@ -95,6 +95,7 @@ _RECONNECT: Final = Reconnect()
 
 _Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 _Status: TypeAlias = Annotated[int, msgspec.Meta(ge=100, lt=600)]
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class AlertFrame(msgspec.Struct, frozen=True):
@@ -104,12 +105,13 @@ class AlertFrame(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
-class AnswerFrame(msgspec.Struct, frozen=True):
+class AnswerFrame(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to the frame with the same id."""
 
     id: _Id
     status: _Status
     body: msgspec.Raw
+    retry_after: _Seconds | None = None  # as in the header Retry-After
 
 
 F = TypeVar("F", AlertFrame, AnswerFrame)
@@ -203,7 +205,9 @@ class PendingFrames:
             read_answer(bytes(answer.body), answer.status)
         except (DecodeError, WatchBusError) as error:
             if _is_transient(answer.status) and not frame.failures.exhausted:
-                frame.not_before = now + frame.failures.next_delay(jitter)
+                frame.not_before = now + frame.failures.next_delay(
+                    jitter, answer.retry_after
+                )
                 frame.sent = False
                 return True
             failure = error
@@ -671,13 +675,15 @@ class _Receiver:
                 logger.warning("closing the connection of app %s: %s", app_id, error)
                 await connection.close(_INVALID_DATA, "invalid frame")
                 return
+            retry_after: float | None = None
             try:
                 alerts = read_alerts(bytes(frame.body))
             except DecodeError as error:
                 status, body = error_response(error)
             else:
-                status, body = await self._inbox.answer(alerts, app_id, self._handler)
-            answer = AnswerFrame(frame.id, status, msgspec.Raw(body))
+                told = await self._inbox.answer(alerts, app_id, self._handler)
+                status, body, retry_after = told.status, told.body, told.retry_after
+            answer = AnswerFrame(frame.id, status, msgspec.Raw(body), retry_after)
             await connection.send(encode_frame(answer))
         await connection.close(_GOING_AWAY)
 

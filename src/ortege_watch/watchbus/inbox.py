@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Container, Sequence
-from typing import Final, Protocol, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, TypeAlias, TypeVar
 
 import anyio
 import sniffio
 from anyio import to_thread
-from attrs import define, field
+from attrs import define, field, frozen
 
-from ortege_watch._checks import check_callable, check_int, check_kind
-from ortege_watch.errors import DecodeError, SignatureError
+from ortege_watch._checks import check_callable, check_kind, check_seconds, check_text
+from ortege_watch.errors import DecodeError, SignatureError, printable
+from ortege_watch.watchbus.handled import Claim, HandledStore, MemoryHandled
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import Headers
 from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
@@ -25,15 +26,82 @@ logger: Final = logging.getLogger("ortege_watch.watchbus")
 T = TypeVar("T")
 
 AlertHandler: TypeAlias = Callable[[AlertInfo], object]
-"""A function, plain or async, that takes one alert."""
+"""A function, plain or async, that takes one alert.
+
+If it returns, the alert is acknowledged. If it raises :class:`RejectAlert`, the alert is
+rejected for good; after any other exception the sender sends it again.
+"""
+
+_CLAIM_WITHIN: Final = 2.0
+"""Seconds to wait for another process that is handling the same alert."""
+
+_CLAIM_EVERY: Final = 0.05
+"""Seconds between two looks at what it does."""
 
 
-class HandledAlerts(Container[object], Protocol):
-    """The dedupe keys of handled alerts; a ``set`` works, but grows without limit."""
+class RejectAlert(Exception):
+    """Raised by a handler to reject an alert for good; it is not sent again.
 
-    def add(self, key: str, /) -> None:
-        """Add a key; called when the handler has returned."""
-        ...
+    The sender gets the status 422 with the reason. It is not an
+    :class:`~ortege_watch.OrtegeWatchError`, which handlers may catch.
+
+    Args:
+        reason: for the sender.
+    """
+
+    def __init__(self, reason: str) -> None:
+        check_text("reason", reason)
+        super().__init__(reason)
+        self.reason: Final = reason
+
+
+class RetryAlert(Exception):
+    """Raised by a handler that cannot handle an alert now: the sender sends it again.
+
+    The sender gets the status 503 with ``Retry-After``.
+
+    Args:
+        after: the seconds after which to send it again.
+        reason: for the sender.
+    """
+
+    def __init__(self, after: float, reason: str = "try again later") -> None:
+        check_seconds("after", after, or_zero=True)
+        check_text("reason", reason)
+        super().__init__(after, reason)
+        self.after: Final = after
+        self.reason: Final = reason
+
+
+@frozen
+class AlertOutcome:
+    """What became of an alert.
+
+    Attributes:
+        action: ``"acknowledge"``: it was handled, now or before. ``"retry"``: it was
+            not, and is to be sent again. ``"reject"``: it is not to be sent again.
+        reason: why not, for the sender.
+        retry_after: the seconds after which to send it again; ``None`` if the handler
+            failed.
+    """
+
+    action: Literal["acknowledge", "retry", "reject"]
+    reason: str = ""
+    retry_after: float | None = None
+
+
+_ACKNOWLEDGE: Final = AlertOutcome("acknowledge")
+_FAILED: Final = AlertOutcome("retry", "an alert was not handled")
+_BUSY: Final = AlertOutcome("retry", "another process is handling the alert", 1.0)
+
+
+@frozen
+class InboxAnswer:
+    """The answer to alerts that arrived together: HTTP status, body, retry after."""
+
+    status: int
+    body: bytes
+    retry_after: float | None = None
 
 
 class AlertInbox:
@@ -41,37 +109,30 @@ class AlertInbox:
 
     Share one between :func:`alert_app` and :func:`serve_alert_channel` to have each
     alert handled once, whether it arrives over HTTP, WebSocket or both at the same
-    time. All users of an inbox must run on the same event loop.
+    time. All users of an inbox must run on the same event loop. Several processes have
+    one inbox each, over the same :class:`SQLiteHandled`.
 
     Args:
-        handled: the dedupe keys (:meth:`AlertInfo.dedupe_key`) of handled alerts, used
-            on the event loop. Pass one that is stored in a file to keep them across
-            restarts; the default is the last ``limit`` keys in memory.
-        limit: how many keys to keep in memory. An alert whose key was dropped is
-            handled again if it arrives again.
+        handled: remembers what became of alerts; by default a :class:`MemoryHandled`,
+            of this process alone.
 
     Raises:
-        InvalidArgument: ``limit`` is not positive.
+        InvalidArgument: ``handled`` is not a store.
     """
 
-    def __init__(
-        self, handled: HandledAlerts | None = None, *, limit: int = 100_000
-    ) -> None:
-        check_int("limit", limit)
-        self._handled = handled
-        self._limit = limit
-        self._recent: dict[str, None] = {}
+    def __init__(self, handled: HandledStore | None = None) -> None:
+        self.handled: Final = MemoryHandled() if handled is None else handled
+        for name in ("claim", "resolve", "release"):
+            check_callable(f"handled.{name}", getattr(self.handled, name, None))
         self._running: dict[str, _Call] = {}
-
-    def __contains__(self, key: object) -> bool:
-        return key in (self._recent if self._handled is None else self._handled)
 
     async def handle(
         self, alert: AlertInfo, app_id: str, handler: AlertHandler
-    ) -> bool:
+    ) -> AlertOutcome:
         """Call the handler with an alert, unless the alert was handled before.
 
-        While another call handles the same alert, wait for it and return its result.
+        While another call handles the same alert, wait for it and return its outcome;
+        up to two seconds if it is in another process.
 
         Args:
             alert: the alert.
@@ -80,76 +141,149 @@ class AlertInbox:
                 event loop.
 
         Returns:
-            Whether the alert is handled. An exception of the handler is logged.
+            What became of the alert. Exceptions of the handler and of the store are
+            logged.
         """
         key = alert.dedupe_key(app_id)
         if (running := self._running.get(key)) is not None:
             await running.finished.wait()
-            return running.handled
-        call = self._running[key] = _Call()
+            return running.outcome
+        call = self._running[key] = _Call(f"{shown_alert(alert)}, from app {app_id}")
         try:
-            if key in self:
-                call.handled = True
-                return True
-            try:
-                await call.run(handler, alert)
-            finally:  # a call that is cancelled may have returned in its thread
-                if call.returned:
-                    self._add(key)
-                    call.handled = True
+            claim = await self._claim(key)
+            if claim.state == "claimed":
+                try:
+                    await call.run(handler, alert)
+                finally:  # a call that is cancelled may have returned in its thread
+                    await self._resolve(key, call)
+            else:
+                call.outcome = _outcome(claim)
         except Exception:
-            problem = "the handler failed: %s at %s, from app %s"
-            logger.exception(problem, alert.event_code, alert.entity, app_id)
+            logger.exception("alert not handled: %s", call.name)
+            call.outcome = _FAILED
         finally:  # also where this is cancelled
             del self._running[key]
             call.finished.set()
-        return call.handled
+        return call.outcome
 
     async def answer(
         self, alerts: Sequence[AlertInfo], app_id: str, handler: AlertHandler
-    ) -> tuple[int, bytes]:
+    ) -> InboxAnswer:
         """Handle alerts one after the other, as :meth:`handle`.
 
         Returns:
-            The HTTP status and the body of the response to the sender.
+            The response to the sender.
         """
-        handled = [await self.handle(each, app_id, handler) for each in alerts]
-        if all(handled):
-            return 200, ok_answer()
-        return 500, error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
+        outcomes = [await self.handle(each, app_id, handler) for each in alerts]
+        wrong = [each for each in outcomes if each.action != "acknowledge"]
+        if not wrong:
+            return InboxAnswer(200, ok_answer())
+        retries = [each for each in wrong if each.action == "retry"]
+        reasons = dict.fromkeys(each.reason for each in retries or wrong)
+        body = error_answer(ResultCode.SERVER_ERROR, printable("; ".join(reasons)))
+        if not retries:
+            return InboxAnswer(422, body)
+        delays = [each.retry_after for each in retries]
+        if None in delays:
+            return InboxAnswer(500, body)
+        return InboxAnswer(503, body, max(filter(None, delays), default=0.0))
 
-    def _add(self, key: str) -> None:
-        if self._handled is not None:
-            self._handled.add(key)
-            return
-        self._recent[key] = None
-        if len(self._recent) > self._limit:
-            del self._recent[next(iter(self._recent))]
+    async def _claim(self, key: str) -> Claim:
+        deadline = anyio.current_time() + _CLAIM_WITHIN
+        while True:
+            try:
+                claim = await self._stored(self.handled.claim, key)
+            except anyio.get_cancelled_exc_class():  # it may be claimed all the same
+                with anyio.CancelScope(shield=True):
+                    await self._stored(self.handled.release, key)
+                raise
+            if claim.state != "busy" or anyio.current_time() >= deadline:
+                return claim
+            await anyio.sleep(_CLAIM_EVERY)
+
+    async def _resolve(self, key: str, call: _Call) -> None:
+        outcome = call.outcome
+        call.outcome = _FAILED  # until it is stored
+        with anyio.CancelScope(shield=True):
+            if outcome.action == "retry":
+                await self._stored(self.handled.release, key)
+            else:
+                reason = outcome.reason if outcome.action == "reject" else None
+                await self._stored(self.handled.resolve, key, reason)
+        call.outcome = outcome
+
+    async def _stored(self, function: Callable[..., T], *arguments: object) -> T:
+        """Call the store, in a thread if it may block."""
+        if isinstance(self.handled, MemoryHandled):
+            return function(*arguments)
+        return await _in_thread(function, *arguments)
+
+
+def _outcome(claim: Claim) -> AlertOutcome:
+    match claim.state:
+        case "handled":
+            return _ACKNOWLEDGE
+        case "rejected":
+            return AlertOutcome("reject", claim.reason)
+        case _:
+            return _BUSY
+
+
+def shown_alert(alert: AlertInfo) -> str:
+    """Return what a log line calls an alert."""
+    return f"{printable(alert.event_code, 100)} at {alert.entity}"
 
 
 @define(eq=False)
 class _Call:
     """A call of a handler, for the duplicates that wait for it."""
 
+    name: str  # of the alert, in log lines
     finished: anyio.Event = field(factory=anyio.Event)
-    returned: bool = False
-    handled: bool = False
+    outcome: AlertOutcome = _FAILED
 
     async def run(self, handler: AlertHandler, alert: AlertInfo) -> None:
-        """Call the handler and wait for it, a plain function in a thread."""
+        """Call the handler, a plain function in a thread, and keep the outcome."""
+        try:
+            await self._run(handler, alert)
+        except RejectAlert as error:
+            self.outcome = AlertOutcome("reject", printable(error.reason))
+            logger.warning("alert rejected: %s: %s", self.name, self.outcome.reason)
+        except RetryAlert as error:
+            self.outcome = AlertOutcome("retry", error.reason, error.after)
+            problem = "alert to be sent again in %g s: %s: %s"
+            logger.info(problem, error.after, self.name, printable(error.reason))
+        except Exception:
+            logger.exception("the handler failed: %s", self.name)
+        except anyio.get_cancelled_exc_class():
+            if _is_cancelled():
+                raise
+            # It awaited something that was cancelled.
+            logger.exception("the handler failed: %s", self.name)
+
+    async def _run(self, handler: AlertHandler, alert: AlertInfo) -> None:
         call = getattr(type(handler), "__call__", None)  # noqa: B004 - an object's
         if any(map(inspect.iscoroutinefunction, (handler, call))):
             result = handler(alert)
         else:
-            result = await _in_thread(self._run, handler, alert)
+            result = await _in_thread(self._in_thread, handler, alert)
         if inspect.isawaitable(result):
             await result
-        self.returned = True
+        self.outcome = _ACKNOWLEDGE
 
-    def _run(self, handler: AlertHandler, alert: AlertInfo) -> object:
+    def _in_thread(self, handler: AlertHandler, alert: AlertInfo) -> object:
         result = handler(alert)
-        self.returned = not inspect.isawaitable(result)
+        if not inspect.isawaitable(result):
+            self.outcome = _ACKNOWLEDGE
         return result
+
+
+def _is_cancelled() -> bool:
+    """Return whether somebody has cancelled the current task."""
+    if sniffio.current_async_library() != "asyncio":
+        return True
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _in_thread(function: Callable[..., T], *arguments: object) -> T:

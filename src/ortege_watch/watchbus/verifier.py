@@ -337,7 +337,7 @@ class RequestVerifier:
         text = target.decode("latin-1") if isinstance(target, bytes) else target
         path, mark, _ = text.partition("?")
         if path != self.path:
-            problem = f"the path of the request is not {self.path}"
+            problem = f"the path of the request is {path!r}; path= is {self.path!r}"
             raise SignatureError(SignatureReason.OTHER_PATH, problem)
         if mark:
             problem = "the request has a query, which the signature does not cover"

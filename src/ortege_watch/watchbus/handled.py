@@ -19,8 +19,8 @@ _SWEEP_EVERY: Final = 60.0  # seconds
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS handled (
         key TEXT PRIMARY KEY,
-        owner TEXT,  -- who is handling it; NULL once that is over
-        reason TEXT,  -- why it was rejected; NULL if it was acknowledged
+        owner TEXT,  -- who is handling it, or NULL
+        reason TEXT,  -- why it was rejected, or NULL
         until REAL NOT NULL
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS handled_until ON handled (until);

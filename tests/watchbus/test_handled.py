@@ -60,10 +60,10 @@ def test_several_processes_handle_each_alert_once(path):
 
 
 async def test_an_alert_of_a_killed_process_is_handled_by_another(path):
-    clock = Clock()
-    clock.now = time.time()
     process = handling(path, 0, 1, "hang")
     assert process.stdout.readline() == "0\n"
+    clock = Clock()
+    clock.now = time.time()
     process.kill()
     process.communicate()
     with SQLiteHandled(path, clock=clock) as handled:

@@ -230,20 +230,19 @@ async def test_a_private_authority_is_trusted_by_ssl(use, authority, trusting):
 DAY = timedelta(days=1)
 
 
-def bad(kind: str, authority: trustme.CA) -> ssl.SSLContext:
+def bad(kind: str, authority: trustme.CA) -> trustme.LeafCert:
     now = datetime.now(UTC)
     match kind:
         case "wrong host":
-            return serving(authority.issue_cert("cube.example.com"))
+            return authority.issue_cert("cube.example.com")
         case "expired":
             span = {"not_before": now - 2 * DAY, "not_after": now - DAY}
-            return serving(authority.issue_cert("127.0.0.1", **span))
+            return authority.issue_cert("127.0.0.1", **span)
         case "not yet valid":
             span = {"not_before": now + DAY, "not_after": now + 2 * DAY}
-            return serving(authority.issue_cert("127.0.0.1", **span))
-        case "unknown authority":
-            return serving(trustme.CA().issue_cert("127.0.0.1"))
-    return self_signed()
+            return authority.issue_cert("127.0.0.1", **span)
+    assert kind == "unknown authority"
+    return trustme.CA().issue_cert("127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -260,13 +259,89 @@ def bad(kind: str, authority: trustme.CA) -> ssl.SSLContext:
 async def test_a_bad_certificate_is_refused_at_once(
     use, kind, words, authority, trusting, caplog
 ):
-    with Peer(silent, bad(kind, authority)) as server:
+    own = kind == "self-signed"
+    tls = self_signed() if own else serving(bad(kind, authority))
+    with Peer(silent, tls) as server:
         error = await failure_of(use, server, ssl=trusting)
     check(error, server, caplog, *words)
     assert "certificate" in str(error)
     assert "pass ssl=" in str(error)
     assert server.attempts == 1
     assert server.served == 0  # and so no byte of a request was sent
+
+
+# ------------------------------------------------- certificates that become bad later
+
+KEEP_TRYING = Reconnect(base=0.001, cap=0.002)
+SENDER = "stacks_contract_events.sender_address"
+LATER = {
+    "expired": "certificate has expired",
+    "wrong host": "not valid for '127.0.0.1'",
+    "unknown authority": "unable to get local issuer certificate",
+}
+later = pytest.mark.parametrize("kind", LATER)
+
+
+async def refused_often(server: Peer, caplog: Any, words: str) -> None:
+    """Wait until several attempts have failed for the certificate, in the log."""
+    served, attempts = server.served, server.attempts
+    async with asyncio.timeout(20):
+        while server.attempts < attempts + 4 or caplog.text.count(words) < 3:
+            await asyncio.sleep(0.001)
+    assert server.served == served
+    assert f"{server.host}: " in caplog.text
+
+
+@later
+@pytest.mark.parametrize("transport", ["websocket", "rest"])
+async def test_a_certificate_that_becomes_bad_is_an_outage_of_a_subscription(
+    transport, kind, authority, trusting, caplog
+):
+    good = authority.issue_cert("127.0.0.1")
+    tls = serving(good)
+    options = {"reconnect": KEEP_TRYING, "transport": transport, "poll_every": 0.01}
+    with FakeCube() as cube, Peer(relay(cube.port), tls) as server:
+        client = AsyncCubeClient(f"https://{server.host}", cube.token(), ssl=trusting)
+        async with (
+            asyncio.timeout(20),
+            client,
+            client.watch(QUERY, **options) as updates,
+        ):
+            assert (await anext(updates)).first
+            bad(kind, authority).configure_cert(tls)
+            cube.restart()
+            await refused_often(server, caplog, LATER[kind])
+            assert updates.state in {"connecting", "waiting", "polling"}
+            cube.tables["stacks_contract_events"].insert({"sender_address": "SPX"})
+            good.configure_cert(tls)
+            update = await anext(updates)
+    assert [row[SENDER] for row in update.added] == ["SPX"]
+    assert update.resumed
+    assert "has ended" not in caplog.text
+
+
+@later
+async def test_a_certificate_that_becomes_bad_is_an_outage_of_a_channel(
+    kind, authority, trusting, caplog
+):
+    good = authority.issue_cert("127.0.0.1")
+    tls = serving(good)
+    with FakeWatchBus() as bus, Peer(relay(bus.port), tls) as server:
+        channel = AlertChannel(
+            f"https://{server.host}/alerts/ws",
+            bus.credentials,
+            reconnect=KEEP_TRYING,
+            ssl=trusting,
+        )
+        async with asyncio.timeout(20), channel:
+            await channel.send([ALERT])
+            bad(kind, authority).configure_cert(tls)
+            bus.restart()
+            sending = asyncio.ensure_future(channel.send([ALERT]))
+            await refused_often(server, caplog, LATER[kind])
+            assert not sending.done()
+            good.configure_cert(tls)
+            await sending
 
 
 # ------------------------------------------------------- other failures of handshakes
@@ -421,7 +496,8 @@ REFUSED = b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n"
 async def test_a_bad_certificate_behind_a_proxy(
     use, authority, trusting, through, caplog
 ):
-    with Peer(silent, bad("expired", authority)) as server, ConnectProxy() as proxy:
+    tls = serving(bad("expired", authority))
+    with Peer(silent, tls) as server, ConnectProxy() as proxy:
         through(proxy)
         error = await failure_of(use, server, ssl=trusting)
     check(error, server, caplog, "certificate has expired")

@@ -13,9 +13,9 @@ from ortege_watch.cube.calls import DryRun, Sql
 from ortege_watch.cube.meta import Meta
 from ortege_watch.watchbus import (
     AlertInfo,
+    DeadLetter,
     EntityInfo,
     PublishResult,
-    RejectedAlert,
     Subscription,
     SupportedEvent,
     WatchEvent,
@@ -52,7 +52,7 @@ MODELS = [
     WatchResult((ENTITY,), (), ()),
     Subscription("0x1", (WatchEvent("1", "mine"),), {"more": [1]}),
     SupportedEvent("mine", ("ERC20",), Decimal("0.5")),
-    RejectedAlert(ALERT, "no", None, 400),
+    DeadLetter(ALERT, "no", None, 400),
     PublishResult(sent=(ALERT,), error=Contradiction("x", status=200)),
 ]
 

@@ -18,8 +18,8 @@ from ortege_watch.watchbus import (
     AlertInfo,
     AsyncAlertPublisher,
     Credentials,
+    DeadLetter,
     PublishResult,
-    RejectedAlert,
     RequestVerifier,
     alert_app,
     serve_alert_channel,
@@ -134,7 +134,7 @@ async def test_an_error_is_told_and_counted_and_the_next_one_is_sent(
 async def test_what_was_done_before_an_error_counts(plan, heard, clock):
     def partly(alerts):
         error = TransportError("no route")
-        refused = RejectedAlert(alerts[1], "never", None, 400)
+        refused = DeadLetter(alerts[1], "never", None, 400)
         error.published = PublishResult(sent=(alerts[0],), rejected=(refused,))
         return error
 

@@ -11,10 +11,11 @@ from hypothesis import given, strategies as st
 
 from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
+    DeadLetter,
     Outbox,
     OutboxFull,
-    RejectedAlert,
     SQLiteNonces,
+    WatchBusError,
     WireStyle,
 )
 from ortege_watch.watchbus.sending import BatchResults, SendLease, prepare_alerts
@@ -47,12 +48,18 @@ def sent(*items):
     return BatchResults(sent=list(items))
 
 
+def why(reason="too old", status=200, retry_after=None):
+    error = WatchBusError(reason, code="000099", reason=reason, status=status)
+    error.retry_after = retry_after
+    return error
+
+
 def rejected(*items, reason="too old"):
-    return BatchResults(
-        rejected=[
-            (each, RejectedAlert(each.alert, reason, "000099", 200)) for each in items
-        ]
-    )
+    return BatchResults(rejected=[(each, why(reason)) for each in items])
+
+
+def failed(*items, **details):
+    return BatchResults(failed=[(each, why(status=500, **details)) for each in items])
 
 
 @pytest.fixture
@@ -80,7 +87,7 @@ def test_sent_alerts_are_removed_and_the_next_are_returned(box):
     items = ready(1, 2, 3)
     box.accept(items)
     one, two, three = first(box, 9)
-    assert box.resolve(sent(one, three), 9) == [two]
+    assert box.resolve(sent(one, three), 9) == ([two], [])
     assert first(box, 9) == [two]
     assert [each.key for each in box.still_queued(items)] == [two.key]
 
@@ -104,10 +111,10 @@ def test_a_rejected_alert_is_kept_with_its_reason(path):
         box.resolve(rejected(first(box, 1)[0]), 9)
         assert numbers(box) == [2]
     with Outbox(path) as box:
-        [found] = box.rejected()
+        [found] = box.dead
         assert (found.reason, found.code, found.status) == ("too old", "000099", 200)
         assert found.alert.event_values["block_number"] == "1"
-        assert isinstance(found, RejectedAlert)
+        assert isinstance(found, DeadLetter)
 
 
 def test_rejected_alerts_can_be_queued_again(box):
@@ -115,14 +122,14 @@ def test_rejected_alerts_can_be_queued_again(box):
     box.resolve(rejected(*first(box, 2)), 9)
     assert box.requeue() == 2
     assert numbers(box) == [3, 1, 2]
-    assert box.rejected() == []
+    assert box.dead == []
 
 
 def test_rejected_alerts_can_be_deleted(box):
     box.accept(ready(1, 2))
     box.resolve(rejected(*first(box, 2)), 9)
-    assert box.discard_rejected() == 2
-    assert box.rejected() == []
+    assert box.forget() == 2
+    assert box.dead == []
     assert len(box) == 0
 
 
@@ -130,9 +137,9 @@ def test_an_alert_that_is_accepted_again_is_not_rejected_any_more(box):
     box.accept(ready(1))
     box.resolve(rejected(*first(box, 1)), 9)
     box.accept(ready(1))
-    assert box.rejected() == []
+    assert box.dead == []
     box.resolve(rejected(*first(box, 1), reason="still too old"), 9)
-    assert [each.reason for each in box.rejected()] == ["still too old"]
+    assert [each.reason for each in box.dead] == ["still too old"]
 
 
 def test_a_full_outbox_takes_all_or_none(path):
@@ -150,7 +157,7 @@ def test_the_number_of_rejected_alerts_is_limited(path):
         for number in range(5):
             box.accept(ready(number))
             box.resolve(rejected(*first(box, 1), reason=str(number)), 9)
-        assert [each.reason for each in box.rejected()] == ["2", "3", "4"]
+        assert [each.reason for each in box.dead] == ["2", "3", "4"]
 
 
 def test_rejected_alerts_need_room_to_be_queued_again(path):
@@ -160,7 +167,7 @@ def test_rejected_alerts_need_room_to_be_queued_again(path):
         box.accept(ready(2, 3))
         with pytest.raises(OutboxFull):
             box.requeue()
-        assert len(box.rejected()) == 1
+        assert len(box.dead) == 1
         assert numbers(box) == [2, 3]
 
 
@@ -192,7 +199,9 @@ def test_a_closed_outbox(box):
     for use in (
         box.__len__,
         box.waiting,
-        box.rejected,
+        lambda: box.dead,
+        box.forget,
+        box.is_due,
         box.requeue,
         lambda: box.begin_sending(SendLease(), 1),
         lambda: box.accept(ready(1)),
@@ -318,9 +327,7 @@ def test_no_alert_is_lost_and_none_is_there_twice(tmp_path_factory, steps):
                 box.close()
                 box = Outbox(path)
         assert numbers(box) == waiting
-        found = [
-            int(each.alert.event_values["block_number"]) for each in box.rejected()
-        ]
+        found = [int(each.alert.event_values["block_number"]) for each in box.dead]
         assert found == refused
     box.close()
 

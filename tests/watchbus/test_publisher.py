@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import inspect
 import threading
+import time
 
 import anyio
 import httpx
 import pytest
 from driving import alert
 
-from ortege_watch import InvalidArgument, RateLimited, Retry, TransportError
+from ortege_watch import (
+    DeadlineExceeded,
+    DecodeError,
+    InvalidArgument,
+    OrtegeWatchError,
+    RateLimited,
+    Retry,
+    TransportError,
+)
 from ortege_watch.testing import FakeWatchBus
 from ortege_watch.watchbus import (
     AlertPublisher,
@@ -25,6 +35,8 @@ from ortege_watch.watchbus import (
     WatchBusError,
     WireStyle,
 )
+from ortege_watch.watchbus.models import read_alerts
+from ortege_watch.watchbus.sending import prepare_alerts
 
 ALERTS = [alert(number) for number in range(5)]
 ONCE = Retry(attempts=1)
@@ -230,7 +242,7 @@ async def test_rejected_alerts_are_listed_in_the_outbox(ask, bus, path, caplog):
     result = await ask("publish", ALERTS)
     assert numbers(result.sent) == [0, 2, 3, 4]
     box = ask.client.outbox
-    assert [each.reason for each in box.rejected()] == ["too old"]
+    assert [each.reason for each in box.dead] == ["too old"]
     assert "too old" in caplog.text
     asked = len(bus.requests)
     await ask("flush")
@@ -243,10 +255,12 @@ async def test_rejected_alerts_are_listed_in_the_outbox(ask, bus, path, caplog):
 
 async def test_with_invalid_credentials_alerts_stay_queued(ask, bus, path):
     ask.open(credentials=Credentials("nobody", "hush"), outbox=path)
-    result = await ask("publish", ALERTS)
-    assert result.error.code == "000003"
+    with pytest.raises(WatchBusError) as caught:
+        await ask("publish", ALERTS)
+    assert caught.value.code == "000003"
+    assert caught.value.published.unsent == tuple(ALERTS)
     assert len(ask.client.outbox) == 5
-    assert ask.client.outbox.rejected() == []
+    assert ask.client.outbox.dead == []
 
 
 async def test_a_full_outbox_accepts_nothing(ask, bus, path):
@@ -368,3 +382,190 @@ def test_both_publishers_have_the_same_methods_and_arguments():
     sync, other = shape(AlertPublisher), shape(AsyncAlertPublisher)
     other["close"] = other.pop("aclose")
     assert sync == other
+
+
+def is_block(*blocks):
+    return lambda each: int(each.event_values["block_number"]) in blocks
+
+
+async def drain(ask):
+    """Flush until nothing is due; errors are part of it."""
+    for _ in range(10):
+        try:
+            result = await ask("flush")
+        except OrtegeWatchError as error:
+            result = error.published
+        if not (result.sent or result.rejected):
+            return
+
+
+async def test_an_alert_that_always_fails_stops_no_others(ask, bus, path):
+    bus.reject_alerts(is_block(2, 100), "handler failed", status=500)
+    ask.open(outbox=path, retry=ONCE, batch_size=50)
+    await ask("publish", list(map(alert, range(250))))
+    await drain(ask)
+    assert numbers(bus.alerts) == [n for n in range(250) if n not in {2, 100}]
+    assert numbers(ask.client.outbox.waiting()) == [2, 100]
+
+
+async def test_without_an_outbox_too(ask, bus):
+    bus.reject_alerts(is_block(2), "handler failed", status=500)
+    ask.open(retry=ONCE)
+    with pytest.raises(WatchBusError, match="handler failed") as caught:
+        await ask("publish", ALERTS)
+    assert numbers(bus.alerts) == [0, 1, 3, 4]
+    assert caught.value.published.unsent == (ALERTS[2],)
+    assert numbers(caught.value.published.sent) == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("status", [301, 307, 404, 401, 405, 410])
+async def test_a_misconfiguration_is_an_error_with_an_outbox_too(
+    ask, bus, path, status
+):
+    if status < 400:
+        bus.redirect("https://other.example.com/", status=status, times=None)
+    else:
+        bus.error(status, times=None)
+    ask.open(outbox=path)
+    for name, *alerts in (("publish", ALERTS), ("flush",)):
+        with pytest.raises(WatchBusError) as caught:
+            await ask(name, *alerts)
+        assert caught.value.status == status
+        assert caught.value.published.sent == ()
+    assert numbers(ask.client.outbox.waiting()) == [0, 1, 2, 3, 4]
+    bus.heal()
+    await ask("flush")
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+
+
+async def test_a_web_page_is_a_misconfiguration(ask, bus, path):
+    bus.error(200, "<html>Welcome</html>", times=None)
+    ask.open(outbox=path)
+    with pytest.raises(DecodeError, match="Welcome"):
+        await ask("publish", ALERTS)
+    assert len(ask.client.outbox) == 5
+
+
+@pytest.mark.parametrize("with_outbox", [True, False])
+async def test_a_call_has_one_deadline(ask, bus, path, with_outbox):
+    bus.silence()
+    ask.open(outbox=path if with_outbox else None, batch_size=1)
+    begin = time.monotonic()
+    with contextlib.suppress(DeadlineExceeded):
+        await ask("publish", ALERTS, deadline=0.3)
+    with contextlib.suppress(DeadlineExceeded):
+        await ask("flush", deadline=0.3)
+    assert time.monotonic() - begin < 5
+    assert numbers(alerts_of(bus.requests)) == [0] * len(bus.requests)
+
+
+def alerts_of(requests):
+    return [each for sent in requests for each in read_alerts(sent.content)]
+
+
+async def test_enqueue_does_not_use_the_network(ask, bus, path):
+    ask.open(outbox=path)
+    await ask("enqueue", ALERTS[:3])
+    await ask("enqueue", ALERTS[2:])
+    assert bus.requests == []
+    assert numbers(ask.client.outbox.waiting()) == [0, 1, 2, 3, 4]
+    await ask("flush")
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+
+
+async def test_enqueue_needs_an_outbox_and_alerts_that_can_be_sent(ask, path):
+    with pytest.raises(InvalidArgument, match="needs an outbox"):
+        await ask.open()("enqueue", ALERTS)
+    with pytest.raises(InvalidArgument, match="alerts"):
+        await ask.open(outbox=path)("enqueue", [])
+
+
+class Running:
+    """``run()`` of a publisher, beside the test."""
+
+    def __init__(self, ask, **options):
+        self.ask = ask
+        self.options = {"poll_every": 0.02} | options
+
+    async def __aenter__(self):
+        self.task = asyncio.create_task(self.ask("run", **self.options))
+        return self
+
+    async def __aexit__(self, *error):
+        await self.ask.close()
+        self.ask.clients.clear()
+        await asyncio.wait_for(self.task, 10)  # it raises nothing
+
+
+QUICK = Retry(attempts=1, base=0.01, cap=0.02)
+
+
+async def test_run_sends_what_is_and_what_becomes_queued(ask, bus, path):
+    ask.open(outbox=path, retry=QUICK)
+    await ask("enqueue", ALERTS[:2])
+    async with Running(ask, poll_every=60):
+        await bus.wait_until_async(lambda: len(bus.alerts) == 2)
+        await ask("enqueue", ALERTS[2:3])  # wakes it up
+        await bus.wait_until_async(lambda: len(bus.alerts) == 3)
+
+
+async def test_run_sends_what_another_process_queues(ask, bus, path):
+    ask.open(outbox=path, retry=QUICK)
+    async with Running(ask):
+        with Outbox(path) as other:
+            other.accept(prepare_alerts(ALERTS, "fake-app", WireStyle()))
+        await bus.wait_until_async(lambda: len(bus.alerts) == 5)
+
+
+async def test_run_survives_outages_and_misconfigurations(ask, bus, path, caplog):
+    ask.open(outbox=path, retry=QUICK)
+    bus.down()
+    async with Running(ask):
+        await ask("enqueue", ALERTS[:1])
+        await until(lambda: caplog.text.count("cannot send: no response from") >= 3)
+        bus.up()
+        await bus.wait_until_async(lambda: len(bus.alerts) == 1)
+        bus.error(404)
+        await ask("enqueue", ALERTS[1:])
+        await until(lambda: "HTTP status 404" in caplog.text)
+        [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+        assert "next attempt in" in record.getMessage()
+        assert bus.url.removeprefix("http://") in record.getMessage()
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_run_survives_an_outbox_that_cannot_be_written(ask, bus, path, caplog):
+    ask.open(outbox=path, retry=QUICK)
+    await ask("enqueue", ALERTS)
+    box = ask.client.outbox
+    box._db.execute("PRAGMA query_only = ON")
+    async with Running(ask):
+        await until(lambda: caplog.text.count("cannot use the outbox") >= 2)
+        box._db.execute("PRAGMA query_only = OFF")
+        await until(lambda: not len(box))
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+
+
+async def test_flush_says_what_was_sent_before_the_outbox_failed(ask, bus, path):
+    ask.open(outbox=path)
+    await ask("enqueue", ALERTS)
+    ask.client.outbox._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(OrtegeWatchError, match="cannot use the outbox") as caught:
+        await ask("flush")
+    assert numbers(caught.value.published.sent) == [0, 1, 2, 3, 4]
+
+
+async def test_run_needs_an_outbox_and_is_ended_by_cancelling(bus, path):
+    async with AsyncAlertPublisher(bus.url, bus.credentials) as publisher:
+        with pytest.raises(InvalidArgument, match="needs an outbox"):
+            await publisher.run()
+    async with AsyncAlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+        with anyio.move_on_after(0.2) as scope:
+            await publisher.run()
+        assert scope.cancelled_caught
+        assert numbers((await publisher.publish(ALERTS[:1])).sent) == [0]

@@ -305,13 +305,18 @@ class _Driver(Generic[C, B]):
         proxy = through_proxy(request.url) if self._is_ours else ""
         return urlsplit(request.url).netloc + proxy
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the client is closed, or that of the user."""
+        return self._closed or (self._http is not None and self._http.is_closed)
+
     def check_open(self) -> None:
         """Raise OrtegeWatchError if the client is closed, or that of the user.
 
         Or if this process was forked from one that has used it: both would use the same
         connections, and a lock of the client may be held by a thread that is not here.
         """
-        if self._closed or (self._http is not None and self._http.is_closed):
+        if self.is_closed:
             raise OrtegeWatchError("the client is closed; create a new one")
         self._used_in = self._used_in or os.getpid()
         if self._used_in != os.getpid():
@@ -457,7 +462,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         finally:
             conversation.close()
 
-    async def _until_closed(self, call: Awaitable[T]) -> T | None:
+    async def until_closed(self, call: Awaitable[T]) -> T | None:
         """Await a call; return ``None`` if the closing has ended it."""
         with anyio.CancelScope() as scope:
             self._running.add(scope)
@@ -472,12 +477,12 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         match effect:
             case Request():
                 outcome = self._unless_closed(
-                    await self._until_closed(self._send(effect))
+                    await self.until_closed(self._send(effect))
                 )
             case GetToken(source, within):
                 self.check_open()
                 try:
-                    token = await self._until_closed(source.aget(within)) or ""
+                    token = await self.until_closed(source.aget(within)) or ""
                 except TokenTimeout as error:
                     outcome = Failure(error=error)
                 if not token:
@@ -488,7 +493,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
                 value = await to_thread.run_sync(call) if may_block else call()
                 return Reply(now=self.clock.now(), value=value)
             case Pause(seconds):
-                await self._until_closed(self.clock.sleep(seconds))
+                await self.until_closed(self.clock.sleep(seconds))
         return _answer(self.clock.now(), outcome, token)
 
     async def _send(self, request: Request) -> Response | Failure:

@@ -76,8 +76,8 @@ if TYPE_CHECKING:
         WatchPaths as WatchPaths,
     )
     from ortege_watch.watchbus.sending import (
+        DeadLetter as DeadLetter,
         PublishResult as PublishResult,
-        RejectedAlert as RejectedAlert,
     )
     from ortege_watch.watchbus.signing import (
         Credentials as Credentials,
@@ -122,7 +122,7 @@ _HOMES = {
         "watchbus.provider": "Provider RateLimit provider_app",
         "watchbus.publisher": "AlertPublisher AsyncAlertPublisher",
         "watchbus.requests": "BusOptions Progress WatchPaths",
-        "watchbus.sending": "PublishResult RejectedAlert",
+        "watchbus.sending": "DeadLetter PublishResult",
         "watchbus.signing": "Credentials Headers sign signed_headers",
         "watchbus.subscribers": "SQLiteProvider Subscriber",
         "watchbus.verifier": "MemoryNonces NonceStore RequestVerifier SQLiteNonces",

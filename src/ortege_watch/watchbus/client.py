@@ -171,7 +171,7 @@ def _distinct(entities: object, kind: type[T]) -> tuple[T, ...]:
     return listed
 
 
-class _Calls:
+class BusCalls:
     """What the clients for tasks and those for threads share."""
 
     _driver: Any
@@ -192,25 +192,25 @@ class _Calls:
         return self._config.override(limits)
 
 
-class AsyncBusClient(AsyncHttpClient, _Calls):
+class AsyncBusClient(AsyncHttpClient, BusCalls):
     """Base of the clients that send signed requests from tasks."""
 
     def __init__(
         self, config: BusConfig, http: AsyncHttp | None, clock: AsyncClock | None
     ) -> None:
-        _Calls.__init__(self, config, http)
+        BusCalls.__init__(self, config, http)
         self._driver = AsyncHttpDriver(
             http=http, clock=clock, max_size=config.max_size, tls=config.tls
         )
 
 
-class BusClient(HttpClient, _Calls):
+class BusClient(HttpClient, BusCalls):
     """Base of the clients that send signed requests from threads."""
 
     def __init__(
         self, config: BusConfig, http: Http | None, clock: Clock | None
     ) -> None:
-        _Calls.__init__(self, config, http)
+        BusCalls.__init__(self, config, http)
         self._driver = HttpDriver(
             http=http, clock=clock, max_size=config.max_size, tls=config.tls
         )

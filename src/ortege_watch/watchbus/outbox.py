@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Final
@@ -13,11 +15,15 @@ from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import OutboxFull
 from ortege_watch.watchbus.models import AlertInfo, read_alerts
 from ortege_watch.watchbus.sending import (
+    DELAYS,
     BatchResults,
+    DeadLetter,
     QueuedAlert,
-    RejectedAlert,
+    Redelivery,
     SendLease,
 )
+
+_LOGGER: Final = logging.getLogger("ortege_watch.watchbus")
 
 _VERSION: Final = 1
 """The version of the schema, which every change of it raises."""
@@ -26,19 +32,33 @@ _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS waiting (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         key TEXT NOT NULL UNIQUE,
-        data BLOB NOT NULL
+        data BLOB NOT NULL,
+        accepted_at REAL NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        next_attempt_at REAL NOT NULL DEFAULT 0
     );
-    CREATE TABLE IF NOT EXISTS rejected (
+    CREATE TABLE IF NOT EXISTS dead (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         key TEXT NOT NULL UNIQUE,
         data BLOB NOT NULL,
         reason TEXT NOT NULL,
         code TEXT,
-        status INTEGER
-    );
+        status INTEGER,
+        attempts INTEGER NOT NULL,
+        time REAL NOT NULL
+    )
 """
 
 _COUNT: Final = "SELECT count(*) FROM waiting"
+
+# An alert whose next attempt is further away was scheduled before the clock was set back.
+_DUE: Final = "next_attempt_at NOT BETWEEN ? AND ? + 30000"
+assert max(DELAYS) < 30_000  # noqa: S101 - seconds; a rule for who changes them
+
+_NEXT: Final = f"""
+    SELECT key, data, attempts, accepted_at FROM waiting
+    WHERE {_DUE} ORDER BY number LIMIT ?
+"""  # noqa: S608 - no input
 
 
 class Outbox(DatabaseFile):
@@ -48,28 +68,44 @@ class Outbox(DatabaseFile):
     the order in which they were accepted, **at least once**: an alert whose response is
     lost is sent again, and the receiver recognises it by its dedupe key. Several
     processes and publishers may share a file: all accept alerts, one at a time sends.
-    The file must be on a local disk, and must not be open during a fork.
+    The file must be on a local disk, and be opened after a fork, not before.
 
-    Alerts that the bus rejects for good are moved to a list of their own, with the
-    reason, and delay no others.
+    An alert that fails alone delays no others. It is sent again after 5 s, 30 s, 2 min,
+    10 min, 30 min, 1 h, 2 h, 4 h and then every 8 h; a ``Retry-After`` may make that up
+    to 5 min longer. After ``max_attempts``, or if it fails at an age of ``max_age``, it
+    becomes a dead letter; one that the bus rejects does at once. An outage costs no
+    attempts.
 
     Close the outbox, or use it as a context manager.
 
     Args:
         path: the file; it is created if it does not exist. A second, empty file with
             the ending ``-sender`` is created beside it, which the sender locks.
-        limit: the most alerts that may be queued, and the most rejected ones that are
-            kept (the oldest are deleted).
+        limit: the most alerts that may be queued, and the most dead letters that are
+            kept (the oldest are deleted, with a warning).
+        max_attempts: how often an alert may fail alone.
+        max_age: the age in seconds at which a failed alert is given up.
+        now: returns unix seconds; for tests.
 
     Raises:
-        InvalidArgument: ``path`` is not a file's, or ``limit`` is not positive.
+        InvalidArgument: ``path`` is not a file's, or a limit is not positive.
         OrtegeWatchError: the file cannot be used; every method raises it, too.
     """
 
     on_disk: bool = True
 
-    def __init__(self, path: str | Path, *, limit: int = 100_000) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        limit: int = 100_000,
+        max_attempts: int = 10,
+        max_age: float = 7 * 86_400.0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         check_int("limit", limit)
+        self._redelivery = Redelivery(max_attempts=max_attempts, max_age=max_age)
+        self._now = now
         super().__init__(
             path, "the outbox", _SCHEMA, synchronous="FULL", version=_VERSION
         )
@@ -91,37 +127,52 @@ class Outbox(DatabaseFile):
             return int(count)
 
     def waiting(self) -> list[AlertInfo]:
-        """Return the queued alerts, in order."""
+        """Return the queued alerts, in order, also those that are sent again later."""
         with self._guard:
-            return [each.alert for each in self._first(self.limit)]
+            rows = self._db.execute("SELECT data FROM waiting ORDER BY number")
+            return [read_alerts(data)[0] for (data,) in rows]
 
-    def rejected(self) -> list[RejectedAlert]:
-        """Return the rejected alerts with the bus's reasons, oldest first."""
+    @property
+    def dead(self) -> list[DeadLetter]:
+        """The dead letters, oldest first."""
         with self._guard:
             rows = self._db.execute(
-                "SELECT data, reason, code, status FROM rejected ORDER BY number"
+                "SELECT data, reason, code, status, attempts, time, key FROM dead"
+                " ORDER BY number"
             ).fetchall()
-        return [RejectedAlert(read_alerts(data)[0], *why) for data, *why in rows]
+        return [DeadLetter(read_alerts(data)[0], *rest) for data, *rest in rows]
 
-    def requeue(self) -> int:
-        """Queue the rejected alerts again, after all others, and return their number.
+    def requeue(self, letters: Iterable[DeadLetter] | None = None) -> int:
+        """Queue dead letters again, after all other alerts, and return their number.
+
+        Args:
+            letters: some of :attr:`dead`; ``None`` for all.
 
         Raises:
             OutboxFull: they do not fit.
         """
+        return self._take_dead(letters, is_queued=True)
+
+    def forget(self, letters: Iterable[DeadLetter] | None = None) -> int:
+        """Delete dead letters, and return their number.
+
+        Args:
+            letters: some of :attr:`dead`; ``None`` for all.
+        """
+        return self._take_dead(letters, is_queued=False)
+
+    def _take_dead(
+        self, letters: Iterable[DeadLetter] | None, *, is_queued: bool
+    ) -> int:
+        wanted = None if letters is None else {each.key for each in letters}
         with self._guard, self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            rows = self._db.execute(
-                "SELECT key, data FROM rejected ORDER BY number"
-            ).fetchall()
-            self._add(rows)
-            self._db.execute("DELETE FROM rejected")
-            return len(rows)
-
-    def discard_rejected(self) -> int:
-        """Delete the rejected alerts, and return their number."""
-        with self._guard:
-            return self._db.execute("DELETE FROM rejected").rowcount
+            rows = self._db.execute("SELECT key, data FROM dead ORDER BY number")
+            taken = [row for row in rows if wanted is None or row[0] in wanted]
+            if is_queued:
+                self._add(taken)
+            self._forget([row[:1] for row in taken])
+        return len(taken)
 
     def close(self) -> None:
         """Close the files; a sender loses its lease."""
@@ -143,9 +194,7 @@ class Outbox(DatabaseFile):
         with self._guard, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._add(rows)
-            self._db.executemany(
-                "DELETE FROM rejected WHERE key = ?", [row[:1] for row in rows]
-            )
+            self._forget([row[:1] for row in rows])
 
     def begin_sending(self, lease: SendLease, limit: int) -> list[QueuedAlert] | None:
         """Take the lease and return the first alerts; ``None`` if another has it.
@@ -165,29 +214,62 @@ class Outbox(DatabaseFile):
         with self._guard:
             return self._first(limit)
 
-    def resolve(self, results: BatchResults, limit: int) -> list[QueuedAlert]:
-        """Remove the alerts that were sent or rejected, and return the next ones."""
-        keys = [(each.key,) for each in results.resolved]
-        with self._guard, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany("DELETE FROM waiting WHERE key = ?", keys)
-            if results.rejected:
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO rejected (key, data, reason, code, status)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    [
-                        (each.key, each.data, why.reason, why.code, why.status)
-                        for each, why in results.rejected
-                    ],
-                )
-                self._db.execute(
-                    "DELETE FROM rejected WHERE number <="
-                    " (SELECT max(number) FROM rejected) - ?",
-                    (self.limit,),
-                )
+    def resolve(
+        self, results: BatchResults, limit: int
+    ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
+        """Remove what was sent or given up; return the next alerts, and the latter."""
+        now = self._now()
+        dead = [(each, each.dead_letter(why, now)) for each, why in results.rejected]
+        again: list[tuple[int, float, str]] = []
+        for each, why in results.failed:
+            attempts, age = each.attempts + 1, now - each.accepted_at
+            delay = self._redelivery.delay(attempts, age, why.retry_after)
+            if delay is None:
+                dead.append((each, each.dead_letter(why, now)))
+            else:
+                again.append((attempts, now + delay, each.key))
+        gone = [each.key for each, _ in dead] + [each.key for each in results.sent]
+        forgotten = 0
         with self._guard:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(
+                    "DELETE FROM waiting WHERE key = ?", [(key,) for key in gone]
+                )
+                self._db.executemany(
+                    "UPDATE waiting SET attempts = ?, next_attempt_at = ?"
+                    " WHERE key = ?",
+                    again,
+                )
+                if dead:
+                    forgotten = self._keep_dead(dead)
             self._give_back()
-            return self._first(limit)
+            batch = self._first(limit)
+        if forgotten:
+            problem = "%r has more than %d dead letters: the oldest %d were deleted"
+            _LOGGER.warning(problem, self, self.limit, forgotten)
+        return batch, [letter for _, letter in dead]
+
+    def _keep_dead(self, dead: Sequence[tuple[QueuedAlert, DeadLetter]]) -> int:
+        """Keep dead letters; return how many of the oldest had to be deleted."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO dead"
+            " (key, data, reason, code, status, attempts, time)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    *(letter.key, each.data, letter.reason, letter.code),
+                    *(letter.status, letter.attempts, letter.time),
+                )
+                for each, letter in dead
+            ],
+        )
+        # By their order, not by their numbers, which have gaps.
+        return self._db.execute(
+            "DELETE FROM dead WHERE number <= (SELECT number FROM dead"
+            " ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (self.limit,),
+        ).rowcount
 
     def end_sending(self, lease: SendLease) -> None:
         """Release the lease, whether it was taken or not."""
@@ -197,6 +279,11 @@ class Outbox(DatabaseFile):
                 self._lease = None
                 self._sender.execute("ROLLBACK")
 
+    def is_due(self) -> bool:
+        """Return whether an alert is to be sent now."""
+        with self._guard:
+            return bool(self._first(1))
+
     def still_queued(self, alerts: Iterable[QueuedAlert]) -> list[QueuedAlert]:
         """Return those of the alerts that are queued."""
         query = "SELECT 1 FROM waiting WHERE key = ?"
@@ -204,8 +291,11 @@ class Outbox(DatabaseFile):
             return [x for x in alerts if self._db.execute(query, (x.key,)).fetchone()]
 
     def _add(self, rows: Sequence[tuple[str, bytes]]) -> None:
+        now = self._now()
         self._db.executemany(
-            "INSERT INTO waiting (key, data) VALUES (?, ?) ON CONFLICT DO NOTHING", rows
+            "INSERT INTO waiting (key, data, accepted_at) VALUES (?, ?, ?)"
+            " ON CONFLICT DO NOTHING",
+            [(*row, now) for row in rows],
         )
         [count] = self._db.execute(_COUNT).fetchone()
         if count > self.limit:
@@ -214,8 +304,9 @@ class Outbox(DatabaseFile):
                 f" hold {count}: none of these {len(rows)} was accepted"
             )
 
+    def _forget(self, keys: Iterable[tuple[str]]) -> None:
+        self._db.executemany("DELETE FROM dead WHERE key = ?", keys)
+
     def _first(self, limit: int) -> list[QueuedAlert]:
-        rows = self._db.execute(
-            "SELECT key, data FROM waiting ORDER BY number LIMIT ?", (limit,)
-        )
-        return list(starmap(QueuedAlert, rows))
+        now = self._now()
+        return list(starmap(QueuedAlert, self._db.execute(_NEXT, (now, now, limit))))

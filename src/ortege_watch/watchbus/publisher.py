@@ -3,36 +3,92 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from random import random
 from typing import Final, Unpack
 
 import anyio
 from anyio import to_thread
 
+from ortege_watch._checks import check_seconds
 from ortege_watch._http.conversation import Limits
 from ortege_watch._http.driver import AsyncClock, AsyncHttp, Clock, Http
-from ortege_watch.watchbus.client import AsyncBusClient, BusClient
+from ortege_watch.errors import InvalidArgument
+from ortege_watch.watchbus.client import AsyncBusClient, BusCalls, BusClient
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
 from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig, BusOptions, Progress
-from ortege_watch.watchbus.sending import PublishResult, prepare_alerts, send_queued
+from ortege_watch.watchbus.sending import (
+    PublishResult,
+    QueuedAlert,
+    Sender,
+    SendingPace,
+    prepare_alerts,
+)
 from ortege_watch.watchbus.signing import Credentials
 
+_BATCHES: Final = 10
+"""So many batches in a row, :meth:`run` keeps the results of, and the lease."""
 
-class AsyncAlertPublisher(AsyncBusClient):
+
+class _Publishing(BusCalls):
+    """What the publishers for tasks and those for threads share."""
+
+    def _open(
+        self, path: str, config: BusConfig, outbox: Outbox | str | Path | None
+    ) -> None:
+        self._endpoint = config.endpoint(path)
+        self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
+        self._owns_outbox = self.outbox is not outbox
+
+    def _sender(self, limits: Limits, progress: Progress | None = None) -> Sender:
+        """Return a sender without alerts, whose deadline counts from now."""
+        return Sender(
+            config=self._begin(limits, progress),
+            endpoint=self._endpoint,
+            outbox=self.outbox,
+            progress=progress,
+            started=self._driver.clock.now(),
+        )
+
+    def _background_sender(self) -> Sender:
+        """Return a sender of a few batches, each request of which has a deadline."""
+        return Sender(
+            config=self._begin({}),
+            endpoint=self._endpoint,
+            outbox=self.outbox,
+            max_batches=_BATCHES,
+        )
+
+    def _pace(self) -> SendingPace:
+        return SendingPace(self._config.host, self._config.budget.retry)
+
+    def _prepare(self, alerts: Iterable[AlertInfo]) -> list[QueuedAlert]:
+        config = self._config
+        return prepare_alerts(alerts, config.credentials.app_id, config.style)
+
+    def _need_outbox(self, method: str) -> Outbox:
+        if self.outbox is None:
+            problem = f"{method}() needs an outbox: pass outbox= to the publisher"
+            raise InvalidArgument(problem)
+        self._driver.check_open()
+        return self.outbox
+
+
+class AsyncAlertPublisher(AsyncBusClient, _Publishing):
     """A sender of alerts to the watch-bus, for tasks of asyncio or trio.
 
     Without an outbox, an error of :meth:`publish` has the unsent alerts. With one, alerts
     are first written to a file, where they stay until the bus acknowledges them; see
-    :class:`Outbox` for the guarantees. Nothing is sent in the background: what could not
-    be sent is sent by the next :meth:`publish` or :meth:`flush`, so call that one from
-    time to time.
+    :class:`Outbox` for the guarantees. :meth:`enqueue` only writes, and :meth:`run` sends
+    in the background. Without :meth:`run`, what could not be sent is sent by the next
+    :meth:`publish` or :meth:`flush`.
 
-    An alert that the bus rejects as invalid delays no others: a rejected request is
-    halved until the alert is alone. A request whose response is lost is sent again, so
-    that the bus may get an alert twice, with the same dedupe key.
+    A request that fails is halved until the alert that makes it fail is alone, so that it
+    delays no others. Every 2xx response without an error code acknowledges the alerts. A
+    request whose response is lost is sent again, so that the bus may get an alert twice,
+    with the same dedupe key.
 
     Args:
         url: the bus, such as ``https://bus.example.com``, with or without ``path``.
@@ -65,14 +121,14 @@ class AsyncAlertPublisher(AsyncBusClient):
         **options: Unpack[BusOptions],
     ) -> None:
         config = BusConfig.parse(url, credentials, path, **options)
-        self._endpoint: Final = config.endpoint(path)
+        config.endpoint(path)
         super().__init__(config, http, clock)
-        self.outbox: Final = _open(outbox)
-        self._owns_outbox: Final = self.outbox is not outbox
-        self._sending: Final = nullcontext() if outbox is None else anyio.Lock()
+        self._open(path, config, outbox)
+        self._sending: Final = anyio.Lock()
+        self._wake: anyio.Event | None = None  # set when alerts are written
 
     async def aclose(self) -> None:
-        """Close the connections, and the outbox if it was opened here."""
+        """Close the connections, and the outbox if it was opened here; end ``run()``."""
         await super().aclose()
         if self.outbox is not None and self._owns_outbox:
             await to_thread.run_sync(self.outbox.close)
@@ -92,53 +148,123 @@ class AsyncAlertPublisher(AsyncBusClient):
 
         Args:
             alerts: at least one.
-            progress: called after each request.
-            limits: see :class:`Limits`; they hold for each request.
+            progress: called after each batch.
+            limits: see :class:`Limits`; the deadline is that of the whole call.
 
         Raises:
             InvalidArgument: an alert cannot be sent; none was sent or accepted.
             OutboxFull: the outbox has no room; none was accepted.
-            OrtegeWatchError: the outbox cannot be used, or without an outbox: a request
-                failed as listed at :class:`AsyncWatchBusClient`. The ``unsent`` alerts in
-                :attr:`OrtegeWatchError.published` can be published again.
+            OrtegeWatchError: the outbox cannot be used; a setting is wrong, so that
+                every request fails, such as with status 401 or 404; or, without an
+                outbox, a request failed as listed at :class:`AsyncWatchBusClient`. See
+                :attr:`OrtegeWatchError.published`.
         """
-        config = self._begin(limits, progress)
-        items = prepare_alerts(alerts, config.credentials.app_id, config.style)
-        if self.outbox is not None:
-            await to_thread.run_sync(self.outbox.accept, items)
-        async with self._sending:
-            return await self._driver.arun(
-                send_queued(config, self._endpoint, self.outbox, items, progress)
-            )
+        sender = self._sender(limits, progress)
+        sender.alerts = await self._accept(alerts)
+        return await self._send(sender)
+
+    async def enqueue(self, alerts: Iterable[AlertInfo]) -> None:
+        """Write alerts to the outbox, and leave the sending to :meth:`run`.
+
+        Args:
+            alerts: at least one.
+
+        Raises:
+            InvalidArgument: an alert cannot be sent, or there is no outbox.
+            OutboxFull: the outbox has no room; none was accepted.
+            OrtegeWatchError: the outbox cannot be used.
+        """
+        self._need_outbox("enqueue")
+        await self._accept(alerts)
 
     async def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
     ) -> PublishResult:
-        """Send the queued alerts, unless another process is sending them.
+        """Send the alerts that are due, unless another process is sending them.
+
+        Args:
+            progress: called after each batch.
+            limits: see :class:`Limits`; the deadline is that of the whole call.
 
         Raises:
             OrtegeWatchError: a request failed, or the outbox cannot be used; see
                 :attr:`OrtegeWatchError.published`.
         """
-        config = self._begin(limits, progress)
-        async with self._sending:
-            return await self._driver.arun(
-                send_queued(config, self._endpoint, self.outbox, (), progress)
-            )
+        return await self._send(self._sender(limits, progress))
+
+    async def run(self, *, poll_every: float = 1.0) -> None:
+        """Send alerts as they become due, until this is cancelled or the publisher is closed.
+
+        What :meth:`enqueue` of this publisher writes is sent at once. Every failure is
+        logged and followed by another attempt, after a pause that grows: up to the
+        ``cap`` of ``retry`` in an outage, and up to five minutes while a setting is
+        wrong.
+
+        Args:
+            poll_every: seconds between two looks for alerts that other processes have
+                written, and for those that are sent again.
+
+        Raises:
+            InvalidArgument: there is no outbox.
+        """
+        self._need_outbox("run")
+        check_seconds("poll_every", poll_every)
+        await self._driver.until_closed(self._run(poll_every))
+
+    async def _run(self, poll_every: float) -> None:
+        pace = self._pace()
+        while True:
+            self._wake = wake = anyio.Event()
+            try:
+                result = await self._send(self._background_sender())
+            except Exception as error:  # noqa: BLE001 - it is logged
+                if self._driver.is_closed:
+                    return
+                pause = pace.next(error, random())  # noqa: S311 - guards nothing
+                await self._driver.clock.sleep(pause)
+            else:
+                pace.reset()
+                if not result.sent:
+                    with anyio.move_on_after(poll_every):
+                        await wake.wait()
+
+    async def _accept(self, alerts: Iterable[AlertInfo]) -> Sequence[QueuedAlert]:
+        prepared = self._prepare(alerts)
+        if self.outbox is not None:
+            await to_thread.run_sync(self.outbox.accept, prepared)
+            if self._wake is not None:
+                self._wake.set()
+        return prepared
+
+    async def _send(self, sender: Sender) -> PublishResult:
+        """Send after the other calls, but not after the deadline.
+
+        The lease of the outbox still is with one sender only.
+        """
+        if self.outbox is None:
+            return await self._driver.arun(sender.run())
+        with anyio.move_on_after(sender.config.budget.deadline) as waiting:
+            await self._sending.acquire()
+        try:
+            return await self._driver.arun(sender.run())
+        finally:
+            if not waiting.cancelled_caught:
+                self._sending.release()
 
 
-class AlertPublisher(BusClient):
+class AlertPublisher(BusClient, _Publishing):
     """A sender of alerts to the watch-bus, for threads and scripts; threads may share it.
 
     Without an outbox, an error of :meth:`publish` has the unsent alerts. With one, alerts
     are first written to a file, where they stay until the bus acknowledges them; see
-    :class:`Outbox` for the guarantees. Nothing is sent in the background: what could not
-    be sent is sent by the next :meth:`publish` or :meth:`flush`, so call that one from
-    time to time.
+    :class:`Outbox` for the guarantees. :meth:`enqueue` only writes, and :meth:`run` sends
+    in the background. Without :meth:`run`, what could not be sent is sent by the next
+    :meth:`publish` or :meth:`flush`.
 
-    An alert that the bus rejects as invalid delays no others: a rejected request is
-    halved until the alert is alone. A request whose response is lost is sent again, so
-    that the bus may get an alert twice, with the same dedupe key.
+    A request that fails is halved until the alert that makes it fail is alone, so that it
+    delays no others. Every 2xx response without an error code acknowledges the alerts. A
+    request whose response is lost is sent again, so that the bus may get an alert twice,
+    with the same dedupe key.
 
     Args:
         url: the bus, such as ``https://bus.example.com``, with or without ``path``.
@@ -171,15 +297,16 @@ class AlertPublisher(BusClient):
         **options: Unpack[BusOptions],
     ) -> None:
         config = BusConfig.parse(url, credentials, path, **options)
-        self._endpoint: Final = config.endpoint(path)
+        config.endpoint(path)
         super().__init__(config, http, clock)
-        self.outbox: Final = _open(outbox)
-        self._owns_outbox: Final = self.outbox is not outbox
-        self._sending: Final = nullcontext() if outbox is None else threading.Lock()
+        self._open(path, config, outbox)
+        self._sending: Final = threading.Lock()
+        self._wake: Final = threading.Event()  # set when alerts are written
 
     def close(self) -> None:
-        """Close the connections, and the outbox if it was opened here."""
+        """Close the connections, and the outbox if it was opened here; end ``run()``."""
         super().close()
+        self._wake.set()
         if self.outbox is not None and self._owns_outbox:
             self.outbox.close()
 
@@ -198,40 +325,100 @@ class AlertPublisher(BusClient):
 
         Args:
             alerts: at least one.
-            progress: called after each request.
-            limits: see :class:`Limits`; they hold for each request.
+            progress: called after each batch.
+            limits: see :class:`Limits`; the deadline is that of the whole call.
 
         Raises:
             InvalidArgument: an alert cannot be sent; none was sent or accepted.
             OutboxFull: the outbox has no room; none was accepted.
-            OrtegeWatchError: the outbox cannot be used, or without an outbox: a request
-                failed as listed at :class:`WatchBusClient`. The ``unsent`` alerts in
-                :attr:`OrtegeWatchError.published` can be published again.
+            OrtegeWatchError: the outbox cannot be used; a setting is wrong, so that
+                every request fails, such as with status 401 or 404; or, without an
+                outbox, a request failed as listed at :class:`WatchBusClient`. See
+                :attr:`OrtegeWatchError.published`.
         """
-        config = self._begin(limits, progress)
-        items = prepare_alerts(alerts, config.credentials.app_id, config.style)
-        if self.outbox is not None:
-            self.outbox.accept(items)
-        with self._sending:
-            return self._driver.run(
-                send_queued(config, self._endpoint, self.outbox, items, progress)
-            )
+        sender = self._sender(limits, progress)
+        sender.alerts = self._accept(alerts)
+        return self._send(sender)
+
+    def enqueue(self, alerts: Iterable[AlertInfo]) -> None:
+        """Write alerts to the outbox, and leave the sending to :meth:`run`.
+
+        Args:
+            alerts: at least one.
+
+        Raises:
+            InvalidArgument: an alert cannot be sent, or there is no outbox.
+            OutboxFull: the outbox has no room; none was accepted.
+            OrtegeWatchError: the outbox cannot be used.
+        """
+        self._need_outbox("enqueue")
+        self._accept(alerts)
 
     def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
     ) -> PublishResult:
-        """Send the queued alerts, unless another process is sending them.
+        """Send the alerts that are due, unless another process is sending them.
+
+        Args:
+            progress: called after each batch.
+            limits: see :class:`Limits`; the deadline is that of the whole call.
 
         Raises:
             OrtegeWatchError: a request failed, or the outbox cannot be used; see
                 :attr:`OrtegeWatchError.published`.
         """
-        config = self._begin(limits, progress)
-        with self._sending:
-            return self._driver.run(
-                send_queued(config, self._endpoint, self.outbox, (), progress)
-            )
+        return self._send(self._sender(limits, progress))
 
+    def run(self, *, poll_every: float = 1.0) -> None:
+        """Send alerts as they become due, until another thread closes the publisher.
 
-def _open(outbox: Outbox | str | Path | None) -> Outbox | None:
-    return outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
+        What :meth:`enqueue` of this publisher writes is sent at once. Every failure is
+        logged and followed by another attempt, after a pause that grows: up to the
+        ``cap`` of ``retry`` in an outage, and up to five minutes while a setting is
+        wrong.
+
+        Args:
+            poll_every: seconds between two looks for alerts that other processes have
+                written, and for those that are sent again.
+
+        Raises:
+            InvalidArgument: there is no outbox.
+        """
+        self._need_outbox("run")
+        check_seconds("poll_every", poll_every)
+        pace = self._pace()
+        while not self._driver.is_closed:
+            self._wake.clear()
+            try:
+                result = self._send(self._background_sender())
+            except Exception as error:  # noqa: BLE001 - it is logged
+                if self._driver.is_closed:
+                    return
+                pause = pace.next(error, random())  # noqa: S311 - guards nothing
+                self._driver.clock.sleep(pause)
+            else:
+                pace.reset()
+                if not (result.sent or self._driver.is_closed):
+                    self._wake.wait(poll_every)
+
+    def _accept(self, alerts: Iterable[AlertInfo]) -> Sequence[QueuedAlert]:
+        prepared = self._prepare(alerts)
+        if self.outbox is not None:
+            self.outbox.accept(prepared)
+            self._wake.set()
+        return prepared
+
+    def _send(self, sender: Sender) -> PublishResult:
+        """Send after the other calls, but not after the deadline.
+
+        The lease of the outbox still is with one sender only.
+        """
+        if self.outbox is None:
+            return self._driver.run(sender.run())
+        limit = sender.config.budget.deadline
+        is_ours = self._sending.acquire(timeout=-1 if limit is None else limit)
+        try:
+            return self._driver.run(sender.run())
+        finally:
+            if is_ours:
+                self._sending.release()

@@ -203,6 +203,11 @@ class BusConfig:
             style=style,
         )
 
+    @property
+    def host(self) -> str:
+        """The host, perhaps with a port, for log lines."""
+        return split_url(self.root, "", "").netloc
+
     def endpoint(self, path: str) -> Endpoint:
         """Return the endpoint with a path, which is checked."""
         _check_path("path", path)

@@ -7,44 +7,69 @@ later sends what was accepted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from functools import partial
+import math
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final, ParamSpec, Protocol, TypeVar, cast
 
 from attrs import field, frozen, mutable
 
-from ortege_watch._checks import check_list
-from ortege_watch._http.conversation import Conversation, Work
-from ortege_watch.errors import OrtegeWatchError, printable
+from ortege_watch._checks import check_int, check_list, check_seconds
+from ortege_watch._http.conversation import (
+    LONGEST_RETRY_AFTER,
+    Backoff,
+    Conversation,
+    Retry,
+    Work,
+    next_attempt,
+    respected,
+)
+from ortege_watch.errors import OrtegeWatchError, WatchBusError, printable
 from ortege_watch.watchbus.models import AlertInfo, read_alerts
 from ortege_watch.watchbus.requests import (
     BusConfig,
     Endpoint,
     Progress,
+    is_misconfigured,
+    is_of_server,
     is_rejection,
     signed_exchange,
 )
 from ortege_watch.watchbus.wire import WireStyle, alerts_body, encode_alert
 
+T = TypeVar("T")
+P = ParamSpec("P")
+
 logger: Final = logging.getLogger("ortege_watch.watchbus")
+
+DELAYS: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0)
+"""Seconds after the first failed attempt of an alert, after the second, and so on."""
+
+_STREAK: Final = 3
+"""So many alerts that fail alone, in a row and the same way, are the server's failure."""
 
 
 @frozen
-class RejectedAlert:
-    """An alert that the bus rejected for its content, and the reason.
+class DeadLetter:
+    """An alert that will not be sent again, and the reason.
 
     Attributes:
         alert: the alert.
         reason: the bus's message.
         code: the result code; ``None`` where the response had none.
         status: the HTTP status.
+        attempts: how often the alert failed alone, 1 for one that was rejected at once.
+        time: when it was given up, in unix seconds; ``None`` without an outbox.
+        key: the alert's dedupe key.
     """
 
     alert: AlertInfo
     reason: str
     code: str | None
     status: int | None
+    attempts: int = 1
+    time: float | None = None
+    key: str = field(default="", eq=False, repr=False)
 
 
 @frozen
@@ -54,16 +79,40 @@ class PublishResult:
     Attributes:
         sent: those that the bus acknowledged, in order; with an outbox, this includes
             alerts that were queued before.
-        rejected: those that the bus rejected for good; they are not sent again.
+        rejected: those that were given up: the bus rejected them, or, with an outbox,
+            they have failed too often. They are not sent again.
         unsent: those of this call that were not sent. With an outbox they stay queued;
             without one this is the only place that has them.
-        error: why sending stopped before the end; ``None`` if it did not.
+        error: why the last alert that failed was not sent; ``None`` if none failed.
     """
 
     sent: tuple[AlertInfo, ...] = ()
-    rejected: tuple[RejectedAlert, ...] = ()
+    rejected: tuple[DeadLetter, ...] = ()
     unsent: tuple[AlertInfo, ...] = ()
     error: OrtegeWatchError | None = None
+
+
+@frozen(kw_only=True)
+class Redelivery:
+    """When an alert that failed is sent again, and when it is given up."""
+
+    max_attempts: int = 10
+    max_age: float = 7 * 86_400.0  # seconds
+
+    def __attrs_post_init__(self) -> None:
+        check_int("max_attempts", self.max_attempts)
+        check_seconds("max_age", self.max_age)
+
+    def delay(self, attempts: int, age: float, wait: float | None) -> float | None:
+        """Return the seconds until the next attempt; ``None`` if there is none.
+
+        ``attempts`` have failed, ``age`` is that of the alert, and ``wait`` what the
+        receiver asked for, both in seconds.
+        """
+        if attempts >= self.max_attempts or age >= self.max_age:
+            return None
+        nominal = DELAYS[min(attempts, len(DELAYS)) - 1]
+        return max(nominal, respected(wait))
 
 
 @frozen
@@ -72,12 +121,28 @@ class QueuedAlert:
 
     key: str  # its dedupe key, as the receiver computes it
     data: bytes  # a list of this one alert, as JSON
-    _given: AlertInfo | None = field(default=None, eq=False, repr=False)
+    attempts: int = field(default=0, eq=False)  # that failed
+    accepted_at: float = field(default=0.0, eq=False)  # unix seconds
+    given: AlertInfo | None = field(default=None, eq=False, repr=False)
 
     @property
     def alert(self) -> AlertInfo:
         """The alert; the object that was given, where that was in this process."""
-        return self._given or read_alerts(self.data)[0]
+        return self.given or read_alerts(self.data)[0]
+
+    def dead_letter(
+        self, error: WatchBusError, time: float | None = None
+    ) -> DeadLetter:
+        """Return the alert as one that is given up after one more attempt."""
+        return DeadLetter(
+            self.alert,
+            error.reason or str(error),
+            error.code,
+            error.status,
+            self.attempts + 1,
+            time,
+            self.key,
+        )
 
 
 @mutable(eq=False)
@@ -95,20 +160,11 @@ class BatchResults:
 
     sent: list[QueuedAlert] = field(factory=list)  # the bus acknowledged them
     # the bus rejected them for good; each with the reason
-    rejected: list[tuple[QueuedAlert, RejectedAlert]] = field(factory=list)
+    rejected: list[tuple[QueuedAlert, WatchBusError]] = field(factory=list)
+    # they failed, alone, and may succeed later
+    failed: list[tuple[QueuedAlert, WatchBusError]] = field(factory=list)
     # why nothing more was sent; None if everything was
     error: OrtegeWatchError | None = None
-
-    @property
-    def resolved(self) -> list[QueuedAlert]:
-        """The alerts that leave the queue."""
-        return [*self.sent, *(each for each, _ in self.rejected)]
-
-    def add(self, batch: BatchResults) -> None:
-        """Add the results of another batch."""
-        self.sent += batch.sent
-        self.rejected += batch.rejected
-        self.error = batch.error
 
 
 class AlertQueue(Protocol):
@@ -128,12 +184,18 @@ class AlertQueue(Protocol):
         """Take the lease and return the first alerts; ``None`` if another has it."""
         ...
 
-    def resolve(self, results: BatchResults, limit: int, /) -> Sequence[QueuedAlert]:
-        """Remove the alerts that were sent or rejected, and return the next ones."""
+    def resolve(
+        self, results: BatchResults, limit: int, /
+    ) -> tuple[Sequence[QueuedAlert], Sequence[DeadLetter]]:
+        """Remove what was sent or given up; return the next alerts, and the latter."""
         ...
 
     def end_sending(self, lease: SendLease, /) -> None:
         """Release the lease, whether it was taken or not."""
+        ...
+
+    def is_due(self) -> bool:
+        """Return whether an alert is to be sent now."""
         ...
 
     def still_queued(self, alerts: Iterable[QueuedAlert], /) -> list[QueuedAlert]:
@@ -142,28 +204,43 @@ class AlertQueue(Protocol):
 
 
 class MemoryQueue:
-    """The alerts of one call."""
+    """The alerts of one call; each is sent once."""
 
     on_disk: bool = False
 
     def __init__(self, alerts: Iterable[QueuedAlert]) -> None:
         self._alerts = {each.key: each for each in alerts}
+        self._failed = set[str]()
 
     def __len__(self) -> int:
         return len(self._alerts)
 
     def begin_sending(self, _lease: SendLease, limit: int) -> list[QueuedAlert]:
         """Return the first alerts."""
-        return list(islice(self._alerts.values(), limit))
+        return self._first(limit)
 
-    def resolve(self, results: BatchResults, limit: int) -> list[QueuedAlert]:
-        """Remove the alerts that were sent or rejected, and return the next ones."""
-        for each in results.resolved:
-            del self._alerts[each.key]
-        return list(islice(self._alerts.values(), limit))
+    def _first(self, limit: int) -> list[QueuedAlert]:
+        due = (each for key, each in self._alerts.items() if key not in self._failed)
+        return list(islice(due, limit))
+
+    def resolve(
+        self, results: BatchResults, limit: int
+    ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
+        """Remove what was sent or rejected; return the next alerts, and the latter."""
+        dead = [each.dead_letter(why) for each, why in results.rejected]
+        for queued in results.sent:
+            del self._alerts[queued.key]
+        for letter in dead:
+            del self._alerts[letter.key]
+        self._failed.update(each.key for each, _ in results.failed)
+        return self._first(limit), dead
 
     def end_sending(self, _lease: SendLease) -> None:
         """Do nothing: the queue has no other sender."""
+
+    def is_due(self) -> bool:
+        """Return ``False``: nobody adds alerts."""
+        return False
 
     def still_queued(self, alerts: Iterable[QueuedAlert]) -> list[QueuedAlert]:
         """Return those of the alerts that are in the queue."""
@@ -176,95 +253,235 @@ def prepare_alerts(alerts: object, app_id: str, style: WireStyle) -> list[Queued
     for i, alert in enumerate(check_list("alerts", alerts, AlertInfo)):
         data = b"[%b]" % encode_alert(alert, f"alerts[{i}]", style)
         key = alert.dedupe_key(app_id)
-        found.setdefault(key, QueuedAlert(key, data, alert))
+        found.setdefault(key, QueuedAlert(key, data, given=alert))
     return list(found.values())
 
 
-def deliver(
-    config: BusConfig, endpoint: Endpoint, batch: Sequence[QueuedAlert]
-) -> Conversation[BatchResults]:
-    """Send a batch in order; halve a rejected request until one alert is to blame.
+def _use(
+    queue: AlertQueue, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> Conversation[T]:
+    """Call a method of a queue; its error is raised here, and not in the driver."""
 
-    No error is raised, it is part of the results. Nothing is sent after an alert that
-    was neither acknowledged nor rejected.
-    """
-    results = BatchResults()
-    parts = [batch]
-    while parts and results.error is None:
-        part = parts.pop()
-        body = alerts_body([each.data[1:-1] for each in part], config.style)
+    def attempt() -> tuple[T | None, OrtegeWatchError | None]:
         try:
-            yield from signed_exchange(config, endpoint, body, None)
-            results.sent += part
+            return call(*args, **kwargs), None
         except OrtegeWatchError as error:
-            if not is_rejection(error):
-                results.error = error
-            elif len(part) == 1:
-                [alert] = part
-                reason = error.reason or str(error)
-                why = RejectedAlert(alert.alert, reason, error.code, error.status)
-                results.rejected.append((alert, why))
-            else:
-                half = len(part) // 2
-                parts += [part[half:], part[:half]]
-    return results
+            return None, error
+
+    value, error = (yield Work(attempt, queue.on_disk)).value
+    if error is not None:
+        raise error
+    return cast("T", value)
 
 
-def send_queued(
-    config: BusConfig,
-    endpoint: Endpoint,
-    outbox: AlertQueue | None,
-    alerts: Sequence[QueuedAlert],
-    progress: Progress | None,
-) -> Conversation[PublishResult]:
-    """Send what is queued, until nothing is left or a request fails.
+@mutable(kw_only=True)
+class Sender:
+    """A call that sends alerts, and what became of them so far.
 
-    ``alerts`` are those of the call, which an outbox has accepted before; a flush has
-    none. A failed request is an error without an outbox, and in a flush.
+    Attributes:
+        config: the server, and the options of the requests.
+        endpoint: the URL.
+        outbox: the queue, if alerts stay in it after the call.
+        alerts: those of the call, which an outbox has accepted before; a flush has none.
+        progress: called after each batch.
+        started: from when the deadline counts, in monotonic seconds; ``None``: from the
+            beginning of each request.
+        max_batches: the most batches to send.
     """
-    queue = MemoryQueue(alerts) if outbox is None else outbox
-    size, on_disk = config.batch_size, queue.on_disk
-    results = BatchResults()
-    batch: Sequence[QueuedAlert] | None
-    left = 1
-    while left and results.error is None:
-        lease = SendLease()
+
+    config: BusConfig
+    endpoint: Endpoint
+    outbox: AlertQueue | None = None
+    alerts: Sequence[QueuedAlert] = ()
+    progress: Progress | None = None
+    started: float | None = None
+    max_batches: float = math.inf
+
+    _sent: list[QueuedAlert] = field(factory=list, init=False)
+    _dead: list[DeadLetter] = field(factory=list, init=False)
+    _error: OrtegeWatchError | None = field(default=None, init=False)  # ends the call
+    _failure: OrtegeWatchError | None = field(default=None, init=False)  # of an alert
+    # How many alerts in a row failed alone, and the status and code of the latest.
+    _streak: int = field(default=0, init=False)
+    _latest: object = field(default=None, init=False)
+
+    def run(self) -> Conversation[PublishResult]:
+        """Send what is due, until nothing is left or the server fails.
+
+        A failure of the server is an error without an outbox and in a flush, and a
+        misconfiguration always.
+        """
+        queue = MemoryQueue(self.alerts) if self.outbox is None else self.outbox
         try:
-            begin = partial(queue.begin_sending, lease, size)
-            batch = (yield Work(begin, on_disk)).value
-            if batch is None:
-                break
-            while batch and results.error is None:
-                done = yield from deliver(config, endpoint, batch)
-                batch = (yield Work(partial(queue.resolve, done, size), on_disk)).value
-                results.add(done)
-                for _, each in done.rejected:
-                    problem = "%s rejects an alert, %s: %s"
-                    code = each.alert.event_code
-                    reason = printable(each.reason)
-                    logger.warning(problem, config.root, code, reason)
-                if progress is not None:
-                    count = len(results.resolved)
-                    left = (yield Work(queue.__len__, on_disk)).value
-                    progress(count, count + left)
-        finally:
-            queue.end_sending(lease)  # does not wait for a disk
-        # Others who accepted alerts meanwhile have left them to this sender.
-        left = (yield Work(queue.__len__, on_disk)).value
-    unsent: Sequence[QueuedAlert] = ()
-    if left:
-        unsent = (yield Work(partial(queue.still_queued, alerts), on_disk)).value
-    given = {each.data: each for each in alerts}
-    result = PublishResult(
-        sent=tuple([given.get(each.data, each).alert for each in results.sent]),
-        rejected=tuple([why for _, why in results.rejected]),
-        unsent=tuple([each.alert for each in unsent]),
-        error=results.error,
-    )
-    if result.error is not None:
-        if outbox is None or not alerts:
-            result.error.published = result
-            raise result.error
-        problem = "%s: unsent alerts stay in the outbox: %d (%s)"
-        logger.warning(problem, config.root, len(unsent), result.error)
-    return result
+            yield from self._send_all(queue)
+            gone = {each.key for each in self._sent} | {each.key for each in self._dead}
+            unsent = [each for each in self.alerts if each.key not in gone]
+            if unsent:
+                unsent = yield from _use(queue, queue.still_queued, unsent)
+        except OrtegeWatchError as error:  # the outbox cannot be used
+            error.published = self._result(self.alerts)
+            raise
+        result = self._result(unsent)
+        why = result.error if self.outbox is None else self._error
+        if why is not None:
+            if self.outbox is None or not self.alerts or is_misconfigured(why):
+                why.published = result
+                raise why
+            problem = "%s: unsent alerts stay in the outbox: %d (%s)"
+            logger.warning(problem, self.config.host, len(unsent), why)
+        return result
+
+    def _result(self, unsent: Iterable[QueuedAlert]) -> PublishResult:
+        given = {each.data: each for each in self.alerts}
+        return PublishResult(
+            sent=tuple([given.get(each.data, each).alert for each in self._sent]),
+            rejected=tuple(self._dead),
+            unsent=tuple([each.alert for each in unsent]),
+            error=self._error or self._failure,
+        )
+
+    def _send_all(self, queue: AlertQueue) -> Conversation[None]:
+        is_due = True
+        while is_due and self._may_continue:
+            lease = SendLease()
+            size = self.config.batch_size
+            try:
+                batch = yield from _use(queue, queue.begin_sending, lease, size)
+                if batch is None:
+                    return
+                while batch and self._may_continue:
+                    batch = yield from self._send_batch(queue, batch)
+            finally:
+                queue.end_sending(lease)  # does not wait for a disk
+            # Others who accepted alerts meanwhile have left them to this sender.
+            is_due = yield from _use(queue, queue.is_due)
+
+    @property
+    def _may_continue(self) -> bool:
+        return self._error is None and self.max_batches > 0
+
+    def _send_batch(
+        self, queue: AlertQueue, batch: Sequence[QueuedAlert]
+    ) -> Conversation[Sequence[QueuedAlert]]:
+        """Send a batch, and return the next one."""
+        self.max_batches -= 1
+        results = yield from self.deliver(batch)
+        self._sent += results.sent
+        self._error = results.error
+        if results.failed:
+            self._failure = results.failed[-1][1]
+        size = self.config.batch_size
+        following, dead = yield from _use(queue, queue.resolve, results, size)
+        self._dead += dead
+        self._log(results, dead)
+        if self.progress is not None:
+            count = len(self._sent) + len(self._dead)
+            left = yield from _use(queue, queue.__len__)
+            self.progress(count, count + left)
+        return following
+
+    def deliver(self, batch: Sequence[QueuedAlert]) -> Conversation[BatchResults]:
+        """Send a batch in order; halve one that fails until one alert is to blame.
+
+        No error is raised, it is part of the results. Nothing is sent after an error
+        that concerns the server.
+        """
+        results = BatchResults()
+        parts = [batch]
+        while parts and results.error is None:
+            part = parts.pop()
+            try:
+                yield from self._post(part, is_whole=part is batch)
+            except OrtegeWatchError as error:
+                if not isinstance(error, WatchBusError) or is_of_server(error):
+                    results.error = error
+                elif len(part) > 1:
+                    half = len(part) // 2
+                    parts += [part[half:], part[:half]]
+                elif is_rejection(error):
+                    results.rejected.append((part[0], error))
+                else:
+                    results.failed.append((part[0], error))
+                    if self._is_streak(error):
+                        results.error = error
+            else:
+                self._streak = 0
+                results.sent += part
+        return results
+
+    def _post(
+        self, part: Sequence[QueuedAlert], *, is_whole: bool
+    ) -> Conversation[None]:
+        body = alerts_body([each.data[1:-1] for each in part], self.config.style)
+        if len(part) == 1 and self.outbox is None:
+            longest_wait = math.inf
+        else:
+            # To wait as long as one alert asks for would delay the others.
+            longest_wait = 0.0 if is_whole else -1.0
+        yield from signed_exchange(
+            self.config,
+            self.endpoint,
+            body,
+            None,
+            longest_wait=longest_wait,
+            started=self.started,
+        )
+
+    def _is_streak(self, error: WatchBusError) -> bool:
+        """Return whether so many alerts failed the same way that it is the server's."""
+        kind = (error.status, error.code)
+        self._streak = self._streak + 1 if self._latest == kind else 1
+        self._latest = kind
+        return self._streak >= _STREAK
+
+    def _log(self, results: BatchResults, dead: Sequence[DeadLetter]) -> None:
+        given_up = {each.key for each in dead}
+        moved = "" if self.outbox is None else "; moved to the dead letters"
+        for each in dead:
+            problem = "%s: alert %s %s given up after attempt %d%s: %s"
+            code, entity = each.alert.event_code, each.alert.entity
+            host, reason = self.config.host, printable(each.reason)
+            logger.warning(problem, host, code, entity, each.attempts, moved, reason)
+        for queued, why in results.failed:
+            if queued.key not in given_up:
+                problem = "%s: alert %s %s failed (attempt %d): %s"
+                code, entity = queued.alert.event_code, queued.alert.entity
+                host, attempt = self.config.host, queued.attempts + 1
+                logger.warning(problem, host, code, entity, attempt, why)
+
+
+@mutable
+class SendingPace:
+    """How long a background sender waits, and what it logs about failures."""
+
+    host: str
+    retry: Retry
+    _failures: int = field(default=0, init=False)
+
+    def next(self, error: Exception, jitter: float) -> float:
+        """Return the seconds until the next attempt after a failure, and log it."""
+        published = getattr(error, "published", None)
+        if published is not None and (published.sent or published.rejected):
+            self.reset()
+        retry_after = getattr(error, "retry_after", None)
+        lasting = isinstance(error, OrtegeWatchError) and is_misconfigured(error)
+        base, cap = self.retry.base, self.retry.cap
+        if lasting:
+            base, cap = cap, max(cap, LONGEST_RETRY_AFTER)
+        delay = Backoff(base, cap).delay(self._failures, jitter, retry_after)
+        self._failures += 1
+        is_ours = isinstance(error, OrtegeWatchError)
+        is_known = is_ours and not lasting and type(error) is not OrtegeWatchError
+        logger.log(
+            logging.WARNING if is_known else logging.ERROR,
+            "%s: cannot send: %s; %s",
+            self.host,
+            error if is_ours else repr(error),
+            next_attempt(delay, retry_after),
+            exc_info=None if is_ours else error,
+        )
+        return delay
+
+    def reset(self) -> None:
+        """Begin with the shortest delay again."""
+        self._failures = 0

@@ -15,6 +15,7 @@ from ortege_watch.watchbus import (
     BigAmountTxnUsd,
     BusOptions,
     Credentials,
+    DeadLetter,
     EntityInfo,
     EventValues,
     MemoryHandled,
@@ -96,6 +97,16 @@ async def clients_share_their_options(credentials: Credentials) -> None:
     with AlertPublisher("https://host", credentials, outbox="f", **options) as bus:
         assert_type(bus.publish([], deadline=1.0), PublishResult)
         assert_type(bus.outbox, Outbox | None)
+        assert_type(bus.enqueue([]), None)
+        bus.run(poll_every=0.5)
+
+
+def dead_letters_can_be_queued_again(outbox: Outbox) -> None:
+    assert_type(outbox.dead, list[DeadLetter])
+    assert_type(outbox.requeue(outbox.dead[:1]), int)
+    assert_type(outbox.forget(), int)
+    assert_type(outbox.dead[0].attempts, int)
+    assert_type(outbox.dead[0].time, float | None)
 
 
 def handlers_are_plain_or_async(verifier: RequestVerifier) -> None:

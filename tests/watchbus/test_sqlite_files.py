@@ -61,7 +61,7 @@ def test_an_outbox_gives_space_back(path):
         lease = SendLease()
         batch = box.begin_sending(lease, 100)
         while batch:
-            batch = box.resolve(BatchResults(sent=batch), 100)
+            batch, _ = box.resolve(BatchResults(sent=batch), 100)
         box.end_sending(lease)
     assert path.stat().st_size < full / 2
 

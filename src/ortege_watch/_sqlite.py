@@ -15,6 +15,8 @@ from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 _WAIT: Final = 10.0
 """Seconds that a statement waits for other processes that use the file."""
 
+_MEMORY: Final = ":memory:"
+
 _PAUSE: Final = 0.01
 """Seconds between two attempts to switch a file to its write-ahead log."""
 
@@ -62,25 +64,28 @@ class DatabaseFile:
     ``kind`` is its name in errors, such as ``the outbox``. If ``synchronous`` is
     ``FULL``, a power failure loses nothing; if it is ``NORMAL``, the last moments. A
     killed process loses nothing with either. A file with a ``version`` is refused if it
-    has another one; stores without a version may share a file.
+    has another one; stores without a version may share a file. One that may be in
+    memory is there if the path is ``None``.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | None,
         kind: str,
         schema: str,
         *,
         synchronous: str,
         version: int | None = None,
+        may_be_in_memory: bool = False,
     ) -> None:
-        check_kind(f"path of {kind}", path, str | Path, "a string or a Path")
-        if not str(path) or ":memory:" in str(path) or "\0" in str(path):
-            rule = f"path of {kind} must name a file that persists"
-            raise InvalidArgument(f"{rule}, got {shown(path)}")
+        if path is not None or not may_be_in_memory:
+            check_kind(f"path of {kind}", path, str | Path, "a string or a Path")
+            if not str(path) or _MEMORY in str(path) or "\0" in str(path):
+                rule = f"path of {kind} must name a file that persists"
+                raise InvalidArgument(f"{rule}, got {shown(path)}")
         self._guard = Guard(f"{kind} {str(path)!r}")
         with self._guard:
-            self._db = connect(path)
+            self._db = connect(_MEMORY if path is None else path)
             try:
                 # Only before anything is written, and that includes the next line.
                 self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")

@@ -12,6 +12,7 @@ from itertools import count
 import httpx
 import pytest
 
+from ortege_watch import InvalidArgument
 from ortege_watch.testing import FakeProvider, ManualClock
 from ortege_watch.watchbus import EntityInfo, SupportedEvent
 
@@ -20,9 +21,12 @@ ONE, TWO, THREE = (EntityInfo(f"0x{n:040x}", 56, "ERC20", "x") for n in (1, 2, 3
 both_prefixes = pytest.mark.parametrize("prefix", ["/api/watch", "/api/v1/watch"])
 
 
+EVENTS = [SupportedEvent("x", ("ERC20",)), SupportedEvent("y", ("ERC20",))]
+
+
 @pytest.fixture
 def provider():
-    with FakeProvider() as provider:
+    with FakeProvider(events=EVENTS) as provider:
         yield provider
 
 
@@ -109,7 +113,20 @@ def test_events_are_listed(prefix):
 
 
 def test_a_request_for_events_with_a_body_is_refused(provider):
-    assert ask(provider, "/api/watch/event/list", {}).status_code == 400
+    path = "/api/watch/event/list"
+    assert ask(provider, path, {"page_index": 1}).status_code == 400
+    assert ask(provider, path, {}).status_code == 200
+
+
+def test_the_documented_events_are_supported_by_default():
+    documented = EntityInfo(ONE.entity, 56, "Universal", "abnormal_function_call")
+    with FakeProvider() as provider:
+        answer = ask(provider, "/api/watch/subscribe", wire(documented, ONE))
+        assert answer.json()["data"] == {"watch_result": wire(documented)}
+        listed = ask(provider, "/api/watch/event/list").json()["data"]
+    assert len(listed) == 5
+    with pytest.raises(InvalidArgument, match=r"entities must be of the events, got E"):
+        provider.watch(documented, ONE)
 
 
 def test_a_list_is_not_a_request_for_a_page(provider):
@@ -163,6 +180,18 @@ def test_the_date_header_shows_a_clock_that_is_wrong(provider):
     assert answer.json()["message"] == "timestamp is expired"
     ahead = parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()
     assert 990 < ahead < 1001
+
+
+def test_a_watch_id_is_never_given_twice(provider):
+    path, seen = "/api/watch/subscriptions/list", []
+    for subscribed, removed in (([ONE, TWO], [ONE]), ([ONE], [TWO]), ([TWO], [])):
+        ask(provider, "/api/watch/subscribe", wire(*subscribed))
+        for each in ask(provider, path).json()["data"]["subscription_list"]:
+            [event] = each["watch_event_list"]
+            seen.append((event["watch_id"], each["watch_entity"]))
+        ask(provider, "/api/watch/unsubscribe", wire(*removed))
+    ids = [watch_id for watch_id, _ in set(seen)]
+    assert len(ids) == len(set(ids)) == 4
 
 
 def test_rejected_and_unasked_entities(provider):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
@@ -103,6 +105,11 @@ def test_who_has_subscribed(provider):
         ]
     assert provider.matching(entity(2).entity, 1, "big_amount_txn") == []
     assert provider.matching(watched.entity, watched.chain_id, "x") == []
+    assert [each.watch_id for each in provider.subscribers()] == [
+        "watch-1",
+        "watch-2",
+        "watch-3",
+    ]
     assert provider.remove_app("one") == 2
     assert [x.app_id for x in provider.matching(watched.entity, *asked)] == ["two"]
 
@@ -194,6 +201,21 @@ def test_processes_share_a_file(tmp_path):
         assert len(ids) == len(set(ids)) == 125
 
 
+def test_subscriptions_may_be_kept_in_memory():
+    with SQLiteProvider(None, EVENTS) as provider:
+        provider.subscribe("bus", [entity(1)])
+        assert [each.entity for each in provider.subscribers()] == [entity(1)]
+
+
+def test_a_file_of_another_release_is_refused(tmp_path):
+    path = tmp_path / "provider.db"
+    SQLiteProvider(path, EVENTS).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 7")
+    with pytest.raises(OrtegeWatchError, match="has schema version 7"):
+        SQLiteProvider(path, EVENTS)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -204,6 +226,7 @@ def test_processes_share_a_file(tmp_path):
             "events must have each code once, got .*'BIG_AMOUNT_TXN'",
         ),
         ({"limit": 0}, "limit must be a positive int, got 0"),
+        ({"path": 5}, "path of the provider's file must be a string or a Path"),
         ({"path": ":memory:"}, "path of the provider's file must name a file"),
     ],
 )

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from email.utils import formatdate
+from functools import partial
 from typing import Any, Final, TypeVar
+from weakref import finalize
 
 import attrs
 import msgspec
 
-from ortege_watch.errors import DecodeError
+from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.testing._messages import (
     HttpRequest,
     HttpResponse,
@@ -31,19 +33,15 @@ from ortege_watch.watchbus import channel as frames
 from ortege_watch.watchbus.models import (
     AlertInfo,
     EntityInfo,
-    Subscription,
+    SubscriptionPage,
     SupportedEvent,
-    WatchEvent,
     read_alerts,
 )
+from ortege_watch.watchbus.provider import Endpoint, endpoints_at
+from ortege_watch.watchbus.requests import WatchPaths
 from ortege_watch.watchbus.signing import Credentials
-from ortege_watch.watchbus.wire import (
-    decode_entities,
-    decode_page_request,
-    subscription_page_data,
-    supported_events_data,
-    watch_result_data,
-)
+from ortege_watch.watchbus.subscribers import SQLiteProvider
+from ortege_watch.watchbus.wire import PageRequest
 
 T = TypeVar("T")
 
@@ -207,11 +205,48 @@ class _SignedFake(Fake[_SignedServer]):
             self._server.ahead = 0.0
 
 
+_CALLS: Final = ("ERC20", "ERC721", "UNIVERSAL")
 _EVENTS: Final = (
     SupportedEvent("big_amount_txn", ("ERC20",), Decimal(1000)),
-    SupportedEvent("risk_function_call", ("ERC20", "ERC721", "UNIVERSAL"), Decimal(0)),
+    SupportedEvent("big_amount_txn_percent", ("ERC20",), Decimal("0.01")),
+    SupportedEvent("big_amount_txn_usd", ("ERC20",), Decimal(100)),
+    SupportedEvent("risk_function_call", _CALLS, Decimal(0)),
+    SupportedEvent("abnormal_function_call", _CALLS, Decimal(0)),
 )
-_PREFIXES: Final = ("/api/watch", "/api/v1/watch")
+"""The documented events."""
+
+
+class _FaultyProvider(SQLiteProvider):
+    """A provider in memory that fails on command."""
+
+    def __init__(self, events: Iterable[SupportedEvent]) -> None:
+        super().__init__(None, events)
+        self.rejected: set[EntityInfo] = set()
+        self.unasked: list[EntityInfo] = []
+        self.is_stuck = False
+        self.stuck_page: SubscriptionPage | None = None
+
+    def subscribe(
+        self, app_id: str, entities: Sequence[EntityInfo]
+    ) -> list[EntityInfo]:
+        return super().subscribe(app_id, self._asked(entities)) + self.unasked
+
+    def unsubscribe(
+        self, app_id: str, entities: Sequence[EntityInfo]
+    ) -> list[EntityInfo]:
+        return super().unsubscribe(app_id, self._asked(entities)) + self.unasked
+
+    def subscriptions(
+        self, app_id: str, addresses: Sequence[str] | None, page: PageRequest
+    ) -> SubscriptionPage:
+        found = super().subscriptions(app_id, addresses, page)
+        if not self.is_stuck:
+            return found
+        self.stuck_page = self.stuck_page or found
+        return self.stuck_page
+
+    def _asked(self, entities: Sequence[EntityInfo]) -> list[EntityInfo]:
+        return [each for each in entities if each not in self.rejected]
 
 
 class FakeProvider(_SignedFake):
@@ -225,14 +260,16 @@ class FakeProvider(_SignedFake):
             assert provider.watched == [entity]
             provider.rate_limit()
 
-    It checks every signature, and accepts a nonce once. With :meth:`refuse` and
-    :meth:`error` it does nothing but answer; with :meth:`cut` it does what was asked and
-    then loses the answer.
+    It does what :func:`provider_app` does with an :class:`SQLiteProvider`. It checks
+    every signature, and accepts a nonce once. With :meth:`refuse` and :meth:`error` it
+    does nothing but answer; with :meth:`cut` it does what was asked and then loses the
+    answer.
 
     Args:
         app_id: the only app that may send requests.
         secret: the key of its signatures.
-        events: the answer of ``event/list``.
+        events: what can be subscribed to, and the answer of ``event/list``; by default
+            the events of the specification.
         page_size: the highest number of entries in a page; a request may ask for more.
         tolerance: the seconds that a timestamp may differ.
         now: unix seconds.
@@ -255,99 +292,57 @@ class FakeProvider(_SignedFake):
         credentials = Credentials(app_id, secret)
         server = _SignedServer(credentials, tolerance, now, clock, port)
         super().__init__(server)
-        self._events = list(events)
         self._page_size = page_size
-        self._watched: dict[EntityInfo, str] = {}
-        self._rejected: set[EntityInfo] = set()
-        self._unasked: list[EntityInfo] = []
-        self._stuck_page: dict[str, Any] | None = None
-        self._is_stuck = False
-        for prefix in _PREFIXES:
-            server.endpoints |= {
-                f"{prefix}/subscribe": self._subscribe,
-                f"{prefix}/unsubscribe": self._unsubscribe,
-                f"{prefix}/subscriptions/list": self._list,
-                f"{prefix}/event/list": self._list_events,
-            }
+        self._provider = _FaultyProvider(events)
+        finalize(self, self._provider.close)
+        for path, endpoint in endpoints_at(WatchPaths()).items():
+            server.endpoints[path] = partial(self._serve, endpoint)
 
     @property
     def watched(self) -> list[EntityInfo]:
         """The watched entities, in the order of their subscription."""
-        with self._server.lock:
-            return list(self._watched)
+        return [each.entity for each in self._provider.subscribers()]
 
     def watch(self, *entities: EntityInfo) -> None:
-        """Subscribe entities without a request."""
-        with self._server.lock:
-            for each in entities:
-                self._watched.setdefault(each, f"watch-{len(self._watched) + 1}")
+        """Subscribe entities without a request.
+
+        Raises:
+            InvalidArgument: one is not of the provider's events.
+        """
+        app_id = self.credentials.app_id
+        accepted = SQLiteProvider.subscribe(self._provider, app_id, entities)
+        if missing := [each for each in entities if each not in accepted]:
+            raise InvalidArgument(f"entities must be of the events, got {missing[0]}")
 
     def reject(self, *entities: EntityInfo) -> None:
         """Fail for these entities: the answers omit them, as documented."""
         with self._server.lock:
-            self._rejected.update(entities)
+            self._provider.rejected.update(entities)
 
     def answer_unasked(self, *entities: EntityInfo) -> None:
         """Add these entities to the answers to subscribe and unsubscribe."""
         with self._server.lock:
-            self._unasked.extend(entities)
+            self._provider.unasked.extend(entities)
 
     def repeat_page(self, on: bool = True) -> None:
         """Answer every page with the first that is requested from now on."""
         with self._server.lock:
-            self._is_stuck, self._stuck_page = on, None
+            self._provider.is_stuck, self._provider.stuck_page = on, None
 
     def heal(self) -> None:
         """End every misbehaviour; entities that were rejected stay unwatched."""
         super().heal()
         with self._server.lock:
-            self._rejected.clear()
-            self._unasked.clear()
-            self._is_stuck = False
+            self._provider.rejected.clear()
+            self._provider.unasked.clear()
+            self._provider.is_stuck = False
 
-    def _subscribe(self, request: HttpRequest) -> dict[str, Any]:
-        entities = _read(decode_entities, request.content)
-        asked = [each for each in entities if each not in self._rejected]
-        self.watch(*asked)
-        return watch_result_data([*asked, *self._unasked])
-
-    def _unsubscribe(self, request: HttpRequest) -> dict[str, Any]:
-        known = [
-            each
-            for each in _read(decode_entities, request.content)
-            if each in self._watched and each not in self._rejected
-        ]
-        for each in known:
-            del self._watched[each]
-        return watch_result_data([*known, *self._unasked])
-
-    def _list(self, request: HttpRequest) -> dict[str, Any]:
-        addresses, page = _read(
-            lambda body: decode_page_request(body, self._page_size), request.content
+    def _serve(self, endpoint: Endpoint, request: HttpRequest) -> Any:
+        app_id, size = self.credentials.app_id, self._page_size
+        arguments = _read(
+            lambda body: endpoint.arguments(app_id, body, size), request.content
         )
-        answer = subscription_page_data(page.select(self._subscriptions(addresses)))
-        if not self._is_stuck:
-            return answer
-        self._stuck_page = self._stuck_page or answer
-        return self._stuck_page
-
-    def _subscriptions(self, asked: Sequence[str] | None) -> list[Subscription]:
-        wanted = None if not asked else {each.lower() for each in asked}
-        found: dict[str, list[WatchEvent]] = {}
-        for info, watch_id in self._watched.items():
-            entity = info.entity.lower()
-            if wanted is None or entity in wanted:
-                event = WatchEvent(watch_id=watch_id, event_code=info.event_code)
-                found.setdefault(entity, []).append(event)
-        return [
-            Subscription(entity=entity, events=tuple(events))
-            for entity, events in found.items()
-        ]
-
-    def _list_events(self, request: HttpRequest) -> list[dict[str, Any]]:
-        if request.content:
-            raise _Refused(400, _BAD_REQUEST, "the body is not empty")
-        return supported_events_data(self._events)
+        return endpoint.data(getattr(self._provider, endpoint.name)(*arguments))
 
 
 def _read(decode: Callable[[bytes], T], body: bytes) -> T:

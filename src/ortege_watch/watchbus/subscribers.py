@@ -68,7 +68,8 @@ class SQLiteProvider(DatabaseFile):
     Close it, or use it as a context manager.
 
     Args:
-        path: the file; it is created if it does not exist.
+        path: the file; it is created if it does not exist. ``None`` keeps the
+            subscriptions in memory, for tests.
         events: what the provider can watch for. Other events and entity types are not
             accepted (their case does not count); earlier subscriptions stay.
         limit: the most subscriptions of an app; further ones are not accepted.
@@ -81,7 +82,7 @@ class SQLiteProvider(DatabaseFile):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | None,
         events: Iterable[SupportedEvent],
         *,
         limit: int = 100_000,
@@ -101,7 +102,14 @@ class SQLiteProvider(DatabaseFile):
             for each in self._events
             for entity_type in each.entity_types
         }
-        super().__init__(path, "the provider's file", _SCHEMA, synchronous="FULL")
+        super().__init__(
+            path,
+            "the provider's file",
+            _SCHEMA,
+            synchronous="FULL",
+            version=1,
+            may_be_in_memory=True,
+        )
 
     def subscribe(
         self, app_id: str, entities: Sequence[EntityInfo]
@@ -214,26 +222,32 @@ class SQLiteProvider(DatabaseFile):
             chain_id: the chain's number.
             event_code: the event's code, in any case.
         """
-        query = (
-            "SELECT number, app_id, entity, entity_type, event_code FROM subscriptions"
-            " WHERE entity = ? AND chain_id = ? AND event_code = ? ORDER BY number"
-        )
-        with self._guard:
-            rows = self._db.execute(query, (entity, str(chain_id), event_code))
-            return [
-                Subscriber(
-                    app_id=app_id,
-                    entity=EntityInfo(address, chain_id, entity_type, code),
-                    watch_id=_watch_id(number),
-                )
-                for number, app_id, address, entity_type, code in rows
-            ]
+        where = "WHERE entity = ? AND chain_id = ? AND event_code = ?"
+        return self._read(where, entity, str(chain_id), event_code)
+
+    def subscribers(self) -> list[Subscriber]:
+        """Return all subscriptions of all apps, in the order of subscribing."""
+        return self._read("")
 
     def remove_app(self, app_id: str) -> int:
         """Delete all subscriptions of an app, and return their number."""
         query = "DELETE FROM subscriptions WHERE app_id = ?"
         with self._guard:
             return self._db.execute(query, (app_id,)).rowcount
+
+    def _read(self, where: str, *values: str) -> list[Subscriber]:
+        query = f"SELECT * FROM subscriptions {where} ORDER BY number"  # noqa: S608
+        with self._guard:
+            return [
+                Subscriber(
+                    app_id=app_id,
+                    entity=EntityInfo(entity, int(chain_id), entity_type, code),
+                    watch_id=_watch_id(number),
+                )
+                for number, app_id, entity, chain_id, entity_type, code in (
+                    self._db.execute(query, values)
+                )
+            ]
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:

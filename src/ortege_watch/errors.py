@@ -246,6 +246,8 @@ class SignatureReason(StrEnum):
     IN_THE_FUTURE = "in_the_future"
     MALFORMED_NONCE = "malformed_nonce"
     UNKNOWN_APP = "unknown_app"
+    APP_EXPIRED = "app_expired"
+    APP_OVER_LIMIT = "app_over_limit"
     BAD_SIGNATURE = "bad_signature"
     REPLAY = "replay"
     BODY_TOO_LARGE = "body_too_large"

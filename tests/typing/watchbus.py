@@ -81,6 +81,9 @@ def requests_are_signed_and_verified(body: bytes) -> None:
     )
     assert_type(verifier.for_method("GET"), RequestVerifier)
     assert_type(verifier.for_path("/api/watch/subscribe"), RequestVerifier)
+    apps: dict[str, list[str]] = {}
+    assert_type(RequestVerifier(apps.get, path="/p").is_current({}, b""), bool)
+    RequestVerifier(lambda app_id: apps.get(app_id), path="/p")
     assert_type(verifier.verify({"X-Signature-nonce": "n"}, body), str)
     assert_type(verifier.verify([(b"x-signature-nonce", b"n")], body), str)
     assert_type(verifier.alerts({b"x-signature-nonce": b"n"}, body), Alerts)

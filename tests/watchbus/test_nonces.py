@@ -38,48 +38,60 @@ def make_store(request, tmp_path):
 
 def test_a_nonce_is_new_once(make_store):
     store = make_store()
-    assert store.record("app;a", 0.0, 600.0)
-    assert not store.record("app;a", 0.0, 600.0)
-    assert not store.record("app;a", 599.0, 1199.0)
-    assert store.record("app;b", 0.0, 600.0)
-    assert store.record("other;a", 0.0, 600.0)
+    assert store.record("app", "a", 0.0, 600.0)
+    assert not store.record("app", "a", 0.0, 600.0)
+    assert not store.record("app", "a", 599.0, 1199.0)
+    assert store.record("app", "b", 0.0, 600.0)
+    assert store.record("other", "a", 0.0, 600.0)
 
 
 def test_a_nonce_is_remembered_until_its_time_and_no_shorter(make_store):
     store = make_store(limit=1)
-    assert store.record("a", 0.0, 600.0)
+    assert store.record("app", "a", 0.0, 600.0)
     with pytest.raises(SignatureError) as caught:
-        store.record("b", 600.0, 1200.0)
+        store.record("app", "b", 600.0, 1200.0)
     assert caught.value.reason == SignatureReason.NONCES_FULL
-    assert store.record("b", 620.0, 1220.0)
+    assert store.record("app", "b", 620.0, 1220.0)
     with pytest.raises(SignatureError):
-        store.record("b", 640.0, 1240.0)
+        store.record("app", "b", 640.0, 1240.0)
 
 
 def test_a_full_store_has_room_again_when_nonces_expire(make_store):
     store = make_store(limit=10)
     for number in range(10):
-        assert store.record(str(number), float(number), number + 600.0)
-    with pytest.raises(SignatureError, match="its limit of 10;"):
-        store.record("more", 500.0, 1100.0)
+        assert store.record("app", str(number), float(number), number + 600.0)
+    with pytest.raises(SignatureError, match="its limit of 10 for the app 'app';"):
+        store.record("app", "more", 500.0, 1100.0)
     for number in range(10, 20):
-        assert store.record(str(number), 620.0, 1220.0)
+        assert store.record("app", str(number), 620.0, 1220.0)
+
+
+def test_the_limit_holds_for_each_app(make_store):
+    store = make_store(limit=2)
+    for number in range(2):
+        assert store.record("full", str(number), 0.0, 600.0)
+    for _ in range(2):
+        with pytest.raises(SignatureError, match="the app 'full'"):
+            store.record("full", "more", 20.0, 620.0)
+    assert store.record("other", "1", 20.0, 620.0)
+    assert not store.record("other", "1", 20.0, 620.0)
+    assert store.record("full", "more", 640.0, 1240.0)
 
 
 def test_a_clock_that_is_put_back_stops_nothing(make_store):
     store = make_store(limit=2)
-    store.record("a", 10_000.0, 10_600.0)
-    store.record("b", 10_000.0, 10_600.0)
+    store.record("app", "a", 10_000.0, 10_600.0)
+    store.record("app", "b", 10_000.0, 10_600.0)
     for now in (10_020.0, 5_000.0):
         with pytest.raises(SignatureError):
-            store.record("c", now, now + 600)
-    assert store.record("c", 20_000.0, 20_600.0)
+            store.record("app", "c", now, now + 600)
+    assert store.record("app", "c", 20_000.0, 20_600.0)
 
 
 def test_memory_is_swept_long_before_it_is_full():
     store = MemoryNonces()
     for number in range(20_000):
-        assert store.record(str(number), float(number), number + 600.0)
+        assert store.record("app", str(number), float(number), number + 600.0)
     assert len(store) <= 2_500
 
 
@@ -89,7 +101,7 @@ def test_of_many_threads_one_is_first(make_store):
 
     def record(_: int) -> int:
         barrier.wait()
-        return sum(store.record(str(n), 0.0, 600.0) for n in range(100))
+        return sum(store.record("app", str(n), 0.0, 600.0) for n in range(100))
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(record, range(8))) == 100
@@ -100,7 +112,7 @@ import sys
 from ortege_watch.watchbus import SQLiteNonces
 
 with SQLiteNonces(sys.argv[1]) as store:
-    print(sum(store.record(str(n), 0.0, 600.0) for n in range(200)))
+    print(sum(store.record("app", str(n), 0.0, 600.0) for n in range(200)))
 """
 
 
@@ -115,9 +127,9 @@ def test_of_many_processes_one_is_first(tmp_path):
 def test_a_file_remembers_after_a_restart(tmp_path):
     path = str(tmp_path / "nonces.sqlite")
     with SQLiteNonces(path) as store:
-        assert store.record("a", 0.0, 600.0)
+        assert store.record("app", "a", 0.0, 600.0)
     with SQLiteNonces(path) as store:
-        assert not store.record("a", 1.0, 601.0)
+        assert not store.record("app", "a", 1.0, 601.0)
 
 
 def test_a_file_that_cannot_be_used_is_an_error_of_ours(tmp_path):
@@ -131,4 +143,4 @@ def test_a_file_that_cannot_be_used_is_an_error_of_ours(tmp_path):
     store = SQLiteNonces(tmp_path / "nonces.sqlite")
     store.close()
     with pytest.raises(OrtegeWatchError, match="closed"):
-        store.record("a", 0.0, 600.0)
+        store.record("app", "a", 0.0, 600.0)

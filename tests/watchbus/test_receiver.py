@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -268,7 +269,129 @@ def test_the_bodies_of_an_ambiguous_message_are_refused_though_signed():
     assert error.reason == SignatureReason.BAD_SIGNATURE
 
 
+# ---------------------------------------------------------------------------- secrets
+def test_secrets_from_a_function_are_current():
+    apps = {APP_ID: [SECRET]}
+    made = verifier(secrets=apps.get)
+    verify(made)
+    apps[APP_ID] = ["new", SECRET]
+    verify(made, secret="new")
+    verify(made)
+    del apps[APP_ID]
+    assert reason_of(made) == SignatureReason.UNKNOWN_APP
+    apps[APP_ID] = []
+    assert reason_of(made) == SignatureReason.UNKNOWN_APP
+    apps[APP_ID] = ["new"]
+    assert reason_of(made) == SignatureReason.BAD_SIGNATURE
+    verify(made, secret="new")
+
+
+def test_secrets_in_a_mapping_are_those_of_its_creation():
+    apps = {APP_ID: [SECRET]}
+    made = verifier(secrets=apps)
+    apps.clear()
+    verify(made)
+
+
+def verify(made: RequestVerifier, **changes: str) -> None:
+    made.check_headers(headers_for(BODY, **changes))
+    assert made.verify(headers_for(BODY, **changes), BODY) == APP_ID
+    assert made.alerts(headers_for(BODY, **changes), BODY).app_id == APP_ID
+
+
+def reason_of(made: RequestVerifier) -> SignatureReason:
+    with pytest.raises(SignatureError) as caught:
+        made.verify(headers_for(BODY), BODY)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    "app_id", ["a b", "a;b", "\xe9", "\ud800", "x" * 201, 5 * "\n"]
+)
+def test_app_ids_that_no_app_can_have_are_not_looked_up(app_id):
+    asked = []
+    made = verifier(secrets=asked.append)
+    headers = {**headers_for(BODY), "X-Signature-appid": app_id}
+    with pytest.raises(SignatureError) as caught:
+        made.verify(headers, BODY)
+    assert caught.value.reason == SignatureReason.UNKNOWN_APP
+    assert asked == []
+
+
+def test_an_error_of_the_function_reaches_the_caller_and_uses_no_nonce():
+    secrets = iter([ConnectionError("database"), [SECRET]])
+
+    def find(_app_id: str) -> list[str]:
+        found = next(secrets)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    made, headers = verifier(secrets=find), headers_for(BODY)
+    with pytest.raises(ConnectionError, match="database"):
+        made.verify(headers, BODY)
+    assert made.verify(headers, BODY) == APP_ID
+
+
+@pytest.mark.parametrize(
+    "reason", [SignatureReason.APP_EXPIRED, SignatureReason.APP_OVER_LIMIT]
+)
+def test_the_function_can_refuse_an_app_for_a_reason_of_its_own(reason):
+    def find(_app_id: str) -> list[str]:
+        raise SignatureError(reason, "the contract has ended")
+
+    made = verifier(secrets=find)
+    assert reason_of(made) == reason
+    assert not made.is_current(headers_for(BODY), BODY)
+
+
+@pytest.mark.parametrize("returned", [SECRET, {SECRET}, [SECRET, 5], [""], 5])
+def test_secrets_that_cannot_be_used_are_an_error_that_shows_none(returned):
+    made = verifier(secrets=lambda _: returned)
+    with pytest.raises(InvalidArgument, match="secrets") as caught:
+        made.verify(headers_for(BODY), BODY)
+    assert caught.value.__context__ is None
+    for frame, _ in traceback.walk_tb(caught.tb):
+        if "ortege_watch" in frame.f_code.co_filename:
+            assert SECRET not in repr(frame.f_locals)
+
+
+def test_an_async_function_is_refused_when_it_is_passed():
+    async def find(_app_id: str) -> list[str]:
+        raise AssertionError
+
+    with pytest.raises(InvalidArgument, match="secrets must be a plain function"):
+        verifier(secrets=find)
+
+
+@pytest.mark.parametrize("function", [False, True])
+def test_is_current_until_the_secret_that_signed_is_removed(function):
+    apps = {APP_ID: ["old", "new"]}
+    made = verifier(secrets=apps.get if function else apps, clock=Clock(NOW + 1e6))
+    signed = headers_for(b"", secret="old")
+    assert made.is_current(signed, b"")
+    assert made.is_current(signed, b"")  # neither time nor nonce is checked
+    assert not made.is_current(headers_for(b"", secret="another"), b"")
+    assert not made.is_current(signed, b"[]")
+    apps[APP_ID] = ["new"]
+    assert made.is_current(signed, b"") is not function
+    assert made.is_current(headers_for(b"", secret="new"), b"")
+    apps.clear()
+    assert made.is_current(headers_for(b"", secret="new"), b"") is not function
+
+
 # ---------------------------------------------------------------------------- replays
+def test_one_app_cannot_use_up_the_nonces_of_another():
+    secrets = {APP_ID: [SECRET], "other": ["s"]}
+    made = verifier(secrets=secrets, nonces=MemoryNonces(limit=2))
+    for _ in range(2):
+        made.verify(headers_for(BODY, app_id="other", secret="s"), BODY)
+    with pytest.raises(SignatureError, match="'other'") as caught:
+        made.verify(headers_for(BODY, app_id="other", secret="s"), BODY)
+    assert caught.value.reason == SignatureReason.NONCES_FULL
+    assert made.verify(headers_for(BODY), BODY) == APP_ID
+
+
 def test_a_request_is_good_once():
     made, headers = verifier(), headers_for(BODY)
     made.alerts(headers, BODY)

@@ -133,17 +133,17 @@ async def serve_request(
         send: the function of the ASGI server.
         verifier: has the path, the method and the largest body of the request.
         check: verifies the headers and the body, such as ``verifier.alerts``; called in
-            a thread if the nonces are in a file.
+            a thread if the verifier may block.
         act: returns the response; called with the result of ``check``.
         read_within: seconds in which the whole body must arrive.
     """
     headers, body = scope["headers"], RequestBody(receive, read_within)
     try:
-        _check_head(scope, verifier)
+        await _check_head(scope, verifier)
         content = await body.read(verifier.max_body)
         if body.disconnected:
             return
-        checked = await run_verifier(verifier, check, headers, content)
+        checked = await run_verifier(verifier.may_block, check, headers, content)
     except Exception as error:  # noqa: BLE001 - it is logged
         answer = _refusal(error)
     else:
@@ -156,7 +156,7 @@ async def serve_request(
         await respond(send, answer)
 
 
-def _check_head(scope: Message, verifier: RequestVerifier) -> None:
+async def _check_head(scope: Message, verifier: RequestVerifier) -> None:
     """Refuse a request by what is known of it before its body is read."""
     verifier.check_target(whole_target(scope, verifier.path))
     if scope["method"] != verifier.method:
@@ -165,7 +165,8 @@ def _check_head(scope: Message, verifier: RequestVerifier) -> None:
     length = dict(scope["headers"]).get(b"content-length", b"")
     if length.isdigit() and len(length) < 20 and int(length) > verifier.max_body:
         raise body_too_large(verifier.max_body)
-    verifier.check_headers(scope["headers"])
+    may_block = verifier.secrets_may_block
+    await run_verifier(may_block, verifier.check_headers, scope["headers"])
 
 
 def _refusal(error: Exception) -> HttpAnswer:

@@ -639,7 +639,7 @@ class _Receiver:
         verifier, headers = self._verifier, list(request.headers.raw_items())
         try:
             verifier.check_target(request.path)
-            await run_verifier(verifier, verifier.verify, headers, b"")
+            await run_verifier(verifier.may_block, verifier.verify, headers, b"")
         except Exception as error:  # noqa: BLE001 - it is logged
             status, answer = error_response(error)
         else:

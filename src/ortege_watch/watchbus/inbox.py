@@ -17,8 +17,7 @@ from ortege_watch._checks import check_callable, check_kind, check_seconds, chec
 from ortege_watch.errors import DecodeError, SignatureError, printable
 from ortege_watch.watchbus.handled import Claim, HandledStore, MemoryHandled
 from ortege_watch.watchbus.models import AlertInfo
-from ortege_watch.watchbus.signing import Headers
-from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier
+from ortege_watch.watchbus.verifier import RequestVerifier
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer, refusal
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
@@ -307,15 +306,12 @@ async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
 
 
 async def run_verifier(
-    verifier: RequestVerifier,
-    check: Callable[[Headers, bytes], T],
-    headers: Headers,
-    body: bytes,
+    may_block: bool, check: Callable[..., T], *arguments: object
 ) -> T:
-    """Call a method of the verifier; in a thread if its store of nonces may block."""
-    if isinstance(verifier.nonces, MemoryNonces):
-        return check(headers, body)
-    return await to_thread.run_sync(check, headers, body)
+    """Call a method of a verifier; in a thread if it may block."""
+    if may_block:
+        return await to_thread.run_sync(check, *arguments)
+    return check(*arguments)
 
 
 def error_response(error: Exception) -> tuple[int, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 import time
 from binascii import unhexlify
@@ -26,8 +27,10 @@ _FIRST_SWEEP: Final = 1000
 _SWEEP_EVERY: Final = 10.0  # seconds
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS nonces (
-        nonce TEXT PRIMARY KEY,
-        until REAL NOT NULL
+        app_id TEXT NOT NULL,
+        nonce TEXT NOT NULL,
+        until REAL NOT NULL,
+        PRIMARY KEY (app_id, nonce)
     ) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS untils ON nonces (until);
 """
@@ -36,19 +39,20 @@ _SCHEMA: Final = """
 class NonceStore(Protocol):
     """The interface of nonce stores; implement it to share nonces between machines."""
 
-    def record(self, nonce: str, now: float, until: float) -> bool:
+    def record(self, app_id: str, nonce: str, now: float, until: float) -> bool:
         """Store a nonce and return whether it was new, in one atomic step.
 
         It is called after the signature was verified, from any thread.
 
         Args:
-            nonce: the app id, a ``;`` and the nonce.
+            app_id: the app that used the nonce; each app has its own.
+            nonce: the nonce.
             now: unix seconds by the verifier's clock.
             until: when it may be deleted, in the same seconds.
 
         Raises:
-            SignatureError: with ``NONCES_FULL`` if the store is full. To delete a nonce
-                early would accept a replay.
+            SignatureError: with ``NONCES_FULL`` if the store has no room for the app.
+                To delete a nonce early would accept a replay.
         """
         ...
 
@@ -57,13 +61,32 @@ class MemoryNonces:
     """A nonce store in the memory of this process.
 
     Args:
-        limit: the largest number of nonces. With the default tolerance a nonce is kept
-            for ten minutes, so the default is enough for 166 requests a second. One
-            takes about 200 bytes.
+        limit: the largest number of nonces of one app. With the default tolerance a
+            nonce is kept for ten minutes, so the default is enough for 166 requests a
+            second. One takes about 200 bytes.
     """
 
     def __init__(self, limit: int = 100_000) -> None:
         check_int("limit", limit)
+        self._limit = limit
+        self._apps: dict[str, _AppNonces] = {}
+
+    def record(self, app_id: str, nonce: str, now: float, until: float) -> bool:
+        """Store a nonce and return whether it was new."""
+        kept = self._apps.get(app_id)
+        if kept is None:  # setdefault() is one step, also between threads
+            kept = self._apps.setdefault(app_id, _AppNonces(app_id, self._limit))
+        return kept.record(nonce, now, until)
+
+    def __len__(self) -> int:
+        return sum(map(len, list(self._apps.values())))
+
+
+class _AppNonces:
+    """The nonces of one app."""
+
+    def __init__(self, app_id: str, limit: int) -> None:
+        self._app_id = app_id
         self._limit = limit
         self._kept: dict[str, tuple[float]] = {}
         self._lock = threading.Lock()
@@ -71,7 +94,6 @@ class MemoryNonces:
         self._next_sweep = float("-inf")
 
     def record(self, nonce: str, now: float, until: float) -> bool:
-        """Store a nonce and return whether it was new."""
         if len(self._kept) >= self._sweep_size:
             self._sweep(now)
         # One step, also between threads: only the first one's entry is kept.
@@ -92,7 +114,7 @@ class MemoryNonces:
                 size = max(2 * len(self._kept), _FIRST_SWEEP)
                 self._sweep_size = min(size, self._limit)
             if len(self._kept) >= self._limit:
-                raise _full(self._limit)
+                raise _full(self._app_id, self._limit)
 
 
 class SQLiteNonces(DatabaseFile):
@@ -102,7 +124,8 @@ class SQLiteNonces(DatabaseFile):
 
     Args:
         path: the file; it is created if it does not exist.
-        limit: the largest number of nonces; up to ten seconds' more are accepted.
+        limit: the largest number of nonces of one app; up to ten seconds' more are
+            accepted.
 
     Raises:
         OrtegeWatchError: the file cannot be used; also from :meth:`record`.
@@ -113,41 +136,46 @@ class SQLiteNonces(DatabaseFile):
         super().__init__(path, "the nonce file", _SCHEMA, synchronous="NORMAL")
         self._limit = limit
         self._next_sweep = float("-inf")
-        self._full = False
+        self._full: set[str] = set()
 
-    def record(self, nonce: str, now: float, until: float) -> bool:
+    def record(self, app_id: str, nonce: str, now: float, until: float) -> bool:
         """Store a nonce and return whether it was new."""
         with self._guard:
             if not self._next_sweep - _SWEEP_EVERY <= now < self._next_sweep:
                 self._next_sweep = now + _SWEEP_EVERY
                 self._db.execute("DELETE FROM nonces WHERE until < ?", (now,))
-                [kept] = self._db.execute("SELECT count(*) FROM nonces").fetchone()
-                self._full = kept >= self._limit
-            if self._full:
-                raise _full(self._limit)
+                rows = self._db.execute(
+                    "SELECT app_id FROM nonces GROUP BY app_id HAVING count(*) >= ?",
+                    (self._limit,),
+                )
+                self._full = {app_id for [app_id] in rows}
+            if app_id in self._full:
+                raise _full(app_id, self._limit)
             done = self._db.execute(
-                "INSERT INTO nonces VALUES (?, ?) ON CONFLICT DO NOTHING",
-                (nonce, until),
+                "INSERT INTO nonces VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (app_id, nonce, until),
             )
             return done.rowcount == 1
 
 
-def _full(limit: int) -> SignatureError:
+def _full(app_id: str, limit: int) -> SignatureError:
     return SignatureError(
         SignatureReason.NONCES_FULL,
-        f"the nonce store has reached its limit of {limit}; raise the limit if this is"
-        " not an attack",
+        f"the nonce store has reached its limit of {limit} for the app {app_id!r}; raise"
+        " the limit if this is not an attack",
     )
 
 
 _NONCE_BYTES: Final = 16
-_LONGEST_NONCE: Final = 200
+_LONGEST_FIELD: Final = 200
 _milliseconds: Final = msgspec.json.Decoder(
     Annotated[int, msgspec.Meta(lt=10**15)]
 ).decode
 
 
-Checked: TypeAlias = tuple[str, str, str, str, tuple[signing.Key, ...], float]
+Keys: TypeAlias = tuple[signing.Key, ...]
+FindSecrets: TypeAlias = Callable[[str], Sequence[str] | None]
+Checked: TypeAlias = tuple[str, str, str, str, Keys, float]
 """App id, timestamp, nonce, signature, the app's keys, and the unix time in seconds."""
 
 
@@ -156,12 +184,16 @@ class RequestVerifier:
 
     Whatever arrives, only :class:`SignatureError` and
     :class:`~ortege_watch.DecodeError` are raised (and the errors of a failing nonce
-    store). It is thread-safe.
+    store or of ``secrets``). It is thread-safe.
 
     Args:
-        secrets: the valid secrets of each app id; during a rotation, the old and the
-            new one. Do not use a secret that signs your own requests: the host is not
-            signed.
+        secrets: the valid secrets of each app id, as a list; during a rotation, the old
+            and the new one. A mapping is copied. To add and remove apps at run time,
+            pass a plain function, which is called for each request, in any thread: it
+            returns the list of an app id, or ``None`` for an unknown one, such as
+            ``apps.get`` of a dict. It may also raise a :class:`SignatureError` with
+            ``APP_EXPIRED`` or ``APP_OVER_LIMIT``. Do not use a secret that signs your
+            own requests: the host is not signed.
         path: the whole path of the requests, such as ``/api/v1/watch/alert``.
         method: the HTTP method; ``GET`` for a WebSocket handshake.
         tolerance: the largest age of a request in seconds, also ahead of the clock.
@@ -179,7 +211,7 @@ class RequestVerifier:
 
     def __init__(
         self,
-        secrets: Mapping[str, Sequence[str]],
+        secrets: Mapping[str, Sequence[str]] | FindSecrets,
         *,
         path: str,
         method: str = "POST",
@@ -189,9 +221,6 @@ class RequestVerifier:
         max_body: int = 1024 * 1024,
         nonce_shape: Literal["hex32", "any"] = "hex32",
     ) -> None:
-        check_kind("secrets", secrets, Mapping, "a mapping of app ids to lists")
-        if not secrets:
-            raise InvalidArgument("secrets is empty: pass the secrets of an app")
         check_seconds("tolerance", tolerance)
         check_int("max_body", max_body)
         if nonce_shape not in {"hex32", "any"}:
@@ -203,7 +232,11 @@ class RequestVerifier:
         self.max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         check_callable("nonces.record", getattr(self.nonces, "record", None))
-        self._keys = {app_id: _keys(app_id, each) for app_id, each in secrets.items()}
+        self._keys_of = _key_finder(secrets)
+        # What waits for a file or calls a function is called in a thread.
+        self.secrets_may_block: Final = not isinstance(secrets, Mapping)
+        is_on_disk = not isinstance(self.nonces, MemoryNonces)
+        self.may_block: Final = self.secrets_may_block or is_on_disk
         self._line = signing.request_line(method, path)
         self._tolerance = tolerance
         self._clock = clock
@@ -296,7 +329,7 @@ class RequestVerifier:
             raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
         result = read(body, app_id)
         # Last: a request that is not accepted must not use up a nonce.
-        if not self.nonces.record(f"{app_id};{nonce}", now, now + 2 * self._tolerance):
+        if not self.nonces.record(app_id, nonce, now, now + 2 * self._tolerance):
             problem = "the nonce was used before: the request is a replay"
             raise SignatureError(SignatureReason.REPLAY, problem)
         return app_id, result
@@ -323,10 +356,27 @@ class RequestVerifier:
         if not self._is_nonce(nonce):
             problem = "the nonce has another shape than the verifier's nonce_shape"
             raise SignatureError(SignatureReason.MALFORMED_NONCE, problem)
-        keys = self._keys.get(app_id)
+        keys = self._keys_of(app_id)
         if keys is None:
             raise SignatureError(SignatureReason.UNKNOWN_APP, "the app id is unknown")
         return app_id, timestamp, nonce, signature, keys, now
+
+    def is_current(self, headers: Headers, body: bytes) -> bool:
+        """Return whether the secret that signed a request is still valid.
+
+        For a connection that stays open: the time and the nonce, which were checked
+        when it was accepted, are not checked again.
+
+        Raises:
+            SignatureError: a header is missing or malformed.
+        """
+        app_id, timestamp, nonce, signature = signature_headers(headers)
+        try:
+            keys = self._keys_of(app_id)
+        except SignatureError:  # the function refuses the app
+            return False
+        message = signing.canonical(app_id, timestamp, nonce, self._line, body)
+        return keys is not None and signing.matches(keys, message, signature)
 
     def check_target(self, target: str | bytes) -> None:
         """Refuse a request with another path or with a query.
@@ -359,8 +409,39 @@ def body_too_large(limit: int) -> SignatureError:
     return SignatureError(SignatureReason.BODY_TOO_LARGE, problem)
 
 
-def _keys(app_id: str, secrets: Sequence[str]) -> tuple[signing.Key, ...]:
-    signing.check_app_id(app_id)
+def _key_finder(
+    secrets: Mapping[str, Sequence[str]] | FindSecrets,
+) -> Callable[[str], Keys | None]:
+    """Return a function that returns the keys of an app id."""
+    if isinstance(secrets, Mapping):
+        if not secrets:
+            raise InvalidArgument("secrets is empty: pass the secrets of an app")
+        for app_id in secrets:
+            signing.check_app_id(app_id)
+        return {app_id: _keys(app_id, each) for app_id, each in secrets.items()}.get
+    given: object = secrets
+    if not callable(given) or inspect.iscoroutinefunction(given):
+        rule = "secrets must be a plain function, or a mapping of app ids to lists"
+        raise InvalidArgument(f"{rule}, got {type(secrets).__name__}")
+
+    def find(app_id: str) -> Keys | None:
+        if not _is_short(app_id):
+            return None
+        try:
+            return _found_keys(app_id, secrets(app_id))
+        except InvalidArgument as error:
+            problem = str(error)
+        # Not in the handler: the traceback of the first error shows the secrets.
+        raise InvalidArgument(f"invalid result of secrets({app_id!r}): {problem}")
+
+    return find
+
+
+def _found_keys(app_id: str, secrets: Sequence[str] | None) -> Keys | None:
+    return _keys(app_id, secrets) if secrets else None
+
+
+def _keys(app_id: str, secrets: Sequence[str]) -> Keys:
     if not secrets or not isinstance(secrets, list | tuple):
         # The value might be a secret.
         raise InvalidArgument(f"the secrets of {app_id!r} must be a non-empty list")
@@ -379,5 +460,5 @@ def _is_hex(nonce: str) -> bool:
         return False
 
 
-def _is_short(nonce: str) -> bool:
-    return len(nonce) <= _LONGEST_NONCE and signing.is_field(nonce)
+def _is_short(text: str) -> bool:
+    return len(text) <= _LONGEST_FIELD and signing.is_field(text)

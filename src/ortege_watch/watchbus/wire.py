@@ -79,6 +79,8 @@ REFUSALS: Final[Mapping[SignatureReason, tuple[int, ResultCode, str]]] = {
     SignatureReason.IN_THE_FUTURE: (401, _BAD, "timestamp is expired"),
     SignatureReason.MALFORMED_NONCE: (401, _BAD, "nonce is illegal"),
     SignatureReason.UNKNOWN_APP: (401, ResultCode.UNKNOWN_APP, "invalid appid"),
+    SignatureReason.APP_EXPIRED: (401, _BAD, "appid has expired"),
+    SignatureReason.APP_OVER_LIMIT: (429, _BAD, "app is out of count limit"),
     SignatureReason.BAD_SIGNATURE: (401, _BAD, "invalid signature"),
     SignatureReason.REPLAY: (401, _BAD, "replay request"),
     SignatureReason.BODY_TOO_LARGE: (413, ResultCode.SERVER_ERROR, "body too large"),

@@ -297,7 +297,7 @@ def test_an_alert_whose_key_cannot_be_stored_is_not_acknowledged(alerts):
 # ----------------------------------------------------------------------------- nonces
 async def test_a_broken_store_of_nonces_is_answered_with_the_envelope(alerts, caplog):
     class Broken:
-        def record(self, nonce, now, until):
+        def record(self, app_id, nonce, now, until):
             raise RuntimeError("the disk is full")
 
     app = alert_app(verifier(nonces=Broken()), alerts.append)
@@ -306,6 +306,26 @@ async def test_a_broken_store_of_nonces_is_answered_with_the_envelope(alerts, ca
     assert json.loads(body["body"])["error_data"] == "try again"
     assert "the disk is full" in caplog.text
     assert alerts == []
+
+
+# ---------------------------------------------------------------------------- secrets
+def test_secrets_from_a_function_are_looked_up_in_a_thread(alerts, caplog):
+    apps, threads = {}, set()
+
+    def find(app_id: str) -> list[str] | None:
+        threads.add(threading.current_thread().name)
+        return apps[app_id] and [apps[app_id]]
+
+    made = RequestVerifier(find, path=PATH)
+    with served(alert_app(made, alerts.append)) as client:
+        assert envelope(post(client))[0] == 503
+        assert "KeyError" in caplog.text
+        apps[APP_ID] = None
+        assert envelope(post(client))[2:] == ("000003", "invalid appid")
+        apps[APP_ID] = SECRET
+        assert envelope(post(client)) == OK
+    assert len(alerts) == 1
+    assert all("worker" in name for name in threads)
 
 
 def test_nonces_in_a_file_hold_after_a_restart(tmp_path, alerts):

@@ -138,7 +138,7 @@ async def test_nonces_in_a_file_survive_a_restart_of_the_channel(tmp_path):
 
 async def test_a_handshake_is_refused_when_the_nonce_store_fails(caplog):
     class Broken:
-        def record(self, nonce, now, until):
+        def record(self, app_id, nonce, now, until):
             raise RuntimeError("the disk is full")
 
     async with serve_alert_channel(verifier(nonces=Broken()), Inbox()) as server:

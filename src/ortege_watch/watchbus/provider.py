@@ -28,7 +28,7 @@ from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, Supported
 from ortege_watch.watchbus.reading import read_json
 from ortege_watch.watchbus.requests import WatchPaths
 from ortege_watch.watchbus.signing import Headers
-from ortege_watch.watchbus.verifier import NonceStore, RequestVerifier
+from ortege_watch.watchbus.verifier import FindSecrets, NonceStore, RequestVerifier
 from ortege_watch.watchbus.wire import (
     MAX_PAGE_SIZE,
     PageRequest,
@@ -148,7 +148,7 @@ def endpoints_at(paths: WatchPaths) -> dict[str, Endpoint]:
 
 
 def provider_app(
-    secrets: Mapping[str, Sequence[str]],
+    secrets: Mapping[str, Sequence[str]] | FindSecrets,
     provider: Provider,
     *,
     paths: WatchPaths = WatchPaths(),  # noqa: B008 - frozen

@@ -421,7 +421,7 @@ def _key_finder(
         return {app_id: _keys(app_id, each) for app_id, each in secrets.items()}.get
     given: object = secrets
     if not callable(given) or inspect.iscoroutinefunction(given):
-        rule = "secrets must be a plain function, or a mapping of app ids to lists"
+        rule = "secrets must be a mapping of app ids to lists, or a plain function"
         raise InvalidArgument(f"{rule}, got {type(secrets).__name__}")
 
     def find(app_id: str) -> Keys | None:

@@ -420,7 +420,8 @@ def _key_finder(
             signing.check_app_id(app_id)
         return {app_id: _keys(app_id, each) for app_id, each in secrets.items()}.get
     given: object = secrets
-    if not callable(given) or inspect.iscoroutinefunction(given):
+    is_odd = isinstance(given, type) or inspect.iscoroutinefunction(given)
+    if is_odd or not callable(given):
         rule = "secrets must be a mapping of app ids to lists, or a plain function"
         raise InvalidArgument(f"{rule}, got {type(secrets).__name__}")
 

@@ -82,12 +82,25 @@ def test_what_is_no_token_is_refused(given):
         TokenSource(given)
 
 
+VISIBLE = "visible ASCII without spaces"
+
+
 @pytest.mark.parametrize("sync", [True, False])
-@pytest.mark.parametrize("given", [None, 5, b"token", "", "a b"])
-async def test_a_function_must_give_a_token(given, sync):
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (None, "None, expected a str: return a JWT"),
+        (5, "an object of type int, expected a str: return a JWT"),
+        (b"token", "an object of type bytes, expected a str: return a JWT"),
+        ("", "an empty string: return a JWT"),
+        ("a b", "a string with U+0020 at position 1: expected a JWT, " + VISIBLE),
+    ],
+)
+async def test_a_function_must_give_a_token(given, problem, sync):
     with pytest.raises(OrtegeWatchError) as caught:
         await ask_either(TokenSource(lambda: given), sync=sync)
     assert type(caught.value) is OrtegeWatchError
+    assert str(caught.value) == f"the token function returned {problem}"
 
 
 @pytest.mark.parametrize("sync", [True, False])

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import AnyStr, Final, TypeAlias
+from typing import Any, AnyStr, Final, TypeAlias
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, OrtegeWatchError
@@ -35,15 +35,15 @@ class Secrets(tuple[str, ...]):
 
 
 class Concealed:
-    """A token, or the function that returns it, as a traceback may show it."""
+    """An argument that is or may be a token, as a traceback may show it."""
 
     __slots__ = ("value",)
 
-    def __init__(self, value: TokenLike | None) -> None:
-        self.value = value
+    def __init__(self, value: Any) -> None:
+        self.value: Final = value
 
     def __repr__(self) -> str:
-        return "<token>"
+        return "<concealed>"
 
 
 def redact(text: AnyStr, secrets: Iterable[str]) -> AnyStr:
@@ -114,27 +114,37 @@ def timestamp(seconds: float) -> str:
 
 
 def clean(given: object, refuse: type[OrtegeWatchError]) -> str:
-    """Return a token without a leading ``Bearer``; raise ``refuse`` for anything else."""
-    token, problem = _examine(given)
+    """Return a token without a leading ``Bearer``; raise ``refuse`` for anything else.
+
+    An ``InvalidArgument`` is about an argument, other errors about a token function.
+    """
+    token, problem = _examine(given, is_returned=refuse is OrtegeWatchError)
     del given  # a traceback shows what a frame has
     if problem:
         raise refuse(problem)
     return token
 
 
-def _examine(given: object) -> tuple[str, str]:
+def _examine(given: object, *, is_returned: bool) -> tuple[str, str]:
     """Return a token, or an empty string and what is wrong."""
+    returned = "the token function returned"
     if not isinstance(given, str):
         kind = type(given).__name__
+        if is_returned:
+            what = "None" if given is None else f"an object of type {kind}"
+            return "", f"{returned} {what}, expected a str: return a JWT"
         return "", f"token must be a string or a function that returns one, got {kind}"
     token = given.strip()
     if scheme := _SCHEME.match(token):
         token = token[scheme.end() :]
     if not token:
+        if is_returned:
+            return "", f"{returned} an empty string: return a JWT"
         return "", "the token is empty: pass token=... or set ORTEGE_TOKEN"
     if unfit := _UNFIT.search(token):
+        what = f"{returned} a string with" if is_returned else "the token contains"
         return "", (
-            f"the token contains U+{ord(unfit[0]):04X} at position {unfit.start()}:"
+            f"{what} U+{ord(unfit[0]):04X} at position {unfit.start()}:"
             " expected a JWT, visible ASCII without spaces"
         )
     return token, ""

@@ -18,7 +18,14 @@ from ortege_watch import (
     Reconnect,
     Retry,
 )
-from ortege_watch.watchbus import AsyncWatchBusClient, Credentials, WatchBusClient
+from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertPublisher,
+    AsyncAlertPublisher,
+    AsyncWatchBusClient,
+    Credentials,
+    WatchBusClient,
+)
 
 TOKEN = "s3cret-token.of-the-test"
 SECRET = "s3cret-key.of-the-test"
@@ -182,4 +189,41 @@ def test_a_short_token_does_not_mangle_messages():
 def test_no_client_that_cannot_be_created_shows_the_token(client, arguments):
     with pytest.raises(InvalidArgument) as caught:
         client(**{"token": TOKEN, **arguments})
+    check(caught.value, [TOKEN])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"eyJ.{TOKEN}",
+        f"Bearer {TOKEN}",
+        f"https://cube.example.com?token={TOKEN}",
+        f"https://me:{TOKEN}@cube.example.com",
+        f"https://me:{TOKEN}@[cube",
+        TOKEN.encode(),
+    ],
+)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        CubeClient,
+        AsyncCubeClient,
+        WatchBusClient,
+        AsyncWatchBusClient,
+        AlertPublisher,
+        AsyncAlertPublisher,
+        AlertChannel,
+    ],
+)
+def test_no_client_shows_a_token_that_is_passed_as_its_url(kind, url):
+    second = TOKEN if kind in {CubeClient, AsyncCubeClient} else Credentials("a", "b")
+    with pytest.raises(InvalidArgument) as caught:
+        kind(url, second)
+    check(caught.value, [TOKEN])
+
+
+def test_a_token_in_ortege_url_is_not_shown(monkeypatch):
+    monkeypatch.setenv("ORTEGE_URL", f"eyJ.{TOKEN}")
+    with pytest.raises(InvalidArgument) as caught:
+        CubeClient()
     check(caught.value, [TOKEN])

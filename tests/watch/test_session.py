@@ -200,7 +200,7 @@ def test_a_token_is_in_no_repr():
 @pytest.mark.parametrize(
     ("prepare", "event", "words"),
     [
-        ([], DeadlinePassed(), "did not return in time"),
+        ([], DeadlinePassed(), "the token function did not return within 30 s"),
         ([TokenReady("t")], OpenFailed(TransportError("no route")), "no route"),
         ([TokenReady("t")], OpenFailed(TransportError("busy"), 503), "busy"),
         ([TokenReady("t")], DeadlinePassed(), "did not open in time"),
@@ -484,7 +484,7 @@ def test_a_provider_that_hangs_after_a_refusal_is_no_other_dialect(caplog):
     assert script.receive(INVALID) == [AskToken()]
     script.now = script.session.state.until
     script.on(DeadlinePassed())
-    assert "the token function did not return in time" in caplog.text
+    assert "the token function did not return within 30 s" in caplog.text
     assert isinstance(script.state, Waiting)
 
 

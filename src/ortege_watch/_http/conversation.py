@@ -18,8 +18,13 @@ from urllib.parse import SplitResult, urlsplit
 from attrs import evolve, field, frozen, mutable
 
 from ortege_watch._checks import check_int, check_kind, check_seconds
-from ortege_watch.errors import DeadlineExceeded, InvalidArgument, OrtegeWatchError
-from ortege_watch.tokens import Secrets
+from ortege_watch.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    OrtegeWatchError,
+    TransportError,
+)
+from ortege_watch.tokens import Concealed, Secrets
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -60,6 +65,13 @@ class Tokens(Protocol):
     async def aget(self, within: float) -> str:
         """Return a token; wait so many seconds at the most."""
         ...
+
+
+class TokenTimeout(TransportError):
+    """The token function did not return in time."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"the token function did not return within {seconds:.3g} s")
 
 
 @frozen
@@ -140,37 +152,50 @@ _TOKEN_LIKE = re.compile(r"eyJ|bearer\s|[\w+=~-]{32}|.{254}", re.IGNORECASE | re
 """The beginning of a token or a secret; a host name has at most 253 characters."""
 
 
-def split_url(url: str, example: str, remedy: str) -> SplitResult:
+def split_url(url: str | Concealed, example: str, remedy: str) -> SplitResult:
     """Split a server's address into a scheme, a host, perhaps a port and a path.
 
     An invalid one is an InvalidArgument, whose message has a valid ``example``, and the
-    ``remedy`` for a token, a user name or a password, which it does not show.
+    ``remedy`` for a token, a user name or a password, which it does not show. Neither
+    does its traceback, if the frames of the callers have ``url`` only concealed.
     """
-    check_kind("url", url, str, f"a string such as {example}")
+    given = url if isinstance(url, Concealed) else Concealed(url)
+    del url  # a traceback shows what a frame has
+    parts, problem = _examine_url(given.value, example, remedy)
+    if problem:
+        raise InvalidArgument(problem)
+    return parts
+
+
+def _examine_url(url: object, example: str, remedy: str) -> tuple[SplitResult, str]:
+    """Return the parts of a URL, and what is wrong with it."""
+    parts, host, port, problem = urlsplit(""), "", None, ""
+    if not isinstance(url, str):
+        kind = type(url).__name__
+        return parts, f"url must be a string such as {example}, got {kind}"
     text = url.strip()
     if "://" not in text and _TOKEN_LIKE.match(text):
-        raise InvalidArgument(f"url looks like a token: {remedy}")
-    problem = ""
+        return parts, f"url looks like a token: {remedy}"
     try:
         parts = urlsplit(text)
         host = parts.hostname or ""
         host.encode("idna")  # or the resolver would raise a UnicodeError of its own
         port = parts.port
     except ValueError as error:
-        parts, host, port, problem = urlsplit(""), "", None, str(error)
+        parts, problem = urlsplit(""), f"invalid url ({error}): expected {example}"
     if "@" in (parts.netloc or text):
-        raise InvalidArgument(f"url contains a user name or password; {remedy}")
-    if problem:
-        raise InvalidArgument(f"invalid url ({problem}): expected {example}")
-    if parts.query or parts.fragment:
-        raise InvalidArgument("invalid url: remove the query and the fragment")
-    if parts.scheme not in HTTP_SCHEMES:
+        problem = f"url contains a user name or password; {remedy}"
+    elif problem:
+        pass
+    elif parts.query or parts.fragment:
+        problem = "invalid url: remove the query and the fragment"
+    elif parts.scheme not in HTTP_SCHEMES:
         rule = f"the scheme must be http, https, ws or wss, as in {example}"
+        problem = f"invalid url {url!r}: {rule}"
     elif not host or port == 0 or _UNFIT.search(text):
         rule = f"expected a host, perhaps with a port and a path, as in {example}"
-    else:
-        return parts
-    raise InvalidArgument(f"invalid url {url!r}: {rule}")
+        problem = f"invalid url {url!r}: {rule}"
+    return (urlsplit("") if problem else parts), problem
 
 
 def is_loopback(host: str) -> bool:

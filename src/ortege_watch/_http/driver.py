@@ -42,10 +42,10 @@ from ortege_watch._http.conversation import (
     Reply,
     Request,
     Response,
+    TokenTimeout,
     Work,
 )
 from ortege_watch._http.deadline import DEADLINE, DeadlinePassed, Sockets, guard
-from ortege_watch._http.token_source import TokenTimeout
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,

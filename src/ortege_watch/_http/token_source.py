@@ -15,21 +15,14 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
-from ortege_watch._http.conversation import TOKEN_TIMEOUT
-from ortege_watch.errors import InvalidArgument, OrtegeWatchError, TransportError
+from ortege_watch._http.conversation import TOKEN_TIMEOUT, TokenTimeout
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 from ortege_watch.tokens import Concealed, TokenLike, clean
 
 T = TypeVar("T")
 
 WAIT_AT_MOST: Final = 1.0
 """Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
-
-
-class TokenTimeout(TransportError):
-    """The token function did not return in time."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"the token function did not return within {seconds:.3g} s")
 
 
 class TokenSource:

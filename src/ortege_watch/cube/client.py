@@ -73,7 +73,7 @@ class Endpoint:
     host: str  # host and port, for messages
 
     @classmethod
-    def parse(cls, url: str) -> Endpoint:
+    def parse(cls, url: str | Concealed) -> Endpoint:
         """Parse a URL: a host, perhaps with ``/cubejs-api``, ``/v1`` or ``/load``.
 
         ``ws`` and ``wss`` stand for ``http`` and ``https``. A path that ends in ``/v1``
@@ -106,17 +106,18 @@ class Settings:
 
     def __init__(
         self,
-        url: str | None,
+        url: Concealed,
         token: Concealed,
         options: ClientOptions,
         *,
         in_thread: bool = False,
     ) -> None:
         check_names(options, ClientOptions)
-        server_url = url if url is not None else os.environ.get("ORTEGE_URL", "")
-        if not server_url:
+        if url.value is None:
+            url = Concealed(os.environ.get("ORTEGE_URL"))
+        if not url.value:
             raise InvalidArgument("missing server url: pass url=... or set ORTEGE_URL")
-        self.endpoint = Endpoint.parse(server_url)
+        self.endpoint = Endpoint.parse(url)
         parts = urlsplit(self.endpoint.api)
         if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
             _warn_of_plain_http(self.endpoint.host)
@@ -199,9 +200,9 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
         clock: AsyncClock | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        given = Concealed(token)
-        del token  # a traceback shows what a frame has
-        self._settings = Settings(url, given, options)
+        address, given = Concealed(url), Concealed(token)
+        del url, token  # a traceback shows what a frame has
+        self._settings = Settings(address, given, options)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = AsyncHttpDriver(
             http=http, clock=clock, max_size=max_size, tls=options.get("ssl")
@@ -362,9 +363,9 @@ class CubeClient(HttpClient, _Calls):
         clock: Clock | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        given = Concealed(token)
-        del token  # a traceback shows what a frame has
-        self._settings = Settings(url, given, options, in_thread=True)
+        address, given = Concealed(url), Concealed(token)
+        del url, token  # a traceback shows what a frame has
+        self._settings = Settings(address, given, options, in_thread=True)
         max_size = options.get("max_size", DEFAULT_MAX_SIZE)
         self._driver = HttpDriver(
             http=http, clock=clock, max_size=max_size, tls=options.get("ssl")

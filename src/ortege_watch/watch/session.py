@@ -15,7 +15,7 @@ from typing import Any, Final, assert_never
 
 import attrs
 
-from ortege_watch._http.conversation import next_attempt, respected
+from ortege_watch._http.conversation import TokenTimeout, next_attempt, respected
 from ortege_watch._http.statuses import TRANSIENT, api_error, is_unauthorized
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import (
@@ -69,8 +69,6 @@ _TOKEN_REFUSED: Final = (
 )
 """How a Cube server begins the message of a 403 that is about the token. Any other is
 about the query, or is repeated for every query."""
-
-_NO_TOKEN: Final = "the token function did not return in time"
 
 
 @attrs.define
@@ -199,7 +197,7 @@ class Session:
                     return self._finish(error)
                 return self._retry(error)
             case states.DeadlinePassed():
-                return self._retry(TransportError(_NO_TOKEN))
+                return self._retry(TokenTimeout(self._settings.token_within))
             case _:
                 return state
 
@@ -253,7 +251,7 @@ class Session:
                 return self._not_understood(error)
             case states.DeadlinePassed() if state.token == self._refused_token:
                 self._do(states.Disconnect())
-                return self._retry(TransportError(_NO_TOKEN))
+                return self._retry(TokenTimeout(self._settings.token_within))
             case states.DeadlinePassed():
                 return self._not_understood(
                     TransportError("no handshake arrived in time")

@@ -54,7 +54,7 @@ from ortege_watch.errors import (
     TransportError,
     WatchBusError,
 )
-from ortege_watch.tokens import Secrets, redact, safe_cause
+from ortege_watch.tokens import Concealed, Secrets, redact, safe_cause
 from ortege_watch.watch.options import FailureCount, Reconnect
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
@@ -247,7 +247,7 @@ def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
     return TransportError(problem), True
 
 
-def parse_address(url: str) -> tuple[str, str]:
+def parse_address(url: str | Concealed) -> tuple[str, str]:
     """Return the ``ws://`` or ``wss://`` URL of a channel, and the path to sign."""
     parts = split_url(url, "wss://alerts.example.com/alerts/ws", NO_PASSWORD)
     path = parts.path or "/"
@@ -300,6 +300,8 @@ class AlertChannel:
         ssl: tls.SSLContext | None = None,
         clock: AsyncClock | None = None,
     ) -> None:
+        address = Concealed(url)
+        del url  # a traceback shows what a frame has
         check_credentials(credentials)
         check_kind("reconnect", reconnect, Reconnect)
         check_kind("style", style, WireStyle)
@@ -309,7 +311,7 @@ class AlertChannel:
         check_seconds("pong_within", pong_within)
         check_seconds("connect_within", connect_within)
         check_environment(ssl)
-        self._url, self._path = parse_address(url)
+        self._url, self._path = parse_address(address)
         self._host = self._url.split("/")[2]
         self._credentials = credentials
         self._style = style

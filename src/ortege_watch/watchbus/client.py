@@ -19,6 +19,7 @@ from ortege_watch._http.driver import (
     HttpDriver,
 )
 from ortege_watch.errors import DecodeError, InvalidArgument, OrtegeWatchError
+from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus.models import (
     EntityInfo,
     Subscription,
@@ -182,7 +183,9 @@ class BusCalls:
         self._config = config
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._config.root!r})"
+        # A traceback also shows a client that could not be created.
+        config = getattr(self, "_config", None)
+        return f"{type(self).__name__}({config.root if config else ''!r})"
 
     def _begin(self, limits: Limits, progress: Progress | None = None) -> BusConfig:
         """Check that the client is open and the arguments; return a call's options."""
@@ -252,7 +255,10 @@ class AsyncWatchBusClient(AsyncBusClient):
         clock: AsyncClock | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        super().__init__(BusConfig.parse(url, credentials, **options), http, clock)
+        address = Concealed(url)
+        del url  # a traceback shows what a frame has
+        config = BusConfig.parse(address, credentials, **options)
+        super().__init__(config, http, clock)
         self._provider: Final = Provider(self._config, paths)
 
     async def subscribe(
@@ -387,7 +393,10 @@ class WatchBusClient(BusClient):
         clock: Clock | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        super().__init__(BusConfig.parse(url, credentials, **options), http, clock)
+        address = Concealed(url)
+        del url  # a traceback shows what a frame has
+        config = BusConfig.parse(address, credentials, **options)
+        super().__init__(config, http, clock)
         self._provider: Final = Provider(self._config, paths)
 
     def subscribe(

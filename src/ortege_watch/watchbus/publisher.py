@@ -15,6 +15,7 @@ from ortege_watch._checks import check_seconds
 from ortege_watch._http.conversation import Limits
 from ortege_watch._http.driver import AsyncClock, AsyncHttp, Clock, Http
 from ortege_watch.errors import InvalidArgument
+from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus.client import AsyncBusClient, BusCalls, BusClient
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
@@ -120,7 +121,9 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
         clock: AsyncClock | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        config = BusConfig.parse(url, credentials, path, **options)
+        address = Concealed(url)
+        del url  # a traceback shows what a frame has
+        config = BusConfig.parse(address, credentials, path, **options)
         config.endpoint(path)
         super().__init__(config, http, clock)
         self._open(path, config, outbox)
@@ -296,7 +299,9 @@ class AlertPublisher(BusClient, _Publishing):
         clock: Clock | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        config = BusConfig.parse(url, credentials, path, **options)
+        address = Concealed(url)
+        del url  # a traceback shows what a frame has
+        config = BusConfig.parse(address, credentials, path, **options)
         config.endpoint(path)
         super().__init__(config, http, clock)
         self._open(path, config, outbox)

@@ -51,7 +51,7 @@ from ortege_watch.errors import (
     RateLimited,
     WatchBusError,
 )
-from ortege_watch.tokens import Secrets, redact
+from ortege_watch.tokens import Concealed, Secrets, redact
 from ortege_watch.watchbus.reading import read_json
 from ortege_watch.watchbus.signing import (
     Credentials,
@@ -175,7 +175,7 @@ class BusConfig:
     @classmethod
     def parse(
         cls,
-        url: str,
+        url: str | Concealed,
         credentials: Credentials,
         path: str = "",
         **options: Unpack[BusOptions],

@@ -21,7 +21,7 @@ import msgspec
 from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
-from ortege_watch.errors import DecodeError, InvalidArgument
+from ortege_watch.errors import DecodeError, InvalidArgument, printable
 
 T = TypeVar("T")
 
@@ -35,9 +35,6 @@ is_number: Final = re.compile(
 """Return a match if a string is a decimal number; ``Decimal`` itself also accepts
 ``"1_000"``, ``" 5"``, ``"NaN"`` and the digits of every script."""
 
-# Also one whose end is cut off. Its first two parts are JSON objects, and "eyJ" is the
-# Base64 form of '{"'.
-_JWT: Final = re.compile(r"eyJ[\w-]+\.eyJ[\w-]*(?:\.[\w-]*)?", re.ASCII)
 _NO_DATA: Final = (msgspec.Raw(), msgspec.Raw(b"null"))
 
 
@@ -96,16 +93,11 @@ _encode_sorted: Final = msgspec.json.Encoder(
 
 
 def excerpt(data: bytes | str, length: int = 200) -> str:
-    """Return the first characters in printable form, for an error message.
-
-    A JWT becomes ``<token>``: a server may repeat one that the reader does not know.
-    """
+    """Return the first characters in printable form, for an error message."""
     if not isinstance(data, str):
         # A UTF-8 character has at most four bytes.
         data = bytes(data[: 4 * length + 4]).decode("utf-8", "replace")
-    text = "".join(c if c.isprintable() else " " for c in data[:length])
-    text = _JWT.sub("<token>", text)
-    return text + "…" if len(data) > length else text
+    return printable(data, length)
 
 
 def described(error: BaseException) -> str:

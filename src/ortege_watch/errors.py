@@ -25,9 +25,10 @@ copied.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 __all__ = [
     "ApiError",
@@ -50,16 +51,22 @@ __all__ = [
 E = TypeVar("E", bound="OrtegeWatchError")
 
 
+# Also one whose end is cut off. Its first two parts are JSON objects, and "eyJ" is the
+# Base64 form of '{"'.
+_JWT: Final = re.compile(r"eyJ[\w-]+\.eyJ[\w-]*(?:\.[\w-]*)?", re.ASCII)
+
+
 def printable(text: str, length: int = 2000) -> str:
     """Return a text that a peer may have written as one line, cut at a length.
 
-    Line breaks and control characters are escaped: no peer writes log lines of its own.
+    Line breaks and control characters become spaces: no peer writes log lines of its
+    own. A JWT becomes ``<token>``: a server may repeat one that the reader does not know.
     """
     if len(text) > length:
         text = text[:length] + "…"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return _JWT.sub("<token>", text)
 
 
 class OrtegeWatchError(Exception):
@@ -147,7 +154,7 @@ class ApiError(OrtegeWatchError):
 
     Attributes:
         message: the server's own message, as it is; in ``str(error)`` its line breaks
-            and control characters are escaped.
+            and control characters are spaces, and a JWT is ``<token>``.
         status: the HTTP status (over a WebSocket, the frame's ``status``).
         code: the server's own error type, such as ``"UserError"``, or ``None``.
         request_id: the id that the request was sent with, as the server logs it, or

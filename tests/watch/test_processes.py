@@ -75,7 +75,9 @@ class Program:
     def __init__(self, cube: FakeCube, transport: str):
         self.cube = cube
         self.process: subprocess.Popen | None = None
-        self.limit = threading.Timer(30, self.kill)  # ends every wait for the process
+        # Ends every wait for a process that hangs; only to start one takes 20 s on a
+        # busy machine.
+        self.limit = threading.Timer(120, self.kill)
         self.environment = {
             **os.environ,
             "ORTEGE_URL": cube.url,
@@ -120,7 +122,7 @@ class Program:
         """Return what it wrote; fail where it does not end."""
         output, errors = self.process.communicate()
         assert self.process.returncode == code, errors
-        self.cube.wait_until(lambda: self.cube.connections == 0)
+        self.cube.wait_until(lambda: self.cube.connections == 0, timeout=30)
         return output, errors
 
     def run(self, *parts: str) -> tuple[str, str]:

@@ -171,6 +171,141 @@ def test_rejected_alerts_need_room_to_be_queued_again(path):
         assert numbers(box) == [2, 3]
 
 
+def test_an_old_dead_letter_is_not_deleted_because_of_gaps_in_the_numbers(path):
+    """A dead letter that dies again has a new number."""
+    with Outbox(path, limit=3) as box:
+        for number in (0, 1, 2, 2, 2, 2):
+            box.accept(ready(number))
+            # As by a sender that has not seen that it was accepted again.
+            box.resolve(rejected(*ready(number)), 9)
+        assert len(box.dead) == 3
+
+
+def test_deleting_the_oldest_dead_letters_is_logged(path, caplog):
+    with Outbox(path, limit=2) as box:
+        for number in range(3):
+            box.accept(ready(number))
+            box.resolve(rejected(*first(box, 1)), 9)
+    assert "more than 2 dead letters: the oldest 1 were deleted" in caplog.text
+
+
+def test_some_dead_letters_can_be_queued_again_or_deleted(box):
+    box.accept(ready(1, 2, 3))
+    box.resolve(rejected(*first(box, 3)), 9)
+    one, two, _ = box.dead
+    assert box.requeue([two]) == 1
+    assert numbers(box) == [2]
+    assert box.forget([one, two]) == 1
+    assert [numbered(each) for each in box.dead] == [3]
+    assert (box.requeue([]), box.forget([])) == (0, 0)
+
+
+def numbered(letter):
+    return int(letter.alert.event_values["block_number"])
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_700_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def timed(path, clock):
+    with Outbox(path, now=clock, max_attempts=4, max_age=1000.0) as box:
+        yield box
+
+
+def test_a_failed_alert_is_sent_again_later_and_delays_no_others(timed, clock):
+    timed.accept(ready(1, 2))
+    one, two = first(timed, 9)
+    following, dead = timed.resolve(failed(one), 9)
+    assert (following, dead) == ([two], [])
+    assert timed.is_due()
+    timed.resolve(sent(two), 9)
+    assert (first(timed, 9), timed.is_due()) == ([], False)
+    assert (len(timed), numbers(timed)) == (1, [1])
+    clock.now += 4.9
+    assert not timed.is_due()
+    clock.now += 0.2
+    assert timed.is_due()
+    [again] = first(timed, 9)
+    assert (again, again.attempts) == (one, 1)
+
+
+def test_a_retry_after_makes_the_delay_longer_but_not_endless(timed, clock):
+    timed.accept(ready(1))
+    timed.resolve(failed(*first(timed, 1), retry_after=9999.0), 9)
+    clock.now += 299.0
+    assert not timed.is_due()
+    clock.now += 2.0
+    assert timed.is_due()
+
+
+def fail_until_dead(box, clock, step):
+    for attempts in range(1, 20):
+        [alert] = first(box, 1)
+        _, dead = box.resolve(failed(alert), 9)
+        if dead:
+            return attempts
+        clock.now += step
+    return None
+
+
+def test_after_its_last_attempt_an_alert_is_a_dead_letter(path, timed, clock):
+    timed.accept(ready(1, 2))
+    timed.resolve(sent(first(timed, 2)[1]), 9)
+    assert fail_until_dead(timed, clock, 200.0) == 4
+    assert len(timed) == 0
+    timed.close()
+    with Outbox(path) as box:
+        [letter] = box.dead
+        assert (letter.reason, letter.code, letter.status) == ("too old", "000099", 500)
+        assert (letter.attempts, letter.time) == (4, clock.now)
+        assert box.requeue() == 1
+        assert first(box, 1)[0].attempts == 0
+
+
+def test_an_alert_that_fails_at_its_last_age_is_a_dead_letter(timed, clock):
+    timed.accept(ready(1))
+    clock.now += 999.0
+    assert timed.resolve(failed(*first(timed, 1)), 9)[1] == []
+    clock.now += 6.0
+    assert len(timed.resolve(failed(*first(timed, 1)), 9)[1]) == 1
+
+
+def test_age_alone_gives_no_alert_up(timed, clock):
+    """In an outage, nothing fails but the server."""
+    timed.accept(ready(1))
+    clock.now += 1e6
+    assert first(timed, 1)
+
+
+def test_a_clock_that_is_set_back_delays_no_alert_for_long(timed, clock):
+    timed.accept(ready(1))
+    timed.resolve(failed(*first(timed, 1)), 9)
+    clock.now -= 10 * 86_400
+    assert timed.is_due()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_attempts": 0}, {"max_attempts": 1.5}, {"max_age": 0}, {"max_age": "1"}],
+)
+def test_an_invalid_redelivery_is_refused(path, settings):
+    [name] = settings
+    with pytest.raises(InvalidArgument, match=f"^{name} must be"):
+        Outbox(path, **settings)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("path", ["", ":memory:", "file::memory:?cache=shared"])
 def test_an_outbox_in_memory_is_refused(path):
     with pytest.raises(InvalidArgument, match="path"):

@@ -6,16 +6,29 @@ import pytest
 from driving import CUT, Play, alert, error, link, said, success
 from hypothesis import given, strategies as st
 
-from ortege_watch import InvalidArgument, RateLimited
+from ortege_watch import (
+    DeadlineExceeded,
+    InvalidArgument,
+    OrtegeWatchError,
+    RateLimited,
+    Retry,
+)
 from ortege_watch._http.conversation import Work
 from ortege_watch.errors import DecodeError, TransportError
-from ortege_watch.watchbus import AlertInfo, DeadLetter, WireStyle
+from ortege_watch.watchbus import (
+    AlertInfo,
+    DeadLetter,
+    PublishResult,
+    WatchBusError,
+    WireStyle,
+)
 from ortege_watch.watchbus.models import read_alerts
 from ortege_watch.watchbus.sending import (
     BatchResults,
     MemoryQueue,
     QueuedAlert,
     Sender,
+    SendingPace,
     prepare_alerts,
 )
 from ortege_watch.watchbus.wire import encode_alerts
@@ -135,6 +148,7 @@ def test_a_success_may_have_any_data():
         said({"code": 200, "message": "taken"}),
         said(b"", status=202),
         said(b"", status=204),
+        success(status=500),  # the envelope has precedence
     ],
 )
 def test_a_success_without_an_error_code_acknowledges(answer):
@@ -240,9 +254,10 @@ class Store(MemoryQueue):
 
     on_disk = True
 
-    def __init__(self, *, busy=False):
+    def __init__(self, *, busy=False, gives_up=False):
         super().__init__([])
         self.busy = busy
+        self.gives_up = gives_up
         self.sending = False
         self.when_released = None
 
@@ -256,7 +271,12 @@ class Store(MemoryQueue):
         return super().begin_sending(lease, limit) if self.sending else None
 
     def is_due(self):
-        return bool(self._alerts) and not self.busy
+        return bool(self._first(1)) and not self.busy
+
+    def resolve(self, results, limit):
+        if self.gives_up:
+            results = BatchResults(results.sent, results.rejected + results.failed)
+        return super().resolve(results, limit)
 
     def end_sending(self, lease):
         lease.released = True
@@ -381,6 +401,241 @@ def test_a_rejected_alert_delays_no_others_and_is_logged(caplog):
     assert "bus.example.com: alert big_amount_txn 0x0" in caplog.text
     assert "too old forged" in caplog.text
     assert len(store) == 0
+
+
+def failing(poison, received, **answer):
+    """Fail every request that holds a poisoned alert."""
+
+    def respond(request):
+        alerts = json.loads(request.content)["alert_info_list"]
+        blocks = [int(each["event_values"]["block_number"]) for each in alerts]
+        if poison & set(blocks):
+            return error(reason="handler failed", **({"status": 500} | answer))
+        received.extend(blocks)
+        return success()
+
+    return iter(lambda: respond, None)
+
+
+def test_a_batch_that_fails_is_sent_again_before_it_is_halved():
+    """A handler that fails now and then has handled most of the batch."""
+    batch = ready(*ALERTS)
+    server, results = send(batch, [error(status=500), success()])
+    assert results == BatchResults(sent=batch)
+    assert [len(each["alert_info_list"]) for each in server.bodies] == [5, 5]
+
+
+@given(st.integers(1, 30), st.sets(st.integers(0, 29), max_size=2))
+def test_an_alert_that_always_fails_is_found_and_the_others_are_sent(count, poison):
+    poison &= set(range(count))
+    received = []
+    batch = ready(*map(alert, range(count)))
+    server = Play(failing(poison, received))
+    results = server.run(sender(link(), outbox=Store()).deliver(batch))
+    assert received == [n for n in range(count) if n not in poison]
+    assert [each for each, _ in results.failed] == [batch[n] for n in sorted(poison)]
+    assert results.error is None
+    # Only the whole batch is sent again; its parts are not.
+    assert len(server.pauses) == (3 if poison else 0)
+
+
+def test_three_alerts_that_fail_in_a_row_are_the_server_s_failure():
+    received = []
+    batch = ready(*map(alert, range(20)))
+    server = Play(failing(set(range(20)), received))
+    results = server.run(sender(link(), outbox=Store()).deliver(batch))
+    assert [each for each, _ in results.failed] == batch[:3]
+    assert results.error is results.failed[-1][1]
+    assert len(server.requests) < 15
+
+
+def test_failures_of_several_kinds_are_not_the_server_s():
+    batch = ready(*map(alert, range(4)))
+    statuses = {0: 500, 1: 501, 2: 500, 3: 501}
+
+    def respond(request):
+        alerts = json.loads(request.content)["alert_info_list"]
+        number = int(alerts[0]["event_values"]["block_number"])
+        return error(status=statuses[number])
+
+    server = Play(iter(lambda: respond, None))
+    results = server.run(sender(link(), outbox=Store()).deliver(batch))
+    assert len(results.failed) == 4
+    assert results.error is None
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_an_alert_that_asks_to_wait_delays_no_others(count):
+    received = []
+    batch = ready(*map(alert, range(count)))
+    server = Play(failing({0}, received, status=503, retry_after="30"))
+    results = server.run(sender(link(), outbox=Store()).deliver(batch))
+    assert received == list(range(1, count))
+    assert server.pauses == []
+    [(queued, why)] = results.failed
+    assert (queued, why.retry_after) == (batch[0], 30.0)
+
+
+def test_without_an_outbox_the_alert_itself_is_retried():
+    server = Play([error(status=503, retry_after="30"), success()])
+    result = server.run(publish(None, ready(*ALERTS[:1])))
+    assert result.sent == tuple(ALERTS[:1])
+    assert server.pauses == [30.0]
+
+
+def test_without_an_outbox_an_alert_that_fails_stops_no_others():
+    received = []
+    server = Play(failing({2}, received))
+    with pytest.raises(WatchBusError, match="handler failed") as caught:
+        server.run(publish(None, ready(*ALERTS), batch_size=2))
+    assert received == [0, 1, 3, 4]
+    result = caught.value.published
+    assert list(map(numbered, result.sent)) == [0, 1, 3, 4]
+    assert (result.unsent, result.error) == ((ALERTS[2],), caught.value)
+
+
+def test_an_outage_costs_no_attempts():
+    for outcomes in (
+        [said(b"<html>", status=503)] * 4,
+        [said(b"", status=429)] * 4,
+        [CUT] * 4,
+    ):
+        _, results = send(ready(*ALERTS), outcomes)
+        assert (results.failed, results.rejected) == ([], [])
+        assert results.error is not None
+
+
+def test_a_call_has_one_deadline_for_all_its_requests():
+    store = Store()
+    items = accepted(store, ALERTS)
+    server = Play(iter(success, None), takes=10)
+    result = server.run(publish(store, items, started=0.0, batch_size=1, deadline=25))
+    assert list(map(numbered, result.sent)) == [0, 1, 2]
+    assert isinstance(result.error, DeadlineExceeded)
+    assert [each.limit for each in server.requests] == [25, 15, 5]
+    assert len(store) == 2
+
+
+def test_a_background_sender_has_a_deadline_for_each_request():
+    store = Store()
+    accepted(store, ALERTS)
+    server = Play(iter(success, None), takes=10)
+    server.run(publish(store, batch_size=1, deadline=25))
+    assert [each.limit for each in server.requests] == [25] * 5
+
+
+def test_the_number_of_batches_may_be_limited():
+    store = Store()
+    accepted(store, ALERTS)
+    call = sender(link(batch_size=1), outbox=store, max_batches=2)
+    result = Play(iter(success, None)).run(call.run())
+    assert list(map(numbered, result.sent)) == [0, 1]
+    assert not store.sending
+
+
+def test_an_alert_that_failed_is_logged_and_in_the_result(caplog):
+    store = Store()
+    items = accepted(store, ALERTS)
+    result = Play(failing({1}, [])).run(publish(store, items))
+    assert list(map(numbered, result.sent)) == [0, 2, 3, 4]
+    assert result.unsent == (ALERTS[1],)
+    assert isinstance(result.error, WatchBusError)
+    line = (
+        f"bus.example.com: alert big_amount_txn {ALERTS[1].entity} failed (attempt 1)"
+    )
+    assert line in caplog.text
+
+
+def test_a_failed_alert_that_is_given_up_is_logged_once(caplog):
+    store = Store(gives_up=True)
+    items = accepted(store, ALERTS[:1])
+    result = Play(failing({0}, [])).run(publish(store, items))
+    [letter] = result.rejected
+    assert (numbered(letter.alert), letter.attempts) == (0, 1)
+    assert "given up after attempt 1; moved to the dead letters: handler" in caplog.text
+    assert "failed (attempt" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        said(b"", status=301),
+        said(b"", status=404),
+        error("000003", status=401),
+        said(b"<html>"),
+    ],
+)
+def test_a_misconfiguration_is_raised_and_alerts_stay_queued(outcome):
+    store = Store()
+    items = accepted(store, ALERTS)
+    with pytest.raises(OrtegeWatchError) as caught:
+        Play([outcome]).run(publish(store, items))
+    assert caught.value.published.unsent == tuple(ALERTS)
+    assert len(store) == 5
+    assert not store.sending
+
+
+def test_an_outbox_that_fails_is_an_error_with_what_was_sent():
+    store = Store()
+    items = accepted(store, ALERTS)
+    broken = OrtegeWatchError("cannot use the outbox: database or disk is full")
+
+    def fail(*_arguments):
+        raise broken
+
+    store.resolve = fail
+    with pytest.raises(OrtegeWatchError) as caught:
+        Play([success()]).run(publish(store, items))
+    assert caught.value is broken
+    assert caught.value.published.sent == tuple(ALERTS)
+    assert not store.sending
+
+
+# --------------------------------------------------------------------- in background
+def pauses(*errors, **retry):
+    pace = SendingPace("bus.example.com", Retry(**retry))
+    return [pace.next(each, 0.999999999) for each in errors]
+
+
+CUT_OFF = TransportError("cut off")
+MISSING = WatchBusError("HTTP status 404", status=404)
+
+
+def test_a_background_sender_backs_off():
+    assert pauses(*[CUT_OFF] * 7) == pytest.approx([0.5, 1, 2, 4, 8, 16, 20])
+    assert pauses(*[MISSING] * 6) == pytest.approx([20, 40, 80, 160, 300, 300])
+    assert pauses(*[MISSING] * 2, cap=999.0) == pytest.approx([999, 999])
+    limited = RateLimited("", status=429, retry_after=100.0)
+    assert pauses(limited) == [100.0]
+
+
+def test_what_was_sent_meanwhile_makes_the_next_pause_short():
+    error = TransportError("cut off")
+    pace = SendingPace("bus.example.com", Retry())
+    assert [pace.next(error, 0.0) for _ in range(3)] == [0.25, 0.5, 1]
+    error.published = PublishResult()
+    assert pace.next(error, 0.0) == 2
+    error.published = PublishResult(sent=tuple(ALERTS))
+    assert pace.next(error, 0.0) == 0.25
+    pace.reset()
+    assert pace.next(CUT_OFF, 0.0) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("problem", "level", "text"),
+    [
+        (CUT_OFF, "WARNING", "bus.example.com: cannot send: cut off; next attempt in"),
+        (MISSING, "ERROR", "cannot send: HTTP status 404; next attempt in 20 s"),
+        (OrtegeWatchError("cannot use the outbox"), "ERROR", "cannot use the outbox"),
+        (ValueError("a bug"), "ERROR", "cannot send: ValueError('a bug')"),
+    ],
+)
+def test_why_nothing_is_sent_is_logged(caplog, problem, level, text):
+    pauses(problem)
+    [record] = caplog.records
+    assert record.levelname == level
+    assert text in record.getMessage()
+    assert bool(record.exc_info) is isinstance(problem, ValueError)
 
 
 def test_alerts_are_left_to_the_sender_that_has_the_lease():

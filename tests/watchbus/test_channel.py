@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import random
 import time
 import traceback
 from email.utils import formatdate
@@ -19,6 +21,7 @@ from channels import (
     acknowledge,
     alert,
     answer_to,
+    number_of,
     scripted,
     verifier,
 )
@@ -474,12 +477,80 @@ async def test_attempts_limit_how_often_alerts_are_sent_again(clock):
     async with (
         asyncio.timeout(WITHIN),
         scripted(play) as script,
-        channel_to(script, reconnect=NEVER, clock=clock) as channel,
+        channel_to(script, max_attempts=3, clock=clock) as channel,
     ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        for whole in (1, 2):
+            assert whole / 2 <= await pass_delay(clock) <= whole
         with pytest.raises(WatchBusError) as caught:
-            await channel.send([alert(1)])
+            await sending
+    assert script.numbers(1) == [1, 1, 1]
     assert caught.value.status == 500
     assert caught.value.reason == "an alert was not handled"
+
+
+async def test_frames_that_always_fail_stop_no_others(clock):
+    def play(frame):
+        number = int(
+            frame["body"]["alert_info_list"][0]["event_values"]["block_number"]
+        )
+        return answer_to(frame, 500, FAILED) if number < 20 else acknowledge(frame)
+
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(play) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        failing = [asyncio.create_task(channel.send([alert(n)])) for n in range(20)]
+        await script.frames.reach(20)  # more than max_pending
+        await asyncio.gather(*(channel.send([alert(n)]) for n in range(20, 60)))
+        assert not any(task.done() for task in failing)
+        while not all(task.done() for task in failing):
+            await clock.advance(60)
+        errors = await asyncio.gather(*failing, return_exceptions=True)
+    assert {error.status for error in errors} == {500}
+    numbers = script.numbers(1)
+    assert [numbers.count(n) for n in range(60)] == [10] * 20 + [1] * 40
+
+
+async def test_a_retry_that_the_receiver_asks_for_has_its_delay(clock):
+    def play(frame):
+        return json.dumps(
+            {**json.loads(answer_to(frame, 503, FAILED)), "retry_after": 45}
+        )
+
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(play) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        sending = asyncio.create_task(channel.send([alert(1)]))
+        await script.frames.reach(1)
+        script.play = acknowledge
+        assert await pass_delay(clock) == 45
+        await sending
+    assert script.numbers(1) == [1, 1]
+
+
+async def test_a_handler_that_fails_now_and_then_ends_no_channel():
+    rng, failed, taken = random.Random(7), set(), Inbox()
+
+    async def handler(alert):
+        number = number_of(alert)
+        if number not in failed and rng.random() < 0.1:
+            failed.add(number)
+            raise RuntimeError("not now")
+        await taken(alert)
+
+    retry = Reconnect(base=0.001, cap=0.002)
+    async with (
+        asyncio.timeout(60),
+        serve_alert_channel(verifier(), handler) as server,
+        channel_to(server, reconnect=retry) as channel,
+    ):
+        await asyncio.gather(*(channel.send([alert(n)]) for n in range(2000)))
+    assert sorted(taken) == list(range(2000))
+    assert len(failed) > 100
 
 
 async def test_alerts_that_the_receiver_cannot_decode_are_not_sent_again():

@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import heapq
 import random
 import ssl as tls
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from copy import copy
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any, Final, Never, Self, TypeAlias, TypeVar
 
 import anyio
 import msgspec
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -135,11 +137,9 @@ def decode_frame(kind: type[F], data: bytes) -> F:
 class PendingFrame:
     """A frame that the receiver has neither acknowledged nor refused for good."""
 
+    id: str
     text: str
-    failures: FailureCount
-    sent: bool = False
-    """Whether it was sent on this connection and has no answer yet."""
-    not_before: float = -math.inf
+    failures: FailureCount  # of its alerts
     resolved: asyncio.Event = field(factory=asyncio.Event, init=False)
     error: OrtegeWatchError | None = None
     """Once resolved: why the receiver did not handle it; ``None`` if it did."""
@@ -153,51 +153,62 @@ class PendingFrame:
 class PendingFrames:
     """The frames to send, in order; each until it is resolved.
 
-    A frame is sent again on every new connection, and after a delay if its alerts were
-    not handled.
+    At most ``limit`` are without an answer; a frame whose alerts failed is not one of
+    them until it is sent again, after a delay. So frames that fail do not stop others.
+    A new connection sends every frame without an answer again.
     """
 
-    def __init__(self, reconnect: Reconnect) -> None:
+    def __init__(
+        self, reconnect: Reconnect, limit: int = 16, max_attempts: int = 10
+    ) -> None:
+        self._limit = limit
+        self._retries = evolve(reconnect, attempts=max_attempts - 1)
         self._frames: dict[str, PendingFrame] = {}
-        self._reconnect = reconnect
+        # A frame that was dropped stays in these two until its turn comes.
+        self._queue = deque[PendingFrame]()
+        self._delayed: list[tuple[float, int, PendingFrame]] = []  # a heap, by time
+        self._count = count()
+        self._sent: dict[str, PendingFrame] = {}  # without an answer
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def add(self, frame_id: str, text: str) -> PendingFrame:
-        """Add a frame, to be sent at once."""
-        failures = FailureCount(self._reconnect)
-        frame = self._frames[frame_id] = PendingFrame(text, failures)
+        """Add a frame, to be sent in its turn."""
+        frame = PendingFrame(frame_id, text, FailureCount(self._retries))
+        self._frames[frame_id] = frame
+        self._queue.append(frame)
         return frame
 
     def drop(self, frame_id: str) -> None:
         """Remove a frame, if it is still there."""
         self._frames.pop(frame_id, None)
+        self._sent.pop(frame_id, None)
 
     def due(self, now: float) -> list[str]:
         """Return the frames to send now; they count as sent."""
-        frames = [
-            frame
-            for frame in self._frames.values()
-            if not frame.sent and frame.not_before <= now
-        ]
-        for frame in frames:
-            frame.sent = True
+        while self._delayed and self._delayed[0][0] <= now:
+            self._queue.append(heapq.heappop(self._delayed)[2])
+        frames: list[PendingFrame] = []
+        while self._queue and len(self._sent) < self._limit:
+            frame = self._queue.popleft()
+            if frame.id in self._frames:
+                self._sent[frame.id] = frame
+                frames.append(frame)
         return [frame.text for frame in frames]
 
     def next_at(self) -> float | None:
-        """Return when the next frame is due, or ``None`` if all are sent."""
-        unsent = (each.not_before for each in self._frames.values() if not each.sent)
-        return min(unsent, default=None)
+        """Return when a frame is due again, or ``None`` if none is delayed."""
+        return self._delayed[0][0] if self._delayed else None
 
     def connection_lost(self) -> None:
-        """Send every frame again."""
-        for frame in self._frames.values():
-            frame.sent = False
+        """Send the frames without an answer again."""
+        self._queue.extendleft(reversed(self._sent.values()))
+        self._sent.clear()
 
     def on_answer(self, answer: AnswerFrame, now: float, jitter: float) -> bool:
         """Resolve the frame of an answer; return whether it is sent again instead."""
-        frame = self._frames.get(answer.id)
+        frame = self._sent.pop(answer.id, None)
         if frame is None:
             return False
         failure: OrtegeWatchError | None = None
@@ -205,10 +216,9 @@ class PendingFrames:
             read_answer(bytes(answer.body), answer.status)
         except (DecodeError, WatchBusError) as error:
             if _is_transient(answer.status) and not frame.failures.exhausted:
-                frame.not_before = now + frame.failures.next_delay(
-                    jitter, answer.retry_after
-                )
-                frame.sent = False
+                delay = frame.failures.next_delay(jitter, answer.retry_after)
+                entry = (now + delay, next(self._count), frame)
+                heapq.heappush(self._delayed, entry)
                 return True
             failure = error
         self._frames.pop(answer.id).resolve(failure)
@@ -217,17 +227,19 @@ class PendingFrames:
     def on_too_large(self) -> None:
         """Resolve the largest frame that was sent: the receiver refuses its size."""
         # The close code does not say which frame was too large.
-        sent = {key: each for key, each in self._frames.items() if each.sent}
-        if sent:
-            largest = max(sent, key=lambda key: len(sent[key].text))
+        if self._sent:
+            largest = max(self._sent, key=lambda key: len(self._sent[key].text))
             problem = "too large for the receiver: send fewer alerts at once"
-            self._frames.pop(largest).resolve(WatchBusError(problem, status=413))
+            frame = self._frames[largest]
+            self.drop(largest)
+            frame.resolve(WatchBusError(problem, status=413))
 
     def fail(self, error: OrtegeWatchError) -> None:
         """Resolve every frame with an error."""
         for frame in self._frames.values():
             frame.resolve(error)
-        self._frames.clear()
+        for frames in (self._frames, self._sent, self._queue, self._delayed):
+            frames.clear()
 
 
 def _is_transient(status: int) -> bool:
@@ -268,11 +280,13 @@ class AlertChannel:
         url: the address of the channel, ``wss://`` or ``ws://``; its path is signed.
         credentials: sign the handshake.
         reconnect: the delays between connections, and before alerts that the receiver
-            could not handle are sent again. With ``attempts``, :meth:`send` fails after
-            so many failures in a row; unlimited by default.
+            failed to handle are sent again. With ``attempts``, :meth:`send` fails after
+            so many failed connections in a row; unlimited by default.
         style: the form in which alerts are written.
         max_pending: how many frames may be without an answer. Further calls of
             :meth:`send` wait, so a slow receiver slows down its senders.
+        max_attempts: how often the receiver may fail to handle the alerts of a frame;
+            :meth:`send` fails then. Other frames do not wait for one that fails.
         max_body: the size in bytes of the largest body to send; the limit of the
             receiver is ``max_body`` of its verifier.
         ping_every: seconds between two pings.
@@ -293,6 +307,7 @@ class AlertChannel:
         reconnect: Reconnect = _RECONNECT,
         style: WireStyle = DOCUMENTED,
         max_pending: int = 16,
+        max_attempts: int = 10,
         max_body: int = 1024 * 1024,
         ping_every: float = 20.0,
         pong_within: float = 10.0,
@@ -306,6 +321,7 @@ class AlertChannel:
         check_kind("reconnect", reconnect, Reconnect)
         check_kind("style", style, WireStyle)
         check_int("max_pending", max_pending)
+        check_int("max_attempts", max_attempts)
         check_int("max_body", max_body)
         check_seconds("ping_every", ping_every)
         check_seconds("pong_within", pong_within)
@@ -324,9 +340,8 @@ class AlertChannel:
         self._signature = ""  # of the latest handshake
         self._has_worked = False  # later, a bad certificate is an outage
         self._ahead = 0.0  # seconds that the receiver's clock is ahead of ours
-        self._pending = PendingFrames(reconnect)
+        self._pending = PendingFrames(reconnect, max_pending, max_attempts)
         self._failures = FailureCount(reconnect)
-        self._slots = asyncio.Semaphore(max_pending)
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed: OrtegeWatchError | None = None
@@ -341,9 +356,11 @@ class AlertChannel:
         Raises:
             InvalidArgument: the list is empty, an alert cannot be encoded, or they are too
                 large for one frame. Nothing was sent.
-            WatchBusError: the receiver refuses the alerts or the credentials; ``.code``,
+            WatchBusError: the receiver rejects the alerts or the credentials, or has
+                failed to handle the alerts ``max_attempts`` times; ``.code``,
                 ``.reason`` and ``.status`` say why.
-            TransportError: there were more failures in a row than ``reconnect`` allows.
+            TransportError: there were more failed connections in a row than
+                ``reconnect`` allows.
             OrtegeWatchError: the channel is closed.
         """
         body = encode_alerts(alerts, self._style)
@@ -353,18 +370,18 @@ class AlertChannel:
                 f" {len(body)}: send fewer at once"
             )
         frame_id = uuid.uuid4().hex
-        async with self._slots:
-            if self._closed is not None:
-                raise copy(self._closed) from self._closed.__cause__
-            if self._task is None:
-                raise OrtegeWatchError("use `async with` to open the alert channel")
-            text = encode_frame(AlertFrame(frame_id, msgspec.Raw(body)))
-            frame = self._pending.add(frame_id, text)
+        if self._closed is not None:
+            raise copy(self._closed) from self._closed.__cause__
+        if self._task is None:
+            raise OrtegeWatchError("use `async with` to open the alert channel")
+        text = encode_frame(AlertFrame(frame_id, msgspec.Raw(body)))
+        frame = self._pending.add(frame_id, text)
+        self._wake.set()
+        try:
+            await frame.resolved.wait()
+        finally:
+            self._pending.drop(frame_id)
             self._wake.set()
-            try:
-                await frame.resolved.wait()
-            finally:
-                self._pending.drop(frame_id)
         if frame.error is not None:  # the error of several callers: copy it
             raise copy(frame.error) from frame.error.__cause__
 
@@ -502,7 +519,7 @@ class AlertChannel:
             if self._pending.on_answer(answer, self._clock.now(), jitter):
                 problem = "%s: alerts were not handled (status %d): sending them again"
                 logger.info(problem, self._host, answer.status)
-                self._wake.set()
+            self._wake.set()  # another frame may be sent
 
     async def _ping(self, connection: ClientConnection) -> Never:
         while True:

@@ -133,7 +133,9 @@ def test_threads_are_spared_the_outage_as_well(cube, ledger, caplog, transport):
     before = ledger.insert()
     with (
         CubeClient(cube.url, cube.token) as client,
-        client.watch(rows_of(ledger), reconnect=SOON, transport=transport) as updates,
+        client.watch(
+            rows_of(ledger), reconnect=SOON, transport=transport, poll_every=1
+        ) as updates,
     ):
         assert hashes(next(updates).added) == before
         assert not noticed()

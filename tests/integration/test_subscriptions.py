@@ -215,13 +215,13 @@ async def test_polls_where_websockets_are_off(rest_only_cube, ledger, caplog):
     server, tokens = rest_only_cube, []
 
     def provider():
-        # Long expired when the next question is asked, five seconds later.
+        # Long expired when the next question is asked, three seconds later.
         tokens.append(server.token(exp=time.time() + 2))
         return tokens[-1]
 
     async with (
         AsyncCubeClient(server.url, provider) as client,
-        client.watch(rows_of(ledger)) as updates,
+        client.watch(rows_of(ledger), poll_every=3) as updates,
     ):
         update = await anext(updates)
         assert update.first

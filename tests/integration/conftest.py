@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,15 +25,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness.cube_server import CubeServer
 from harness.generations import GENERATIONS, PROJECT, Generation
 from harness.ledger import Ledger
-from harness.machine import Unavailable
+from harness.machine import available, missing
 from harness.postgres import Database, Postgres
 from harness.target import Target
 
 PATIENCE_SECONDS = 120
 # A test that was ended in the middle may have left something that cannot be closed.
 CLOSING_SECONDS = 15
-
-missing = pytest.StashKey[str]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -163,15 +160,3 @@ def run_cube(
         yield server
     finally:
         server.close()
-
-
-@contextmanager
-def available(config: pytest.Config) -> Iterator[None]:
-    """Skip the test where something is missing; fail it where it must not be."""
-    try:
-        yield
-    except Unavailable as error:
-        sentence = config.stash[missing] = str(error)
-        if os.environ.get("ORTEGE_WATCH_REQUIRE_INTEGRATION") == "1":
-            raise pytest.fail.Exception(sentence, pytrace=False) from None
-        raise pytest.skip.Exception(sentence) from None

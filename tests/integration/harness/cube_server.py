@@ -33,6 +33,13 @@ class CubeServer:
 
     It keeps its port over `kill` and `start`, as a real server keeps its address.
 
+    Args:
+        generation: which version of Cube to start.
+        database: the database with the tables.
+        websockets: whether it offers WebSockets.
+        tick: seconds between two runs of its subscriptions.
+        refresh: seconds after which it reads a table again.
+
     Attributes:
         generation: which version of Cube this is.
         host: where it listens, without a path: ``"http://127.0.0.1:…"``.
@@ -46,6 +53,7 @@ class CubeServer:
         *,
         websockets: bool = True,
         tick: float = TICK_SECONDS,
+        refresh: int = 1,
     ) -> None:
         self.generation = generation
         self._node = find_node()
@@ -78,7 +86,7 @@ class CubeServer:
             "CUBEJS_DB_USER": USER,
             "CUBEJS_DB_PASS": "",
             "TEST_TICK_MILLISECONDS": str(int(tick * 1000)),
-            "TEST_REFRESH_SECONDS": str(max(1, int(2 * tick))),
+            "TEST_REFRESH_SECONDS": str(refresh),
         }
         self.host = f"http://{LOOPBACK}:{self._port}"
         self.url = f"{self.host}/cubejs-api/v1"

@@ -1,0 +1,1 @@
+"""A provider of alerts: it takes subscriptions and watches Ortege."""

@@ -57,6 +57,8 @@ def an_alert_knows_its_fields(alert: AlertInfo) -> None:
     assert_type(alert.dedupe_key("app"), str)
     assert_type(alert.to_wire(), dict[str, Any])
     assert_type(AlertInfo.from_wire({}), AlertInfo)
+    assert_type(AlertInfo("0xa", "56", "ERC20", "x", 5).chain_id, int)
+    assert_type(EntityInfo("0xa", "56", "ERC20", "x").chain_id, int)
     match alert.event_values:
         case BigAmountTxnUsd() as values:
             assert_type(values.block_number, int)
@@ -125,6 +127,7 @@ def results_and_errors_carry_data(
     result: WatchResult, refused: SignatureError, said: WatchBusError
 ) -> None:
     assert_type(result.missing, tuple[EntityInfo, ...])
+    assert_type(result.unexpected, tuple[EntityInfo | str, ...])
     assert_type(refused.reason, SignatureReason)
     assert_type(refused.delta, float | None)
     assert_type(said.code, str | None)

@@ -56,6 +56,14 @@ def test_the_list_may_come_alone_and_may_be_empty():
     assert read_alerts(b' { "alert_info_list" : [ ] , "more": 1 } ') == []
 
 
+def test_the_list_may_be_json_text():
+    listed = json.dumps([alert_object()])
+    for document in ({"alert_info_list": listed}, listed):
+        [alert] = read_alerts(json.dumps(document).encode())
+        assert alert == decoded()
+        assert alert.raw == alert_object()
+
+
 def test_alerts_keep_their_order():
     objects = [alert_object(timestamp=n) for n in (3, 1, 2)]
     assert [each.timestamp for each in read_alerts(alert_body(*objects))] == [3, 1, 2]
@@ -107,6 +115,10 @@ TAKEN = {
         {"event_values": {"a": [1, {"b": None}], "c": True}},
         {"event_values": {"a": [1, {"b": None}], "c": True}},
     ),
+    "values as text": (
+        {"event_values": '{"a": "1", "b": 0.1}'},
+        {"event_values": {"a": "1", "b": Decimal("0.1")}},
+    ),
     "more fields": ({"severity": "high", "raw": {"x": 1}}, {"entity": ADDRESS}),
     "quotes in values": (
         {"event_values": {"comment": 'say "so"'}},
@@ -157,7 +169,12 @@ REFUSED = {
     "timestamp missing": ({"timestamp": ...}, "timestamp"),
     "timestamp as date": ({"timestamp": "2023-11-14"}, "timestamp"),
     "values as list": ({"event_values": []}, "event_values"),
-    "values as text": ({"event_values": "{}"}, "event_values"),
+    "values as text of a list": ({"event_values": "[]"}, "event_values"),
+    "values as other text": ({"event_values": "{"}, "event_values"),
+    "values as text with a key twice": (
+        {"event_values": '{"a": 1, "a": 2}'},
+        "event_values",
+    ),
 }
 
 
@@ -196,6 +213,10 @@ def test_all_problems_are_told_at_once():
         (b"{}", "$.alert_info_list: expected a list, got None"),
         (b'{"alert_info_list": {}}', "$.alert_info_list: expected a list, got {}"),
         (b"[5]", "$[0]: expected an object, got 5"),
+        (b'"text"', "$: expected a list, got 'text'"),
+        (b'{"alert_info_list": "{}"}', "$.alert_info_list: expected a list, got {}"),
+        (b'"[5]"', "$[0]: expected an object, got 5"),
+        (b'["{}"]', "$[0]: expected an object, got '{}'"),
     ],
 )
 def test_another_document_is_refused(body, path):
@@ -421,7 +442,7 @@ def test_an_alert_shows_its_fields_and_does_not_change():
     [
         ("entity", ""),
         ("entity", 5),
-        ("chain_id", "56"),
+        ("chain_id", "0x38"),
         ("chain_id", True),
         ("chain_id", -1),
         pytest.param("chain_id", 10**5000, id="huge chain id"),

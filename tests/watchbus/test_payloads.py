@@ -128,6 +128,53 @@ def test_entities_are_read_in_both_forms_and_under_all_names():
     assert payloads.decode_watch_result(data) == [ENTITY, ENTITY]
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"watch_result": [ADDRESS, OTHER]}, [ADDRESS, OTHER]),
+        ([ADDRESS], [ADDRESS]),
+        ({"watch_result": [WIRE, OTHER]}, [ENTITY, OTHER]),
+        ({"watch_result": None}, []),
+        ({"watch_result": []}, []),
+        ({"watch_result": json.dumps([WIRE, OTHER])}, [ENTITY, OTHER]),
+    ],
+)
+def test_a_watch_result_is_read_in_every_form_it_may_have(data, expected):
+    assert payloads.decode_watch_result(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({}, "$.data.watch_result: expected a list, got None"),
+        ({"watch_result": ADDRESS}, "$.data.watch_result: expected a list, got '0x"),
+        ({"watch_result": [5]}, "$.data.watch_result[0]: expected an object, got 5"),
+        ({"watch_result": [""]}, "$.data.watch_result[0]: expected an object, got ''"),
+    ],
+)
+def test_a_watch_result_of_another_form_is_a_problem(data, problem):
+    with pytest.raises(DecodeError) as caught:
+        payloads.decode_watch_result(data)
+    assert caught.value.problems[0].startswith(problem)
+
+
+def test_lists_may_be_json_text():
+    text = json.dumps([WIRE])
+    for document in ({"entity_list": text}, text):
+        assert payloads.decode_entities(json.dumps(document).encode()) == [ENTITY]
+    body = json.dumps({"entity_list": json.dumps([ADDRESS])}).encode()
+    assert payloads.decode_page_request(body) == ((ADDRESS,), PageRequest())
+    data = payloads.subscription_page_data(PAGE)
+    for entry in data["subscription_list"]:
+        entry["watch_event_list"] = json.dumps(entry["watch_event_list"])
+    data["subscription_list"] = json.dumps(data["subscription_list"])
+    assert payloads.decode_subscription_page(data) == PAGE
+    listed = [{"event_code": "x", "support_entity_type_list": '["ERC20"]'}]
+    for form in (listed, json.dumps(listed)):
+        [event] = payloads.decode_supported_events(form)
+        assert event.entity_types == ("ERC20",)
+
+
 def test_problems_with_entities_have_their_path():
     with pytest.raises(DecodeError) as caught:
         payloads.decode_entities(json.dumps([WIRE, {**WIRE, "chain_id": 5.6}]).encode())

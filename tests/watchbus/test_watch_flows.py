@@ -62,6 +62,33 @@ def test_the_request_is_compared_with_the_response():
     assert result.unanswered == ()
 
 
+def test_addresses_in_the_response_stand_for_their_own_request(caplog):
+    """The second batch asks for another event at the same address, and gets nothing."""
+    other = entity(1, "risk_function_call")
+    server = Play(
+        [
+            success({"watch_result": [ONE.entity.upper(), FOUR.entity]}),
+            success({"watch_result": None}),
+        ]
+    )
+    result = server.run(subscribe([ONE, TWO, other], batch_size=2))
+    assert result.succeeded == (ONE,)
+    assert result.missing == (TWO, other)
+    assert result.unexpected == (FOUR.entity,)
+    assert caplog.text == ""
+
+
+def test_an_address_that_stands_for_several_events_is_warned_about(caplog):
+    other = entity(1, "risk_function_call")
+    server = Play([success({"watch_result": [ONE.entity]})])
+    result = server.run(subscribe([ONE, TWO, other]))
+    assert result.succeeded == (ONE, other)
+    assert (
+        "https://bus.example.com answers with addresses alone; each stands for all"
+        " entities of the request that have it" in caplog.text
+    )
+
+
 def test_the_body_of_a_subscription():
     server = Play([echo])
     server.run(subscribe([ONE]))

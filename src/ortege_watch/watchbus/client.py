@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar, Unpack
@@ -26,6 +27,7 @@ from ortege_watch.watchbus.models import (
     SubscriptionPage,
     SupportedEvent,
     WatchResult,
+    with_addresses,
 )
 from ortege_watch.watchbus.requests import (
     BusConfig,
@@ -47,6 +49,12 @@ from ortege_watch.watchbus.wire import (
 )
 
 T = TypeVar("T")
+
+_LOGGER: Final = logging.getLogger("ortege_watch.watchbus")
+_ADDRESSES_ALONE: Final = (
+    "%s answers with addresses alone; each stands for all entities of the request that"
+    " have it"
+)
 
 _PATHS: Final = WatchPaths()
 
@@ -72,12 +80,12 @@ class Provider:
         asked = _distinct(entities, EntityInfo)
         # All are checked before one is sent.
         wire = entities_to_wire(asked, config.style)
-        answered: list[EntityInfo] = []
+        answered: list[EntityInfo | str] = []
         done = 0
         for batch in batches(wire, config.batch_size):
             body = encode_entities(batch, config.style)
             try:
-                answered += yield from signed_exchange(
+                found = yield from signed_exchange(
                     config, endpoint, body, decode_watch_result, is_repeatable=False
                 )
             except OrtegeWatchError as error:
@@ -85,6 +93,11 @@ class Provider:
                     asked[:done], answered, asked[done:]
                 )
                 raise
+            # An address stands for the entities of its own request.
+            named = list(with_addresses(asked[done : done + len(batch)], found))
+            if len(named) > len(found):
+                _LOGGER.warning(_ADDRESSES_ALONE, config.root)
+            answered += named
             done += len(batch)
             if progress is not None:
                 progress(done, len(asked))

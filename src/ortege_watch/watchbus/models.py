@@ -33,7 +33,6 @@ from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.watchbus.reading import (
     COUNT,
     INTEGER,
-    LARGEST,
     LAST_SECONDS,
     NUMBER,
     OBJECT,
@@ -255,15 +254,18 @@ class TrustScoreDecrease(EventValues, code="trust_score_decrease"):
     comment: str | None
 
 
-def _check_fields(
-    entity: object, chain_id: object, entity_type: object, event_code: object
-) -> None:
+def _check_fields(entity: object, entity_type: object, event_code: object) -> None:
     check_text("entity", entity)
-    check_int(
-        "chain_id", chain_id, "a non-negative int, such as 56", first=0, last=LARGEST
-    )
     check_text("entity_type", entity_type)
     check_text("event_code", event_code)
+
+
+def _chain_id(value: int | str) -> int:
+    found = COUNT.read(value)
+    if found is None:
+        expected = "a non-negative int or its digits, such as 56"
+        raise InvalidArgument(f"chain_id must be {expected}, got {shown(value)}")
+    return int(found)
 
 
 @frozen
@@ -275,7 +277,7 @@ class EntityInfo:
 
     Attributes:
         entity: the address, ``0x`` and 40 hex digits.
-        chain_id: the chain's number, such as 56.
+        chain_id: the chain's number, such as 56; its digits are accepted, too.
         entity_type: ``ERC20``, ``ERC721``, ``ERC777``, ``ERC1155``, ``ERC4626``,
             ``Universal``, ``Unverified``, or one that the specification does not list.
         event_code: such as ``big_amount_txn``; the set is open.
@@ -285,13 +287,13 @@ class EntityInfo:
     """
 
     entity: str = field(eq=str.lower)
-    chain_id: int
+    chain_id: int = field(converter=_chain_id)
     entity_type: str = field(eq=str.casefold)
     event_code: str
 
     def __attrs_post_init__(self) -> None:
         """Check the fields."""
-        _check_fields(self.entity, self.chain_id, self.entity_type, self.event_code)
+        _check_fields(self.entity, self.entity_type, self.event_code)
 
 
 @frozen
@@ -301,32 +303,50 @@ class WatchResult:
     Attributes:
         succeeded: entities of the request that are in the answer.
         missing: entities of the request that are not in the answer: they failed.
-        unexpected: entities of the answer that are not in the request.
+        unexpected: entities of the answer that are not in the request; addresses, if
+            the answer has only those.
         unanswered: entities of requests without an answer; empty except in the result
             that an error carries.
     """
 
     succeeded: tuple[EntityInfo, ...]
     missing: tuple[EntityInfo, ...]
-    unexpected: tuple[EntityInfo, ...]
+    unexpected: tuple[EntityInfo | str, ...]
     unanswered: tuple[EntityInfo, ...] = ()
 
     @classmethod
     def compare(
         cls,
         asked: Iterable[EntityInfo],
-        answered: Iterable[EntityInfo],
+        answered: Iterable[EntityInfo | str],
         unanswered: Iterable[EntityInfo] = (),
     ) -> WatchResult:
-        """Compare a request with its answer; an entity that repeats counts once."""
+        """Compare a request with its answer; an entity that repeats counts once.
+
+        An address in the answer stands for all entities of the request that have it.
+        """
         wanted = dict.fromkeys(asked)
-        found = dict.fromkeys(answered)
+        found = dict.fromkeys(with_addresses(wanted, answered))
         return cls(
             succeeded=tuple(each for each in wanted if each in found),
             missing=tuple(each for each in wanted if each not in found),
             unexpected=tuple(each for each in found if each not in wanted),
             unanswered=tuple(unanswered),
         )
+
+
+def with_addresses(
+    asked: Iterable[EntityInfo], answered: Iterable[EntityInfo | str]
+) -> Iterator[EntityInfo | str]:
+    """Yield what was answered, and for an address the entities that were asked there."""
+    by_address: dict[str, list[EntityInfo]] = {}
+    for each in asked:
+        by_address.setdefault(each.entity.lower(), []).append(each)
+    for found in answered:
+        if isinstance(found, str):
+            yield from by_address.get(found.lower(), [found])
+        else:
+            yield found
 
 
 @frozen
@@ -439,7 +459,7 @@ class AlertInfo:
 
     Args:
         entity: the address, ``0x`` and 40 hex digits.
-        chain_id: the chain's number, such as 56.
+        chain_id: the chain's number, such as 56; its digits are accepted, too.
         entity_type: such as ``ERC20``, as it was received.
         event_code: such as ``big_amount_txn``; the set is open.
         timestamp: the time of the event, in unix seconds.
@@ -467,20 +487,20 @@ class AlertInfo:
     def __init__(
         self,
         entity: str,
-        chain_id: int,
+        chain_id: int | str,
         entity_type: str,
         event_code: str,
         timestamp: int,
         event_values: Mapping[str, Any] | None = None,
         raw: Mapping[str, Any] | None = None,
     ) -> None:
-        _check_fields(entity, chain_id, entity_type, event_code)
+        _check_fields(entity, entity_type, event_code)
         expected = "an int of unix seconds"
         check_int("timestamp", timestamp, expected, first=0, last=LAST_SECONDS)
         check_kind("event_values", event_values, Mapping | None, "a mapping")
         self._fields = _Fields(
             entity,
-            str(int(chain_id)),
+            str(_chain_id(chain_id)),
             entity_type,
             event_code,
             int(timestamp),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -51,13 +52,26 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+def _unpacked(value: object) -> object:
+    """Return a list or an object that was sent as JSON text; other values unchanged.
+
+    The specification's type for lists is "JSON List", which some read as text.
+    """
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        with suppress(DecodeError):
+            return read_json(value.encode())
+    return value
+
+
 def _strings(value: object) -> tuple[str, ...] | None:
+    value = _unpacked(value)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(cast("list[str]", value))
     return None
 
 
 def _object(value: object) -> dict[str, Any] | None:
+    value = _unpacked(value)
     return value if isinstance(value, dict) else None
 
 
@@ -115,15 +129,18 @@ class Problems:
         if len(self.found) < _MAX_PROBLEMS:
             self.found.append(f"{codec.excerpt(path)}: {sentence}")
 
-    def entries(self, value: object, path: str) -> Iterator[Entry]:
+    def entries(
+        self, value: object, path: str, *, or_text: bool = False
+    ) -> Iterator[Entry]:
         """Yield the entries of a list of objects, until there are too many problems."""
+        value = _unpacked(value)
         if not isinstance(value, list):
             self.add(path, f"expected a list, got {shown(value)}")
             return
         for i, item in enumerate(cast("list[object]", value)):
             if len(self.found) >= _MAX_PROBLEMS:
                 return
-            yield Entry(item, f"{path}[{i}]", self)
+            yield Entry(item, f"{path}[{i}]", self, or_text=or_text)
 
     def refuse(self, excerpt: str = "") -> None:
         """Raise :class:`DecodeError` if there is a problem."""
@@ -136,16 +153,20 @@ class Entry:
 
     A field that is missing or invalid becomes a problem, and reading continues with the
     default of its kind: the caller ends with :meth:`Problems.refuse`. ``raw`` is the
-    object as it was received; empty if it was something else.
+    object as it was received; empty if it was something else. With ``or_text``, it may
+    be a string, which is ``text``.
     """
 
-    __slots__ = ("path", "problems", "raw")
+    __slots__ = ("path", "problems", "raw", "text")
 
-    def __init__(self, value: object, path: str, problems: Problems) -> None:
+    def __init__(
+        self, value: object, path: str, problems: Problems, *, or_text: bool = False
+    ) -> None:
         self.path = path
         self.problems = problems
         self.raw: dict[str, Any] = value if isinstance(value, dict) else {}
-        if not isinstance(value, dict):
+        self.text = _text(value) if or_text else None
+        if not isinstance(value, dict) and self.text is None:
             problems.add(path, f"expected an object, got {shown(value)}")
 
     def wrong(self, name: str, sentence: str) -> None:
@@ -201,12 +222,19 @@ def read_list(
     read: Callable[[Entry], T],
     path: str = "$",
     excerpt: str = "",
+    *,
+    or_text: bool = False,
 ) -> list[T]:
-    """Read a list of objects; with a ``key``, an object may have it under the key."""
+    """Read a list of objects; with a ``key``, an object may have it under the key.
+
+    The list, and the object around it, may be JSON text. With ``or_text``, an entry may
+    be a string.
+    """
+    value = _unpacked(value)
     if key is not None and isinstance(value, dict):
         value, path = value.get(key), f"{path}.{key}"
     problems = Problems()
-    found = [read(entry) for entry in problems.entries(value, path)]
+    found = [read(entry) for entry in problems.entries(value, path, or_text=or_text)]
     problems.refuse(excerpt)
     return found
 

@@ -257,9 +257,14 @@ def watch_result_data(
     return {"watch_result": entities_to_wire(entities, style)}
 
 
-def decode_watch_result(data: object) -> list[EntityInfo]:
-    """Decode the data of the answer to subscribe and unsubscribe."""
-    return read_list(data, "watch_result", _entity, "$.data")
+def decode_watch_result(data: object) -> list[EntityInfo | str]:
+    """Decode the data of the answer to subscribe and unsubscribe.
+
+    An entry may be an address alone; a list that is ``null`` is empty.
+    """
+    if isinstance(data, dict) and data.get("watch_result", data) is None:
+        return []
+    return read_list(data, "watch_result", _entity_or_address, "$.data", or_text=True)
 
 
 def encode_page_request(
@@ -407,6 +412,10 @@ def _entity(entry: Entry) -> EntityInfo:
         entry.required(TEXT, "entity_type", "watch_entity_type", fold=str.casefold),
         entry.required(TEXT, "event_code", "watch_event_code"),
     )
+
+
+def _entity_or_address(entry: Entry) -> EntityInfo | str:
+    return _entity(entry) if entry.text is None else entry.text
 
 
 def _subscription(entry: Entry) -> Subscription:

@@ -240,7 +240,7 @@ def test_an_answer_without_rows_has_no_parts(data, error, kind):
     ],
 )
 def test_anything_else_is_a_decode_error_with_an_excerpt(data):
-    with pytest.raises(DecodeError, match="not a response of a Cube server") as raised:
+    with pytest.raises(DecodeError, match="not a Cube server's response") as raised:
         codec.decode_body(data)
     assert raised.value.excerpt == codec.excerpt(data)
     assert not isinstance(raised.value, msgspec.MsgspecError)

@@ -153,7 +153,7 @@ def decode_body(data: bytes) -> Body:
     try:
         return _body.decode(data)
     except UNREADABLE as error:
-        problem = f"not a response of a Cube server ({error})"
+        problem = f"not a Cube server's response ({error})"
         raise DecodeError(problem, excerpt=excerpt(data)) from error
 
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from ortege_watch import Retry
+from ortege_watch import Reconnect, Retry
 from ortege_watch.cube.client import AsyncCubeClient, CubeClient
 from ortege_watch.errors import (
     ApiError,
@@ -319,6 +319,23 @@ def test_limits_are_checked_at_once(kind, settings):
         InvalidArgument, match="greater than 0 and at most a million seconds"
     ):
         kind("https://cube.example.com", "token", **settings)
+
+
+@pytest.mark.parametrize("transport", ["rest", "websocket"])
+def test_a_server_that_is_down_has_one_wording(transport):
+    with FakeCube() as cube:
+        address, token = cube.url.split("/")[2], cube.token()
+    client = CubeClient(f"http://{address}", token, retry=Retry(attempts=1))
+    problem = f"^cannot connect to {address}: "
+    with pytest.raises(TransportError, match=problem):
+        client.load(QUERY)
+    reconnect = Reconnect(attempts=0)
+    with (
+        client.watch(QUERY, transport=transport, reconnect=reconnect) as updates,
+        pytest.raises(TransportError, match=problem),
+    ):
+        next(updates)
+    client.close()
 
 
 async def test_an_unknown_argument_is_a_type_error(ask):

@@ -534,7 +534,7 @@ def test_a_second_event_loop_is_refused():
         warnings.simplefilter("ignore", ResourceWarning)
         errors = list(kinds(server.url))
         gc.collect()
-    message = "this client was used in another event loop; create one client per loop"
+    message = "the client was used in another event loop; create one client per loop"
     assert errors == [(OrtegeWatchError, message)] * 2
 
 

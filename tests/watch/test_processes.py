@@ -273,8 +273,8 @@ def test_the_child_of_a_fork_gets_a_clear_error(program):
     """
     program.start(fork(in_child))
     watch = (
-        "the subscription belongs to the process that this one was forked from; create"
-        " a client here and call watch() again"
+        "the subscription was entered before this process was forked; create a client"
+        " here and call watch() again"
     )
     client = "the client was used before this process was forked; create a new one"
     assert program.wait_for("parent: waiting") == [watch, watch, client, client]

@@ -545,13 +545,14 @@ def test_a_renewal_without_an_answer_costs_the_socket():
 # ------------------------------------------------------------------------ silence
 
 
-def test_silence_is_pinged_and_then_given_up():
+def test_silence_is_pinged_and_then_given_up(caplog):
     script = Script(settings=Settings(resend_every=1000.0))
     script.go_live()
     assert script.wait() == [Ping()]
     assert script.now == 1060
     assert script.wait() == [Disconnect()]
     assert script.now == 1070
+    assert "no response to a ping" in caplog.text
 
 
 def test_a_pong_is_life_for_a_while():

@@ -545,7 +545,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         self._loop = self._loop or loop
         if self._loop is not loop:
             raise OrtegeWatchError(
-                "this client was used in another event loop; create one client per loop"
+                "the client was used in another event loop; create one client per loop"
             )
 
 
@@ -675,7 +675,9 @@ def _failure(error: Exception, request: Request, host: str) -> Failure:
             retry = False
         case _:
             what = redact(str(error), request.secrets) or type(error).__name__
-            ours = TransportError(f"no response from {host}: {what}{tls_advice(error)}")
+            is_unsent = isinstance(error, httpx.ConnectError)
+            problem = "cannot connect to" if is_unsent else "no response from"
+            ours = TransportError(f"{problem} {host}: {what}{tls_advice(error)}")
     ours.__cause__ = safe_cause(error, request.secrets)
     unsent = isinstance(
         error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout

@@ -8,7 +8,13 @@ from typing import Any, Final, Literal, TypedDict
 
 import attrs
 
-from ortege_watch._checks import check_int, check_kind, check_seconds
+from ortege_watch._checks import (
+    check_callable,
+    check_int,
+    check_kind,
+    check_seconds,
+    shown,
+)
 from ortege_watch._http.conversation import Backoff, check_names
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, QueryError
 from ortege_watch.query import Query
@@ -259,13 +265,13 @@ def settings_of(options: WatchOptions) -> Settings:
         value: object = options.get(name, "auto")
         if value not in allowed:
             listed = ", ".join(map(repr, allowed))
-            raise InvalidArgument(f"{name} must be one of {listed}, got {value!r}")
+            raise InvalidArgument(f"{name} must be one of {listed}, got {shown(value)}")
     reconnect: object = options.get("reconnect", Reconnect())
     check_kind("reconnect", reconnect, Reconnect)
     for name in ("on_state", "on_error"):
         callback: object = options.get(name)
-        if callback is not None and not callable(callback):
-            raise InvalidArgument(f"{name} must be a function, got {callback!r}")
+        if callback is not None:
+            check_callable(name, callback)
         if inspect.iscoroutinefunction(callback):
             raise InvalidArgument(
                 f"{name} must be a plain function, got an async function"

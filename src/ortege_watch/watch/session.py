@@ -361,7 +361,7 @@ class Session:
             state = self._confirm(state)
         parts = answer.body.parts
         if len(parts) != 1:
-            problem = f"expected one result in an answer, got {len(parts)}"
+            problem = f"expected one result in a response, got {len(parts)}"
             self._do(*queries.on_error(key, DecodeError(problem), final=False))
             return state
         self._on_snapshot(key, parts[0])
@@ -396,12 +396,12 @@ class Session:
             return deadline is not None and deadline <= now
 
         if is_over(state.pong_by):
-            return self._reconnect(state, TransportError("a ping was not answered"))
+            return self._reconnect(state, TransportError("no response to a ping"))
         if is_over(state.handshake_by):
-            problem = "the server did not respond to the new token"
+            problem = "no response to the new token"
             return self._reconnect(state, TransportError(problem))
         if is_over(state.confirm_by):
-            problem = "the server did not respond in the tutorial's dialect"
+            problem = "no response in the tutorial's dialect"
             return self._not_understood(TransportError(problem))
         if is_over(state.lost_at):
             problem = "the server answers pings, but sends no frames"

@@ -39,8 +39,8 @@ _CLOSE_WITHIN: Final = 5.0
 _USED: Final = "a subscription can be entered only once; call watch() again"
 _CLOSED: Final = "the subscription is closed; call watch() again"
 _FORKED: Final = (
-    "the subscription belongs to the process that this one was forked from; create a"
-    " client here and call watch() again"
+    "the subscription was entered before this process was forked; create a client here"
+    " and call watch() again"
 )
 
 

@@ -527,7 +527,7 @@ class AlertChannel:
             # The ping itself may block: a peer that reads nothing fills the buffers.
             timeout = self._clock.sleep(self._pong_within)
             if await _race(_pong(connection), timeout) == 1:
-                raise TransportError("no answer to a ping")
+                raise TransportError("no response to a ping")
 
 
 async def _pong(connection: ClientConnection) -> None:

@@ -37,6 +37,7 @@ SHELLS = {
     "ortege_watch.watchbus.provider",
     "ortege_watch.watchbus.publisher",
     "ortege_watch.watchbus.subscribers",
+    "ortege_watch.watchbus.receiving",
     "ortege_watch.watchbus.verifier",
 }
 # Names of other modules, for type checkers and on their first use: no imports.

@@ -31,7 +31,9 @@ from ortege_watch.watchbus import (
     AlertInbox,
     AlertInfo,
     MemoryHandled,
+    RejectAlert,
     RequestVerifier,
+    RetryAlert,
     SQLiteNonces,
     alert_app,
     serve_alert_channel,
@@ -423,6 +425,84 @@ async def test_a_sender_that_answers_no_ping_is_dropped():
             said = await reader.read()  # until it hangs up
         writer.close()
     assert said.startswith(b"HTTP/1.1 101 ")
+
+
+# ------------------------------------------------------------------------- revoked
+async def test_a_connection_ends_at_the_next_frame_when_its_secret_is_revoked(caplog):
+    secrets, inbox = {APP_ID: [SECRET, "another"]}, Inbox()
+    guard = RequestVerifier(secrets.get, path=PATH)
+    async with (
+        serve_alert_channel(guard, inbox) as server,
+        dial(server.url) as connection,
+        dial(server.url, signed(secret="another")) as other,
+    ):
+        assert (await ask(connection, alert(1)))["status"] == 200
+        secrets[APP_ID] = ["another"]
+        await connection.send(json.dumps({"id": "2", "body": [dict(alert(2).raw)]}))
+        assert await close_code(connection) == 1008
+        assert (await ask(other, alert(3)))["status"] == 200
+        secrets.clear()
+        await other.send(json.dumps({"id": "4", "body": [dict(alert(4).raw)]}))
+        assert await close_code(other) == 1008
+        with pytest.raises(InvalidStatus):
+            await dial(server.url)
+    assert inbox == [1, 3]
+    assert f"of app {APP_ID}: the secret has been revoked" in caplog.text
+
+
+async def test_an_idle_connection_ends_when_its_secret_is_revoked():
+    secrets = {APP_ID: [SECRET]}
+    guard = RequestVerifier(secrets.get, path=PATH)
+    async with (
+        serve_alert_channel(guard, Inbox(), ping_every=0.05) as server,
+        dial(server.url) as connection,
+    ):
+        assert (await ask(connection, alert(1)))["status"] == 200
+        secrets.clear()
+        assert await close_code(connection) == 1008
+
+
+async def test_a_connection_whose_secret_cannot_be_checked_is_closed(caplog):
+    secrets, inbox = {APP_ID: [SECRET]}, Inbox()
+
+    def look_up(app_id):
+        if not secrets:
+            raise RuntimeError("the database is away")
+        return secrets[app_id]
+
+    guard = RequestVerifier(look_up, path=PATH)
+    async with (
+        serve_alert_channel(guard, inbox) as server,
+        dial(server.url) as connection,
+    ):
+        assert (await ask(connection, alert(1)))["status"] == 200
+        secrets.clear()
+        await connection.send(json.dumps({"id": "2", "body": [dict(alert(2).raw)]}))
+        assert await close_code(connection) == 1013
+    assert inbox == [1]
+    assert "the database is away" in caplog.text
+
+
+# --------------------------------------------------------------- outcomes in answers
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RejectAlert("unknown chain"), (422, "unknown chain", None)),
+        (RetryAlert(30), (503, "try again later", 30)),
+    ],
+)
+async def test_what_a_handler_raises_is_in_the_answer(error, expected):
+    async def handler(alert):
+        assert alert.app_id == APP_ID
+        raise error
+
+    async with (
+        serve_alert_channel(verifier(), handler) as server,
+        dial(server.url) as connection,
+    ):
+        told = await ask(connection, alert(1))
+    reason = told["body"]["error_data"]
+    assert (told["status"], reason, told.get("retry_after")) == expected
 
 
 # ------------------------------------------------------------------------- closing

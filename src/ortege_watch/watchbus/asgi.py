@@ -24,6 +24,7 @@ from ortege_watch.watchbus.inbox import (
     run_verifier,
 )
 from ortege_watch.watchbus.models import Alerts
+from ortege_watch.watchbus.receiving import FrameReceiver
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
 from ortege_watch.watchbus.verifier import RequestVerifier, body_too_large
 from ortege_watch.watchbus.wire import ResultCode, error_answer
@@ -35,6 +36,9 @@ T = TypeVar("T")
 
 READ_WITHIN: Final = 30.0
 """Seconds in which the body of a request must arrive."""
+
+CHECK_EVERY: Final = 20.0
+"""Seconds after which it is checked that the secret of a channel is still valid."""
 
 _DRAINED: Final = 16 * 1024 * 1024
 """The most bytes that are thrown away of the body of a refused request."""
@@ -199,14 +203,14 @@ async def lifespan(receive: Receive, send: Send) -> None:
             return
 
 
-async def respond(send: Send, answer: HttpAnswer) -> None:
+async def respond(send: Send, answer: HttpAnswer, kind: str = "http.response") -> None:
     """Send a response, unless the client has disconnected."""
     length = (b"content-length", str(len(answer.body)).encode())
     head = [(b"content-type", CONTENT_TYPE.encode()), length, *answer.headers]
-    start = {"type": "http.response.start", "status": answer.status, "headers": head}
+    start = {"type": f"{kind}.start", "status": answer.status, "headers": head}
     try:
         await send(start)
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": f"{kind}.body", "body": answer.body})
     except OSError:
         logger.debug("the client disconnected before the response")
 
@@ -226,12 +230,16 @@ class SignedApp:
             case "lifespan":
                 await lifespan(receive, send)
             case "websocket":
-                await send({"type": "websocket.close", "code": 1008})
+                await self._websocket(scope, receive, send)
             case kind:
                 raise OrtegeWatchError(f"unexpected type of ASGI connection: {kind!r}")
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         raise NotImplementedError
+
+    async def _websocket(self, scope: Message, receive: Receive, send: Send) -> None:
+        del scope, receive
+        await send({"type": "websocket.close", "code": 1008})
 
 
 def alert_app(
@@ -239,6 +247,7 @@ def alert_app(
     handler: AlertHandler,
     *,
     inbox: AlertInbox | None = None,
+    channel: bool = False,
     read_within: float = READ_WITHIN,
 ) -> AlertApp:
     """Return an ASGI 3 application that receives alerts.
@@ -259,6 +268,8 @@ def alert_app(
         handler: called with each alert, one after the other for a request. A plain
             function runs in a worker thread, an async one on the event loop.
         inbox: remembers the handled alerts; by default the last 100,000 in memory.
+        channel: also accept WebSockets of an :class:`AlertChannel` at the same path
+            (experimental). The ASGI server sends the pings.
         read_within: seconds in which the whole body of a request must arrive.
 
     Raises:
@@ -267,7 +278,11 @@ def alert_app(
     check_receiver(verifier, handler, inbox)
     check_seconds("read_within", read_within)
     inbox = AlertInbox() if inbox is None else inbox
-    return AlertApp(verifier, handler, inbox, read_within)
+    frames = None
+    if channel:
+        get = verifier.for_method("GET")
+        frames = FrameReceiver(get, handler, inbox, CHECK_EVERY)
+    return AlertApp(verifier, handler, inbox, read_within, frames)
 
 
 @define(eq=False)
@@ -278,6 +293,7 @@ class AlertApp(SignedApp):
     _handler: AlertHandler
     _inbox: AlertInbox
     _read_within: float
+    _frames: FrameReceiver | None
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         async def act(alerts: Alerts) -> HttpAnswer:
@@ -297,3 +313,49 @@ class AlertApp(SignedApp):
             act,
             read_within=self._read_within,
         )
+
+    async def _websocket(self, scope: Message, receive: Receive, send: Send) -> None:
+        if self._frames is None:
+            await super()._websocket(scope, receive, send)
+            return
+        await receive()  # that a client wants to connect
+        target = whole_target(scope, self._verifier.path)
+        try:
+            await self._frames.admit(target, scope["headers"])
+        except Exception as error:  # noqa: BLE001 - it is logged
+            await _refuse_websocket(scope, send, _refusal(error))
+            return
+        try:
+            await send({"type": "websocket.accept"})
+            await self._frames.converse(_Socket(receive, send), scope["headers"])
+        except OSError as error:
+            logger.debug("a sender has disconnected: %s", error)
+
+
+async def _refuse_websocket(scope: Message, send: Send, answer: HttpAnswer) -> None:
+    if "websocket.http.response" in (scope.get("extensions") or ()):
+        await respond(send, answer, "websocket.http.response")
+    else:  # the server answers 403
+        await send({"type": "websocket.close", "code": 1008})
+
+
+@frozen
+class _Socket:
+    """An ASGI WebSocket, as :class:`FrameReceiver` uses it."""
+
+    _receive: Receive
+    _send: Send
+
+    async def receive(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            raise ConnectionError(f"code {message.get('code')}")
+        text: str | None = message.get("text")
+        data: bytes = message["bytes"] if text is None else text.encode()
+        return data
+
+    async def send(self, text: str) -> None:
+        await self._send({"type": "websocket.send", "text": text})
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})

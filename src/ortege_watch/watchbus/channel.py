@@ -1,14 +1,9 @@
-"""Alerts over one WebSocket: the sender :class:`AlertChannel`, and the receiver.
+"""Alerts over one WebSocket: the sender :class:`AlertChannel`, and a server.
 
-The page recommends WebSocket for alerts and documents nothing about it, so this channel
+**Experimental**: it may change in any release. The page recommends WebSocket for alerts and documents nothing about it, so this channel
 is ours: it works between two programs that use this library. The upgrade is signed with
 the four headers of any request: method ``GET``, the path of the channel, an empty body.
-
-A frame is the body of an alert POST with an id, and its answer is the response to that
-POST (status and envelope) with the same id, both as JSON in text frames::
-
-    frame:  {"id": "5f3c...", "body": {"alert_info_list": [...]}}
-    answer: {"id": "5f3c...", "status": 200, "body": {"status": "OK", "code": "000000000", ...}}
+Its frames are described in ``receiving.py``.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from copy import copy
 from itertools import count
-from typing import TYPE_CHECKING, Annotated, Any, Final, Never, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Never, Self
 
 import anyio
 import msgspec
@@ -32,7 +27,6 @@ from attrs import define, evolve, field, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_seconds, check_text
 from ortege_watch._http.conversation import Headers, Response as Answer, split_url
 from ortege_watch._http.driver import (
@@ -64,9 +58,16 @@ from ortege_watch.watchbus.inbox import (
     check_receiver,
     error_response,
     logger,
-    run_verifier,
 )
-from ortege_watch.watchbus.models import AlertInfo, read_alerts
+from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.receiving import (
+    OVERHEAD,
+    AlertFrame,
+    AnswerFrame,
+    FrameReceiver,
+    decode_frame,
+    encode_frame,
+)
 from ortege_watch.watchbus.requests import NO_PASSWORD, server_ahead
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
@@ -74,7 +75,6 @@ from ortege_watch.watchbus.signing import (
     Credentials,
     check_credentials,
     request_line,
-    signature_headers,
     signed_headers,
 )
 from ortege_watch.watchbus.verifier import RequestVerifier
@@ -84,53 +84,12 @@ if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
     from websockets.http11 import Request, Response
 
-OVERHEAD: Final = 256
-"""The most bytes of a frame of alerts beyond its body."""
-
 _READ_AHEAD: Final = 64
 """Frames that the receiver buffers; when more arrive, TCP slows the sender down."""
 
 _GOING_AWAY: Final = 1001
-_INVALID_DATA: Final = 1007
 _TOO_LARGE: Final = 1009
 _RECONNECT: Final = Reconnect()
-
-_Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-_Status: TypeAlias = Annotated[int, msgspec.Meta(ge=100, lt=600)]
-_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
-
-
-class AlertFrame(msgspec.Struct, frozen=True):
-    """A frame of alerts; a frame that is sent again keeps its id."""
-
-    id: _Id
-    body: msgspec.Raw
-
-
-class AnswerFrame(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to the frame with the same id."""
-
-    id: _Id
-    status: _Status
-    body: msgspec.Raw
-    retry_after: _Seconds | None = None  # as in the header Retry-After
-
-
-F = TypeVar("F", AlertFrame, AnswerFrame)
-
-
-def encode_frame(frame: AlertFrame | AnswerFrame) -> str:
-    """Return the JSON of a frame; its body is copied as it is."""
-    return msgspec.json.encode(frame).decode()
-
-
-def decode_frame(kind: type[F], data: bytes) -> F:
-    """Return a frame, or raise a DecodeError; the contents of its body are not checked."""
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except codec.UNREADABLE as error:
-        problem = f"invalid {kind.__name__} ({error})"
-        raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
 
 
 @define(eq=False)
@@ -269,7 +228,11 @@ def parse_address(url: str | Concealed) -> tuple[str, str]:
 
 
 class AlertChannel:
-    """A sender of alerts over one WebSocket that reconnects.
+    """A sender of alerts over one WebSocket that reconnects (experimental).
+
+    The specification documents no WebSocket for alerts, so the other side must be
+    :func:`serve_alert_channel` or :func:`alert_app`, and may have to be of the same
+    release.
 
     Use it as ``async with AlertChannel(...) as channel``. It connects in the
     background and reconnects after every outage; frames that were not acknowledged are
@@ -575,7 +538,9 @@ async def serve_alert_channel(
     ping_every: float = 20.0,
     close_within: float = 10.0,
 ) -> AsyncIterator[AlertServer]:
-    """Receive alerts over WebSocket for as long as the ``async with`` lasts.
+    """Receive alerts over WebSocket while the ``async with`` lasts (experimental).
+
+    To receive them on the port of an ASGI application, see :func:`alert_app`.
 
     A frame is acknowledged when the handler has returned for every alert in it. If the
     handler raises, the other alerts are handled all the same; the sender sends the
@@ -600,7 +565,8 @@ async def serve_alert_channel(
             that terminates TLS.
         inbox: remembers the handled alerts; by default the last 100,000 in memory.
         ping_every: seconds between two pings, and for the answer to each; detects
-            senders that are gone.
+            senders that are gone. A connection ends when the secret that signed its
+            handshake is revoked, which is checked as often and at each frame.
         close_within: seconds that the handler may take on leaving.
 
     Raises:
@@ -613,7 +579,8 @@ async def serve_alert_channel(
     check_seconds("ping_every", ping_every)
     check_seconds("close_within", close_within, or_zero=True)
     verifier = verifier.for_method("GET")
-    receiver = _Receiver(verifier, handler, AlertInbox() if inbox is None else inbox)
+    inbox = AlertInbox() if inbox is None else inbox
+    receiver = _Connections(FrameReceiver(verifier, handler, inbox, ping_every))
     try:
         server = await serve(
             receiver.converse,
@@ -640,13 +607,28 @@ async def serve_alert_channel(
         await receiver.close(server, close_within)
 
 
+@frozen(eq=False)
+class _Socket:
+    """A connection, as :class:`FrameReceiver` uses it."""
+
+    _connection: ServerConnection
+    _server: _Connections
+
+    async def receive(self) -> bytes:
+        return await self._server.next(self._connection)
+
+    async def send(self, text: str) -> None:
+        await self._connection.send(text)
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._connection.close(code, reason)
+
+
 @define(eq=False)
-class _Receiver:
+class _Connections:
     """The handshakes and connections of one server."""
 
-    _verifier: RequestVerifier
-    _handler: AlertHandler
-    _inbox: AlertInbox
+    _receiver: FrameReceiver
     _closing: bool = False
     _open: dict[ServerConnection, anyio.CancelScope] = field(factory=dict)
     _idle: set[ServerConnection] = field(factory=set)
@@ -655,10 +637,9 @@ class _Receiver:
         self, connection: ServerConnection, request: Request
     ) -> Response | None:
         """Accept a handshake, or return the response that refuses it."""
-        verifier, headers = self._verifier, list(request.headers.raw_items())
         try:
-            verifier.check_target(request.path)
-            await run_verifier(verifier.may_block, verifier.verify, headers, b"")
+            target, headers = request.path, list(request.headers.raw_items())
+            await self._receiver.admit(target, headers)
         except Exception as error:  # noqa: BLE001 - it is logged
             status, answer = error_response(error)
         else:
@@ -670,12 +651,14 @@ class _Receiver:
 
     async def converse(self, connection: ServerConnection) -> None:
         """Handle the frames of a connection until it ends."""
+        assert connection.request is not None  # noqa: S101 - it was admitted
+        headers = list(connection.request.headers.raw_items())
         # Not task.cancel(): only a scope waits for a handler that runs in a thread.
         with anyio.CancelScope() as scope:
             self._open[connection] = scope
             try:
-                await self._converse(connection)
-            except ConnectionClosed as error:
+                await self._receiver.converse(_Socket(connection, self), headers)
+            except (ConnectionClosed, ConnectionError) as error:
                 logger.debug("a sender has disconnected: %s", error)
             except Exception:
                 logger.exception("the connection of a sender failed unexpectedly")
@@ -683,30 +666,13 @@ class _Receiver:
             finally:
                 del self._open[connection]
 
-    async def _converse(self, connection: ServerConnection) -> None:
-        assert connection.request is not None  # noqa: S101 - it was admitted
-        app_id = signature_headers(connection.request.headers.raw_items())[0]
-        while not self._closing:
-            data = await self._next(connection)
-            try:
-                frame = decode_frame(AlertFrame, data)
-            except DecodeError as error:
-                logger.warning("closing the connection of app %s: %s", app_id, error)
-                await connection.close(_INVALID_DATA, "invalid frame")
-                return
-            retry_after: float | None = None
-            try:
-                alerts = read_alerts(bytes(frame.body))
-            except DecodeError as error:
-                status, body = error_response(error)
-            else:
-                told = await self._inbox.answer(alerts, app_id, self._handler)
-                status, body, retry_after = told.status, told.body, told.retry_after
-            answer = AnswerFrame(frame.id, status, msgspec.Raw(body), retry_after)
-            await connection.send(encode_frame(answer))
-        await connection.close(_GOING_AWAY)
-
-    async def _next(self, connection: ServerConnection) -> bytes:
+    async def next(self, connection: ServerConnection) -> bytes:
+        """Return the next frame; close the connection if the server is closing."""
+        if self._closing:
+            await connection.close(_GOING_AWAY)
+            raise ConnectionAbortedError(
+                "the server is closing"
+            )  # not what it has read
         self._idle.add(connection)
         try:
             return await connection.recv(decode=False)

@@ -1,0 +1,163 @@
+"""The receiving side of the alert channel, over any kind of WebSocket.
+
+A frame is the body of an alert POST with an id, and its answer is the response to that
+POST (status, envelope, ``Retry-After``) with the same id, both as JSON in text frames::
+
+    frame:  {"id": "5f3c...", "body": {"alert_info_list": [...]}}
+    answer: {"id": "5f3c...", "status": 200, "body": {"status": "OK", "code": "000000000", ...}}
+    answer: {"id": "5f3c...", "status": 503, "body": {...}, "retry_after": 30.0}
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Protocol, TypeAlias, TypeVar
+
+import anyio
+import msgspec
+from attrs import frozen
+
+from ortege_watch import _json as codec
+from ortege_watch.errors import DecodeError
+from ortege_watch.watchbus.inbox import (
+    AlertHandler,
+    AlertInbox,
+    InboxAnswer,
+    error_response,
+    logger,
+    run_verifier,
+)
+from ortege_watch.watchbus.models import read_alerts
+from ortege_watch.watchbus.signing import Headers, signature_headers
+from ortege_watch.watchbus.verifier import RequestVerifier
+
+OVERHEAD: Final = 256
+"""The most bytes of a frame of alerts beyond its body."""
+
+_INVALID_DATA: Final = 1007
+_POLICY_VIOLATION: Final = 1008
+_TOO_LARGE: Final = 1009
+_TRY_AGAIN_LATER: Final = 1013
+
+_Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+_Status: TypeAlias = Annotated[int, msgspec.Meta(ge=100, lt=600)]
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class AlertFrame(msgspec.Struct, frozen=True):
+    """A frame of alerts; a frame that is sent again keeps its id."""
+
+    id: _Id
+    body: msgspec.Raw
+
+
+class AnswerFrame(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to the frame with the same id."""
+
+    id: _Id
+    status: _Status
+    body: msgspec.Raw
+    retry_after: _Seconds | None = None  # as in the header Retry-After
+
+
+F = TypeVar("F", AlertFrame, AnswerFrame)
+
+
+def encode_frame(frame: AlertFrame | AnswerFrame) -> str:
+    """Return the JSON of a frame; its body is copied as it is."""
+    return msgspec.json.encode(frame).decode()
+
+
+def decode_frame(kind: type[F], data: bytes) -> F:
+    """Return a frame, or raise a DecodeError; the contents of its body are not checked."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except codec.UNREADABLE as error:
+        problem = f"invalid {kind.__name__} ({error})"
+        raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
+
+
+class FrameSocket(Protocol):
+    """An open WebSocket; its methods raise when the sender has disconnected."""
+
+    async def receive(self) -> bytes:
+        """Return the next frame."""
+        ...
+
+    async def send(self, text: str, /) -> None:
+        """Send a frame."""
+        ...
+
+    async def close(self, code: int, reason: str, /) -> None:
+        """Close the connection."""
+        ...
+
+
+@frozen(eq=False)
+class FrameReceiver:
+    """What handles the frames of senders, one after the other for each of them.
+
+    ``verifier`` is that of the handshakes; ``check_every`` the seconds after which it
+    is checked that the secret of an idle connection is still valid.
+    """
+
+    verifier: RequestVerifier
+    handler: AlertHandler
+    inbox: AlertInbox
+    check_every: float
+
+    async def admit(self, target: str, headers: Headers) -> None:
+        """Verify a handshake, and raise if it is not accepted."""
+        verifier = self.verifier
+        verifier.check_target(target)
+        await run_verifier(verifier.may_block, verifier.verify, headers, b"")
+
+    async def converse(self, socket: FrameSocket, headers: Headers) -> None:
+        """Handle the frames of an admitted connection until it ends."""
+        app_id = signature_headers(headers)[0]
+        try:
+            while True:
+                data: bytes | None = None
+                with anyio.move_on_after(self.check_every):
+                    data = await socket.receive()
+                await self._check_secret(headers)
+                if data is not None:
+                    answer = await self._answer(data, app_id)
+                    await socket.send(encode_frame(answer))
+        except _HangUp as end:
+            logger.warning("closing the connection of app %s: %s", app_id, end)
+            await socket.close(end.code, end.reason)
+
+    async def _check_secret(self, headers: Headers) -> None:
+        may_block, check = self.verifier.secrets_may_block, self.verifier.is_current
+        try:
+            is_current = await run_verifier(may_block, check, headers, b"")
+        except Exception as error:
+            logger.exception("the secret of a connection could not be checked")
+            raise _HangUp(_TRY_AGAIN_LATER, "try again") from error
+        if not is_current:
+            raise _HangUp(_POLICY_VIOLATION, "the secret has been revoked")
+
+    async def _answer(self, data: bytes, app_id: str) -> AnswerFrame:
+        if len(data) > self.verifier.max_body + OVERHEAD:
+            raise _HangUp(_TOO_LARGE, "the frame is too large")
+        try:
+            frame = decode_frame(AlertFrame, data)
+        except DecodeError as error:
+            raise _HangUp(_INVALID_DATA, "invalid frame", str(error)) from error
+        try:
+            alerts = read_alerts(bytes(frame.body), app_id)
+        except DecodeError as error:
+            told = InboxAnswer(*error_response(error))
+        else:
+            told = await self.inbox.answer(alerts, app_id, self.handler)
+        body = msgspec.Raw(told.body)
+        return AnswerFrame(frame.id, told.status, body, told.retry_after)
+
+
+class _HangUp(Exception):
+    """Raised to close a connection; the sender gets the code and the reason."""
+
+    def __init__(self, code: int, reason: str, problem: str = "") -> None:
+        super().__init__(problem or reason)
+        self.code: Final = code
+        self.reason: Final = reason

@@ -30,21 +30,16 @@ from ortege_watch.watchbus import (
     Credentials,
     EntityInfo,
     RequestVerifier,
-    SignatureError,
     SQLiteNonces,
+    SQLiteProvider,
+    SupportedEvent,
     alert_app,
+    provider_app,
     serve_alert_channel,
-)
-from ortege_watch.watchbus.wire import (
-    decode_entities,
-    ok_answer,
-    refusal,
-    watch_result_data,
 )
 
 ENTITY = "0x312bc7eaaf93f1c60dc5afc115fccde161055fb0"
 RETRY = Reconnect(base=0.05, cap=0.2)
-SUBSCRIBE = "/api/watch/subscribe"
 ALERT = "/api/v1/watch/alert"
 CHANNEL = "/alerts/ws"
 
@@ -97,30 +92,24 @@ async def serve_http(app: Any, port: int) -> None:
 
 
 # ------------------------------------------------------------------------- provider
-class Provider:
+class Provider(SQLiteProvider):
     """Take subscriptions, and send alerts as soon as there is one."""
 
     def __init__(self, settings: Settings) -> None:
+        events = [SupportedEvent("big_amount_txn", ("ERC20",))]
+        super().__init__(Path(settings.folder) / "provider.db", events)
         self._settings = settings
-        self._verifier = verifier("bot", SUBSCRIBE)
         self._subscribed = asyncio.Event()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        message = await receive()
-        try:
-            self._verifier.verify(scope["headers"], message["body"])
-        except SignatureError as error:
-            status, answer = refusal(error)
-        else:
-            entities = decode_entities(message["body"])
-            status, answer = 200, ok_answer(watch_result_data(entities))
-            self._subscribed.set()
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": answer})
+    async def subscribe(self, app_id: str, entities: Any) -> Any:
+        accepted = super().subscribe(app_id, entities)
+        self._subscribed.set()
+        return accepted
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(serve_http(self, self._settings.provider))
+            app = provider_app({"bot": [secret_of("bot")]}, self)
+            tasks.create_task(serve_http(app, self._settings.provider))
             await self._subscribed.wait()
             async with asyncio.TaskGroup() as sending:
                 sending.create_task(self._post(range(0, self._settings.alerts, 2)))

@@ -5,6 +5,7 @@ The client imports nothing of the library: it is urllib, and hmac for the signat
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -459,6 +460,30 @@ def test_errors_of_a_provider_are_logged_and_not_shown(caplog):
             assert f"{name} of app {APP_ID}" in record.getMessage()
             assert record.exc_info
     assert SECRET not in caplog.text
+
+
+class Cancelled(Plain):
+    async def events(self):
+        raise asyncio.CancelledError
+
+
+def test_a_provider_that_awaits_what_was_cancelled_has_failed(caplog):
+    with served(provider_app(SECRETS, Cancelled())) as http:
+        client = Client(str(http.base_url))
+        expected = (500, "000001", "unknown server error")
+        assert client.error("/api/watch/event/list") == expected
+    assert f"events of app {APP_ID}: the provider failed" in caplog.text
+
+
+def test_apps_come_and_go(provider):
+    apps = {}
+    with served(provider_app(apps.get, provider)) as http:
+        client, path = Client(str(http.base_url)), "/api/watch/event/list"
+        assert client.error(path) == (401, "000003", "invalid appid")
+        apps[APP_ID] = ["an old secret", SECRET]
+        assert len(client.data(path)) == 2
+        del apps[APP_ID]
+        assert client.error(path) == (401, "000003", "invalid appid")
 
 
 def test_a_provider_with_a_closed_file_is_a_server_error(provider, client):

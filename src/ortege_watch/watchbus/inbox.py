@@ -255,7 +255,7 @@ class _Call:
         except Exception:
             logger.exception("the handler failed: %s", self.name)
         except anyio.get_cancelled_exc_class():
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             # It awaited something that was cancelled.
             logger.exception("the handler failed: %s", self.name)
@@ -277,7 +277,7 @@ class _Call:
         return result
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
     """Return whether somebody has cancelled the current task."""
     if sniffio.current_async_library() != "asyncio":
         return True

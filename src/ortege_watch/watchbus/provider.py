@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, TypeAlias
 
+import anyio
 from anyio import to_thread
 from attrs import asdict, define, frozen
 
@@ -23,7 +24,7 @@ from ortege_watch.watchbus.asgi import (
     SignedApp,
     serve_request,
 )
-from ortege_watch.watchbus.inbox import error_response, logger
+from ortege_watch.watchbus.inbox import error_response, is_cancelled, logger
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
 from ortege_watch.watchbus.reading import read_json
 from ortege_watch.watchbus.requests import WatchPaths
@@ -259,9 +260,15 @@ class ProviderApp(SignedApp):
 
 async def _call(function: Callable[..., Any], *arguments: object) -> Any:
     """Call a function, a plain one in a thread, and wait for its result."""
-    result = (
-        function(*arguments)
-        if inspect.iscoroutinefunction(function)
-        else await to_thread.run_sync(function, *arguments)
-    )
-    return await result if inspect.isawaitable(result) else result
+    if not inspect.iscoroutinefunction(function):
+        result = await to_thread.run_sync(function, *arguments)
+        if not inspect.isawaitable(result):
+            return result
+    else:
+        result = function(*arguments)
+    try:
+        return await result
+    except anyio.get_cancelled_exc_class() as error:
+        if is_cancelled():
+            raise
+        raise RuntimeError("it awaited something that was cancelled") from error

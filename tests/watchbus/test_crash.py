@@ -14,11 +14,12 @@ from ortege_watch.watchbus import AlertInbox, AlertInfo, AlertPublisher, Outbox
 from ortege_watch.watchbus.sending import SendLease
 
 PROGRAM = Path(__file__).parent / "publishing_process.py"
+BACKGROUND = Path(__file__).parent / "sending_process.py"
 
 
-def start(bus, path, number=0):
+def start(bus, path, number=0, program=PROGRAM):
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), bus.url, str(path), str(number)],
+        [sys.executable, str(program), bus.url, str(path), str(number)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -116,3 +117,61 @@ def test_a_killed_sender_loses_the_lease(tmp_path):
         assert box.begin_sending(SendLease(), 1) is None
         kill(process)
         assert box.begin_sending(SendLease(), 1)
+
+
+@pytest.mark.parametrize("after", [1, 5])
+def test_a_killed_background_sender_loses_nothing(tmp_path, after):
+    path = tmp_path / "alerts.sqlite3"
+    with FakeWatchBus() as bus:
+        process = start(bus, path, program=BACKGROUND)
+        bus.wait_until(lambda: len(bus.deliveries) >= after, timeout=30)
+        told = kill(process)
+        with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+            publisher.flush()
+            assert len(publisher.outbox) == 0
+        arrived = numbers(bus.alerts)
+        assert set(told["accepted"]) <= set(arrived) <= set(told["offered"])
+
+
+FULL_DISK = """
+import resource, sys
+from driving import alert
+from ortege_watch import OrtegeWatchError
+from ortege_watch.watchbus import AlertPublisher, Credentials
+
+url, path = sys.argv[1:]
+credentials = Credentials("fake-app", "fake-watch-bus-secret")
+with AlertPublisher(url, credentials, outbox=path, batch_size=2) as publisher:
+    publisher.enqueue(map(alert, range(4)))
+    # Nothing can be written behind this, as on a full disk.
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
+    try:
+        publisher.flush()
+    except OrtegeWatchError as error:
+        print(error, len(error.published.sent))
+    try:
+        publisher.enqueue([alert(9)])
+    except OrtegeWatchError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    print(len(publisher.outbox), len(publisher.flush().sent), len(publisher.outbox))
+"""
+
+
+def test_a_full_disk_loses_nothing_and_says_what_was_sent(tmp_path):
+    with FakeWatchBus() as bus:
+        done = subprocess.run(
+            [sys.executable, "-c", FULL_DISK, bus.url, str(tmp_path / "alerts")],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            cwd=Path(__file__).parent,
+        )
+        flushed, refused, healed = done.stdout.splitlines()
+        assert flushed.startswith("cannot use the outbox")
+        assert flushed.endswith(" 2")
+        assert refused.startswith("cannot use the outbox")
+        assert healed == "4 4 0"
+        assert numbers(bus.alerts) == [0, 1, 2, 3]

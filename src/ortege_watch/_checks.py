@@ -60,7 +60,8 @@ def check_list(name: str, values: object, kind: type[T]) -> tuple[T, ...]:
         )
     found = tuple(cast("Iterable[T]", values))
     for i, value in enumerate(found):
-        check_kind(f"{name}[{i}]", value, kind)
+        if not isinstance(value, kind):
+            check_kind(f"{name}[{i}]", value, kind)
     if not found:
         raise InvalidArgument(f"{name} is empty: pass at least one {kind.__name__}")
     return found

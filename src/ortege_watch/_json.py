@@ -157,14 +157,28 @@ def decode_body(data: bytes) -> Body:
         raise DecodeError(problem, excerpt=excerpt(data)) from error
 
 
-def dumps(value: object, path: str = "$", *, sort_keys: bool = False) -> str:
+def dumps(value: object, path: str = "$") -> str:
+    """Return what :func:`dump_bytes` returns as a string."""
+    return dump_bytes(value, path).decode()
+
+
+def dump_bytes(
+    value: object, path: str = "$", *, sort_keys: bool = False, is_exact: bool = False
+) -> bytes:
     """Encode a value as compact JSON with exact numbers; a ``Decimal`` is a number.
 
     What JSON cannot represent exactly is an ``InvalidArgument`` with its path, which
-    begins with ``path``.
+    begins with ``path``. A value that ``is_exact`` has nothing else, and is checked
+    only if it cannot be encoded, as with a subclass of ``str``.
     """
+    encoder = _encode_sorted if sort_keys else encode
+    if is_exact:
+        try:
+            return encoder(value)
+        except (TypeError, *UNREADABLE):
+            pass
     try:
-        return (_encode_sorted if sort_keys else encode)(_exact(value, path)).decode()
+        return encoder(_exact(value, path))
     except InvalidArgument:
         raise
     except UNREADABLE as error:
@@ -172,7 +186,14 @@ def dumps(value: object, path: str = "$", *, sort_keys: bool = False) -> str:
         raise InvalidArgument(problem) from error
 
 
+_KEYS: Final = frozenset({str})
 _ATOMS: Final = frozenset({str, int, bool, type(None)})
+
+
+def has_atoms(fields: dict[str, Any]) -> bool:
+    """Return whether an object has nothing but atoms, which are exact."""
+    keys, values = map(type, fields), map(type, fields.values())
+    return _KEYS.issuperset(keys) and _ATOMS.issuperset(values)
 
 
 def _exact(value: object, path: str) -> object:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 
 import pytest
 from driving import CUT, Play, alert, error, link, said, success
@@ -61,6 +62,22 @@ def test_the_key_is_the_receiver_s(more):
     server, _ = send([waiting], [success()])
     [arrived] = read_alerts(server.requests[0].content)
     assert waiting.key == arrived.dedupe_key("app")
+
+
+def test_an_enum_among_the_strings_is_sent_as_its_value():
+    class Code(StrEnum):
+        TRANSFER = "big_amount_txn"
+
+    plain = alert(1)
+    given = AlertInfo(
+        *(plain.entity, 56, "ERC20", Code.TRANSFER, plain.timestamp), plain.event_values
+    )
+    assert ready(given) == ready(plain)
+
+
+def test_an_alert_that_utf_8_cannot_encode_is_refused():
+    with pytest.raises(InvalidArgument, match=r"alerts\[0\]"):
+        ready(alert(1, comment="\ud800"))
 
 
 def test_the_same_alert_twice_goes_out_once():

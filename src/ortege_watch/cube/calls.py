@@ -364,7 +364,7 @@ def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
     if _ranges(query):
         raise _several_results("load_raw()")
     try:
-        content = codec.dumps({"query": query, "queryType": "multi"}).encode()
+        content = codec.dump_bytes({"query": query, "queryType": "multi"})
     except InvalidArgument as error:
         raise QueryError(str(error)) from error
     parts = yield from call.ask("POST", "/load", _parts, content)

@@ -102,6 +102,9 @@ class EventValues(Mapping[str, Any]):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield the name and the problem of each field that is missing or invalid."""
         for name, each in self._fields.items():
+            given = self._values.get(name)
+            if given is not None and each.kind.read(given) is not None:
+                continue
             try:
                 each.read(self)
             except DecodeError as error:
@@ -614,7 +617,9 @@ class AlertInfo:
         """
         entity, values = self.entity.lower(), self._values_as_text()
         parts = [app_id, self.chain_id, entity, self.event_code, self.timestamp, values]
-        return hashlib.sha256(codec.dumps(parts, sort_keys=True).encode()).hexdigest()
+        is_exact = codec.has_atoms(values)
+        data = codec.dump_bytes(parts, sort_keys=True, is_exact=is_exact)
+        return hashlib.sha256(data).hexdigest()
 
     def _values_as_text(self) -> dict[str, Any]:
         """Return the values as they are sent: numbers as strings, and no ``None``."""

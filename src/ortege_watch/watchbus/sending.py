@@ -261,6 +261,8 @@ def _use(
     queue: AlertQueue, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> Conversation[T]:
     """Call a method of a queue; its error is raised here, and not in the driver."""
+    if not queue.on_disk:
+        return call(*args, **kwargs)
 
     def attempt() -> tuple[T | None, OrtegeWatchError | None]:
         try:

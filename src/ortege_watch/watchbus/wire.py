@@ -98,13 +98,13 @@ another path have none, so they are server errors. The HTTP statuses are undocum
 def ok_answer(data: object = None) -> bytes:
     """Encode the answer to a request that succeeded."""
     answer = {"status": "OK", "code": ResultCode.OK.value, "data": data}
-    return codec.dumps(answer).encode()
+    return codec.dump_bytes(answer)
 
 
 def error_answer(code: ResultCode, reason: str) -> bytes:
     """Encode the answer to a request that failed."""
     answer = {"status": "ERROR", "code": code.value, "data": None, _REASONS[0]: reason}
-    return codec.dumps(answer).encode()
+    return codec.dump_bytes(answer)
 
 
 def refusal(error: SignatureError) -> tuple[int, bytes]:
@@ -242,7 +242,7 @@ def encode_entities(
     wire: Sequence[dict[str, Any]], style: WireStyle = DOCUMENTED
 ) -> bytes:
     """Encode the body of subscribe and unsubscribe."""
-    return codec.dumps(wire if style.bare_lists else {"entity_list": wire}).encode()
+    return codec.dump_bytes(wire if style.bare_lists else {"entity_list": wire})
 
 
 def decode_entities(body: bytes) -> list[EntityInfo]:
@@ -282,7 +282,7 @@ def encode_page_request(
     expected = f"an int from 1 to {MAX_PAGE_SIZE}"
     check_int("page_size", page_size, expected, last=MAX_PAGE_SIZE)
     wire |= {"page_index": page_index, "page_size": page_size}
-    return codec.dumps(wire).encode()
+    return codec.dump_bytes(wire)
 
 
 def decode_page_request(
@@ -369,7 +369,8 @@ def encode_alert(alert: AlertInfo, path: str, style: WireStyle) -> bytes:
     wire = alert.to_wire()
     if style.chain_id_as_int:
         wire["chain_id"] = alert.chain_id
-    return codec.dumps(wire, path).encode()
+    is_exact = codec.has_atoms(wire["event_values"])
+    return codec.dump_bytes(wire, path, is_exact=is_exact)
 
 
 def alerts_body(encoded: Iterable[bytes], style: WireStyle) -> bytes:

@@ -7,7 +7,9 @@ signed costs no memory: its body is read and thrown away.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from multiprocessing import parent_process
 from typing import Any, Final, TypeAlias, TypeVar
 
 import anyio
@@ -15,6 +17,7 @@ from attrs import define, evolve, frozen
 
 from ortege_watch._checks import check_seconds
 from ortege_watch.errors import OrtegeWatchError
+from ortege_watch.watchbus.handled import MemoryHandled
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
@@ -26,7 +29,7 @@ from ortege_watch.watchbus.inbox import (
 from ortege_watch.watchbus.models import Alerts
 from ortege_watch.watchbus.receiving import FrameReceiver
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
-from ortege_watch.watchbus.verifier import RequestVerifier, body_too_large
+from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier, body_too_large
 from ortege_watch.watchbus.wire import ResultCode, error_answer
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -194,6 +197,29 @@ def whole_target(scope: Message, known: str) -> str:
     return f"{path}?{query}" if query else path
 
 
+def warn_of_workers(*stores: object) -> None:
+    """Log a warning where several workers would have such stores, one each."""
+    advice = {
+        MemoryNonces: "nonces=SQLiteNonces(path)",
+        MemoryHandled: "inbox=AlertInbox(SQLiteHandled(path))",
+    }
+    shared = [text for kind, text in advice.items() if kind in map(type, stores)]
+    signs = {
+        "this is a child process": parent_process() is not None,
+        "WEB_CONCURRENCY": os.environ.get("WEB_CONCURRENCY", "").isdigit()
+        and int(os.environ["WEB_CONCURRENCY"]) > 1,
+        "gunicorn": os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"),
+    }
+    found = ", ".join(sign for sign, is_there in signs.items() if is_there)
+    if shared and found:
+        logger.warning(
+            "there may be several worker processes (%s), and each would accept the same"
+            " request: pass %s",
+            found,
+            " and ".join(shared),
+        )
+
+
 async def lifespan(receive: Receive, send: Send) -> None:
     """Serve an ASGI scope of type ``lifespan``: there is nothing to start or stop."""
     while True:
@@ -278,6 +304,7 @@ def alert_app(
     check_receiver(verifier, handler, inbox)
     check_seconds("read_within", read_within)
     inbox = AlertInbox() if inbox is None else inbox
+    warn_of_workers(verifier.nonces, inbox.handled)
     frames = None
     if channel:
         get = verifier.for_method("GET")

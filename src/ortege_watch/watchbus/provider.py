@@ -23,6 +23,7 @@ from ortege_watch.watchbus.asgi import (
     Send,
     SignedApp,
     serve_request,
+    warn_of_workers,
 )
 from ortege_watch.watchbus.inbox import error_response, is_cancelled, logger
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
@@ -199,6 +200,7 @@ def provider_app(
         max_body=max_body,
         clock=clock,
     )
+    warn_of_workers(verifier.nonces)
     return ProviderApp(verifier, provider, endpoints_at(paths), page_size, rate_limit)
 
 

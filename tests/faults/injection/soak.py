@@ -110,13 +110,15 @@ class Report:
         return "\n".join([*lines, *(f"FAILED {each}" for each in self.failures)])
 
 
-def run(server: RealServer, seconds: float) -> Report:
-    """Watch a server for so long."""
+def run(
+    server: RealServer, seconds: float, *, restart_every: float = RESTART_SECONDS
+) -> Report:
+    """Watch a server for so long, and restart it every so many seconds."""
     report = Report()
     tracemalloc.start()
     try:
         with leaks() as left:
-            asyncio.run(_Soak(server, report).run(seconds))
+            asyncio.run(_Soak(server, report, restart_every).run(seconds))
     finally:
         tracemalloc.stop()
     # The server that was started last has a new pipe as its standard input.
@@ -137,10 +139,13 @@ class _Watch:
 
 
 class _Soak:
-    def __init__(self, server: RealServer, report: Report) -> None:
+    def __init__(
+        self, server: RealServer, report: Report, restart_every: float
+    ) -> None:
         self._server = server
         self._cube = server.cube
         self._report = report
+        self._restart_every = restart_every
         self._contract = f"SPSOAK{time.monotonic_ns()}"
         self._watches = [
             _Watch(name="task websocket", transport="websocket"),
@@ -171,12 +176,14 @@ class _Soak:
                 running.append(asyncio.create_task(follow, name=watch.name))
         writing = asyncio.create_task(asyncio.to_thread(self._write, store, state))
         started = time.monotonic()
-        await self._restart_and_measure(started + seconds)
+        try:
+            await self._restart_and_measure(started + seconds)
+        finally:  # a server that does not start again ends it too
+            self._stopped.set()
+            await writing
+            store.insert({FINAL: Decimal(1)})
+            state[FINAL] = Decimal(1)
         self._report.seconds = time.monotonic() - started
-        self._stopped.set()
-        await writing
-        store.insert({FINAL: Decimal(1)})
-        state[FINAL] = Decimal(1)
         await self._progress.until(
             lambda: all(watch.finished for watch in self._watches), PATIENCE_SECONDS
         )
@@ -194,13 +201,13 @@ class _Soak:
         ]
 
     async def _restart_and_measure(self, until: float) -> None:
-        restart_at = time.monotonic() + RESTART_SECONDS
+        restart_at = time.monotonic() + self._restart_every
         while (now := time.monotonic()) < until:
             if now >= restart_at:
                 await asyncio.to_thread(self._cube.kill)
                 await asyncio.to_thread(self._cube.start)
                 self._report.restarts += 1
-                restart_at = time.monotonic() + RESTART_SECONDS
+                restart_at = time.monotonic() + self._restart_every
             await asyncio.sleep(_SAMPLE_SECONDS)
             for name, value in measure().items():
                 self._report.samples.setdefault(name, []).append(value)

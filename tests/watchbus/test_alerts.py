@@ -538,6 +538,16 @@ def test_dedupe_key_of_sender_and_receiver_is_the_same(values, as_int):
     assert turned.dedupe_key("app") == own.dedupe_key("app")
 
 
+@pytest.mark.parametrize(
+    "value", [0.5, pytest.param(10**5000, id="huge"), Decimal("NaN"), [0.5], "\ud800"]
+)
+def test_values_without_an_exact_form_in_json_have_no_dedupe_key(value):
+    alert = AlertInfo(ADDRESS, 56, "ERC20", "own", 5, {"value": value})
+    for act in (lambda: alert.dedupe_key("app"), lambda: encode_alerts([alert])):
+        with pytest.raises(InvalidArgument, match=r"^alert"):
+            act()
+
+
 def _turned(value):
     """Return a value whose mappings, also inner ones, have the opposite order."""
     if isinstance(value, dict):

@@ -37,6 +37,15 @@ VALUES = [
     *(b"[]", b"{}", b"[" * 50 + b"]" * 50, b"[" * 2_000 + b"]" * 2_000, b"[" * 2_000),
     *(b'{"a":' * 600 + b"1" + b"}" * 600, b'{"a":1,"a":2}', b'{"a":1,"a":1}', b"}"),
     *(b'{"tx_hash":null}', b'{"tx_hash":[1,{"b":0.1}]}', b'{"":""}', b"170000000000"),
+    *(
+        b'"[]"',
+        b'"{}"',
+        b'"[{}]"',
+        b'"{\\"a\\":1}"',
+        b'"{\\"a\\":1,\\"a\\":2}"',
+        b'"[1"',
+    ),
+    *(b'"' + b"[" * n + b"]" * n + b'"' for n in (50, 150, 2_000)),
     *(b"1700000000000", b'"1700000000000"', b"1.7e9", b"1700000000.0", b"1e10"),
 ]
 NAMES = [*alert_object(), "address", "entity", "event_code", "entity_type", "raw"]
@@ -45,6 +54,7 @@ WHOLE = [
     *(b"\xef\xbb\xbf[]", b'q=1;{"X":1}', b"<html>", b"\x00", b"9" * 10_000, b"[1,]"),
     *(b'{"alert_info_list":null}', b'{"alert_info_list":[],"alert_info_list":[1]}'),
     *(b"[" * 100_000, b"[" * 900 + b"]" * 900, b'{"alert_info_list":{"a":[]}}'),
+    *(json.dumps(GOOD.decode()).encode(), b'{"alert_info_list":"[{}]"}', b'"[]"'),
     *(b"[" + b"{}," * 1_000 + b"{}]", b"x" * 20_001, GOOD * 2, GOOD[:-1], GOOD[1:]),
 ]
 
@@ -141,7 +151,10 @@ def use(alert: AlertInfo) -> None:
     assert alert.entity_type
     assert repr(alert)
     assert isinstance(alert.raw, dict)
+    assert alert.app_id == APP_ID
     assert len(alert.dedupe_key(APP_ID)) == 64
+    again = AlertInfo.from_wire(alert.to_wire())
+    assert again.dedupe_key(APP_ID) == alert.dedupe_key(APP_ID)
     assert (
         dict(alert.event_values.problems()).keys() <= alert.event_values._fields.keys()
     )

@@ -614,11 +614,14 @@ class AlertInfo:
             the code, the timestamp and all values. It is the same in every process,
             whatever the order of the values and the spelling of the alert: ``1`` and
             ``"1"`` are the same value, as they are for the typed fields.
+
+        Raises:
+            InvalidArgument: JSON cannot represent a value.
         """
         entity, values = self.entity.lower(), self._values_as_text()
         parts = [app_id, self.chain_id, entity, self.event_code, self.timestamp, values]
         is_exact = codec.has_atoms(values)
-        data = codec.dump_bytes(parts, sort_keys=True, is_exact=is_exact)
+        data = codec.dump_bytes(parts, "alert", sort_keys=True, is_exact=is_exact)
         return hashlib.sha256(data).hexdigest()
 
     def _values_as_text(self) -> dict[str, Any]:
@@ -648,6 +651,9 @@ class AlertInfo:
         return f"AlertInfo({', '.join(fields)})"
 
 
+_MOST_BITS: Final = 14_000
+"""A little less than 4300 digits, which are the most that Python writes."""
+
 _SPELLINGS: Final = {
     spelling.casefold(): spelling
     for spelling in (
@@ -667,7 +673,7 @@ def as_text(value: Any) -> Any:
     match value:
         case Decimal() if value.is_finite():
             return format(value, "f") if abs(value.adjusted()) < 1000 else str(value)
-        case int() if not isinstance(value, bool):
+        case int() if not isinstance(value, bool) and value.bit_length() <= _MOST_BITS:
             return str(value)
         case _:
             return value

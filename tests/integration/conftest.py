@@ -29,7 +29,8 @@ from harness.machine import available, missing
 from harness.postgres import Database, Postgres
 from harness.target import Target
 
-PATIENCE_SECONDS = 120
+# Ten restarts of a server take half a minute, and four times that on a busy machine.
+PATIENCE_SECONDS = 240
 # A test that was ended in the middle may have left something that cannot be closed.
 CLOSING_SECONDS = 15
 

@@ -201,6 +201,34 @@ def test_processes_share_a_file(tmp_path):
         assert len(ids) == len(set(ids)) == 125
 
 
+KILLED = """
+import sys
+from itertools import count
+from ortege_watch.watchbus import EntityInfo, SQLiteProvider, SupportedEvent
+with SQLiteProvider(sys.argv[1], [SupportedEvent("big_amount_txn", ("ERC20",))]) as provider:
+    for number in count():
+        batch = [EntityInfo(f"0x{3 * number + n:040x}", 56, "ERC20", "big_amount_txn") for n in range(3)]
+        assert provider.subscribe("bus", batch) == batch
+        print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 5, 20])
+def test_what_was_accepted_survives_a_kill(tmp_path, after):
+    path = tmp_path / "provider.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        for _ in range(after):
+            assert process.stdout.readline()
+        process.kill()
+        accepted = 3 * (after + len(process.stdout.read().splitlines()))
+    with SQLiteProvider(path, EVENTS) as provider:
+        found = [int(each.entity.entity, 16) for each in provider.subscribers()]
+    # Each call is stored as a whole; the last one may have had no time to say so.
+    assert found in [list(range(accepted)), list(range(accepted + 3))]
+
+
 def test_subscriptions_may_be_kept_in_memory():
     with SQLiteProvider(None, EVENTS) as provider:
         provider.subscribe("bus", [entity(1)])

@@ -152,10 +152,16 @@ async def serve_request(
             return
         checked = await run_verifier(verifier.may_block, check, headers, content)
     except Exception as error:  # noqa: BLE001 - it is logged
-        answer = _refusal(error)
+        await refuse_request(scope, body, send, error)
     else:
         await respond(send, await act(checked))
-        return
+
+
+async def refuse_request(
+    scope: Message, body: RequestBody, send: Send, error: Exception
+) -> None:
+    """Log why a request is refused, and send the response to it."""
+    answer = _refusal(error)
     await body.drain()
     if not body.ended and str(scope.get("http_version", "1.1")) < "2":
         answer = evolve(answer, headers=(*answer.headers, (b"connection", b"close")))

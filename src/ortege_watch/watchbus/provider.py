@@ -14,14 +14,22 @@ from anyio import to_thread
 from attrs import asdict, define, frozen
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_callable, check_int, check_kind
-from ortege_watch.errors import DecodeError, InvalidArgument
+from ortege_watch._checks import check_callable, check_int, check_kind, shown
+from ortege_watch.errors import (
+    DecodeError,
+    InvalidArgument,
+    SignatureError,
+    SignatureReason,
+)
 from ortege_watch.watchbus.asgi import (
+    READ_WITHIN,
     HttpAnswer,
     Message,
     Receive,
+    RequestBody,
     Send,
     SignedApp,
+    refuse_request,
     serve_request,
     warn_of_workers,
 )
@@ -215,7 +223,14 @@ class ProviderApp(SignedApp):
     _rate_limit: RateLimit | None
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
-        verifier, endpoint = self._route(scope)
+        found = self._route(scope)
+        if found is None:
+            problem = f"the provider has no endpoint at {shown(scope['path'])}"
+            error = SignatureError(SignatureReason.OTHER_PATH, problem)
+            body = RequestBody(receive, READ_WITHIN)
+            await refuse_request(scope, body, send, error)
+            return
+        verifier, endpoint = found
 
         def check(headers: Headers, body: bytes) -> tuple[str, bytes]:
             return verifier.verify(headers, body), body
@@ -225,7 +240,7 @@ class ProviderApp(SignedApp):
 
         await serve_request(scope, receive, send, verifier, check, act)
 
-    def _route(self, scope: Message) -> tuple[RequestVerifier, Endpoint]:
+    def _route(self, scope: Message) -> tuple[RequestVerifier, Endpoint] | None:
         path, root = scope["path"], scope.get("root_path", "")
         # Some frameworks leave a mount's prefix in the path, some remove it.
         whole = path if path.startswith(f"{root}/") else root + path
@@ -236,8 +251,7 @@ class ProviderApp(SignedApp):
                     # A prefix with parameters may be one that cannot be signed.
                     with suppress(InvalidArgument):
                         return self._verifier.for_path(each), endpoint
-        # Not found: the verifier refuses every path but its own.
-        return self._verifier, self._endpoints[self._verifier.path]
+        return None
 
     async def _answer(self, endpoint: Endpoint, app_id: str, body: bytes) -> HttpAnswer:
         try:

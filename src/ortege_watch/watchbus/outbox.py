@@ -305,7 +305,8 @@ class Outbox(DatabaseFile):
             )
 
     def _forget(self, keys: Iterable[tuple[str]]) -> None:
-        self._db.executemany("DELETE FROM dead WHERE key = ?", keys)
+        if self._db.execute("SELECT 1 FROM dead LIMIT 1").fetchone():
+            self._db.executemany("DELETE FROM dead WHERE key = ?", keys)
 
     def _first(self, limit: int) -> list[QueuedAlert]:
         now = self._now()

@@ -115,7 +115,7 @@ class Redelivery:
         return max(nominal, respected(wait))
 
 
-@frozen
+@mutable  # not frozen: a batch has many, and a frozen one takes longer to create
 class QueuedAlert:
     """An alert that is to be sent."""
 

@@ -181,7 +181,8 @@ class AlertSink(Protocol):
         """Send alerts; the unsent ones of the result stay queued.
 
         Raises:
-            OrtegeWatchError: some alerts were not sent and are not queued.
+            OrtegeWatchError: some alerts were not sent; without an outbox they are not
+                queued either.
         """
         ...
 

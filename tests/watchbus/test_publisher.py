@@ -459,6 +459,25 @@ async def test_a_call_has_one_deadline(ask, bus, path, with_outbox):
     assert numbers(alerts_of(bus.requests)) == [0] * len(bus.requests)
 
 
+async def test_a_deadline_includes_the_wait_for_other_calls(ask, bus, path):
+    bus.silence()
+    ask.open(outbox=path)
+
+    async def other():
+        with contextlib.suppress(OrtegeWatchError):
+            await ask("publish", ALERTS[:1], deadline=8)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        await bus.wait_until_async(lambda: bus.requests)
+        begin = time.monotonic()
+        result = await ask("publish", ALERTS[1:], deadline=0.2)
+        assert time.monotonic() - begin < 4
+        assert result.unsent == tuple(ALERTS[1:])
+        bus.speak()
+    assert numbers(bus.alerts)[:1] == [0]
+
+
 def alerts_of(requests):
     return [each for sent in requests for each in read_alerts(sent.content)]
 

@@ -108,7 +108,8 @@ class BusOptions(ClientOptions, total=False):
     """Options of the watch-bus's clients and publishers.
 
     There are also those of :class:`ClientOptions`: ``timeout``, ``deadline``, ``retry``,
-    ``max_size`` and ``ssl``, with the same defaults. They hold for each request.
+    ``max_size`` and ``ssl``, with the same defaults. They hold for each request; the
+    deadline of ``publish()`` and ``flush()`` is that of the whole call.
 
     Attributes:
         batch_size: the most entities or alerts in a request; 100 by default. More of

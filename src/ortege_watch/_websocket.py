@@ -149,12 +149,13 @@ async def open_websocket(
         raise
     # ImportError: the environment names a SOCKS proxy, which needs another package.
     except (OSError, WebSocketException, ValueError, ImportError) as error:
-        host = url.split("/")[2] + through_proxy(url)
+        through = through_proxy(url)
         what = str(error) or type(error).__name__
-        problem = f"cannot connect to {host}: {what}"
+        problem = f"cannot connect{through}: {what}"
         if is_bad_certificate(error):
-            problem = f"certificate of {host} refused: {what}"
+            problem = f"certificate{through} refused: {what}"
         failure = transport_error(problem + tls_advice(error), error, secrets)
+        failure.host = url.split("/")[2]
     del headers, secrets  # a traceback shows what a frame has
     raise failure
 

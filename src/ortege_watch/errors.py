@@ -73,6 +73,7 @@ class OrtegeWatchError(Exception):
     """Base class of all errors of this library.
 
     Attributes:
+        host: the server that it is about (host and port), or an empty string.
         query: the :class:`~ortege_watch.Query` that failed, where the error belongs to
             one; otherwise ``None``.
         watched: the :class:`~ortege_watch.watchbus.WatchResult` of what ``subscribe()``
@@ -81,12 +82,21 @@ class OrtegeWatchError(Exception):
             ``publish()`` or ``flush()`` had done before it failed; otherwise ``None``.
     """
 
+    host: str = ""
     query: Any = None
     watched: Any = None
     published: Any = None
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """``str(error)`` without the host, for a line that names it anyway."""
+        return self._text()
+
+    def _text(self) -> str:
         return printable(super().__str__())
+
+    def __str__(self) -> str:
+        return f"{self.host}: {self.text}" if self.host else self.text
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException's own calls the class with `args`, which fails for every
@@ -128,7 +138,7 @@ class DecodeError(OrtegeWatchError):
         self.excerpt = excerpt
         super().__init__(*problems)
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         text = "; ".join(self.problems) or "cannot be decoded"
         return printable(f"{text}: {self.excerpt!r}" if self.excerpt else text)
 
@@ -181,7 +191,7 @@ class ApiError(OrtegeWatchError):
         self.request_id = request_id
         super().__init__(message)
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         request = f", request {self.request_id}" if self.request_id else ""
         message = printable(self.message) or "no reason given"
         return f"{message} (status {self.status}{request})"
@@ -239,7 +249,7 @@ class WatchBusError(ApiError):
         super().__init__(message, status=status, code=code)
         self.reason = reason
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         return printable(self.message)
 
 

@@ -234,7 +234,6 @@ async def test_no_exception_of_httpx_comes_out(sync, kind):
     assert isinstance(failure, Failure)
     assert isinstance(failure.error, TransportError | DecodeError)
     assert failure.error.__cause__ is error
-    assert HOST in str(failure.error)
     assert failure.retry is issubclass(kind, PASSING)
     assert not failure.expired
 
@@ -322,7 +321,7 @@ async def test_a_refused_certificate_is_not_tried_again(sync):
             raise httpx.ConnectError(str(error), request=asked) from error
 
     failure = await outcome(request(), sync=sync, http=httpx.MockTransport(handler))
-    assert f"certificate of {HOST} refused" in str(failure.error)
+    assert "certificate refused" in str(failure.error)
     assert not failure.retry
 
 

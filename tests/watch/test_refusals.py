@@ -151,7 +151,7 @@ async def test_a_refused_certificate_ends_it_at_first(transport):
                 await anext(updates)
             with pytest.raises(StopAsyncIteration):
                 await anext(updates)
-    assert str(caught.value).startswith(f"certificate of 127.0.0.1:{port} refused: ")
+    assert str(caught.value).startswith(f"127.0.0.1:{port}: certificate refused: ")
     assert "pass ssl=" in str(caught.value)
 
 

@@ -1095,20 +1095,15 @@ def test_a_token_function_that_fails_at_the_first_poll_ends_it():
     assert isinstance(script.state, Polling)
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        ("cannot connect to cube.example: refused", "cannot connect: refused"),
-        ("certificate of cube.example refused: x", "certificate refused: x"),
-        ("cannot connect to cube.example2", "cannot connect to cube.example2"),
-    ],
-)
-def test_a_line_names_the_host_once(error, said, caplog):
+def test_a_line_names_the_host_once(caplog):
     script = Script()
     script.wait()
     script.on(TokenReady("t"))
-    script.on(OpenFailed(TransportError(error)))
-    assert warnings(caplog) == [f"cube.example: {said}; next attempt in 0.5 s"]
+    error = TransportError("cannot connect: refused")
+    error.host = "cube.example"
+    script.on(OpenFailed(error))
+    said = "cannot connect: refused; next attempt in 0.5 s"
+    assert warnings(caplog) == [f"cube.example: {said}"]
 
 
 def test_a_round_whose_other_queries_have_no_response_counts_at_its_end():

@@ -268,7 +268,7 @@ async def test_attempts_limit_how_often_the_channel_connects(clock, caplog):
     async with asyncio.timeout(WITHIN), channel_to(script, **options) as channel:
         sending = asyncio.create_task(channel.send([alert(1)]))
         await pass_delay(clock)
-        with pytest.raises(TransportError, match="cannot connect to") as caught:
+        with pytest.raises(TransportError, match="cannot connect") as caught:
             await sending
         assert isinstance(caught.value.__cause__, OSError)
         # It connects again only when there is something to send.
@@ -648,7 +648,7 @@ async def test_tls_that_fails_is_a_transport_error():
     async with asyncio.timeout(WITHIN), scripted() as script:
         url = script.url.replace("ws://", "wss://")
         async with AlertChannel(url, CREDENTIALS, reconnect=NEVER) as channel:
-            with pytest.raises(TransportError, match="cannot connect to"):
+            with pytest.raises(TransportError, match="cannot connect"):
                 await channel.send([alert(1)])
 
 

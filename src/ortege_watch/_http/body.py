@@ -19,11 +19,9 @@ class Body:
 
     Args:
         max_size: the most bytes; nothing is inflated beyond them.
-        host: the server, for messages.
     """
 
-    def __init__(self, max_size: int, host: str) -> None:
-        self._host = host
+    def __init__(self, max_size: int) -> None:
         self._max_size = max_size
         self._room = max_size
         self._raw_room = max_size
@@ -42,7 +40,7 @@ class Body:
         used = [each for each in used if each not in {"", "identity"}]
         if used not in ([], ["gzip"], ["x-gzip"]):
             raise DecodeError(
-                f"unsupported Content-Encoding {', '.join(used)!r} of {self._host}:"
+                f"unsupported Content-Encoding {', '.join(used)!r}:"
                 " expected gzip, once, or none"
             )
         if used:
@@ -68,7 +66,7 @@ class Body:
                 data = self._inflate.decompress(chunk, self._room + 1)
             except zlib.error as error:
                 raise DecodeError(
-                    f"the response of {self._host} cannot be decompressed ({error})"
+                    f"the response cannot be decompressed ({error})"
                 ) from error
             self._room -= len(data)
             if self._room < 0:
@@ -88,17 +86,13 @@ class Body:
             and not inflate.eof
             and self._raw_room < (self._max_size + _OVERHEAD)
         ):
-            raise TransportError(
-                f"no complete response from {self._host}: its gzip stream is cut off"
-            )
+            raise TransportError("no complete response: its gzip stream is cut off")
         return bytes(self._content)
 
     def _next_member(self) -> zlib._Decompress:
         self._members += 1
         if self._members > _MEMBERS:
-            raise DecodeError(
-                f"the response of {self._host} has more than {_MEMBERS} gzip streams"
-            )
+            raise DecodeError(f"the response has more than {_MEMBERS} gzip streams")
         return zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     def _too_large(self) -> DecodeError:

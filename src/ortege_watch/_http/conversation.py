@@ -381,10 +381,14 @@ class Attempts:
         self.jitter = reply.jitter
 
     @property
+    def host(self) -> str:
+        """The server, for errors."""
+        return urlsplit(self.url).netloc
+
+    @property
     def request(self) -> str:
         """The server, the method and the path, for log lines."""
-        parts = urlsplit(self.url)
-        return f"{parts.netloc}: {self.method} {parts.path}"
+        return f"{self.host}: {self.method} {urlsplit(self.url).path}"
 
     @property
     def left(self) -> float:
@@ -405,7 +409,7 @@ class Attempts:
         pause = backoff.delay(self.failures - 1, self.jitter, retry_after)
         if pause < self.left:
             when = next_attempt(pause, retry_after)
-            self.logger.warning("%s: %s; %s", self.request, error, when)
+            self.logger.warning("%s: %s; %s", self.request, error.text, when)
         yield from self.pause(pause, error)
 
     def pause(
@@ -425,6 +429,8 @@ class Attempts:
             problem = f"no response within {deadline} s{self.context}"
         else:
             problem = (
-                f"the deadline of {deadline} s leaves no time for a retry: {cause}"
+                f"the deadline of {deadline} s leaves no time for a retry: {cause.text}"
             )
-        return DeadlineExceeded(problem)
+        error = DeadlineExceeded(problem)
+        error.host = self.host
+        return error

@@ -299,11 +299,10 @@ class _Driver(Generic[C, B]):
             return Failure(error=error)
         return outcome
 
-    def _host(self, request: Request) -> str:
-        """Return the server of a request and the proxy to it, for messages."""
+    def _through(self, request: Request) -> str:
+        """Return the proxy of a request, for messages."""
         # A client of the caller may have other proxies than the environment names.
-        proxy = through_proxy(request.url) if self._is_ours else ""
-        return urlsplit(request.url).netloc + proxy
+        return through_proxy(request.url) if self._is_ours else ""
 
     @property
     def is_closed(self) -> bool:
@@ -392,18 +391,18 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
                     for chunk in response.iter_raw():
                         body.feed(chunk)
                         if now() >= end:
-                            return _expired(request, self._host(request))
+                            return _expired(request, self._through(request))
             finally:
                 response.close()
             return _response(response, body.finish())
         except DeadlinePassed:
-            return _expired(request, self._host(request))
+            return _expired(request, self._through(request))
         except OrtegeWatchError as error:
             return Failure(error=error, retry=isinstance(error, TransportError))
         except _FOREIGN as error:
             if now() >= end:
-                return _expired(request, self._host(request))
-            return _failure(error, request, self._host(request))
+                return _expired(request, self._through(request))
+            return _failure(error, request, self._through(request))
         finally:
             DEADLINE.reset(before)
 
@@ -514,9 +513,9 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         except OrtegeWatchError as error:
             return Failure(error=error, retry=isinstance(error, TransportError))
         except _FOREIGN as error:
-            return _failure(error, request, self._host(request))
+            return _failure(error, request, self._through(request))
         assert scope.cancelled_caught  # noqa: S101 - for the type checkers
-        return _expired(request, self._host(request))
+        return _expired(request, self._through(request))
 
     def _client(self) -> httpx.AsyncClient:
         self.check_open()
@@ -610,7 +609,7 @@ def _build(client: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.
 
 def _body(response: httpx.Response, request: Request, max_size: int) -> Body:
     """Return the body of a response, empty unless somebody has already read it."""
-    body = Body(max_size, urlsplit(request.url).netloc)
+    body = Body(max_size)
     if response.is_stream_consumed:  # by a mock or an event hook; httpx has decoded it
         body.feed(response.content)
     elif "content-encoding" in response.headers:
@@ -636,12 +635,12 @@ def _answer(now: float, outcome: Response | Failure | None, token: str) -> Reply
     return Reply(now=now, jitter=jitter, outcome=outcome, token=token)
 
 
-def _expired(request: Request, host: str) -> Failure:
-    text = f"no response from {host} within {request.limit:.3g} s"
+def _expired(request: Request, through: str) -> Failure:
+    text = f"no response{through} within {request.limit:.3g} s"
     return Failure(error=TransportError(text), expired=True)
 
 
-def _failure(error: Exception, request: Request, host: str) -> Failure:
+def _failure(error: Exception, request: Request, through: str) -> Failure:
     """Return the failure for an exception of httpx."""
     retry = isinstance(
         error,
@@ -655,29 +654,27 @@ def _failure(error: Exception, request: Request, host: str) -> Failure:
     match error:
         case httpx.PoolTimeout():
             ours = TransportError(
-                f"no free connection to {host} within {request.timeout:.3g} s: too many"
+                f"no free connection{through} within {request.timeout:.3g} s: too many"
                 " requests at once"
             )
         case httpx.TimeoutException():
             ours = TransportError(
-                f"{host} was silent for {request.timeout:.3g} s"
+                f"the server{through} was silent for {request.timeout:.3g} s"
                 f" ({type(error).__name__})"
             )
         case httpx.DecodingError():
             what = redact(str(error), request.secrets)
-            ours = DecodeError(
-                f"the response of {host} cannot be decompressed ({what})"
-            )
+            ours = DecodeError(f"the response cannot be decompressed ({what})")
         case _ if is_bad_certificate(error):
             ours = TransportError(
-                f"certificate of {host} refused: {error}{tls_advice(error)}"
+                f"certificate{through} refused: {error}{tls_advice(error)}"
             )
             retry = False
         case _:
             what = redact(str(error), request.secrets) or type(error).__name__
             is_unsent = isinstance(error, httpx.ConnectError)
-            problem = "cannot connect to" if is_unsent else "no response from"
-            ours = TransportError(f"{problem} {host}: {what}{tls_advice(error)}")
+            problem = "cannot connect" if is_unsent else "no response"
+            ours = TransportError(f"{problem}{through}: {what}{tls_advice(error)}")
     ours.__cause__ = safe_cause(error, request.secrets)
     unsent = isinstance(
         error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout

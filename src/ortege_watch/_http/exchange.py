@@ -131,10 +131,14 @@ def exchange(
         )
         attempts.update(reply)
         outcome = reply.outcome
-        if isinstance(outcome, Response):
-            verdict = judge(outcome)
-        else:
-            verdict = _judge_failure(outcome, attempts)
+        try:
+            if isinstance(outcome, Response):
+                verdict = judge(outcome)
+            else:
+                verdict = _judge_failure(outcome, attempts)
+        except OrtegeWatchError as final:
+            final.host = attempts.host
+            raise
         match verdict:
             case Done(value):
                 return value
@@ -148,9 +152,11 @@ def exchange(
                 if waits > _QUICK_WAITS and pause > 0:
                     yield from attempts.pause(pause)
             case Reauthenticate(error):
-                attempts.logger.debug("%s: %s", attempts.request, error)
+                error.host = attempts.host
+                attempts.logger.debug("%s: %s", attempts.request, error.text)
                 yield from authentication.on_refused(verdict, attempts)
             case TryLater(error, retry_after, is_safe_to_retry):
+                error.host = attempts.host
                 if not (is_repeatable or is_safe_to_retry):
                     raise error
                 yield from attempts.back_off(error, retry_after)

@@ -53,7 +53,6 @@ def api_error(
     status: int,
     code: str | None = None,
     request_id: str | None = None,
-    retry_after: float | None = None,
 ) -> ApiError:
     """Return the error for an error response of a Cube server.
 
@@ -66,7 +65,7 @@ def api_error(
     if is_unauthorized(status, message):
         return AuthenticationError(message, **details)
     if status == 429:
-        return RateLimited(message, **details, retry_after=retry_after)
+        return RateLimited(message, **details)
     if 400 <= status < 500 or _LIMIT_EXCEEDED in message:
         return QueryRejected(message, **details)
     return ApiError(message, **details)

@@ -196,10 +196,10 @@ def judge(
     about: dict[str, Any] = {"status": response.status, "request_id": request_id}
     wait = retry_after(response)
     if message is not None:
-        error = api_error(message, **about, code=code, retry_after=wait)
+        error = api_error(message, **about, code=code)
     else:
         target = redirect_target(response, secrets)
-        error = _foreign_error(content, target, about, wait)
+        error = _foreign_error(content, target, about)
         error.from_proxy = True
     error.retry_after = wait
     if unread is None and response.status in TRANSIENT:
@@ -210,7 +210,7 @@ def judge(
 
 
 def _foreign_error(
-    content: bytes, target: str | None, about: dict[str, Any], wait: float | None
+    content: bytes, target: str | None, about: dict[str, Any]
 ) -> ApiError:
     """Return the error for a response that no Cube server wrote: a proxy's page."""
     if target:
@@ -218,7 +218,7 @@ def _foreign_error(
     text = codec.excerpt(content)
     message = f"not a Cube server's response: {text!r}" if text else "empty response"
     if about["status"] in {401, 403, 429}:
-        return api_error(message, **about, retry_after=wait)
+        return api_error(message, **about)
     return ApiError(message, **about)
 
 

@@ -155,12 +155,12 @@ class Mailbox:
     ) -> None:
         """Keep an error of one query; a transient one replaces the one before it."""
         slot = self._slots[message_id]
-        error.query = slot.query
+        error.query, error.host = slot.query, self._server
         if final:
-            self._log(logging.ERROR, message_id, f"refused for good: {error}")
+            self._log(logging.ERROR, message_id, f"refused for good: {error.text}")
         elif not slot.failing:
             slot.failing = True
-            self._log(logging.WARNING, message_id, f"failed for now: {error}")
+            self._log(logging.WARNING, message_id, f"failed for now: {error.text}")
         if final:
             self.open.pop(message_id, None)
         elif self._on_error is not None:

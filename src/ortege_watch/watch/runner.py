@@ -246,7 +246,7 @@ class Subscription:
             LOGGER.error(
                 "%s: the subscription has ended and is not retried: %s",
                 self._server,
-                error,
+                error.text if isinstance(error, OrtegeWatchError) else error,
             )
         if error is not None:
             self.mailbox.put_end(error)

@@ -9,7 +9,6 @@ test compares the diagram in the documentation with them.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
@@ -213,7 +212,7 @@ class Session:
                 return self._on_open_failed(state, event)
             case states.DeadlinePassed():
                 self._do(states.Disconnect())
-                problem = f"the socket to {self._server} did not open in time"
+                problem = "the socket did not open in time"
                 return self._retry(TransportError(problem))
             case _:
                 return state
@@ -276,7 +275,7 @@ class Session:
             case states.TokenFailed(error=error):
                 if self._refused_token is not None:
                     return self._reconnect(state, error)
-                self._log(logging.WARNING, f"{error}; keeping the current token")
+                self._log(logging.WARNING, f"{error.text}; keeping the current token")
                 return attrs.evolve(state, renew_at=self._now + _ASK_AGAIN_AFTER)
             case states.Unreadable(error=error):
                 # What it held is unknown, and the server pushes a result only once.
@@ -619,7 +618,9 @@ class Session:
             after = attrs.evolve(state, outage=error)
         if isinstance(after, Polling):
             when = next_attempt(after.until - self._now, asked)
-            self._log(logging.WARNING, f"{self._queries.name(key)}: {error}; {when}")
+            self._log(
+                logging.WARNING, f"{self._queries.name(key)}: {error.text}; {when}"
+            )
         return after
 
     def _round_failed(
@@ -640,7 +641,7 @@ class Session:
         websocket_only = self._settings.transport == "websocket"
         if self._choice.confirmed and (restarting or websocket_only):
             return self._retry(error)
-        problem = f"WebSockets are disabled or blocked at this server: {error}"
+        problem = f"WebSockets are disabled or blocked at this server: {error.text}"
         if websocket_only:
             return self._finish(SubscriptionLost(problem))
         every = self._settings.poll_every
@@ -660,7 +661,7 @@ class Session:
             return self._retry(error, event.retry_after)  # a proxy's page
         if status == 401:
             if self._refused_token is not None:
-                return self._end_unauthorized(401, str(error))
+                return self._end_unauthorized(401, error.text)
             self._refused_token = state.token
             return self._ask_token()
         if status in _WEBSOCKETS_OFF:
@@ -676,7 +677,7 @@ class Session:
             return self._finish(error)
         self._forget_refusal()
         when = next_attempt(max(0.0, at - self._now), retry_after)
-        self._log(logging.WARNING, f"{error}; {when}")
+        self._log(logging.WARNING, f"{error.text}; {when}")
         return Waiting(at)
 
     def _reconnect(self, state: Live, error: OrtegeWatchError) -> Waiting | Closed:
@@ -708,14 +709,16 @@ class Session:
             self._do(states.Disconnect())
             return self._retry(error)
         if not choice.may_switch:
-            problem = f"the server does not speak the {self.dialect!r} dialect: {error}"
+            problem = (
+                f"the server does not speak the {self.dialect!r} dialect: {error.text}"
+            )
             return self._finish(SubscriptionLost(problem))
         other: Dialect = "ortege" if self.dialect == "cube" else "cube"
         previous = choice.previous_error
         if refused and previous is not None and _is_refusal(previous):
             problem = (
                 f"the server speaks neither dialect; {self.dialect!r} failed with"
-                f" {error}; {other!r} failed with {previous}"
+                f" {error.text}; {other!r} failed with {previous.text}"
             )
             return self._finish(SubscriptionLost(problem))
         at: float | None = self._now
@@ -724,7 +727,7 @@ class Session:
         if at is None:
             return self._finish(error)
         self._failures.restart()
-        self._log(logging.WARNING, f"{error}; trying the {other!r} dialect")
+        self._log(logging.WARNING, f"{error.text}; trying the {other!r} dialect")
         choice.dialect, choice.previous_error = other, error
         self._do(states.Disconnect(), states.SwitchDialect(at - self._now))
         return Closed()
@@ -734,6 +737,8 @@ class Session:
         return self._finish(AuthenticationError(message, status=status))
 
     def _finish(self, error: OrtegeWatchError | None) -> Closed:
+        if error is not None:
+            error.host = self._server
         self._failures.left(self)
         self._do(states.Disconnect(), states.Finish(error))
         return Closed(error)
@@ -742,10 +747,7 @@ class Session:
         self._effects += effects
 
     def _log(self, level: int, text: str) -> None:
-        # An error names the host, too; with it, the line would name it twice.
-        named = rf" (?:to|of) {re.escape(self._server)}(?=[: ]|$)"
-        text = re.sub(named, "", printable(text))
-        LOGGER.log(level, "%s: %s", self._server, text)
+        LOGGER.log(level, "%s: %s", self._server, printable(text))
 
 
 def _is_of_query(error: AuthenticationError) -> bool:

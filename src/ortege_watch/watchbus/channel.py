@@ -374,7 +374,8 @@ class AlertChannel:
             error, final = await self._connect()
             exhausted = self._failures.exhausted
             delay = self._failures.next_delay(random.random())  # noqa: S311
-            logger.warning("%s: %s; next attempt in %.1f s", self._host, error, delay)
+            error.host, what = self._host, error.text
+            logger.warning("%s: %s; next attempt in %.1f s", self._host, what, delay)
             if exhausted:
                 self._failures.count = 0
             final = final or exhausted

@@ -136,7 +136,7 @@ class QueuedAlert:
         """Return the alert as one that is given up after one more attempt."""
         return DeadLetter(
             self.alert,
-            error.reason or str(error),
+            error.reason or error.text,
             error.code,
             error.status,
             self.attempts + 1,

@@ -266,7 +266,7 @@ async def test_nobody_listens(sync):
         port = listener.getsockname()[1]
     failure = await outcome(request(f"http://127.0.0.1:{port}/"), sync=sync)
     assert failure.retry
-    assert f"127.0.0.1:{port}" in str(failure.error)
+    assert "cannot connect: " in str(failure.error)
 
 
 @both

@@ -692,7 +692,8 @@ def read_alerts(body: bytes, app_id: str | None = None) -> list[AlertInfo]:
         DecodeError: it is something else, or contradicts itself; the problems have the
             paths.
     """
-    check_kind("body", body, bytes, "the bytes that arrived")
+    if type(body) is not bytes:
+        check_kind("body", body, bytes, "the bytes that arrived")
     try:
         found = _decode(body)
     except codec.UNREADABLE:
@@ -752,8 +753,8 @@ class Alerts(tuple[AlertInfo, ...]):  # noqa: SLOT001 - it has an attribute
 
     def __new__(cls, alerts: Iterable[AlertInfo], app_id: str) -> Alerts:
         """Create the sequence."""
-        made = super().__new__(cls, alerts)
-        made._app_id = app_id
+        made = tuple.__new__(cls, alerts)
+        made._app_id = app_id  # noqa: SLF001 - its own
         return made
 
     @property

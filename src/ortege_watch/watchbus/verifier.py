@@ -76,44 +76,38 @@ class MemoryNonces:
         kept = self._apps.get(app_id)
         if kept is None:  # setdefault() is one step, also between threads
             kept = self._apps.setdefault(app_id, _AppNonces(app_id, self._limit))
-        return kept.record(nonce, now, until)
+        if len(kept.nonces) >= kept.sweep_size:
+            kept.sweep(now)
+        # One step, also between threads: only the first one's entry is kept.
+        entry = (until,)
+        return kept.nonces.setdefault(nonce, entry) is entry
 
     def __len__(self) -> int:
-        return sum(map(len, list(self._apps.values())))
+        return sum(len(each.nonces) for each in list(self._apps.values()))
 
 
 class _AppNonces:
     """The nonces of one app."""
 
     def __init__(self, app_id: str, limit: int) -> None:
+        self.nonces: dict[str, tuple[float]] = {}
+        self.sweep_size = min(_FIRST_SWEEP, limit)
         self._app_id = app_id
         self._limit = limit
-        self._kept: dict[str, tuple[float]] = {}
         self._lock = threading.Lock()
-        self._sweep_size = min(_FIRST_SWEEP, limit)
         self._next_sweep = float("-inf")
 
-    def record(self, nonce: str, now: float, until: float) -> bool:
-        if len(self._kept) >= self._sweep_size:
-            self._sweep(now)
-        # One step, also between threads: only the first one's entry is kept.
-        entry = (until,)
-        return self._kept.setdefault(nonce, entry) is entry
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def _sweep(self, now: float) -> None:
+    def sweep(self, now: float) -> None:
         with self._lock:
             # At most once a second, also when the store is full and the clock jumps.
             if not self._next_sweep - 1 <= now < self._next_sweep:
                 self._next_sweep = now + 1
-                for nonce, (until,) in list(self._kept.items()):
+                for nonce, (until,) in list(self.nonces.items()):
                     if until < now:
-                        del self._kept[nonce]
-                size = max(2 * len(self._kept), _FIRST_SWEEP)
-                self._sweep_size = min(size, self._limit)
-            if len(self._kept) >= self._limit:
+                        del self.nonces[nonce]
+                size = max(2 * len(self.nonces), _FIRST_SWEEP)
+                self.sweep_size = min(size, self._limit)
+            if len(self.nonces) >= self._limit:
                 raise _full(self._app_id, self._limit)
 
 
@@ -319,7 +313,8 @@ class RequestVerifier:
     ) -> tuple[str, T]:
         if target is not None:
             self.check_target(target)
-        check_kind("body", body, bytes, "the bytes that arrived")
+        if type(body) is not bytes:
+            check_kind("body", body, bytes, "the bytes that arrived")
         if len(body) > self.max_body:
             raise body_too_large(self.max_body)
         app_id, timestamp, nonce, signature, keys, now = self.check_headers(headers)

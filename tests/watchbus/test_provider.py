@@ -291,6 +291,13 @@ def test_apps_over_their_rate_are_refused(provider):
         assert (status, headers["retry-after"]) == (429, "1")
         Client(str(http.base_url), "other", "another secret").data(path)
 
+    class Limit:
+        async def __call__(self, app_id):
+            return await awaited(app_id)
+
+    with served(provider_app(SECRETS, provider, rate_limit=Limit())) as http:
+        assert Client(str(http.base_url)).ask(path)[0] == 429
+
 
 # --------------------------------------------------------------- providers of your own
 ONE = EntityInfo(entity(1)["entity"], 56, "ERC20", "x")
@@ -407,6 +414,35 @@ def test_a_provider_that_awaits_what_was_cancelled_has_failed(caplog):
         expected = (500, "000001", "unknown server error")
         assert client.error("/api/watch/event/list") == expected
     assert f"events of app {APP_ID}: the provider failed" in caplog.text
+
+
+async def test_a_request_that_is_cancelled_ends():
+    started = anyio.Event()
+
+    class Endless(Plain):
+        async def events(self):
+            started.set()
+            await anyio.sleep_forever()
+
+    path = "/api/watch/event/list"
+    headers = Client("").headers(path, b"")
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(k.lower().encode(), v.encode()) for k, v in headers.items()],
+    }
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async with anyio.create_task_group() as tasks:
+        app = provider_app(SECRETS, Endless())
+        tasks.start_soon(app, scope, receive, sent.append)
+        await started.wait()
+        tasks.cancel_scope.cancel()
+    assert sent == []
 
 
 def test_apps_come_and_go(provider):

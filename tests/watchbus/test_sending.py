@@ -162,7 +162,10 @@ def test_a_success_may_have_any_data():
         said({"success": True}),
         said({"status": "accepted"}),
         said({"code": 0, "status": "success"}),
+        said({"code": "0", "status": "success"}),
         said({"code": 200, "message": "taken"}),
+        said({"code": "200"}),
+        said({"code": None, "status": 1}),
         said(b"", status=202),
         said(b"", status=204),
         success(status=500),  # the envelope has precedence
@@ -181,6 +184,7 @@ def test_a_success_without_an_error_code_acknowledges(answer):
         said({"status": "ERROR", "message": "no"}),
         said({"status": "error", "code": 0}),
         said({"code": 400}),
+        said({"code": 200, "status": "ERROR"}),
         said({"status": "OK", "code": "000001"}),
     ],
 )

@@ -354,19 +354,14 @@ def _read_acknowledgement(body: bytes, status: int) -> None:
         answer = read_json(body)
     except DecodeError:
         return  # such as OK, or nothing
-    match answer:
-        case {"success": False}:
-            raise WatchBusError("the answer is a failure", status=status)
-        case {"code": 0, "status": str(word)} if word.casefold() != "error":
-            return  # a success in words of its own
-        case {"code": int(code)} if code == status:
-            return  # it says nothing more than the status
-        case {"code": str() | int()}:
-            read_answer(body, status)
-        case {"status": str(word)} if word.casefold() == "error":
-            read_answer(body, status)
-        case _:
-            return
+    if not isinstance(answer, dict):
+        return
+    if answer.get("success") is False:
+        raise WatchBusError("the answer is a failure", status=status)
+    code = str(answer.get("code") or "")  # some receivers repeat the status
+    is_error = code != str(status) and code.strip("0")
+    if is_error or str(answer.get("status")).casefold() == "error":
+        read_answer(body, status)
 
 
 def _judge_error(

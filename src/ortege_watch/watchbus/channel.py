@@ -16,19 +16,26 @@ import ssl as tls
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from copy import copy
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Never, Self
 
 import anyio
 import msgspec
+from anyio import to_thread
 from attrs import define, evolve, field, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch._checks import check_int, check_kind, check_seconds, check_text
-from ortege_watch._http.conversation import Headers, Response as Answer, split_url
+from ortege_watch._http.conversation import (
+    Headers,
+    Response as Answer,
+    Retry,
+    split_url,
+)
 from ortege_watch._http.driver import (
     AsyncClock,
     AsyncSystemClock,
@@ -60,6 +67,7 @@ from ortege_watch.watchbus.inbox import (
     logger,
 )
 from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.outbox import Outbox
 from ortege_watch.watchbus.receiving import (
     OVERHEAD,
     AlertFrame,
@@ -68,7 +76,22 @@ from ortege_watch.watchbus.receiving import (
     decode_frame,
     encode_frame,
 )
-from ortege_watch.watchbus.requests import NO_PASSWORD, server_ahead
+from ortege_watch.watchbus.requests import (
+    NO_PASSWORD,
+    is_of_server,
+    is_rejection,
+    read_acknowledgement,
+    server_ahead,
+)
+from ortege_watch.watchbus.sending import (
+    DEAD_LETTERS,
+    BatchResults,
+    QueuedAlert,
+    SendingPace,
+    SendLease,
+    log_failures,
+    prepare_alerts,
+)
 from ortege_watch.watchbus.signing import (
     CONTENT_TYPE,
     SIGNATURE_HEADERS,
@@ -78,7 +101,13 @@ from ortege_watch.watchbus.signing import (
     signed_headers,
 )
 from ortege_watch.watchbus.verifier import RequestVerifier
-from ortege_watch.watchbus.wire import DOCUMENTED, WireStyle, encode_alerts, read_answer
+from ortege_watch.watchbus.wire import (
+    DOCUMENTED,
+    WireStyle,
+    alerts_body,
+    encode_alerts,
+    read_answer,
+)
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -90,6 +119,8 @@ _READ_AHEAD: Final = 64
 _GOING_AWAY: Final = 1001
 _TOO_LARGE: Final = 1009
 _RECONNECT: Final = Reconnect()
+_ONCE: Final = Reconnect(attempts=0)
+_POLL_EVERY: Final = 1.0  # seconds between two looks at an outbox
 
 
 @define(eq=False)
@@ -132,9 +163,10 @@ class PendingFrames:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, frame_id: str, text: str) -> PendingFrame:
-        """Add a frame, to be sent in its turn."""
-        frame = PendingFrame(frame_id, text, FailureCount(self._retries))
+    def add(self, frame_id: str, text: str, *, retry: bool = True) -> PendingFrame:
+        """Add a frame, to be sent in its turn; without ``retry``, its alerts may fail once."""
+        retries = self._retries if retry else _ONCE
+        frame = PendingFrame(frame_id, text, FailureCount(retries))
         self._frames[frame_id] = frame
         self._queue.append(frame)
         return frame
@@ -172,8 +204,10 @@ class PendingFrames:
             return False
         failure: OrtegeWatchError | None = None
         try:
-            read_answer(bytes(answer.body), answer.status)
+            read_acknowledgement(bytes(answer.body), answer.status)
         except (DecodeError, WatchBusError) as error:
+            if isinstance(error, WatchBusError):
+                error.retry_after = answer.retry_after
             if _is_transient(answer.status) and not frame.failures.exhausted:
                 delay = frame.failures.next_delay(jitter, answer.retry_after)
                 entry = (now + delay, next(self._count), frame)
@@ -252,14 +286,20 @@ class AlertChannel:
             :meth:`send` fails then. Other frames do not wait for one that fails.
         max_body: the size in bytes of the largest body to send; the limit of the
             receiver is ``max_body`` of its verifier.
+        outbox: an :class:`Outbox` for :meth:`enqueue`, or the path of one, which is
+            then closed with this channel; ``None`` for no outbox.
         ping_every: seconds between two pings.
         pong_within: seconds for the answer to a ping; without one, reconnect.
         connect_within: seconds for connecting, TLS and the handshake.
         ssl: TLS settings for ``wss://``; by default the authorities of ``certifi``.
         clock: returns the time and sleeps; for tests.
 
+    Attributes:
+        outbox: the outbox, or ``None``.
+
     Raises:
         InvalidArgument: an argument cannot be used.
+        OrtegeWatchError: the outbox cannot be opened.
     """
 
     def __init__(
@@ -272,6 +312,7 @@ class AlertChannel:
         max_pending: int = 16,
         max_attempts: int = 10,
         max_body: int = 1024 * 1024,
+        outbox: Outbox | str | Path | None = None,
         ping_every: float = 20.0,
         pong_within: float = 10.0,
         connect_within: float = 20.0,
@@ -306,7 +347,13 @@ class AlertChannel:
         self._pending = PendingFrames(reconnect, max_pending, max_attempts)
         self._failures = FailureCount(reconnect)
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._enqueued = asyncio.Event()
+        self._pace = SendingPace(
+            self._host, Retry(base=reconnect.base, cap=reconnect.cap)
+        )
+        self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
+        self._owns_outbox = self.outbox is not outbox
+        self._task: asyncio.Task[int] | None = None
         self._closed: OrtegeWatchError | None = None
 
     async def send(self, alerts: Iterable[AlertInfo]) -> None:
@@ -327,18 +374,44 @@ class AlertChannel:
             OrtegeWatchError: the channel is closed.
         """
         body = encode_alerts(alerts, self._style)
-        if len(body) > self._max_body:
+        self._check_size(len(body), "send fewer at once")
+        await self._send_body(body)
+
+    async def enqueue(self, alerts: Iterable[AlertInfo]) -> None:
+        """Write alerts to the outbox, from where they are sent in the background.
+
+        They stay there until the receiver acknowledges them, also across restarts; see
+        :class:`Outbox` for the guarantees. The channel may be opened later.
+
+        Raises:
+            InvalidArgument: the list is empty, an alert cannot be encoded or is too
+                large, or there is no outbox.
+            OutboxFull: the outbox has no room; none was accepted.
+            OrtegeWatchError: the outbox cannot be used.
+        """
+        if self.outbox is None:
+            raise InvalidArgument("enqueue() needs an outbox: pass outbox=")
+        prepared = prepare_alerts(alerts, self._credentials.app_id, self._style)
+        size = max(len(alerts_body([each.data], self._style)) for each in prepared)
+        self._check_size(size, "one alert is too large")
+        await to_thread.run_sync(self.outbox.accept, prepared)
+        self._enqueued.set()
+
+    def _check_size(self, size: int, advice: str) -> None:
+        if size > self._max_body:
             raise InvalidArgument(
                 f"alerts must have at most {self._max_body} bytes (max_body), got"
-                f" {len(body)}: send fewer at once"
+                f" {size}: {advice}"
             )
+
+    async def _send_body(self, body: bytes, *, retry: bool = True) -> None:
         frame_id = uuid.uuid4().hex
         if self._closed is not None:
             raise copy(self._closed) from self._closed.__cause__
         if self._task is None:
             raise OrtegeWatchError("use `async with` to open the alert channel")
         text = encode_frame(AlertFrame(frame_id, msgspec.Raw(body)))
-        frame = self._pending.add(frame_id, text)
+        frame = self._pending.add(frame_id, text, retry=retry)
         self._wake.set()
         try:
             await frame.resolved.wait()
@@ -351,7 +424,10 @@ class AlertChannel:
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise OrtegeWatchError("an alert channel can be opened only once")
-        self._task = asyncio.create_task(self._run())
+        works = [self._run()]
+        if self.outbox is not None:
+            works.append(self._send_queued(self.outbox))
+        self._task = asyncio.create_task(_race(*works))
         self._task.add_done_callback(self._ended)
         return self
 
@@ -360,8 +436,10 @@ class AlertChannel:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self.outbox is not None and self._owns_outbox:
+            await to_thread.run_sync(self.outbox.close)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[int]) -> None:
         defect = None if task.cancelled() else task.exception()
         self._closed = OrtegeWatchError("the alert channel is closed")
         if defect is not None:
@@ -369,7 +447,58 @@ class AlertChannel:
             self._closed.__cause__ = defect
         self._pending.fail(self._closed)
 
-    async def _run(self) -> None:
+    async def _send_queued(self, outbox: Outbox) -> Never:
+        """Send the alerts of the outbox, for as long as the channel is open."""
+        while True:
+            self._enqueued.clear()
+            error = await self._send_due(outbox)
+            if error is not None:
+                jitter = random.random()  # noqa: S311
+                await self._clock.sleep(self._pace.next(error, jitter))
+            else:
+                self._pace.reset()
+                # Others write to the file, too, and alerts become due again.
+                await _race(self._enqueued.wait(), self._clock.sleep(_POLL_EVERY))
+
+    async def _send_due(self, outbox: Outbox) -> Exception | None:
+        """Send what is due, unless another sender does; return why it had to stop."""
+        lease, size = SendLease(), _READ_AHEAD
+        try:
+            batch = await to_thread.run_sync(outbox.begin_sending, lease, size)
+            while batch:
+                results = await self._deliver(batch)
+                batch, dead = await to_thread.run_sync(outbox.resolve, results, size)
+                log_failures(self._host, results, dead, DEAD_LETTERS)
+                if results.error is not None:
+                    return results.error
+        except Exception as error:  # noqa: BLE001 - it is logged
+            return error
+        finally:
+            outbox.end_sending(lease)
+        return None
+
+    async def _deliver(self, batch: Sequence[QueuedAlert]) -> BatchResults:
+        """Send each alert in a frame of its own, so that none stops the others."""
+
+        async def attempt(queued: QueuedAlert) -> None:
+            body = alerts_body([queued.data[1:-1]], self._style)
+            try:
+                await self._send_body(body, retry=False)
+            except OrtegeWatchError as error:
+                if is_rejection(error):
+                    results.rejected.append((queued, error))
+                elif isinstance(error, WatchBusError) and not is_of_server(error):
+                    results.failed.append((queued, error))
+                else:
+                    results.error = error
+            else:
+                results.sent.append(queued)
+
+        results = BatchResults()
+        await asyncio.gather(*map(attempt, batch))
+        return results
+
+    async def _run(self) -> Never:
         while True:
             error, final = await self._connect()
             exhausted = self._failures.exhausted

@@ -329,7 +329,7 @@ def judge(
 
     def read(content: bytes) -> Done[Any]:
         if decode is None:
-            _read_acknowledgement(content, response.status)
+            read_acknowledgement(content, response.status)
             return Done(None)
         return Done(decode(read_answer(content, response.status)))
 
@@ -342,7 +342,7 @@ def judge(
         return _judge_error(error, response, secrets, longest_wait)
 
 
-def _read_acknowledgement(body: bytes, status: int) -> None:
+def read_acknowledgement(body: bytes, status: int) -> None:
     """Raise an error unless a response acknowledges a request; no form is documented.
 
     A web page is an error: it comes from another server, or from a wrong path.

@@ -247,6 +247,9 @@ class MemoryQueue:
         return [each for each in alerts if each.key in self._alerts]
 
 
+DEAD_LETTERS: Final = "; moved to the dead letters"
+
+
 def prepare_alerts(alerts: object, app_id: str, style: WireStyle) -> list[QueuedAlert]:
     """Encode alerts; of several with one dedupe key, only the first is kept."""
     found: dict[str, QueuedAlert] = {}
@@ -375,7 +378,8 @@ class Sender:
         size = self.config.batch_size
         following, dead = yield from _use(queue, queue.resolve, results, size)
         self._dead += dead
-        self._log(results, dead)
+        moved = "" if self.outbox is None else DEAD_LETTERS
+        log_failures(self.config.host, results, dead, moved)
         if self.progress is not None:
             count = len(self._sent) + len(self._dead)
             left = yield from _use(queue, queue.__len__)
@@ -436,20 +440,22 @@ class Sender:
         self._latest = kind
         return self._streak >= _STREAK
 
-    def _log(self, results: BatchResults, dead: Sequence[DeadLetter]) -> None:
-        given_up = {each.key for each in dead}
-        moved = "" if self.outbox is None else "; moved to the dead letters"
-        for each in dead:
-            problem = "%s: alert %s %s given up after attempt %d%s: %s"
-            code, entity = each.alert.event_code, each.alert.entity
-            host, reason = self.config.host, printable(each.reason)
-            logger.warning(problem, host, code, entity, each.attempts, moved, reason)
-        for queued, why in results.failed:
-            if queued.key not in given_up:
-                problem = "%s: alert %s %s failed (attempt %d): %s"
-                code, entity = queued.alert.event_code, queued.alert.entity
-                host, attempt = self.config.host, queued.attempts + 1
-                logger.warning(problem, host, code, entity, attempt, why)
+
+def log_failures(
+    host: str, results: BatchResults, dead: Sequence[DeadLetter], moved: str
+) -> None:
+    """Log each alert that failed or was given up; ``moved`` says where the latter are."""
+    given_up = {each.key for each in dead}
+    for each in dead:
+        problem = "%s: alert %s %s given up after attempt %d%s: %s"
+        code, entity = each.alert.event_code, each.alert.entity
+        reason = printable(each.reason)
+        logger.warning(problem, host, code, entity, each.attempts, moved, reason)
+    for queued, why in results.failed:
+        if queued.key not in given_up:
+            problem = "%s: alert %s %s failed (attempt %d): %s"
+            code, entity = queued.alert.event_code, queued.alert.entity
+            logger.warning(problem, host, code, entity, queued.attempts + 1, why)
 
 
 @mutable

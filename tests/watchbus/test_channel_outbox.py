@@ -1,0 +1,161 @@
+"""An alert channel that sends what is in an outbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from channels import (
+    CREDENTIALS,
+    WITHIN,
+    Inbox,
+    alert,
+    number_of,
+    scripted,
+    verifier,
+)
+
+from ortege_watch import InvalidArgument, OrtegeWatchError, Reconnect
+from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertInbox,
+    Credentials,
+    Outbox,
+    RejectAlert,
+    RetryAlert,
+    serve_alert_channel,
+)
+
+pytestmark = pytest.mark.anyio
+
+QUICK = Reconnect(base=0.01, cap=0.02)
+
+
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "outbox.db"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WITHIN):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_enqueued_alerts_are_sent_and_leave_the_outbox(path):
+    inbox = Inbox()
+    async with (
+        serve_alert_channel(verifier(), inbox) as server,
+        AlertChannel(server.url, CREDENTIALS, outbox=path) as channel,
+    ):
+        await channel.enqueue([alert(n) for n in range(100)])
+        await inbox.reach(100)
+        await until(lambda: len(channel.outbox) == 0)
+        await channel.enqueue([alert(100)])
+        await channel.send([alert(101)])  # not through the outbox
+        await inbox.reach(102)
+    assert sorted(inbox) == list(range(102))
+    with pytest.raises(OrtegeWatchError, match="closed"):
+        len(channel.outbox)
+
+
+async def test_alerts_survive_the_program_and_an_outage(path):
+    async with scripted() as script:
+        url = script.url  # nobody serves it from here on
+    first = AlertChannel(url, CREDENTIALS, outbox=path, reconnect=QUICK)
+    await first.enqueue([alert(0)])  # before it is opened
+    async with first:
+        await first.enqueue([alert(1), alert(2)])
+    port = int(url.split(":")[2].split("/")[0])
+    inbox = Inbox()
+    with Outbox(path) as outbox:
+        assert len(outbox) == 3
+        async with (
+            AlertChannel(url, CREDENTIALS, outbox=outbox, reconnect=QUICK) as channel,
+            serve_alert_channel(verifier(), inbox, port=port),
+        ):
+            await inbox.reach(3)
+            await until(lambda: len(outbox) == 0)
+        assert channel.outbox is outbox
+        assert len(outbox) == 0  # it is not closed with the channel
+    assert inbox == [0, 1, 2]
+
+
+async def test_alerts_that_fail_stop_no_others_and_become_dead_letters(path, caplog):
+    clock, calls = Clock(), Inbox()
+
+    async def handler(each):
+        await calls(each)
+        match number_of(each):
+            case 1:
+                raise RejectAlert("unknown chain")
+            case 2:
+                raise RetryAlert(after=200)
+            case 3:
+                raise ValueError("oops")
+
+    with Outbox(path, max_attempts=2, now=clock) as outbox:
+        async with (
+            serve_alert_channel(verifier(), handler, inbox=AlertInbox()) as server,
+            AlertChannel(server.url, CREDENTIALS, outbox=outbox) as channel,
+        ):
+            await channel.enqueue([alert(n) for n in range(6)])
+            await until(lambda: len(outbox) == 2)
+            assert sorted(calls) == [0, 1, 2, 3, 4, 5]
+            [dead] = outbox.dead
+            assert (dead.reason, dead.status, dead.attempts) == (
+                "unknown chain",
+                422,
+                1,
+            )
+            clock.now += 100
+            await calls.reach(7)
+            assert calls[6] == 3
+            await until(lambda: len(outbox.dead) == 2)
+            clock.now += 101  # the receiver has asked for 200 seconds
+            await calls.reach(8)
+            assert calls[7] == 2
+            await until(lambda: len(outbox.dead) == 3)
+            assert len(outbox) == 0
+            assert "moved to the dead letters: unknown chain" in caplog.text
+
+
+async def test_wrong_credentials_cost_no_attempt(path):
+    wrong, inbox = Credentials(CREDENTIALS.app_id, "another secret"), Inbox()
+    with Outbox(path, max_attempts=1) as outbox:
+        async with serve_alert_channel(verifier(), inbox) as server:
+            async with AlertChannel(
+                server.url, wrong, outbox=outbox, reconnect=QUICK
+            ) as channel:
+                await channel.enqueue([alert(1)])
+                with pytest.raises(OrtegeWatchError, match="invalid signature"):
+                    await channel.send([alert(2)])
+            assert (len(outbox), outbox.dead) == (1, [])
+            async with AlertChannel(server.url, CREDENTIALS, outbox=outbox):
+                await inbox.reach(1)
+
+
+async def test_alerts_that_cannot_be_enqueued_are_refused():
+    channel = AlertChannel("ws://alerts.invalid/", CREDENTIALS)
+    assert channel.outbox is None
+    with pytest.raises(InvalidArgument, match="needs an outbox: pass outbox="):
+        await channel.enqueue([alert(1)])
+
+
+async def test_an_alert_that_is_too_large_is_not_enqueued(path):
+    url = "ws://alerts.invalid/"
+    with Outbox(path) as outbox:
+        channel = AlertChannel(url, CREDENTIALS, outbox=outbox, max_body=500)
+        with pytest.raises(InvalidArgument, match="one alert is too large"):
+            await channel.enqueue([alert(1), alert(2, comment="x" * 500)])
+        with pytest.raises(InvalidArgument, match="alerts is empty"):
+            await channel.enqueue([])
+        assert len(outbox) == 0

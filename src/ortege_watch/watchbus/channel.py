@@ -353,7 +353,7 @@ class AlertChannel:
         )
         self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
         self._owns_outbox = self.outbox is not outbox
-        self._task: asyncio.Task[int] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._closed: OrtegeWatchError | None = None
 
     async def send(self, alerts: Iterable[AlertInfo]) -> None:
@@ -424,10 +424,7 @@ class AlertChannel:
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise OrtegeWatchError("an alert channel can be opened only once")
-        works = [self._run()]
-        if self.outbox is not None:
-            works.append(self._send_queued(self.outbox))
-        self._task = asyncio.create_task(_race(*works))
+        self._task = asyncio.create_task(self._work())
         self._task.add_done_callback(self._ended)
         return self
 
@@ -439,13 +436,19 @@ class AlertChannel:
         if self.outbox is not None and self._owns_outbox:
             await to_thread.run_sync(self.outbox.close)
 
-    def _ended(self, task: asyncio.Task[int]) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
         defect = None if task.cancelled() else task.exception()
         self._closed = OrtegeWatchError("the alert channel is closed")
         if defect is not None:
             self._closed = OrtegeWatchError("the alert channel failed unexpectedly")
             self._closed.__cause__ = defect
         self._pending.fail(self._closed)
+
+    async def _work(self) -> None:
+        if self.outbox is None:
+            await self._run()
+        else:
+            await _race(self._run(), self._send_queued(self.outbox))
 
     async def _send_queued(self, outbox: Outbox) -> Never:
         """Send the alerts of the outbox, for as long as the channel is open."""

@@ -105,10 +105,10 @@ def test_the_supported_events_are_listed(client, prefix):
             "support_entity_type_list": ["ERC20", "UNIVERSAL"],
         },
     ]
-    assert client.error(f"{prefix}/event/list", {"page_index": 1})[:2] == (
-        400,
-        "000001",
-    )
+    path = f"{prefix}/event/list"
+    assert len(client.data(path, {})) == 2
+    for body in ({"page_index": 1}, [], 0, "", False):
+        assert client.error(path, body)[:2] == (400, "000001")
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def _page(app_id: str, body: bytes, largest: int) -> tuple[Any, ...]:
 
 
 def _nothing(_: str, body: bytes, __: int) -> tuple[Any, ...]:
-    if body and read_json(body):
+    if body and read_json(body) not in ({}, None):
         problem = "$: expected an empty body"
         raise DecodeError(problem, excerpt=codec.excerpt(body))
     return ()

@@ -186,6 +186,10 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
         (lambda: alert_app(handle, verifier()), "verifier must be of type RequestVer"),
         (lambda: alert_app(verifier(), None), "handler must be callable, got None"),
         (
+            lambda: alert_app(verifier(), handle, read_within=0),
+            f"read_within {SECONDS} 0",
+        ),
+        (
             lambda: alert_app(verifier(), handle, inbox={}),
             "inbox must be an AlertInbox, got dict",
         ),
@@ -198,6 +202,12 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
         (lambda: AlertChannel(WS, GOOD, max_pending="3"), "max_pending must be a posi"),
         (lambda: AlertChannel(WS, GOOD, max_body=None), "max_body must be a positive"),
         (lambda: AlertChannel(WS, GOOD, ping_every="3"), f"ping_every {SECONDS} '3'"),
+        (lambda: AlertChannel(WS, GOOD, ping_every=-5), f"ping_every {SECONDS} -5"),
+        (
+            lambda: AlertChannel(WS, GOOD, max_attempts=0),
+            "max_attempts must be a posit",
+        ),
+        (lambda: AlertChannel(WS, GOOD, outbox=5), "path of the outbox must be a str"),
         (lambda: AlertChannel(WS, GOOD, pong_within=0), f"pong_within {SECONDS} 0"),
         (
             lambda: AlertChannel(WS, GOOD, connect_within=None),
@@ -222,6 +232,7 @@ def test_arguments_of_the_watch_bus(call, message):
         ({"port": 99999}, "port must be an int, 0 to 65535, got 99999"),
         ({"port": "80"}, "port must be an int, 0 to 65535, got '80'"),
         ({"ping_every": "3"}, f"ping_every {SECONDS} '3'"),
+        ({"ping_every": -5}, f"ping_every {SECONDS} -5"),
         ({"close_within": -1}, "close_within must be 0 or more and at most a million"),
     ],
 )

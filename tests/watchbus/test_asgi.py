@@ -27,7 +27,9 @@ from ortege_watch.watchbus import (
     AlertInbox,
     AlertInfo,
     MemoryHandled,
+    RejectAlert,
     RequestVerifier,
+    RetryAlert,
     SQLiteNonces,
     alert_app,
 )
@@ -258,6 +260,26 @@ def test_only_failed_alerts_are_handled_again_over_http(caplog):
         assert envelope(post(client, body)) == OK
         assert called == [1, 2, 3, 2, 2]
     assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "retry_after"),
+    [
+        (RejectAlert("unknown chain"), (422, "unknown chain"), None),
+        (RetryAlert(after=2.5), (503, "try again later"), "3"),
+        (ValueError(), (500, "an alert was not handled"), None),
+    ],
+)
+def test_what_a_handler_raises_decides_the_response(error, expected, retry_after):
+    def handler(alert: AlertInfo) -> None:
+        assert alert.app_id == APP_ID
+        raise error
+
+    with served(alert_app(verifier(), handler)) as client:
+        answer = post(client)
+    status, word, code, reason = envelope(answer)
+    assert ((status, reason), word, code) == (expected, "ERROR", "000001")
+    assert answer.headers.get("retry-after") == retry_after
 
 
 async def test_a_duplicate_waits_for_the_request_that_is_handling_the_alert():

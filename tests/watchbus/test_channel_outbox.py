@@ -128,6 +128,31 @@ async def test_alerts_that_fail_stop_no_others_and_become_dead_letters(path, cap
             assert "moved to the dead letters: unknown chain" in caplog.text
 
 
+async def test_a_receiver_that_fails_for_every_alert_is_given_a_pause(path, caplog):
+    ready, calls = False, Inbox()
+
+    async def handler(each):
+        await calls(each)
+        if not ready:
+            raise ValueError("no database")
+
+    with Outbox(path) as outbox:
+        async with (
+            serve_alert_channel(verifier(), handler) as server,
+            AlertChannel(
+                server.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
+            ) as channel,
+        ):
+            await channel.enqueue([alert(n) for n in range(3)])
+            await until(lambda: "cannot send" in caplog.text)
+            assert len(outbox) == 3  # to be sent again later
+            ready = True
+            await channel.enqueue([alert(3)])
+            await calls.reach(4)
+            await until(lambda: len(outbox) == 3)
+    assert sorted(calls) == [0, 1, 2, 3]
+
+
 async def test_wrong_credentials_cost_no_attempt(path):
     wrong, inbox = Credentials(CREDENTIALS.app_id, "another secret"), Inbox()
     with Outbox(path, max_attempts=1) as outbox:

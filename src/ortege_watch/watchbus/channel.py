@@ -85,6 +85,7 @@ from ortege_watch.watchbus.requests import (
 )
 from ortege_watch.watchbus.sending import (
     DEAD_LETTERS,
+    STREAK,
     BatchResults,
     QueuedAlert,
     SendingPace,
@@ -125,7 +126,7 @@ _POLL_EVERY: Final = 1.0  # seconds between two looks at an outbox
 
 @define(eq=False)
 class PendingFrame:
-    """A frame that the receiver has neither acknowledged nor refused for good."""
+    """A frame that the receiver has neither acknowledged nor rejected."""
 
     id: str
     text: str
@@ -499,6 +500,8 @@ class AlertChannel:
 
         results = BatchResults()
         await asyncio.gather(*map(attempt, batch))
+        if len(results.failed) >= STREAK and not results.sent:
+            results.error = results.failed[-1][1]  # it is the receiver that fails
         return results
 
     async def _run(self) -> Never:

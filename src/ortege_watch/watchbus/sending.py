@@ -45,7 +45,7 @@ logger: Final = logging.getLogger("ortege_watch.watchbus")
 DELAYS: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0)
 """Seconds after the first failed attempt of an alert, after the second, and so on."""
 
-_STREAK: Final = 3
+STREAK: Final = 3
 """So many alerts that fail alone, in a row and the same way, are the server's failure."""
 
 
@@ -438,7 +438,7 @@ class Sender:
         kind = (error.status, error.code)
         self._streak = self._streak + 1 if self._latest == kind else 1
         self._latest = kind
-        return self._streak >= _STREAK
+        return self._streak >= STREAK
 
 
 def log_failures(

@@ -6,57 +6,64 @@ import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
+from forks import Log, enqueue, publish
 
 from ortege_watch.testing import FakeWatchBus
 from ortege_watch.watchbus import AlertInbox, AlertInfo, AlertPublisher, Outbox
 from ortege_watch.watchbus.sending import SendLease
 
-PROGRAM = Path(__file__).parent / "publishing_process.py"
-BACKGROUND = Path(__file__).parent / "sending_process.py"
-
-
-def start(bus, path, number=0, program=PROGRAM):
-    return subprocess.Popen(
-        [sys.executable, str(program), bus.url, str(path), str(number)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def kill(process):
-    """Kill it as nothing can be caught; tell what it offered and what was accepted."""
-    process.kill()
-    said, _ = process.communicate()
-    told = {"offered": [], "accepted": []}
-    for line in said.splitlines():
-        word, *numbers = line.split()
-        told[word] += map(int, numbers)
-    return told
+KILLS = 30
 
 
 def numbers(alerts):
     return [int(each.event_values["block_number"]) for each in alerts]
 
 
-@pytest.mark.parametrize("after", [1, 2, 5, 20])
-def test_every_accepted_alert_arrives_and_none_is_handled_twice(tmp_path, after):
-    path = tmp_path / "alerts.sqlite3"
-    with FakeWatchBus() as bus:
-        process = start(bus, path)
-        bus.wait_until(lambda: len(bus.deliveries) >= after, timeout=30)
-        told = kill(process)
-        with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+def is_poison(alert):
+    return int(alert.event_values["block_number"]) % 50 == 7
+
+
+@pytest.mark.parametrize("program", [publish, enqueue])
+def test_no_accepted_alert_is_lost_when_its_sender_is_killed(tmp_path, forks, program):
+    """A bus that rejects some alerts, and loses answers; a sender that is killed."""
+    path, log = tmp_path / "alerts.sqlite3", Log(tmp_path / "log")
+    random, left, start = Random(7), set(), 0
+    with FakeWatchBus() as bus, Outbox(path) as box:
+        bus.reject_alerts(is_poison)
+        for _ in range(KILLS):
+            process = forks.start(program, bus.url, path, log.path, start)
+            if random.random() < 0.3:
+                bus.cut()
+            wait_for_some(random, bus, log)
+            forks.kill(process)
+            left.add(len(box))
+            start = max(log.numbers("offered")) + 1
+        with AlertPublisher(bus.url, bus.credentials, outbox=box) as publisher:
             publisher.flush()
-            assert len(publisher.outbox) == 0
-        arrived = numbers(bus.alerts)
-        assert set(told["accepted"]) <= set(arrived) <= set(told["offered"])
+        assert len(box) == 0
+        offered, accepted = set(log.numbers("offered")), set(log.numbers("accepted"))
+        arrived, dead = numbers(bus.alerts), [each.alert for each in box.dead]
+        assert accepted <= {*arrived, *numbers(dead)} <= offered
+        assert all(map(is_poison, dead))
+        assert not any(map(is_poison, bus.alerts))
+        assert {each.reason for each in box.dead} <= {"illegal alert"}
         assert len(set(arrived)) == len(arrived)
-        assert arrived == sorted(arrived)
+        assert max(left) > 0  # some were killed with alerts that were not sent
         # A receiver with an inbox handles each alert once.
-        handled = asyncio.run(handled_by_an_inbox(bus))
-        assert handled == bus.alerts
+        assert asyncio.run(handled_by_an_inbox(bus)) == bus.alerts
+
+
+def wait_for_some(random, bus, log):
+    """Wait for some requests, or for some calls that accept alerts."""
+    more = random.randrange(1, 10)
+    if random.random() < 0.5:
+        until = len(bus.requests) + more
+        bus.wait_until(lambda: len(bus.requests) >= until, timeout=60)
+    else:
+        log.reach(len(log.lines()) + more)
 
 
 async def handled_by_an_inbox(bus: FakeWatchBus) -> list[AlertInfo]:
@@ -67,15 +74,15 @@ async def handled_by_an_inbox(bus: FakeWatchBus) -> list[AlertInfo]:
     return handled
 
 
-def test_a_bus_that_never_responds_gets_the_alerts_again(tmp_path):
+def test_a_bus_that_never_responds_gets_the_alerts_again(tmp_path, forks):
     """Killed after the alerts had arrived, without a response: they are sent again."""
-    path = tmp_path / "alerts.sqlite3"
+    path, log = tmp_path / "alerts.sqlite3", Log(tmp_path / "log")
     with FakeWatchBus() as bus:
         bus.silence()
-        process = start(bus, path)
+        process = forks.start(publish, bus.url, path, log.path, 0)
         bus.wait_until(lambda: bus.deliveries, timeout=30)
-        told = kill(process)
-        assert told == {"offered": [0, 1, 2], "accepted": []}
+        forks.kill(process)
+        assert log.lines() == [["offered", "0", "1", "2"]]
         bus.speak()
         with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
             assert numbers(publisher.flush().sent) == [0, 1, 2]
@@ -83,10 +90,13 @@ def test_a_bus_that_never_responds_gets_the_alerts_again(tmp_path):
         assert numbers(bus.alerts) == [0, 1, 2]
 
 
-def test_two_processes_with_one_outbox_send_nothing_twice(tmp_path):
-    path = tmp_path / "alerts.sqlite3"
+def test_two_processes_with_one_outbox_send_nothing_twice(tmp_path, forks):
+    path, log = tmp_path / "alerts.sqlite3", Log(tmp_path / "log")
     with FakeWatchBus() as bus:
-        processes = [start(bus, path, number) for number in (0, 1_000_000)]
+        processes = [
+            forks.start(publish, bus.url, path, log.path, number)
+            for number in (0, 1_000_000)
+        ]
         bus.wait_until(
             lambda: (
                 len(bus.alerts) > 60
@@ -96,41 +106,26 @@ def test_two_processes_with_one_outbox_send_nothing_twice(tmp_path):
         )
         # Both are stopped by the bus, not in the middle of a request.
         bus.down()
-        told = [kill(process) for process in processes]
+        for process in processes:
+            forks.kill(process)
         bus.up()
         before = [each for request in bus.deliveries for each in numbers(request)]
         assert len(set(before)) == len(before)
         with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
             publisher.flush()
         arrived = set(numbers(bus.alerts))
-        offered = {number for each in told for number in each["offered"]}
-        accepted = {number for each in told for number in each["accepted"]}
-        assert accepted <= arrived <= offered
+        assert set(log.numbers("accepted")) <= arrived <= set(log.numbers("offered"))
 
 
-def test_a_killed_sender_loses_the_lease(tmp_path):
+def test_a_killed_sender_loses_the_lease(tmp_path, forks):
     path = tmp_path / "alerts.sqlite3"
     with FakeWatchBus() as bus, Outbox(path) as box:
         bus.silence()
-        process = start(bus, path)
+        process = forks.start(publish, bus.url, path, tmp_path / "log", 0)
         bus.wait_until(lambda: bus.requests, timeout=30)
         assert box.begin_sending(SendLease(), 1) is None
-        kill(process)
+        forks.kill(process)
         assert box.begin_sending(SendLease(), 1)
-
-
-@pytest.mark.parametrize("after", [1, 5])
-def test_a_killed_background_sender_loses_nothing(tmp_path, after):
-    path = tmp_path / "alerts.sqlite3"
-    with FakeWatchBus() as bus:
-        process = start(bus, path, program=BACKGROUND)
-        bus.wait_until(lambda: len(bus.deliveries) >= after, timeout=30)
-        told = kill(process)
-        with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
-            publisher.flush()
-            assert len(publisher.outbox) == 0
-        arrived = numbers(bus.alerts)
-        assert set(told["accepted"]) <= set(arrived) <= set(told["offered"])
 
 
 FULL_DISK = """

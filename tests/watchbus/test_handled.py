@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import anyio
 import pytest
 from channels import Gate, Inbox, alert
+from forks import Log, handle
+from signed import APP_ID
 
 from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
@@ -41,37 +41,29 @@ def path(tmp_path) -> Path:
     return tmp_path / "handled.db"
 
 
-def handling(path, start, count, *hang) -> subprocess.Popen:
-    program = Path(__file__).with_name("handling_process.py")
-    arguments = [str(each) for each in (path, start, count, *hang)]
-    return subprocess.Popen(
-        [sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True
-    )
+def test_eight_processes_handle_each_alert_once(path, tmp_path, forks):
+    log = Log(tmp_path / "log")
+    processes = [forks.start(handle, path, log.path, 100) for _ in range(8)]
+    for process in processes:
+        forks.wait(process)
+    assert sorted(log.numbers("handled")) == list(range(100))
 
 
-def test_several_processes_handle_each_alert_once(path):
-    SQLiteHandled(path).close()
-    start = time.time() + 2  # at the same moment
-    processes = [handling(path, start, 100) for _ in range(4)]
-    outputs = [each.communicate(timeout=60)[0] for each in processes]
-    assert [each.returncode for each in processes] == [0] * 4
-    numbers = [int(number) for output in outputs for number in output.split()]
-    assert sorted(numbers) == list(range(100))
-
-
-async def test_an_alert_of_a_killed_process_is_handled_by_another(path):
-    process = handling(path, 0, 1, "hang")
-    assert process.stdout.readline() == "0\n"
+async def test_an_alert_of_a_killed_process_is_handled_by_another(
+    path, tmp_path, forks
+):
+    log = Log(tmp_path / "log")
+    process = forks.start(handle, path, log.path, 1, "hang")
+    log.reach(1)
     clock = Clock()
     clock.now = time.time()
-    process.kill()
-    process.communicate()
+    forks.kill(process)
     with SQLiteHandled(path, clock=clock) as handled:
-        key = alert(0).dedupe_key("app")
+        key = alert(0).dedupe_key(APP_ID)
         assert handled.claim(key) == Claim("busy")
         clock.now += 301
         taken = Inbox()
-        assert await AlertInbox(handled).handle(alert(0), "app", taken) == DONE
+        assert await AlertInbox(handled).handle(alert(0), APP_ID, taken) == DONE
         assert taken == [0]
 
 
@@ -195,7 +187,7 @@ def test_a_claim_that_has_ended_is_not_given_up_by_its_first_owner(path):
 def test_one_file_holds_nonces_and_handled_alerts(path):
     for new in (True, False):
         with SQLiteNonces(path) as nonces, SQLiteHandled(path) as handled:
-            assert nonces.record("app;n", time.time(), time.time() + 600) == new
+            assert nonces.record("app", "n", time.time(), time.time() + 600) == new
             expected = Claim("claimed") if new else Claim("handled")
             assert handled.claim("a") == expected
             handled.resolve("a", None)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-import subprocess
-import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from forks import Log, verify
+from signed import alert_body, headers_for
 
 from ortege_watch import OrtegeWatchError
 from ortege_watch.watchbus import (
@@ -107,21 +109,14 @@ def test_of_many_threads_one_is_first(make_store):
         assert sum(pool.map(record, range(8))) == 100
 
 
-PROGRAM = """
-import sys
-from ortege_watch.watchbus import SQLiteNonces
-
-with SQLiteNonces(sys.argv[1]) as store:
-    print(sum(store.record("app", str(n), 0.0, 600.0) for n in range(200)))
-"""
-
-
-def test_of_many_processes_one_is_first(tmp_path):
-    command = [sys.executable, "-c", PROGRAM, tmp_path / "nonces.sqlite"]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)
-    ]
-    assert sum(int(process.communicate()[0]) for process in running) == 200
+def test_eight_processes_with_one_file_accept_a_request_once(tmp_path, forks):
+    path, log = tmp_path / "nonces.sqlite", Log(tmp_path / "log")
+    body, now = alert_body(), int(time.time() * 1000)
+    requests = json.dumps([headers_for(body, timestamp=now) for _ in range(100)])
+    processes = [forks.start(verify, path, log.path, requests) for _ in range(8)]
+    for process in processes:
+        forks.wait(process)
+    assert sorted(log.numbers("accepted")) == list(range(100))
 
 
 def test_a_file_remembers_after_a_restart(tmp_path):

@@ -1,0 +1,198 @@
+"""Processes that start at once and can be killed: forks of one that has imported all.
+
+As a program, this file reads a command in each line, and answers it with a line:
+``start NAME ARGUMENT...`` calls a function of this file in a new process and answers with
+its id, ``kill ID`` and ``wait ID`` answer with how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Self
+
+import channels
+from driving import alert
+from signed import APP_ID, PATH, SECRET, alert_body
+
+from ortege_watch import OrtegeWatchError, Retry
+from ortege_watch.watchbus import (
+    AlertInbox,
+    AlertPublisher,
+    Credentials,
+    RequestVerifier,
+    SignatureError,
+    SQLiteHandled,
+    SQLiteNonces,
+)
+
+BUS = Credentials("fake-app", "fake-watch-bus-secret")
+
+
+class Forks:
+    """The processes of a test; those that still run are killed at its end."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def _ask(self, *words: object) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(list(map(str, words))), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def start(self, function: Callable[..., object], *arguments: object) -> int:
+        """Call a function of this file in a new process; return its id."""
+        return self._ask("start", function.__name__, *arguments)
+
+    def kill(self, pid: int) -> None:
+        """Kill a process that runs, so that it can do nothing about it."""
+        assert self._ask("kill", pid) == -signal.SIGKILL, "it had ended before"
+
+    def wait(self, pid: int) -> None:
+        """Wait until a process has ended by itself, without an error."""
+        assert self._ask("wait", pid) == 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.communicate()
+
+
+class Log:
+    """A file of numbers; what was added is kept when the process is killed."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def add(self, word: str, *numbers: int) -> None:
+        with self.path.open("a") as file:  # one write
+            file.write(" ".join(map(str, (word, *numbers))) + "\n")
+
+    def lines(self) -> list[list[str]]:
+        text = self.path.read_text() if self.path.exists() else ""
+        return [line.split() for line in text.splitlines()]
+
+    def reach(self, count: int) -> None:
+        """Wait for so many lines."""
+        until = time.monotonic() + 60
+        while len(self.lines()) < count:
+            assert time.monotonic() < until, self.lines()[-5:]
+            time.sleep(0.001)
+
+    def numbers(self, word: str) -> list[int]:
+        """Return the numbers that were added with a word."""
+        lines = self.lines()
+        return [int(each) for first, *rest in lines if first == word for each in rest]
+
+
+def offer(accept: Callable[..., object], log: str, start: str) -> None:
+    """Accept three alerts at a time, without end; log them before and after."""
+    for number in count(int(start), 3):
+        numbers = range(number, number + 3)
+        Log(log).add("offered", *numbers)
+        accept(map(alert, numbers))
+        Log(log).add("accepted", *numbers)
+
+
+def publish(url: str, outbox: str, log: str, start: str) -> None:
+    """Publish alerts without end."""
+    with AlertPublisher(url, BUS, outbox=outbox, retry=Retry(attempts=1)) as publisher:
+        offer(publisher.publish, log, start)
+
+
+def enqueue(url: str, outbox: str, log: str, start: str) -> None:
+    """Enqueue alerts without end while ``run()`` sends them."""
+    retry = Retry(attempts=1, base=0.01, cap=0.05)
+    with AlertPublisher(url, BUS, outbox=outbox, retry=retry) as publisher:
+        threading.Thread(target=publisher.run, daemon=True).start()
+        offer(publisher.enqueue, log, start)
+
+
+def verify(path: str, log: str, requests: str) -> None:
+    """Verify the same requests as other processes do, and log the accepted ones."""
+    with SQLiteNonces(path) as nonces:
+        verifier = RequestVerifier({APP_ID: [SECRET]}, path=PATH, nonces=nonces)
+        for number, headers in enumerate(json.loads(requests)):
+            with contextlib.suppress(SignatureError):
+                verifier.verify(headers, alert_body())
+                Log(log).add("accepted", number)
+
+
+def handle(path: str, log: str, size: str, *hang: str) -> None:
+    """Handle the same alerts as other processes do; with ``hang``, never return."""
+
+    async def main() -> None:
+        with SQLiteHandled(path) as handled:
+            inbox = AlertInbox(handled)
+            for number in range(int(size)):
+                outcome = await inbox.handle(channels.alert(number), APP_ID, handler)
+                assert outcome.action == "acknowledge", outcome
+
+    async def handler(each) -> None:
+        Log(log).add("handled", channels.number_of(each))
+        await asyncio.sleep(3600 if hang else 0)
+
+    asyncio.run(main())
+
+
+def _start(name: str, *arguments: str) -> int:
+    if pid := os.fork():
+        return pid
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)  # the commands are for the parent
+    os.dup2(nowhere, 1)
+    code = 1
+    try:
+        globals()[name](*arguments)
+        code = 0
+    except BaseException:  # noqa: BLE001 - it is shown
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _main() -> None:
+    # What is imported at the first use is then there in all of them.
+    with (
+        AlertPublisher("http://127.0.0.1:1", BUS, retry=Retry(attempts=1)) as publisher,
+        contextlib.suppress(OrtegeWatchError),
+    ):
+        publisher.publish([alert(0)])
+    running = set[str]()
+    for line in sys.stdin:
+        command, *arguments = json.loads(line)
+        if command == "start":
+            answer = _start(*arguments)
+            running.add(str(answer))
+        else:
+            [pid] = arguments
+            if command == "kill":
+                os.kill(int(pid), signal.SIGKILL)
+            running.remove(pid)
+            answer = os.waitstatus_to_exitcode(os.waitpid(int(pid), 0)[1])
+        print(answer, flush=True)
+    for pid in running:
+        os.kill(int(pid), signal.SIGKILL)
+        os.waitpid(int(pid), 0)
+
+
+if __name__ == "__main__":
+    _main()

@@ -140,6 +140,15 @@ def a_signature_is_of_bytes(
     verifier.for_method()  # E: method
 
 
+def secrets_come_from_a_mapping_or_a_plain_function(alert: AlertInfo) -> None:
+    async def find(app_id: str) -> list[str]:
+        return [app_id]
+
+    RequestVerifier(find, path="/p")  # E: arg-type
+    alert.app_id = "other"  # E: app_id
+    AlertInfo.from_wire([alert])  # E: arg-type
+
+
 def a_publisher_has_known_options(credentials: Credentials, alert: AlertInfo) -> None:
     AlertPublisher("https://bus.example", credentials, batchsize=5)  # E: batchsize
     AlertPublisher("https://bus.example", credentials, batch_size="5")  # E: arg-type

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -173,6 +174,27 @@ def test_threads_share_a_provider(provider):
         assert all(pool.map(work, range(16)))
     assert len(listed(provider)) == 20
     assert len(provider.matching(entity(0).entity, 56, "big_amount_txn")) == 17
+
+
+def test_a_write_that_waits_for_another_process_delays_no_reader(tmp_path):
+    path = tmp_path / "provider.db"
+    with (
+        SQLiteProvider(path, EVENTS) as provider,
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        provider.subscribe("bus", [entity(1)])
+        other.execute("BEGIN IMMEDIATE")
+        writing = pool.submit(provider.subscribe, "bus", [entity(2)])
+        start = time.monotonic()
+        while time.monotonic() < start + 0.5:
+            found = provider.matching(entity(1).entity, 56, "big_amount_txn")
+            assert len(found) == len(provider.subscribers()) == 1
+        assert time.monotonic() < start + 5
+        assert not writing.done()
+        other.execute("ROLLBACK")
+        assert writing.result(10) == [entity(2)]
+        assert len(provider.subscribers()) == 2
 
 
 SUBSCRIBE = """

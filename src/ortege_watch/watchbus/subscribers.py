@@ -11,7 +11,7 @@ from typing import Final
 from attrs import frozen
 
 from ortege_watch._checks import check_int, check_list
-from ortege_watch._sqlite import DatabaseFile
+from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import InvalidArgument
 from ortege_watch.watchbus.models import (
     EntityInfo,
@@ -110,6 +110,12 @@ class SQLiteProvider(DatabaseFile):
             version=1,
             may_be_in_memory=True,
         )
+        # A second connection: a write may wait for other processes, a reader must not.
+        self._read_guard, self._reader = self._guard, self._db
+        if path is not None:
+            self._read_guard = Guard(f"the provider's file {str(path)!r}")
+            with self._read_guard:
+                self._reader = connect(path)
 
     def subscribe(
         self, app_id: str, entities: Sequence[EntityInfo]
@@ -215,7 +221,8 @@ class SQLiteProvider(DatabaseFile):
     def matching(self, entity: str, chain_id: int, event_code: str) -> list[Subscriber]:
         """Return who has subscribed to an event, in the order of subscribing.
 
-        An app that has subscribed with several entity types is listed once for each.
+        An app that has subscribed with several entity types is listed once for each. It
+        takes microseconds and waits for no write, so it may be called on an event loop.
 
         Args:
             entity: the address, in any case.
@@ -237,7 +244,7 @@ class SQLiteProvider(DatabaseFile):
 
     def _read(self, where: str, *values: str) -> list[Subscriber]:
         query = f"SELECT * FROM subscriptions {where} ORDER BY number"  # noqa: S608
-        with self._guard:
+        with self._read_guard:
             return [
                 Subscriber(
                     app_id=app_id,
@@ -245,9 +252,16 @@ class SQLiteProvider(DatabaseFile):
                     watch_id=_watch_id(number),
                 )
                 for number, app_id, entity, chain_id, entity_type, code in (
-                    self._db.execute(query, values)
+                    self._reader.execute(query, values)
                 )
             ]
+
+    def close(self) -> None:
+        """Close the file; does nothing in a process that was forked meanwhile."""
+        super().close()
+        if not self._guard.is_forked:
+            with self._read_guard:
+                self._reader.close()
 
     @contextmanager
     def _transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:

@@ -27,9 +27,9 @@ from ortege_watch.watchbus import (
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "watchbus-wire.md"
-ENTITY = EntityInfo(ADDRESS, 56, "Universal", "price_drop")
+ENTITY = EntityInfo(ADDRESS, 56, "Universal", "price_fall")
 VALUES = {"amount": Decimal("1.5"), "block_number": 7}
-ALERT = AlertInfo(ADDRESS, 56, "ERC20", "price_drop", 1_700_000_000, VALUES)
+ALERT = AlertInfo(ADDRESS, 56, "ERC20", "price_fall", 1_700_000_000, VALUES)
 OTHER_STYLE = WireStyle(chain_id_as_int=True, bare_lists=True)
 
 
@@ -92,9 +92,9 @@ def watch_result(answered: object) -> object:
 
 
 SUBSCRIPTIONS = SubscriptionPage(
-    (Subscription(ADDRESS, (WatchEvent("7", "price_drop"),)),), 1, 50, 1
+    (Subscription(ADDRESS, (WatchEvent("7", "price_fall"),)),), 1, 50, 1
 )
-EVENT = SupportedEvent("price_drop", ("ERC20",), Decimal("0.005"))
+EVENT = SupportedEvent("price_fall", ("ERC20",), Decimal("0.005"))
 [ENTITY_WIRE] = wire.entities_to_wire([ENTITY])
 
 # By the first column: how a document is read, and the documents that are sent.

@@ -75,7 +75,7 @@ def test_a_forked_child_cannot_use_the_file_of_its_parent(path, kind):
         if not child:
             try:
                 use = store.waiting if kind is Outbox else store.record
-                use(*(() if kind is Outbox else ("a", 0.0, 1.0)))
+                use(*(() if kind is Outbox else ("app", "a", 0.0, 1.0)))
             except BaseException as error:  # noqa: BLE001 - the parent looks at it
                 os.write(writing, f"{type(error).__name__}: {error}".encode())
             finally:

@@ -416,6 +416,28 @@ def test_a_provider_that_awaits_what_was_cancelled_has_failed(caplog):
     assert f"events of app {APP_ID}: the provider failed" in caplog.text
 
 
+def test_a_provider_that_takes_too_long_has_failed(caplog):
+    release = threading.Event()
+
+    class Slow(Plain):
+        async def events(self):
+            await anyio.sleep_forever()
+
+        def subscribe(self, app_id, entities):
+            assert release.wait(60)
+            return entities
+
+    app = provider_app(SECRETS, Slow(), answer_within=0.05)
+    with served(app) as http:
+        client = Client(str(http.base_url))
+        expected = (500, "000001", "unknown server error")
+        assert client.error("/api/watch/event/list") == expected
+        assert client.error("/api/watch/subscribe", [entity(1)]) == expected
+        release.set()
+        assert client.data("/api/watch/subscribe", [])["watch_result"] == []
+    assert caplog.text.count("TimeoutError") >= 2
+
+
 async def test_a_request_that_is_cancelled_ends():
     started = anyio.Event()
 
@@ -469,6 +491,7 @@ def test_a_provider_with_a_closed_file_is_a_server_error(provider, client):
         ({"page_size": 51}, "page_size must be an int from 1 to 50, got 51"),
         ({"paths": "/api"}, "paths must be of type WatchPaths, got str"),
         ({"rate_limit": 5}, "rate_limit must be callable, got 5"),
+        ({"answer_within": 0}, "answer_within must be greater than 0"),
         ({"tolerance": 0}, "tolerance must be greater than 0"),
         ({"secrets": {}}, "secrets is empty"),
         (

@@ -14,7 +14,13 @@ from anyio import to_thread
 from attrs import asdict, define, frozen
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_callable, check_int, check_kind, shown
+from ortege_watch._checks import (
+    check_callable,
+    check_int,
+    check_kind,
+    check_seconds,
+    shown,
+)
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -167,6 +173,7 @@ def provider_app(
     tolerance: float = 300.0,
     max_body: int = 1024 * 1024,
     rate_limit: RateLimit | None = None,
+    answer_within: float = 30.0,
     clock: Callable[[], float] = time.time,
 ) -> ProviderApp:
     """Return an ASGI 3 application with the endpoints of a provider.
@@ -189,12 +196,15 @@ def provider_app(
         rate_limit: called with the app id of each verified request. If it returns
             seconds (or ``True``), the request is refused with status 429, the code
             ``000002`` and ``Retry-After``.
+        answer_within: seconds in which the provider must answer; then it has failed. A
+            plain method that takes longer goes on in its thread.
         clock: returns unix seconds.
 
     Raises:
         InvalidArgument: an argument cannot be used.
     """
     check_kind("paths", paths, WatchPaths)
+    check_seconds("answer_within", answer_within)
     check_int("page_size", page_size, "an int from 1 to 50", last=MAX_PAGE_SIZE)
     for each in _ENDPOINTS:
         check_callable(f"provider.{each.name}", getattr(provider, each.name, None))
@@ -209,7 +219,10 @@ def provider_app(
         clock=clock,
     )
     warn_of_workers(verifier.nonces)
-    return ProviderApp(verifier, provider, endpoints_at(paths), page_size, rate_limit)
+    endpoints = endpoints_at(paths)
+    return ProviderApp(
+        verifier, provider, endpoints, page_size, rate_limit, answer_within
+    )
 
 
 @define(eq=False)
@@ -221,6 +234,7 @@ class ProviderApp(SignedApp):
     _endpoints: Mapping[str, Endpoint]
     _page_size: int
     _rate_limit: RateLimit | None
+    _answer_within: float
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         found = self._route(scope)
@@ -255,29 +269,33 @@ class ProviderApp(SignedApp):
 
     async def _answer(self, endpoint: Endpoint, app_id: str, body: bytes) -> HttpAnswer:
         try:
-            wait = self._rate_limit and await _call(self._rate_limit, app_id)
-            if wait:
-                logger.info("%s of app %s: over its rate limit", endpoint.name, app_id)
-                refused = error_answer(ResultCode.RATE_LIMIT, "rate limit")
-                seconds = str(math.ceil(wait)).encode()
-                return HttpAnswer(429, refused, ((b"retry-after", seconds),))
-            try:
-                arguments = endpoint.arguments(app_id, body, self._page_size)
-            except DecodeError as error:
-                return HttpAnswer(*error_response(error))
-            method = getattr(self._provider, endpoint.name)
-            data = endpoint.data(await _call(method, *arguments))
-            return HttpAnswer(200, ok_answer(data))
+            with anyio.fail_after(self._answer_within):
+                return await self._ask(endpoint, app_id, body)
         except Exception:  # noqa: BLE001 - it is logged
             logger.exception("%s of app %s: the provider failed", endpoint.name, app_id)
             failed = error_answer(ResultCode.SERVER_ERROR, "unknown server error")
             return HttpAnswer(500, failed)
 
+    async def _ask(self, endpoint: Endpoint, app_id: str, body: bytes) -> HttpAnswer:
+        wait = self._rate_limit and await _call(self._rate_limit, app_id)
+        if wait:
+            logger.info("%s of app %s: over its rate limit", endpoint.name, app_id)
+            refused = error_answer(ResultCode.RATE_LIMIT, "rate limit")
+            seconds = str(math.ceil(wait)).encode()
+            return HttpAnswer(429, refused, ((b"retry-after", seconds),))
+        try:
+            arguments = endpoint.arguments(app_id, body, self._page_size)
+        except DecodeError as error:
+            return HttpAnswer(*error_response(error))
+        method = getattr(self._provider, endpoint.name)
+        data = endpoint.data(await _call(method, *arguments))
+        return HttpAnswer(200, ok_answer(data))
+
 
 async def _call(function: Callable[..., Any], *arguments: object) -> Any:
     """Call a function, a plain one in a thread, and wait for its result."""
     if not inspect.iscoroutinefunction(function):
-        result = await to_thread.run_sync(function, *arguments)
+        result = await to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
         if not inspect.isawaitable(result):
             return result
     else:

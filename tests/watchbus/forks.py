@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Self
@@ -26,15 +27,19 @@ import channels
 from driving import alert
 from signed import APP_ID, PATH, SECRET, alert_body
 
-from ortege_watch import OrtegeWatchError, Retry
+from ortege_watch import OrtegeWatchError, Reconnect, Retry
 from ortege_watch.watchbus import (
+    AlertChannel,
     AlertInbox,
+    AlertInfo,
     AlertPublisher,
     Credentials,
+    RejectAlert,
     RequestVerifier,
     SignatureError,
     SQLiteHandled,
     SQLiteNonces,
+    serve_alert_channel,
 )
 
 BUS = Credentials("fake-app", "fake-watch-bus-secret")
@@ -126,6 +131,54 @@ def enqueue(url: str, outbox: str, log: str, start: str) -> None:
         offer(publisher.enqueue, log, start)
 
 
+def send(url: str, outbox: str, log: str, start: str) -> None:
+    """Enqueue alerts without end while an alert channel sends them."""
+
+    async def main() -> None:
+        retry = Reconnect(base=0.01, cap=0.05)
+        async with AlertChannel(
+            url, channels.CREDENTIALS, outbox=outbox, reconnect=retry
+        ) as channel:
+            for number in count(int(start)):
+                Log(log).add("offered", number)
+                await channel.enqueue([channels.alert(number)])
+                Log(log).add("accepted", number)
+                while len(channel.outbox) > 30:
+                    await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+
+
+def receive(port: str, path: str, log: str) -> None:
+    """Receive alerts over channels without end, and reject some."""
+
+    async def handler(alert: AlertInfo) -> None:
+        number = channels.number_of(alert)
+        if is_poison(alert):
+            raise RejectAlert("illegal alert")
+        Log(log).add("handled", number)
+
+    async def main() -> None:
+        with (
+            SQLiteHandled(f"{path}-handled", claim_for=0.05) as handled,
+            SQLiteNonces(f"{path}-nonces") as nonces,
+        ):
+            async with serve_alert_channel(
+                channels.verifier(nonces=nonces),
+                handler,
+                port=int(port),
+                inbox=AlertInbox(handled),
+            ):
+                await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+def is_poison(alert: AlertInfo) -> bool:
+    """Return whether receivers reject an alert."""
+    return channels.number_of(alert) % 50 == 7
+
+
 def verify(path: str, log: str, requests: str) -> None:
     """Verify the same requests as other processes do, and log the accepted ones."""
     with SQLiteNonces(path) as nonces:
@@ -171,6 +224,8 @@ def _start(name: str, *arguments: str) -> int:
 
 def _main() -> None:
     # What is imported at the first use is then there in all of them.
+    for name in ("anyio._backends._asyncio", "websockets.asyncio.client"):
+        import_module(name)
     with (
         AlertPublisher("http://127.0.0.1:1", BUS, retry=Retry(attempts=1)) as publisher,
         contextlib.suppress(OrtegeWatchError),

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from random import Random
 
 import pytest
-from forks import Log, enqueue, publish
+from channels import CREDENTIALS, PATH
+from forks import Log, enqueue, is_poison, publish, receive, send
 
 from ortege_watch.testing import FakeWatchBus
-from ortege_watch.watchbus import AlertInbox, AlertInfo, AlertPublisher, Outbox
+from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertInbox,
+    AlertInfo,
+    AlertPublisher,
+    Outbox,
+)
 from ortege_watch.watchbus.sending import SendLease
 
 KILLS = 30
@@ -20,10 +29,6 @@ KILLS = 30
 
 def numbers(alerts):
     return [int(each.event_values["block_number"]) for each in alerts]
-
-
-def is_poison(alert):
-    return int(alert.event_values["block_number"]) % 50 == 7
 
 
 @pytest.mark.parametrize("program", [publish, enqueue])
@@ -64,6 +69,43 @@ def wait_for_some(random, bus, log):
         bus.wait_until(lambda: len(bus.requests) >= until, timeout=60)
     else:
         log.reach(len(log.lines()) + more)
+
+
+async def test_no_accepted_alert_is_lost_when_either_end_of_a_channel_is_killed(
+    tmp_path, forks
+):
+    path, log, taken = (
+        tmp_path / "alerts",
+        Log(tmp_path / "log"),
+        Log(tmp_path / "taken"),
+    )
+    random, ends = Random(7), {}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"ws://127.0.0.1:{port}{PATH}"
+    sender, receiver = (
+        lambda: forks.start(send, url, path, log.path, len(log.lines())),
+        lambda: forks.start(receive, port, tmp_path / "received", taken.path),
+    )
+    ends = {end: end() for end in (sender, receiver)}
+    for _ in range(KILLS):
+        progress = random.choice([log, taken])
+        progress.reach(len(progress.lines()) + random.randrange(1, 20))
+        end = random.choice([sender, receiver])
+        forks.kill(ends[end])
+        ends[end] = end()
+    forks.kill(ends[sender])
+    # The receiver may have failed to handle some, which are sent again later.
+    with Outbox(path, now=lambda: time.time() + 60) as box:
+        async with AlertChannel(url, CREDENTIALS, outbox=box), asyncio.timeout(60):
+            while len(box):
+                await asyncio.sleep(0.01)
+        dead = [each.alert for each in box.dead]
+        assert {each.reason for each in box.dead} == {"illegal alert"}
+    offered, accepted = set(log.numbers("offered")), set(log.numbers("accepted"))
+    handled = set(taken.numbers("handled"))
+    assert accepted <= {*handled, *numbers(dead)} <= offered
+    assert all(map(is_poison, dead))
 
 
 async def handled_by_an_inbox(bus: FakeWatchBus) -> list[AlertInfo]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from operator import itemgetter
+
 import msgspec
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
     precondition,
     rule,
 )
 
-from ortege_watch import DecodeError, InvalidArgument, Reconnect, TransportError
+from ortege_watch import InvalidArgument, Reconnect, TransportError
 from ortege_watch.watchbus import WatchBusError
 from ortege_watch.watchbus.channel import (
     AnswerFrame,
@@ -38,8 +39,8 @@ def failed(key: str, status: int = 500) -> AnswerFrame:
     return AnswerFrame(key, status, msgspec.Raw(FAILED))
 
 
-def pending(*keys: str, **retry: object) -> tuple[PendingFrames, dict]:
-    frames = PendingFrames(Reconnect(**retry))
+def pending(*keys: str, **limits: int) -> tuple[PendingFrames, dict]:
+    frames = PendingFrames(Reconnect(), **limits)
     return frames, {key: frames.add(key, f"text of {key}") for key in keys}
 
 
@@ -50,7 +51,7 @@ def texts(*keys: str) -> list[str]:
 # ---------------------------------------------------------------------- frames
 def test_each_frame_is_sent_once_and_in_order():
     frames, _ = pending("1", "2")
-    assert frames.next_at() < 0
+    assert frames.next_at() is None
     assert frames.due(0) == texts("1", "2")
     assert frames.due(0) == []
     assert frames.next_at() is None
@@ -128,18 +129,27 @@ def test_a_frame_that_is_refused_for_good_is_resolved(status):
     assert len(frames) == 0
 
 
-def test_an_acknowledgement_that_cannot_be_decoded_is_an_error():
+@pytest.mark.parametrize("body", [b"[]", b'{"success":true}', b"null"])
+def test_a_success_without_an_error_code_is_an_acknowledgement(body):
     frames, each = pending("1")
     frames.due(0)
-    assert not frames.on_answer(handled("1", b"[]"), 0, 0)
+    assert not frames.on_answer(handled("1", body), 0, 0)
     assert each["1"].resolved.is_set()
-    assert isinstance(each["1"].error, DecodeError)
+    assert each["1"].error is None
 
 
-@pytest.mark.parametrize("attempts", [0, 1, 3])
-def test_attempts_limit_how_often_a_frame_is_sent_again(attempts):
-    frames, each = pending("1", attempts=attempts)
-    for _ in range(attempts):
+def test_a_success_that_contradicts_itself_is_an_error():
+    frames, each = pending("1")
+    frames.due(0)
+    assert not frames.on_answer(handled("1", FAILED), 0, 0)
+    assert each["1"].resolved.is_set()
+    assert isinstance(each["1"].error, WatchBusError)
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 4])
+def test_attempts_limit_how_often_a_frame_is_sent(attempts):
+    frames, each = pending("1", max_attempts=attempts)
+    for _ in range(attempts - 1):
         frames.due(1e9)
         assert frames.on_answer(failed("1"), 0, 0)
     frames.due(1e9)
@@ -172,57 +182,83 @@ def test_a_failure_resolves_only_pending_frames():
 
 
 class Deliveries(RuleBasedStateMachine):
-    """Compare with a plain account of what was sent, answered and lost."""
+    """Compare with a plain account of what was sent, answered, delayed and lost."""
 
-    keys = Bundle("keys")
+    LIMIT = 3
+    ATTEMPTS = 3
 
     def __init__(self):
         super().__init__()
-        self.frames = PendingFrames(Reconnect())
+        self.frames = PendingFrames(Reconnect(), self.LIMIT, self.ATTEMPTS)
         self.now = 0.0
-        self.given: dict[str, PendingFrame] = {}  # in order, not resolved
-        self.under_way: set[str] = set()
+        self.given: dict[str, PendingFrame] = {}  # not resolved
+        self.failures: Counter[str] = Counter()
+        self.queue: list[str] = []
+        self.sent: list[str] = []
+        self.delayed: list[tuple[float, str]] = []  # in the order of their failures
 
-    @rule(target=keys, key=st.uuids().map(str))
+    @rule(key=st.uuids().map(str))
     def add(self, key):
         self.given[key] = self.frames.add(key, f"text of {key}")
-        return key
+        self.queue.append(key)
 
-    @rule(seconds=st.floats(0, 100))
+    @rule(seconds=st.floats(0, 3))
     def send(self, seconds):
         self.now += seconds
-        expected = [
-            key
-            for key, frame in self.given.items()
-            if key not in self.under_way and frame.not_before <= self.now
-        ]
+        due = [each for each in self.delayed if each[0] <= self.now]
+        self.delayed = [each for each in self.delayed if each not in due]
+        self.queue += [key for _, key in sorted(due, key=itemgetter(0))]
+        room = self.LIMIT - len(self.sent)
+        expected, self.queue = self.queue[:room], self.queue[room:]
+        self.sent += expected
         assert self.frames.due(self.now) == texts(*expected)
-        self.under_way.update(expected)
 
     @rule()
     def lose(self):
         self.frames.connection_lost()
-        self.under_way.clear()
+        self.queue = self.sent + self.queue
+        self.sent = []
 
-    @rule(key=consumes(keys))
-    def acknowledge(self, key):
-        assert not self.frames.on_answer(handled(key), self.now, 0)
-        assert self.given.pop(key).resolved.is_set()
-        self.under_way.discard(key)
-
-    @precondition(lambda self: self.under_way)
+    @precondition(lambda self: self.sent)
     @rule(data=st.data())
-    def refuse(self, data):
-        key = data.draw(st.sampled_from(sorted(self.under_way)))
-        assert self.frames.on_answer(failed(key), self.now, 0.5)
-        self.under_way.discard(key)
-        assert self.frames.next_at() is not None
-        delay = self.given[key].not_before - self.now
-        assert 0.5 <= delay <= 60
+    def acknowledge(self, data):
+        key = data.draw(st.sampled_from(self.sent))
+        assert not self.frames.on_answer(handled(key), self.now, 0)
+        self.sent.remove(key)
+        assert self.given.pop(key).error is None
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def fail(self, data):
+        key = data.draw(st.sampled_from(self.sent))
+        self.failures[key] += 1
+        is_retried = self.failures[key] < self.ATTEMPTS
+        assert self.frames.on_answer(failed(key), self.now, 0.5) is is_retried
+        self.sent.remove(key)
+        if is_retried:
+            delay = 0.75 * 2 ** (self.failures[key] - 1)
+            self.delayed.append((self.now + delay, key))
+        else:
+            assert isinstance(self.given.pop(key).error, WatchBusError)
+
+    @precondition(lambda self: self.given)
+    @rule(data=st.data())
+    def drop(self, data):
+        key = data.draw(st.sampled_from(list(self.given)))
+        self.frames.drop(key)
+        del self.given[key]
+        self.queue = [each for each in self.queue if each != key]
+        self.sent = [each for each in self.sent if each != key]
+        self.delayed = [each for each in self.delayed if each[1] != key]
+
+    @rule(key=st.uuids().map(str))
+    def ignore_an_answer_to_another_frame(self, key):
+        assert not self.frames.on_answer(failed(key), self.now, 0.5)
 
     @invariant()
     def nothing_is_lost(self):
         assert len(self.frames) == len(self.given)
+        assert len(self.given) == len(self.queue) + len(self.sent) + len(self.delayed)
         assert not any(frame.resolved.is_set() for frame in self.given.values())
 
 

@@ -329,7 +329,7 @@ def test_a_server_that_is_down_has_one_wording(transport):
     problem = f"^{address}: cannot connect: "
     with pytest.raises(TransportError, match=problem):
         client.load(QUERY)
-    reconnect = Reconnect(attempts=0)
+    reconnect = Reconnect(attempts=1)
     with (
         client.watch(QUERY, transport=transport, reconnect=reconnect) as updates,
         pytest.raises(TransportError, match=problem),

@@ -179,13 +179,13 @@ async def call(client):
 
 
 async def watch(client):
-    once = Reconnect(attempts=0)
+    once = Reconnect(attempts=1)
     async with client.watch(QUERY, transport="websocket", reconnect=once) as updates:
         await anext(updates)
 
 
 async def poll(client):
-    once = Reconnect(attempts=0)
+    once = Reconnect(attempts=1)
     async with client.watch(QUERY, transport="rest", reconnect=once) as updates:
         await anext(updates)
 

@@ -143,7 +143,7 @@ async def test_no_failure_of_a_signed_call_shows_the_secret(reply, sync, caplog)
 @pytest.mark.parametrize("reply", REPLIES)
 @pytest.mark.parametrize("transport", ["websocket", "rest"])
 async def test_no_failure_of_a_watch_shows_the_token(reply, transport, caplog):
-    once = Reconnect(attempts=0)
+    once = Reconnect(attempts=1)
     with Echo(REPLIES[reply]) as server:
         async with (
             asyncio.timeout(20),

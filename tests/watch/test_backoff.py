@@ -137,6 +137,8 @@ def test_attempts_count_the_sockets_that_fail_together_once(queries, serve):
     watch.run(60.0)
     assert watch.ended == [LOST]
     assert watch.failures.count == 3
+    if serve is refusing:
+        assert len(watch.attempts) == 2 + queries
 
 
 @pytest.mark.parametrize("outage", [0.0, 70.0, 500.0])

@@ -177,7 +177,8 @@ def test_a_callback_may_close_but_not_take_updates(client):
                 refused.append(str(error))
             updates.close()
 
-    with client.watch(QUERY, on_state=on_state) as updates:
+    updates = client.watch(QUERY, on_state=on_state)
+    with updates:
         assert list(updates) == []
     assert refused == ["updates cannot be taken in a callback"]
 

@@ -140,7 +140,7 @@ async def test_a_server_that_repeats_the_token_does_not_spread_it(
     data, dialect, caplog
 ):
     with caplog.at_level(logging.DEBUG):
-        once = Reconnect(attempts=0)
+        once = Reconnect(attempts=1)
         _, error = await watched(saying(*data), dialect=dialect, reconnect=once)
     assert error is not None
     shown = caplog.text + "".join(traceback.format_exception(error))

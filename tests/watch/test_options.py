@@ -57,6 +57,7 @@ def test_options_are_optional():
         {"base": 0},
         {"base": 2.0, "cap": 1.0},
         {"cap": math.inf},
+        {"attempts": 0},
         {"attempts": -1},
         {"healthy_after": -1.0},
         {"healthy_after": math.nan},
@@ -72,7 +73,7 @@ def test_zero_holds_nothing():
 
 
 def test_a_reconnect_may_give_up_at_once_or_never():
-    assert Reconnect(attempts=0).attempts == 0
+    assert Reconnect(attempts=1).attempts == 1
     assert Reconnect().attempts is None
 
 
@@ -96,7 +97,7 @@ def test_back_off_grows_while_the_server_accepts_and_drops(lives, jitter):
     assert attempts <= 10
 
 
-@pytest.mark.parametrize("attempts", [0, 1, 3])
+@pytest.mark.parametrize("attempts", [1, 2, 3])
 def test_so_many_failures_exhaust_the_attempts(attempts):
     failures = FailureCount(Reconnect(attempts=attempts))
     for _ in range(attempts):

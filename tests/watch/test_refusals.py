@@ -348,3 +348,36 @@ async def test_an_outdated_snapshot_is_logged(generation, transport, caplog):
         ["DEBUG", "older snapshot held for up to 0.2 s"],
         ["WARNING", "outdated snapshot delivered (stale)"],
     ]
+
+
+# ------------------------------------------------------------------------- the end
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize("transport", ["websocket", "rest"])
+async def test_the_end_says_how_many_attempts_failed(
+    transport, attempts, clock, caplog
+):
+    asked = []
+
+    async def talk(request, reader, writer) -> None:
+        asked.append(request)
+
+    async with peer(talk) as url:
+        client = AsyncCubeClient(url, "a.token", clock=clock)
+        only = Reconnect(attempts=attempts)
+        async with (
+            client,
+            client.watch(QUERY, transport=transport, reconnect=only) as updates,
+        ):
+            await move(clock, updates, lambda: updates.state == "closed")
+            with pytest.raises(TransportError):
+                await anext(updates)
+    assert len(asked) == attempts
+    *retries, end = [line for line in lines(caplog) if "INFO" not in line]
+    assert len(retries) == attempts - 1
+    said = {1: "1 failed attempt", 3: "3 failed attempts in a row"}[attempts]
+    assert re.fullmatch(
+        rf"ERROR {url[7:]}: the subscription has ended after {said}: [^:]*(: .*)?", end
+    )
+    assert end.count(url[7:]) == 1

@@ -42,7 +42,7 @@ from ortege_watch.watchbus.wire import ResultCode, error_answer
 pytestmark = pytest.mark.anyio
 
 FAILED = error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
-NEVER = Reconnect(attempts=0)
+NEVER = Reconnect(attempts=1)
 NO_PING = 1e6
 _UNHEARD = logging.Logger("unheard")  # noqa: LOG001 - the peer's own lines
 
@@ -263,7 +263,7 @@ async def test_every_handshake_has_its_own_nonce(clock):
 async def test_attempts_limit_how_often_the_channel_connects(clock, caplog):
     async with scripted() as script:
         pass
-    retry = Reconnect(attempts=1)
+    retry = Reconnect(attempts=2)
     options = {"reconnect": retry, "clock": clock}
     async with asyncio.timeout(WITHIN), channel_to(script, **options) as channel:
         sending = asyncio.create_task(channel.send([alert(1)]))

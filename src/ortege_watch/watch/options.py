@@ -35,8 +35,8 @@ class Reconnect:
         base: nominal length of the first delay, in seconds; doubled after each failure,
             and each delay is drawn between half and the whole.
         cap: nominal length of the longest delay, in seconds.
-        attempts: failed attempts in a row, after which the next failure ends the
-            subscription with its error; ``None``, the default, for no limit. Several
+        attempts: failed attempts in a row that end the subscription with the last error;
+            1 ends it at the first one, ``None``, the default, sets no limit. Several
             sockets that fail together, and a round of polling, count as one.
         healthy_after: seconds that a connection must live past its handshake before
             the delays start from ``base`` again. An open socket alone proves nothing.
@@ -56,7 +56,7 @@ class Reconnect:
     def __attrs_post_init__(self) -> None:
         Backoff(self.base, self.cap)  # checks them
         if self.attempts is not None:
-            check_int("attempts", self.attempts, "an int, 0 or more, or None", first=0)
+            check_int("attempts", self.attempts, "a positive int, or None")
         check_seconds("healthy_after", self.healthy_after, or_zero=True)
 
 
@@ -74,7 +74,7 @@ class FailureCount:
 
     @property
     def exhausted(self) -> bool:
-        """Whether another failure would be one more than ``attempts`` allows."""
+        """Whether there were as many failures as ``attempts`` allows."""
         attempts = self._reconnect.attempts
         return attempts is not None and self.count >= attempts
 
@@ -120,15 +120,15 @@ class SharedFailures(FailureCount):
         jitter: float,
         retry_after: float | None = None,
     ) -> float | None:
-        """Return when to try again; ``None`` if there were ``attempts`` failures before."""
+        """Return when to try again; ``None`` after ``attempts`` failures."""
         is_new = not self._queue or (self._trying and self._queue[0] is session)
         self.left(session)
         self._queue.append(session)
         if is_new:
-            if self.exhausted:
-                return None
             several = len(self._queue) > 1
             delay = self.next_delay(jitter, retry_after, doubled=several)
+            if self.exhausted:
+                return None
             self._next_at = now + delay
         return self._next_at
 

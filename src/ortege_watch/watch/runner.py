@@ -243,9 +243,14 @@ class Subscription:
         for runner in list(self._runners):
             self._stop(runner)
         if isinstance(error, Exception):
+            count, after = self._failures.count, " and is not retried"
+            if self._failures.exhausted:
+                row = "s in a row" if count > 1 else ""
+                after = f" after {count} failed attempt{row}"
             LOGGER.error(
-                "%s: the subscription has ended and is not retried: %s",
+                "%s: the subscription has ended%s: %s",
                 self._server,
+                after,
                 error.text if isinstance(error, OrtegeWatchError) else error,
             )
         if error is not None:

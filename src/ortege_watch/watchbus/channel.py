@@ -120,7 +120,7 @@ _READ_AHEAD: Final = 64
 _GOING_AWAY: Final = 1001
 _TOO_LARGE: Final = 1009
 _RECONNECT: Final = Reconnect()
-_ONCE: Final = Reconnect(attempts=0)
+_ONCE: Final = Reconnect(attempts=1)
 _POLL_EVERY: Final = 1.0  # seconds between two looks at an outbox
 
 
@@ -153,7 +153,7 @@ class PendingFrames:
         self, reconnect: Reconnect, limit: int = 16, max_attempts: int = 10
     ) -> None:
         self._limit = limit
-        self._retries = evolve(reconnect, attempts=max_attempts - 1)
+        self._retries = evolve(reconnect, attempts=max_attempts)
         self._frames: dict[str, PendingFrame] = {}
         # A frame that was dropped stays in these two until its turn comes.
         self._queue = deque[PendingFrame]()
@@ -209,8 +209,8 @@ class PendingFrames:
         except (DecodeError, WatchBusError) as error:
             if isinstance(error, WatchBusError):
                 error.retry_after = answer.retry_after
+            delay = frame.failures.next_delay(jitter, answer.retry_after)
             if _is_transient(answer.status) and not frame.failures.exhausted:
-                delay = frame.failures.next_delay(jitter, answer.retry_after)
                 entry = (now + delay, next(self._count), frame)
                 heapq.heappush(self._delayed, entry)
                 return True
@@ -370,7 +370,7 @@ class AlertChannel:
             WatchBusError: the receiver rejects the alerts or the credentials, or has
                 failed to handle the alerts ``max_attempts`` times; ``.code``,
                 ``.reason`` and ``.status`` say why.
-            TransportError: there were more failed connections in a row than
+            TransportError: there were as many failed connections in a row as
                 ``reconnect`` allows.
             OrtegeWatchError: the channel is closed.
         """
@@ -507,8 +507,8 @@ class AlertChannel:
     async def _run(self) -> Never:
         while True:
             error, final = await self._connect()
-            exhausted = self._failures.exhausted
             delay = self._failures.next_delay(random.random())  # noqa: S311
+            exhausted = self._failures.exhausted
             error.host, what = self._host, error.text
             logger.warning("%s: %s; next attempt in %.1f s", self._host, what, delay)
             if exhausted:

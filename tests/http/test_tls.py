@@ -407,14 +407,14 @@ async def test_a_subscription_that_stalls_is_an_outage(
             asyncio.timeout(20),
         ):
             iterating = asyncio.ensure_future(anext(updates))
-            for attempt in range(RECONNECT.attempts + 1):
+            for attempt in range(RECONNECT.attempts):
                 while stalled.served <= attempt:
                     await asyncio.sleep(0.001)
                     if clock.sleepers and clock.sleepers[0] <= RECONNECT.cap:
                         await clock.advance(clock.sleepers[0])
                 await clock.advance(20)
             with pytest.raises(
-                TransportError, match=r"socket to [^ ]+:\d+ did not open in time"
+                TransportError, match="no answer to the WebSocket upgrade within 20 s"
             ):
                 await iterating
     assert clock.now() < 70

@@ -212,7 +212,8 @@ class Session:
                 return self._on_open_failed(state, event)
             case states.DeadlinePassed():
                 self._do(states.Disconnect())
-                problem = "the socket did not open in time"
+                within = self._settings.connect_within
+                problem = f"no answer to the WebSocket upgrade within {within:g} s"
                 return self._retry(TransportError(problem))
             case _:
                 return state

@@ -203,7 +203,11 @@ def test_a_token_is_in_no_repr():
         ([], DeadlinePassed(), "the token function did not return within 30 s"),
         ([TokenReady("t")], OpenFailed(TransportError("no route")), "no route"),
         ([TokenReady("t")], OpenFailed(TransportError("busy"), 503), "busy"),
-        ([TokenReady("t")], DeadlinePassed(), "did not open in time"),
+        (
+            [TokenReady("t")],
+            DeadlinePassed(),
+            "no answer to the WebSocket upgrade within 20 s",
+        ),
         ([TokenReady("t"), Opened()], GONE, "gone"),
         (
             [TokenReady("t"), Opened(), Received(INVALID)],

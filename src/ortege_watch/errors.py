@@ -201,7 +201,16 @@ class AuthenticationError(ApiError):
     """Raised when the server refused the token, and the next one of the function too.
 
     Cube answers 403 ``Invalid token`` for an invalid and for an expired token alike.
+
+    Attributes:
+        advice: what to do about a token that was used again after it was refused, such
+            as a fixed string; the end of ``str(error)``. Otherwise empty.
     """
+
+    advice: str = ""
+
+    def _text(self) -> str:
+        return f"{super()._text()}; {self.advice}" if self.advice else super()._text()
 
 
 class RateLimited(ApiError):

@@ -50,6 +50,7 @@ class Subscription:
                 failures=self.failures,
                 jitter=lambda: jitter,
                 new_id=lambda: "id",
+                advice=lambda: "",
                 now=0.0,
             )
             for group in ([keys] if dialect == "cube" else [[key] for key in keys])

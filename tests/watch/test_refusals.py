@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import logging
 import re
 import ssl
@@ -17,6 +19,7 @@ from watching import EVENTS, QUERY, Events, senders, watching
 from ortege_watch import (
     AsyncCubeClient,
     AuthenticationError,
+    OrtegeWatchError,
     QueryRejected,
     Reconnect,
     TransportError,
@@ -381,3 +384,64 @@ async def test_the_end_says_how_many_attempts_failed(
         rf"ERROR {url[7:]}: the subscription has ended after {said}: [^:]*(: .*)?", end
     )
     assert end.count(url[7:]) == 1
+
+
+# ------------------------------------------------------------- a refused token
+
+
+def jwt(expires_at: int) -> str:
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": expires_at}).encode())
+    return f"eyJh.{claims.decode().rstrip('=')}.signature"
+
+
+FIXED = "the token is a fixed string{}: pass a function that returns a new one"
+THEN = " that expired at 2001-09-09T01:46:40+00:00"
+TOKENS = {
+    "fixed": ("a.fixed.token", FIXED.format("")),
+    "expired": (jwt(1_000_000_000), FIXED.format(THEN)),
+    "valid": (jwt(9_999_999_999), FIXED.format("")),
+    "function": (lambda: "a.token", "the token function returned the same token again"),
+}
+
+
+@pytest.mark.parametrize("transport", ["websocket", "rest"])
+@pytest.mark.parametrize("case", TOKENS)
+async def test_a_refused_token_has_the_servers_reason_and_what_to_do(case, transport):
+    token, advice = TOKENS[case]
+    said = answer('{"error": "jwt expired"}', 401)
+    async with peer(saying(said, upgraded=False)) as url:
+        client = AsyncCubeClient(url, token)
+        async with (
+            asyncio.timeout(10),
+            client,
+            client.watch(QUERY, transport=transport) as updates,
+        ):
+            with pytest.raises(AuthenticationError) as caught:
+                await anext(updates)
+    assert caught.value.message == "jwt expired"
+    assert re.fullmatch(
+        rf"jwt expired \(status 401(, request [^ ]+)?\); {re.escape(advice)}",
+        caught.value.text,
+    )
+
+
+async def test_a_token_that_the_handshake_refuses_has_the_same_advice():
+    async with watching(token="a.fixed.token") as watch:
+        with pytest.raises(AuthenticationError) as caught:
+            await watch.next()
+    assert caught.value.text == f"Invalid token (status 403); {FIXED.format('')}"
+
+
+@pytest.mark.parametrize("status", [401, 503])
+async def test_a_refused_upgrade_quotes_the_page(status, clock, caplog):
+    page = f"<html><title>{'blocked ' * 40}"
+    async with peer(saying(answer(page, status), upgraded=False)) as url:
+        client = AsyncCubeClient(url, "a.token", clock=clock)
+        only = Reconnect(attempts=1)
+        async with client, client.watch(QUERY, reconnect=only) as updates:
+            with pytest.raises(OrtegeWatchError) as caught:
+                await anext(updates)
+    said = f"refused the WebSocket with HTTP {status}: '{page[:200]}…'"
+    assert said in caught.value.text
+    assert "fixed string" not in caught.value.text
+    assert said in caplog.text

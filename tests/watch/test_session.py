@@ -98,6 +98,7 @@ class Script:
             failures=self.failures,
             jitter=jitter,
             new_id=lambda: "an-id",
+            advice=lambda: "pass a function",
             now=self.now,
             **options,
         )
@@ -336,6 +337,7 @@ def test_a_second_refusal_is_final(second):
     assert kinds(effects) == [Disconnect, Finish]
     assert isinstance(effects[1].error, AuthenticationError)
     assert effects[1].error.message == "Invalid token"
+    assert effects[1].error.advice == ("pass a function" if second == "old" else "")
 
 
 @pytest.mark.parametrize("second", ["old", "new"])
@@ -417,7 +419,7 @@ def test_a_provider_that_repeats_a_refused_token_is_called_after_a_delay(
         script.wait()
         script.on(TokenReady("one"))
     if answer_of == "upgrade":
-        script.on(OpenFailed(TransportError("HTTP 401"), 401, by_cube=True))
+        script.on(OpenFailed(TransportError("HTTP 401"), 401, message="jwt expired"))
     else:
         script.on(Opened())
         script.receive(INVALID)
@@ -967,7 +969,8 @@ def refuse_upgrade(script: Script, status: int = 403) -> list[Effect]:
     script.wait()
     script.on(TokenReady("t"))
     error = TransportError(f"HTTP {status}")
-    return script.on(OpenFailed(error, status, by_cube=status != 200))
+    message = None if status == 200 else "no upgrade"
+    return script.on(OpenFailed(error, status, message=message))
 
 
 @pytest.mark.parametrize("status", [200, 400, 403, 404])

@@ -63,6 +63,7 @@ class World(RuleBasedStateMachine):
             failures=SharedFailures(LIMITS.reconnect),
             jitter=lambda: draw,
             new_id=lambda: "id",
+            advice=lambda: "",
             now=self.now,
         )
         self.tokens = 0

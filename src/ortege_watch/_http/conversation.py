@@ -66,6 +66,10 @@ class Tokens(Protocol):
         """Return a token; wait so many seconds at the most."""
         ...
 
+    def advice(self, now: float) -> str:
+        """Return what to do if the same token comes again after it was refused."""
+        ...
+
 
 class TokenTimeout(TransportError):
     """The token function did not return in time."""

@@ -17,7 +17,7 @@ import anyio
 
 from ortege_watch._http.conversation import TOKEN_TIMEOUT, TokenTimeout
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError
-from ortege_watch.tokens import Concealed, TokenLike, clean
+from ortege_watch.tokens import Concealed, TokenLike, clean, expiry, timestamp
 
 T = TypeVar("T")
 
@@ -106,6 +106,20 @@ class TokenSource:
                 OrtegeWatchError,
             )
         raise TokenTimeout(within)
+
+    def advice(self, now: float) -> str:
+        """Return what to do if the same token comes again after it was refused.
+
+        ``now`` is in unix seconds.
+        """
+        if self._ask is not None:
+            return "the token function returned the same token again"
+        until, when = expiry(self._fixed), ""
+        if until is not None and until <= now:
+            when = f" that expired at {timestamp(until)}"
+        return (
+            f"the token is a fixed string{when}: pass a function that returns a new one"
+        )
 
     def _join(self, ask: Callable[[], object]) -> Future[object]:
         """Return the call that is running in a thread, or start one."""

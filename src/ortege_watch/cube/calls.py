@@ -21,6 +21,7 @@ from ortege_watch._http.conversation import (
     Attempts,
     Conversation,
     Failure,
+    GetStamp,
     GetToken,
     Headers,
     Request,
@@ -49,6 +50,7 @@ from ortege_watch._json import ResultPart
 from ortege_watch.cube.meta import Meta
 from ortege_watch.errors import (
     ApiError,
+    AuthenticationError,
     DecodeError,
     InvalidArgument,
     OrtegeWatchError,
@@ -142,8 +144,13 @@ class Call:
         self, verdict: Reauthenticate, attempts: Attempts
     ) -> Conversation[None]:
         """Get another token, once."""
-        if self._is_renewed or not (yield from self._get_token(attempts)):
+        if self._is_renewed:
             raise verdict.error
+        if not (yield from self._get_token(attempts)):
+            error = verdict.error
+            if isinstance(error, AuthenticationError) and not error.from_proxy:
+                error.advice = self.tokens.advice((yield GetStamp()).unix)
+            raise error
         self._is_renewed = True
 
     def _get_token(self, attempts: Attempts) -> Conversation[bool]:

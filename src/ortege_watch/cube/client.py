@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -520,6 +521,7 @@ def _watch(
     target = Target(
         url=settings.endpoint.socket,
         token=partial(settings.tokens.aget, math.inf),  # the session limits it
+        advice=lambda: settings.tokens.advice(time.time()),
         token_expires=not fixed,
         # beyond that, datetime has no years
         fixed_until=expires if expires and expires < _YEAR_9999 else None,

@@ -66,6 +66,8 @@ class Target:
 
     url: str  # the WebSocket address, ws:// or wss://
     token: Callable[[], Awaitable[str]]  # calls the token function
+    # what to do about a refused token that it returned again
+    advice: Callable[[], str]
     # whether a token may be replaced before it expires; not for a fixed string
     token_expires: bool
     fixed_until: float | None  # when a fixed string expires, in unix seconds
@@ -224,6 +226,7 @@ class Subscription:
                 failures=self._failures,
                 jitter=random.random,
                 new_id=lambda: str(uuid.uuid4()),
+                advice=self._target.advice,
                 now=self._target.clock.now(),
                 delay=delay,
             )
@@ -549,14 +552,22 @@ class _Socket:
             content=bytes(error.response.body),
             received_at=time.time(),
         )
+        tokens = Secrets(self._runner.tokens)
+        # Before it is cut, because an excerpt may end in the middle of a token.
+        content = redact(answer.content, tokens)
+        message = server_error(content)[0]
+        # Again, because JSON can escape every character of a token.
+        message = message and redact(message, tokens)
         problem = f"the server refused the WebSocket with HTTP {answer.status}"
-        target = redirect_target(answer, Secrets(self._runner.tokens))
+        if said := message or codec.excerpt(content):
+            problem += f": {said if message else repr(said)}"
+        target = redirect_target(answer, tokens)
         if target is not None:
             problem = f"redirected to {target}; {REDIRECTED}"
         return states.OpenFailed(
-            transport_error(problem, error, self._runner.tokens),
+            transport_error(problem, error, tokens),
             answer.status,
-            by_cube=server_error(answer.content)[0] is not None,
+            message=message,
             permanent=target is not None,
             retry_after=retry_after(answer),
         )

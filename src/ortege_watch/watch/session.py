@@ -15,7 +15,7 @@ from typing import Any, Final, assert_never
 import attrs
 
 from ortege_watch._http.conversation import TokenTimeout, next_attempt, respected
-from ortege_watch._http.statuses import TRANSIENT, api_error, is_unauthorized
+from ortege_watch._http.statuses import TRANSIENT, api_error
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import (
     ApiError,
@@ -82,14 +82,24 @@ class DialectChoice:
     previous_error: OrtegeWatchError | None = None
 
 
+@attrs.define
+class _Refusal:
+    """A token that the server refused, until it accepts one."""
+
+    token: str = attrs.field(repr=False)
+    error: AuthenticationError
+    repeated: bool = False  # the token function has returned it again
+
+
 class Session:
     """The life of one connection and of the queries on it.
 
     ``queries`` are wire queries by message id ("1", "2", ...), exactly one in the
     tutorial's dialect. ``failures`` is shared by all sessions of the subscription.
     ``jitter`` returns a number in [0, 1) for each back-off delay, ``new_id`` a
-    ``requestId`` (a uuid4) for each frame. ``now`` is monotonic; the first attempt
-    starts in ``delay`` seconds.
+    ``requestId`` (a uuid4) for each frame, ``advice`` what to do about a refused token
+    that was returned again. ``now`` is monotonic; the first attempt starts in ``delay``
+    seconds.
     """
 
     def __init__(
@@ -102,6 +112,7 @@ class Session:
         failures: SharedFailures,
         jitter: Callable[[], float],
         new_id: Callable[[], str],
+        advice: Callable[[], str],
         now: float,
         delay: float = 0.0,
     ) -> None:
@@ -112,14 +123,12 @@ class Session:
         self._settings = settings
         self._jitter = jitter
         self._new_id = new_id
+        self._advice = advice
         self._now = now
         self._queries = QueryTracker(queries, hold_stale_for=settings.hold_stale_for)
         self._effects: list[states.Effect] = []
         self._failures: Final = failures
-        self._refused_token: str | None = None
-        """The token that the server refused last, until it accepts one."""
-        self._token_repeated = False
-        """Whether the token function has returned the refused token again."""
+        self._refusal: _Refusal | None = None
         self._old_tokens = 0
         """How often in a row the token function returned no newer token."""
         self._poll_failing = False
@@ -181,10 +190,9 @@ class Session:
     ) -> AskingToken | Connecting | Waiting | Closed:
         match event:
             case states.TokenReady(token=token, expires_at=expires_at):
-                if token == self._refused_token and not self._token_repeated:
-                    return self._retry_token(
-                        401, "the token function returned the refused token again"
-                    )
+                refusal = self._refusal_of(token)
+                if refusal is not None and not refusal.repeated:
+                    return self._retry_token(refusal)
                 if expires_at is not None and expires_at <= self._now:
                     self._on_old_token(token, expired=True)
                 self._do(states.Open(token))
@@ -227,18 +235,19 @@ class Session:
             case states.Received(
                 frame=frames.FrameError(status=status, message=message)
             ):
-                if not is_unauthorized(status, message):
-                    return self._not_understood(api_error(message, status=status))
-                if self._refused_token is not None:
-                    return self._end_unauthorized(status, message)
-                self._refused_token = state.token
+                error = api_error(message, status=status)
+                if not isinstance(error, AuthenticationError):
+                    return self._not_understood(error)
+                if self._refusal is not None:
+                    return self._end_unauthorized(state.token, error)
+                self._refusal = _Refusal(state.token, error)
                 self._do(states.AskToken())
                 return attrs.evolve(
                     state, until=self._now + self._settings.token_within
                 )
             case states.TokenReady(token=token, expires_at=expires_at):
-                if token == self._refused_token:
-                    return self._retry_token(403, "Invalid token")
+                if (refusal := self._refusal_of(token)) is not None:
+                    return self._retry_token(refusal)
                 return self._authorize(token, expires_at)
             case states.TokenFailed(error=error):
                 self._do(states.Disconnect())
@@ -249,7 +258,7 @@ class Session:
                 )
             case states.Unreadable(error=error):
                 return self._not_understood(error)
-            case states.DeadlinePassed() if state.token == self._refused_token:
+            case states.DeadlinePassed() if self._refusal_of(state.token):
                 self._do(states.Disconnect())
                 return self._retry(TokenTimeout(self._settings.token_within))
             case states.DeadlinePassed():
@@ -274,7 +283,7 @@ class Session:
             case states.TokenReady(token=token, expires_at=expires_at):
                 return self._on_new_token(state, token, expires_at)
             case states.TokenFailed(error=error):
-                if self._refused_token is not None:
+                if self._refusal is not None:
                     return self._reconnect(state, error)
                 self._log(logging.WARNING, f"{error.text}; keeping the current token")
                 return attrs.evolve(state, renew_at=self._now + _ASK_AGAIN_AFTER)
@@ -318,7 +327,7 @@ class Session:
             case frames.Answer():
                 return self._on_answer(state, frame)
             case frames.Handshake():
-                self._forget_refusal()
+                self._refusal = None
                 return attrs.evolve(state, handshake_by=None)
             case frames.FrameError(status=status, message=message):
                 error = api_error(message, status=status)
@@ -461,11 +470,11 @@ class Session:
         self, state: Live, token: str, expires_at: float | None
     ) -> Live | Waiting | Closed:
         """Authenticate anew; the old token is valid until the handshake."""
-        if token == self._refused_token:
-            return self._retry_token(403, "Invalid token")
+        if (refusal := self._refusal_of(token)) is not None:
+            return self._retry_token(refusal)
         renew_at = self._renew_at(expires_at)
         expired = expires_at is not None and expires_at <= self._now
-        if token == state.token or (expired and self._refused_token is None):
+        if token == state.token or (expired and self._refusal is None):
             self._on_old_token(token, expired=expired)
             return attrs.evolve(state, renew_at=renew_at)
         self._old_tokens = 0
@@ -479,30 +488,32 @@ class Session:
         self, state: Live, error: AuthenticationError
     ) -> Live | Waiting | Closed:
         """Ask for another token, once."""
-        if self._refused_token is not None:
-            return self._finish(error)
+        if self._refusal is not None:
+            return self._end_unauthorized(state.token, error)
+        refusal = _Refusal(state.token, error)
         if self.dialect == "cube":
-            self._refused_token = state.token
+            self._refusal = refusal
             return self._renew_token(attrs.evolve(state, handshake_by=None))
         after = self._reconnect(state, error)  # this dialect has one token per socket
-        self._refused_token = state.token
+        self._refusal = refusal
         return after
 
-    def _forget_refusal(self) -> None:
-        """Forget which token was refused."""
-        self._refused_token, self._token_repeated = None, False
+    def _refusal_of(self, token: str) -> _Refusal | None:
+        """Return the refusal of this token, if it is the one that was refused last."""
+        refusal = self._refusal
+        return refusal if refusal is not None and refusal.token == token else None
 
-    def _retry_token(self, status: int, message: str) -> Waiting | Closed:
+    def _retry_token(self, refusal: _Refusal) -> Waiting | Closed:
         """Ask for a token after a delay, once: the function returned a refused one.
 
         If nothing has worked yet, the caller is still there to fix it.
         """
-        if self._token_repeated or not self._failures.worked:
-            return self._end_unauthorized(status, message)
-        refused = self._refused_token
+        if refusal.repeated or not self._failures.worked:
+            return self._end_unauthorized(refusal.token, refusal.error)
         self._do(states.Disconnect())
-        after = self._retry(AuthenticationError(message, status=status))
-        self._refused_token, self._token_repeated = refused, True
+        refusal.error.advice, refusal.repeated = self._advice(), True
+        after = self._retry(refusal.error)
+        self._refusal = refusal
         return after
 
     def _on_old_token(self, token: str, *, expired: bool) -> None:
@@ -557,8 +568,7 @@ class Session:
     def _confirm(self, state: Live) -> Live:
         """Note that the server understands this dialect."""
         self._choice.confirmed = self._failures.worked = True
-        self._choice.previous_error = None
-        self._forget_refusal()
+        self._choice.previous_error = self._refusal = None
         self._refused_upgrades = self._early_drops = 0
         self._log(logging.INFO, f"live, subscribed to {self._queries}")
         return attrs.evolve(state, since=self._now, confirm_by=None)
@@ -658,12 +668,14 @@ class Session:
         error, status, worked = event.error, event.status, self._failures.worked
         if event.permanent and not worked:
             return self._finish(error)
-        if status in {401, 403} and worked and not event.by_cube:
+        if status in {401, 403} and worked and event.message is None:
             return self._retry(error, event.retry_after)  # a proxy's page
         if status == 401:
-            if self._refused_token is not None:
-                return self._end_unauthorized(401, error.text)
-            self._refused_token = state.token
+            refused = AuthenticationError(event.message or error.text, status=401)
+            refused.from_proxy = event.message is None
+            if self._refusal is not None:
+                return self._end_unauthorized(state.token, refused)
+            self._refusal = _Refusal(state.token, refused)
             return self._ask_token()
         if status in _WEBSOCKETS_OFF:
             return self._upgrade_refused(error)
@@ -676,7 +688,7 @@ class Session:
         at = self._failures.failed(self, self._now, self._jitter(), retry_after)
         if at is None:
             return self._finish(error)
-        self._forget_refusal()
+        self._refusal = None
         when = next_attempt(max(0.0, at - self._now), retry_after)
         self._log(logging.WARNING, f"{error.text}; {when}")
         return Waiting(at)
@@ -733,9 +745,11 @@ class Session:
         self._do(states.Disconnect(), states.SwitchDialect(at - self._now))
         return Closed()
 
-    def _end_unauthorized(self, status: int, message: str) -> Closed:
-        """End the subscription after two tokens in a row were refused."""
-        return self._finish(AuthenticationError(message, status=status))
+    def _end_unauthorized(self, token: str, error: AuthenticationError) -> Closed:
+        """End the subscription after a token was refused, and the next one, too."""
+        if self._refusal_of(token) is not None and not error.from_proxy:
+            error.advice = self._advice()
+        return self._finish(error)
 
     def _finish(self, error: OrtegeWatchError | None) -> Closed:
         if error is not None:

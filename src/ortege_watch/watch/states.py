@@ -215,7 +215,8 @@ class OpenFailed:
     Attributes:
         error: the reason.
         status: the HTTP status with which the upgrade was refused, if it was.
-        by_cube: whether a Cube server refused it, and not a proxy before it.
+        message: the message of a Cube server that refused it; ``None`` if it was a
+            proxy before it.
         permanent: only another configuration helps: the certificate was refused, or
             the address redirects.
         retry_after: seconds that the server asked to wait.
@@ -223,7 +224,7 @@ class OpenFailed:
 
     error: OrtegeWatchError
     status: int | None = None
-    by_cube: bool = False
+    message: str | None = None
     permanent: bool = False
     retry_after: float | None = None
 

@@ -186,14 +186,14 @@ def dump_bytes(
         raise InvalidArgument(problem) from error
 
 
-_KEYS: Final = frozenset({str})
+_STRINGS: Final = frozenset({str})
 _ATOMS: Final = frozenset({str, int, bool, type(None)})
 
 
-def has_atoms(fields: dict[str, Any]) -> bool:
-    """Return whether an object has nothing but atoms, which are exact."""
+def has_strings(fields: Mapping[str, Any]) -> bool:
+    """Return whether an object has nothing but strings."""
     keys, values = map(type, fields), map(type, fields.values())
-    return _KEYS.issuperset(keys) and _ATOMS.issuperset(values)
+    return _STRINGS.issuperset(keys) and _STRINGS.issuperset(values)
 
 
 def _exact(value: object, path: str) -> object:

@@ -45,7 +45,7 @@ class Guard:
         return self._process != os.getpid()
 
     def __enter__(self) -> None:
-        if self.is_forked:
+        if self._process != os.getpid():  # as is_forked, without a call
             raise OrtegeWatchError(
                 f"cannot use {self._name}: it was opened before this process was forked;"
                 " open it again"

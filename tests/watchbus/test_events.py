@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import ClassVar, Optional
 
 import pytest
+from hypothesis import given, strategies as st
 
 from ortege_watch import DecodeError, InvalidArgument
 from ortege_watch.watchbus import (
@@ -127,6 +128,15 @@ def test_a_field_that_cannot_be_read_says_so_when_asked(given, field, problem):
     assert problem in caught.value.problems[0]
     assert len(str(caught.value)) < 400
     assert dict(values.problems())[field] == caught.value.problems[0]
+
+
+TEXTS = st.sampled_from(["", "1", "-1", "1.5", "1e3", "1e99999", "\u0665", "NaN", "0x"])
+
+
+@given(st.dictionaries(st.sampled_from([*TRANSACTION, "comment", "more"]), TEXTS))
+def test_strings_are_accepted_if_they_have_no_problems(given):
+    assert BigAmountTxn.accepts(given) is not any(BigAmountTxn(given).problems())
+    assert EventValues.accepts(given)
 
 
 def test_values_do_not_change():

@@ -315,7 +315,8 @@ class _Driver(Generic[C, B]):
         Or if this process was forked from one that has used it: both would use the same
         connections, and a lock of the client may be held by a thread that is not here.
         """
-        if self.is_closed:
+        # As is_closed, without a call: every request does this several times.
+        if self._closed or (self._http is not None and self._http.is_closed):
             raise OrtegeWatchError("the client is closed; create a new one")
         self._used_in = self._used_in or os.getpid()
         if self._used_in != os.getpid():

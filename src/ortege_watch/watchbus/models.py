@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from types import UnionType
@@ -31,6 +32,7 @@ from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_text, shown
 from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.watchbus.reading import (
+    ADDRESS,
     COUNT,
     INTEGER,
     LAST_SECONDS,
@@ -74,6 +76,8 @@ class EventValues(Mapping[str, Any]):
     """The event code that the class belongs to."""
 
     _fields: ClassVar[Mapping[str, _Field]] = {}
+    _required: ClassVar[frozenset[str]] = frozenset()
+    _patterns: ClassVar[Sequence[tuple[str, re.Pattern[str]]]] = ()
     _values: Mapping[str, Any]
 
     def __init__(
@@ -88,6 +92,11 @@ class EventValues(Mapping[str, Any]):
         for name, each in own.items():
             setattr(cls, name, each)
         cls._fields = {**cls._fields, **own}
+        fields = cls._fields.values()
+        cls._required = frozenset(each.name for each in fields if not each.optional)
+        cls._patterns = [
+            (each.name, each.kind.pattern) for each in fields if each.kind.pattern
+        ]
         cls.code = code
         if code is not None:
             _register(code, cls)
@@ -98,6 +107,17 @@ class EventValues(Mapping[str, Any]):
         made = cls.__new__(cls)
         made._values = values  # noqa: SLF001 - its own
         return made
+
+    @classmethod
+    def accepts(cls, values: Mapping[str, str]) -> bool:
+        """Return whether these strings have no :meth:`problems`."""
+        if not cls._required.issubset(values):
+            return False
+        for name, pattern in cls._patterns:
+            given = values.get(name)
+            if given is not None and pattern.fullmatch(given) is None:
+                return False
+        return True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield the name and the problem of each field that is missing or invalid."""
@@ -430,7 +450,10 @@ _new: Final = object.__new__
 # that is not accessed. The tolerant reader defines the result: the fast one must return
 # the same or give up.
 class _Fields(msgspec.Struct, frozen=True, gc=False):
-    """The fields of an alert under their documented names; the chain id in digits."""
+    """The fields of an alert under their documented names.
+
+    The chain id is in digits, without zeros before them.
+    """
 
     watch_entity: Annotated[str, msgspec.Meta(min_length=1)]
     chain_id: Annotated[str, msgspec.Meta(max_length=77)]
@@ -448,6 +471,18 @@ class _Documented(_Fields, frozen=True, gc=False, forbid_unknown_fields=True):
 
 class _Body(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     alert_info_list: list[_Documented]
+
+
+def _fields(
+    entity: str,
+    chain_id: int,
+    entity_type: str,
+    event_code: str,
+    timestamp: int,
+    values: Mapping[str, Any],
+) -> _Fields:
+    make = _Documented if codec.has_strings(values) else _Fields
+    return make(entity, str(chain_id), entity_type, event_code, timestamp, values)
 
 
 _decode: Final = msgspec.json.Decoder(_Body | list[_Documented]).decode
@@ -501,9 +536,9 @@ class AlertInfo:
         expected = "an int of unix seconds"
         check_int("timestamp", timestamp, expected, first=0, last=LAST_SECONDS)
         check_kind("event_values", event_values, Mapping | None, "a mapping")
-        self._fields = _Fields(
+        self._fields = _fields(
             entity,
-            str(_chain_id(chain_id)),
+            _chain_id(chain_id),
             entity_type,
             event_code,
             int(timestamp),
@@ -544,7 +579,7 @@ class AlertInfo:
         fields = self._fields
         return {
             "watch_entity": fields.watch_entity,
-            "chain_id": str(int(fields.chain_id)),
+            "chain_id": fields.chain_id,
             "watch_entity_type": spelling_of(fields.watch_entity_type),
             "watch_event_code": fields.watch_event_code,
             "timestamp": fields.timestamp,
@@ -618,9 +653,15 @@ class AlertInfo:
         Raises:
             InvalidArgument: JSON cannot represent a value.
         """
-        entity, values = self.entity.lower(), self._values_as_text()
-        parts = [app_id, self.chain_id, entity, self.event_code, self.timestamp, values]
-        is_exact = codec.has_atoms(values)
+        fields = self._fields
+        is_exact, values = type(fields) is _Documented, fields.event_values
+        if not is_exact:
+            values = self._values_as_text()
+            is_exact = codec.has_strings(values)
+        parts = [
+            *(app_id, fields.chain_id, fields.watch_entity.lower()),
+            *(fields.watch_event_code, fields.timestamp, values),
+        ]
         data = codec.dump_bytes(parts, "alert", sort_keys=True, is_exact=is_exact)
         return hashlib.sha256(data).hexdigest()
 
@@ -668,6 +709,25 @@ def spelling_of(entity_type: str) -> str:
     return _SPELLINGS.get(entity_type.casefold(), entity_type)
 
 
+def encode_strings(alert: AlertInfo) -> bytes | None:
+    """Return an alert in the documented form, as JSON; ``None`` if that needs checks.
+
+    It does not if all values are strings and valid, as those of nearly every alert are.
+    """
+    fields = alert._fields
+    if (
+        type(fields) is _Documented
+        and ADDRESS.fullmatch(fields.watch_entity)
+        and spelling_of(fields.watch_entity_type) == fields.watch_entity_type
+        and kind_of(fields.watch_event_code).accepts(fields.event_values)
+    ):
+        try:
+            return codec.encode(fields)
+        except (TypeError, *codec.UNREADABLE):
+            pass
+    return None
+
+
 def as_text(value: Any) -> Any:
     """Return a number as an exact string, mostly without exponent; else the value."""
     match value:
@@ -704,7 +764,10 @@ def read_alerts(body: bytes, app_id: str | None = None) -> list[AlertInfo]:
     alerts: list[AlertInfo] = []
     for fields in found:
         chain = fields.chain_id
-        if not (chain.isdecimal() and chain.isascii()):
+        # A zero before other digits is a case for the tolerant reader, too.
+        if not (
+            chain.isdecimal() and chain.isascii() and (chain >= "1" or chain == "0")
+        ):
             return _read_tolerantly(body, app_id)
         quotes += 20 + 4 * len(fields.event_values)
         alert = _new(AlertInfo)
@@ -726,9 +789,9 @@ def _read_tolerantly(body: bytes, app_id: str | None) -> list[AlertInfo]:
 
 
 def _alert(entry: Entry, app_id: str | None = None) -> AlertInfo:
-    fields = _Fields(
+    fields = _fields(
         entry.required(TEXT, "watch_entity", "address", "entity", fold=str.lower),
-        str(entry.required(COUNT, "chain_id")),
+        entry.required(COUNT, "chain_id"),
         entry.required(TEXT, "watch_entity_type", "entity_type", fold=str.casefold),
         entry.required(TEXT, "watch_event_code", "event_code"),
         entry.required(SECONDS, "timestamp"),

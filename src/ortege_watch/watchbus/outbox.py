@@ -219,50 +219,55 @@ class Outbox(DatabaseFile):
     ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
         """Remove what was sent or given up; return the next alerts, and the latter."""
         now = self._now()
-        dead = [(each, each.dead_letter(why, now)) for each, why in results.rejected]
+        given_up = list(results.rejected)
         again: list[tuple[int, float, str]] = []
         for each, why in results.failed:
             attempts, age = each.attempts + 1, now - each.accepted_at
             delay = self._redelivery.delay(attempts, age, why.retry_after)
             if delay is None:
-                dead.append((each, each.dead_letter(why, now)))
+                given_up.append((each, why))
             else:
                 again.append((attempts, now + delay, each.key))
-        gone = [each.key for each, _ in dead] + [each.key for each in results.sent]
+        gone = [(each.key,) for each in results.sent]
+        dead: list[DeadLetter] = []
+        rows: list[tuple[object, ...]] = []
+        for each, why in given_up:
+            letter = each.dead_letter(why, now)
+            dead.append(letter)
+            rows.append(
+                (
+                    *(letter.key, each.data, letter.reason, letter.code),
+                    *(letter.status, letter.attempts, letter.time),
+                )
+            )
+            gone.append((letter.key,))
         forgotten = 0
         with self._guard:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(
-                    "DELETE FROM waiting WHERE key = ?", [(key,) for key in gone]
-                )
-                self._db.executemany(
-                    "UPDATE waiting SET attempts = ?, next_attempt_at = ?"
-                    " WHERE key = ?",
-                    again,
-                )
-                if dead:
-                    forgotten = self._keep_dead(dead)
+                self._db.executemany("DELETE FROM waiting WHERE key = ?", gone)
+                if again:
+                    self._db.executemany(
+                        "UPDATE waiting SET attempts = ?, next_attempt_at = ?"
+                        " WHERE key = ?",
+                        again,
+                    )
+                if rows:
+                    forgotten = self._keep_dead(rows)
             self._give_back()
             batch = self._first(limit)
         if forgotten:
             problem = "%r has more than %d dead letters: the oldest %d were deleted"
             _LOGGER.warning(problem, self, self.limit, forgotten)
-        return batch, [letter for _, letter in dead]
+        return batch, dead
 
-    def _keep_dead(self, dead: Sequence[tuple[QueuedAlert, DeadLetter]]) -> int:
+    def _keep_dead(self, rows: Sequence[tuple[object, ...]]) -> int:
         """Keep dead letters; return how many of the oldest had to be deleted."""
         self._db.executemany(
             "INSERT OR REPLACE INTO dead"
             " (key, data, reason, code, status, attempts, time)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    *(letter.key, each.data, letter.reason, letter.code),
-                    *(letter.status, letter.attempts, letter.time),
-                )
-                for each, letter in dead
-            ],
+            rows,
         )
         # By their order, not by their numbers, which have gaps.
         return self._db.execute(

@@ -23,7 +23,8 @@ from ortege_watch.errors import DecodeError
 T = TypeVar("T")
 
 _INTEGER: Final = re.compile(r"-?[0-9]{1,1000}")
-_NUMBER: Final = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,4})?")
+_NUMBER: Final = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,4})?")
+ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 _MAX_PROBLEMS: Final = 20
 _MAX_DEPTH: Final = 100  # deeper JSON can be read, but not be shown or written
 LARGEST: Final = 2**256 - 1
@@ -42,6 +43,7 @@ class Kind(Generic[T]):
     read: Callable[[object], T | None]
     expected: str  # the description of the kind in error messages
     default: T  # replaces an invalid value until the problems are raised
+    pattern: re.Pattern[str] | None = None  # of a string of the kind; None for any
 
 
 def _string(value: object) -> str | None:
@@ -110,9 +112,9 @@ STRING: Final = Kind(_string, "a string", "")
 TEXT: Final = Kind(_text, "a non-empty string", "?")
 STRINGS: Final[Kind[tuple[str, ...]]] = Kind(_strings, "a list of strings", ())
 OBJECT: Final[Kind[Mapping[str, Any]]] = Kind(_object, "an object", {})
-INTEGER: Final = Kind(_integer, "an integer", 0)
+INTEGER: Final = Kind(_integer, "an integer", 0, _INTEGER)
 COUNT: Final = Kind(_count, "a non-negative integer", 0)
-NUMBER: Final = Kind(_number, "a number", Decimal())
+NUMBER: Final = Kind(_number, "a number", Decimal(), _NUMBER)
 SECONDS: Final = Kind(_seconds, "a time in unix seconds", 0)
 
 

@@ -254,7 +254,7 @@ def prepare_alerts(alerts: object, app_id: str, style: WireStyle) -> list[Queued
     """Encode alerts; of several with one dedupe key, only the first is kept."""
     found: dict[str, QueuedAlert] = {}
     for i, alert in enumerate(check_list("alerts", alerts, AlertInfo)):
-        data = b"[%b]" % encode_alert(alert, f"alerts[{i}]", style)
+        data = b"[%b]" % encode_alert(alert, i, style)
         key = alert.dedupe_key(app_id)
         found.setdefault(key, QueuedAlert(key, data, given=alert))
     return list(found.values())
@@ -319,9 +319,13 @@ class Sender:
         queue = MemoryQueue(self.alerts) if self.outbox is None else self.outbox
         try:
             yield from self._send_all(queue)
-            gone = {each.key for each in self._sent} | {each.key for each in self._dead}
-            unsent = [each for each in self.alerts if each.key not in gone]
-            if unsent:
+            left = {each.key: each for each in self.alerts}
+            for queued in self._sent:
+                left.pop(queued.key, None)
+            for letter in self._dead:
+                left.pop(letter.key, None)
+            unsent: Iterable[QueuedAlert] = left.values()
+            if left:
                 unsent = yield from _use(queue, queue.still_queued, unsent)
         except OrtegeWatchError as error:  # the outbox cannot be used
             error.published = self._result(self.alerts)
@@ -333,13 +337,13 @@ class Sender:
                 why.published = result
                 raise why
             problem = "%s: unsent alerts stay in the outbox: %d (%s)"
-            logger.warning(problem, self.config.host, len(unsent), why)
+            logger.warning(problem, self.config.host, len(result.unsent), why)
         return result
 
     def _result(self, unsent: Iterable[QueuedAlert]) -> PublishResult:
-        given = {each.data: each for each in self.alerts}
+        given = {each.data: each.given for each in self.alerts}
         return PublishResult(
-            sent=tuple([given.get(each.data, each).alert for each in self._sent]),
+            sent=tuple([given.get(each.data) or each.alert for each in self._sent]),
             rejected=tuple(self._dead),
             unsent=tuple([each.alert for each in unsent]),
             error=self._error or self._failure,
@@ -378,8 +382,9 @@ class Sender:
         size = self.config.batch_size
         following, dead = yield from _use(queue, queue.resolve, results, size)
         self._dead += dead
-        moved = "" if self.outbox is None else DEAD_LETTERS
-        log_failures(self.config.host, results, dead, moved)
+        if dead or results.failed:
+            moved = "" if self.outbox is None else DEAD_LETTERS
+            log_failures(self.config.host, results, dead, moved)
         if self.progress is not None:
             count = len(self._sent) + len(self._dead)
             left = yield from _use(queue, queue.__len__)

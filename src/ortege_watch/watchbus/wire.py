@@ -9,7 +9,6 @@ every ``decode_...`` raises :class:`DecodeError` whose problems have paths.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
@@ -33,9 +32,11 @@ from ortege_watch.watchbus.models import (
     SupportedEvent,
     WatchEvent,
     as_text,
+    encode_strings,
     spelling_of,
 )
 from ortege_watch.watchbus.reading import (
+    ADDRESS,
     COUNT,
     LARGEST,
     NUMBER,
@@ -170,7 +171,6 @@ def _data(envelope: dict[str, Any], status: int, *, is_success: bool) -> Any:
 
 
 MAX_PAGE_SIZE: Final = 50
-_ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
 @frozen(kw_only=True)
@@ -358,18 +358,23 @@ def decode_supported_events(data: object) -> list[SupportedEvent]:
     return read_list(data, None, _supported_event, "$.data")
 
 
-def encode_alert(alert: AlertInfo, path: str, style: WireStyle) -> bytes:
+def encode_alert(alert: AlertInfo, number: int, style: WireStyle) -> bytes:
     """Encode an alert; numbers among the values become strings, exactly.
 
-    An error names the alert ``path``.
+    The alert has this number in the argument ``alerts``.
     """
+    if not style.chain_id_as_int:
+        encoded = encode_strings(alert)
+        if encoded is not None:
+            return encoded
+    path = f"alerts[{number}]"
     _check_address(f"{path}.entity", alert.entity)
     for name, problem in alert.event_values.problems():
         raise InvalidArgument(f"{path}.event_values.{name}: {problem}")
     wire = alert.to_wire()
     if style.chain_id_as_int:
         wire["chain_id"] = alert.chain_id
-    is_exact = codec.has_atoms(wire["event_values"])
+    is_exact = codec.has_strings(wire["event_values"])
     return codec.dump_bytes(wire, path, is_exact=is_exact)
 
 
@@ -382,7 +387,7 @@ def alerts_body(encoded: Iterable[bytes], style: WireStyle) -> bytes:
 def encode_alerts(alerts: Iterable[AlertInfo], style: WireStyle = DOCUMENTED) -> bytes:
     """Encode the body of alert."""
     listed = enumerate(check_list("alerts", alerts, AlertInfo))
-    encoded = [encode_alert(each, f"alerts[{i}]", style) for i, each in listed]
+    encoded = [encode_alert(each, i, style) for i, each in listed]
     return alerts_body(encoded, style)
 
 
@@ -446,8 +451,8 @@ def _supported_event(entry: Entry) -> SupportedEvent:
 
 def is_address(entity: str) -> bool:
     """Return whether a string is an address, ``0x`` and 40 hex digits."""
-    return _ADDRESS.fullmatch(entity) is not None
+    return ADDRESS.fullmatch(entity) is not None
 
 
 def _check_address(path: str, entity: str) -> None:
-    check_match(path, entity, _ADDRESS, "an address, 0x and 40 hex digits")
+    check_match(path, entity, ADDRESS, "an address, 0x and 40 hex digits")

@@ -259,9 +259,17 @@ def test_two_refused_tokens_are_enough(play):
 
 def test_the_same_token_is_not_tried_again(play):
     server = play([REFUSED] * 9, tokens=["one", "one"])
-    with pytest.raises(AuthenticationError):
+    with pytest.raises(AuthenticationError) as caught:
         server.run(ask())
     assert (len(server.requests), server.asked_tokens) == (1, 2)
+    assert caught.value.advice.startswith("the token is a fixed string: pass")
+
+
+def test_a_page_that_refuses_the_token_says_nothing_about_it(play, answer):
+    server = play([answer(401, b"<html>log in")] * 9, tokens=["one", "one"])
+    with pytest.raises(AuthenticationError) as caught:
+        server.run(ask())
+    assert caught.value.advice == ""
 
 
 @pytest.mark.parametrize(

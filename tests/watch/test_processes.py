@@ -171,7 +171,7 @@ def test_nor_in_asyncio(program):
 def test_an_exit_warns_about_it_where_warnings_are_shown(program):
     program.environment["PYTHONWARNINGS"] = "always::ResourceWarning"
     _, errors = program.run(ENTER)
-    assert "ResourceWarning: unclosed subscription of Updates" in errors
+    assert "ResourceWarning: unclosed <Updates of 127.0.0.1:" in errors
 
 
 @pytest.mark.parametrize("milliseconds", range(4, 24, 2))
@@ -186,7 +186,7 @@ def test_such_a_warning_does_not_hang(milliseconds):
     """
     command = [sys.executable, "-W", "default", "-c", dedent(script)]
     done = subprocess.run(command, check=True, capture_output=True, timeout=30)
-    assert b"ResourceWarning: unclosed subscription of Updates" in done.stderr
+    assert b"ResourceWarning: unclosed <Updates of 127.0.0.1:" in done.stderr
 
 
 def test_another_thread_goes_on_after_the_main_thread(program):

@@ -549,7 +549,8 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
             )
 
 
-def _not_copyable(client: object) -> TypeError:
+def not_copyable(client: object) -> TypeError:
+    """Return the error of a client that is pickled or copied."""
     name = type(client).__name__
     return TypeError(f"{name} cannot be pickled or copied; create one in each process")
 
@@ -560,7 +561,7 @@ class HttpClient:
     _driver: HttpDriver
 
     def __reduce__(self) -> NoReturn:
-        raise _not_copyable(self)
+        raise not_copyable(self)
 
     def __enter__(self) -> Self:
         return self
@@ -579,7 +580,7 @@ class AsyncHttpClient:
     _driver: AsyncHttpDriver
 
     def __reduce__(self) -> NoReturn:
-        raise _not_copyable(self)
+        raise not_copyable(self)
 
     async def __aenter__(self) -> Self:
         return self

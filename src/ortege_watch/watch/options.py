@@ -103,15 +103,21 @@ class SharedFailures(FailureCount):
     Attributes:
         count: failed attempts in a row; those of several sessions at once count as one.
         worked: whether a connection or a poll has ever succeeded.
+        error: the latest failure, until a connection or a poll succeeds.
     """
 
     def __init__(self, reconnect: Reconnect) -> None:
         super().__init__(reconnect)
         self.worked = False
+        self.error: OrtegeWatchError | None = None
         self._next_at = 0.0
         self._queue: list[object] = []  # sessions that failed; the first one is next
         self._trying = False  # whether the first one tries again now
         self._healthy_at: float | None = None  # when its connection proves something
+
+    def succeeded(self) -> None:
+        """Note that a connection or a poll works."""
+        self.worked, self.error = True, None
 
     def failed(
         self,

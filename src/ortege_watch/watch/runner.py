@@ -137,6 +137,11 @@ class Subscription:
         self._runners: list[SessionRunner] = []
         self._closing: list[SessionRunner] = []
 
+    @property
+    def outage(self) -> OrtegeWatchError | None:
+        """Why nothing arrives now, if that is known."""
+        return self._failures.error
+
     def start(self) -> None:
         """Open the first sessions."""
         if self._on_state is not None:

@@ -307,7 +307,7 @@ class Session:
                 if self._poll_failing:
                     self._poll_failing = False
                     self._log(logging.INFO, "polling works again")
-                self._failures.worked = True
+                self._failures.succeeded()
                 self._failures.reset()
                 self._on_snapshot(key, part)
                 return state.after_response(key)
@@ -567,7 +567,8 @@ class Session:
 
     def _confirm(self, state: Live) -> Live:
         """Note that the server understands this dialect."""
-        self._choice.confirmed = self._failures.worked = True
+        self._choice.confirmed = True
+        self._failures.succeeded()
         self._choice.previous_error = self._refusal = None
         self._refused_upgrades = self._early_drops = 0
         self._log(logging.INFO, f"live, subscribed to {self._queries}")
@@ -639,6 +640,7 @@ class Session:
     ) -> Polling | Closed:
         """Poll later, because no query of this round has succeeded."""
         self._poll_failing = True
+        self._failures.error = error
         at = self._failures.failed(self, self._now, self._jitter())
         if at is None:
             return self._finish(error)
@@ -685,6 +687,7 @@ class Session:
         self, error: OrtegeWatchError, retry_after: float | None = None
     ) -> Waiting | Closed:
         """Wait for a back-off delay, unless there were too many failures."""
+        self._failures.error = error
         at = self._failures.failed(self, self._now, self._jitter(), retry_after)
         if at is None:
             return self._finish(error)
@@ -742,6 +745,7 @@ class Session:
         self._failures.restart()
         self._log(logging.WARNING, f"{error.text}; trying the {other!r} dialect")
         choice.dialect, choice.previous_error = other, error
+        self._failures.error = error
         self._do(states.Disconnect(), states.SwitchDialect(at - self._now))
         return Closed()
 

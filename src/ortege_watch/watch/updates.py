@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from datetime import datetime
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Self, TypeVar, TypeVarTuple
+from typing import Any, Final, NoReturn, Self, TypeVar, TypeVarTuple
 from weakref import WeakSet
 
 from ortege_watch._checks import check_seconds
+from ortege_watch._http.driver import not_copyable
 from ortege_watch._http.token_source import WAIT_AT_MOST, call_in_thread
 from ortege_watch.errors import (
     DeadlineExceeded,
@@ -37,6 +38,7 @@ _CLOSE_WITHIN: Final = 5.0
 """Seconds that ``close()`` waits for the thread, which a callback may be blocking."""
 
 _USED: Final = "a subscription can be entered only once; call watch() again"
+_ENDED: Final = "the subscription has ended; call watch() again"
 _CLOSED: Final = "the subscription is closed; call watch() again"
 _FORKED: Final = (
     "the subscription was entered before this process was forked; create a client here"
@@ -63,7 +65,10 @@ class AsyncUpdates:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<AsyncUpdates of {self._subscription.about}, {self.state}>"
+        return f"{_shown(self)}, {self.state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copyable(self)
 
     @property
     def state(self) -> ConnectionState:
@@ -188,8 +193,10 @@ class Updates:
         self._closed = False
 
     def __repr__(self) -> str:
-        about = self._updates._subscription.about  # noqa: SLF001
-        return f"<Updates of {about}, {self.state}>"
+        return f"{_shown(self)}, {self.state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copyable(self)
 
     @property
     def state(self) -> ConnectionState:
@@ -279,7 +286,7 @@ class Updates:
             check_seconds("timeout", timeout)
         update = self._take(timeout)
         if update is None:
-            raise SubscriptionLost("the subscription has ended; call watch() again")
+            raise SubscriptionLost(_CLOSED if self._closed else _ENDED)
         return update
 
     def _take(self, timeout: float | None) -> Update | None:
@@ -303,10 +310,15 @@ def close_all(watches: Sequence[Updates]) -> None:
             stack.callback(updates.close)
 
 
+def _shown(updates: AsyncUpdates | Updates) -> str:
+    """Return the beginning of a repr."""
+    inner = updates._updates if isinstance(updates, Updates) else updates  # noqa: SLF001
+    about = inner._subscription.about  # noqa: SLF001
+    return f"<{type(updates).__name__} of {about}"
+
+
 def _warn_unclosed(updates: AsyncUpdates | Updates) -> None:
-    problem = (
-        f"unclosed subscription of {type(updates).__name__}: close it, or use 'with'"
-    )
+    problem = f"unclosed {_shown(updates)}>: close it, or use 'with'"
     warnings.warn(problem, ResourceWarning, stacklevel=3, source=updates)
 
 
@@ -435,8 +447,18 @@ class _Worker:
                 return self._answers.get(timeout=max(0.0, min(WAIT_AT_MOST, left)))
             except Empty:
                 if end is not None and time.monotonic() >= end:
-                    problem = f"no update within {timeout} s"
-                    raise DeadlineExceeded(problem) from None
+                    outage = self._updates._subscription.outage  # noqa: SLF001
+                    raise self._late(timeout, outage) from outage
+
+    def _late(
+        self, timeout: float | None, outage: OrtegeWatchError | None
+    ) -> DeadlineExceeded:
+        problem = f"no update within {timeout} s"
+        if outage is not None:
+            problem += f"; {self._updates.state} after: {outage.text}"
+        error = DeadlineExceeded(problem)
+        error.host = self._server
+        return error
 
     def _run(self) -> None:
         try:

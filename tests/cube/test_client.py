@@ -24,7 +24,7 @@ from ortege_watch.errors import (
     TransportError,
 )
 from ortege_watch.query import Dimension, Measure, Query, TimeDimension
-from ortege_watch.testing import FakeCube
+from ortege_watch.testing import FakeCube, Table
 
 count = Measure("stacks_contract_events.count", int)
 amount = Measure("stacks_contract_events.asset_amount", Decimal)
@@ -82,8 +82,13 @@ class Asker:
 
 @pytest.fixture(params=["strict", "classic"])
 def cube(request):
-    with FakeCube(request.param) as cube:
-        cube.tables["stacks_contract_events"].insert(
+    events = Table(
+        "stacks_contract_events",
+        measures={"asset_amount": "sum", "count": "count"},
+        dimensions={"sender_address": "string", "tx_date": "time"},
+    )
+    with FakeCube(request.param, tables=[events]) as cube:
+        events.insert(
             [
                 {
                     "sender_address": f"SP{number}",

@@ -34,7 +34,7 @@ from ortege_watch.watchbus import (
     WatchBusClient,
 )
 
-QUERY = Query(measures=[Measure("stacks_contract_events.count")])
+QUERY = Query(measures=[Measure("stacks_contract_events.asset_amount")])
 AGENT = f"ortege-watch/{ortege_watch.__version__}"
 NUMBERS = itertools.count()
 

@@ -119,7 +119,7 @@ def test_the_tables_of_ortege_are_known():
     assert cube.tables["prices"].dimensions == {"mine": "string"}
     events = cube.tables["stacks_contract_events"]
     assert events.dimensions["tx_date"] == "time"
-    assert events.measures.keys() == {"asset_amount", "count"}
+    assert events.measures.keys() == {"asset_amount"}
 
 
 def test_tables_can_be_added_replaced_and_removed():

@@ -9,14 +9,23 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from ortege_watch.testing import FakeCube
+from ortege_watch.testing import FakeCube, Table
 
 COUNT = {"measures": ["stacks_contract_events.count"]}
 HEARTBEAT = '{"messageProcessedId"'
 
 
+def events():
+    """A cube that counts events."""
+    return Table(
+        "stacks_contract_events",
+        measures={"asset_amount": "sum", "count": "count"},
+        dimensions={"contract_id": "string", "tx_date": "time"},
+    )
+
+
 def fake(generation="strict", **more):
-    return FakeCube(generation, tick=more.pop("tick", 60), **more)
+    return FakeCube(generation, tables=[events()], tick=more.pop("tick", 60), **more)
 
 
 async def call(ws, frame):
@@ -260,7 +269,7 @@ async def test_an_identical_subscription_on_a_live_socket_gets_no_data():
 
 async def test_with_push_tick_changes_are_sent_at_the_tick():
     async with (
-        FakeCube(tick=0.05, push="tick") as cube,
+        FakeCube(tables=[events()], tick=0.05, push="tick") as cube,
         await authorized(cube) as ws,
     ):
         await call(ws, subscribe())

@@ -17,14 +17,23 @@ from websockets.exceptions import (
     InvalidStatus,
 )
 
-from ortege_watch.testing import FakeCube
+from ortege_watch.testing import FakeCube, Table
 
 COUNT = {"measures": ["stacks_contract_events.count"]}
 
 
+def events():
+    """A cube that counts events."""
+    return Table(
+        "stacks_contract_events",
+        measures={"asset_amount": "sum", "count": "count"},
+        dimensions={"contract_id": "string", "tx_date": "time"},
+    )
+
+
 @pytest.fixture
 def cube():
-    with FakeCube(tick=60) as cube:
+    with FakeCube(tables=[events()], tick=60) as cube:
         yield cube
 
 
@@ -274,7 +283,7 @@ async def test_continue_wait(cube):
 
 
 async def test_continue_wait_for_a_subscription():
-    with FakeCube(tick=0.02) as cube:
+    with FakeCube(tables=[events()], tick=0.02) as cube:
         async with await subscribed(cube) as ws:
             cube.continue_wait()
             frames = []

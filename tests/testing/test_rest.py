@@ -25,9 +25,23 @@ ROWS = [
 ]
 
 
+def events():
+    """A cube of events that also counts them."""
+    return Table(
+        "stacks_contract_events",
+        measures={"asset_amount": "sum", "count": "count"},
+        dimensions={
+            "contract_id": "string",
+            "function_name": "string",
+            "sender_address": "string",
+            "tx_date": "time",
+        },
+    )
+
+
 @pytest.fixture(params=["strict", "classic"])
 def cube(request):
-    with FakeCube(request.param) as cube:
+    with FakeCube(request.param, tables=[events()]) as cube:
         cube.tables["stacks_contract_events"].insert(ROWS)
         yield cube
 
@@ -109,14 +123,14 @@ def test_columnar_is_for_newer_servers(cube, http):
 
 
 def test_columnar_without_rows(cube):
-    with FakeCube() as empty, client(empty) as http:
+    with FakeCube(tables=[events()]) as empty, client(empty) as http:
         query = {"dimensions": [CONTRACT], "responseFormat": "columnar"}
         data = load(http, query).json()["data"]
         assert data == {"members": [], "columns": []}
 
 
 def test_json_numbers():
-    with FakeCube(numbers="json") as cube, client(cube) as http:
+    with FakeCube(tables=[events()], numbers="json") as cube, client(cube) as http:
         cube.tables["stacks_contract_events"].insert(ROWS)
         text = load(
             http, {"measures": [COUNT, AMOUNT], "order": [[CONTRACT, "asc"]]}
@@ -193,7 +207,7 @@ def test_refusals(cube, http, query, status, error):
     ],
 )
 def test_refusals_of_newer_servers_only(query, error):
-    with FakeCube() as cube, client(cube) as http:
+    with FakeCube(tables=[events()]) as cube, client(cube) as http:
         answer = load(http, {"measures": [COUNT], **query})
         assert (answer.status_code, answer.json()) == (
             400,
@@ -203,7 +217,7 @@ def test_refusals_of_newer_servers_only(query, error):
 
 def test_what_only_newer_servers_accept():
     query = {"measures": [COUNT], "joinHints": [["a", "b"]], "timezone": ""}
-    with FakeCube() as cube, client(cube) as http:
+    with FakeCube(tables=[events()]) as cube, client(cube) as http:
         body = load(http, {**query, "cache": "no-cache"}).json()
         assert body["query"]["cacheMode"] == "no-cache"
         assert body["query"]["timezone"] == "UTC"
@@ -275,7 +289,10 @@ def test_tokens_that_are_refused(cube):
 
 def test_tokens_expire_by_the_servers_clock():
     now = [1_000_000.0]
-    with FakeCube(now=lambda: now[0]) as cube, client(cube, cube.token(60)) as http:
+    with (
+        FakeCube(tables=[events()], now=lambda: now[0]) as cube,
+        client(cube, cube.token(60)) as http,
+    ):
         assert http.get("/meta").status_code == 200
         now[0] += 61
         assert http.get("/meta").status_code == 403
@@ -401,7 +418,7 @@ def test_bytes_that_are_not_http_end_the_connection(cube):
     ],
 )
 def test_cubesql_of_a_server_without_the_sql_interface(body, status, error):
-    with FakeCube("strict") as cube, client(cube) as http:
+    with FakeCube("strict", tables=[events()]) as cube, client(cube) as http:
         answer = http.post("/cubesql", json=body)
         assert (answer.status_code, answer.json()) == (status, {"error": error})
         assert http.get("/cubesql").status_code == 404
@@ -409,7 +426,7 @@ def test_cubesql_of_a_server_without_the_sql_interface(body, status, error):
 
 @pytest.mark.parametrize("body", [{}, {"query": 5}, {"query": "SELECT 1"}])
 def test_cubesql_of_an_older_server_without_its_add_on(body):
-    with FakeCube("classic") as cube, client(cube) as http:
+    with FakeCube("classic", tables=[events()]) as cube, client(cube) as http:
         answer = http.post("/cubesql", json=body)
         assert answer.status_code == 500
         assert answer.json()["error"].startswith(

@@ -313,7 +313,7 @@ _KINDS: Final[dict[str, DimensionType]] = {
 }
 _KNOWN: Final = {
     "stacks_contract_events": (
-        "asset_amount count",
+        "asset_amount",
         "contract_id function_name sender_address tx_date",
     ),
     "stacks_contract_calls": (

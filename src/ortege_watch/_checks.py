@@ -84,6 +84,14 @@ def check_seconds(name: str, value: object, *, or_zero: bool = False) -> None:
         raise InvalidArgument(f"{name} must be {rule}, got {shown(value)}")
 
 
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise :class:`InvalidArgument` unless the value is one of these."""
+    allowed = tuple(choices)
+    if value not in allowed:
+        listed = ", ".join(map(repr, allowed))
+        raise InvalidArgument(f"{name} must be one of {listed}, got {shown(value)}")
+
+
 def check_callable(name: str, value: object) -> None:
     """Raise :class:`InvalidArgument` unless the value can be called."""
     if not callable(value):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import socket
 import threading
 import warnings
@@ -101,9 +102,69 @@ def test_commands_need_a_running_server():
 
 def test_an_unknown_generation_is_refused():
     with pytest.raises(
-        InvalidArgument, match="must be one of classic, strict, tutorial"
+        InvalidArgument, match="must be one of 'classic', 'strict', 'tutorial', got"
     ):
         FakeCube("modern")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"push": "ticks"}, "push must be one of 'change', 'tick', got 'ticks'"),
+        ({"numbers": "float"}, "numbers must be one of 'string', 'json', got 'float'"),
+        (
+            {"on_unknown_frame": "drop"},
+            "on_unknown_frame must be one of 'error', 'silence', got 'drop'",
+        ),
+        ({"tick": 0}, "tick must be greater than 0 and"),
+        ({"port": -1}, "port must be between 0 and 65535, got -1"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_refused(arguments, message):
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
+        FakeCube(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("misbehave", "message"),
+    [
+        (lambda f: f.refuse(99), "status must be between 200 and 599, got 99"),
+        (lambda f: f.refuse("503"), "status must be between 200 and 599, got '503'"),
+        (
+            lambda f: f.refuse(503, times="2"),
+            "times must be an int of 0 or more, got '2'",
+        ),
+        (lambda f: f.error("503"), "status must be between 200 and 599, got '503'"),
+        (lambda f: f.error(100), "status must be between 200 and 599, got 100"),
+        (lambda f: f.error(503, times=-1), "times must be an int of 0 or more, got -1"),
+        (lambda f: f.cut(-1), "times must be an int of 0 or more, got -1"),
+        (
+            lambda f: f.continue_wait(True),
+            "times must be an int of 0 or more, got True",
+        ),
+        (lambda f: f.fail_query(status="x"), "status must be between 200 and 599"),
+        (lambda f: f.refuse_handshake(status=0), "status must be between 200 and 599"),
+        (lambda f: f.slow(-1), "seconds must be 0 or more and"),
+        (lambda f: f.silence(-1), "seconds must be 0 or more and"),
+        (lambda f: f.serve_old("60"), "seconds must be 0 or more and"),
+        (lambda f: f.fragment(0), "count must be a positive int, got 0"),
+        (lambda f: f.accept_and_drop(after="accept"), "after must be one of 'upgrade'"),
+    ],
+)
+def test_misbehaviour_that_cannot_be_meant_is_refused(misbehave, message):
+    with FakeCube() as cube:
+        with pytest.raises(InvalidArgument, match=re.escape(message)):
+            misbehave(cube)
+        assert httpx.get(f"{cube.url}/meta", verify=False).status_code == 403
+
+
+def test_a_server_is_started_once(capfd):
+    with FakeCube() as cube:
+        with pytest.raises(RuntimeError, match="the fake server is already running"):
+            cube.start()
+        assert httpx.get(f"{cube.url}/meta", verify=False).status_code == 403
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 def test_the_tables_of_ortege_are_known():

@@ -229,6 +229,14 @@ async def test_refuse(cube, status):
     assert get(cube).status_code == 200
 
 
+async def test_a_refusal_has_headers_also_where_an_upgrade_is_refused(cube):
+    cube.refuse(503, headers={"Retry-After": "9"}, times=2)
+    with pytest.raises(InvalidStatus) as caught:
+        await connect(cube.ws_url)
+    assert caught.value.response.headers["Retry-After"] == "9"
+    assert get(cube).headers["Retry-After"] == "9"
+
+
 async def test_refuse_handshake(cube):
     cube.refuse_handshake(times=1)
     async with connect(cube.ws_url) as ws:

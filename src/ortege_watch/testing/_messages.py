@@ -119,6 +119,6 @@ def response(
     )
 
 
-def page(status: int) -> HttpResponse:
+def page(status: int, headers: Mapping[str, str] | None = None) -> HttpResponse:
     """Build the HTML page of a proxy that refuses a request."""
-    return response(status, f"<html><body>{status}</body></html>\n")
+    return response(status, f"<html><body>{status}</body></html>\n", headers)

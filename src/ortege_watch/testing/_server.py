@@ -35,6 +35,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from ortege_watch._checks import check_int, check_seconds
 from ortege_watch.testing._messages import HttpRequest, HttpResponse, page, response
 
 if TYPE_CHECKING:
@@ -84,11 +85,11 @@ class Faults:
 
     def set(self, kind: Kind, value: Any, times: int | None) -> None:
         """Replace the faults of a kind by one."""
-        self.queues[kind] = [_Fault(value, times)]
+        self.queues[kind] = [_Fault(value, _checked(times))]
 
     def add(self, kind: Kind, value: Any, times: int | None) -> None:
         """Append a fault to those of its kind."""
-        self.queues.setdefault(kind, []).append(_Fault(value, times))
+        self.queues.setdefault(kind, []).append(_Fault(value, _checked(times)))
 
     def take(self, kind: Kind) -> Any:
         """Use the first fault of a kind once; return its value, or None without one."""
@@ -107,6 +108,17 @@ class Faults:
         fresh = Faults()
         for name in attrs.fields_dict(Faults):
             setattr(self, name, getattr(fresh, name))
+
+
+def _checked(times: int | None) -> int | None:
+    if times is not None:
+        check_int("times", times, "an int of 0 or more", first=0)
+    return times
+
+
+def check_status(status: object) -> None:
+    """Raise :class:`InvalidArgument` unless an answer may have this status."""
+    check_int("status", status, "between 200 and 599", first=200, last=599)
 
 
 class Connection(asyncio.Protocol):
@@ -347,6 +359,8 @@ class Server:
     max_frame: int = 2**20
 
     def __init__(self, clock: HasNow | None, tick: float, port: int) -> None:
+        check_seconds("tick", tick)
+        check_int("port", port, "between 0 and 65535", first=0, last=65535)
         self.lock = threading.RLock()
         self.happened = threading.Condition(self.lock)  # notified after every event
         self.watchers: list[Callable[[], None]] = []
@@ -391,9 +405,9 @@ class Server:
     def handle(self, request: HttpRequest) -> HttpResponse | None:
         """Record a request and answer it; None opens a WebSocket."""
         self.requests.append(request)
-        status = self.faults.take("refusal")
-        if status is not None:
-            return page(status)
+        refusal: HttpResponse | None = self.faults.take("refusal")
+        if refusal is not None:
+            return refusal
         return self.upgrade(request) if request.upgrade else self.respond(request)
 
     @contextlib.contextmanager
@@ -432,7 +446,10 @@ class Server:
 
         Raises:
             OSError: the port is taken.
+            RuntimeError: it is running.
         """
+        if self.running:
+            raise RuntimeError("the fake server is already running")
         self._loop, self._wake = asyncio.new_event_loop(), asyncio.Event()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="fake-server", daemon=True
@@ -539,6 +556,7 @@ class Fake(Generic[ServerT]):
 
         Raises:
             OSError: the port is taken.
+            RuntimeError: it is running.
         """
         self._server.start()
 
@@ -663,6 +681,8 @@ class Fake(Generic[ServerT]):
         Args:
             seconds: speak again after this time; None: until :meth:`speak`.
         """
+        if seconds is not None:
+            check_seconds("seconds", seconds, or_zero=True)
 
         def silence() -> None:
             self._server.faults.silent = True
@@ -687,16 +707,25 @@ class Fake(Generic[ServerT]):
 
     def slow(self, seconds: float) -> None:
         """Delay every answer by this many seconds; 0 ends it."""
+        check_seconds("seconds", seconds, or_zero=True)
         self._server.faults.delay = seconds
 
-    def refuse(self, status: int = 503, *, times: int | None = None) -> None:
+    def refuse(
+        self,
+        status: int = 503,
+        *,
+        headers: Mapping[str, str] | None = None,
+        times: int | None = None,
+    ) -> None:
         """Answer upgrades and requests with a status and an HTML page.
 
         Args:
             status: such as 401, 404, 502 or 503.
+            headers: such as ``{"Retry-After": "2"}``.
             times: how often; None: until :meth:`heal`.
         """
-        self._server.faults.set("refusal", status, times)
+        check_status(status)
+        self._server.faults.set("refusal", page(status, headers), times)
 
     def error(
         self,
@@ -708,6 +737,8 @@ class Fake(Generic[ServerT]):
     ) -> None:
         """Answer HTTP requests with this, good or bad; several calls make a queue.
 
+        Upgrades to WebSocket are not answered with it; for these use :meth:`refuse`.
+
         Args:
             status: of the answer.
             body: bytes or a string, sent as they are (HTML, half a JSON), or a mapping,
@@ -715,6 +746,7 @@ class Fake(Generic[ServerT]):
             headers: such as ``{"Retry-After": "2"}``.
             times: how many requests get it before the next in the queue; None: all.
         """
+        check_status(status)
         content = dict(body) if isinstance(body, Mapping) else body
         answer = response(status, content, headers)
         self._server.faults.add("answer", answer, times)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from ortege_watch.errors import InvalidArgument
+from ortege_watch._checks import check_choice, check_int, check_seconds
 from ortege_watch.testing._cube import Refusal
 from ortege_watch.testing._cube.frames import (
     Classic,
@@ -34,7 +34,14 @@ from ortege_watch.testing._messages import (
     encode,
     response,
 )
-from ortege_watch.testing._server import Connection, Fake, HasNow, Moment, Server
+from ortege_watch.testing._server import (
+    Connection,
+    Fake,
+    HasNow,
+    Moment,
+    Server,
+    check_status,
+)
 
 if TYPE_CHECKING:
     from ortege_watch.testing._cube.table import Table
@@ -162,7 +169,7 @@ class FakeCube(Fake[_CubeServer]):
         port: 0 for any free one.
 
     Raises:
-        InvalidArgument: the generation is unknown.
+        InvalidArgument: an argument cannot be used.
     """
 
     def __init__(
@@ -182,10 +189,10 @@ class FakeCube(Fake[_CubeServer]):
         clock: HasNow | None = None,
         port: int = 0,
     ) -> None:
-        if generation not in _MAX_FRAME:
-            raise InvalidArgument(
-                f"generation must be one of {', '.join(_MAX_FRAME)}, got {generation!r}"
-            )
+        check_choice("generation", generation, _MAX_FRAME)
+        check_choice("push", push, ("change", "tick"))
+        check_choice("numbers", numbers, ("string", "json"))
+        check_choice("on_unknown_frame", on_unknown_frame, ("error", "silence"))
         self.generation = generation
         self._push = push
         self._now = now
@@ -322,6 +329,7 @@ class FakeCube(Fake[_CubeServer]):
             after: the ``"upgrade"`` of the connection, or Cube's own ``"handshake"``
                 (``{"handshake": true}``).
         """
+        check_choice("after", after, ("upgrade", "handshake"))
         self._server.faults.drop_after = after if on else None
 
     def refuse_handshake(
@@ -335,6 +343,7 @@ class FakeCube(Fake[_CubeServer]):
 
         The connection stays open, as it does on a real server.
         """
+        check_status(status)
         body = {"message": {"error": message}, "status": status}
         self._server.faults.set("handshake", body, times)
 
@@ -360,6 +369,7 @@ class FakeCube(Fake[_CubeServer]):
             status: of the answers.
             times: how many queries fail; None: until :meth:`heal`.
         """
+        check_status(status)
         self._server.faults.set("query", (message, status), times)
         self._run_subscriptions()
 
@@ -372,6 +382,7 @@ class FakeCube(Fake[_CubeServer]):
         Args:
             seconds: how much older ``lastRefreshTime`` is than without this.
         """
+        check_seconds("seconds", seconds, or_zero=True)
         self._server.faults.age = seconds
         self._run_subscriptions()
 
@@ -393,6 +404,7 @@ class FakeCube(Fake[_CubeServer]):
 
     def fragment(self, count: int) -> None:
         """Cut every message into that many frames, each written in pieces; 1 ends it."""
+        check_int("count", count)
         self._server.faults.fragments = count
 
     def heal(self) -> None:

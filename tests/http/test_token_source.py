@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
+import json
+import re
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -180,3 +184,67 @@ def test_a_cancellation_in_a_plain_function_is_its_failure():
         pytest.raises(OrtegeWatchError, match="token function was cancelled"),
     ):
         client.load(QUERY)
+
+
+# -------------------------------------------------------------------- where it failed
+
+
+def in_the_vault():
+    json.loads("{not json: s3cret}")  # fails in the standard library
+
+
+async def async_vault():
+    in_the_vault()
+
+
+class Bare:
+    def __call__(self):
+        raise ValueError("s3cret")
+
+
+def line_of(function, text: str) -> int:
+    lines, first = inspect.getsourcelines(function)
+    return first + next(n for n, line in enumerate(lines) if text in line)
+
+
+PLACES = {
+    "own": (in_the_vault, "JSONDecodeError", line_of(in_the_vault, "json.loads")),
+    "async": (async_vault, "JSONDecodeError", line_of(in_the_vault, "json.loads")),
+    "object": (Bare(), "ValueError", line_of(Bare, "raise")),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "sync"),
+    [
+        (case, sync)
+        for case in PLACES
+        for sync in (True, False)
+        if case != "async" or not sync
+    ],
+)
+@pytest.mark.anyio
+async def test_a_failure_names_the_type_and_the_line_but_no_text(case, sync):
+    function, kind, line = PLACES[case]
+    where = f"the token function failed: {kind} at test_token_source.py:{line}"
+    with FakeCube() as cube, pytest.raises(OrtegeWatchError) as caught:
+        if sync:
+            CubeClient(cube.url, function).load(QUERY)
+        else:
+            await AsyncCubeClient(cube.url, function).load(QUERY)
+    assert caught.value.text == where
+
+
+def test_a_failure_in_a_library_that_was_passed_names_the_library():
+    with FakeCube() as cube, pytest.raises(OrtegeWatchError) as caught:
+        CubeClient(cube.url, partial(json.loads, "{")).load(QUERY)
+    assert re.fullmatch(
+        r"the token function failed: JSONDecodeError at __init__\.py:\d+",
+        caught.value.text,
+    )
+
+
+def test_a_failure_without_a_line_has_none():
+    with FakeCube() as cube, pytest.raises(OrtegeWatchError) as caught:
+        CubeClient(cube.url, partial(int, "x")).load(QUERY)
+    assert caught.value.text == "the token function failed: ValueError"

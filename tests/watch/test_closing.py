@@ -361,7 +361,7 @@ def test_an_error_in_a_callback_while_leaving_is_logged(cube, sync, caplog):
     Bot(cube, sync=sync).run(cube.token(), lambda: True, on_state=on_state)
     assert (
         "ended and is not retried: the callback on_state failed: ZeroDivisionError"
-        in caplog.text
+        " at test_closing.py:" in caplog.text
     )
 
 

@@ -17,7 +17,14 @@ import anyio
 
 from ortege_watch._http.conversation import TOKEN_TIMEOUT, TokenTimeout
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError
-from ortege_watch.tokens import Concealed, TokenLike, clean, expiry, timestamp
+from ortege_watch.tokens import (
+    Concealed,
+    TokenLike,
+    clean,
+    expiry,
+    timestamp,
+    type_and_place,
+)
 
 T = TypeVar("T")
 
@@ -181,8 +188,8 @@ def _calling_token_function() -> Iterator[None]:
         raise OrtegeWatchError("the token function was cancelled") from error
     except Exception as error:
         # Its text is left out: it may quote the request that fetched the token.
-        name = type(error).__name__
-        raise OrtegeWatchError(f"the token function failed: {name}") from error
+        what = type_and_place(error)
+        raise OrtegeWatchError(f"the token function failed: {what}") from error
 
 
 def _is_cancelled() -> bool:

@@ -33,7 +33,7 @@ from ortege_watch._json import ResultPart
 from ortege_watch._websocket import close, open_websocket, transport_error
 from ortege_watch.errors import ApiError, DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
-from ortege_watch.tokens import Secrets, expiry, redact, timestamp
+from ortege_watch.tokens import Secrets, expiry, redact, timestamp, type_and_place
 from ortege_watch.watch import frames, states
 from ortege_watch.watch.mailbox import Mailbox
 from ortege_watch.watch.options import (
@@ -292,7 +292,7 @@ def _failure(problem: str, error: BaseException) -> BaseException:
     """
     if not isinstance(error, Exception | asyncio.CancelledError):
         return error
-    failure = OrtegeWatchError(f"{problem}: {type(error).__name__}")
+    failure = OrtegeWatchError(f"{problem}: {type_and_place(error)}")
     failure.__cause__ = error
     return failure
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import math
-import os
 import re
-import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import PurePath
 from typing import Any, AnyStr, Final, TypeAlias
 
 from ortege_watch import _json as codec
@@ -20,8 +16,6 @@ from ortege_watch.errors import DecodeError, OrtegeWatchError
 
 TokenLike: TypeAlias = "str | Callable[[], str] | Callable[[], Awaitable[str]]"
 """A token: a string, a function or an async function that returns one."""
-
-_HERE: Final = f"{PurePath(__file__).parent}{os.sep}"
 
 _SCHEME = re.compile(r"bearer(\s+|$)", re.IGNORECASE)
 _UNFIT = re.compile(r"[^\x21-\x7e]")  # a header carries visible ASCII in one word
@@ -87,37 +81,6 @@ def safe_cause(
         if isinstance(link, BaseExceptionGroup):
             following += link.exceptions
     return error
-
-
-def type_and_place(error: BaseException) -> str:
-    """Return the type of an error of a caller's function, and the line that raised it.
-
-    The line is the innermost one that is not in a library, such as ``KeyError at
-    vault.py:31``. The text of the error is left out: it may quote a secret.
-    """
-    files = [
-        (frame.f_code.co_filename, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    callers = [each for each in files if not each[0].startswith(_library_folders())]
-    if not callers:  # the function is a library's own
-        while any(name.startswith(_HERE) for name, _ in files):
-            del files[0]
-        callers = files[:1]
-    kind = type(error).__name__
-    if not callers:  # it has no line: a function in C
-        return kind
-    name, line = callers[-1]
-    return f"{kind} at {PurePath(name).name}:{line}"
-
-
-@functools.cache
-def _library_folders() -> tuple[str, ...]:
-    import sysconfig  # noqa: PLC0415 - slow, and only for an error
-
-    paths = sysconfig.get_paths()
-    keys = ("stdlib", "platstdlib", "purelib", "platlib")
-    return _HERE, "<frozen ", *{f"{paths[key]}{os.sep}" for key in keys}
 
 
 def expiry(token: str) -> float | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
+import os
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -23,10 +27,12 @@ from ortege_watch.tokens import (
     clean,
     expiry,
     timestamp,
-    type_and_place,
 )
 
 T = TypeVar("T")
+
+_HERE: Final = f"{Path(__file__).parents[1]}{os.sep}"
+"""The folder of this library."""
 
 WAIT_AT_MOST: Final = 1.0
 """Seconds: on Windows, Ctrl-C does not end a wait that has no time limit."""
@@ -190,6 +196,37 @@ def _calling_token_function() -> Iterator[None]:
         # Its text is left out: it may quote the request that fetched the token.
         what = type_and_place(error)
         raise OrtegeWatchError(f"the token function failed: {what}") from error
+
+
+def type_and_place(error: BaseException) -> str:
+    """Return the type of an error of a caller's function, and the line that raised it.
+
+    The line is the innermost one that is not in a library, such as ``KeyError at
+    vault.py:31``. The text of the error is left out: it may quote a secret.
+    """
+    files = [
+        (frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    callers = [each for each in files if not each[0].startswith(_library_folders())]
+    if not callers:  # the function is a library's own
+        while any(name.startswith(_HERE) for name, _ in files):
+            del files[0]
+        callers = files[:1]
+    kind = type(error).__name__
+    if not callers:  # it has no line: a function in C
+        return kind
+    name, line = callers[-1]
+    return f"{kind} at {Path(name).name}:{line}"
+
+
+@functools.cache
+def _library_folders() -> tuple[str, ...]:
+    import sysconfig  # noqa: PLC0415 - slow, and only for an error
+
+    paths = sysconfig.get_paths()
+    keys = ("stdlib", "platstdlib", "purelib", "platlib")
+    return _HERE, "<frozen ", *{f"{paths[key]}{os.sep}" for key in keys}
 
 
 def _is_cancelled() -> bool:

@@ -29,11 +29,12 @@ from ortege_watch._http.statuses import (
     retry_after,
     server_error,
 )
+from ortege_watch._http.token_source import type_and_place
 from ortege_watch._json import ResultPart
 from ortege_watch._websocket import close, open_websocket, transport_error
 from ortege_watch.errors import ApiError, DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
-from ortege_watch.tokens import Secrets, expiry, redact, timestamp, type_and_place
+from ortege_watch.tokens import Secrets, expiry, redact, timestamp
 from ortege_watch.watch import frames, states
 from ortege_watch.watch.mailbox import Mailbox
 from ortege_watch.watch.options import (

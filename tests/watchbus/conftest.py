@@ -13,7 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # for signed.py
 from forks import Forks
 
 
-@pytest.fixture
-def forks() -> Iterator[Forks]:
+@pytest.fixture(scope="session")
+def parent_of_forks() -> Iterator[Forks]:
     with Forks() as forks:
         yield forks
+
+
+@pytest.fixture
+def forks(parent_of_forks: Forks) -> Iterator[Forks]:
+    """Start processes, which end with the test."""
+    yield parent_of_forks
+    parent_of_forks.end()

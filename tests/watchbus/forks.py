@@ -46,9 +46,10 @@ BUS = Credentials("fake-app", "fake-watch-bus-secret")
 
 
 class Forks:
-    """The processes of a test; those that still run are killed at its end."""
+    """The processes of tests; each test ends its own."""
 
     def __init__(self) -> None:
+        self._running = set[int]()
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -64,20 +65,30 @@ class Forks:
 
     def start(self, function: Callable[..., object], *arguments: object) -> int:
         """Call a function of this file in a new process; return its id."""
-        return self._ask("start", function.__name__, *arguments)
+        pid = self._ask("start", function.__name__, *arguments)
+        self._running.add(pid)
+        return pid
 
     def kill(self, pid: int) -> None:
         """Kill a process that runs, so that it can do nothing about it."""
+        self._running.remove(pid)
         assert self._ask("kill", pid) == -signal.SIGKILL, "it had ended before"
 
     def wait(self, pid: int) -> None:
         """Wait until a process has ended by itself, without an error."""
+        self._running.remove(pid)
         assert self._ask("wait", pid) == 0
+
+    def end(self) -> None:
+        """Kill those that still run."""
+        while self._running:
+            self._ask("kill", self._running.pop())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.end()
         self._process.communicate()
 
 
@@ -231,22 +242,16 @@ def _main() -> None:
         contextlib.suppress(OrtegeWatchError),
     ):
         publisher.publish([alert(0)])
-    running = set[str]()
     for line in sys.stdin:
         command, *arguments = json.loads(line)
         if command == "start":
             answer = _start(*arguments)
-            running.add(str(answer))
         else:
-            [pid] = arguments
+            pid = int(arguments[0])
             if command == "kill":
-                os.kill(int(pid), signal.SIGKILL)
-            running.remove(pid)
-            answer = os.waitstatus_to_exitcode(os.waitpid(int(pid), 0)[1])
+                os.kill(pid, signal.SIGKILL)
+            answer = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         print(answer, flush=True)
-    for pid in running:
-        os.kill(int(pid), signal.SIGKILL)
-        os.waitpid(int(pid), 0)
 
 
 if __name__ == "__main__":

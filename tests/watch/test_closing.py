@@ -160,7 +160,7 @@ def test_a_signal_handler_may_close(client):
 
 def press_when_waiting(thread: int, number: int) -> None:
     """Send a signal to a thread as soon as it waits for an update."""
-    while "_wait" not in functions_of(thread):
+    while "__next__" not in functions_of(thread):
         pass
     signal.pthread_kill(thread, number)
 

@@ -6,13 +6,24 @@ import asyncio
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from peers import HANDSHAKE, frame, peer, saying, upgrade
 from watching import EVENTS, QUERY, Events, senders, watching
 
-from ortege_watch import AsyncCubeClient, CubeClient, OrtegeWatchError, Query
+from ortege_watch import (
+    AsyncCubeClient,
+    CubeClient,
+    Measure,
+    OrtegeWatchError,
+    Query,
+    QueryRejected,
+    SubscriptionLost,
+)
 from ortege_watch.testing import FakeCube
+from ortege_watch.watch import updates as updates_module
 
 pytestmark = pytest.mark.anyio
 
@@ -253,6 +264,81 @@ def test_an_interrupted_wait_loses_no_update():
             interrupt.join()
             cube.tables[EVENTS].insert(event(f"SP{number}"))
             assert senders(next(updates).added) == [f"SP{number}"]
+
+
+@contextmanager
+def interrupt_at(number: int, kinds: set[str]) -> Iterator[None]:
+    """Raise KeyboardInterrupt at an event of the interpreter in the code of iterators.
+
+    ``line`` is the beginning of a line, ``c_return`` the end of a call of a function in
+    C: signals arrive there. At the first events no update has arrived.
+    """
+    left, code_of = number, updates_module.__file__
+
+    def trace(frame, kind, _):
+        nonlocal left
+        if frame.f_code.co_filename == code_of and kind in kinds:
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+        return trace
+
+    set_trace, before = (
+        (sys.settrace, sys.gettrace())
+        if "line" in kinds
+        else (sys.setprofile, sys.getprofile())
+    )
+    set_trace(trace)
+    try:
+        yield
+    finally:
+        set_trace(before)
+
+
+@pytest.mark.parametrize("kinds", [{"line"}, {"c_call", "c_return"}])
+@pytest.mark.parametrize(
+    "take", [next, lambda updates: updates.next(timeout=10)], ids=["iterate", "next"]
+)
+def test_an_interrupt_at_any_point_of_a_call_loses_and_repeats_nothing(kinds, take):
+    with (
+        FakeCube() as cube,
+        CubeClient(cube.url, cube.token()) as client,
+        client.watch(QUERY) as updates,
+    ):
+        assert next(updates).first
+        for number in range(1, 1000):
+            cube.tables[EVENTS].insert(event(f"SP{number}"))
+            update = None
+            try:
+                with interrupt_at(number, kinds):
+                    update = take(updates)
+            except KeyboardInterrupt:
+                assert senders(updates.next(timeout=10).added) == [f"SP{number}"]
+            else:
+                assert senders(update.added) == [f"SP{number}"]
+                break
+        assert number > 10
+
+
+def test_an_interrupt_at_any_point_of_a_call_loses_and_repeats_no_error():
+    refused = Query(measures=[Measure("nope.count")])
+    with FakeCube() as cube, CubeClient(cube.url, cube.token()) as client:
+        for number in range(1, 1000):
+            with client.watch(refused) as updates:
+                with (
+                    pytest.raises((KeyboardInterrupt, QueryRejected)) as caught,
+                    interrupt_at(number, {"c_call", "c_return"}),
+                ):
+                    updates.next(timeout=10)
+                interrupted = caught.type is KeyboardInterrupt
+                if interrupted:
+                    with pytest.raises(QueryRejected):
+                        updates.next(timeout=10)
+                with pytest.raises(SubscriptionLost):
+                    updates.next(timeout=10)
+            if not interrupted:
+                break
+        assert number > 10
 
 
 @pytest.mark.usefixtures("ctrl_c")

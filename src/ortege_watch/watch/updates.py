@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import copy_context
 from datetime import datetime
 from queue import Empty, SimpleQueue
-from typing import Any, Final, NoReturn, Self, TypeVar, TypeVarTuple
+from typing import Any, Final, NoReturn, Self, TypeAlias, TypeVar, TypeVarTuple
 from weakref import WeakSet
 
 from ortege_watch._checks import check_seconds
@@ -266,10 +266,7 @@ class Updates:
                 goes on. Not raised where ``on_error`` receives them.
             AuthenticationError, SubscriptionLost: the subscription has ended.
         """
-        update = self._take(None)
-        if update is None:
-            raise StopIteration
-        return update
+        return self._take(None, StopIteration)
 
     def next(self, timeout: float | None = None) -> Update:
         """Wait for the next update, at most ``timeout`` seconds; by default, no limit.
@@ -284,21 +281,20 @@ class Updates:
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
-        update = self._take(timeout)
-        if update is None:
-            raise SubscriptionLost(_CLOSED if self._closed else _ENDED)
-        return update
+        return self._take(timeout, self._lost)
 
-    def _take(self, timeout: float | None) -> Update | None:
-        """Return the next update, or ``None`` at the end."""
+    def _take(self, timeout: float | None, ended: Callable[[], Exception]) -> Update:
         worker = self._worker
         if worker is not None:
-            return worker.take(timeout)
+            return worker.take(timeout, ended)
         if self._closed:
-            return None
+            raise ended()
         raise InvalidArgument(
             "use 'with cube.watch(query) as updates' before iterating"
         )
+
+    def _lost(self) -> SubscriptionLost:
+        return SubscriptionLost(_CLOSED if self._closed else _ENDED)
 
 
 def close_all(watches: Sequence[Updates]) -> None:
@@ -348,11 +344,43 @@ class _EventLoop(asyncio.SelectorEventLoop):
         return asyncio.wrap_future(call_in_thread(lambda: func(*args), "host name"))
 
 
+_Call: TypeAlias = SimpleQueue[None]
+"""A call of ``take()``; something in the queue ends its wait."""
+
+
+class _Answer:
+    """What a call of ``take()`` returns or raises: one call, the first to claim it."""
+
+    def __init__(self, value: Update | BaseException) -> None:
+        self.value = value
+        self._claims: list[_Call] = []
+
+    def claim(self, call: _Call) -> bool:
+        """Try to give the answer to a call; return whether the call has got it."""
+        self._claims.append(call)
+        return self.owner is call
+
+    @property
+    def owner(self) -> _Call | None:
+        """The call that has the answer."""
+        return next(iter(self._claims), None)
+
+    def get(self) -> Update:
+        """Return the update, or raise the error."""
+        if isinstance(self.value, BaseException):
+            try:
+                raise self.value
+            finally:
+                del self  # or the traceback would refer to itself
+        return self.value
+
+
 class _Worker:
     """The thread of a subscription, with its event loop.
 
     It does not refer to :class:`Updates`, which can be garbage-collected while it runs.
-    No lock is held anywhere, so that a signal handler may call anything here.
+    No lock is held anywhere, so that a signal handler may call anything here. Ctrl-C
+    may interrupt a call at any point: what it claimed is on record, and is given back.
     """
 
     def __init__(
@@ -362,9 +390,11 @@ class _Worker:
         self._updates = updates
         self._aclose = aclose
         self._server = server
-        self._requests = asyncio.Semaphore(0)  # calls of take() without an answer
-        self._answers: SimpleQueue[Update | BaseException | None] = SimpleQueue()
-        self._abandoned: SimpleQueue[None] = SimpleQueue()  # by an interrupted take()
+        # Each operation on these two lists is atomic.
+        self._calls: list[_Call] = []  # that have not returned
+        self._answers: list[_Answer] = []  # that no call has returned
+        self._asked = asyncio.Event()  # set when a call may need another answer
+        self._ended = False  # no answer is added any more
         self._loop = _EventLoop()
         self._task: asyncio.Task[None] | None = None
         # The interpreter does not wait for a daemon thread when it exits.
@@ -404,51 +434,52 @@ class _Worker:
                 self._server,
                 _CLOSE_WITHIN,
             )
-        leaving = None
-        with contextlib.suppress(Empty):
-            while True:
-                answer = self._answers.get_nowait()
-                if not isinstance(answer, Update | Exception):
-                    leaving = leaving or answer
-        self._answers.put(None)  # for every other thread that iterates
-        if leaving is not None:
-            raise leaving
+        self._end()
+        discard = _Call()
+        discarded = [each.value for each in tuple(self._answers) if each.claim(discard)]
+        for value in discarded:
+            if not isinstance(value, Update | Exception):
+                raise value
 
-    def take(self, timeout: float | None) -> Update | None:
-        """Return the next update, or ``None`` at the end."""
+    def take(self, timeout: float | None, ended: Callable[[], Exception]) -> Update:
+        """Return the next update, or raise ``ended()`` at the end."""
         if self.pid != os.getpid():
             raise OrtegeWatchError(_FORKED)
         if threading.current_thread() is self._thread:
             raise InvalidArgument("updates cannot be taken in a callback")
-        try:
-            self._abandoned.get_nowait()
-        except Empty:
-            with contextlib.suppress(RuntimeError):  # the loop is closed already
-                self._loop.call_soon_threadsafe(self._requests.release)
-        try:
-            answer = self._wait(timeout)
-        except BaseException:
-            self._abandoned.put(None)  # the next call gets the answer: nothing is lost
-            raise
-        if answer is None:
-            self._answers.put(None)  # for every other thread that iterates
-        elif isinstance(answer, BaseException):
-            try:
-                raise answer
-            finally:
-                del answer  # or its traceback would refer to itself
-        return answer
-
-    def _wait(self, timeout: float | None) -> Update | BaseException | None:
+        call, answer = _Call(), None
         end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = WAIT_AT_MOST if end is None else end - time.monotonic()
-            try:
-                return self._answers.get(timeout=max(0.0, min(WAIT_AT_MOST, left)))
-            except Empty:
-                if end is not None and time.monotonic() >= end:
-                    outage = self._updates._subscription.outage  # noqa: SLF001
-                    raise self._late(timeout, outage) from outage
+        try:
+            self._calls.append(call)
+            while True:
+                has_ended = self._ended  # before the answers: none is added later
+                for answer in tuple(self._answers):
+                    if answer.claim(call):
+                        # In this order, see _is_asked().
+                        self._calls.remove(call)
+                        self._answers.remove(answer)
+                        return answer.get()
+                if has_ended:
+                    break
+                with contextlib.suppress(RuntimeError):  # the loop is closed already
+                    self._loop.call_soon_threadsafe(self._asked.set)
+                left = WAIT_AT_MOST if end is None else end - time.monotonic()
+                if left <= 0:
+                    break
+                with contextlib.suppress(Empty):
+                    call.get(timeout=min(WAIT_AT_MOST, left))
+            self._calls.remove(call)
+        except BaseException as error:
+            # Python handles signals when a function is called or returns. So Ctrl-C
+            # cannot replace the answer's own error here.
+            if answer is None or error is not answer.value:
+                self._give_back(answer, call)
+            del answer  # or the traceback of its error would refer to itself
+            raise
+        if has_ended:
+            raise ended()
+        outage = self._updates._subscription.outage  # noqa: SLF001
+        raise self._late(timeout, outage) from outage
 
     def _late(
         self, timeout: float | None, outage: OrtegeWatchError | None
@@ -460,6 +491,31 @@ class _Worker:
         error.host = self._server
         return error
 
+    def _give_back(self, answer: _Answer | None, call: _Call) -> None:
+        """Leave the answer of an interrupted call to the next one."""
+        if answer is not None and answer.owner is call:
+            self._answers.insert(0, _Answer(answer.value))
+            with contextlib.suppress(ValueError):
+                self._answers.remove(answer)
+        with contextlib.suppress(ValueError):
+            self._calls.remove(call)
+        self._wake()
+
+    def _wake(self) -> None:
+        for call in tuple(self._calls):
+            call.put(None)
+
+    def _is_asked(self) -> bool:
+        """Return whether a call waits, and there is no answer for it.
+
+        A call leaves its list after its claim and before the answer does. So the
+        answers are looked at first.
+        """
+        answers = tuple(self._answers)
+        calls = tuple(self._calls)
+        owners = {each.owner for each in answers}
+        return None not in owners and not owners.issuperset(calls)
+
     def _run(self) -> None:
         try:
             self._task = self._loop.create_task(self._serve())
@@ -470,7 +526,15 @@ class _Worker:
             for _ in range(5):
                 self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
-            self._answers.put(None)
+            self._end()
+
+    def _answer(self, value: Update | BaseException) -> None:
+        self._answers.append(_Answer(value))
+        self._wake()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._wake()
 
     def _cancel(self) -> None:
         task, self._task = self._task, None
@@ -480,16 +544,19 @@ class _Worker:
     async def _serve(self) -> None:
         try:
             async with self._updates:
-                while await self._requests.acquire():
+                while await self._asked.wait():
+                    self._asked.clear()
+                    if not self._is_asked():
+                        continue
                     try:
-                        self._answers.put(await anext(self._updates))
+                        self._answer(await anext(self._updates))
                     except (StopAsyncIteration, asyncio.CancelledError):
                         return
                     except BaseException as error:  # noqa: BLE001 - raised in take()
-                        self._answers.put(error)
+                        self._answer(error)
         except asyncio.CancelledError:
             pass
         except BaseException as error:  # noqa: BLE001 - raised in take() or join()
-            self._answers.put(error)
+            self._answer(error)
         finally:
             await self._aclose()

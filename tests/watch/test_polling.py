@@ -100,6 +100,7 @@ async def test_the_start_of_polling_and_its_recovery_are_logged(clock, caplog):
         f"polling query 1 {name}, query 2 {name} every 5 s",
         "polling works again",
         "polling works again",
+        "closed",
     ]
 
 

@@ -238,8 +238,9 @@ async def test_the_story_of_a_connection_names_host_and_queries(caplog):
         "[stacks_contract_events.asset_amount, stacks_contract_events.sender_address]"
     )
     first = f"INFO {host}: live, subscribed to query 1 {name}, query 2 {name}, "
-    assert said[0].startswith(first)
-    assert said[0].endswith(" and 2 more")
+    assert said[0] == f"DEBUG {host}: connecting"
+    assert said[1].startswith(first)
+    assert said[1].endswith(" and 2 more")
     assert f"DEBUG {host}: query 1 {name}: still running (Continue wait)" in said
     (lost,) = [line for line in said if "next attempt" in line]
     assert lost.startswith(f"WARNING {host}: the connection was lost")
@@ -348,8 +349,8 @@ async def test_an_outdated_snapshot_is_logged(generation, transport, caplog):
     said = [line for line in lines(caplog) if "snapshot" in line]
     name = f"{cube.url.split('/')[2]}: query 1 [{EVENTS}.asset_amount, {EVENTS}."
     assert [line.split(f" {name}sender_address]: ") for line in said] == [
-        ["DEBUG", "older snapshot held for up to 0.2 s"],
-        ["WARNING", "outdated snapshot delivered (stale)"],
+        ["INFO", "older snapshot held for up to 0.2 s"],
+        ["WARNING", "no newer snapshot: delivering an older one (update.stale)"],
     ]
 
 
@@ -377,7 +378,7 @@ async def test_the_end_says_how_many_attempts_failed(
             with pytest.raises(TransportError):
                 await anext(updates)
     assert len(asked) == attempts
-    *retries, end = [line for line in lines(caplog) if "INFO" not in line]
+    *retries, end = [line for line in lines(caplog) if line[0] in "WE"]
     assert len(retries) == attempts - 1
     said = {1: "1 failed attempt", 3: "3 failed attempts in a row"}[attempts]
     assert re.fullmatch(
@@ -445,3 +446,21 @@ async def test_a_refused_upgrade_quotes_the_page(status, clock, caplog):
     assert said in caught.value.text
     assert "fixed string" not in caught.value.text
     assert said in caplog.text
+
+
+# ------------------------------------------------------------------------ log lines
+
+
+async def test_the_log_says_what_it_does(caplog):
+    with FakeCube() as cube:
+        for token in (cube.token, cube.token()):
+            client = AsyncCubeClient(cube.url, token)
+            caplog.set_level(logging.DEBUG, "ortege_watch.watch")
+            caplog.clear()
+            async with client, client.watch(QUERY) as updates:
+                await anext(updates)
+            said = [line.partition(": ")[2].split(",")[0] for line in lines(caplog)]
+            calls = ["calling the token function"] if callable(token) else []
+            assert said == [*calls, "connecting", "live", "closed"]
+    levels = [each.levelname for each in caplog.records if "watch" in each.name]
+    assert levels == ["DEBUG", "INFO", "INFO"]

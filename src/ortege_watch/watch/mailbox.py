@@ -233,7 +233,7 @@ class Mailbox:
         if last is not None and not changes:
             return None
         if stale:
-            text = "outdated snapshot delivered (stale)"
+            text = "no newer snapshot: delivering an older one (update.stale)"
             self._log(logging.WARNING, message_id, text)
         slot.last, slot.last_part = result, snapshot.part
         is_top = slot.query.limit is not None and slot.query.order

@@ -225,7 +225,8 @@ class WatchOptions(TypedDict, total=False):
             delivers it at once; 30 by default. Cover the refresh key of the cube and a
             tick: 130 for two minutes, the default of BigQuery, Snowflake and Presto.
         poll_every: seconds between two rounds of polling; 5 by default.
-        on_state: called with each new :class:`ConnectionState`, on the event loop.
+        on_state: called with each new :class:`ConnectionState`: on the event loop or, with
+            :class:`CubeClient`, in the thread of the subscription.
         on_error: called with transient errors (:class:`ApiError`,
             :class:`DecodeError`); without it each is raised from the iteration, once.
     """

@@ -95,6 +95,7 @@ class Subscription:
         finished: nothing more will arrive.
         state: the worst state of any session.
         last_seen: when the last frame or poll arrived, in UTC.
+        server: its host, for log lines.
         about: the server and the number of queries, for a repr.
     """
 
@@ -127,10 +128,10 @@ class Subscription:
         self.last_seen: datetime | None = None
         self._wire = {key: query.to_wire() for key, query in self.mailbox.open.items()}
         self._target = target
-        self._server = target.url.split("/")[2]
+        self.server: Final = target.url.split("/")[2]
         number = len(queries)
         self.about: Final = (
-            f"{self._server}, {number} {'query' if number == 1 else 'queries'}"
+            f"{self.server}, {number} {'query' if number == 1 else 'queries'}"
         )
         self._on_state = options.get("on_state")
         self._callback_failed = False
@@ -152,7 +153,7 @@ class Subscription:
             LOGGER.warning(
                 "%s: the token is a fixed string and %s at %s: pass a function that"
                 " returns a new one",
-                self._server,
+                self.server,
                 "expires" if until > time.time() else "expired",
                 timestamp(until),
             )
@@ -226,7 +227,7 @@ class Subscription:
         for group in [keys] if cube else [[key] for key in keys]:
             session = Session(
                 {key: self._wire[key] for key in group},
-                server=self._server,
+                server=self.server,
                 choice=self._choice,
                 settings=self._settings,
                 failures=self._failures,
@@ -258,7 +259,7 @@ class Subscription:
                 after = f" after {count} failed attempt{row}"
             LOGGER.error(
                 "%s: the subscription has ended%s: %s",
-                self._server,
+                self.server,
                 after,
                 error.text if isinstance(error, OrtegeWatchError) else error,
             )
@@ -266,6 +267,8 @@ class Subscription:
             self.mailbox.put_end(error)
         if not self.finished:
             self.finished = True
+            if error is None:
+                LOGGER.info("%s: closed", self.server)
             self._set_state(ConnectionState.CLOSED)
         self.arrived.set()
 
@@ -418,6 +421,8 @@ class SessionRunner:
             socket.task.cancel()
 
     async def _ask_token(self) -> None:
+        if self._target.token_expires:
+            LOGGER.debug("%s: calling the token function", self._subscription.server)
         try:
             token = await self._target.token()
         except OrtegeWatchError as error:

@@ -195,6 +195,7 @@ class Session:
                     return self._retry_token(refusal)
                 if expires_at is not None and expires_at <= self._now:
                     self._on_old_token(token, expired=True)
+                self._log(logging.DEBUG, "connecting")
                 self._do(states.Open(token))
                 until = self._now + self._settings.connect_within
                 return Connecting(token, expires_at, until)
@@ -386,7 +387,7 @@ class Session:
             seconds = self._settings.hold_stale_for
             name = self._queries.name(key)
             text = f"{name}: older snapshot held for up to {seconds:g} s"
-            self._log(logging.DEBUG, text)
+            self._log(logging.INFO, text)
 
     def _report(self, state: Live, failures: list[states.Fail]) -> Live | Closed:
         self._do(*failures)

@@ -464,3 +464,21 @@ async def test_the_log_says_what_it_does(caplog):
             assert said == [*calls, "connecting", "live", "closed"]
     levels = [each.levelname for each in caplog.records if "watch" in each.name]
     assert levels == ["DEBUG", "INFO", "INFO"]
+
+
+async def test_a_poll_that_fails_again_does_not_repeat_the_text(clock, caplog):
+    asked = []
+
+    async def talk(request, reader, writer) -> None:
+        asked.append(request)
+        writer.write(answer(PAGE, 200))
+        await writer.drain()
+
+    async with peer(talk) as url:
+        client = AsyncCubeClient(url, "a.token", clock=clock)
+        async with client, client.watch(QUERY, transport="rest") as updates:
+            await move(clock, updates, lambda: len(asked) == 4)
+    said = [line for line in lines(caplog) if line.startswith("WARNING")]
+    assert sum(PAGE[:20] in line for line in said) == 1
+    assert all("still failing; next attempt in" in line for line in said[1:])
+    assert len(said) >= 3

@@ -133,6 +133,8 @@ class Session:
         """How often in a row the token function returned no newer token."""
         self._poll_failing = False
         """Whether no query of the latest round has succeeded."""
+        self._poll_errors: dict[str, tuple[object, ...]] = {}
+        """The latest error of each query, until a poll of it succeeds."""
         self._refused_upgrades = 0
         """Upgrades in a row that were answered as if WebSockets were off."""
         self._early_drops = 0
@@ -310,6 +312,7 @@ class Session:
                     self._log(logging.INFO, "polling works again")
                 self._failures.succeeded()
                 self._failures.reset()
+                self._poll_errors.pop(key, None)
                 self._on_snapshot(key, part)
                 return state.after_response(key)
             case states.PollFailed():
@@ -629,11 +632,14 @@ class Session:
             after = self._round_failed(state, error)
         elif not state.succeeded:
             after = attrs.evolve(state, outage=error)
+        reported = any(isinstance(each, states.Fail) for each in self._effects)
+        about = (type(error), *error.args)  # without the id of the request
+        before, self._poll_errors[key] = self._poll_errors.get(key), about
         if isinstance(after, Polling):
+            level = logging.DEBUG if reported else logging.WARNING  # or it has two
+            text = "still failing" if about == before else error.text
             when = next_attempt(after.until - self._now, asked)
-            self._log(
-                logging.WARNING, f"{self._queries.name(key)}: {error.text}; {when}"
-            )
+            self._log(level, f"{self._queries.name(key)}: {text}; {when}")
         return after
 
     def _round_failed(

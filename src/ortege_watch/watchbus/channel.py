@@ -485,7 +485,7 @@ class AlertChannel:
         """Send each alert in a frame of its own, so that none stops the others."""
 
         async def attempt(queued: QueuedAlert) -> None:
-            body = alerts_body([queued.data[1:-1]], self._style)
+            body = alerts_body([queued.data], self._style)
             try:
                 await self._send_body(body, retry=False)
             except OrtegeWatchError as error:

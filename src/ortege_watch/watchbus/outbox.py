@@ -13,7 +13,7 @@ from typing import Final
 from ortege_watch._checks import check_int
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import OutboxFull
-from ortege_watch.watchbus.models import AlertInfo, read_alerts
+from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.sending import (
     DELAYS,
     BatchResults,
@@ -21,6 +21,7 @@ from ortege_watch.watchbus.sending import (
     QueuedAlert,
     Redelivery,
     SendLease,
+    read_data,
 )
 
 _LOGGER: Final = logging.getLogger("ortege_watch.watchbus")
@@ -30,7 +31,7 @@ _VERSION: Final = 1
 
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS waiting (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        number INTEGER PRIMARY KEY,
         key TEXT NOT NULL UNIQUE,
         data BLOB NOT NULL,
         accepted_at REAL NOT NULL,
@@ -38,7 +39,7 @@ _SCHEMA: Final = """
         next_attempt_at REAL NOT NULL DEFAULT 0
     );
     CREATE TABLE IF NOT EXISTS dead (
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        number INTEGER PRIMARY KEY,
         key TEXT NOT NULL UNIQUE,
         data BLOB NOT NULL,
         reason TEXT NOT NULL,
@@ -130,7 +131,7 @@ class Outbox(DatabaseFile):
         """Return the queued alerts, in order, also those that are sent again later."""
         with self._guard:
             rows = self._db.execute("SELECT data FROM waiting ORDER BY number")
-            return [read_alerts(data)[0] for (data,) in rows]
+            return [read_data(data) for (data,) in rows]
 
     @property
     def dead(self) -> list[DeadLetter]:
@@ -140,7 +141,7 @@ class Outbox(DatabaseFile):
                 "SELECT data, reason, code, status, attempts, time, key FROM dead"
                 " ORDER BY number"
             ).fetchall()
-        return [DeadLetter(read_alerts(data)[0], *rest) for data, *rest in rows]
+        return [DeadLetter(read_data(data), *rest) for data, *rest in rows]
 
     def requeue(self, letters: Iterable[DeadLetter] | None = None) -> int:
         """Queue dead letters again, after all other alerts, and return their number.
@@ -170,8 +171,9 @@ class Outbox(DatabaseFile):
             rows = self._db.execute("SELECT key, data FROM dead ORDER BY number")
             taken = [row for row in rows if wanted is None or row[0] in wanted]
             if is_queued:
-                self._add(taken)
-            self._forget([row[:1] for row in taken])
+                now = self._now()
+                self._add([(*row, now) for row in taken])
+            self._forget(row[0] for row in taken)
         return len(taken)
 
     def close(self) -> None:
@@ -190,11 +192,12 @@ class Outbox(DatabaseFile):
         Raises:
             OutboxFull: they do not fit.
         """
-        rows = [(each.key, each.data) for each in alerts]
+        now = self._now()
+        rows = [(each.key, each.data, now) for each in alerts]
         with self._guard, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._add(rows)
-            self._forget([row[:1] for row in rows])
+            self._forget(each.key for each in alerts)
 
     def begin_sending(self, lease: SendLease, limit: int) -> list[QueuedAlert] | None:
         """Take the lease and return the first alerts; ``None`` if another has it.
@@ -295,12 +298,11 @@ class Outbox(DatabaseFile):
         with self._guard:
             return [x for x in alerts if self._db.execute(query, (x.key,)).fetchone()]
 
-    def _add(self, rows: Sequence[tuple[str, bytes]]) -> None:
-        now = self._now()
+    def _add(self, rows: Sequence[tuple[str, bytes, float]]) -> None:
         self._db.executemany(
             "INSERT INTO waiting (key, data, accepted_at) VALUES (?, ?, ?)"
             " ON CONFLICT DO NOTHING",
-            [(*row, now) for row in rows],
+            rows,
         )
         [count] = self._db.execute(_COUNT).fetchone()
         if count > self.limit:
@@ -309,9 +311,10 @@ class Outbox(DatabaseFile):
                 f" hold {count}: none of these {len(rows)} was accepted"
             )
 
-    def _forget(self, keys: Iterable[tuple[str]]) -> None:
+    def _forget(self, keys: Iterable[str]) -> None:
         if self._db.execute("SELECT 1 FROM dead LIMIT 1").fetchone():
-            self._db.executemany("DELETE FROM dead WHERE key = ?", keys)
+            rows = ((key,) for key in keys)
+            self._db.executemany("DELETE FROM dead WHERE key = ?", rows)
 
     def _first(self, limit: int) -> list[QueuedAlert]:
         now = self._now()

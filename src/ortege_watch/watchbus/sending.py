@@ -115,12 +115,17 @@ class Redelivery:
         return max(nominal, respected(wait))
 
 
+def read_data(data: bytes) -> AlertInfo:
+    """Return the alert that queued bytes are."""
+    return read_alerts(b"[%b]" % data)[0]
+
+
 @mutable  # not frozen: a batch has many, and a frozen one takes longer to create
 class QueuedAlert:
     """An alert that is to be sent."""
 
     key: str  # its dedupe key, as the receiver computes it
-    data: bytes  # a list of this one alert, as JSON
+    data: bytes  # the alert as JSON
     attempts: int = field(default=0, eq=False)  # that failed
     accepted_at: float = field(default=0.0, eq=False)  # unix seconds
     given: AlertInfo | None = field(default=None, eq=False, repr=False)
@@ -128,7 +133,7 @@ class QueuedAlert:
     @property
     def alert(self) -> AlertInfo:
         """The alert; the object that was given, where that was in this process."""
-        return self.given or read_alerts(self.data)[0]
+        return self.given or read_data(self.data)
 
     def dead_letter(
         self, error: WatchBusError, time: float | None = None
@@ -254,9 +259,10 @@ def prepare_alerts(alerts: object, app_id: str, style: WireStyle) -> list[Queued
     """Encode alerts; of several with one dedupe key, only the first is kept."""
     found: dict[str, QueuedAlert] = {}
     for i, alert in enumerate(check_list("alerts", alerts, AlertInfo)):
-        data = b"[%b]" % encode_alert(alert, i, style)
+        data = encode_alert(alert, i, style)
         key = alert.dedupe_key(app_id)
-        found.setdefault(key, QueuedAlert(key, data, given=alert))
+        if key not in found:
+            found[key] = QueuedAlert(key, data, given=alert)
     return list(found.values())
 
 
@@ -341,9 +347,16 @@ class Sender:
         return result
 
     def _result(self, unsent: Iterable[QueuedAlert]) -> PublishResult:
-        given = {each.data: each.given for each in self.alerts}
+        given: dict[bytes, AlertInfo | None] = {}
+        if self.outbox is not None:
+            given = {each.data: each.given for each in self.alerts}
         return PublishResult(
-            sent=tuple([given.get(each.data) or each.alert for each in self._sent]),
+            sent=tuple(
+                [
+                    each.given or given.get(each.data) or each.alert
+                    for each in self._sent
+                ]
+            ),
             rejected=tuple(self._dead),
             unsent=tuple([each.alert for each in unsent]),
             error=self._error or self._failure,
@@ -423,7 +436,7 @@ class Sender:
     def _post(
         self, part: Sequence[QueuedAlert], *, is_whole: bool
     ) -> Conversation[None]:
-        body = alerts_body([each.data[1:-1] for each in part], self.config.style)
+        body = alerts_body([each.data for each in part], self.config.style)
         if len(part) == 1 and self.outbox is None:
             longest_wait = math.inf
         else:

@@ -101,6 +101,26 @@ def test_cubes_and_members_are_contained():
     assert 5 not in meta
 
 
+def test_members_are_contained_by_their_name():
+    meta = Meta.read(BODY)
+    assert Measure("stacks_contract_events.count") in meta
+    assert TimeDimension("stacks_contract_events.tx_date") in meta
+    assert Segment("stacks_contract_events.loud") in meta
+    assert Measure("stacks_contract_events.counts") not in meta
+
+
+def test_a_cube_is_shown_by_the_numbers_of_its_members():
+    cube = Meta.read(BODY).cube("stacks_contract_events")
+    shown = "<CubeMeta 'stacks_contract_events' measures=1 dimensions=2 segments=1>"
+    assert repr(cube) == shown
+
+
+@pytest.mark.parametrize("data", [{}, None, 5])
+def test_only_bytes_are_read(data):
+    with pytest.raises(InvalidArgument, match="data must be bytes, got"):
+        Meta.read(data)
+
+
 def test_what_is_missing_is_named_with_what_is_spelt_alike():
     meta = Meta.read(BODY)
     for find, name, advice in (
@@ -110,6 +130,17 @@ def test_what_is_missing_is_named_with_what_is_spelt_alike():
             meta.member,
             "stacks_contract_events.counts",
             "did you mean 'stacks_contract_events.count'",
+        ),
+        (
+            meta.member,
+            "stacks_contract_events.price",
+            "the members are stacks_contract_events.count, ",
+        ),
+        (meta.member, "stacks_contract_calls.fee", "the members are stacks_contract_"),
+        (
+            meta.member,
+            "stacks_contract_event.count",
+            "did you mean 'stacks_contract_events.count'?",
         ),
         (Meta.read(b'{"cubes":[]}').cube, "x", "the cubes are (none)"),
     ):

@@ -48,3 +48,11 @@ def test_another_answer_is_no_sql(answer):
 def test_another_answer_is_no_dry_run(answer):
     with pytest.raises(DecodeError, match="/dry-run has no list"):
         DryRun.read(written(answer))
+
+
+def test_reprs_leave_out_the_whole_response():
+    statement = {"sql": {"sql": ["SELECT 1", []], "external": "left out"}}
+    assert repr(Sql.read(written(statement))) == "Sql(statement='SELECT 1', params=())"
+    run = {"queryType": "regularQuery", "normalizedQueries": [{}], "pivotQuery": {}}
+    shown = "DryRun(query_type='regularQuery', queries=({},))"
+    assert repr(DryRun.read(written(run))) == shown

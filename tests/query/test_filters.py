@@ -86,6 +86,21 @@ def test_filters_have_no_truth_value(filter_, use):
         use(filter_)
 
 
+@pytest.mark.parametrize(
+    ("negate", "message"),
+    [
+        (lambda f: ~f, "~ is not supported by"),
+        (lambda f: not f, "instead of not"),
+    ],
+)
+@pytest.mark.parametrize("filter_", [a, a | b])
+def test_what_a_filter_is_negated_with_is_named(filter_, negate, message):
+    with pytest.raises(
+        QueryError, match=rf"{message}.* ne\(\), not_in\(\) or is_not_set"
+    ):
+        negate(filter_)
+
+
 @pytest.mark.parametrize("other", [True, None, "a", sender])
 def test_only_filters_are_joined(other):
     for join in (lambda: a & other, lambda: a | other):

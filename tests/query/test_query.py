@@ -174,11 +174,32 @@ def test_lists_become_tuples_and_repetitions_count_once():
         ({"measures": []}, "the query selects nothing; pass measures"),
         ({"time": [seen.over("today")]}, "the query selects nothing; pass measures"),
         ({"segments": [large], "where": [sender.eq("a")]}, "selects nothing"),
-        ({"measures": "cube.x"}, "measures must be a list, got 'cube.x'"),
+        ({"measures": "cube.x"}, "must be a member or a list of members, got 'cube.x'"),
         ({"measures": sender}, r"measures: Dimension\(.*\) belongs in dimensions="),
-        ({"measures": {amount}}, "measures must be a list"),
-        ({"measures": {"a": 1}}, "measures must be a list"),
-        ({"measures": None}, "measures must be a list"),
+        ({"measures": {amount}}, "measures must be a member or a list of members"),
+        ({"measures": {"a": 1}}, "measures must be a member or a list of members"),
+        ({"measures": None}, "measures must be a member or a list of members"),
+        ({"time": "x.t"}, "time must be a time selection or a list of time selections"),
+        ({"segments": "x.s"}, "segments must be a segment or a list of segments, got"),
+        ({"order": "x.s"}, "order must be an order or a list of orders, got 'x.s'"),
+        (
+            {"time": ["c.t"]},
+            (
+                r"time: expected time selections such as TimeDimension\(\"cube.time\"\)"
+                r"\.by\(\"day\"\), got 'c.t'"
+            ),
+        ),
+        (
+            {"segments": ["c.s"]},
+            r"expected segments such as Segment\(\"cube.name\"\), got 'c.s'",
+        ),
+        (
+            {"dimensions": ["c.d"]},
+            (
+                r"expected members such as Dimension\(\"cube.name\"\) or "
+                r"TimeDimension\(\"cube.time\"\), got 'c.d'"
+            ),
+        ),
         (
             {"measures": ["cube.x"]},
             r'expected members such as Measure\("cube.total"\), got',
@@ -214,7 +235,7 @@ def test_refuses_members_that_are_out_of_place(arguments, advice):
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        ({"where": "a"}, "where must be a list, got 'a'"),
+        ({"where": "a"}, "where must be a filter or a list of filters, got 'a'"),
         ({"where": amount.gt(5)}, "restricts a measure; put it into having="),
         ({"where": sender}, r"^where: expected .*; compare it with a value$"),
         (

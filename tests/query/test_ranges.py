@@ -67,7 +67,6 @@ def test_a_day_in_words_is_that_day():
         "this weekend",
         "last week or so",
         "this 2 days",
-        "last 0 days",
         "last -1 days",
         "last 07 days",
         "last ٣ days",
@@ -243,3 +242,10 @@ def test_rows_before_an_instant_include_its_last_millisecond():
     moment = datetime(2024, 5, 1, 23, 59, 59, 999500, tzinfo=UTC)
     [sent] = TimeDimension("calls.seen").before(moment).to_wire(UTC)["values"]
     assert sent == "2024-05-02T00:00:00.000"
+
+
+@pytest.mark.parametrize("words", ["last 0 days", "Next  00 weeks"])
+def test_a_range_without_a_day_is_named_as_empty(words):
+    message = f"{words!r} is empty: n must be at least 1"
+    with pytest.raises(QueryError, match=message):
+        TimeDimension("calls.seen").over(words)

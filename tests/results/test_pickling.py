@@ -88,7 +88,7 @@ def test_a_row_keeps_its_types(way):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_row_keeps_its_place_for_errors(way):
     row = way(result([ROW, ROW | {"e.count": "many"}])[1])
-    with pytest.raises(DecodeError, match=r"e\.count in row 1 is not a decimal number"):
+    with pytest.raises(DecodeError, match=r"e\.count in row 1 is not a whole number"):
         row[COUNT]
 
 
@@ -203,7 +203,7 @@ rows, row, changed, error = pickle.load(sys.stdin.buffer)
 assert [each["e.count"] for each in rows] == [5, 6], rows
 assert row.get("e.count") == 5 and changed.before["e.count"] == 5
 assert error.query == rows.query, error.query
-assert type(error).__name__ == "DecodeError" and "not a decimal number" in str(error)
+assert type(error).__name__ == "DecodeError" and "not a whole number" in str(error)
 sys.stdout.buffer.write(pickle.dumps((rows, row, changed)))
 """
 
@@ -235,7 +235,7 @@ def test_they_cross_a_process_pool():
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         first = pool.apply_async(Result.__getitem__, (rows, 0)).get(timeout=60)
         assert first == rows[0]
-        with pytest.raises(DecodeError, match=r"e\.count in row 1 is not a decimal"):
+        with pytest.raises(DecodeError, match=r"e\.count in row 1 is not a whole"):
             pool.apply_async(type(first).__getitem__, (rows[1], COUNT)).get(timeout=60)
         error = QueryError("bad")
         error.query = QUERY

@@ -133,7 +133,9 @@ def test_a_row_may_lack_a_column_that_others_have():
         ("sender", 5, "declare the member as int or Decimal: 5"),
         ("active", "yes", "e.active in row 1 is not a boolean: 'yes'"),
         ("at", "yesterday", "e.at in row 1 is not a time"),
-        ("count", "9" * 5000, "e.count in row 1 is not a whole number"),
+        ("count", "9" * 5000, "e.count in row 1 has more than 4300 digits"),
+        ("count", "1.5", "e.count in row 1 is not a whole number: '1.5'"),
+        ("count", "A", "e.count in row 1 is not a whole number: 'A'"),
     ],
 )
 def test_other_values_are_an_error_with_their_place(column, value, problem):
@@ -180,7 +182,7 @@ def test_null_is_none_by_name_and_an_error_by_member():
 
 @pytest.mark.parametrize("name", ["values", "items", "as_dict"])
 def test_a_value_that_cannot_be_read_is_an_error_of_every_view(name):
-    with pytest.raises(DecodeError, match="is not a decimal number: 'many'"):
+    with pytest.raises(DecodeError, match="is not a whole number: 'many'"):
         getattr(row(count="many"), name)()
     assert "e.count" in row(count="many")
 

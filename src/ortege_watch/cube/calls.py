@@ -241,7 +241,7 @@ class Sql:
 
     statement: str
     params: tuple[Any, ...]
-    raw: Mapping[str, Any]
+    raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def read(cls, data: bytes) -> Sql:
@@ -270,7 +270,7 @@ class DryRun:
 
     query_type: str
     queries: tuple[Mapping[str, Any], ...]
-    raw: Mapping[str, Any]
+    raw: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def read(cls, data: bytes) -> DryRun:

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 import msgspec
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_text, shown
+from ortege_watch._checks import check_kind, check_text, shown
 from ortege_watch.errors import DecodeError, InvalidArgument
+from ortege_watch.query import Member
 from ortege_watch.query.values import UNITS
 
 
@@ -134,9 +135,15 @@ class CubeMeta(_Described, frozen=True, kw_only=True, rename="camel", gc=False):
         yield from self.dimensions
         yield from self.segments
 
+    def __repr__(self) -> str:
+        return (
+            f"<CubeMeta {self.name!r} measures={len(self.measures)} "
+            f"dimensions={len(self.dimensions)} segments={len(self.segments)}>"
+        )
+
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """The cubes of a server; ``"cube" in meta`` and ``"cube.member" in meta`` work.
+    """The cubes of a server; ``"cube" in meta`` and ``member in meta`` compare names.
 
     Attributes:
         cubes: in the server's order.
@@ -150,7 +157,9 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             DecodeError: it has another form; the message names the path.
+            InvalidArgument: it is not bytes.
         """
+        check_kind("data", data, bytes | bytearray | memoryview | str, "bytes")
         try:
             answer = _decoder.decode(data)
         except codec.UNREADABLE as error:
@@ -175,6 +184,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
         return _find("member", name, self._members())
 
     def __contains__(self, name: object) -> bool:
+        if isinstance(name, Member):
+            name = name.name
         return any(each.name == name for each in (*self.cubes, *self._members()))
 
     def __repr__(self) -> str:
@@ -197,7 +208,18 @@ def _find(kind: str, name: str, candidates: Iterable[D]) -> D:
     known = {each.name: each for each in candidates}
     if name in known:
         return known[name]
-    alike = " or ".join(map(repr, difflib.get_close_matches(name, known)))
-    listed = codec.excerpt(", ".join(known)) or "(none)"
+    # What is common to all names of a cube does not make them alike.
+    cube, _, rest = name.rpartition(".")
+    siblings = {
+        each.rpartition(".")[2]: each
+        for each in known
+        if each.rpartition(".")[0] == cube
+    }
+    if siblings:
+        near = [siblings[each] for each in difflib.get_close_matches(rest, siblings)]
+    else:
+        near = difflib.get_close_matches(name, known, cutoff=0.85)
+    alike = " or ".join(map(repr, near))
+    listed = codec.excerpt(", ".join(siblings.values() or known)) or "(none)"
     advice = f"did you mean {alike}?" if alike else f"the {kind}s are {listed}"
     raise InvalidArgument(f"unknown {kind} {shown(name)}: {advice}")

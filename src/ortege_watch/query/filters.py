@@ -11,7 +11,16 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from datetime import date, datetime, tzinfo
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    TypeVar,
+)
 
 import attrs
 
@@ -145,8 +154,17 @@ class Filter(ABC):
     def __bool__(self) -> bool:
         raise QueryError(
             f"{self!r} has no truth value; join filters with & and |, in parentheses, "
-            "or pass a list: all filters of a list must hold"
+            "or pass a list: all filters of a list must hold; instead of not, use the "
+            "opposite method, such as ne(), not_in() or is_not_set()"
         )
+
+    if not TYPE_CHECKING:  # type checkers know that ~ is not supported
+
+        def __invert__(self) -> NoReturn:
+            raise QueryError(
+                f"~ is not supported by {self!r}; use the opposite method, such as ne(), "
+                "not_in() or is_not_set()"
+            )
 
     @property
     def kind(self) -> str:

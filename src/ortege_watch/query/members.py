@@ -297,7 +297,8 @@ class TimeDimension(Column[datetime]):
         """Restrict to a range: words, a day, or a pair of dates or datetimes.
 
         Words are ``today``, ``yesterday``, ``tomorrow``, ``this week``, ``last month``,
-        ``next quarter``, ``last 7 days``, ``from 7 days ago to now`` and a day alone.
+        ``next quarter``, ``last 7 days``, ``from 7 days ago to now``, ``from 1 hour ago
+        to 5 minutes ago``, ``from 2024-05-01 to 2024-05-03`` and a day alone.
         Servers take whole units, with ``to now`` including the current one: at 19:56
         ``from 2 hours ago to now`` is 17:00 to 19:59:59.999. For a finer window write
         ``from 120 minutes ago to now``. Both ends of a pair are included.

@@ -66,11 +66,27 @@ _KINDS: dict[str, type[Any] | tuple[type[Any], ...]] = {
 }
 
 
+# What the items of an argument are called, and an example.
+_EXPECTED = {
+    "measures": ("member", 'Measure("cube.total")'),
+    "dimensions": ("member", 'Dimension("cube.name") or TimeDimension("cube.time")'),
+    "time": ("time selection", 'TimeDimension("cube.time").by("day")'),
+    "segments": ("segment", 'Segment("cube.name")'),
+    "where": ("filter", ""),
+    "having": ("filter", ""),
+    "order": ("order", ""),
+}
+
+
 def _items(value: Any, slot: str) -> tuple[Any, ...]:
     """Return the items of a list; one alone is a list of one."""
     # A bool is what == makes of a member, which check_filter() explains.
     alone = isinstance(value, Member | TimeSelection | Filter | Order | bool)
-    return (value,) if alone else check_list(value, slot)
+    if alone:
+        return (value,)
+    name, _ = _EXPECTED[slot]
+    article = "an" if slot == "order" else "a"
+    return check_list(value, slot, f"{article} {name} or a list of {name}s")
 
 
 def _members(value: Any, slot: str) -> tuple[Any, ...]:
@@ -97,7 +113,8 @@ def _misplaced(item: Any, slot: str) -> str:
     for home, kinds in _KINDS.items():
         if isinstance(item, kinds):
             return f"{shown(item)} belongs in {home}="
-    return f'expected members such as Measure("cube.total"), got {shown(item)}'
+    name, example = _EXPECTED[slot]
+    return f"expected {name}s such as {example}, got {shown(item)}"
 
 
 def _filters(value: Any, slot: str, kind: str, other: str) -> tuple[Filter, ...]:

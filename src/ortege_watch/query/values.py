@@ -37,10 +37,10 @@ UNITS = ("second", "minute", "hour", "day", "week", "month", "quarter", "year")
 _MOST_DIGITS = 4000
 
 
-def check_list(value: Any, what: str) -> tuple[Any, ...]:
+def check_list(value: Any, what: str, expected: str = "a list") -> tuple[Any, ...]:
     """Return the items of a sequence that is not a string."""
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise QueryError(f"{what} must be a list, got {shown(value)}")
+        raise QueryError(f"{what} must be {expected}, got {shown(value)}")
     return tuple(value)
 
 
@@ -217,6 +217,7 @@ _RELATIVE = re.compile(
     f"today|yesterday|tomorrow|(?:this|last|next) {_UNIT}"
     f"|(?:last|next) {_COUNT} {_UNIT}s?|from {_POINT} to {_POINT}"
 )
+_EMPTY = re.compile(f" *(?:last|next) +0+ +{_UNIT}s? *", re.IGNORECASE)
 _MONTH = re.compile("[0-9]{4}-[0-9]{2}")
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _MOMENT = re.compile(
@@ -225,7 +226,8 @@ _MOMENT = re.compile(
 )
 _FORMS = (
     '"today", "yesterday", "tomorrow", "this|last|next <unit>", '
-    '"last|next <n> <units>", "from <n> <units> ago to now", a day "2024-05-01", '
+    '"last|next <n> <units>", "from <point> to <point>" (a point is "now", '
+    '"<n> <units> ago", "<n> <units> from now" or a day), a day "2024-05-01", '
     "or a pair (start, end) of dates or aware datetimes"
 )
 
@@ -257,6 +259,9 @@ def check_range(value: Any, what: str = "range") -> Range:
             if words := relative_words(value):
                 check_ordered([_parse(x, what) for x in _DAY.findall(words)], what)
                 return words
+            if _EMPTY.fullmatch(value):
+                message = f"{what}: {shown(value)} is empty: n must be at least 1"
+                raise QueryError(message)
         case date() if not isinstance(value, datetime):
             return (value, value)
         case [start, end]:

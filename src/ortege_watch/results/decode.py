@@ -236,7 +236,7 @@ def _check_lengths(what: str, lists: Sequence[Sequence[Any]], length: int) -> No
 # digits of other scripts), so every value is checked first.
 
 
-def read_decimal(value: Any) -> Decimal:
+def read_decimal(value: Any, wanted: str = "a decimal number") -> Decimal:
     """Read a number exactly."""
     kind = type(value)
     if kind is Decimal:
@@ -249,7 +249,7 @@ def read_decimal(value: Any) -> Decimal:
     if kind is str and value.strip("+-").lower() in {"nan", "inf", "infinity"}:
         advice = "exclude it in the query, or declare the member or field as str"
         raise ValueError(f"is not a finite number; {advice}")
-    raise ValueError("is not a decimal number")
+    raise ValueError(f"is not {wanted}")
 
 
 def read_int(value: Any) -> int:
@@ -259,12 +259,13 @@ def read_int(value: Any) -> int:
         return cast("int", value)
     if kind is str and _is_integer(value):
         return int(value)
-    number = read_decimal(value)
-    if number.adjusted() < _MAX_DIGITS:
-        whole = int(number)
-        if whole == number:
-            return whole
-    raise ValueError("is not a whole number of at most 4300 digits")
+    number = read_decimal(value, "a whole number")
+    if number.adjusted() >= _MAX_DIGITS:
+        raise ValueError(f"has more than {_MAX_DIGITS} digits")
+    whole = int(number)
+    if whole != number:
+        raise ValueError("is not a whole number")
+    return whole
 
 
 def read_text(value: Any) -> str:

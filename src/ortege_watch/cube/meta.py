@@ -218,7 +218,7 @@ def _find(kind: str, name: str, candidates: Iterable[D]) -> D:
     if siblings:
         near = [siblings[each] for each in difflib.get_close_matches(rest, siblings)]
     else:
-        near = difflib.get_close_matches(name, known, cutoff=0.85)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
     alike = " or ".join(map(repr, near))
     listed = codec.excerpt(", ".join(siblings.values() or known)) or "(none)"
     advice = f"did you mean {alike}?" if alike else f"the {kind}s are {listed}"

@@ -239,6 +239,23 @@ async def test_no_exception_of_httpx_comes_out(sync, kind):
 
 
 @both
+@pytest.mark.parametrize("module", ["socksio.exceptions", "httpcore._exceptions"])
+async def test_no_exception_of_a_package_below_httpx_comes_out(sync, module):
+    def handler(_):
+        raise error
+
+    # As httpx lets it through where a SOCKS proxy hangs up.
+    kind = type("ProtocolError", (Exception,), {"__module__": module})
+    error = kind("Malformed reply")
+    failure = await outcome(request(), sync=sync, http=httpx.MockTransport(handler))
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.error, TransportError)
+    assert "no response: Malformed reply" in str(failure.error)
+    assert failure.error.__cause__ is error
+    assert failure.retry
+
+
+@both
 async def test_a_closed_client_of_the_users_is_said_to_be_closed(sync):
     http = httpx.Client() if sync else httpx.AsyncClient()
     if sync:

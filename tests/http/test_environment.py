@@ -261,6 +261,7 @@ BAD_AUTHORITIES = {
     ("SSL_CERT_DIR", "empty.pem"): "openssl rehash",
     ("SSL_CERT_DIR", "empty"): "openssl rehash",
     ("SSL_CERT_DIR", "unhashed"): "openssl rehash",
+    ("SSL_CERT_DIR", "x" * 300): "openssl rehash (File name too long",
 }
 
 

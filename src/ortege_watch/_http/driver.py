@@ -76,6 +76,10 @@ _FOREIGN: Final = (
 )
 """The exceptions that httpx raises or lets through."""
 
+_BELOW_HTTPX: Final = frozenset({"httpcore", "h11", "h2", "socksio", "anyio"})
+"""The packages whose own exceptions httpx may let through: it maps only those that it
+knows, and socksio's error for what a SOCKS proxy answers is not among them."""
+
 _NO_TLS: Final = "the port does not speak TLS: correct the scheme or port of the url"
 _OLD_TLS: Final = "ssl= allows no TLS version that the server supports"
 _NO_CLIENT_CERTIFICATE: Final = "load the client certificate that it requires into ssl="
@@ -166,19 +170,20 @@ def ssl_context() -> ssl.SSLContext:
 
 @functools.cache
 def _load_authorities(name: str, value: str) -> ssl.SSLContext:
-    problem = "expected a file of certificates in PEM format"
+    expected = "a file of certificates in PEM format"
+    if name == "SSL_CERT_DIR":
+        expected = "a directory of certificates, prepared by openssl rehash"
+    problem = f"expected {expected}"
     try:
         context = httpx.create_ssl_context()
-    except OSError as error:
-        problem = f"{problem} ({error.strerror or error})"
-    else:
         # OpenSSL skips a directory that it cannot read, and files with other names.
         if name != "SSL_CERT_DIR" or any(
             next(Path(each).glob("[0-9a-f]" * 8 + ".[0-9]*"), None)
             for each in value.split(os.pathsep)
         ):
             return context
-        problem = "expected a directory of certificates, prepared by openssl rehash"
+    except OSError as error:  # such as a name that is too long
+        problem = f"{problem} ({error.strerror or error})"
     raise InvalidArgument(f"the environment variable {name} is {value!r}: {problem}")
 
 
@@ -400,7 +405,9 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
             return _expired(request, self._through(request))
         except OrtegeWatchError as error:
             return Failure(error=error, retry=isinstance(error, TransportError))
-        except _FOREIGN as error:
+        except Exception as error:
+            if not _is_foreign(error):
+                raise
             if now() >= end:
                 return _expired(request, self._through(request))
             return _failure(error, request, self._through(request))
@@ -513,7 +520,9 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
                 return _response(response, body.finish())
         except OrtegeWatchError as error:
             return Failure(error=error, retry=isinstance(error, TransportError))
-        except _FOREIGN as error:
+        except Exception as error:
+            if not _is_foreign(error):
+                raise
             return _failure(error, request, self._through(request))
         assert scope.cancelled_caught  # noqa: S101 - for the type checkers
         return _expired(request, self._through(request))
@@ -642,6 +651,15 @@ def _expired(request: Request, through: str) -> Failure:
     return Failure(error=TransportError(text), expired=True)
 
 
+def _is_foreign(error: Exception) -> bool:
+    """Return whether httpx raised an error, and not a transport of the caller."""
+    return isinstance(error, _FOREIGN) or _is_below_httpx(error)
+
+
+def _is_below_httpx(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in _BELOW_HTTPX
+
+
 def _failure(error: Exception, request: Request, through: str) -> Failure:
     """Return the failure for an exception of httpx."""
     retry = isinstance(
@@ -651,7 +669,7 @@ def _failure(error: Exception, request: Request, through: str) -> Failure:
         | httpx.RemoteProtocolError
         | httpx.ProxyError
         | OSError,
-    )
+    ) or _is_below_httpx(error)
     ours: OrtegeWatchError
     match error:
         case httpx.PoolTimeout():

@@ -235,6 +235,40 @@ async def test_a_failure_names_the_type_and_the_line_but_no_text(case, sync):
     assert caught.value.text == where
 
 
+def used_up() -> str:
+    return next(iter(()))
+
+
+@pytest.mark.parametrize("sync", [True, False])
+@pytest.mark.parametrize("transport", ["load", "rest", "auto"])
+@pytest.mark.anyio
+async def test_a_function_without_a_further_token_fails_at_once(transport, sync):
+    async def fail() -> None:
+        async with AsyncCubeClient("http://127.0.0.1:9", used_up) as client:
+            if transport == "load":
+                await client.load(QUERY)
+            async with client.watch(QUERY, transport=transport) as updates:
+                await anext(updates)
+
+    def fail_in_thread() -> None:
+        with CubeClient("http://127.0.0.1:9", used_up) as client:
+            if transport == "load":
+                client.load(QUERY)
+            with client.watch(QUERY, transport=transport) as updates:
+                updates.next(timeout=5)
+
+    with pytest.raises(OrtegeWatchError) as caught:
+        if sync:
+            fail_in_thread()
+        else:
+            async with asyncio.timeout(5):
+                await fail()
+    line = line_of(used_up, "next")
+    where = f"StopIteration at test_token_source.py:{line}"
+    assert caught.value.text == f"the token function failed: {where}"
+    assert type(caught.value.__cause__) is StopIteration
+
+
 def test_a_failure_in_a_library_that_was_passed_names_the_library():
     with FakeCube() as cube, pytest.raises(OrtegeWatchError) as caught:
         CubeClient(cube.url, partial(json.loads, "{")).load(QUERY)

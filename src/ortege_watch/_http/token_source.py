@@ -144,12 +144,16 @@ class TokenSource:
 
 
 async def _call_here(ask: Callable[[], object]) -> object:
-    answer = ask()
-    return await answer if inspect.isawaitable(answer) else answer
+    # Inside the coroutine, at whose end a StopIteration would become another error.
+    with _calling_token_function():
+        answer = ask()
+        return await answer if inspect.isawaitable(answer) else answer
 
 
 def _call(ask: Callable[[], object]) -> object:
-    answer = ask()
+    # In the thread: a future of asyncio takes no StopIteration, and is never done.
+    with _calling_token_function():
+        answer = ask()
     if inspect.isawaitable(answer):
         if inspect.iscoroutine(answer):
             answer.close()  # or Python warns that nobody awaited it

@@ -282,10 +282,14 @@ class SignatureReason(StrEnum):
     NONCES_FULL = "nonces_full"
 
 
+_HEADERS: Final = "headers can not be null or empty"
+
+
 class SignatureError(OrtegeWatchError):
     """Raised when a signed request was not accepted.
 
-    The message contains no part of a secret or a signature.
+    The message contains no part of a secret or a signature. A view of a framework
+    answers the request with :attr:`status` and :attr:`body`.
 
     Attributes:
         reason: the rule that the request breaks.
@@ -299,6 +303,39 @@ class SignatureError(OrtegeWatchError):
         self.reason = reason
         self.delta = delta
         super().__init__(message)
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of the response to the request."""
+        return _REFUSALS[self.reason][0]
+
+    @property
+    def body(self) -> bytes:
+        """The body of the response: the specification's envelope, as JSON."""
+        _, code, text = _REFUSALS[self.reason]
+        envelope = '{"status":"ERROR","code":"%s","data":null,"error_data":"%s"}'
+        return (envelope % (code, text)).encode()
+
+
+# Codes and texts are the documented ones, where there is one; a body that is too large and
+# another path have none, so they are server errors. The HTTP statuses are undocumented.
+_REFUSALS: Final = {
+    SignatureReason.MISSING_HEADER: (401, "000004", _HEADERS),
+    SignatureReason.MALFORMED_HEADER: (401, "000004", _HEADERS),
+    SignatureReason.MALFORMED_TIMESTAMP: (401, "000005", "timestamp has illegal"),
+    SignatureReason.EXPIRED: (401, "000005", "timestamp is expired"),
+    SignatureReason.IN_THE_FUTURE: (401, "000005", "timestamp is expired"),
+    SignatureReason.MALFORMED_NONCE: (401, "000005", "nonce is illegal"),
+    SignatureReason.UNKNOWN_APP: (401, "000003", "invalid appid"),
+    SignatureReason.APP_EXPIRED: (401, "000005", "appid has expired"),
+    SignatureReason.APP_OVER_LIMIT: (429, "000005", "app is out of count limit"),
+    SignatureReason.BAD_SIGNATURE: (401, "000005", "invalid signature"),
+    SignatureReason.REPLAY: (401, "000005", "replay request"),
+    SignatureReason.BODY_TOO_LARGE: (413, "000001", "body too large"),
+    SignatureReason.QUERY_PRESENT: (400, "000005", "a query cannot be signed"),
+    SignatureReason.OTHER_PATH: (404, "000001", "not found"),
+    SignatureReason.NONCES_FULL: (429, "000002", "too many requests"),
+}
 
 
 class OutboxFull(OrtegeWatchError):

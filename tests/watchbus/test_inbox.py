@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 import threading
+from datetime import timedelta
 
 import anyio
 import pytest
@@ -225,11 +226,36 @@ def test_what_a_handler_raises_survives_pickle_and_copy(error):
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: RejectAlert(""), "reason must be a non-empty string, got ''"),
         (lambda: RetryAlert(after=-1), "after must be 0 or more"),
-        (lambda: RetryAlert(1, reason=""), "reason must be a non-empty string"),
+        (lambda: RetryAlert("30"), "after must be 0 or more"),
+        (lambda: RetryAlert(timedelta(seconds=-1)), "after must be 0 or more"),
     ],
 )
 def test_arguments_of_what_a_handler_raises_are_checked(make, problem):
     with pytest.raises(InvalidArgument, match=problem):
         make()
+
+
+def raising(make):
+    def handler(alert):
+        raise make()
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("make", "outcome"),
+    [
+        (lambda: RejectAlert(""), AlertOutcome("reject", "rejected")),
+        (RejectAlert, AlertOutcome("reject", "rejected")),
+        (lambda: RejectAlert(KeyError("x")), AlertOutcome("reject", "'x'")),
+        (
+            lambda: RetryAlert(timedelta(minutes=2)),
+            AlertOutcome("retry", "try again later", 120),
+        ),
+        (lambda: RetryAlert(1, ""), AlertOutcome("retry", "try again later", 1)),
+        (lambda: RetryAlert(1, OSError("away")), AlertOutcome("retry", "away", 1)),
+    ],
+)
+async def test_a_reason_may_be_anything(make, outcome):
+    assert await AlertInbox().handle(alert(1), "app", raising(make)) == outcome

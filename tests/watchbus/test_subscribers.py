@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from decimal import Decimal
 
 import pytest
 
@@ -19,7 +20,9 @@ from ortege_watch.watchbus import (
     Subscriber,
     SupportedEvent,
 )
+from ortege_watch.watchbus.wire import decode_supported_events
 
+TOKEN = "0x" + "ab" * 20
 EVENTS = [
     SupportedEvent("big_amount_txn", ("ERC20", "ERC721")),
     SupportedEvent("Risk_Function_Call", ("UNIVERSAL",)),
@@ -272,7 +275,7 @@ def test_a_file_of_another_release_is_refused(tmp_path):
         ({"events": []}, "events is empty: pass at least one SupportedEvent"),
         ({"events": ["x"]}, r"events\[0\] must be of type SupportedEvent, got str"),
         (
-            {"events": [*EVENTS, SupportedEvent("BIG_AMOUNT_TXN", ())]},
+            {"events": [*EVENTS, SupportedEvent("BIG_AMOUNT_TXN", ("ERC20",))]},
             "events must have each code once, got .*'BIG_AMOUNT_TXN'",
         ),
         ({"limit": 0}, "limit must be a positive int, got 0"),
@@ -296,3 +299,52 @@ def test_a_closed_file_is_an_error_of_the_library(provider):
     ):
         with pytest.raises(OrtegeWatchError, match=r"cannot use the provider's file '"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            ("ab", 56, "big_amount_txn"),
+            "entity must be an address, 0x and 40 hex digits",
+        ),
+        ((None, 56, "big_amount_txn"), "entity must be a non-empty string, got None"),
+        ((TOKEN, "0x38", "big_amount_txn"), "chain_id must be"),
+        ((TOKEN, 56.0, "big_amount_txn"), "chain_id must be"),
+        ((TOKEN, 56, "nope"), "a code of the provider's events, got 'nope'"),
+        ((TOKEN, 56, ""), "event_code must be a non-empty string"),
+    ],
+)
+def test_an_event_that_nobody_can_subscribe_to_is_refused(arguments, problem, provider):
+    with pytest.raises(InvalidArgument, match=problem):
+        provider.matching(*arguments)
+
+
+def test_the_digits_of_a_chain_are_a_chain(provider):
+    provider.subscribe("bus", [entity(1)])
+    for chain in (56, "56", "056"):
+        assert len(provider.matching(entity(1).entity, chain, "big_amount_txn")) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("big_amount_txn", "ERC20"), r"got 'ERC20': write \('ERC20',\)"),
+        (("big_amount_txn", ["ERC20"]), "must be a tuple of strings, got .'ERC20'."),
+        (("big_amount_txn", ()), "entity_types is empty"),
+        (("big_amount_txn", ("ERC20", "")), r"entity_types\[1\] must be a non-empty"),
+        (("big_amount_txn", (20,)), r"entity_types\[0\] must be"),
+        (("", ("ERC20",)), "event_code must be a non-empty string"),
+        (("big_amount_txn", ("ERC20",), 1.5), "a finite Decimal or None, got 1.5"),
+        (("big_amount_txn", ("ERC20",), Decimal("NaN")), "a finite Decimal or None"),
+    ],
+)
+def test_an_event_that_cannot_be_offered_is_refused(arguments, problem):
+    with pytest.raises(InvalidArgument, match=problem):
+        SupportedEvent(*arguments)
+
+
+def test_an_event_of_another_provider_is_kept_as_it_is():
+    data = [{"event_code": "big_amount_txn", "support_entity_type_list": []}]
+    [event] = decode_supported_events(data)
+    assert event.entity_types == ()

@@ -19,7 +19,7 @@ from ortege_watch.watchbus.requests import (
     is_of_server,
     is_rejection,
 )
-from ortege_watch.watchbus.wire import Contradiction, refusal
+from ortege_watch.watchbus.wire import Contradiction
 
 GMT = "Tue, 14 Nov 2023 22:13:20 GMT"  # 1,700,000,000
 HTML = b"<html>502 Bad Gateway</html>"
@@ -248,7 +248,8 @@ def test_an_error_envelope_may_ask_to_wait_too_long(longest_wait, wait, is_final
 def test_our_own_receiver_rejects_alerts_only_for_their_size(
     reason,
 ):
-    status, body = refusal(SignatureError(reason, ""))
+    error = SignatureError(reason, "")
+    status, body = error.status, error.body
     try:
         error = judge(said(body, status=status), same).error
     except WatchBusError as raised:

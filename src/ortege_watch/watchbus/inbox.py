@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Final, Literal, TypeAlias, TypeVar
 
 import anyio
@@ -13,12 +14,12 @@ import sniffio
 from anyio import to_thread
 from attrs import define, field, frozen
 
-from ortege_watch._checks import check_callable, check_kind, check_seconds, check_text
+from ortege_watch._checks import check_callable, check_kind, check_seconds
 from ortege_watch.errors import DecodeError, SignatureError, printable
 from ortege_watch.watchbus.handled import Claim, HandledStore, MemoryHandled
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.verifier import RequestVerifier
-from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer, refusal
+from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
 
 logger: Final = logging.getLogger("ortege_watch.watchbus")
 
@@ -45,13 +46,13 @@ class RejectAlert(Exception):
     :class:`~ortege_watch.OrtegeWatchError`, which handlers may catch.
 
     Args:
-        reason: for the sender.
+        reason: for the sender; its ``str()`` is sent, so it may be an exception.
     """
 
-    def __init__(self, reason: str) -> None:
-        check_text("reason", reason)
-        super().__init__(reason)
-        self.reason: Final = reason
+    def __init__(self, reason: object = "rejected") -> None:
+        # An error here would be one of the handler, after which the alert is retried.
+        self.reason: Final = str(reason) or "rejected"
+        super().__init__(self.reason)
 
 
 class RetryAlert(Exception):
@@ -60,16 +61,22 @@ class RetryAlert(Exception):
     The sender gets the status 503 with ``Retry-After``.
 
     Args:
-        after: the seconds after which to send it again.
-        reason: for the sender.
+        after: the time after which to send it again, in seconds or as a ``timedelta``;
+            at least 0.
+        reason: for the sender; its ``str()`` is sent, so it may be an exception.
+
+    Raises:
+        InvalidArgument: ``after`` is not a time.
     """
 
-    def __init__(self, after: float, reason: str = "try again later") -> None:
-        check_seconds("after", after, or_zero=True)
-        check_text("reason", reason)
-        super().__init__(after, reason)
-        self.after: Final = after
-        self.reason: Final = reason
+    def __init__(
+        self, after: float | timedelta, reason: object = "try again later"
+    ) -> None:
+        seconds = after.total_seconds() if isinstance(after, timedelta) else after
+        check_seconds("after", seconds, or_zero=True)
+        self.after: Final = seconds
+        self.reason: Final = str(reason) or "try again later"
+        super().__init__(self.after, self.reason)
 
 
 @frozen
@@ -318,7 +325,7 @@ def error_response(error: Exception) -> tuple[int, bytes]:
     """Log why a request was not accepted; return the status and the body to answer."""
     if isinstance(error, SignatureError):
         logger.warning("request refused: %s", error)
-        return refusal(error)
+        return error.status, error.body
     if isinstance(error, DecodeError):
         logger.warning("signed request cannot be decoded: %s", error)
         return 400, error_answer(ResultCode.SERVER_ERROR, "; ".join(error.problems))

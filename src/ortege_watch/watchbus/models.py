@@ -28,7 +28,7 @@ import msgspec
 from attrs import field, frozen
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_int, check_kind, check_text, shown
+from ortege_watch._checks import check_int, check_kind, check_list, check_text, shown
 from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.watchbus.reading import (
     ADDRESS,
@@ -430,7 +430,10 @@ class SupportedEvent:
         mini_threshold: the smallest value that causes an alert, or ``None``.
         trigger_frequency: in the provider's own form, or ``None``.
         description: the provider's description, or ``None``.
-        raw: the entry as it was received.
+        raw: the entry as it was received; what it says is kept, whatever it is.
+
+    Raises:
+        InvalidArgument: a field is empty or of another type.
     """
 
     event_code: str
@@ -439,6 +442,24 @@ class SupportedEvent:
     trigger_frequency: Any = None
     description: str | None = None
     raw: Mapping[str, Any] = field(factory=dict[str, Any], eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Check the fields of an own event."""
+        if self.raw:
+            return
+        check_text("event_code", self.event_code)
+        types: object = self.entity_types
+        if not isinstance(types, tuple):
+            advice = f": write ({types!r},)" if isinstance(types, str) else ""
+            rule = "entity_types must be a tuple of strings"
+            raise InvalidArgument(f"{rule}, got {shown(types)}{advice}")
+        for i, each in enumerate(check_list("entity_types", types, str)):
+            check_text(f"entity_types[{i}]", each)
+        threshold: object = self.mini_threshold
+        is_number = isinstance(threshold, Decimal) and threshold.is_finite()
+        if threshold is not None and type(threshold) is not int and not is_number:
+            rule = "mini_threshold must be a finite Decimal or None"
+            raise InvalidArgument(f"{rule}, got {shown(threshold)}")
 
 
 _QUOTE: Final = ord('"')

@@ -10,7 +10,7 @@ from typing import Final
 
 from attrs import frozen
 
-from ortege_watch._checks import check_int, check_list
+from ortege_watch._checks import check_int, check_list, check_match, shown
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import InvalidArgument
 from ortege_watch.watchbus.models import (
@@ -20,6 +20,7 @@ from ortege_watch.watchbus.models import (
     SupportedEvent,
     WatchEvent,
 )
+from ortege_watch.watchbus.reading import ADDRESS
 from ortege_watch.watchbus.wire import PageRequest
 
 # Addresses, types and codes are compared without case. A chain id may have 256 bits,
@@ -91,7 +92,8 @@ class SQLiteProvider(DatabaseFile):
         self._limit = limit
         self._events = check_list("events", events, SupportedEvent)
         codes = [each.event_code for each in self._events]
-        if len({code.casefold() for code in codes}) < len(codes):
+        self._codes = {code.casefold() for code in codes}
+        if len(self._codes) < len(codes):
             raise InvalidArgument(f"events must have each code once, got {codes}")
         # What is supported, by the entity type and the code in one case.
         self._spellings = {
@@ -228,9 +230,18 @@ class SQLiteProvider(DatabaseFile):
             entity: the address, in any case.
             chain_id: the chain's number.
             event_code: the event's code, in any case.
+
+        Raises:
+            InvalidArgument: the address is not ``0x`` and 40 hex digits, the chain not
+                a number, or ``events`` does not have the code.
         """
+        asked = EntityInfo(entity, chain_id, "any", event_code)
+        check_match("entity", entity, ADDRESS, "an address, 0x and 40 hex digits")
+        if event_code.casefold() not in self._codes:
+            rule = "event_code must be a code of the provider's events"
+            raise InvalidArgument(f"{rule}, got {shown(event_code)}")
         where = "WHERE entity = ? AND chain_id = ? AND event_code = ?"
-        return self._read(where, entity, str(chain_id), event_code)
+        return self._read(where, entity, str(asked.chain_id), event_code)
 
     def subscribers(self) -> list[Subscriber]:
         """Return all subscriptions of all apps, in the order of subscribing."""

@@ -9,7 +9,7 @@ every ``decode_...`` raises :class:`DecodeError` whose problems have paths.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -20,8 +20,6 @@ from ortege_watch._checks import check_int, check_list, check_match, shown
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
-    SignatureError,
-    SignatureReason,
     WatchBusError,
 )
 from ortege_watch.watchbus.models import (
@@ -69,33 +67,6 @@ class Contradiction(WatchBusError):
     """Raised when the status and the code of an answer contradict each other."""
 
 
-_BAD: Final = ResultCode.SIGNATURE_ERROR
-_HEADERS: Final = "headers can not be null or empty"
-
-REFUSALS: Final[Mapping[SignatureReason, tuple[int, ResultCode, str]]] = {
-    SignatureReason.MISSING_HEADER: (401, ResultCode.HEADER_MISSING, _HEADERS),
-    SignatureReason.MALFORMED_HEADER: (401, ResultCode.HEADER_MISSING, _HEADERS),
-    SignatureReason.MALFORMED_TIMESTAMP: (401, _BAD, "timestamp has illegal"),
-    SignatureReason.EXPIRED: (401, _BAD, "timestamp is expired"),
-    SignatureReason.IN_THE_FUTURE: (401, _BAD, "timestamp is expired"),
-    SignatureReason.MALFORMED_NONCE: (401, _BAD, "nonce is illegal"),
-    SignatureReason.UNKNOWN_APP: (401, ResultCode.UNKNOWN_APP, "invalid appid"),
-    SignatureReason.APP_EXPIRED: (401, _BAD, "appid has expired"),
-    SignatureReason.APP_OVER_LIMIT: (429, _BAD, "app is out of count limit"),
-    SignatureReason.BAD_SIGNATURE: (401, _BAD, "invalid signature"),
-    SignatureReason.REPLAY: (401, _BAD, "replay request"),
-    SignatureReason.BODY_TOO_LARGE: (413, ResultCode.SERVER_ERROR, "body too large"),
-    SignatureReason.QUERY_PRESENT: (400, _BAD, "a query cannot be signed"),
-    SignatureReason.OTHER_PATH: (404, ResultCode.SERVER_ERROR, "not found"),
-    SignatureReason.NONCES_FULL: (429, ResultCode.RATE_LIMIT, "too many requests"),
-}
-"""The HTTP status, code and text of the answer to a request that is not accepted.
-
-Codes and texts are the documented ones, where there is one; a body that is too large and
-another path have none, so they are server errors. The HTTP statuses are undocumented.
-"""
-
-
 def ok_answer(data: object = None) -> bytes:
     """Encode the answer to a request that succeeded."""
     answer = {"status": "OK", "code": ResultCode.OK.value, "data": data}
@@ -106,12 +77,6 @@ def error_answer(code: ResultCode, reason: str) -> bytes:
     """Encode the answer to a request that failed."""
     answer = {"status": "ERROR", "code": code.value, "data": None, _REASONS[0]: reason}
     return codec.dump_bytes(answer)
-
-
-def refusal(error: SignatureError) -> tuple[int, bytes]:
-    """Return the HTTP status and the body that answer a refused request."""
-    status, code, reason = REFUSALS[error.reason]
-    return status, error_answer(code, reason)
 
 
 def read_answer(body: bytes, status: int) -> Any:

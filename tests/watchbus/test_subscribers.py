@@ -108,7 +108,7 @@ def test_who_has_subscribed(provider):
             Subscriber("two", as_nft, "watch-3"),
         ]
     assert provider.matching(entity(2).entity, 1, "big_amount_txn") == []
-    assert provider.matching(watched.entity, watched.chain_id, "x") == []
+    assert provider.matching(watched.entity, 1, "big_amount_txn") == []
     assert [each.watch_id for each in provider.subscribers()] == [
         "watch-1",
         "watch-2",
@@ -295,7 +295,7 @@ def test_a_closed_file_is_an_error_of_the_library(provider):
         lambda: provider.subscribe("bus", [entity(1)]),
         lambda: provider.unsubscribe("bus", [entity(1)]),
         lambda: listed(provider),
-        lambda: provider.matching(entity(1).entity, 56, "x"),
+        lambda: provider.matching(entity(1).entity, 56, "big_amount_txn"),
     ):
         with pytest.raises(OrtegeWatchError, match=r"cannot use the provider's file '"):
             call()

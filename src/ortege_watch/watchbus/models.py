@@ -456,8 +456,10 @@ class SupportedEvent:
         for i, each in enumerate(check_list("entity_types", types, str)):
             check_text(f"entity_types[{i}]", each)
         threshold: object = self.mini_threshold
-        is_number = isinstance(threshold, Decimal) and threshold.is_finite()
-        if threshold is not None and type(threshold) is not int and not is_number:
+        is_number = (
+            isinstance(threshold, int | Decimal) and Decimal(threshold).is_finite()
+        )
+        if threshold is not None and not is_number:
             rule = "mini_threshold must be a finite Decimal or None"
             raise InvalidArgument(f"{rule}, got {shown(threshold)}")
 

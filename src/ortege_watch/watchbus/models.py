@@ -790,13 +790,14 @@ def read_alerts(body: bytes, app_id: str | None = None) -> list[AlertInfo]:
     if isinstance(found, _Body):
         quotes, found = 2, found.alert_info_list
     alerts: list[AlertInfo] = []
+    known = "0"
     for fields in found:
         chain = fields.chain_id
-        # A zero before other digits is a case for the tolerant reader, too.
-        if not (
-            chain.isdecimal() and chain.isascii() and (chain >= "1" or chain == "0")
-        ):
-            return _read_tolerantly(body, app_id)
+        if chain != known:  # mostly, all alerts are of one chain
+            # A zero before other digits is a case for the tolerant reader, too.
+            if not (chain.isdecimal() and chain.isascii() and chain >= "1"):
+                return _read_tolerantly(body, app_id)
+            known = chain
         quotes += 20 + 4 * len(fields.event_values)
         alert = _new(AlertInfo)
         alert._fields = fields

@@ -239,6 +239,7 @@ class RequestVerifier:
         self.may_block: Final = self.secrets_may_block or is_on_disk
         self._line = signing.request_line(method, path)
         self._tolerance = tolerance
+        self._nonce_age = 2 * tolerance
         self._clock = clock
         self._is_nonce = _is_hex if nonce_shape == "hex32" else _is_short
 
@@ -308,7 +309,9 @@ class RequestVerifier:
                 contradicts itself; the problems have the paths.
         """
         app_id, alerts = self._accept(headers, body, target, read_alerts)
-        return Alerts(alerts, app_id)
+        made = tuple.__new__(Alerts, alerts)  # as Alerts(), without a call
+        made._app_id = app_id  # noqa: SLF001
+        return made
 
     def _accept(
         self,
@@ -330,7 +333,7 @@ class RequestVerifier:
             raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
         result = read(body, app_id)
         # Last: a request that is not accepted must not use up a nonce.
-        if not self.nonces.record(app_id, nonce, now, now + 2 * self._tolerance):
+        if not self.nonces.record(app_id, nonce, now, now + self._nonce_age):
             problem = "the nonce was used before: the request is a replay"
             raise SignatureError(SignatureReason.REPLAY, problem)
         return app_id, result

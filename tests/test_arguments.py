@@ -104,7 +104,7 @@ def test_limits_of_a_call(limits, message):
         (
             Reconnect,
             {"attempts": "3"},
-            "attempts must be an int, 0 or more, or None, got '3'",
+            "attempts must be a positive int, or None, got '3'",
         ),
         (
             Reconnect,

@@ -167,6 +167,13 @@ def test_a_bad_no_proxy_is_named(client, monkeypatch):
         CLIENTS[client]()
 
 
+def test_semicolons_in_no_proxy_are_refused(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "localhost;b")
+    problem = "NO_PROXY is not a list .* separate them by commas, got 'localhost;b'"
+    with pytest.raises(InvalidArgument, match=problem):
+        AsyncCubeClient("http://h", "token")
+
+
 @pytest.mark.parametrize("value", ["*", "localhost, .example.com,::1,10.0.0.0/8,h:80"])
 def test_a_usual_no_proxy_is_accepted(value, monkeypatch):
     monkeypatch.setenv("NO_PROXY", value)

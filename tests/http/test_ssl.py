@@ -12,6 +12,7 @@ import pytest
 from ortege_watch import (
     AsyncCubeClient,
     CubeClient,
+    InvalidArgument,
     Measure,
     OrtegeWatchError,
     Query,
@@ -104,3 +105,16 @@ async def test_subscriptions_use_the_tls_settings_of_the_client(transport, sync)
                 cube.watch(QUERY, transport=transport),
             ):
                 await used()
+
+
+def test_a_context_for_servers_is_refused():
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with pytest.raises(InvalidArgument, match="ssl must be a context for clients"):
+        CubeClient("https://host", "token", ssl=context)
+
+
+def test_a_closed_client_cannot_be_entered_again():
+    with CubeClient("https://host", "token") as client:
+        pass
+    with pytest.raises(OrtegeWatchError, match="the client is closed; create a new"):
+        client.__enter__()

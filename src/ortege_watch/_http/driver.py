@@ -98,6 +98,8 @@ _TLS_ADVICE: Final = {
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 """The environment variables, also in upper case, that name a proxy."""
 
+_CLOSED: Final = "the client is closed; create a new one"
+
 _EXPECTED: Final = "expected a URL such as http://proxy.example.com:3128"
 
 _AUTHORITIES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -211,6 +213,11 @@ def check_environment(tls: ssl.SSLContext | None) -> None:
             )
     for name in ("no_proxy", "NO_PROXY"):
         if value := os.environ.get(name):
+            if ";" in value:
+                raise InvalidArgument(
+                    f"the environment variable {name} is not a list of hosts without a"
+                    f" proxy: separate them by commas, got {value!r}"
+                )
             try:
                 httpx.Client(verify=tls or ssl_context()).close()
             except (ValueError, httpx.InvalidURL) as error:
@@ -281,6 +288,11 @@ class _Driver(Generic[C, B]):
         expected = f"an httpx.{client.__name__} or a transport for one"
         check_kind("http", http, client | transport | None, expected)
         check_kind("ssl", tls, ssl.SSLContext | None, "an ssl.SSLContext")
+        if tls is not None and tls.protocol is ssl.PROTOCOL_TLS_SERVER:
+            raise InvalidArgument(
+                "ssl must be a context for clients, such as"
+                " ssl.create_default_context(), got one for servers"
+            )
         check_int("max_size", max_size)
         self._http: C | None = http if isinstance(http, client) else None
         self._transport: B | None = http if isinstance(http, transport) else None
@@ -322,7 +334,7 @@ class _Driver(Generic[C, B]):
         """
         # As is_closed, without a call: every request does this several times.
         if self._closed or (self._http is not None and self._http.is_closed):
-            raise OrtegeWatchError("the client is closed; create a new one")
+            raise OrtegeWatchError(_CLOSED)
         self._used_in = self._used_in or os.getpid()
         if self._used_in != os.getpid():
             raise OrtegeWatchError(
@@ -573,6 +585,8 @@ class HttpClient:
         raise not_copyable(self)
 
     def __enter__(self) -> Self:
+        if self._driver.is_closed:
+            raise OrtegeWatchError(_CLOSED)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -592,6 +606,8 @@ class AsyncHttpClient:
         raise not_copyable(self)
 
     async def __aenter__(self) -> Self:
+        if self._driver.is_closed:
+            raise OrtegeWatchError(_CLOSED)
         return self
 
     async def __aexit__(self, *error: object) -> None:

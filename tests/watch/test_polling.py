@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 from peers import peer
@@ -16,6 +17,7 @@ from ortege_watch import (
     AuthenticationError,
     DecodeError,
     OrtegeWatchError,
+    QueryRejected,
     Reconnect,
     TransportError,
 )
@@ -198,9 +200,34 @@ async def test_a_refused_token_ends_polling(first, then, clock):
         if first != then:
             await server.next()
             server.switch(then)
-            await server.after(clock, 1)
+            await server.after(clock, 2)  # the token function is called again, once
         with pytest.raises(AuthenticationError):
             await server.next()
+
+
+async def test_one_refusal_of_a_good_token_does_not_end_polling(clock, caplog):
+    async with polling(Polls(rows("SP1")), clock) as server:
+        assert (await server.next()).first
+        server.switch(answer('{"error": "Invalid token"}', 403), rows("SP1", "SP2"))
+        await server.after(clock, 2)
+        assert senders((await server.next()).added) == ["SP2"]
+    assert "Invalid token (status 403" in caplog.text
+
+
+async def test_polling_backs_off_while_the_database_fails(clock, caplog):
+    gone = answer('{"error": "Error: the database is gone"}', 400)
+    async with polling(Polls(rows("SP1")), clock) as server:
+        assert (await server.next()).first
+        server.switch(gone)
+        await server.after(clock, 8)
+        with pytest.raises(QueryRejected, match="the database is gone"):
+            await server.next()
+        pauses = [b - a for a, b in pairwise(server.times)]
+        assert pauses[-1] >= 30
+        server.switch(rows("SP1", "SP2"))
+        await server.after(clock, 1)
+        assert senders((await server.next()).added) == ["SP2"]
+    assert "polling works again" in caplog.text
 
 
 @pytest.mark.parametrize("status", [429, 503])

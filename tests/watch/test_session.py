@@ -1077,6 +1077,81 @@ def test_polling_ends_with_the_token_the_query_or_the_attempts():
     assert script.on(PollFailed("1", error))[-1] == Finish(error)
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_round_in_which_every_query_fails_in_the_database_counts(status):
+    error = api_error("Error: the database is gone", status=status)
+    script = Script({"1": COUNT, "2": SUM})
+    refuse_upgrade(script)
+    delays = []
+    for round_number in range(7):
+        for key in "12":
+            reported = [Fail(key, error, final=False)] if round_number == 0 else []
+            assert script.on(PollFailed(key, error)) == reported
+        delays.append(script.session.state.until - script.now)
+        script.wait()
+    assert delays == [5, 5, 5, 5, 8, 16, 30]
+    script.on(PollFailed("1", error))
+    script.on(Polled("2", part()))  # so the round has not failed
+    assert script.failures.count == 0
+    assert script.session.state.until - script.now == 5
+
+    script = Script(settings=Settings(reconnect=Reconnect(attempts=3)))
+    refuse_upgrade(script)
+    for _ in range(2):
+        script.on(PollFailed("1", error))
+        script.wait()
+    assert script.on(PollFailed("1", error))[-1] == Finish(error)
+
+
+@pytest.mark.parametrize("first", ["1", "2"])
+def test_a_query_that_is_refused_for_good_is_no_success_of_its_round(first):
+    errors = {
+        "1": api_error("'x' not found for path 'y.x'", status=400),
+        "2": TransportError("no route"),
+    }
+    script = Script({"1": COUNT, "2": SUM})
+    refuse_upgrade(script)
+    for key in sorted(errors, reverse=first == "2"):
+        script.on(PollFailed(key, errors[key]))
+    assert script.failures.count == 1
+    assert script.failures.error is errors["2"]
+    assert script.wait() == [Poll("2")]
+
+
+def refused_again() -> AuthenticationError:
+    """Return the error of a request whose token function gave the refused token again."""
+    error = AuthenticationError("Invalid token", status=403)
+    error.advice = "the token function returned the same token again"
+    return error
+
+
+def test_the_refused_token_again_is_asked_for_once_more_while_polling():
+    script = Script({"1": COUNT, "2": SUM})
+    refuse_upgrade(script)
+    for _ in range(2):
+        for key in "12":
+            script.on(Polled(key, part()))
+        script.wait()
+        for key in "12":
+            assert script.on(PollFailed(key, refused_again())) == []
+        assert script.failures.count == 1
+        assert script.wait() == [Poll("1"), Poll("2")]
+    final = refused_again()
+    assert script.on(PollFailed("2", final))[-1] == Finish(final)
+
+
+@pytest.mark.parametrize("worked", [True, False])
+def test_a_token_that_is_refused_at_first_or_after_another_ends_polling(worked):
+    error = AuthenticationError("Invalid token", status=403) if worked else None
+    error = error or refused_again()
+    script = Script(settings=Settings(transport="rest"))
+    script.wait()
+    if worked:
+        script.on(Polled("1", part()))
+        script.wait()
+    assert script.on(PollFailed("1", error)) == [Disconnect(), Finish(error)]
+
+
 def test_a_403_of_one_query_ends_only_that_query_while_polling():
     script = Script({"1": COUNT, "2": SUM})
     refuse_upgrade(script)

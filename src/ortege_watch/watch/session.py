@@ -610,28 +610,33 @@ class Session:
             return self._finish(error)  # of the token function, as over a WebSocket
         if isinstance(error, AuthenticationError) and _is_of_query(error):
             self._do(*self._queries.on_error(key, error, final=True))
-            if not self._queries.open:
-                return self._finish(None)
-            return state.after_response(key)
-        if isinstance(error, AuthenticationError):
-            if not (worked and error.from_proxy):
+        elif isinstance(error, AuthenticationError):
+            # As in _retry_token(): with advice, the token was the same again.
+            is_of_proxy = worked and error.from_proxy
+            may_pass = worked and error.advice
+            if not is_of_proxy and (
+                self._queries.is_unauthorized_again(key) or not may_pass
+            ):
                 return self._finish(error)
         elif isinstance(error, DecodeError):
             self._do(*self._queries.on_error(key, error, final=False))
         elif isinstance(error, ApiError) and error.status not in TRANSIENT:
             self._do(*self._queries.on_api_error(key, error))
-            if not self._queries.open:
-                return self._finish(None)
-            if not error.from_proxy:
-                return state.after_response(key)
+        open_queries = self._queries.open
+        if not open_queries:
+            return self._finish(None)
         asked = error.retry_after if isinstance(error, ApiError) else None
         until = max(state.until, self._now + respected(asked))
         state = attrs.evolve(state, until=until, pending=state.pending - {key})
         after: Polling | Closed = state
-        if not state.pending and not state.succeeded:
-            after = self._round_failed(state, error)
-        elif not state.succeeded:
-            after = attrs.evolve(state, outage=error)
+        # A query that is refused for good is neither a success nor an outage.
+        outage = error if key in open_queries else state.outage
+        if not state.succeeded and outage is not None:
+            after = attrs.evolve(state, outage=outage)
+            if not state.pending:
+                after = self._round_failed(state, outage)
+        if key not in open_queries:
+            return after
         reported = any(isinstance(each, states.Fail) for each in self._effects)
         about = (type(error), *error.args)  # without the id of the request
         before, self._poll_errors[key] = self._poll_errors.get(key), about

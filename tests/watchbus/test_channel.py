@@ -487,6 +487,9 @@ async def test_attempts_limit_how_often_alerts_are_sent_again(clock):
     assert script.numbers(1) == [1, 1, 1]
     assert caught.value.status == 500
     assert caught.value.reason == "an alert was not handled"
+    host = script.url.split("/")[2]
+    assert str(caught.value).startswith(f"{host}: ")
+    assert str(caught.value).endswith("was not handled (given up after 3 attempts)")
 
 
 async def test_frames_that_always_fail_stop_no_others(clock):

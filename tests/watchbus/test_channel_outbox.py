@@ -168,6 +168,23 @@ async def test_wrong_credentials_cost_no_attempt(path):
                 await inbox.reach(1)
 
 
+@pytest.mark.parametrize("status", [400, 403, 409, 413, 422, 500, 503])
+async def test_a_refused_handshake_costs_no_attempt_and_makes_no_dead_letter(
+    path, status
+):
+    """It comes from a proxy, or from an application without the channel."""
+    with Outbox(path, max_attempts=1) as outbox:
+        async with scripted() as script:
+            script.refusals += [(status, b"<html>no</html>", {})] * 4
+            async with AlertChannel(
+                script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
+            ) as channel:
+                await channel.enqueue([alert(n) for n in range(20)])
+                await until(lambda: not (len(outbox) or script.refusals))
+        assert outbox.dead == []
+        assert sorted(script.numbers(1)) == list(range(20))
+
+
 async def test_alerts_that_cannot_be_enqueued_are_refused():
     channel = AlertChannel("ws://alerts.invalid/", CREDENTIALS)
     assert channel.outbox is None

@@ -218,10 +218,12 @@ def expired(date=GMT, received_at=NOW - 900.0):
     )
 
 
-def test_an_expired_timestamp_corrects_the_clock_from_the_date():
+def test_an_expired_timestamp_corrects_the_clock_from_the_date(caplog):
     on = link()
     server = Play([expired(), success()], unix=NOW - 900.0)
     server.run(ask(on=on, is_repeatable=False))
+    line = "our clock is 900 s behind bus.example.com: synchronise it"
+    assert line in caplog.messages
     assert [stamp_of(each)[0] for each in server.requests] == [
         1_699_999_100_000,
         1_700_000_000_500,
@@ -254,6 +256,12 @@ def test_a_correction_that_was_right_can_be_corrected_by_a_later_call():
     later = expired(received_at=NOW)  # somebody has set this machine's clock
     Play([later, success()]).run(ask(on=on))
     assert on.skew.seconds == 0.5
+
+
+def test_a_clock_that_is_ahead_is_logged_as_that(caplog):
+    Play([expired(received_at=NOW + 90.0), success()]).run(ask())
+    line = "our clock is 90 s ahead of bus.example.com: synchronise it"
+    assert line in caplog.messages
 
 
 def test_a_server_clock_before_1970_gets_a_timestamp_of_0():

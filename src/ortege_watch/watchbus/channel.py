@@ -80,6 +80,7 @@ from ortege_watch.watchbus.requests import (
     NO_PASSWORD,
     is_of_server,
     is_rejection,
+    log_skew,
     read_acknowledgement,
     server_ahead,
 )
@@ -134,10 +135,15 @@ class PendingFrame:
     resolved: asyncio.Event = field(factory=asyncio.Event, init=False)
     error: OrtegeWatchError | None = None
     """Once resolved: why the receiver did not handle it; ``None`` if it did."""
+    is_answered: bool = False
+    """Whether the receiver has seen it: only then does the error concern its alerts."""
 
-    def resolve(self, error: OrtegeWatchError | None = None) -> None:
+    def resolve(
+        self, error: OrtegeWatchError | None = None, *, is_answered: bool = True
+    ) -> None:
         """Set the outcome."""
         self.error = error
+        self.is_answered = is_answered
         self.resolved.set()
 
 
@@ -209,11 +215,15 @@ class PendingFrames:
         except (DecodeError, WatchBusError) as error:
             if isinstance(error, WatchBusError):
                 error.retry_after = answer.retry_after
-            delay = frame.failures.next_delay(jitter, answer.retry_after)
-            if _is_transient(answer.status) and not frame.failures.exhausted:
-                entry = (now + delay, next(self._count), frame)
-                heapq.heappush(self._delayed, entry)
-                return True
+            failures = frame.failures
+            delay = failures.next_delay(jitter, answer.retry_after)
+            if _is_transient(answer.status):
+                if not failures.exhausted:
+                    entry = (now + delay, next(self._count), frame)
+                    heapq.heappush(self._delayed, entry)
+                    return True
+                if isinstance(error, WatchBusError) and failures.count > 1:
+                    error.message += f" (given up after {failures.count} attempts)"
             failure = error
         self._frames.pop(answer.id).resolve(failure)
         return False
@@ -231,7 +241,7 @@ class PendingFrames:
     def fail(self, error: OrtegeWatchError) -> None:
         """Resolve every frame with an error."""
         for frame in self._frames.values():
-            frame.resolve(error)
+            frame.resolve(error, is_answered=False)
         for frames in (self._frames, self._sent, self._queue, self._delayed):
             frames.clear()
 
@@ -376,7 +386,11 @@ class AlertChannel:
         """
         body = encode_alerts(alerts, self._style)
         self._check_size(len(body), "send fewer at once")
-        await self._send_body(body)
+        frame = await self._send_body(body)
+        if frame.error is not None:
+            error = copy(frame.error)  # it may be the error of several callers
+            error.host = self._host
+            raise error from frame.error.__cause__
 
     async def enqueue(self, alerts: Iterable[AlertInfo]) -> None:
         """Write alerts to the outbox, from where they are sent in the background.
@@ -405,7 +419,8 @@ class AlertChannel:
                 f" {size}: {advice}"
             )
 
-    async def _send_body(self, body: bytes, *, retry: bool = True) -> None:
+    async def _send_body(self, body: bytes, *, retry: bool = True) -> PendingFrame:
+        """Send a body in a frame, and return the frame when it is resolved."""
         frame_id = uuid.uuid4().hex
         if self._closed is not None:
             raise copy(self._closed) from self._closed.__cause__
@@ -419,8 +434,7 @@ class AlertChannel:
         finally:
             self._pending.drop(frame_id)
             self._wake.set()
-        if frame.error is not None:  # the error of several callers: copy it
-            raise copy(frame.error) from frame.error.__cause__
+        return frame
 
     async def __aenter__(self) -> Self:
         if self._task is not None:
@@ -487,16 +501,21 @@ class AlertChannel:
         async def attempt(queued: QueuedAlert) -> None:
             body = alerts_body([queued.data], self._style)
             try:
-                await self._send_body(body, retry=False)
-            except OrtegeWatchError as error:
-                if is_rejection(error):
-                    results.rejected.append((queued, error))
-                elif isinstance(error, WatchBusError) and not is_of_server(error):
-                    results.failed.append((queued, error))
-                else:
-                    results.error = error
-            else:
+                frame = await self._send_body(body, retry=False)
+            except OrtegeWatchError as error:  # the channel is closed
+                results.error = error
+                return
+            error = frame.error
+            if error is None:
                 results.sent.append(queued)
+            elif not frame.is_answered:
+                results.error = error
+            elif is_rejection(error):
+                results.rejected.append((queued, error))
+            elif isinstance(error, WatchBusError) and not is_of_server(error):
+                results.failed.append((queued, error))
+            else:
+                results.error = error
 
         results = BatchResults()
         await asyncio.gather(*map(attempt, batch))
@@ -575,7 +594,7 @@ class AlertChannel:
         if not self._ahead:
             ahead = server_ahead(error, headers.get("date", ""), time.time())
             if ahead is not None:
-                logger.warning("%s: its clock is %.0f s ahead", self._host, ahead)
+                log_skew(self._host, ahead)
                 self._ahead, final = ahead, False
         error.__cause__ = safe_cause(cause, self._secrets())
         return error, final

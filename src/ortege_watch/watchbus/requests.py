@@ -312,6 +312,7 @@ class _Signature:
             raise verdict.error
         self.skew_before = skew.seconds
         skew.seconds = verdict.clock_ahead or 0.0
+        log_skew(self.config.host, skew.seconds)
         yield from ()
 
 
@@ -408,6 +409,13 @@ def server_ahead(error: OrtegeWatchError, date: str, now: float) -> float | None
         return None
     # The header has whole seconds: on average it is half a second late.
     return moment + 0.5 - now
+
+
+def log_skew(host: str, ahead: float) -> None:
+    """Log that the clock is corrected: that of ``host`` is ``ahead`` seconds ahead."""
+    where = "behind" if ahead > 0 else "ahead of"
+    problem = "our clock is %.0f s %s %s: synchronise it"
+    _LOGGER.warning(problem, abs(ahead), where, host)
 
 
 def is_rejection(error: OrtegeWatchError) -> TypeGuard[WatchBusError]:

@@ -502,8 +502,8 @@ class AlertChannel:
             body = alerts_body([queued.data], self._style)
             try:
                 frame = await self._send_body(body, retry=False)
-            except OrtegeWatchError as error:  # the channel is closed
-                results.error = error
+            except OrtegeWatchError as closed:
+                results.error = closed
                 return
             error = frame.error
             if error is None:

@@ -39,6 +39,7 @@ SHELLS = {
     "ortege_watch.watchbus.subscribers",
     "ortege_watch.watchbus.receiving",
     "ortege_watch.watchbus.verifier",
+    "ortege_watch.watchbus.view",
 }
 # Names of other modules, for type checkers and on their first use: no imports.
 NAMESPACES = {"ortege_watch", "ortege_watch.watchbus"}

@@ -31,9 +31,11 @@ from ortege_watch.watchbus import (
     Subscriber,
     SubscriptionPage,
     SupportedEvent,
+    ViewAnswer,
     WatchBusError,
     WatchResult,
     alert_app,
+    alert_view,
     provider_app,
     read_alerts,
     sign,
@@ -120,6 +122,8 @@ def handlers_are_plain_or_async(verifier: RequestVerifier) -> None:
     async def later(alert: AlertInfo) -> None: ...
 
     alert_app(verifier, plain)
+    view = alert_view(verifier, plain, handled=MemoryHandled())
+    assert_type(view({"x": "y"}, b"[]"), ViewAnswer)
     alert_app(verifier, later, inbox=AlertInbox(MemoryHandled()))
 
 

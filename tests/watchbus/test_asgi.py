@@ -155,7 +155,44 @@ def test_another_path_is_logged_with_the_one_that_is_expected(alerts, caplog):
     with served(alert_app(verifier(), alerts.append)) as client:
         assert post(client, path="/api/alert").status_code == 404
     problem = "the path of the request is '/api/alert'; path= is '/api/v1/watch/alert'"
-    assert "request refused: " + problem in caplog.text
+    assert f"request refused: app {APP_ID!r}, POST /api/alert: {problem}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "named"),
+    [
+        ({"app_id": "a stranger\nERROR"}, "an invalid app id, POST"),
+        ({"app_id": "x" * 101}, "an invalid app id, POST"),
+        ({"app_id": "stranger"}, "app 'stranger', POST"),
+        ({"secret": "other"}, f"app {APP_ID!r}, POST"),
+    ],
+)
+async def test_a_refused_request_is_logged_with_app_and_path(headers, named, caplog):
+    signed = now_headers(**headers)
+    pairs = [(k.lower().encode(), v.encode()) for k, v in signed.items()]
+    app = alert_app(verifier(), print)
+    # As behind a mount that removes its prefix from the path.
+    mounted = scope_of(headers=pairs, path="/alert", root_path="/api/v1/watch")
+    await call(app, mounted, request())
+    assert f"request refused: {named} {PATH}: " in caplog.text
+    if "secret" in headers:
+        assert "a proxy may have changed the path or the body" in caplog.text
+
+
+async def test_a_websocket_without_a_channel_is_logged(caplog):
+    app = alert_app(verifier(), print)
+    sent = await call(app, scope_of(type="websocket"))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+    assert "WebSocket refused: pass channel=True to alert_app" in caplog.text
+
+
+async def test_debug_lines_tell_what_became_of_alerts(caplog):
+    caplog.set_level(logging.DEBUG, "ortege_watch")
+    app = alert_app(verifier(), lambda alert: None)
+    with served(app) as client:
+        for line in ("alert handled: ", "duplicate, handled before: "):
+            assert envelope(post(client)) == OK
+            assert line + "big_amount_txn_usd at 0x" in caplog.text
 
 
 def test_a_prefix_that_a_proxy_removes_is_set_as_root_path(alerts):
@@ -306,14 +343,17 @@ def test_handled_alerts_can_be_kept_across_restarts(alerts):
     assert handled.claim(alerts[0].dedupe_key(APP_ID)).state == "handled"
 
 
-def test_an_alert_whose_key_cannot_be_stored_is_not_acknowledged(alerts):
+def test_an_alert_whose_key_cannot_be_stored_is_to_be_retried(alerts, caplog):
     class Away(MemoryHandled):
         def resolve(self, key: str, reason: str | None) -> None:
             raise OSError("the disk is full")
 
     app = alert_app(verifier(), alerts.append, inbox=AlertInbox(Away()))
     with served(app) as client:
-        assert envelope(post(client))[0] == 500
+        answer = post(client)
+    assert envelope(answer) == (503, "ERROR", "000001", "try again")
+    assert answer.headers["retry-after"] == "5"
+    assert "the store of handled alerts (Away) failed" in caplog.text
 
 
 # ----------------------------------------------------------------------------- nonces
@@ -544,7 +584,7 @@ async def test_lifespan_websocket_and_unknown_asgi_connections():
         {"type": "lifespan.startup.complete"},
         {"type": "lifespan.shutdown.complete"},
     ]
-    [closed] = await call(app, {"type": "websocket"})
+    [closed] = await call(app, scope_of(type="websocket"))
     assert closed["type"] == "websocket.close"
     with pytest.raises(OrtegeWatchError, match="'telegraph'"):
         await call(app, {"type": "telegraph"})

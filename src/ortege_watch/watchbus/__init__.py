@@ -95,6 +95,10 @@ if TYPE_CHECKING:
         RequestVerifier as RequestVerifier,
         SQLiteNonces as SQLiteNonces,
     )
+    from ortege_watch.watchbus.view import (
+        ViewAnswer as ViewAnswer,
+        alert_view as alert_view,
+    )
     from ortege_watch.watchbus.wire import (
         PageRequest as PageRequest,
         WireStyle as WireStyle,
@@ -126,6 +130,7 @@ _HOMES = {
         "watchbus.signing": "Credentials Headers sign signed_headers",
         "watchbus.subscribers": "SQLiteProvider Subscriber",
         "watchbus.verifier": "MemoryNonces NonceStore RequestVerifier SQLiteNonces",
+        "watchbus.view": "ViewAnswer alert_view",
         "watchbus.wire": "PageRequest WireStyle",
     }.items()
     for name in names.split()

@@ -21,10 +21,12 @@ from ortege_watch.watchbus.handled import MemoryHandled
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
+    InboxAnswer,
     check_receiver,
     error_response,
     logger,
     run_verifier,
+    shown_request,
 )
 from ortege_watch.watchbus.models import Alerts
 from ortege_watch.watchbus.receiving import FrameReceiver
@@ -161,7 +163,7 @@ async def refuse_request(
     scope: Message, body: RequestBody, send: Send, error: Exception
 ) -> None:
     """Log why a request is refused, and send the response to it."""
-    answer = _refusal(error)
+    answer = _refusal(error, scope)
     await body.drain()
     if not body.ended and str(scope.get("http_version", "1.1")) < "2":
         answer = evolve(answer, headers=(*answer.headers, (b"connection", b"close")))
@@ -182,11 +184,29 @@ async def _check_head(scope: Message, verifier: RequestVerifier) -> None:
     await run_verifier(may_block, verifier.check_headers, scope["headers"])
 
 
-def _refusal(error: Exception) -> HttpAnswer:
+def _refusal(error: Exception, scope: Message) -> HttpAnswer:
+    method, path = scope.get("method", "WebSocket"), whole_path(scope)
+    request = shown_request(scope["headers"], method, path)
     if isinstance(error, _Refused):
-        logger.warning("request refused: %s", error)
+        logger.warning("request refused: %s: %s", request, error)
         return error.answer
-    return HttpAnswer(*error_response(error))
+    return http_answer(error_response(error, request))
+
+
+def http_answer(answer: InboxAnswer) -> HttpAnswer:
+    """Return the response to a request, with ``Retry-After`` if it is to be retried."""
+    if answer.retry_after is None:
+        return HttpAnswer(answer.status, answer.body)
+    after = str(math.ceil(answer.retry_after)).encode()
+    return HttpAnswer(answer.status, answer.body, ((b"retry-after", after),))
+
+
+def whole_path(scope: Message) -> str:
+    """Return the path of a request, with the prefix of a mount."""
+    # Some frameworks leave a mount's prefix in the path, some remove it.
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path if path.startswith(f"{root}/") else root + path
 
 
 def whole_target(scope: Message, known: str) -> str:
@@ -206,8 +226,8 @@ def whole_target(scope: Message, known: str) -> str:
 def warn_of_workers(*stores: object) -> None:
     """Log a warning where several workers would have such stores, one each."""
     advice = {
-        MemoryNonces: "nonces=SQLiteNonces(path)",
-        MemoryHandled: "inbox=AlertInbox(SQLiteHandled(path))",
+        MemoryNonces: "nonces in SQLiteNonces(path)",
+        MemoryHandled: "handled alerts in SQLiteHandled(path)",
     }
     shared = [text for kind, text in advice.items() if kind in map(type, stores)]
     signs = {
@@ -220,7 +240,7 @@ def warn_of_workers(*stores: object) -> None:
     if shared and found:
         logger.warning(
             "there may be several worker processes (%s), and each would accept the same"
-            " request: pass %s",
+            " request: keep %s",
             found,
             " and ".join(shared),
         )
@@ -330,11 +350,9 @@ class AlertApp(SignedApp):
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         async def act(alerts: Alerts) -> HttpAnswer:
-            told = await self._inbox.answer(alerts, alerts.app_id, self._handler)
-            if told.retry_after is None:
-                return HttpAnswer(told.status, told.body)
-            after = str(math.ceil(told.retry_after)).encode()
-            return HttpAnswer(told.status, told.body, ((b"retry-after", after),))
+            return http_answer(
+                await self._inbox.answer(alerts, alerts.app_id, self._handler)
+            )
 
         verifier = self._verifier
         await serve_request(
@@ -349,6 +367,9 @@ class AlertApp(SignedApp):
 
     async def _websocket(self, scope: Message, receive: Receive, send: Send) -> None:
         if self._frames is None:
+            problem = "WebSocket refused: pass channel=True to alert_app: %s"
+            method, path = "WebSocket", whole_path(scope)
+            logger.warning(problem, shown_request(scope["headers"], method, path))
             await super()._websocket(scope, receive, send)
             return
         await receive()  # that a client wants to connect
@@ -356,7 +377,7 @@ class AlertApp(SignedApp):
         try:
             await self._frames.admit(target, scope["headers"])
         except Exception as error:  # noqa: BLE001 - it is logged
-            await _refuse_websocket(scope, send, _refusal(error))
+            await _refuse_websocket(scope, send, _refusal(error, scope))
             return
         try:
             await send({"type": "websocket.accept"})

@@ -65,6 +65,7 @@ from ortege_watch.watchbus.inbox import (
     check_receiver,
     error_response,
     logger,
+    shown_request,
 )
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
@@ -792,14 +793,15 @@ class _Connections:
         self, connection: ServerConnection, request: Request
     ) -> Response | None:
         """Accept a handshake, or return the response that refuses it."""
+        target, headers = request.path, list(request.headers.raw_items())
         try:
-            target, headers = request.path, list(request.headers.raw_items())
             await self._receiver.admit(target, headers)
         except Exception as error:  # noqa: BLE001 - it is logged
-            status, answer = error_response(error)
+            named = shown_request(headers, "WebSocket", target)
+            answer = error_response(error, named)
         else:
             return None
-        response = connection.respond(status, answer.decode())
+        response = connection.respond(answer.status, answer.body.decode())
         del response.headers["Content-Type"]
         response.headers["Content-Type"] = CONTENT_TYPE
         return response

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Final, Literal, TypeAlias, TypeVar
 
@@ -18,6 +18,7 @@ from ortege_watch._checks import check_callable, check_kind, check_seconds
 from ortege_watch.errors import DecodeError, SignatureError, printable
 from ortege_watch.watchbus.handled import Claim, HandledStore, MemoryHandled
 from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.signing import Headers, is_field, signature_headers
 from ortege_watch.watchbus.verifier import RequestVerifier
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
 
@@ -32,10 +33,12 @@ If it returns, the alert is acknowledged. If it raises :class:`RejectAlert`, the
 rejected for good; after any other exception the sender sends it again.
 """
 
-_CLAIM_WITHIN: Final = 2.0
+_LONGEST_APP_ID: Final = 100  # in log lines
+
+CLAIM_WITHIN: Final = 2.0
 """Seconds to wait for another process that is handling the same alert."""
 
-_CLAIM_EVERY: Final = 0.05
+CLAIM_EVERY: Final = 0.05
 """Seconds between two looks at what it does."""
 
 
@@ -96,9 +99,10 @@ class AlertOutcome:
     retry_after: float | None = None
 
 
-_ACKNOWLEDGE: Final = AlertOutcome("acknowledge")
-_FAILED: Final = AlertOutcome("retry", "an alert was not handled")
+ACKNOWLEDGE: Final = AlertOutcome("acknowledge")
+FAILED: Final = AlertOutcome("retry", "an alert was not handled")
 _BUSY: Final = AlertOutcome("retry", "another process is handling the alert", 1.0)
+_NO_STORE: Final = AlertOutcome("retry", "try again", 5.0)
 
 
 @frozen
@@ -163,10 +167,9 @@ class AlertInbox:
                 finally:  # a call that is cancelled may have returned in its thread
                     await self._resolve(key, call)
             else:
-                call.outcome = _outcome(claim)
-        except Exception:
-            logger.exception("alert not handled: %s", call.name)
-            call.outcome = _FAILED
+                call.outcome = outcome_before(claim, call.name)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            call.outcome = outcome_without(self.handled, error, call.name)
         finally:  # also where this is cancelled
             del self._running[key]
             call.finished.set()
@@ -180,22 +183,10 @@ class AlertInbox:
         Returns:
             The response to the sender.
         """
-        outcomes = [await self.handle(each, app_id, handler) for each in alerts]
-        wrong = [each for each in outcomes if each.action != "acknowledge"]
-        if not wrong:
-            return InboxAnswer(200, ok_answer())
-        retries = [each for each in wrong if each.action == "retry"]
-        reasons = dict.fromkeys(each.reason for each in retries or wrong)
-        body = error_answer(ResultCode.SERVER_ERROR, printable("; ".join(reasons)))
-        if not retries:
-            return InboxAnswer(422, body)
-        delays = [each.retry_after for each in retries]
-        if None in delays:
-            return InboxAnswer(500, body)
-        return InboxAnswer(503, body, max(filter(None, delays), default=0.0))
+        return answer_of([await self.handle(each, app_id, handler) for each in alerts])
 
     async def _claim(self, key: str) -> Claim:
-        deadline = anyio.current_time() + _CLAIM_WITHIN
+        deadline = anyio.current_time() + CLAIM_WITHIN
         while True:
             try:
                 claim = await self._stored(self.handled.claim, key)
@@ -205,17 +196,13 @@ class AlertInbox:
                 raise
             if claim.state != "busy" or anyio.current_time() >= deadline:
                 return claim
-            await anyio.sleep(_CLAIM_EVERY)
+            await anyio.sleep(CLAIM_EVERY)
 
     async def _resolve(self, key: str, call: _Call) -> None:
         outcome = call.outcome
-        call.outcome = _FAILED  # until it is stored
+        call.outcome = FAILED  # until it is stored
         with anyio.CancelScope(shield=True):
-            if outcome.action == "retry":
-                await self._stored(self.handled.release, key)
-            else:
-                reason = outcome.reason if outcome.action == "reject" else None
-                await self._stored(self.handled.resolve, key, reason)
+            await self._stored(store_outcome, self.handled, key, outcome)
         call.outcome = outcome
 
     async def _stored(self, function: Callable[..., T], *arguments: object) -> T:
@@ -225,14 +212,63 @@ class AlertInbox:
         return await _in_thread(function, *arguments)
 
 
-def _outcome(claim: Claim) -> AlertOutcome:
+def store_outcome(handled: HandledStore, key: str, outcome: AlertOutcome) -> None:
+    """Store what became of a claimed alert."""
+    if outcome.action == "retry":
+        handled.release(key)
+    else:
+        handled.resolve(key, outcome.reason if outcome.action == "reject" else None)
+
+
+def outcome_before(claim: Claim, name: str) -> AlertOutcome:
+    """Return what became of an alert that the caller must not handle."""
     match claim.state:
         case "handled":
-            return _ACKNOWLEDGE
+            logger.debug("duplicate, handled before: %s", name)
+            return ACKNOWLEDGE
         case "rejected":
+            logger.debug("duplicate, rejected before: %s", name)
             return AlertOutcome("reject", claim.reason)
         case _:
+            logger.info("another process is handling the alert: %s", name)
             return _BUSY
+
+
+def outcome_after(error: Exception, name: str) -> AlertOutcome:
+    """Log what a handler has raised, and return what becomes of the alert."""
+    if isinstance(error, RejectAlert):
+        outcome = AlertOutcome("reject", printable(error.reason))
+        logger.warning("alert rejected: %s: %s", name, outcome.reason)
+        return outcome
+    if isinstance(error, RetryAlert):
+        problem = "alert to be retried in %g s: %s: %s"
+        logger.info(problem, error.after, name, printable(error.reason))
+        return AlertOutcome("retry", error.reason, error.after)
+    logger.error("the handler failed: %s", name, exc_info=error)
+    return FAILED
+
+
+def outcome_without(handled: HandledStore, error: Exception, name: str) -> AlertOutcome:
+    """Log that the store has failed, and return what becomes of the alert."""
+    problem = "the store of handled alerts (%s) failed, alert to be retried: %s"
+    logger.error(problem, type(handled).__name__, name, exc_info=error)
+    return _NO_STORE
+
+
+def answer_of(outcomes: Iterable[AlertOutcome]) -> InboxAnswer:
+    """Return the answer to alerts that arrived together."""
+    wrong = [each for each in outcomes if each.action != "acknowledge"]
+    if not wrong:
+        return InboxAnswer(200, ok_answer())
+    retries = [each for each in wrong if each.action == "retry"]
+    reasons = dict.fromkeys(each.reason for each in retries or wrong)
+    body = error_answer(ResultCode.SERVER_ERROR, printable("; ".join(reasons)))
+    if not retries:
+        return InboxAnswer(422, body)
+    delays = [each.retry_after for each in retries]
+    if None in delays:
+        return InboxAnswer(500, body)
+    return InboxAnswer(503, body, max(filter(None, delays), default=0.0))
 
 
 def shown_alert(alert: AlertInfo) -> str:
@@ -246,21 +282,15 @@ class _Call:
 
     name: str  # of the alert, in log lines
     finished: anyio.Event = field(factory=anyio.Event)
-    outcome: AlertOutcome = _FAILED
+    outcome: AlertOutcome = FAILED
 
     async def run(self, handler: AlertHandler, alert: AlertInfo) -> None:
         """Call the handler, a plain function in a thread, and keep the outcome."""
         try:
             await self._run(handler, alert)
-        except RejectAlert as error:
-            self.outcome = AlertOutcome("reject", printable(error.reason))
-            logger.warning("alert rejected: %s: %s", self.name, self.outcome.reason)
-        except RetryAlert as error:
-            self.outcome = AlertOutcome("retry", error.reason, error.after)
-            problem = "alert to be sent again in %g s: %s: %s"
-            logger.info(problem, error.after, self.name, printable(error.reason))
-        except Exception:
-            logger.exception("the handler failed: %s", self.name)
+            logger.debug("alert handled: %s", self.name)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self.outcome = outcome_after(error, self.name)
         except anyio.get_cancelled_exc_class():
             if is_cancelled():
                 raise
@@ -275,12 +305,12 @@ class _Call:
             result = await _in_thread(self._in_thread, handler, alert)
         if inspect.isawaitable(result):
             await result
-        self.outcome = _ACKNOWLEDGE
+        self.outcome = ACKNOWLEDGE
 
     def _in_thread(self, handler: AlertHandler, alert: AlertInfo) -> object:
         result = handler(alert)
         if not inspect.isawaitable(result):
-            self.outcome = _ACKNOWLEDGE
+            self.outcome = ACKNOWLEDGE
         return result
 
 
@@ -321,16 +351,33 @@ async def run_verifier(
     return check(*arguments)
 
 
-def error_response(error: Exception) -> tuple[int, bytes]:
-    """Log why a request was not accepted; return the status and the body to answer."""
+def error_response(error: Exception, request: str) -> InboxAnswer:
+    """Log why a request was not accepted; return the answer.
+
+    ``request`` is what the log line calls it, such as :func:`shown_request`.
+    """
     if isinstance(error, SignatureError):
-        logger.warning("request refused: %s", error)
-        return error.status, error.body
+        logger.warning("request refused: %s: %s", request, error)
+        return InboxAnswer(error.status, error.body)
     if isinstance(error, DecodeError):
-        logger.warning("signed request cannot be decoded: %s", error)
-        return 400, error_answer(ResultCode.SERVER_ERROR, "; ".join(error.problems))
-    logger.error("request could not be verified", exc_info=error)
-    return 503, error_answer(ResultCode.SERVER_ERROR, "try again")
+        logger.warning("signed request cannot be decoded: %s: %s", request, error)
+        problems = "; ".join(error.problems)
+        return InboxAnswer(400, error_answer(ResultCode.SERVER_ERROR, problems))
+    problem = "request could not be verified: %s: %s"
+    logger.error(problem, request, printable(str(error)), exc_info=error)
+    body = error_answer(ResultCode.SERVER_ERROR, "try again")
+    return InboxAnswer(503, body, _NO_STORE.retry_after)
+
+
+def shown_request(headers: Headers, method: str, path: str) -> str:
+    """Return what a log line calls a request, of which nothing may be verified."""
+    line = f"{method} {printable(path, 200)}"
+    try:
+        app_id = signature_headers(headers)[0]
+    except SignatureError:
+        return line
+    is_safe = len(app_id) <= _LONGEST_APP_ID and is_field(app_id)
+    return f"app {app_id!r}, {line}" if is_safe else f"an invalid app id, {line}"
 
 
 def check_receiver(verifier: object, handler: object, inbox: object) -> None:

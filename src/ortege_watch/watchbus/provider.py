@@ -35,9 +35,11 @@ from ortege_watch.watchbus.asgi import (
     RequestBody,
     Send,
     SignedApp,
+    http_answer,
     refuse_request,
     serve_request,
     warn_of_workers,
+    whole_path,
 )
 from ortege_watch.watchbus.inbox import error_response, is_cancelled, logger
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
@@ -255,9 +257,7 @@ class ProviderApp(SignedApp):
         await serve_request(scope, receive, send, verifier, check, act)
 
     def _route(self, scope: Message) -> tuple[RequestVerifier, Endpoint] | None:
-        path, root = scope["path"], scope.get("root_path", "")
-        # Some frameworks leave a mount's prefix in the path, some remove it.
-        whole = path if path.startswith(f"{root}/") else root + path
+        whole, root = whole_path(scope), scope.get("root_path", "")
         raw_path = (scope.get("raw_path") or b"").decode("latin-1")
         for each in (whole, raw_path):
             for tail in (each, each.removeprefix(root)):
@@ -286,7 +286,8 @@ class ProviderApp(SignedApp):
         try:
             arguments = endpoint.arguments(app_id, body, self._page_size)
         except DecodeError as error:
-            return HttpAnswer(*error_response(error))
+            request = f"app {app_id!r}, {endpoint.name}"
+            return http_answer(error_response(error, request))
         method = getattr(self._provider, endpoint.name)
         data = endpoint.data(await _call(method, *arguments))
         return HttpAnswer(200, ok_answer(data))

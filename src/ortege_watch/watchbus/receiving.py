@@ -21,7 +21,6 @@ from ortege_watch.errors import DecodeError
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
-    InboxAnswer,
     error_response,
     logger,
     run_verifier,
@@ -147,7 +146,7 @@ class FrameReceiver:
         try:
             alerts = read_alerts(bytes(frame.body), app_id)
         except DecodeError as error:
-            told = InboxAnswer(*error_response(error))
+            told = error_response(error, f"app {app_id!r}, a frame")
         else:
             told = await self.inbox.answer(alerts, app_id, self.handler)
         body = msgspec.Raw(told.body)

@@ -329,7 +329,10 @@ class RequestVerifier:
         app_id, timestamp, nonce, signature, keys, now = self.check_headers(headers)
         message = signing.canonical(app_id, timestamp, nonce, self._line, body)
         if not signing.matches(keys, message, signature):
-            problem = "the signature is of another secret or another request"
+            problem = (
+                "the signature is of another secret or another request; a proxy may have"
+                " changed the path or the body"
+            )
             raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
         result = read(body, app_id)
         # Last: a request that is not accepted must not use up a nonce.

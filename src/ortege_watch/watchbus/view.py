@@ -1,0 +1,144 @@
+"""Receiving alerts in a plain function, such as a view of Flask or Django."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from attrs import frozen
+
+from ortege_watch.errors import InvalidArgument
+from ortege_watch.watchbus.asgi import warn_of_workers
+from ortege_watch.watchbus.handled import Claim, HandledStore
+from ortege_watch.watchbus.inbox import (
+    ACKNOWLEDGE,
+    CLAIM_EVERY,
+    CLAIM_WITHIN,
+    FAILED,
+    AlertInbox,
+    AlertOutcome,
+    answer_of,
+    check_receiver,
+    error_response,
+    logger,
+    outcome_after,
+    outcome_before,
+    outcome_without,
+    shown_alert,
+    shown_request,
+    store_outcome,
+)
+from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
+from ortege_watch.watchbus.verifier import RequestVerifier
+
+
+class ViewAnswer(NamedTuple):
+    """The response to a request, in the order in which Flask takes it from a view.
+
+    Attributes:
+        body: JSON.
+        status: the HTTP status.
+        headers: the content type, and ``Retry-After`` where there is one.
+    """
+
+    body: bytes
+    status: int
+    headers: dict[str, str]
+
+
+def alert_view(
+    verifier: RequestVerifier,
+    handler: Callable[[AlertInfo], object],
+    *,
+    handled: HandledStore | None = None,
+) -> AlertView:
+    """Return a function that receives alerts, for a view of Flask, Django or the like.
+
+    It is to plain functions what :func:`alert_app` is to ASGI: it verifies a request,
+    calls the handler with each alert that was not handled before, and returns the
+    response: ``view(headers, body) -> ViewAnswer``. It may be called in any thread.
+
+    Args:
+        verifier: accepts the requests. Several workers need a shared store of nonces,
+            such as :class:`SQLiteNonces`.
+        handler: a plain function, called with each alert in the thread of the view. It
+            may raise :class:`RejectAlert` and :class:`RetryAlert`.
+        handled: remembers what became of alerts; by default a :class:`MemoryHandled`, of
+            this process alone. Several workers need :class:`SQLiteHandled`.
+
+    Raises:
+        InvalidArgument: an argument cannot be used.
+    """
+    check_receiver(verifier, handler, None)
+    call = getattr(type(handler), "__call__", None)  # noqa: B004 - an object's
+    if any(map(inspect.iscoroutinefunction, (handler, call))):
+        raise InvalidArgument("handler must be a plain function; use alert_app instead")
+    store = AlertInbox(handled).handled
+    warn_of_workers(verifier.nonces, store)
+    return AlertView(verifier, handler, store)
+
+
+@frozen(eq=False)
+class AlertView:
+    """What :func:`alert_view` returns."""
+
+    _verifier: RequestVerifier
+    _handler: Callable[[AlertInfo], object]
+    _handled: HandledStore
+
+    def __call__(
+        self, headers: Headers, body: bytes, *, target: str | bytes | None = None
+    ) -> ViewAnswer:
+        """Receive the alerts of a request, and return the response.
+
+        Args:
+            headers: a mapping or pairs, of strings or of bytes, in any case.
+            body: the bytes as they arrived, not decoded.
+            target: the path (and query) of the request, if the caller knows it.
+        """
+        try:
+            alerts = self._verifier.alerts(headers, body, target=target)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            named = shown_request(headers, self._verifier.method, self._verifier.path)
+            answer = error_response(error, named)
+        else:
+            answer = answer_of([self._handle(each, alerts.app_id) for each in alerts])
+        fields = {"Content-Type": CONTENT_TYPE}
+        if answer.retry_after is not None:
+            fields["Retry-After"] = str(math.ceil(answer.retry_after))
+        return ViewAnswer(answer.body, answer.status, fields)
+
+    def _handle(self, alert: AlertInfo, app_id: str) -> AlertOutcome:
+        key, name = alert.dedupe_key(app_id), f"{shown_alert(alert)}, from app {app_id}"
+        try:
+            claim = self._claim(key)
+            if claim.state != "claimed":
+                return outcome_before(claim, name)
+            outcome = FAILED
+            try:
+                outcome = self._call(alert, name)
+            finally:  # also after SystemExit
+                store_outcome(self._handled, key, outcome)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            return outcome_without(self._handled, error, name)
+        return outcome
+
+    def _call(self, alert: AlertInfo, name: str) -> AlertOutcome:
+        try:
+            self._handler(alert)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            return outcome_after(error, name)
+        logger.debug("alert handled: %s", name)
+        return ACKNOWLEDGE
+
+    def _claim(self, key: str) -> Claim:
+        deadline = time.monotonic() + CLAIM_WITHIN
+        while True:
+            claim = self._handled.claim(key)
+            if claim.state != "busy" or time.monotonic() >= deadline:
+                return claim
+            time.sleep(CLAIM_EVERY)

@@ -1,0 +1,220 @@
+"""Alerts in a view of a framework that has no event loop."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from datetime import timedelta
+from email.utils import formatdate
+
+import httpx
+import pytest
+from channels import alert
+from signed import APP_ID, PATH, SECRET, alert_body, alert_object, headers_for
+
+from ortege_watch import InvalidArgument, Retry
+from ortege_watch.watchbus import (
+    AlertPublisher,
+    Credentials,
+    MemoryHandled,
+    RejectAlert,
+    RequestVerifier,
+    RetryAlert,
+    SQLiteHandled,
+    alert_view,
+)
+
+BODY = alert_body()
+
+
+def verifier(**changes):
+    return RequestVerifier({APP_ID: [SECRET]}, **{"path": PATH, **changes})
+
+
+def ask(view, body=BODY, **changes):
+    """Send a signed request; give the status, the reason, and when to retry."""
+    headers = headers_for(body, **{"timestamp": int(time.time() * 1000), **changes})
+    answer = view(headers, body)
+    assert answer == (answer.body, answer.status, answer.headers)  # as Flask takes it
+    assert answer.headers["Content-Type"] == "application/json;charset=UTF-8"
+    content = json.loads(answer.body)
+    return answer.status, content.get("error_data"), answer.headers.get("Retry-After")
+
+
+OK = (200, None, None)
+
+
+@pytest.fixture
+def alerts():
+    return []
+
+
+def test_each_alert_is_handled_once(alerts):
+    view = alert_view(verifier(), alerts.append)
+    body = alert_body(alert_object(timestamp=1), alert_object(timestamp=2))
+    for _ in range(2):
+        assert ask(view, body) == OK
+    assert [each.timestamp for each in alerts] == [1, 2]
+    assert {each.app_id for each in alerts} == {APP_ID}
+
+
+def raising(error):
+    def handler(alert):
+        if alert.timestamp in error:
+            raise error[alert.timestamp]
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ({1: RejectAlert("unknown chain")}, (422, "unknown chain", None)),
+        ({1: RetryAlert(timedelta(seconds=2.5))}, (503, "try again later", "3")),
+        ({1: ValueError("a bug")}, (500, "an alert was not handled", None)),
+        (
+            {1: RejectAlert("no"), 2: RetryAlert(7, "no database")},
+            (503, "no database", "7"),
+        ),
+    ],
+)
+def test_what_the_handler_raises_decides_the_response(error, expected, caplog):
+    view = alert_view(verifier(), raising(error))
+    body = alert_body(*[alert_object(timestamp=n) for n in (1, 2, 3)])
+    assert ask(view, body) == expected
+    assert "big_amount_txn_usd" in caplog.text
+    handled = error.copy()
+    error.clear()  # what was rejected stays so, what failed is handled now
+    is_rejected = any(isinstance(each, RejectAlert) for each in handled.values())
+    assert ask(view, body)[0] == (422 if is_rejected else 200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"secret": "other"}, (401, "invalid signature", None)),
+        ({"app_id": "other"}, (401, "invalid appid", None)),
+        ({"timestamp": 1}, (401, "timestamp is expired", None)),
+        ({"body": b"7"}, (400, "$: expected a list, got 7", None)),
+        ({"body": b"[%s]" % (b" " * 2**20)}, (413, "body too large", None)),
+    ],
+)
+def test_a_refused_request_has_the_documented_answer(changes, expected, alerts, caplog):
+    assert ask(alert_view(verifier(), alerts.append), **changes) == expected
+    assert f"app {changes.get('app_id', APP_ID)!r}, POST {PATH}: " in caplog.text
+    assert SECRET not in caplog.text
+    assert alerts == []
+
+
+def test_another_path_is_refused_if_the_view_says_which(alerts):
+    answer = alert_view(verifier(), alerts.append)({}, b"", target="/alerts")
+    assert answer.status == 404
+
+
+class Away(MemoryHandled):
+    def resolve(self, key, reason):
+        raise OSError("the disk is full")
+
+
+class NoNonces:
+    def record(self, app_id, nonce, now, until):
+        raise OSError("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("given", "stores", "named"),
+    [
+        ({}, {"handled": Away()}, "the store of handled alerts (Away) failed"),
+        ({"nonces": NoNonces()}, {}, "could not be verified: app '13cc"),
+    ],
+)
+def test_a_store_that_fails_asks_for_a_retry(given, stores, named, alerts, caplog):
+    view = alert_view(verifier(**given), alerts.append, **stores)
+    assert ask(view) == (503, "try again", "5")
+    assert named in caplog.text
+    assert "the disk is full" in caplog.text
+
+
+def test_workers_share_what_was_handled(tmp_path):
+    """The second gets the alert while the first handles it, and waits."""
+    entered, let_on, calls = threading.Event(), threading.Event(), []
+
+    def slow(alert):
+        entered.set()
+        assert let_on.wait(10)
+        calls.append("first")
+
+    file = tmp_path / "received.db"
+    with SQLiteHandled(file) as one, SQLiteHandled(file) as two:
+        first = alert_view(verifier(), slow, handled=one)
+        second = alert_view(verifier(), calls.append, handled=two)
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(ask(first)))
+        thread.start()
+        assert entered.wait(10)
+        threading.Timer(0.1, let_on.set).start()
+        assert ask(second) == OK
+        thread.join(10)
+    assert (answers, calls) == ([OK], ["first"])
+
+
+def test_another_worker_that_takes_long_is_not_waited_for(alerts, tmp_path):
+    with SQLiteHandled(tmp_path / "received.db") as handled:
+        [key] = [each.dedupe_key(APP_ID) for each in verifier().alerts(*now())]
+        handled.claim(key)
+        expected = (503, "another process is handling the alert", "1")
+        view = alert_view(verifier(), alerts.append, handled=handled)
+        assert ask(view) == expected
+    assert alerts == []
+
+
+def now():
+    return headers_for(BODY, timestamp=int(time.time() * 1000)), BODY
+
+
+def test_a_worker_that_exits_in_the_handler_gives_its_claim_up(alerts):
+    def leaving(alert):
+        raise SystemExit
+
+    handled = MemoryHandled()
+    with pytest.raises(SystemExit):
+        ask(alert_view(verifier(), leaving, handled=handled))
+    assert ask(alert_view(verifier(), alerts.append, handled=handled)) == OK
+    assert len(alerts) == 1
+
+
+async def later(alert):
+    pass
+
+
+class Later:
+    async def __call__(self, alert):
+        pass
+
+
+@pytest.mark.parametrize("handler", [later, Later(), None])
+def test_a_handler_that_needs_an_event_loop_is_refused(handler):
+    with pytest.raises(InvalidArgument, match="handler must be"):
+        alert_view(verifier(), handler)
+
+
+def test_a_sender_whose_clock_is_off_corrects_it_by_the_answer(alerts):
+    def ahead():
+        return time.time() + 600
+
+    view = alert_view(verifier(clock=ahead), alerts.append)
+
+    def flask(request):
+        body, status, headers = view(request.headers, request.content)
+        headers["Date"] = formatdate(ahead(), usegmt=True)
+        return httpx.Response(status, content=body, headers=headers)
+
+    with AlertPublisher(
+        "https://bus.example.com",
+        Credentials(APP_ID, SECRET),
+        http=httpx.MockTransport(flask),
+        retry=Retry(attempts=2),
+    ) as publisher:
+        assert len(publisher.publish([alert(1)]).sent) == 1
+    assert len(alerts) == 1

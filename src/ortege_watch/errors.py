@@ -169,7 +169,7 @@ class ApiError(OrtegeWatchError):
         code: the server's own error type, such as ``"UserError"``, or ``None``.
         request_id: the id that the request was sent with, as the server logs it, or
             ``None``.
-        retry_after: seconds that the server asked to wait, or ``None``.
+        retry_after: seconds that the server asked to wait, at most a day, or ``None``.
         from_proxy: whether the response is not Cube's, but that of a proxy or a gateway
             before it, such as an HTML page.
     """
@@ -217,7 +217,7 @@ class RateLimited(ApiError):
     """Raised when the server answered 429 to the last retry, too.
 
     Attributes:
-        retry_after: seconds that the server asked to wait, or ``None``.
+        retry_after: seconds that the server asked to wait, at most a day, or ``None``.
     """
 
     def __init__(

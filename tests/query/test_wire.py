@@ -480,6 +480,7 @@ def test_refuses_with_the_path(wire, message):
         ({"limit": 1.5}, "limit must be an integer"),
         ({"limit": float("inf")}, "limit must be an integer"),
         ({"limit": Decimal("1E+999999")}, "limit must be an integer"),
+        ({"limit": Decimal("-1E+1000000")}, "limit must be an integer"),
         ({"limit": Decimal("1.5")}, "limit must be an integer"),
         ({"limit": Decimal("NaN")}, "limit must be an integer"),
         ({"limit": True}, "limit must be an integer"),
@@ -693,3 +694,11 @@ def test_a_day_is_read_as_a_day():
     [condition] = query.where
     assert condition.values == (date(2024, 5, 1),)
     assert query.zone == ZoneInfo("UTC")
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_a_number_beyond_the_decimal_context_is_refused(sign):
+    huge = Decimal(f"{sign}1E+1000000")
+    compared = {"member": "stories.count", "operator": "gt", "values": [huge]}
+    with pytest.raises(QueryError, match="has more than 4000 digits"):
+        Query.from_wire({"measures": ["stories.count"], "filters": [compared]})

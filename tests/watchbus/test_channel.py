@@ -535,6 +535,22 @@ async def test_a_retry_that_the_receiver_asks_for_has_its_delay(clock):
     assert script.numbers(1) == [1, 1]
 
 
+async def test_the_wait_in_an_error_is_at_most_a_day(clock):
+    def play(frame):
+        return json.dumps(
+            {**json.loads(answer_to(frame, 400, FAILED)), "retry_after": 1e300}
+        )
+
+    async with (
+        asyncio.timeout(WITHIN),
+        scripted(play) as script,
+        channel_to(script, clock=clock) as channel,
+    ):
+        with pytest.raises(WatchBusError) as caught:
+            await channel.send([alert(1)])
+    assert caught.value.retry_after == 86_400
+
+
 async def test_a_handler_that_fails_now_and_then_ends_no_channel():
     rng, failed, taken = random.Random(7), set(), Inbox()
 

@@ -111,19 +111,24 @@ def redirect_target(response: Response, secrets: Secrets) -> str | None:
 def retry_after(response: Response) -> float | None:
     """Return the seconds of ``Retry-After``, or ``None`` without a valid one.
 
-    It is what the server said; ``Backoff.delay`` limits it.
+    It is at most a day, and :func:`respected` limits it further.
 
     A date is compared with the server's own ``Date``, and only without that with this
     machine's clock: the two clocks may differ.
     """
     value = response.headers.get("retry-after", "").strip()
     if _SECONDS.fullmatch(value):
-        return float(value)
+        return at_most_a_day(float(value))
     until = http_date(value)
     if until is None:
         return None
     since = http_date(response.headers.get("date", "")) or response.received_at
-    return max(0.0, until - since)
+    return at_most_a_day(max(0.0, until - since))
+
+
+def at_most_a_day(seconds: float) -> float:
+    """Return what a server asked to wait, limited: time.sleep() refuses 1e10 seconds."""
+    return min(seconds, 86_400.0)
 
 
 def http_date(text: str) -> float | None:

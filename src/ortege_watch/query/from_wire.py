@@ -312,8 +312,14 @@ def _undeclared(name: str) -> Dimension[object]:
 def _exact(value: Any) -> Any:
     """Return a JSON number as servers print it: without binary digits, 10.0 as 10."""
     number = Decimal(float.__repr__(value)) if isinstance(value, float) else value
-    if isinstance(number, Decimal) and number.is_finite() and abs(number) < _SAFE:
-        return int(number) if number == number.to_integral_value() else number
+    if (
+        isinstance(number, Decimal)
+        and number.is_finite()
+        # Not abs(), which raises Overflow where the context allows no such exponent.
+        and -_SAFE < number < _SAFE
+        and number == number.to_integral_value()
+    ):
+        return int(number)
     return number
 
 

@@ -42,7 +42,12 @@ from ortege_watch._http.driver import (
     check_environment,
     is_bad_certificate,
 )
-from ortege_watch._http.statuses import REDIRECTED, TRANSIENT, redirect_target
+from ortege_watch._http.statuses import (
+    REDIRECTED,
+    TRANSIENT,
+    at_most_a_day,
+    redirect_target,
+)
 from ortege_watch._websocket import (
     CLOSE_TIMEOUT,
     SILENT,
@@ -215,7 +220,8 @@ class PendingFrames:
             read_acknowledgement(bytes(answer.body), answer.status)
         except (DecodeError, WatchBusError) as error:
             if isinstance(error, WatchBusError):
-                error.retry_after = answer.retry_after
+                asked = answer.retry_after
+                error.retry_after = None if asked is None else at_most_a_day(asked)
             failures = frame.failures
             delay = failures.next_delay(jitter, answer.retry_after)
             if _is_transient(answer.status):

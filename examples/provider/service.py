@@ -7,7 +7,6 @@ them. The cube is made up. Files are written to the working directory.
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
 from os import environ
@@ -29,7 +28,6 @@ from ortege_watch.watchbus import (
 CHAIN_ID, CODE, LEAST = 56, "big_amount_txn", Decimal(1000)
 EVENTS = [SupportedEvent(CODE, ("ERC20",), LEAST)]
 log = logging.getLogger("provider")
-
 usd = Measure("token_transfers.usd", Decimal)
 token = Dimension("token_transfers.token_address")
 tx = Dimension("token_transfers.tx_hash")
@@ -59,7 +57,7 @@ def alert_of(row: Row, entity_type: str) -> AlertInfo | None:
 async def watch(
     cube: AsyncCubeClient,
     provider: SQLiteProvider,
-    publishers: Mapping[str, AsyncAlertPublisher],  # by the app id of the subscriber
+    publishers: dict[str, AsyncAlertPublisher],  # by the app id of the subscriber
 ) -> None:
     """Write alerts to outboxes; after a start again, and the bus skips what it has."""
     async with cube.watch(TRANSFERS) as updates:
@@ -69,7 +67,9 @@ async def watch(
             for row in update.upserted:
                 for each in provider.matching(row[token], CHAIN_ID, CODE):
                     alert = alert_of(row, each.entity.entity_type)
-                    if alert is not None and each.app_id in publishers:
+                    if each.app_id not in publishers:
+                        log.warning("no publisher for the subscriber %s", each.app_id)
+                    elif alert is not None:
                         await publishers[each.app_id].enqueue([alert])
 
 

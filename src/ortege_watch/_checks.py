@@ -92,6 +92,21 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
         raise InvalidArgument(f"{name} must be one of {listed}, got {shown(value)}")
 
 
+def check_methods(
+    name: str, value: object, methods: Iterable[str], expected: str
+) -> None:
+    """Raise :class:`InvalidArgument` unless the value is an object with these methods."""
+    rule = f"{name} must be {expected}"
+    if isinstance(value, type):
+        raise InvalidArgument(
+            f"{rule}, got the class {value.__name__}: create an object of it"
+        )
+    missing = [each for each in methods if not callable(getattr(value, each, None))]
+    if missing:
+        got = f"{type(value).__name__} without {', '.join(missing)}"
+        raise InvalidArgument(f"{rule}, got {got}")
+
+
 def check_callable(name: str, value: object) -> None:
     """Raise :class:`InvalidArgument` unless the value can be called."""
     if not callable(value):

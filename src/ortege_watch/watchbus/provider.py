@@ -18,6 +18,8 @@ from ortege_watch._checks import (
     check_callable,
     check_int,
     check_kind,
+    check_list,
+    check_methods,
     check_seconds,
     shown,
 )
@@ -112,11 +114,13 @@ class Endpoint:
         name: the method.
         arguments: returns the method's arguments for an app id, a body, and the largest
             page; raises :class:`DecodeError`.
+        kind: what the method returns, or what it returns several of.
         data: returns the ``data`` of the answer for the method's result.
     """
 
     name: str
     arguments: Callable[[str, bytes, int], tuple[Any, ...]]
+    kind: type[EntityInfo | SubscriptionPage | SupportedEvent]
     data: Callable[[Any], Any]
 
 
@@ -142,11 +146,30 @@ def _nothing(_: str, body: bytes, __: int) -> tuple[Any, ...]:
 
 
 _ENDPOINTS: Final = (
-    Endpoint("subscribe", _entities, watch_result_data),
-    Endpoint("unsubscribe", _entities, watch_result_data),
-    Endpoint("subscriptions", _page, subscription_page_data),
-    Endpoint("events", _nothing, supported_events_data),
+    Endpoint("subscribe", _entities, EntityInfo, watch_result_data),
+    Endpoint("unsubscribe", _entities, EntityInfo, watch_result_data),
+    Endpoint("subscriptions", _page, SubscriptionPage, subscription_page_data),
+    Endpoint("events", _nothing, SupportedEvent, supported_events_data),
 )
+
+
+class _BadResult(Exception):
+    """Raised for a result of a provider's method that is of another type."""
+
+
+def _checked(endpoint: Endpoint, result: Any) -> Any:
+    """Return the result of a provider's method; a tuple if it has several items."""
+    name, kind = f"the result of provider.{endpoint.name}()", endpoint.kind
+    try:
+        if kind is SubscriptionPage:
+            check_kind(name, result, kind)
+            return result
+        if isinstance(result, Iterable) and not isinstance(result, str | bytes):
+            result = tuple(result)
+        # Nothing is a result, too, which check_list() refuses.
+        return () if result == () else check_list(name, result, kind)
+    except InvalidArgument as error:
+        raise _BadResult(str(error)) from None
 
 
 def endpoints_at(paths: WatchPaths) -> dict[str, Endpoint]:
@@ -208,8 +231,8 @@ def provider_app(
     check_kind("paths", paths, WatchPaths)
     check_seconds("answer_within", answer_within)
     check_int("page_size", page_size, "an int from 1 to 50", last=MAX_PAGE_SIZE)
-    for each in _ENDPOINTS:
-        check_callable(f"provider.{each.name}", getattr(provider, each.name, None))
+    methods = [each.name for each in _ENDPOINTS]
+    check_methods("provider", provider, methods, "a Provider")
     if rate_limit is not None:
         check_callable("rate_limit", rate_limit)
     verifier = RequestVerifier(
@@ -268,29 +291,38 @@ class ProviderApp(SignedApp):
         return None
 
     async def _answer(self, endpoint: Endpoint, app_id: str, body: bytes) -> HttpAnswer:
+        named, part = f"{endpoint.name} of app {app_id}", "rate_limit"
         try:
-            with anyio.fail_after(self._answer_within):
+            with anyio.move_on_after(self._answer_within):
+                wait = self._rate_limit and await _call(self._rate_limit, app_id)
+                if wait:
+                    seconds = str(math.ceil(wait)).encode()
+                    logger.info("%s: over its rate limit", named)
+                    refused = error_answer(ResultCode.RATE_LIMIT, "rate limit")
+                    return HttpAnswer(429, refused, ((b"retry-after", seconds),))
+                part = f"provider.{endpoint.name}()"
                 return await self._ask(endpoint, app_id, body)
+            logger.error("%s: %s took more than %g s", named, part, self._answer_within)
+        except _BadResult as error:
+            logger.error("%s: %s", named, error)
         except Exception:  # noqa: BLE001 - it is logged
-            logger.exception("%s of app %s: the provider failed", endpoint.name, app_id)
-            failed = error_answer(ResultCode.SERVER_ERROR, "unknown server error")
-            return HttpAnswer(500, failed)
+            logger.exception("%s: %s failed", named, part)
+        failed = error_answer(ResultCode.SERVER_ERROR, "unknown server error")
+        return HttpAnswer(500, failed)
 
     async def _ask(self, endpoint: Endpoint, app_id: str, body: bytes) -> HttpAnswer:
-        wait = self._rate_limit and await _call(self._rate_limit, app_id)
-        if wait:
-            logger.info("%s of app %s: over its rate limit", endpoint.name, app_id)
-            refused = error_answer(ResultCode.RATE_LIMIT, "rate limit")
-            seconds = str(math.ceil(wait)).encode()
-            return HttpAnswer(429, refused, ((b"retry-after", seconds),))
         try:
             arguments = endpoint.arguments(app_id, body, self._page_size)
         except DecodeError as error:
             request = f"app {app_id!r}, {endpoint.name}"
             return http_answer(error_response(error, request))
         method = getattr(self._provider, endpoint.name)
-        data = endpoint.data(await _call(method, *arguments))
-        return HttpAnswer(200, ok_answer(data))
+        result = _checked(endpoint, await _call(method, *arguments))
+        if endpoint.kind is EntityInfo:
+            counts = (len(result), len(arguments[1]))
+            line = "%s of app %s: %d of %d entities"
+            logger.info(line, endpoint.name, app_id, *counts)
+        return HttpAnswer(200, ok_answer(endpoint.data(result)))
 
 
 async def _call(function: Callable[..., Any], *arguments: object) -> Any:

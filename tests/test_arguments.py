@@ -14,6 +14,7 @@ from ortege_watch import (
 )
 from ortege_watch.watchbus import (
     AlertChannel,
+    AlertInbox,
     AlertInfo,
     AlertPublisher,
     AsyncAlertPublisher,
@@ -174,12 +175,51 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
             lambda: RequestVerifier({"a": ["s"]}, path=None),
             "path must be a path that begins with",
         ),
-        (lambda: verifier({"a": "s"}), "the secrets of 'a' must be a non-empty list"),
-        (lambda: verifier({"a": 5}), "the secrets of 'a' must be a non-empty list"),
-        (lambda: verifier({"a": ["s\n"]}), "secret begins or ends with whitespace"),
+        (
+            lambda: verifier({"a": "s"}),
+            "the secrets of 'a' must be a non-empty list, got a string: write [secret]",
+        ),
+        (
+            lambda: verifier({"a": 5}),
+            "the secrets of 'a' must be a non-empty list, got int",
+        ),
+        (
+            lambda: verifier({"a": [b"s"]}),
+            "a secret of 'a' must be a non-empty string, got bytes",
+        ),
+        (lambda: verifier({"a": ["s\n"]}), "a secret of 'a' begins or ends with white"),
+        (
+            lambda: Credentials("a", None),
+            "secret must be a non-empty string, got None: is a variable of the",
+        ),
+        (lambda: Credentials("a", ""), "secret must be a non-empty string, got ''"),
+        (
+            lambda: Credentials("", "s"),
+            "app_id must be visible ASCII characters without ';', got ''",
+        ),
+        (
+            lambda: Credentials(5, "s"),
+            "app_id must be visible ASCII characters without ';', got int",
+        ),
+        (
+            lambda: AlertInfo("0x1", 56, "ERC20", "x", 1795735493000, {}),
+            "timestamp must be an int of unix seconds, not milliseconds, got 1795735493000",
+        ),
+        (
+            lambda: verifier(nonces=SQLiteNonces),
+            "nonces must be a NonceStore, such as SQLiteNonces(path), got the class SQLit",
+        ),
+        (
+            lambda: verifier(nonces="nonces.db"),
+            "nonces must be a NonceStore, such as SQLiteNonces(path), got str without",
+        ),
+        (
+            lambda: AlertInbox("handled.db"),
+            "handled must be a HandledStore, such as SQLiteHandled(path), got str with",
+        ),
         (lambda: verifier(tolerance="5"), f"tolerance {SECONDS} '5'"),
         (lambda: verifier(max_body="5"), "max_body must be a positive int, got '5'"),
-        (lambda: verifier(nonces=set()), "nonces.record must be callable, got None"),
+        (lambda: verifier(nonces=set()), "nonces must be a NonceStore"),
         (lambda: verifier().verify({}, "[]"), "body must be the bytes that arrived"),
         (lambda: verifier().alerts({}, "[]"), "body must be the bytes that arrived"),
         (lambda: alert_app(None, handle), "verifier must be of type RequestVerifier"),

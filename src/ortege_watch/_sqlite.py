@@ -83,6 +83,7 @@ class DatabaseFile:
             if not str(path) or _MEMORY in str(path) or "\0" in str(path):
                 rule = f"path of {kind} must name a file that persists"
                 raise InvalidArgument(f"{rule}, got {shown(path)}")
+        self._path = _MEMORY if path is None else str(path)
         self._guard = Guard(f"{kind} {str(path)!r}")
         with self._guard:
             self._db = connect(_MEMORY if path is None else path)
@@ -108,6 +109,9 @@ class DatabaseFile:
         [tables] = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if found == 0 and tables == 0:  # a new file
             self._db.execute(f"PRAGMA user_version = {version}")
+        elif found == 0:
+            problem = f"{name} is a file of another kind: use another path"
+            raise OrtegeWatchError(problem)
         elif found != version:
             raise OrtegeWatchError(
                 f"{name} has schema version {found}, and this release reads version"
@@ -120,6 +124,9 @@ class DatabaseFile:
         if free > _SPARE:
             # Not execute(), which would free one page only.
             self._db.executescript(f"PRAGMA incremental_vacuum({_SPARE})")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._path!r})"
 
     def close(self) -> None:
         """Close the file; does nothing in a process that was forked meanwhile."""

@@ -127,7 +127,10 @@ def test_a_store_keeps_at_least_one_key(limit):
 
 
 def test_an_inbox_needs_a_store():
-    with pytest.raises(InvalidArgument, match="claim must be callable"):
+    with pytest.raises(
+        InvalidArgument,
+        match=r"a HandledStore, .* set without claim, res",
+    ):
         AlertInbox(set())
 
 

@@ -207,6 +207,11 @@ def test_seconds_for_milliseconds_are_long_expired():
     error = refusal(headers_for(BODY, timestamp=int(NOW)))
     assert error.reason == SignatureReason.EXPIRED
     assert error.delta == pytest.approx(NOW - NOW / 1000)
+    assert "the timestamp looks like seconds; it must be milliseconds" in str(error)
+
+
+def test_a_verifier_shows_what_it_verifies():
+    assert repr(verifier()) == f"RequestVerifier(method='POST', path={PATH!r})"
 
 
 def test_a_clock_that_is_lost_lets_nothing_in():
@@ -517,8 +522,8 @@ def test_secrets_are_not_shown():
     [
         ({"secrets": {APP_ID: SECRET}}, "secrets of .* must be a non-empty list"),
         ({"secrets": {APP_ID: []}}, "secrets of .* must be a non-empty list"),
-        ({"secrets": {APP_ID: [""]}}, "secret must be a non-empty string"),
-        ({"secrets": {APP_ID: [b"bytes"]}}, "secret must be a non-empty string"),
+        ({"secrets": {APP_ID: [""]}}, "a secret of .* must be a non-empty string"),
+        ({"secrets": {APP_ID: [b"bytes"]}}, "must be a non-empty string, got bytes"),
         ({"secrets": {"a;b": [SECRET]}}, "app_id must be visible ASCII"),
         ({"path": "api"}, "path must be .*, got 'api'"),
         ({"path": PATH + "?a=1"}, "path must be"),

@@ -10,7 +10,16 @@ import pytest
 from driving import alert
 
 from ortege_watch import OrtegeWatchError
-from ortege_watch.watchbus import Outbox, SQLiteNonces, WireStyle
+from ortege_watch.watchbus import (
+    AlertInbox,
+    Outbox,
+    RequestVerifier,
+    SQLiteHandled,
+    SQLiteNonces,
+    WireStyle,
+    alert_app,
+    alert_view,
+)
 from ortege_watch.watchbus.sending import BatchResults, SendLease, prepare_alerts
 
 
@@ -41,7 +50,8 @@ def test_an_outbox_of_another_version_is_refused_and_stays_as_it_is(path, versio
         box.accept(ready([1]))
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {version}")
-    with pytest.raises(OrtegeWatchError, match=f"version {version}.*version 1"):
+    problem = f"version {version}.*version 1" if version else "another kind"
+    with pytest.raises(OrtegeWatchError, match=problem):
         Outbox(path)
     assert pragma(path, "user_version") == version
 
@@ -49,7 +59,7 @@ def test_an_outbox_of_another_version_is_refused_and_stays_as_it_is(path, versio
 def test_another_database_is_not_an_outbox(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE customers (name TEXT)")
-    with pytest.raises(OrtegeWatchError, match="version 0"):
+    with pytest.raises(OrtegeWatchError, match="is a file of another kind"):
         Outbox(path)
 
 
@@ -90,3 +100,25 @@ def test_a_forked_child_cannot_use_the_file_of_its_parent(path, kind):
         if kind is Outbox:
             store.accept(ready([1]))
             assert len(store) == 1
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "alerts.db"
+    SQLiteNonces(path).close()
+    problem = "is a file of another kind: use another path"
+    with pytest.raises(OrtegeWatchError, match=problem):
+        Outbox(path)
+
+
+def test_a_store_shows_its_file(tmp_path):
+    path = tmp_path / "received.db"
+    with SQLiteNonces(path) as nonces, SQLiteHandled(path) as handled:
+        assert repr(nonces) == f"SQLiteNonces({str(path)!r})"
+        assert repr(AlertInbox(handled)) == f"AlertInbox(SQLiteHandled({str(path)!r}))"
+
+
+def test_an_application_shows_its_verifier(tmp_path):
+    verifier = RequestVerifier({"app": ["hush"]}, path="/alerts")
+    shown = "RequestVerifier(method='POST', path='/alerts')"
+    assert repr(alert_app(verifier, print)) == f"AlertApp({shown})"
+    assert repr(alert_view(verifier, print)) == f"AlertView({shown})"

@@ -274,6 +274,11 @@ class SignedApp:
     its own kind.
     """
 
+    _verifier: RequestVerifier
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._verifier!r})"
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         match scope["type"]:
@@ -338,7 +343,7 @@ def alert_app(
     return AlertApp(verifier, handler, inbox, read_within, frames)
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class AlertApp(SignedApp):
     """The application that :func:`alert_app` returns."""
 

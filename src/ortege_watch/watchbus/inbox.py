@@ -14,7 +14,12 @@ import sniffio
 from anyio import to_thread
 from attrs import define, field, frozen
 
-from ortege_watch._checks import check_callable, check_kind, check_seconds
+from ortege_watch._checks import (
+    check_callable,
+    check_kind,
+    check_methods,
+    check_seconds,
+)
 from ortege_watch.errors import DecodeError, SignatureError, printable
 from ortege_watch.watchbus.handled import Claim, HandledStore, MemoryHandled
 from ortege_watch.watchbus.models import AlertInfo
@@ -132,9 +137,13 @@ class AlertInbox:
 
     def __init__(self, handled: HandledStore | None = None) -> None:
         self.handled: Final = MemoryHandled() if handled is None else handled
-        for name in ("claim", "resolve", "release"):
-            check_callable(f"handled.{name}", getattr(self.handled, name, None))
+        expected = "a HandledStore, such as SQLiteHandled(path)"
+        methods = ["claim", "resolve", "release"]
+        check_methods("handled", self.handled, methods, expected)
         self._running: dict[str, _Call] = {}
+
+    def __repr__(self) -> str:
+        return f"AlertInbox({self.handled!r})"
 
     async def handle(
         self, alert: AlertInfo, app_id: str, handler: AlertHandler

@@ -560,7 +560,7 @@ class AlertInfo:
         raw: Mapping[str, Any] | None = None,
     ) -> None:
         _check_fields(entity, entity_type, event_code)
-        expected = "an int of unix seconds"
+        expected = "an int of unix seconds, not milliseconds"
         check_int("timestamp", timestamp, expected, first=0, last=LAST_SECONDS)
         check_kind("event_values", event_values, Mapping | None, "a mapping")
         self._fields = _fields(

@@ -250,7 +250,7 @@ def provider_app(
     )
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class ProviderApp(SignedApp):
     """The application that :func:`provider_app` returns."""
 

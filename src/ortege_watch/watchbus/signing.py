@@ -56,8 +56,10 @@ def is_field(text: object) -> bool:
 def check_app_id(app_id: object) -> None:
     """Raise :class:`InvalidArgument` unless the app id can be sent as a header."""
     if not is_field(app_id):
+        rule = "app_id must be visible ASCII characters without ';'"
         # Not its value, which is a secret where the two are swapped.
-        raise InvalidArgument("app_id must be visible ASCII characters without ';'")
+        got = type(app_id).__name__ if app_id or not isinstance(app_id, str) else "''"
+        raise InvalidArgument(f"{rule}, got {got}")
 
 
 @frozen
@@ -90,22 +92,25 @@ def check_credentials(credentials: object) -> None:
     check_kind("credentials", credentials, Credentials, expected)
 
 
-def prepare(secret: object) -> Key:
+def prepare(secret: object, name: str = "secret") -> Key:
     """Return the HMAC-SHA256 of an empty text under a secret, which is checked.
 
     To copy it and add the text takes two thirds of the time of ``hmac.digest()``.
     """
     if not isinstance(secret, str) or not secret:
-        # The value might be a secret of another type.
-        raise InvalidArgument("secret must be a non-empty string")
+        # Not its value, which might be a secret of another type.
+        got = "''" if isinstance(secret, str) else type(secret).__name__
+        if secret is None:
+            got = "None: is a variable of the environment not set?"
+        raise InvalidArgument(f"{name} must be a non-empty string, got {got}")
     if secret != secret.strip():
-        raise InvalidArgument("secret begins or ends with whitespace: strip() it")
+        raise InvalidArgument(f"{name} begins or ends with whitespace: strip() it")
     try:
         return hmac.new(secret.encode(), digestmod="sha256")
     except UnicodeEncodeError:
         # The original error quotes the secret.
         raise InvalidArgument(
-            "secret contains a lone surrogate and cannot be encoded as UTF-8"
+            f"{name} contains a lone surrogate and cannot be encoded as UTF-8"
         ) from None
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_callable, check_int, check_kind, check_seconds
+from ortege_watch._checks import check_int, check_kind, check_methods, check_seconds
 from ortege_watch._sqlite import DatabaseFile
 from ortege_watch.errors import InvalidArgument, SignatureError, SignatureReason
 from ortege_watch.watchbus import signing
@@ -168,6 +168,8 @@ def _full(app_id: str, limit: int) -> SignatureError:
 
 _NONCE_BYTES: Final = 16
 _LONGEST_FIELD: Final = 200
+_LAST_SECONDS: Final = 10**11
+"""Less than the milliseconds of any moment after 1973, and more than any seconds."""
 _milliseconds: Final = msgspec.json.Decoder(
     Annotated[int, msgspec.Meta(lt=10**15)]
 ).decode
@@ -231,7 +233,8 @@ class RequestVerifier:
         self.method = method
         self.max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
-        check_callable("nonces.record", getattr(self.nonces, "record", None))
+        expected = "a NonceStore, such as SQLiteNonces(path)"
+        check_methods("nonces", self.nonces, ["record"], expected)
         self._keys_of = _key_finder(secrets)
         # What waits for a file or calls a function is called in a thread.
         self.secrets_may_block: Final = not isinstance(secrets, Mapping)
@@ -242,6 +245,9 @@ class RequestVerifier:
         self._nonce_age = 2 * tolerance
         self._clock = clock
         self._is_nonce = _is_hex if nonce_shape == "hex32" else _is_short
+
+    def __repr__(self) -> str:
+        return f"RequestVerifier(method={self.method!r}, path={self.path!r})"
 
     def for_method(self, method: str) -> RequestVerifier:
         """Return a verifier of requests with another HTTP method.
@@ -359,7 +365,7 @@ class RequestVerifier:
         now = self._clock()
         age = now - sent / 1000
         if not -self._tolerance <= age <= self._tolerance:
-            raise self._untimely(age)
+            raise self._untimely(age, sent)
         if not self._is_nonce(nonce):
             problem = "the nonce has another shape than the verifier's nonce_shape"
             raise SignatureError(SignatureReason.MALFORMED_NONCE, problem)
@@ -400,13 +406,15 @@ class RequestVerifier:
             problem = "the request has a query, which the signature does not cover"
             raise SignatureError(SignatureReason.QUERY_PRESENT, problem)
 
-    def _untimely(self, age: float) -> SignatureError:
+    def _untimely(self, age: float, sent: int) -> SignatureError:
         if age < 0:
             reason, offset = SignatureReason.IN_THE_FUTURE, "in the future"
         else:
             reason, offset = SignatureReason.EXPIRED, "old"
         tolerance = f"the tolerance is {self._tolerance:g} s"
         problem = f"the request is {abs(age):.3f} s {offset}; {tolerance}"
+        if sent < _LAST_SECONDS:
+            problem += "; the timestamp looks like seconds; it must be milliseconds"
         return SignatureError(reason, problem, delta=age)
 
 
@@ -451,9 +459,12 @@ def _found_keys(app_id: str, secrets: Sequence[str] | None) -> Keys | None:
 
 def _keys(app_id: str, secrets: Sequence[str]) -> Keys:
     if not secrets or not isinstance(secrets, list | tuple):
-        # The value might be a secret.
-        raise InvalidArgument(f"the secrets of {app_id!r} must be a non-empty list")
-    return tuple(map(signing.prepare, secrets))
+        # Not the value, which might be a secret.
+        kind = type(secrets).__name__
+        got = "a string: write [secret]" if isinstance(secrets, str) else kind
+        rule = f"the secrets of {app_id!r} must be a non-empty list"
+        raise InvalidArgument(f"{rule}, got {'an empty one' if secrets == [] else got}")
+    return tuple(signing.prepare(each, f"a secret of {app_id!r}") for each in secrets)
 
 
 def _check_json(body: bytes, _app_id: str) -> None:

@@ -82,13 +82,16 @@ def alert_view(
     return AlertView(verifier, handler, store)
 
 
-@frozen(eq=False)
+@frozen(eq=False, repr=False)
 class AlertView:
     """What :func:`alert_view` returns."""
 
     _verifier: RequestVerifier
     _handler: Callable[[AlertInfo], object]
     _handled: HandledStore
+
+    def __repr__(self) -> str:
+        return f"AlertView({self._verifier!r})"
 
     def __call__(
         self, headers: Headers, body: bytes, *, target: str | bytes | None = None

@@ -138,6 +138,24 @@ def test_a_success_without_an_error_code_is_an_acknowledgement(body):
     assert each["1"].error is None
 
 
+def test_an_answer_that_cannot_be_decoded_is_no_acknowledgement():
+    frames, each = pending("1")
+    frames.due(0)
+    assert frames.on_answer(handled("1", b'{"code":"0","code":"1"}'), 0, 0)
+    assert not each["1"].resolved.is_set()
+    assert frames.due(60) == texts("1")
+
+
+@pytest.mark.parametrize("status", [200, 302, 404, 422, 429, 500, 503])
+def test_an_envelope_of_success_has_precedence_over_the_status(status):
+    frames, each = pending("1")
+    frames.due(0)
+    answer = AnswerFrame("1", status, msgspec.Raw(ok_answer()))
+    assert not frames.on_answer(answer, 0, 0)
+    assert each["1"].resolved.is_set()
+    assert each["1"].error is None
+
+
 def test_a_success_that_contradicts_itself_is_an_error():
     frames, each = pending("1")
     frames.due(0)

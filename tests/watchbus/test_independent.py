@@ -15,16 +15,18 @@ from independent import APP_ID, SECRET, Server, Verifier
 from serving import served
 from signed import PATH, alert_body, alert_object
 
-from ortege_watch import Retry
+from ortege_watch import DecodeError, Retry
 from ortege_watch.watchbus import (
     AlertChannel,
     AlertPublisher,
     AsyncAlertPublisher,
     AsyncWatchBusClient,
     Credentials,
+    Outbox,
     RequestVerifier,
     SupportedEvent,
     WatchBusClient,
+    WatchBusError,
     WireStyle,
     alert_app,
 )
@@ -148,6 +150,53 @@ async def test_a_receiver_without_an_envelope_acknowledges(server, tmp_path, ans
         assert result.sent == tuple(alerts)
         assert (result.rejected, result.unsent, result.error) == ((), (), None)
     assert len(server.requests) == 4
+
+
+ERROR = b'{"status":"ERROR","code":"000001","error_data":"line"}'
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ERROR.replace(b"line", "服务器".encode("gbk")),
+        ERROR.replace(b"line", b"1\n2"),
+        ERROR.replace(b'"line"', b"NaN"),
+        ERROR[:45],
+        BOM + ERROR[:45],
+        BOM + b" \n" + ERROR[:45],
+        ERROR.decode().encode("utf-16"),
+        b'{"code":"000000000","code":"000001","status":"ERROR"}',
+        b'{"status":"ERROR","code":' + b"9" * 5000 + b"}",
+        b"[" * 1000,
+        b"[" * 102 + b"]" * 102,
+    ],
+)
+async def test_json_that_cannot_be_decoded_acknowledges_nothing(
+    server, tmp_path, answer
+):
+    server.answer = (200, answer)
+    path, retry = tmp_path / "outbox", Retry(attempts=1)
+    with pytest.raises(DecodeError) as caught:
+        publish(server.url, [alert(1)], retry=retry)
+    assert caught.value.published.unsent == (alert(1),)
+    # It is an outage: no alert loses an attempt.
+    for _ in range(3):
+        with Outbox(path, max_attempts=1) as outbox:
+            result = publish(server.url, [alert(1)], retry=retry, outbox=outbox)
+            assert result.unsent == (alert(1),)
+            assert isinstance(result.error, DecodeError)
+            assert (len(outbox), outbox.dead) == (1, [])
+    server.answer = (200, b"OK")
+    result = await publish_async(server.url, [alert(1)], retry=retry, outbox=path)
+    assert result.sent == (alert(1),)
+
+
+@pytest.mark.parametrize("content", [ERROR, b" \n" + ERROR])
+def test_an_error_after_a_byte_order_mark_is_an_error(server, content):
+    server.answer = (200, BOM + content)
+    with pytest.raises(WatchBusError, match="code 000001: line"):
+        publish(server.url, [alert(1)], retry=Retry(attempts=1))
 
 
 # --------------------------------------------------------------- what we receive

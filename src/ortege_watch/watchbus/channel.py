@@ -111,6 +111,7 @@ from ortege_watch.watchbus.signing import (
 from ortege_watch.watchbus.verifier import RequestVerifier
 from ortege_watch.watchbus.wire import (
     DOCUMENTED,
+    UnreadableAnswer,
     WireStyle,
     alerts_body,
     encode_alerts,
@@ -224,7 +225,8 @@ class PendingFrames:
                 error.retry_after = None if asked is None else at_most_a_day(asked)
             failures = frame.failures
             delay = failures.next_delay(jitter, answer.retry_after)
-            if _is_transient(answer.status):
+            is_unreadable = isinstance(error, UnreadableAnswer)
+            if is_unreadable or _is_transient(answer.status):
                 if not failures.exhausted:
                     entry = (now + delay, next(self._count), frame)
                     heapq.heappush(self._delayed, entry)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, Unpack
@@ -67,6 +68,7 @@ from ortege_watch.watchbus.wire import (
     DOCUMENTED,
     Contradiction,
     ResultCode,
+    UnreadableAnswer,
     WireStyle,
     read_answer,
 )
@@ -86,6 +88,9 @@ NO_PASSWORD: Final = "pass credentials, which sign the requests"
 _PATH: Final = re.compile(
     r"(?:/(?!\.{1,2}(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?"
 )
+_BEFORE_TEXT: Final = b" \t\n\v\f\r\0\xef\xbb\xbf\xff\xfe"
+"""White space, and the bytes of the byte order marks of UTF-8, UTF-16 and UTF-32."""
+
 _INVALID: Final = frozenset({400, 409, 413, 422})
 """The statuses that reject the content of a request."""
 
@@ -339,6 +344,8 @@ def judge(
         return read(response.content)
     try:
         return read(redact(response.content, secrets))
+    except UnreadableAnswer as error:
+        return TryLater(error)
     except WatchBusError as error:
         return _judge_error(error, response, secrets, longest_wait)
 
@@ -346,14 +353,18 @@ def judge(
 def read_acknowledgement(body: bytes, status: int) -> None:
     """Raise an error unless a response acknowledges a request; no form is documented.
 
-    A web page is an error: it comes from another server, or from a wrong path.
+    A web page is an error: it comes from another server, or from a wrong path. So is
+    JSON that cannot be decoded: it may be an error envelope.
     """
-    if not 200 <= status < 300 or body.lstrip().startswith(b"<"):
+    text = body.lstrip(_BEFORE_TEXT)
+    if not 200 <= status < 300 or text.startswith(b"<"):
         read_answer(body, status)
         return
     try:
-        answer = read_json(body)
-    except DecodeError:
+        answer = read_json(body.removeprefix(BOM_UTF8))
+    except DecodeError as error:
+        if text.startswith((b"{", b"[")):
+            raise UnreadableAnswer(*error.problems, excerpt=error.excerpt) from error
         return  # such as OK, or nothing
     if not isinstance(answer, dict):
         return
@@ -437,7 +448,8 @@ def is_misconfigured(error: OrtegeWatchError) -> bool:
     A plain 403 is not one: a firewall may refuse the content of one request.
     """
     if not isinstance(error, WatchBusError):
-        return isinstance(error, DecodeError)
+        is_unreadable = isinstance(error, UnreadableAnswer)
+        return isinstance(error, DecodeError) and not is_unreadable
     if error.code in _REFUSED:
         reason = (error.reason or "").casefold()
         return not any(part in reason for part in _PASSING)

@@ -9,6 +9,7 @@ every ``decode_...`` raises :class:`DecodeError` whose problems have paths.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final
@@ -67,6 +68,14 @@ class Contradiction(WatchBusError):
     """Raised when the status and the code of an answer contradict each other."""
 
 
+class UnreadableAnswer(DecodeError):
+    """Raised when an answer to alerts is JSON that cannot be decoded.
+
+    It may be an error of the server that is cut off or wrongly encoded, so it neither
+    acknowledges the alerts nor says that a setting is wrong.
+    """
+
+
 def ok_answer(data: object = None) -> bytes:
     """Encode the answer to a request that succeeded."""
     answer = {"status": "OK", "code": ResultCode.OK.value, "data": data}
@@ -88,7 +97,7 @@ def read_answer(body: bytes, status: int) -> Any:
     """
     is_success = 200 <= status < 300
     try:
-        envelope = read_json(body)
+        envelope = read_json(body.removeprefix(BOM_UTF8))
     except DecodeError as error:
         if is_success:
             raise

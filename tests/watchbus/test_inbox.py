@@ -11,6 +11,7 @@ import threading
 from datetime import timedelta
 
 import anyio
+import anyio.lowlevel
 import pytest
 from channels import Gate, Inbox, alert
 
@@ -262,3 +263,109 @@ def raising(make):
 )
 async def test_a_reason_may_be_anything(make, outcome):
     assert await AlertInbox().handle(alert(1), "app", raising(make)) == outcome
+
+
+# --------------------------------------------------------------- the limit of time
+def hanging(entered, let_on, outcome=None):
+    def handler(alert):
+        entered.set()
+        assert let_on.wait(10)
+        if outcome is not None:
+            raise outcome
+
+    return handler
+
+
+async def test_an_async_handler_that_hangs_is_cancelled_and_the_alert_retried(caplog):
+    gate, inbox = Gate(), AlertInbox(handle_within=0.05)
+    with anyio.fail_after(10):
+        assert await inbox.handle(alert(1), "app", gate) == FAILED
+    assert "the handler took more than 0.05 s, alert to be retried: " in caplog.text
+    assert await inbox.handle(alert(1), "app", Inbox()) == DONE
+
+
+async def test_the_other_alerts_of_a_request_are_handled_although_one_hangs():
+    taken, inbox = Inbox(), AlertInbox(handle_within=0.05)
+
+    async def handler(alert):
+        await taken(alert)
+        if taken == [1]:
+            await asyncio.Event().wait()
+
+    with anyio.fail_after(10):
+        answer = await inbox.answer([alert(1), alert(2)], "app", handler)
+    assert (answer.status, taken) == (500, [1, 2])
+
+
+@pytest.mark.parametrize("late", [None, RejectAlert("no"), KeyError(), SystemExit()])
+async def test_a_plain_handler_that_hangs_is_not_called_again_before_it_has_returned(
+    caplog, late
+):
+    entered, let_on = threading.Event(), threading.Event()
+    store = MemoryHandled()
+    inbox, taken = AlertInbox(store, handle_within=0.05), Inbox()
+    with anyio.fail_after(10):
+        handler = hanging(entered, let_on, late)
+        assert await inbox.handle(alert(1), "app", handler) == FAILED
+        assert "the handler took more than 0.05 s" in caplog.text
+        assert await inbox.handle(alert(1), "app", taken) == FAILED
+        assert store.claim(alert(1).dedupe_key("app")).state == "busy"
+        assert await inbox.handle(alert(2), "app", taken) == DONE
+        let_on.set()
+        while "has returned after its limit" not in caplog.text:
+            await anyio.lowlevel.checkpoint()
+        outcome = await inbox.handle(alert(1), "app", taken)
+    if isinstance(late, RejectAlert):
+        assert (outcome, taken) == (AlertOutcome("reject", "no"), [2])
+    else:
+        assert (outcome, taken) == (DONE, [2] if late is None else [2, 1])
+
+
+async def test_a_store_that_fails_for_a_late_call_is_logged(caplog):
+    class Store(MemoryHandled):
+        def resolve(self, key, reason):
+            raise OSError("the disk is full")
+
+    entered, let_on = threading.Event(), threading.Event()
+    inbox = AlertInbox(Store(), handle_within=0.05)
+    handler = hanging(entered, let_on)
+    with anyio.fail_after(10):
+        assert await inbox.handle(alert(1), "app", handler) == FAILED
+        let_on.set()
+        while "the store of handled alerts" not in caplog.text:
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_a_handler_for_which_there_is_no_thread_in_time_is_not_called():
+    inbox, taken = AlertInbox(handle_within=0.05), Inbox()
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    total, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+        async with limiter:
+            with anyio.fail_after(10):
+                handled = await inbox.handle(
+                    alert(1), "app", lambda each: taken.take(1)
+                )
+    finally:
+        limiter.total_tokens = total
+    assert (handled, taken) == (FAILED, [])
+    assert await inbox.handle(alert(1), "app", taken) == DONE
+
+
+async def test_a_cancelled_call_leaves_a_thread_that_does_not_return():
+    entered, let_on = threading.Event(), threading.Event()
+    inbox = AlertInbox(handle_within=0.2)
+    handler = hanging(entered, let_on)
+    task = asyncio.create_task(inbox.handle(alert(1), "app", handler))
+    await asyncio.to_thread(entered.wait, 10)
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+    assert task.cancelled()
+    assert await inbox.handle(alert(1), "app", handler) == FAILED
+    let_on.set()
+
+
+@pytest.mark.parametrize("within", [0, -1, None, "60"])
+def test_the_limit_of_a_handler_is_a_time(within):
+    with pytest.raises(InvalidArgument, match="handle_within must be greater than 0"):
+        AlertInbox(handle_within=within)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final, Literal, TypeAlias, TypeVar
 
 import anyio
@@ -130,12 +133,20 @@ class AlertInbox:
     Args:
         handled: remembers what became of alerts; by default a :class:`MemoryHandled`,
             of this process alone.
+        handle_within: seconds in which the handler must return for an alert; then the
+            alert is retried. An async handler is cancelled; a plain one goes on in its
+            thread, and the alert is not handled again before that has returned. The
+            ``claim_for`` of a :class:`SQLiteHandled` should be longer.
 
     Raises:
-        InvalidArgument: ``handled`` is not a store.
+        InvalidArgument: an argument cannot be used.
     """
 
-    def __init__(self, handled: HandledStore | None = None) -> None:
+    def __init__(
+        self, handled: HandledStore | None = None, *, handle_within: float = 60.0
+    ) -> None:
+        check_seconds("handle_within", handle_within)
+        self._handle_within = handle_within
         self.handled: Final = MemoryHandled() if handled is None else handled
         expected = "a HandledStore, such as SQLiteHandled(path)"
         methods = ["claim", "resolve", "release"]
@@ -172,15 +183,19 @@ class AlertInbox:
             claim = await self._claim(key)
             if claim.state == "claimed":
                 try:
-                    await call.run(handler, alert)
+                    await call.run(
+                        handler, alert, self._handle_within, partial(self._late, key)
+                    )
                 finally:  # a call that is cancelled may have returned in its thread
-                    await self._resolve(key, call)
+                    if not call.is_left:
+                        await self._resolve(key, call)
             else:
                 call.outcome = outcome_before(claim, call.name)
         except Exception as error:  # noqa: BLE001 - it is logged
             call.outcome = outcome_without(self.handled, error, call.name)
         finally:  # also where this is cancelled
-            del self._running[key]
+            if not call.is_left:
+                del self._running[key]
             call.finished.set()
         return call.outcome
 
@@ -214,6 +229,17 @@ class AlertInbox:
             await self._stored(store_outcome, self.handled, key, outcome)
         call.outcome = outcome
 
+    def _late(self, key: str, outcome: AlertOutcome) -> None:
+        """Store the outcome of a call that was left in its thread, and has returned."""
+        name = self._running[key].name
+        try:
+            store_outcome(self.handled, key, outcome)
+            logger.warning("the handler has returned after its limit: %s", name)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            outcome_without(self.handled, error, name)
+        finally:
+            del self._running[key]
+
     async def _stored(self, function: Callable[..., T], *arguments: object) -> T:
         """Call the store, in a thread if it may block."""
         if isinstance(self.handled, MemoryHandled):
@@ -243,7 +269,7 @@ def outcome_before(claim: Claim, name: str) -> AlertOutcome:
             return _BUSY
 
 
-def outcome_after(error: Exception, name: str) -> AlertOutcome:
+def outcome_after(error: BaseException, name: str) -> AlertOutcome:
     """Log what a handler has raised, and return what becomes of the alert."""
     if isinstance(error, RejectAlert):
         outcome = AlertOutcome("reject", printable(error.reason))
@@ -292,35 +318,92 @@ class _Call:
     name: str  # of the alert, in log lines
     finished: anyio.Event = field(factory=anyio.Event)
     outcome: AlertOutcome = FAILED
+    is_left: bool = False  # it is still running in its thread
+    _lock: threading.Lock = field(factory=threading.Lock)
+    _in_thread: bool = False
+    _expired: bool = False
 
-    async def run(self, handler: AlertHandler, alert: AlertInfo) -> None:
-        """Call the handler, a plain function in a thread, and keep the outcome."""
+    async def run(
+        self,
+        handler: AlertHandler,
+        alert: AlertInfo,
+        within: float,
+        late: Callable[[AlertOutcome], None],
+    ) -> None:
+        """Call the handler, a plain function in a thread, and keep the outcome.
+
+        One that is left in its thread calls ``late`` with it.
+        """
         try:
-            await self._run(handler, alert)
-            logger.debug("alert handled: %s", self.name)
-        except Exception as error:  # noqa: BLE001 - it is logged
-            self.outcome = outcome_after(error, self.name)
+            await self._run(handler, alert, anyio.current_time() + within, late)
+        except _Overdue:
+            problem = "the handler took more than %g s, alert to be retried: %s"
+            logger.error(problem, within, self.name)  # noqa: TRY400 - no traceback
         except anyio.get_cancelled_exc_class():
             if is_cancelled():
                 raise
             # It awaited something that was cancelled.
             logger.exception("the handler failed: %s", self.name)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self.outcome = outcome_after(error, self.name)
+        if self.outcome is ACKNOWLEDGE:
+            logger.debug("alert handled: %s", self.name)
 
-    async def _run(self, handler: AlertHandler, alert: AlertInfo) -> None:
+    async def _run(
+        self,
+        handler: AlertHandler,
+        alert: AlertInfo,
+        deadline: float,
+        late: Callable[[AlertOutcome], None],
+    ) -> None:
         call = getattr(type(handler), "__call__", None)  # noqa: B004 - an object's
         if any(map(inspect.iscoroutinefunction, (handler, call))):
             result = handler(alert)
         else:
-            result = await _in_thread(self._in_thread, handler, alert)
+            try:
+                result = await _in_thread(
+                    self._call, handler, alert, late, deadline=deadline
+                )
+            finally:  # also where this is cancelled
+                with self._lock:
+                    self._expired = True
+                    self.is_left = self._in_thread
         if inspect.isawaitable(result):
-            await result
-        self.outcome = ACKNOWLEDGE
+            with anyio.CancelScope(deadline=deadline) as scope:
+                await result
+                self.outcome = ACKNOWLEDGE
+            if scope.cancelled_caught:
+                raise _Overdue
 
-    def _in_thread(self, handler: AlertHandler, alert: AlertInfo) -> object:
-        result = handler(alert)
-        if not inspect.isawaitable(result):
-            self.outcome = ACKNOWLEDGE
+    def _call(
+        self,
+        handler: AlertHandler,
+        alert: AlertInfo,
+        late: Callable[[AlertOutcome], None],
+    ) -> object:
+        """Call a plain handler, in a thread."""
+        with self._lock:
+            if self._expired:  # there was no thread in time
+                return None
+            self._in_thread = True
+        result, outcome = None, FAILED
+        try:
+            result = handler(alert)
+            if not inspect.isawaitable(result):
+                outcome = ACKNOWLEDGE
+        except BaseException as error:  # noqa: BLE001 - it is logged
+            outcome = outcome_after(error, self.name)
+        with self._lock:
+            self._in_thread = False
+            if not self._expired:
+                self.outcome = outcome
+        if self.is_left:
+            late(outcome)
         return result
+
+
+class _Overdue(Exception):
+    """Raised when the time of a call in a thread is over; it may go on there."""
 
 
 def is_cancelled() -> bool:
@@ -331,23 +414,35 @@ def is_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
-async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+async def _in_thread(
+    function: Callable[..., T], *arguments: object, deadline: float = math.inf
+) -> T:
     """Call a function in a thread, and wait for it even where this is cancelled.
 
     After a ``Task.cancel()`` of asyncio, anyio does not wait for the thread.
     """
     if sniffio.current_async_library() != "asyncio":
-        return await to_thread.run_sync(function, *arguments)
+        with anyio.CancelScope(shield=True, deadline=deadline):
+            return await to_thread.run_sync(
+                function, *arguments, abandon_on_cancel=True
+            )
+        raise _Overdue
     task = asyncio.ensure_future(to_thread.run_sync(function, *arguments))
     cancelled = False
     with anyio.CancelScope(shield=True):
         while not task.done():
+            left = deadline - anyio.current_time()
+            if left <= 0:
+                task.cancel()  # the thread is left, its place is free
+                break
             try:
-                await asyncio.wait([task])
+                await asyncio.wait([task], timeout=None if left == math.inf else left)
             except asyncio.CancelledError:
                 cancelled = True
     if cancelled:
-        raise asyncio.CancelledError from task.exception()
+        raise asyncio.CancelledError from task.exception() if task.done() else None
+    if not task.done():
+        raise _Overdue
     return task.result()
 
 

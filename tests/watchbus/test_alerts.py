@@ -209,8 +209,8 @@ def test_all_problems_are_told_at_once():
         (b'"\\ud800"', "invalid JSON"),
         (b"9" * 10_000, "invalid JSON"),
         (b"5", "$: expected a list, got 5"),
-        (b"null", "$: expected a list, got None"),
-        (b"{}", "$.alert_info_list: expected a list, got None"),
+        (b"null", "$: missing, expected a list"),
+        (b"{}", "$.alert_info_list: missing, expected a list"),
         (b'{"alert_info_list": {}}', "$.alert_info_list: expected a list, got {}"),
         (b"[5]", "$[0]: expected an object, got 5"),
         (b'"text"', "$: expected a list, got 'text'"),
@@ -568,3 +568,11 @@ def _turned(value):
     if isinstance(value, dict):
         return {name: _turned(each) for name, each in reversed(value.items())}
     return [_turned(each) for each in value] if isinstance(value, list) else value
+
+
+def test_a_received_alert_knows_the_sender_of_its_key():
+    [received] = read_alerts(alert_body(), APP_ID)
+    assert received.dedupe_key() == received.dedupe_key(APP_ID)
+    assert received.dedupe_key("other") != received.dedupe_key()
+    with pytest.raises(InvalidArgument, match="has no app_id: pass that of its sender"):
+        OWN.dedupe_key()

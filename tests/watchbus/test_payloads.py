@@ -146,7 +146,7 @@ def test_a_watch_result_is_read_in_every_form_it_may_have(data, expected):
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        ({}, "$.data.watch_result: expected a list, got None"),
+        ({}, "$.data.watch_result: missing, expected a list"),
         ({"watch_result": ADDRESS}, "$.data.watch_result: expected a list, got '0x"),
         ({"watch_result": [5]}, "$.data.watch_result[0]: expected an object, got 5"),
         ({"watch_result": [""]}, "$.data.watch_result[0]: expected an object, got ''"),
@@ -182,11 +182,9 @@ def test_problems_with_entities_have_their_path():
     with pytest.raises(DecodeError) as caught:
         payloads.decode_watch_result({"watch_result": [{**WIRE, "address": OTHER}]})
     assert caught.value.problems[0].startswith("$.data.watch_result[0].entity: ")
-    with pytest.raises(DecodeError, match=r"\$\.data: expected a list, got None"):
+    with pytest.raises(DecodeError, match=r"\$\.data: missing, expected a list"):
         payloads.decode_watch_result(None)
-    with pytest.raises(
-        DecodeError, match=r"\$\.entity_list: expected a list, got None"
-    ):
+    with pytest.raises(DecodeError, match=r"\$\.entity_list: missing, expected a list"):
         payloads.decode_entities(b"{}")
 
 

@@ -207,7 +207,7 @@ def test_a_list_stands_alone_or_under_its_key():
     for value, key, problem in (
         ({"list": [{}]}, "list", "$.list[0].n: missing"),
         ([{"n": 1}, {}], "list", "$[1].n: missing"),
-        ({"other": []}, "list", "$.list: expected a list, got None"),
+        ({"other": []}, "list", "$.list: missing, expected a list"),
         ({"list": []}, None, "$: expected a list, got {'list': []}"),
     ):
         with pytest.raises(DecodeError) as caught:

@@ -665,11 +665,11 @@ class AlertInfo:
             return msgspec.to_builtins(self._fields)  # type: ignore[no-any-return]
         return self._raw
 
-    def dedupe_key(self, app_id: str) -> str:
+    def dedupe_key(self, app_id: str | None = None) -> str:
         """Return a key that is the same for the same alert; alerts have no id.
 
         Args:
-            app_id: the sender, as :meth:`RequestVerifier.verify` returns it.
+            app_id: the sender; by default :attr:`app_id`, which a received alert has.
 
         Returns:
             64 hex digits, a hash of the app id, the chain, the address in lower case,
@@ -678,8 +678,11 @@ class AlertInfo:
             ``"1"`` are the same value, as they are for the typed fields.
 
         Raises:
-            InvalidArgument: JSON cannot represent a value.
+            InvalidArgument: JSON cannot represent a value, or there is no app id.
         """
+        if app_id is None and (app_id := self.app_id) is None:
+            problem = "the alert was not received and has no app_id"
+            raise InvalidArgument(f"{problem}: pass that of its sender")
         fields = self._fields
         is_exact, values = type(fields) is _Documented, fields.event_values
         if not is_exact:

@@ -137,7 +137,8 @@ class Problems:
         """Yield the entries of a list of objects, until there are too many problems."""
         value = _unpacked(value)
         if not isinstance(value, list):
-            self.add(path, f"expected a list, got {shown(value)}")
+            got = f"expected a list, got {shown(value)}"
+            self.add(path, "missing, expected a list" if value is None else got)
             return
         for i, item in enumerate(cast("list[object]", value)):
             if len(self.found) >= _MAX_PROBLEMS:

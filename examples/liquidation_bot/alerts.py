@@ -319,14 +319,14 @@ class Announcer:
     def _count(self, result: PublishResult, say: Say) -> int:
         """Count a result; the library logs what was queued or rejected."""
         self.counts["sent"] += len(result.sent)
-        self.counts["refused"] += len(result.rejected)
+        self.counts["refused"] += len(result.dead)
         if result.sent:
             names = [
                 f"{each.event_code} about {short(str(each.event_values['borrower']))}"
                 for each in result.sent
             ]
             say("alert", f"{_few(names)}: sent")
-        return len(result.sent) + len(result.rejected)
+        return len(result.sent) + len(result.dead)
 
 
 class Listener:

@@ -135,7 +135,7 @@ async def test_what_was_done_before_an_error_counts(plan, heard, clock):
     def partly(alerts):
         error = TransportError("no route")
         refused = DeadLetter(alerts[1], "never", None, 400)
-        error.published = PublishResult(sent=(alerts[0],), rejected=(refused,))
+        error.published = PublishResult(sent=(alerts[0],), dead=(refused,))
         return error
 
     announcer_ = announcer(Sink(partly), clock)

@@ -32,6 +32,7 @@ from ortege_watch.watchbus import (
     SubscriptionPage,
     SupportedEvent,
     ViewAnswer,
+    WaitingAlert,
     WatchBusError,
     WatchResult,
     alert_app,
@@ -110,6 +111,9 @@ async def clients_share_their_options(credentials: Credentials) -> None:
 
 def dead_letters_can_be_queued_again(outbox: Outbox) -> None:
     assert_type(outbox.dead, list[DeadLetter])
+    assert_type(outbox.waiting(), list[WaitingAlert])
+    assert_type(outbox.waiting()[0].next_attempt, float | None)
+    assert_type(outbox.retry_now(), int)
     assert_type(outbox.requeue(outbox.dead[:1]), int)
     assert_type(outbox.forget(), int)
     assert_type(outbox.dead[0].attempts, int)

@@ -148,7 +148,7 @@ async def test_a_receiver_without_an_envelope_acknowledges(server, tmp_path, ans
         await publish_async(server.url, alerts, retry=retry, outbox=outbox),
     ):
         assert result.sent == tuple(alerts)
-        assert (result.rejected, result.unsent, result.error) == ((), (), None)
+        assert (result.dead, result.unsent, result.error) == ((), (), None)
     assert len(server.requests) == 4
 
 

@@ -170,7 +170,7 @@ async def test_rejected_alerts_are_in_the_result(ask, bus):
     bus.reject_alerts(lambda each: each == bus_form(ALERTS[2]), "too old")
     result = await ask.open()("publish", ALERTS)
     assert numbers(result.sent) == [0, 1, 3, 4]
-    [rejected] = result.rejected
+    [rejected] = result.dead
     assert rejected.alert is ALERTS[2]
     assert (rejected.reason, rejected.code, rejected.status) == (
         "too old",
@@ -395,7 +395,7 @@ async def drain(ask):
             result = await ask("flush")
         except OrtegeWatchError as error:
             result = error.published
-        if not (result.sent or result.rejected):
+        if not (result.sent or result.dead):
             return
 
 
@@ -405,7 +405,7 @@ async def test_an_alert_that_always_fails_stops_no_others(ask, bus, path):
     await ask("publish", list(map(alert, range(250))))
     await drain(ask)
     assert numbers(bus.alerts) == [n for n in range(250) if n not in {2, 100}]
-    assert numbers(ask.client.outbox.waiting()) == [2, 100]
+    assert numbers([each.alert for each in ask.client.outbox.waiting()]) == [2, 100]
 
 
 async def test_without_an_outbox_too(ask, bus):
@@ -432,7 +432,13 @@ async def test_a_misconfiguration_is_an_error_with_an_outbox_too(
             await ask(name, *alerts)
         assert caught.value.status == status
         assert caught.value.published.sent == ()
-    assert numbers(ask.client.outbox.waiting()) == [0, 1, 2, 3, 4]
+    assert numbers([each.alert for each in ask.client.outbox.waiting()]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     bus.heal()
     await ask("flush")
     assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
@@ -487,7 +493,13 @@ async def test_enqueue_does_not_use_the_network(ask, bus, path):
     await ask("enqueue", ALERTS[:3])
     await ask("enqueue", ALERTS[2:])
     assert bus.requests == []
-    assert numbers(ask.client.outbox.waiting()) == [0, 1, 2, 3, 4]
+    assert numbers([each.alert for each in ask.client.outbox.waiting()]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     await ask("flush")
     assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
 

@@ -263,7 +263,7 @@ def test_the_reason_of_a_rejection_is_the_bus_s_message():
 def test_a_response_without_a_message_is_the_reason():
     batch = ready(alert(1))
     _, delivered = send(batch, [said(b"<html>no</html>", status=422)])
-    [(queued, why)] = delivered.rejected
+    [(queued, why)] = delivered.failed  # a proxy may answer every alert so
     reason = queued.dead_letter(why)
     assert "422" in reason.reason
     assert "no" in reason.reason
@@ -417,7 +417,7 @@ def test_a_rejected_alert_delays_no_others_and_is_logged(caplog):
     items = accepted(store, ALERTS[:1])
     server = Play([error("000099", "too old\nforged")])
     result = server.run(publish(store, items))
-    assert [each.reason for each in result.rejected] == ["too old\nforged"]
+    assert [each.reason for each in result.dead] == ["too old\nforged"]
     assert (result.unsent, result.error) == ((), None)
     assert "bus.example.com: alert big_amount_txn 0x0" in caplog.text
     assert "too old forged" in caplog.text
@@ -561,9 +561,8 @@ def test_an_alert_that_failed_is_logged_and_in_the_result(caplog):
     assert list(map(numbered, result.sent)) == [0, 2, 3, 4]
     assert result.unsent == (ALERTS[1],)
     assert isinstance(result.error, WatchBusError)
-    line = (
-        f"bus.example.com: alert big_amount_txn {ALERTS[1].entity} failed (attempt 1)"
-    )
+    name = f"{ALERTS[1].entity} ({ALERTS[1].dedupe_key('app')[:12]})"
+    line = f"bus.example.com: alert big_amount_txn {name} failed: status ERROR, code"
     assert line in caplog.text
 
 
@@ -571,10 +570,10 @@ def test_a_failed_alert_that_is_given_up_is_logged_once(caplog):
     store = Store(gives_up=True)
     items = accepted(store, ALERTS[:1])
     result = Play(failing({0}, [])).run(publish(store, items))
-    [letter] = result.rejected
+    [letter] = result.dead
     assert (numbered(letter.alert), letter.attempts) == (0, 1)
     assert "given up after attempt 1; moved to the dead letters: handler" in caplog.text
-    assert "failed (attempt" not in caplog.text
+    assert ") failed" not in caplog.text
 
 
 @pytest.mark.parametrize(

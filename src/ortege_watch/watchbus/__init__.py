@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     )
     from ortege_watch.watchbus.outbox import (
         Outbox as Outbox,
+        WaitingAlert as WaitingAlert,
     )
     from ortege_watch.watchbus.provider import (
         Provider as Provider,
@@ -122,7 +123,7 @@ _HOMES = {
             SubscriptionPage SupportedEvent TrustScoreDecrease WatchEvent WatchResult
             read_alerts
         """,
-        "watchbus.outbox": "Outbox",
+        "watchbus.outbox": "Outbox WaitingAlert",
         "watchbus.provider": "Provider RateLimit provider_app",
         "watchbus.publisher": "AlertPublisher AsyncAlertPublisher",
         "watchbus.requests": "BusOptions Progress WatchPaths",

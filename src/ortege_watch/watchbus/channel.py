@@ -517,9 +517,10 @@ class AlertChannel:
             error = frame.error
             if error is None:
                 results.sent.append(queued)
+                results.suspects = len(results.failed)
             elif not frame.is_answered:
                 results.error = error
-            elif is_rejection(error):
+            elif is_rejection(error) and error.code is not None:
                 results.rejected.append((queued, error))
             elif isinstance(error, WatchBusError) and not is_of_server(error):
                 results.failed.append((queued, error))

@@ -10,12 +10,16 @@ from itertools import starmap
 from pathlib import Path
 from typing import Final
 
+from attrs import frozen
+
 from ortege_watch._checks import check_int
+from ortege_watch._http.conversation import respected
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import OutboxFull
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.sending import (
     DELAYS,
+    SENT_AGAIN,
     BatchResults,
     DeadLetter,
     QueuedAlert,
@@ -36,8 +40,13 @@ _SCHEMA: Final = """
         data BLOB NOT NULL,
         accepted_at REAL NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
-        next_attempt_at REAL NOT NULL DEFAULT 0
+        failures INTEGER NOT NULL DEFAULT 0,
+        is_suspect INTEGER NOT NULL DEFAULT 0,
+        next_attempt_at REAL NOT NULL DEFAULT 0,
+        not_before REAL NOT NULL DEFAULT 0
     );
+    CREATE INDEX IF NOT EXISTS doubtful ON waiting (number)
+        WHERE failures > 0 AND is_suspect = 0;
     CREATE TABLE IF NOT EXISTS dead (
         number INTEGER PRIMARY KEY,
         key TEXT NOT NULL UNIQUE,
@@ -57,9 +66,39 @@ _DUE: Final = "next_attempt_at NOT BETWEEN ? AND ? + 30000"
 assert max(DELAYS) < 30_000  # noqa: S101 - seconds; a rule for who changes them
 
 _NEXT: Final = f"""
-    SELECT key, data, attempts, accepted_at FROM waiting
+    SELECT key, data, attempts, accepted_at, failures, is_suspect FROM waiting
     WHERE {_DUE} ORDER BY number LIMIT ?
 """  # noqa: S608 - no input
+
+_WAITING: Final = f"""
+    SELECT data, attempts, next_attempt_at, {_DUE} FROM waiting ORDER BY number
+"""  # noqa: S608 - no input
+
+_RETRY_NOW: Final = f"""
+    UPDATE waiting SET next_attempt_at = 0 WHERE NOT ({_DUE})
+"""  # noqa: S608 - no input
+
+# An alert was acknowledged: another that fails from now on is itself to blame. One that
+# may have failed with all others is sent again at once.
+_SUSPECT: Final = """
+    UPDATE waiting SET is_suspect = 1, next_attempt_at = not_before
+    WHERE failures > 0 AND is_suspect = 0
+"""
+
+
+@frozen
+class WaitingAlert:
+    """An alert in an outbox.
+
+    Attributes:
+        alert: the alert.
+        attempts: how often it has failed while others were acknowledged.
+        next_attempt: when it is sent again, in unix seconds; ``None``: it is due.
+    """
+
+    alert: AlertInfo
+    attempts: int
+    next_attempt: float | None
 
 
 class Outbox(DatabaseFile):
@@ -71,11 +110,15 @@ class Outbox(DatabaseFile):
     processes and publishers may share a file: all accept alerts, one at a time sends.
     The file must be on a local disk, and be opened after a fork, not before.
 
-    An alert that fails alone delays no others. It is sent again after 5 s, 30 s, 2 min,
-    10 min, 30 min, 1 h, 2 h, 4 h and then every 8 h; a ``Retry-After`` may make that up
-    to 5 min longer. After ``max_attempts``, or if it fails at an age of ``max_age``, it
-    becomes a dead letter; one that the bus rejects does at once. An outage costs no
-    attempts.
+    An alert that fails alone delays no others. The failure counts as an attempt only if
+    another alert was acknowledged since the one before: an outage costs no attempts.
+    After a failure that does not count, the alert is sent again as soon as another was
+    acknowledged, and otherwise after 5 s, 30 s, 2 min and then every 10 min. After an
+    attempt it is sent again after 5 s, 30 s, 2 min, 10 min, 30 min, 1 h, 2 h, 4 h and then
+    every 8 h. A ``Retry-After`` may make that up to 5 min longer.
+
+    After ``max_attempts``, or if it fails at an age of ``max_age``, an alert becomes a
+    dead letter; one that the bus rejects does at once.
 
     Close the outbox, or use it as a context manager.
 
@@ -84,7 +127,7 @@ class Outbox(DatabaseFile):
             the ending ``-sender`` is created beside it, which the sender locks.
         limit: the most alerts that may be queued, and the most dead letters that are
             kept (the oldest are deleted, with a warning).
-        max_attempts: how often an alert may fail alone.
+        max_attempts: how often an alert may fail while others are acknowledged.
         max_age: the age in seconds at which a failed alert is given up.
         now: returns unix seconds; for tests.
 
@@ -127,11 +170,21 @@ class Outbox(DatabaseFile):
             [count] = self._db.execute(_COUNT).fetchone()
             return int(count)
 
-    def waiting(self) -> list[AlertInfo]:
+    def waiting(self) -> list[WaitingAlert]:
         """Return the queued alerts, in order, also those that are sent again later."""
+        now = self._now()
         with self._guard:
-            rows = self._db.execute("SELECT data FROM waiting ORDER BY number")
-            return [read_data(data) for (data,) in rows]
+            rows = self._db.execute(_WAITING, (now, now)).fetchall()
+        return [
+            WaitingAlert(read_data(data), attempts, None if is_due else at)
+            for data, attempts, at, is_due in rows
+        ]
+
+    def retry_now(self) -> int:
+        """Make all queued alerts due, and return the number of those that were not."""
+        now = self._now()
+        with self._guard, self._db:
+            return self._db.execute(_RETRY_NOW, (now, now)).rowcount
 
     @property
     def dead(self) -> list[DeadLetter]:
@@ -223,14 +276,25 @@ class Outbox(DatabaseFile):
         """Remove what was sent or given up; return the next alerts, and the latter."""
         now = self._now()
         given_up = list(results.rejected)
-        again: list[tuple[int, float, str]] = []
-        for each, why in results.failed:
-            attempts, age = each.attempts + 1, now - each.accepted_at
-            delay = self._redelivery.delay(attempts, age, why.retry_after)
+        for each, _ in given_up:
+            each.attempts += 1
+        again: list[tuple[object, ...]] = []
+        for i, (each, why) in enumerate(results.failed):
+            counts = each.is_suspect
+            delay = self._redelivery.delay(each, why, now)
             if delay is None:
                 given_up.append((each, why))
-            else:
-                again.append((attempts, now + delay, each.key))
+                continue
+            wait = respected(why.retry_after)
+            not_before = now + delay if counts else now + wait if wait else 0.0
+            at = now + delay
+            is_suspect = i < results.suspects
+            if is_suspect:
+                at = not_before
+            each.note = f"{each.note}; next in {at - now:.0f} s" if at else SENT_AGAIN
+            again.append(
+                (each.attempts, each.failures, is_suspect, at, not_before, each.key)
+            )
         gone = [(each.key,) for each in results.sent]
         dead: list[DeadLetter] = []
         rows: list[tuple[object, ...]] = []
@@ -249,10 +313,12 @@ class Outbox(DatabaseFile):
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.executemany("DELETE FROM waiting WHERE key = ?", gone)
+                if results.sent:
+                    self._db.execute(_SUSPECT)
                 if again:
                     self._db.executemany(
-                        "UPDATE waiting SET attempts = ?, next_attempt_at = ?"
-                        " WHERE key = ?",
+                        "UPDATE waiting SET attempts = ?, failures = ?, is_suspect = ?,"
+                        " next_attempt_at = ?, not_before = ? WHERE key = ?",
                         again,
                     )
                 if rows:

@@ -45,6 +45,9 @@ logger: Final = logging.getLogger("ortege_watch.watchbus")
 DELAYS: Final = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0)
 """Seconds after the first failed attempt of an alert, after the second, and so on."""
 
+LONGEST_DOUBT: Final = 600.0
+"""Seconds until an alert whose failure may be the server's is sent again, at most."""
+
 STREAK: Final = 3
 """So many alerts that fail alone, in a row and the same way, are the server's failure."""
 
@@ -58,7 +61,7 @@ class DeadLetter:
         reason: the bus's message.
         code: the result code; ``None`` where the response had none.
         status: the HTTP status.
-        attempts: how often the alert failed alone, 1 for one that was rejected at once.
+        attempts: how many failures counted, 1 for one that was rejected at once.
         time: when it was given up, in unix seconds; ``None`` without an outbox.
         key: the alert's dedupe key.
     """
@@ -79,15 +82,15 @@ class PublishResult:
     Attributes:
         sent: those that the bus acknowledged, in order; with an outbox, this includes
             alerts that were queued before.
-        rejected: those that were given up: the bus rejected them, or, with an outbox,
-            they have failed too often. They are not sent again.
+        dead: those that were given up: the bus rejected them, or, with an outbox, they
+            have failed too often. They are not sent again.
         unsent: those of this call that were not sent. With an outbox they stay queued;
             without one this is the only place that has them.
-        error: why the last alert that failed was not sent; ``None`` if none failed.
+        error: why the last alert that failed was not sent; ``None`` if none is left.
     """
 
     sent: tuple[AlertInfo, ...] = ()
-    rejected: tuple[DeadLetter, ...] = ()
+    dead: tuple[DeadLetter, ...] = ()
     unsent: tuple[AlertInfo, ...] = ()
     error: OrtegeWatchError | None = None
 
@@ -103,16 +106,28 @@ class Redelivery:
         check_int("max_attempts", self.max_attempts)
         check_seconds("max_age", self.max_age)
 
-    def delay(self, attempts: int, age: float, wait: float | None) -> float | None:
-        """Return the seconds until the next attempt; ``None`` if there is none.
+    def delay(
+        self, alert: QueuedAlert, error: WatchBusError, now: float
+    ) -> float | None:
+        """Count a failure, and return the seconds until the next attempt.
 
-        ``attempts`` have failed, ``age`` is that of the alert, and ``wait`` what the
-        receiver asked for, both in seconds.
+        It is an attempt only if another alert was acknowledged since the failure before:
+        otherwise the server may be down. ``None`` if the alert is given up.
         """
-        if attempts >= self.max_attempts or age >= self.max_age:
+        alert.failures += 1
+        if alert.is_suspect:
+            alert.attempts += 1
+            if is_rejection(error) or alert.attempts >= self.max_attempts:
+                return None
+            nominal = DELAYS[min(alert.attempts, len(DELAYS)) - 1]
+            alert.note = f"failed attempt {alert.attempts} of {self.max_attempts}"
+        else:
+            nominal = DELAYS[min(alert.failures, len(DELAYS)) - 1]
+            nominal = min(nominal, LONGEST_DOUBT)
+            alert.note = "failed, perhaps with all others"
+        if now - alert.accepted_at >= self.max_age:
             return None
-        nominal = DELAYS[min(attempts, len(DELAYS)) - 1]
-        return max(nominal, respected(wait))
+        return max(nominal, respected(error.retry_after))
 
 
 def read_data(data: bytes) -> AlertInfo:
@@ -126,9 +141,13 @@ class QueuedAlert:
 
     key: str  # its dedupe key, as the receiver computes it
     data: bytes  # the alert as JSON
-    attempts: int = field(default=0, eq=False)  # that failed
+    attempts: int = field(default=0, eq=False)  # failures that count
     accepted_at: float = field(default=0.0, eq=False)  # unix seconds
+    failures: int = field(default=0, eq=False)
+    # another alert was acknowledged since this one has failed
+    is_suspect: bool = field(default=False, eq=False)
     given: AlertInfo | None = field(default=None, eq=False, repr=False)
+    note: str = field(default="failed", eq=False, repr=False)  # for the log
 
     @property
     def alert(self) -> AlertInfo:
@@ -138,13 +157,13 @@ class QueuedAlert:
     def dead_letter(
         self, error: WatchBusError, time: float | None = None
     ) -> DeadLetter:
-        """Return the alert as one that is given up after one more attempt."""
+        """Return the alert as one that is given up."""
         return DeadLetter(
             self.alert,
             error.reason or error.text,
             error.code,
             error.status,
-            self.attempts + 1,
+            max(1, self.attempts),
             time,
             self.key,
         )
@@ -168,6 +187,8 @@ class BatchResults:
     rejected: list[tuple[QueuedAlert, WatchBusError]] = field(factory=list)
     # they failed, alone, and may succeed later
     failed: list[tuple[QueuedAlert, WatchBusError]] = field(factory=list)
+    # so many of these, from the first, failed before another alert was acknowledged
+    suspects: int = 0
     # why nothing more was sent; None if everything was
     error: OrtegeWatchError | None = None
 
@@ -209,13 +230,14 @@ class AlertQueue(Protocol):
 
 
 class MemoryQueue:
-    """The alerts of one call; each is sent once."""
+    """The alerts of one call."""
 
     on_disk: bool = False
 
     def __init__(self, alerts: Iterable[QueuedAlert]) -> None:
         self._alerts = {each.key: each for each in alerts}
         self._failed = set[str]()
+        self._doubtful: dict[str, QueuedAlert] = {}  # rejected, perhaps like all others
 
     def __len__(self) -> int:
         return len(self._alerts)
@@ -232,12 +254,28 @@ class MemoryQueue:
         self, results: BatchResults, limit: int
     ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
         """Remove what was sent or rejected; return the next alerts, and the latter."""
-        dead = [each.dead_letter(why) for each, why in results.rejected]
-        for queued in results.sent:
-            del self._alerts[queued.key]
-        for letter in dead:
-            del self._alerts[letter.key]
-        self._failed.update(each.key for each, _ in results.failed)
+        rejected = list(results.rejected)
+        if results.sent:
+            self._failed -= self._doubtful.keys()
+            for queued in self._doubtful.values():
+                queued.is_suspect = True
+            self._doubtful.clear()
+        for i, (queued, why) in enumerate(results.failed):
+            if is_rejection(why) and queued.is_suspect:
+                rejected.append((queued, why))
+            elif is_rejection(why) and i < results.suspects:
+                queued.is_suspect = True
+                queued.note = SENT_AGAIN
+            else:
+                self._failed.add(queued.key)
+                if is_rejection(why):
+                    self._doubtful[queued.key] = queued
+        dead: list[DeadLetter] = []
+        for queued, why in rejected:
+            queued.attempts = 1
+            dead.append(queued.dead_letter(why))
+        for key in (*(x.key for x in results.sent), *(x.key for x in dead)):
+            del self._alerts[key]
         return self._first(limit), dead
 
     def end_sending(self, _lease: SendLease) -> None:
@@ -252,6 +290,7 @@ class MemoryQueue:
         return [each for each in alerts if each.key in self._alerts]
 
 
+SENT_AGAIN: Final = "failed; sent again at once"
 DEAD_LETTERS: Final = "; moved to the dead letters"
 
 
@@ -311,7 +350,8 @@ class Sender:
     _sent: list[QueuedAlert] = field(factory=list, init=False)
     _dead: list[DeadLetter] = field(factory=list, init=False)
     _error: OrtegeWatchError | None = field(default=None, init=False)  # ends the call
-    _failure: OrtegeWatchError | None = field(default=None, init=False)  # of an alert
+    # those of alerts that are neither sent nor given up, by key
+    _failures: dict[str, OrtegeWatchError] = field(factory=dict, init=False)
     # How many alerts in a row failed alone, and the status and code of the latest.
     _streak: int = field(default=0, init=False)
     _latest: object = field(default=None, init=False)
@@ -343,7 +383,7 @@ class Sender:
                 why.published = result
                 raise why
             problem = "%s: unsent alerts stay in the outbox: %d (%s)"
-            logger.warning(problem, self.config.host, len(result.unsent), why)
+            logger.warning(problem, self.config.host, len(result.unsent), why.text)
         return result
 
     def _result(self, unsent: Iterable[QueuedAlert]) -> PublishResult:
@@ -357,9 +397,9 @@ class Sender:
                     for each in self._sent
                 ]
             ),
-            rejected=tuple(self._dead),
+            dead=tuple(self._dead),
             unsent=tuple([each.alert for each in unsent]),
-            error=self._error or self._failure,
+            error=self._error or next(reversed(self._failures.values()), None),
         )
 
     def _send_all(self, queue: AlertQueue) -> Conversation[None]:
@@ -390,11 +430,15 @@ class Sender:
         results = yield from self.deliver(batch)
         self._sent += results.sent
         self._error = results.error
-        if results.failed:
-            self._failure = results.failed[-1][1]
+        for queued, why in results.failed:
+            self._failures.pop(queued.key, None)
+            self._failures[queued.key] = why
         size = self.config.batch_size
         following, dead = yield from _use(queue, queue.resolve, results, size)
         self._dead += dead
+        if self._failures:
+            for key in (*(x.key for x in results.sent), *(x.key for x in dead)):
+                self._failures.pop(key, None)
         if dead or results.failed:
             moved = "" if self.outbox is None else DEAD_LETTERS
             log_failures(self.config.host, results, dead, moved)
@@ -422,14 +466,11 @@ class Sender:
                 elif len(part) > 1:
                     half = len(part) // 2
                     parts += [part[half:], part[:half]]
-                elif is_rejection(error):
-                    results.rejected.append((part[0], error))
                 else:
-                    results.failed.append((part[0], error))
-                    if self._is_streak(error):
-                        results.error = error
+                    self._add_failure(results, part[0], error)
             else:
                 self._streak = 0
+                results.suspects = len(results.failed)
                 results.sent += part
         return results
 
@@ -451,6 +492,18 @@ class Sender:
             started=self.started,
         )
 
+    def _add_failure(
+        self, results: BatchResults, queued: QueuedAlert, error: WatchBusError
+    ) -> None:
+        """Add an alert that failed alone; a page of a proxy says nothing about it."""
+        rejected = is_rejection(error)
+        if rejected and error.code is not None:
+            results.rejected.append((queued, error))
+            return
+        results.failed.append((queued, error))
+        if not (rejected and queued.is_suspect) and self._is_streak(error):
+            results.error = error
+
     def _is_streak(self, error: WatchBusError) -> bool:
         """Return whether so many alerts failed the same way that it is the server's."""
         kind = (error.status, error.code)
@@ -465,15 +518,17 @@ def log_failures(
     """Log each alert that failed or was given up; ``moved`` says where the latter are."""
     given_up = {each.key for each in dead}
     for each in dead:
-        problem = "%s: alert %s %s given up after attempt %d%s: %s"
-        code, entity = each.alert.event_code, each.alert.entity
-        reason = printable(each.reason)
-        logger.warning(problem, host, code, entity, each.attempts, moved, reason)
+        problem = "%s: alert %s given up after attempt %d%s: %s"
+        name, reason = _name(each.alert, each.key), printable(each.reason)
+        logger.warning(problem, host, name, each.attempts, moved, reason)
     for queued, why in results.failed:
         if queued.key not in given_up:
-            problem = "%s: alert %s %s failed (attempt %d): %s"
-            code, entity = queued.alert.event_code, queued.alert.entity
-            logger.warning(problem, host, code, entity, queued.attempts + 1, why)
+            name = _name(queued.alert, queued.key)
+            logger.warning("%s: alert %s %s: %s", host, name, queued.note, why.text)
+
+
+def _name(alert: AlertInfo, key: str) -> str:
+    return f"{alert.event_code} {alert.entity} ({key[:12]})"
 
 
 @mutable
@@ -487,7 +542,7 @@ class SendingPace:
     def next(self, error: Exception, jitter: float) -> float:
         """Return the seconds until the next attempt after a failure, and log it."""
         published = getattr(error, "published", None)
-        if published is not None and (published.sent or published.rejected):
+        if published is not None and (published.sent or published.dead):
             self.reset()
         retry_after = getattr(error, "retry_after", None)
         lasting = isinstance(error, OrtegeWatchError) and is_misconfigured(error)
@@ -502,7 +557,7 @@ class SendingPace:
             logging.WARNING if is_known else logging.ERROR,
             "%s: cannot send: %s; %s",
             self.host,
-            error if is_ours else repr(error),
+            error.text if isinstance(error, OrtegeWatchError) else repr(error),
             next_attempt(delay, retry_after),
             exc_info=None if is_ours else error,
         )

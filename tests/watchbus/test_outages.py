@@ -1,0 +1,195 @@
+"""What a failure says: about one alert, or about the server."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from driving import Play, alert, error, link, said, success
+
+from ortege_watch import Retry
+from ortege_watch.watchbus import Outbox, WatchBusError, WireStyle
+from ortege_watch.watchbus.sending import Sender, prepare_alerts
+
+PAGE = said(b"<html>no</html>", status=400)
+FAILED = error("000001", "an alert was not handled", status=500)
+
+
+class Clock:
+    now = 1_700_000_000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def box(tmp_path, clock):
+    with Outbox(tmp_path / "outbox.db", max_attempts=2, now=clock) as box:
+        yield box
+
+
+def send(outbox, answer, alerts=()):
+    """Send what is due to a bus that answers ``answer``, or what it returns."""
+    config = link(retry=Retry(attempts=1))
+    endpoint = config.endpoint("/api/v1/watch/alert")
+    server = Play(iter(lambda: answer, None))
+    queued = prepare_alerts(alerts, "app", WireStyle()) if alerts else ()
+    sender = Sender(config=config, endpoint=endpoint, outbox=outbox, alerts=queued)
+    try:
+        return server, server.run(sender.run())
+    except WatchBusError as caught:
+        return server, caught.published
+
+
+def accept(outbox, *numbers):
+    outbox.accept(prepare_alerts(map(alert, numbers), "app", WireStyle()))
+
+
+def bus(poison, answer):
+    def play(request):
+        alerts = json.loads(request.content)["alert_info_list"]
+        numbers = {int(each["event_values"]["block_number"]) for each in alerts}
+        return answer if poison & numbers else success()
+
+    return play
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422, 500])
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_a_web_page_for_every_alert_makes_none_a_dead_letter(box, clock, status, count):
+    accept(box, *range(count))
+    page = said(b"<html>no</html>", status=status)
+    for _ in range(20):
+        server, _ = send(box, page)
+        assert len(server.requests) <= 3 * 4
+        clock.now += 8 * 3600 // 10
+    assert (len(box), box.dead) == (count, [])
+    assert {each.attempts for each in box.waiting()} == {0}
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_an_outage_costs_no_attempts_and_its_end_makes_alerts_due(box, clock, count):
+    accept(box, *range(count))
+    for _ in range(20):
+        send(box, FAILED)
+        clock.now += 3600
+    assert box.dead == []
+    send(box, FAILED)
+    assert {each.attempts for each in box.waiting()} == {0}
+    accept(box, 99)
+    _, result = send(box, success())
+    assert len(result.sent) == count + 1
+    assert len(box) == 0
+
+
+def test_an_outage_that_has_ended_delays_no_alert_by_more_than_ten_minutes(box, clock):
+    accept(box, 1)
+    for _ in range(20):
+        send(box, FAILED)
+        clock.now += 601
+    _, result = send(box, success())
+    assert len(result.sent) == 1
+
+
+@pytest.mark.parametrize("answer", [FAILED, said(b"oops", status=500)])
+def test_an_alert_that_fails_while_others_are_sent_is_given_up(box, clock, answer):
+    accept(box, 0, 1, 2, 3)
+    server = bus({1}, answer)
+    _, result = send(box, server)
+    assert [each.attempts for each in box.waiting()] == [1]  # after a second failure
+    assert result.error is not None
+    assert len(result.sent) == 3
+    clock.now += 6
+    accept(box, 4)
+    send(box, server)
+    [letter] = box.dead
+    assert letter.attempts == 2
+    assert len(box) == 0
+
+
+def test_an_alert_alone_counts_an_attempt_only_once_others_were_sent(box, clock):
+    server = bus({1}, FAILED)
+    accept(box, 0, 1)
+    send(box, server)
+    accept(box, 2)  # so that the next failure counts
+    send(box, server)
+    for _ in range(20):
+        clock.now += 3600
+        send(box, server)
+    assert [each.attempts for each in box.waiting()] == [1]
+    accept(box, 3)
+    send(box, server)
+    assert len(box.dead) == 1
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_rejection_without_an_envelope_counts_if_others_are_sent(
+    box, status, is_stored
+):
+    page = said(b"<html>no</html>", status=status)
+    alerts = [alert(n) for n in range(8)]
+    server = bus({0, 3, 6}, page)
+    if is_stored:
+        accept(box, *range(8))
+        _, result = send(box, server)
+        assert len(box.dead) == 3
+    else:
+        _, result = send(None, server, alerts)
+        assert result.unsent == ()
+    assert [int(x.alert.event_values["block_number"]) for x in result.dead] == [0, 3, 6]
+    assert len(result.sent) == 5
+    assert result.error is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_without_an_outbox_a_web_page_for_every_alert_leaves_them_unsent(count):
+    alerts = [alert(n) for n in range(count)]
+    _, result = send(None, PAGE, alerts)
+    assert result.unsent == tuple(alerts)
+    assert (result.dead, result.sent) == ((), ())
+
+
+def test_what_the_receiver_asks_for_is_respected_also_after_a_success(box, clock):
+    later = error("000001", "busy", status=503, retry_after="200")
+    accept(box, 1, 2)
+    send(box, bus({1}, later))
+    clock.now += 199
+    accept(box, 3)
+    server, _ = send(box, success())
+    assert len(server.requests) == 1
+    [waiting] = box.waiting()
+    assert (waiting.attempts, waiting.next_attempt) == (0, clock.now + 1)
+    clock.now += 2
+    send(box, success())
+    assert len(box) == 0
+
+
+def test_queued_alerts_can_be_made_due(box, clock):
+    accept(box, 1, 2)
+    send(box, FAILED)
+    assert [each.next_attempt for each in box.waiting()] == [clock.now + 5] * 2
+    server, _ = send(box, success())
+    assert server.requests == []
+    assert box.retry_now() == 2
+    assert [each.next_attempt for each in box.waiting()] == [None] * 2
+    assert box.retry_now() == 0
+    _, result = send(box, success())
+    assert len(result.sent) == 2
+
+
+def test_failures_are_logged_with_the_key_the_attempt_and_the_next_one(box, caplog):
+    accept(box, 0, 1, 2)
+    send(box, bus({1}, FAILED))
+    [key] = [each.alert.dedupe_key("app") for each in box.waiting()]
+    name = f"bus.example.com: alert big_amount_txn {alert(1).entity} ({key[:12]})"
+    problem = "status ERROR, code 000001: an alert was not handled"
+    assert f"{name} failed; sent again at once: {problem}" in caplog.messages
+    assert f"{name} failed attempt 1 of 2; next in 5 s: {problem}" in caplog.messages
+    caplog.clear()
+    send(None, FAILED, [alert(1)])

@@ -33,9 +33,9 @@ def box(tmp_path, clock):
         yield box
 
 
-def send(outbox, answer, alerts=()):
+def send(outbox, answer, alerts=(), **options):
     """Send what is due to a bus that answers ``answer``, or what it returns."""
-    config = link(retry=Retry(attempts=1))
+    config = link(retry=Retry(attempts=1), **options)
     endpoint = config.endpoint("/api/v1/watch/alert")
     server = Play(iter(lambda: answer, None))
     queued = prepare_alerts(alerts, "app", WireStyle()) if alerts else ()
@@ -153,6 +153,22 @@ def test_without_an_outbox_a_web_page_for_every_alert_leaves_them_unsent(count):
     _, result = send(None, PAGE, alerts)
     assert result.unsent == tuple(alerts)
     assert (result.dead, result.sent) == ((), ())
+
+
+def test_without_an_outbox_an_alert_of_an_earlier_batch_is_sent_again():
+    alerts = [alert(n) for n in range(4)]
+    server, result = send(None, bus({1}, PAGE), alerts, batch_size=2)
+    assert len(server.requests) == 5  # of two, halved twice, of two, of one
+    assert [each.alert for each in result.dead] == [alerts[1]]
+    assert (result.unsent, result.error) == ((), None)
+
+
+def test_an_alert_whose_failures_do_not_count_is_given_up_for_its_age(box, clock):
+    accept(box, 1)
+    clock.now += 7 * 86_400
+    send(box, FAILED)
+    [letter] = box.dead
+    assert letter.attempts == 1
 
 
 def test_what_the_receiver_asks_for_is_respected_also_after_a_success(box, clock):

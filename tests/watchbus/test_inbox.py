@@ -369,3 +369,41 @@ async def test_a_cancelled_call_leaves_a_thread_that_does_not_return():
 def test_the_limit_of_a_handler_is_a_time(within):
     with pytest.raises(InvalidArgument, match="handle_within must be greater than 0"):
         AlertInbox(handle_within=within)
+
+
+# --------------------------------------------------------------- orders to end
+@pytest.mark.parametrize("plain", [True, False])
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), BaseExceptionGroup("two", [SystemExit(3), OSError()])],
+)
+async def test_a_handler_that_exits_has_failed(caplog, plain, error):
+    def handler(alert):
+        raise error
+
+    async def awaiting(alert):
+        handler(alert)
+
+    inbox = AlertInbox()
+    use = handler if plain else awaiting
+    assert await inbox.handle(alert(1), "app", use) == FAILED
+    assert caplog.records[-1].exc_info[1] is error
+    assert await inbox.handle(alert(1), "app", Inbox()) == DONE
+
+
+async def test_an_interrupt_in_a_thread_is_a_failure_of_the_handler(caplog):
+    inbox = AlertInbox()
+    handler = raising(KeyboardInterrupt)
+    assert await inbox.handle(alert(1), "app", handler) == FAILED
+    assert "the handler failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), BaseExceptionGroup("", [KeyboardInterrupt()])]
+)
+def test_an_interrupt_in_an_async_handler_ends_the_program(error):
+    async def handler(alert):
+        raise error
+
+    with pytest.raises(type(error)):
+        asyncio.run(AlertInbox().handle(alert(1), "app", handler))

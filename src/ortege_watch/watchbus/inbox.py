@@ -344,7 +344,9 @@ class _Call:
                 raise
             # It awaited something that was cancelled.
             logger.exception("the handler failed: %s", self.name)
-        except Exception as error:  # noqa: BLE001 - it is logged
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             self.outcome = outcome_after(error, self.name)
         if self.outcome is ACKNOWLEDGE:
             logger.debug("alert handled: %s", self.name)
@@ -404,6 +406,17 @@ class _Call:
 
 class _Overdue(Exception):
     """Raised when the time of a call in a thread is over; it may go on there."""
+
+
+def is_failure(error: BaseException) -> bool:
+    """Return whether an error of a function must not end the program.
+
+    asyncio ends it after a ``SystemExit``; a ``KeyboardInterrupt`` may be Ctrl-C.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        group: BaseExceptionGroup[BaseException] = error
+        return all(map(is_failure, group.exceptions))
+    return isinstance(error, Exception | SystemExit)
 
 
 def is_cancelled() -> bool:

@@ -198,7 +198,7 @@ async def test_an_invalid_frame_closes_the_connection(garbage):
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        ("null", "$: expected a list"),
+        ("null", "$: missing, expected a list"),
         ("[5]", "$[0]: expected an object"),
         ('{"alert_info_list": [{}]}', "$.alert_info_list[0].watch_entity"),
         (

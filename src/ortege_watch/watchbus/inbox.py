@@ -38,7 +38,7 @@ AlertHandler: TypeAlias = Callable[[AlertInfo], object]
 """A function, plain or async, that takes one alert.
 
 If it returns, the alert is acknowledged. If it raises :class:`RejectAlert`, the alert is
-rejected for good; after any other exception the sender sends it again.
+rejected for good; after any other exception the sender retries it.
 """
 
 _LONGEST_APP_ID: Final = 100  # in log lines
@@ -51,7 +51,7 @@ CLAIM_EVERY: Final = 0.05
 
 
 class RejectAlert(Exception):
-    """Raised by a handler to reject an alert for good; it is not sent again.
+    """Raised by a handler to reject an alert for good; the sender does not retry it.
 
     The sender gets the status 422 with the reason. It is not an
     :class:`~ortege_watch.OrtegeWatchError`, which handlers may catch.
@@ -67,13 +67,13 @@ class RejectAlert(Exception):
 
 
 class RetryAlert(Exception):
-    """Raised by a handler that cannot handle an alert now: the sender sends it again.
+    """Raised by a handler that cannot handle an alert now: the sender retries it.
 
     The sender gets the status 503 with ``Retry-After``.
 
     Args:
-        after: the time after which to send it again, in seconds or as a ``timedelta``;
-            at least 0.
+        after: the time after which to retry it, in seconds or as a ``timedelta``; at
+            least 0.
         reason: for the sender; its ``str()`` is sent, so it may be an exception.
 
     Raises:
@@ -96,9 +96,9 @@ class AlertOutcome:
 
     Attributes:
         action: ``"acknowledge"``: it was handled, now or before. ``"retry"``: it was
-            not, and is to be sent again. ``"reject"``: it is not to be sent again.
+            not, and is to be retried. ``"reject"``: it is not to be retried.
         reason: why not, for the sender.
-        retry_after: the seconds after which to send it again; ``None`` if the handler
+        retry_after: the seconds after which to retry it; ``None`` if the handler
             failed.
     """
 

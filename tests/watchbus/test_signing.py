@@ -5,13 +5,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+import traceback
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, strategies as st
 from signed import APP_ID, SECRET, VECTORS
 
 from ortege_watch import InvalidArgument
-from ortege_watch.watchbus import Credentials, sign, signing
+from ortege_watch.watchbus import (
+    Credentials,
+    RequestVerifier,
+    provider_app,
+    sign,
+    signing,
+)
 
 CREDENTIALS = Credentials(APP_ID, SECRET)
 GOOD = {
@@ -201,3 +209,48 @@ def test_a_secret_is_its_text_and_not_its_hex_digits():
     as_text = hmac.new(SECRET.encode(), b"m", hashlib.sha256).hexdigest()
     as_hex = hmac.new(bytes.fromhex(SECRET), b"m", hashlib.sha256).hexdigest()
     assert signing.digest(signing.prepare(SECRET), b"m") == as_text != as_hex
+
+
+class Events:
+    """A provider without subscriptions."""
+
+    subscribe = unsubscribe = subscriptions = events = staticmethod(list)
+
+
+HUSH = "hush-hush-0451"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Credentials("bad;id", HUSH),
+        lambda: Credentials(f"{HUSH};", "app"),
+        lambda: Credentials("app", f"{HUSH} "),
+        lambda: Credentials("app", f"{HUSH}\ud800"),
+        lambda: Credentials("app", HUSH.encode()),
+        lambda: RequestVerifier({"a": [HUSH], "bad;id": [HUSH]}, path="/p"),
+        lambda: RequestVerifier({f"{HUSH};": ["app"]}, path="/p"),
+        lambda: RequestVerifier({"a": [HUSH, ""]}, path="/p"),
+        lambda: RequestVerifier({"a": HUSH}, path="/p"),
+        lambda: RequestVerifier({"a": [f"{HUSH}\ud800"]}, path="/p"),
+        lambda: RequestVerifier(HUSH, path="/p"),
+        lambda: RequestVerifier({"a": [HUSH]}, path="p?q"),
+        lambda: RequestVerifier({"a": [HUSH]}, path="/p", tolerance=-1),
+        lambda: RequestVerifier({"a": [HUSH]}, path="/p", nonces=5),
+        lambda: provider_app({"a": [HUSH], "b": [""]}, Events()),
+        lambda: provider_app({"a": [HUSH]}, Events(), answer_within=-1),
+        lambda: provider_app({"a": [HUSH]}, None),
+    ],
+)
+def test_no_frame_of_a_traceback_shows_a_secret(make):
+    with pytest.raises(InvalidArgument) as caught:
+        make()
+    error = caught.value
+    while error is not None:
+        assert HUSH not in f"{error} {error!r} {vars(error)}"
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if "test_signing" not in frame.f_code.co_filename:
+                for each in frame.f_locals.values():
+                    with suppress(AttributeError):  # its __init__ has not ended
+                        assert HUSH not in repr(each), frame.f_code.co_name
+        error = error.__cause__ or error.__context__

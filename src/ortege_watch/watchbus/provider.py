@@ -29,6 +29,7 @@ from ortege_watch.errors import (
     SignatureError,
     SignatureReason,
 )
+from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus.asgi import (
     READ_WITHIN,
     HttpAnswer,
@@ -228,6 +229,8 @@ def provider_app(
     Raises:
         InvalidArgument: an argument cannot be used.
     """
+    given = Concealed(secrets)
+    del secrets  # a traceback shows what a frame has
     check_kind("paths", paths, WatchPaths)
     check_seconds("answer_within", answer_within)
     check_int("page_size", page_size, "an int from 1 to 50", last=MAX_PAGE_SIZE)
@@ -236,7 +239,7 @@ def provider_app(
     if rate_limit is not None:
         check_callable("rate_limit", rate_limit)
     verifier = RequestVerifier(
-        secrets,
+        given.value,
         path=paths.subscribe,
         nonces=nonces,
         tolerance=tolerance,

@@ -29,6 +29,7 @@ from ortege_watch.errors import (
     SignatureError,
     SignatureReason,
 )
+from ortege_watch.tokens import Concealed
 
 CONTENT_TYPE: Final = "application/json;charset=UTF-8"
 
@@ -53,12 +54,12 @@ def is_field(text: object) -> bool:
     return isinstance(text, str) and _FIELD.fullmatch(text) is not None
 
 
-def check_app_id(app_id: object) -> None:
+def check_app_id(app_id: Concealed) -> None:
     """Raise :class:`InvalidArgument` unless the app id can be sent as a header."""
-    if not is_field(app_id):
+    if not is_field(app_id.value):
         rule = "app_id must be visible ASCII characters without ';'"
         # Not its value, which is a secret where the two are swapped.
-        got = type(app_id).__name__ if app_id or not isinstance(app_id, str) else "''"
+        got = "''" if app_id.value == "" else type(app_id.value).__name__
         raise InvalidArgument(f"{rule}, got {got}")
 
 
@@ -66,7 +67,7 @@ def check_app_id(app_id: object) -> None:
 class Credentials:
     """The app id and the secret that sign requests.
 
-    Neither ``repr`` nor any error contains the secret.
+    Neither ``repr`` nor any error contains the secret, nor do the frames of a traceback.
 
     Attributes:
         app_id: the id under which the other side knows the secret.
@@ -80,10 +81,14 @@ class Credentials:
     app_id: str
     secret: str = field(repr=False)
 
-    def __attrs_post_init__(self) -> None:
-        """Check the id and the secret."""
-        check_app_id(self.app_id)
-        prepare(self.secret)
+    def __init__(self, app_id: str, secret: str) -> None:
+        # The two may be swapped, and a traceback shows what a frame has.
+        name, given = Concealed(app_id), Concealed(secret)
+        del app_id, secret
+        check_app_id(name)
+        prepare(given)
+        object.__setattr__(self, "app_id", name.value)
+        object.__setattr__(self, "secret", given.value)
 
 
 def check_credentials(credentials: object) -> None:
@@ -97,21 +102,28 @@ def prepare(secret: object, name: str = "secret") -> Key:
 
     To copy it and add the text takes two thirds of the time of ``hmac.digest()``.
     """
+    given = secret if isinstance(secret, Concealed) else Concealed(secret)
+    del secret  # a traceback shows what a frame has
+    if problem := _problem(given.value):
+        raise InvalidArgument(f"{name} {problem}")
+    return hmac.new(given.value.encode(), digestmod="sha256")
+
+
+def _problem(secret: object) -> str:
+    """Return what is wrong with a secret."""
     if not isinstance(secret, str) or not secret:
         # Not its value, which might be a secret of another type.
         got = "''" if isinstance(secret, str) else type(secret).__name__
         if secret is None:
             got = "None: is a variable of the environment not set?"
-        raise InvalidArgument(f"{name} must be a non-empty string, got {got}")
+        return f"must be a non-empty string, got {got}"
     if secret != secret.strip():
-        raise InvalidArgument(f"{name} begins or ends with whitespace: strip() it")
+        return "begins or ends with whitespace: strip() it"
     try:
-        return hmac.new(secret.encode(), digestmod="sha256")
+        secret.encode()
     except UnicodeEncodeError:
-        # The original error quotes the secret.
-        raise InvalidArgument(
-            f"{name} contains a lone surrogate and cannot be encoded as UTF-8"
-        ) from None
+        return "contains a lone surrogate and cannot be encoded as UTF-8"
+    return ""
 
 
 def digest(key: Key, message: bytes) -> str:

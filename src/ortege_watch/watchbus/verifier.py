@@ -17,6 +17,7 @@ from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_methods, check_seconds
 from ortege_watch._sqlite import DatabaseFile
 from ortege_watch.errors import InvalidArgument, SignatureError, SignatureReason
+from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus import signing
 from ortege_watch.watchbus.models import Alerts, read_alerts
 from ortege_watch.watchbus.signing import Headers, signature_headers
@@ -223,6 +224,8 @@ class RequestVerifier:
         max_body: int = 1024 * 1024,
         nonce_shape: Literal["hex32", "any"] = "hex32",
     ) -> None:
+        given = Concealed(secrets)
+        del secrets  # a traceback shows what a frame has
         check_seconds("tolerance", tolerance)
         check_int("max_body", max_body)
         if nonce_shape not in {"hex32", "any"}:
@@ -235,9 +238,9 @@ class RequestVerifier:
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         expected = "a NonceStore, such as SQLiteNonces(path)"
         check_methods("nonces", self.nonces, ["record"], expected)
-        self._keys_of = _key_finder(secrets)
+        self._keys_of = _key_finder(given)
         # What waits for a file or calls a function is called in a thread.
-        self.secrets_may_block: Final = not isinstance(secrets, Mapping)
+        self.secrets_may_block: Final = not isinstance(given.value, Mapping)
         is_on_disk = not isinstance(self.nonces, MemoryNonces)
         self.may_block: Final = self.secrets_may_block or is_on_disk
         self._line = signing.request_line(method, path)
@@ -424,47 +427,45 @@ def body_too_large(limit: int) -> SignatureError:
     return SignatureError(SignatureReason.BODY_TOO_LARGE, problem)
 
 
-def _key_finder(
-    secrets: Mapping[str, Sequence[str]] | FindSecrets,
-) -> Callable[[str], Keys | None]:
+def _key_finder(secrets: Concealed) -> Callable[[str], Keys | None]:
     """Return a function that returns the keys of an app id."""
-    if isinstance(secrets, Mapping):
-        if not secrets:
+    if isinstance(secrets.value, Mapping):
+        if not secrets.value:
             raise InvalidArgument("secrets is empty: pass the secrets of an app")
-        for app_id in secrets:
+        for app_id in map(Concealed, secrets.value):
             signing.check_app_id(app_id)
-        return {app_id: _keys(app_id, each) for app_id, each in secrets.items()}.get
-    given: object = secrets
-    is_odd = isinstance(given, type) or inspect.iscoroutinefunction(given)
-    if is_odd or not callable(given):
+        lists = {app_id: Concealed(each) for app_id, each in secrets.value.items()}
+        return {app_id: _keys(app_id, each) for app_id, each in lists.items()}.get
+    kind = type(secrets.value)
+    is_odd = issubclass(kind, type) or inspect.iscoroutinefunction(secrets.value)
+    if is_odd or not callable(secrets.value):
         rule = "secrets must be a mapping of app ids to lists, or a plain function"
-        raise InvalidArgument(f"{rule}, got {type(secrets).__name__}")
+        raise InvalidArgument(f"{rule}, got {kind.__name__}")
 
     def find(app_id: str) -> Keys | None:
         if not _is_short(app_id):
             return None
+        found = Concealed(secrets.value(app_id))
         try:
-            return _found_keys(app_id, secrets(app_id))
+            return _keys(app_id, found) if found.value else None
         except InvalidArgument as error:
             problem = str(error)
-        # Not in the handler: the traceback of the first error shows the secrets.
+        # Not in the handler: the context of the error would say the same again.
         raise InvalidArgument(f"invalid result of secrets({app_id!r}): {problem}")
 
     return find
 
 
-def _found_keys(app_id: str, secrets: Sequence[str] | None) -> Keys | None:
-    return _keys(app_id, secrets) if secrets else None
-
-
-def _keys(app_id: str, secrets: Sequence[str]) -> Keys:
-    if not secrets or not isinstance(secrets, list | tuple):
+def _keys(app_id: str, secrets: Concealed) -> Keys:
+    if not secrets.value or not isinstance(secrets.value, list | tuple):
         # Not the value, which might be a secret.
-        kind = type(secrets).__name__
-        got = "a string: write [secret]" if isinstance(secrets, str) else kind
+        kind = type(secrets.value).__name__
+        got = "a string: write [secret]" if isinstance(secrets.value, str) else kind
         rule = f"the secrets of {app_id!r} must be a non-empty list"
-        raise InvalidArgument(f"{rule}, got {'an empty one' if secrets == [] else got}")
-    return tuple(signing.prepare(each, f"a secret of {app_id!r}") for each in secrets)
+        got = "an empty one" if secrets.value == [] else got
+        raise InvalidArgument(f"{rule}, got {got}")
+    name = f"a secret of {app_id!r}"
+    return tuple(signing.prepare(each, name) for each in map(Concealed, secrets.value))
 
 
 def _check_json(body: bytes, _app_id: str) -> None:

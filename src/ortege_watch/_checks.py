@@ -52,7 +52,9 @@ def check_int(
         raise InvalidArgument(f"{name} must be {expected}, got {shown(value)}")
 
 
-def check_list(name: str, values: object, kind: type[T]) -> tuple[T, ...]:
+def check_list(
+    name: str, values: object, kind: type[T], *, or_empty: bool = False
+) -> tuple[T, ...]:
     """Return the values of an iterable; raise :class:`InvalidArgument` if it is empty."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InvalidArgument(
@@ -62,7 +64,7 @@ def check_list(name: str, values: object, kind: type[T]) -> tuple[T, ...]:
     for i, value in enumerate(found):
         if not isinstance(value, kind):
             check_kind(f"{name}[{i}]", value, kind)
-    if not found:
+    if not (found or or_empty):
         raise InvalidArgument(f"{name} is empty: pass at least one {kind.__name__}")
     return found
 

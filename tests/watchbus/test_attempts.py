@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
-from driving import Play, alert, error, link, said, success
+from driving import CREDENTIALS, Play, alert, error, link, said, success
 
-from ortege_watch import Retry
-from ortege_watch.watchbus import Outbox, WatchBusError, WireStyle
+from ortege_watch import InvalidArgument, Retry, TransportError
+from ortege_watch.watchbus import AsyncAlertPublisher, Outbox, WatchBusError, WireStyle
 from ortege_watch.watchbus.sending import Sender, prepare_alerts
 
 PAGE = said(b"<html>no</html>", status=400)
@@ -184,6 +185,41 @@ def test_what_the_receiver_asks_for_is_respected_also_after_a_success(box, clock
     clock.now += 2
     send(box, success())
     assert len(box) == 0
+
+
+@pytest.mark.parametrize("name", ["requeue", "forget"])
+@pytest.mark.parametrize(
+    ("letters", "problem"),
+    [
+        (["x"], r"letters\[0\] must be of type DeadLetter, got str"),
+        ([alert(1)], r"letters\[0\] must be of type DeadLetter, got AlertInfo"),
+        ("x", "letters must be an iterable of DeadLetter, got 'x'"),
+        (5, "letters must be an iterable of DeadLetter, got 5"),
+    ],
+)
+def test_only_dead_letters_can_be_queued_again_or_forgotten(
+    box, name, letters, problem
+):
+    with pytest.raises(InvalidArgument, match=problem):
+        getattr(box, name)(letters)
+
+
+@pytest.mark.parametrize("status", [401, 404, 405])
+def test_a_wrong_setting_is_reported_with_the_path(box, status):
+    accept(box, 1)
+    _, result = send(box, said(b"<html>no</html>", status=status))
+    assert str(result.error).endswith("(POST /api/v1/watch/alert)")
+
+
+@pytest.mark.anyio
+async def test_a_task_is_told_why_it_cannot_connect():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    url = f"http://localhost:{port}"  # two addresses, perhaps
+    once = Retry(attempts=1)
+    async with AsyncAlertPublisher(url, CREDENTIALS, retry=once) as publisher:
+        with pytest.raises(TransportError, match="cannot connect: .*Errno"):
+            await publisher.publish([alert(1)])
 
 
 def test_queued_alerts_can_be_made_due(box, clock):

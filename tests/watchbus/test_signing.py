@@ -67,17 +67,22 @@ def test_a_vector_is_signed_and_recognised(vector):
 
 def test_the_headers_carry_the_names_of_the_page_and_what_was_signed():
     headers = signing.signed_headers(
-        CREDENTIALS, "POST", "/p", b"", timestamp=1, nonce="n"
+        CREDENTIALS, "POST", "/p", b"", timestamp=1_700_000_000_000, nonce="n"
     )
     assert headers == {
         "Content-Type": "application/json;charset=UTF-8",
         "X-Signature-appid": APP_ID,
-        "X-Signature-timestamp": "1",
+        "X-Signature-timestamp": "1700000000000",
         "X-Signature-nonce": "n",
         "X-Signature-signature": sign(
-            CREDENTIALS, "POST", "/p", b"", timestamp=1, nonce="n"
+            CREDENTIALS, "POST", "/p", b"", timestamp=1_700_000_000_000, nonce="n"
         ),
     }
+
+
+def test_a_timestamp_in_seconds_is_refused():
+    with pytest.raises(InvalidArgument, match="an int of unix milliseconds, got 17"):
+        sign(CREDENTIALS, "POST", "/p", b"", timestamp=1_700_000_000, nonce="n")
 
 
 @given(

@@ -707,7 +707,7 @@ def _failure(error: Exception, request: Request, through: str) -> Failure:
             )
             retry = False
         case _:
-            what = redact(str(error), request.secrets) or type(error).__name__
+            what = redact(_reason(error), request.secrets)
             is_unsent = isinstance(error, httpx.ConnectError)
             problem = "cannot connect" if is_unsent else "no response"
             ours = TransportError(f"{problem}{through}: {what}{tls_advice(error)}")
@@ -716,6 +716,18 @@ def _failure(error: Exception, request: Request, through: str) -> Failure:
         error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
     )
     return Failure(error=ours, retry=retry, unsent=unsent)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what an error of httpx says, or what the system said where it is vague."""
+    inner: BaseException | None = error
+    found = ""
+    while inner is not None and found in {"", "All connection attempts failed"}:
+        found, error = str(inner), inner
+        inner = error.__cause__ or error.__context__
+        if inner is None and isinstance(error, BaseExceptionGroup):
+            inner, found = error.exceptions[-1], ""
+    return found or type(error).__name__
 
 
 def is_bad_certificate(error: BaseException | None) -> bool:

@@ -12,7 +12,7 @@ from typing import Final
 
 from attrs import frozen
 
-from ortege_watch._checks import check_int
+from ortege_watch._checks import check_int, check_list
 from ortege_watch._http.conversation import respected
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import OutboxFull
@@ -203,6 +203,7 @@ class Outbox(DatabaseFile):
             letters: some of :attr:`dead`; ``None`` for all.
 
         Raises:
+            InvalidArgument: ``letters`` is not an iterable of them.
             OutboxFull: they do not fit.
         """
         return self._take_dead(letters, is_queued=True)
@@ -212,13 +213,19 @@ class Outbox(DatabaseFile):
 
         Args:
             letters: some of :attr:`dead`; ``None`` for all.
+
+        Raises:
+            InvalidArgument: ``letters`` is not an iterable of them.
         """
         return self._take_dead(letters, is_queued=False)
 
     def _take_dead(
         self, letters: Iterable[DeadLetter] | None, *, is_queued: bool
     ) -> int:
-        wanted = None if letters is None else {each.key for each in letters}
+        wanted: set[str] | None = None
+        if letters is not None:
+            found = check_list("letters", letters, DeadLetter, or_empty=True)
+            wanted = {each.key for each in found}
         with self._guard, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             rows = self._db.execute("SELECT key, data FROM dead ORDER BY number")

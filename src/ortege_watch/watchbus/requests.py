@@ -260,17 +260,22 @@ def signed_exchange(
     begin = stamp.now if started is None else started
     attempts = Attempts(budget=config.budget, started=begin, logger=_LOGGER)
     attempts.now = stamp.now
-    return (
-        yield from exchange(
-            "POST",
-            endpoint.url,
-            lambda response: judge(response, decode, signature.secrets, longest_wait),
-            content=body,
-            authentication=signature,
-            attempts=attempts,
-            is_repeatable=is_repeatable,
+    try:
+        return (
+            yield from exchange(
+                "POST",
+                endpoint.url,
+                lambda reply: judge(reply, decode, signature.secrets, longest_wait),
+                content=body,
+                authentication=signature,
+                attempts=attempts,
+                is_repeatable=is_repeatable,
+            )
         )
-    )
+    except WatchBusError as error:
+        if is_misconfigured(error):  # the path may be the wrong setting
+            error.message += f" (POST {endpoint.line.split(';')[1]})"
+        raise
 
 
 @mutable

@@ -153,6 +153,10 @@ def request_line(method: str, path: str) -> str:
     return f"{method};{path};"
 
 
+_FIRST: Final = 10**11
+"""The least timestamp in milliseconds, in 1973: less is taken for seconds."""
+
+
 def canonical(app_id: str, timestamp: str, nonce: str, line: str, body: bytes) -> bytes:
     """Return the message that is signed; ``line`` is from :func:`request_line`."""
     return f"{app_id};{timestamp};{nonce};{line}".encode() + body
@@ -189,7 +193,7 @@ def sign(
     """
     check_credentials(credentials)
     line = request_line(method, path)
-    check_int("timestamp", timestamp, "an int of unix milliseconds", first=0)
+    check_int("timestamp", timestamp, "an int of unix milliseconds", first=_FIRST)
     if not is_field(nonce):
         raise InvalidArgument(f"invalid nonce {shown(nonce)}: pass uuid4().hex")
     check_kind("body", body, bytes, "the bytes that are sent")

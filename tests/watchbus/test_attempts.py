@@ -218,7 +218,7 @@ async def test_a_task_is_told_why_it_cannot_connect():
     url = f"http://localhost:{port}"  # two addresses, perhaps
     once = Retry(attempts=1)
     async with AsyncAlertPublisher(url, CREDENTIALS, retry=once) as publisher:
-        with pytest.raises(TransportError, match="cannot connect: .*Errno"):
+        with pytest.raises(TransportError, match=r"cannot connect: .*Errno"):
             await publisher.publish([alert(1)])
 
 

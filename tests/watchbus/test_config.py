@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from driving import CREDENTIALS
+from driving import CREDENTIALS, alert
 from hypothesis import given, strategies as st
 
-from ortege_watch import InvalidArgument
-from ortege_watch.watchbus import Credentials, WatchPaths
+from ortege_watch import DecodeError, InvalidArgument
+from ortege_watch.watchbus import (
+    AlertPublisher,
+    Credentials,
+    WatchBusClient,
+    WatchPaths,
+)
 from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig
 
 
@@ -168,3 +173,27 @@ def test_the_documented_paths():
         subscriptions="/api/watch/subscriptions/list",
         events="/api/watch/event/list",
     )
+
+
+MIB = 1024 * 1024
+
+
+def ask(kind, size, **options):
+    """Publish or list events; the response is an envelope of so many bytes."""
+    content = b'{"status":"OK","code":"000000000","data":[]}'.ljust(size)
+    http = httpx.MockTransport(lambda _: httpx.Response(200, content=content))
+    with kind("https://bus.example.com", CREDENTIALS, http=http, **options) as client:
+        if isinstance(client, AlertPublisher):
+            client.publish([alert(1)])
+        else:
+            client.events()
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [(AlertPublisher, MIB), (WatchBusClient, 4 * MIB)]
+)
+def test_responses_have_a_size_that_is_enough_for_the_bus(kind, most):
+    ask(kind, most)
+    with pytest.raises(DecodeError, match=rf"exceeds max_size \({most} bytes\)"):
+        ask(kind, most + 1)
+    ask(kind, most + 1, max_size=most + 1)

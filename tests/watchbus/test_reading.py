@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tracemalloc
 from decimal import Decimal
 
 import pytest
@@ -163,6 +165,21 @@ def test_nesting_has_an_end(start, end):
         twice = nested(depth, start, end)
         with pytest.raises(DecodeError, match=r"nested|invalid JSON"):
             read_json(b'{"a":' + twice + b',"a":' + twice + b"}")
+
+
+@pytest.mark.parametrize("last", [b"1", b'{"a":1,"a":2}'])
+def test_many_values_below_long_keys_take_little_memory(last):
+    start = b'{"%b":' % (b"k" * 200)
+    items = b"[" + b"[[]]," * 5000 + last + b"]"
+    document = start * 90 + items + b"}" * 90
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(DecodeError):
+            read_json(document)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
 
 
 def test_problems_are_gathered_but_not_without_end():

@@ -97,6 +97,6 @@ class Body:
 
     def _too_large(self) -> DecodeError:
         return DecodeError(
-            f"response exceeds max_size ({self._max_size} bytes): request fewer rows or"
+            f"response exceeds max_size ({self._max_size} bytes): request less data, or"
             " raise max_size"
         )

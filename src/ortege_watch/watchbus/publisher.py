@@ -19,7 +19,13 @@ from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus.client import AsyncBusClient, BusCalls, BusClient
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.outbox import Outbox
-from ortege_watch.watchbus.requests import ALERT_PATH, BusConfig, BusOptions, Progress
+from ortege_watch.watchbus.requests import (
+    ALERT_PATH,
+    MAX_ACKNOWLEDGEMENT,
+    BusConfig,
+    BusOptions,
+    Progress,
+)
 from ortege_watch.watchbus.sending import (
     PublishResult,
     QueuedAlert,
@@ -123,6 +129,7 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
     ) -> None:
         address = Concealed(url)
         del url  # a traceback shows what a frame has
+        options.setdefault("max_size", MAX_ACKNOWLEDGEMENT)
         config = BusConfig.parse(address, credentials, path, **options)
         config.endpoint(path)
         super().__init__(config, http, clock)
@@ -301,6 +308,7 @@ class AlertPublisher(BusClient, _Publishing):
     ) -> None:
         address = Concealed(url)
         del url  # a traceback shows what a frame has
+        options.setdefault("max_size", MAX_ACKNOWLEDGEMENT)
         config = BusConfig.parse(address, credentials, path, **options)
         config.endpoint(path)
         super().__init__(config, http, clock)

@@ -126,9 +126,14 @@ class Problems:
     def __init__(self) -> None:
         self.found: list[str] = []
 
+    @property
+    def full(self) -> bool:
+        """Whether no more problems are kept."""
+        return len(self.found) >= _MAX_PROBLEMS
+
     def add(self, path: str, sentence: str) -> None:
         """Add a problem; only the first twenty are kept."""
-        if len(self.found) < _MAX_PROBLEMS:
+        if not self.full:
             self.found.append(f"{codec.excerpt(path)}: {sentence}")
 
     def entries(
@@ -141,7 +146,7 @@ class Problems:
             self.add(path, "missing, expected a list" if value is None else got)
             return
         for i, item in enumerate(cast("list[object]", value)):
-            if len(self.found) >= _MAX_PROBLEMS:
+            if self.full:
                 return
             yield Entry(item, f"{path}[{i}]", self, or_text=or_text)
 
@@ -250,17 +255,39 @@ def read_json(data: bytes) -> Any:
             object with one key twice and different values; the problems have the paths.
     """
     value = codec.loads(data)
-    if data.count(b"{") + data.count(b"[") <= _MAX_DEPTH and not codec.repeated_keys(
-        data.decode()
-    ):
-        return value
-    try:
-        problems = _contradictions(json.loads(data, **_PAIRS))
-    except RecursionError as error:
-        problem = "the JSON is nested too deeply"
-        raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
-    problems.refuse(codec.excerpt(data))
+    if data.count(b"{") + data.count(b"[") > _MAX_DEPTH:
+        _check_depth(value, data)
+    if codec.repeated_keys(data.decode()):
+        try:
+            problems = _contradictions(json.loads(data, **_PAIRS))
+        except RecursionError as error:
+            raise _too_deep(data) from error
+        problems.refuse(codec.excerpt(data))
     return value
+
+
+def _check_depth(document: object, data: bytes) -> None:
+    level = [document]
+    for _ in range(_MAX_DEPTH):
+        inner: list[object] = []
+        for each in level:
+            if isinstance(each, dict):
+                inner += filter(_is_nested, cast("dict[str, object]", each).values())
+            elif isinstance(each, list):
+                inner += filter(_is_nested, cast("list[object]", each))
+        level = inner
+        if not level:
+            return
+    raise _too_deep(data)
+
+
+def _is_nested(value: object) -> bool:
+    return isinstance(value, dict | list) and bool(value)
+
+
+def _too_deep(data: bytes) -> DecodeError:
+    problem = f"the JSON is nested more than {_MAX_DEPTH} levels deep"
+    return DecodeError(problem, excerpt=codec.excerpt(data))
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -275,23 +302,39 @@ _PAIRS: Final[Mapping[str, Any]] = {
 }
 
 
+@frozen
+class _Nested:
+    """An object or a list in a document; its path is written only where it is needed."""
+
+    value: list[Any]
+    name: str = "$"
+    parent: _Nested | None = None
+
+    def path(self) -> str:
+        names: list[str] = []
+        each: _Nested | None = self
+        while each is not None:
+            names.append(each.name)
+            each = each.parent
+        return "".join(reversed(names))
+
+
 def _contradictions(document: object) -> Problems:
     problems = Problems()
-    stack: list[tuple[str, object, int]] = [("$", document, 0)]
-    while stack:
-        path, value, depth = stack.pop()
-        inner: list[tuple[str, object]] = []
-        if isinstance(value, _Pairs):
-            seen: dict[str, object] = {}
-            for key, entry in value:
-                inner.append((f"{path}.{codec.excerpt(key)}", entry))
-                if seen.setdefault(key, entry) != entry:
-                    problems.add(inner[-1][0], "the key is repeated with another value")
-        elif isinstance(value, list):
-            items = enumerate(cast("list[object]", value))
-            inner = [(f"{path}[{i}]", item) for i, item in items]
-        if inner and depth == _MAX_DEPTH:
-            problems.add(path, f"nested more than {_MAX_DEPTH} levels deep")
-            break
-        stack.extend((where, item, depth + 1) for where, item in inner)
+    stack = [_Nested(document)] if isinstance(document, list) else []
+    while stack and not problems.full:
+        outer = stack.pop()
+        if not isinstance(outer.value, _Pairs):
+            for i, entry in enumerate(outer.value):
+                if isinstance(entry, list):
+                    stack.append(_Nested(entry, f"[{i}]", outer))
+            continue
+        seen: dict[str, object] = {}
+        for key, entry in outer.value:
+            name = f".{codec.excerpt(key)}"
+            if seen.setdefault(key, entry) != entry:
+                path = outer.path() + name
+                problems.add(path, "the key is repeated with another value")
+            if isinstance(entry, list):
+                stack.append(_Nested(entry, name, outer))
     return problems

@@ -18,7 +18,6 @@ from attrs import asdict, evolve, field, frozen, mutable
 
 from ortege_watch._checks import check_int, check_kind, check_match
 from ortege_watch._http.conversation import (
-    DEFAULT_MAX_SIZE,
     HTTP_SCHEMES,
     Attempts,
     ClientOptions,
@@ -84,6 +83,12 @@ ALERT_PATH: Final = "/api/v1/watch/alert"
 NO_PASSWORD: Final = "pass credentials, which sign the requests"
 """What to do instead of a user name or password in a URL."""
 
+_MAX_LIST: Final = 4 * 1024 * 1024
+"""The largest response with a list, in bytes."""
+
+MAX_ACKNOWLEDGEMENT: Final = 1024 * 1024
+"""The largest response to alerts, in bytes."""
+
 # What every HTTP library sends unchanged: the path that is sent must be the signed one.
 _PATH: Final = re.compile(
     r"(?:/(?!\.{1,2}(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-F]{2})+)+/?"
@@ -113,8 +118,9 @@ class BusOptions(ClientOptions, total=False):
     """Options of the watch-bus's clients and publishers.
 
     There are also those of :class:`ClientOptions`: ``timeout``, ``deadline``, ``retry``,
-    ``max_size`` and ``ssl``, with the same defaults. They hold for each request; the
-    deadline of ``publish()`` and ``flush()`` is that of the whole call.
+    ``max_size`` and ``ssl``, with the same defaults, but ``max_size`` is 4 MiB for a
+    client and 1 MiB for a publisher. They hold for each request; the deadline of
+    ``publish()`` and ``flush()`` is that of the whole call.
 
     Attributes:
         batch_size: the most entities or alerts in a request; 100 by default. More of
@@ -203,7 +209,7 @@ class BusConfig:
             credentials=credentials,
             key=prepare(credentials.secret),
             budget=TimeBudget.of(options),
-            max_size=options.get("max_size", DEFAULT_MAX_SIZE),
+            max_size=options.get("max_size", _MAX_LIST),
             tls=options.get("ssl"),
             batch_size=batch_size,
             style=style,

@@ -637,8 +637,27 @@ def test_what_was_sent_meanwhile_makes_the_next_pause_short():
     assert pace.next(error, 0.0) == 2
     error.published = PublishResult(sent=tuple(ALERTS))
     assert pace.next(error, 0.0) == 0.25
-    pace.reset()
+    pace.reset(has_sent=False)
     assert pace.next(CUT_OFF, 0.0) == 0.25
+
+
+def test_the_end_of_an_outage_is_logged_once(caplog):
+    caplog.set_level("INFO")
+    pace = SendingPace("bus.example.com", Retry())
+    pace.reset(has_sent=True)
+    pace.next(CUT_OFF, 0.0)
+    pace.reset(has_sent=False)  # nothing was due
+    assert "sent again" not in caplog.text
+    pace.reset(has_sent=True)
+    pace.reset(has_sent=True)
+    assert caplog.messages[1:] == ["bus.example.com: alerts are sent again"]
+
+
+def test_each_batch_that_was_sent_is_logged_for_debugging(caplog):
+    caplog.set_level("DEBUG")
+    Play([success()] * 3).run(publish(items=ready(*ALERTS), batch_size=2))
+    lines = [line for line in caplog.messages if "alerts sent" in line]
+    assert lines == [f"bus.example.com: alerts sent: {n}" for n in (2, 2, 1)]
 
 
 @pytest.mark.parametrize(

@@ -483,7 +483,7 @@ class AlertChannel:
                 jitter = random.random()  # noqa: S311
                 await self._clock.sleep(self._pace.next(error, jitter))
             else:
-                self._pace.reset()
+                self._pace.reset(has_sent=False)
                 # Others write to the file, too, and alerts become due again.
                 await _race(self._enqueued.wait(), self._clock.sleep(_POLL_EVERY))
 
@@ -494,6 +494,8 @@ class AlertChannel:
             batch = await to_thread.run_sync(outbox.begin_sending, lease, size)
             while batch:
                 results = await self._deliver(batch)
+                if results.sent:
+                    self._pace.reset(has_sent=True)
                 batch, dead = await to_thread.run_sync(outbox.resolve, results, size)
                 log_failures(self._host, results, dead, DEAD_LETTERS)
                 if results.error is not None:

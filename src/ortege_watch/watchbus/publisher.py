@@ -233,7 +233,7 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
                 pause = pace.next(error, random())  # noqa: S311 - guards nothing
                 await self._driver.clock.sleep(pause)
             else:
-                pace.reset()
+                pace.reset(has_sent=bool(result.sent))
                 if not result.sent:
                     with anyio.move_on_after(poll_every):
                         await wake.wait()
@@ -410,7 +410,7 @@ class AlertPublisher(BusClient, _Publishing):
                 pause = pace.next(error, random())  # noqa: S311 - guards nothing
                 self._driver.clock.sleep(pause)
             else:
-                pace.reset()
+                pace.reset(has_sent=bool(result.sent))
                 if not (result.sent or self._driver.is_closed):
                     self._wake.wait(poll_every)
 

@@ -429,6 +429,8 @@ class Sender:
         self.max_batches -= 1
         results = yield from self.deliver(batch)
         self._sent += results.sent
+        if results.sent:
+            logger.debug("%s: alerts sent: %d", self.config.host, len(results.sent))
         self._error = results.error
         for queued, why in results.failed:
             self._failures.pop(queued.key, None)
@@ -538,12 +540,16 @@ class SendingPace:
     host: str
     retry: Retry
     _failures: int = field(default=0, init=False)
+    _is_down: bool = field(
+        default=False, init=False
+    )  # nothing was sent since a failure
 
     def next(self, error: Exception, jitter: float) -> float:
         """Return the seconds until the next attempt after a failure, and log it."""
         published = getattr(error, "published", None)
         if published is not None and (published.sent or published.dead):
-            self.reset()
+            self.reset(has_sent=bool(published.sent))
+        self._is_down = True
         retry_after = getattr(error, "retry_after", None)
         lasting = isinstance(error, OrtegeWatchError) and is_misconfigured(error)
         base, cap = self.retry.base, self.retry.cap
@@ -563,6 +569,9 @@ class SendingPace:
         )
         return delay
 
-    def reset(self) -> None:
-        """Begin with the shortest delay again."""
+    def reset(self, *, has_sent: bool) -> None:
+        """Begin with the shortest delay again; log the first success after failures."""
         self._failures = 0
+        if has_sent and self._is_down:
+            self._is_down = False
+            logger.info("%s: alerts are sent again", self.host)

@@ -416,6 +416,41 @@ OWN = AlertInfo(
 )
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        0,
+        -1,
+        10**60,
+        Decimal("1.50"),
+        Decimal("1E+5"),
+        True,
+        "1",
+        [None],
+        {"a": 1},
+    ],
+)
+def test_an_alert_is_equal_to_what_its_wire_form_is_read_as(value):
+    own = AlertInfo(f"0x{1:040x}", 56, "ERC20", "x", 5, {"value": value})
+    read = AlertInfo.from_wire(own.to_wire())
+    assert own == read
+    assert hash(own) == hash(read)
+    assert own.dedupe_key("app") == read.dedupe_key("app")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(1, True), (Decimal("1.5"), Decimal("1.50"))]
+)
+def test_alerts_that_are_sent_with_other_values_differ(one, other):
+    first, second = (
+        AlertInfo(f"0x{1:040x}", 56, "ERC20", "x", 5, {"value": value})
+        for value in (one, other)
+    )
+    assert first != second
+    assert first.dedupe_key("app") != second.dedupe_key("app")
+
+
 def test_an_own_alert_is_equal_to_the_same_one_that_came():
     came = decoded()
     assert came == OWN

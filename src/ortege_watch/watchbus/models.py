@@ -519,8 +519,8 @@ _SHA256: Final = hashlib.sha256()
 class AlertInfo:
     """An event at a watched entity.
 
-    Two alerts are equal if they mean the same: ``raw``, the case of the address and
-    that of the type do not count.
+    Two alerts are equal if they are sent as the same: ``raw``, the case of the address
+    and that of the type do not count; ``1`` and ``"1"`` are the same value.
 
     Args:
         entity: the address, ``0x`` and 40 hex digits.
@@ -712,8 +712,9 @@ class AlertInfo:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, AlertInfo):
             return NotImplemented
-        mine, theirs = self._fields.event_values, other._fields.event_values
-        return self._identity() == other._identity() and mine == theirs
+        if self._identity() != other._identity():
+            return False
+        return self._values_as_text() == other._values_as_text()
 
     def __hash__(self) -> int:
         return hash(self._identity())

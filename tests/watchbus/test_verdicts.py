@@ -37,8 +37,10 @@ def test_a_success():
     assert judge(success([1]), same) == Done([1])
 
 
-def test_the_envelope_has_precedence_over_the_status():
-    assert judge(success("x", status=500), same) == Done("x")
+@pytest.mark.parametrize("status", [200, 302, 404, 422, 429, 500, 503])
+def test_the_envelope_has_precedence_over_the_status(status):
+    assert judge(success("x", status=status), same) == Done("x")
+    assert judge(success(status=status), None) == Done(None)
 
 
 @pytest.mark.parametrize(

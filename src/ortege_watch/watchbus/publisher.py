@@ -159,7 +159,8 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
         Args:
             alerts: at least one.
             progress: called after each batch.
-            limits: see :class:`Limits`; the deadline is that of the whole call.
+            limits: see :class:`Limits`; the deadline is that of the whole call, without
+                the wait of up to 10 s for an outbox that another process has locked.
 
         Raises:
             InvalidArgument: an alert cannot be sent; none was sent or accepted.
@@ -194,7 +195,8 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
 
         Args:
             progress: called after each batch.
-            limits: see :class:`Limits`; the deadline is that of the whole call.
+            limits: see :class:`Limits`; the deadline is that of the whole call, without
+                the wait of up to 10 s for an outbox that another process has locked.
 
         Raises:
             OrtegeWatchError: a request failed, or the outbox cannot be used; see
@@ -339,7 +341,8 @@ class AlertPublisher(BusClient, _Publishing):
         Args:
             alerts: at least one.
             progress: called after each batch.
-            limits: see :class:`Limits`; the deadline is that of the whole call.
+            limits: see :class:`Limits`; the deadline is that of the whole call, without
+                the wait of up to 10 s for an outbox that another process has locked.
 
         Raises:
             InvalidArgument: an alert cannot be sent; none was sent or accepted.
@@ -374,7 +377,8 @@ class AlertPublisher(BusClient, _Publishing):
 
         Args:
             progress: called after each batch.
-            limits: see :class:`Limits`; the deadline is that of the whole call.
+            limits: see :class:`Limits`; the deadline is that of the whole call, without
+                the wait of up to 10 s for an outbox that another process has locked.
 
         Raises:
             OrtegeWatchError: a request failed, or the outbox cannot be used; see

@@ -120,7 +120,8 @@ class BusOptions(ClientOptions, total=False):
     There are also those of :class:`ClientOptions`: ``timeout``, ``deadline``, ``retry``,
     ``max_size`` and ``ssl``, with the same defaults, but ``max_size`` is 4 MiB for a
     client and 1 MiB for a publisher. They hold for each request; the deadline of
-    ``publish()`` and ``flush()`` is that of the whole call.
+    ``publish()`` and ``flush()`` is that of the whole call, but each use of an outbox may
+    take 10 s longer while another process has locked its file.
 
     Attributes:
         batch_size: the most entities or alerts in a request; 100 by default. More of

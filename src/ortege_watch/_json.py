@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -120,7 +121,8 @@ class _RepeatedKeys(ValueError):
 def _refuse_repeated(pairs: list[tuple[str, Any]]) -> None:
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise _RepeatedKeys(*sorted({name for name in names if names.count(name) > 1}))
+        counts = Counter(names)
+        raise _RepeatedKeys(*sorted(name for name in counts if counts[name] > 1))
 
 
 # Digits of any length stay strings: they are not computed with.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import tracemalloc
 from decimal import Decimal
 
 import pytest
 
-from ortege_watch import DecodeError
+from ortege_watch import DecodeError, _json as codec
 from ortege_watch._checks import shown
 from ortege_watch.watchbus.reading import (
     COUNT,
@@ -315,3 +316,38 @@ def test_only_twenty_problems_of_one_object_are_kept():
     assert [each.split(":")[0] for each in problems.found] == [
         f"$.x{number}" for number in range(20)
     ]
+
+
+# --------------------------------------------------------------- time
+def seconds(work, data):
+    """Return the shortest time of three runs."""
+    taken = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        with contextlib.suppress(DecodeError):
+            work(data)
+        taken.append(time.perf_counter() - begin)
+    return min(taken)
+
+
+def test_many_objects_are_not_walked_through_for_paths():
+    data = b"[" + b"{}," * 200_000 + b"{}]"
+    assert seconds(read_json, data) < 5 * seconds(codec.repeated_keys, data.decode())
+
+
+def test_one_repeated_key_among_many_takes_no_quadratic_time():
+    keys = b",".join(b'"k%d":1' % number for number in range(30_000))
+    assert seconds(read_json, b"{" + keys + b',"k1":1}') < 2
+
+
+def test_a_large_document_with_a_repeated_key_is_refused_at_once():
+    end = b'{"a":1,"a":1}]'
+    with pytest.raises(DecodeError, match=r"\$: the key 'a' is repeated"):
+        read_json(b"[" + b"{}," * 10_000 + end)
+    assert len(read_json(b"[" + b"{}," * 9_990 + end)) == 9_991
+
+
+def test_there_are_no_more_than_twenty_contradictions():
+    with pytest.raises(DecodeError) as caught:
+        read_json(b"[" + b",".join([b'{"a":1,"a":2}'] * 30) + b"]")
+    assert len(caught.value.problems) == 20

@@ -27,6 +27,7 @@ _NUMBER: Final = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,4})?")
 ADDRESS: Final = re.compile(r"0x[0-9a-fA-F]{40}")
 _MAX_PROBLEMS: Final = 20
 _MAX_DEPTH: Final = 100  # deeper JSON can be read, but not be shown or written
+_MAX_COMPARED: Final = 10_000  # lists and objects, where a key is repeated
 LARGEST: Final = 2**256 - 1
 """The largest chain id, count or index: the largest integer of the EVM."""
 
@@ -255,9 +256,13 @@ def read_json(data: bytes) -> Any:
             object with one key twice and different values; the problems have the paths.
     """
     value = codec.loads(data)
-    if data.count(b"{") + data.count(b"[") > _MAX_DEPTH:
+    brackets = data.count(b"{") + data.count(b"[")
+    if brackets > _MAX_DEPTH:
         _check_depth(value, data)
-    if codec.repeated_keys(data.decode()):
+    if repeated := codec.repeated_keys(data.decode()):
+        if brackets > _MAX_COMPARED:
+            problem = f"$: the key {shown(repeated[0])} is repeated"
+            raise DecodeError(problem, excerpt=codec.excerpt(data))
         try:
             problems = _contradictions(json.loads(data, **_PAIRS))
         except RecursionError as error:

@@ -10,6 +10,7 @@ from channels import (
     CREDENTIALS,
     WITHIN,
     Inbox,
+    acknowledge,
     alert,
     number_of,
     scripted,
@@ -190,6 +191,27 @@ async def test_a_refused_handshake_costs_no_attempt_and_makes_no_dead_letter(
                 await until(lambda: not (len(outbox) or script.refusals))
         assert outbox.dead == []
         assert sorted(script.numbers(1)) == list(range(20))
+
+
+async def test_an_answer_that_cannot_be_decoded_costs_no_attempt(path):
+    twice = '{"code": "000000000", "code": "000001"}'
+
+    def play(frame):
+        if len(script.frames) > 3:
+            return acknowledge(frame)
+        return f'{{"id": "{frame["id"]}", "status": 200, "body": {twice}}}'
+
+    with Outbox(path, max_attempts=1) as outbox:
+        async with (
+            scripted(play) as script,
+            AlertChannel(
+                script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
+            ) as channel,
+        ):
+            await channel.enqueue([alert(1)])
+            await until(lambda: not len(outbox))
+        assert outbox.dead == []
+        assert script.numbers(1) == [1] * 4
 
 
 async def test_alerts_that_cannot_be_enqueued_are_refused():

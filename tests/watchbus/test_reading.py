@@ -128,6 +128,7 @@ def test_what_is_shown_is_short_and_printable():
         (b'{"a": [{"b": 1.10, "b": 1.10}]}', {"a": [{"b": Decimal("1.10")}]}),
         (b'{"a": {"x": 1, "y": 2}, "a": {"x": 1, "y": 2}}', {"a": {"x": 1, "y": 2}}),
         (b"5", 5),
+        (b'"%b"' % (b"[" * 101), "[" * 101),
     ],
 )
 def test_a_key_may_be_there_twice_if_it_says_the_same(text, value):

@@ -144,7 +144,13 @@ class DecodeError(OrtegeWatchError):
 
 
 class TransportError(OrtegeWatchError):
-    """Raised when there was no response: unreachable host, TLS, connection lost."""
+    """Raised when there was no response: unreachable host, TLS, connection lost.
+
+    Attributes:
+        unsent: the request was certainly not sent: no connection was opened.
+    """
+
+    unsent: bool = False
 
 
 class DeadlineExceeded(OrtegeWatchError):

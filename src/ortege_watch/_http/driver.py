@@ -715,6 +715,8 @@ def _failure(error: Exception, request: Request, through: str) -> Failure:
     unsent = isinstance(
         error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
     )
+    if isinstance(ours, TransportError):
+        ours.unsent = unsent
     return Failure(error=ours, retry=retry, unsent=unsent)
 
 

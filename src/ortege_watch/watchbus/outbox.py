@@ -13,10 +13,10 @@ from typing import Final
 from attrs import frozen
 
 from ortege_watch._checks import check_int, check_list
-from ortege_watch._http.conversation import respected
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
-from ortege_watch.errors import OutboxFull
+from ortege_watch.errors import OrtegeWatchError, OutboxFull
 from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.requests import is_of_server
 from ortege_watch.watchbus.sending import (
     DELAYS,
     SENT_AGAIN,
@@ -25,6 +25,7 @@ from ortege_watch.watchbus.sending import (
     QueuedAlert,
     Redelivery,
     SendLease,
+    asked_wait,
     read_data,
 )
 
@@ -282,7 +283,7 @@ class Outbox(DatabaseFile):
     ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
         """Remove what was sent or given up; return the next alerts, and the latter."""
         now = self._now()
-        given_up = list(results.rejected)
+        given_up: list[tuple[QueuedAlert, OrtegeWatchError]] = [*results.rejected]
         for each, _ in given_up:
             each.attempts += 1
         again: list[tuple[object, ...]] = []
@@ -292,15 +293,20 @@ class Outbox(DatabaseFile):
             if delay is None:
                 given_up.append((each, why))
                 continue
-            wait = respected(why.retry_after)
+            wait = asked_wait(why)
             not_before = now + delay if counts else now + wait if wait else 0.0
             at = now + delay
             is_suspect = i < results.suspects
             if is_suspect:
                 at = not_before
             each.note = f"{each.note}; next in {at - now:.0f} s" if at else SENT_AGAIN
+            # Others go first if the server failed with this one, or with all of them.
+            is_last = is_of_server(why) and not counts
             again.append(
-                (each.attempts, each.failures, is_suspect, at, not_before, each.key)
+                (
+                    *(each.attempts, each.failures, is_suspect, at, not_before),
+                    *(is_last, each.key),
+                )
             )
         gone = [(each.key,) for each in results.sent]
         dead: list[DeadLetter] = []
@@ -325,7 +331,8 @@ class Outbox(DatabaseFile):
                 if again:
                     self._db.executemany(
                         "UPDATE waiting SET attempts = ?, failures = ?, is_suspect = ?,"
-                        " next_attempt_at = ?, not_before = ? WHERE key = ?",
+                        " next_attempt_at = ?, not_before = ?, number = iif(?,"
+                        " (SELECT max(number) + 1 FROM waiting), number) WHERE key = ?",
                         again,
                     )
                 if rows:

@@ -27,6 +27,7 @@ from ortege_watch.watchbus.requests import (
     Progress,
 )
 from ortege_watch.watchbus.sending import (
+    BatchSize,
     PublishResult,
     QueuedAlert,
     Sender,
@@ -48,6 +49,7 @@ class _Publishing(BusCalls):
         self._endpoint = config.endpoint(path)
         self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
         self._owns_outbox = self.outbox is not outbox
+        self._batches = BatchSize(config.batch_size)
 
     def _sender(self, limits: Limits, progress: Progress | None = None) -> Sender:
         """Return a sender without alerts, whose deadline counts from now."""
@@ -57,6 +59,7 @@ class _Publishing(BusCalls):
             outbox=self.outbox,
             progress=progress,
             started=self._driver.clock.now(),
+            batches=self._batches,
         )
 
     def _background_sender(self) -> Sender:
@@ -66,6 +69,7 @@ class _Publishing(BusCalls):
             endpoint=self._endpoint,
             outbox=self.outbox,
             max_batches=_BATCHES,
+            batches=self._batches,
         )
 
     def _pace(self) -> SendingPace:

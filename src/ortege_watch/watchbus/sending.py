@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Final, ParamSpec, Protocol, TypeVar, cast
 
-from attrs import field, frozen, mutable
+from attrs import Factory, field, frozen, mutable
 
 from ortege_watch._checks import check_int, check_list, check_seconds
 from ortege_watch._http.conversation import (
@@ -24,7 +24,14 @@ from ortege_watch._http.conversation import (
     next_attempt,
     respected,
 )
-from ortege_watch.errors import OrtegeWatchError, WatchBusError, printable
+from ortege_watch.errors import (
+    ApiError,
+    DeadlineExceeded,
+    OrtegeWatchError,
+    TransportError,
+    WatchBusError,
+    printable,
+)
 from ortege_watch.watchbus.models import AlertInfo, read_alerts
 from ortege_watch.watchbus.requests import (
     BusConfig,
@@ -107,7 +114,7 @@ class Redelivery:
         check_seconds("max_age", self.max_age)
 
     def delay(
-        self, alert: QueuedAlert, error: WatchBusError, now: float
+        self, alert: QueuedAlert, error: OrtegeWatchError, now: float
     ) -> float | None:
         """Count a failure, and return the seconds until the next attempt.
 
@@ -124,10 +131,17 @@ class Redelivery:
         else:
             nominal = DELAYS[min(alert.failures, len(DELAYS)) - 1]
             nominal = min(nominal, LONGEST_DOUBT)
+            if is_of_server(error):
+                nominal = 0.0  # it goes to the end of the queue
             alert.note = "failed, perhaps with all others"
         if now - alert.accepted_at >= self.max_age:
             return None
-        return max(nominal, respected(error.retry_after))
+        return max(nominal, asked_wait(error))
+
+
+def asked_wait(error: OrtegeWatchError) -> float:
+    """Return the seconds that a server asked to wait; 0 if it did not."""
+    return respected(error.retry_after if isinstance(error, ApiError) else None)
 
 
 def read_data(data: bytes) -> AlertInfo:
@@ -155,14 +169,17 @@ class QueuedAlert:
         return self.given or read_data(self.data)
 
     def dead_letter(
-        self, error: WatchBusError, time: float | None = None
+        self, error: OrtegeWatchError, time: float | None = None
     ) -> DeadLetter:
         """Return the alert as one that is given up."""
+        reason = code = status = None
+        if isinstance(error, WatchBusError):
+            reason, code, status = error.reason, error.code, error.status
         return DeadLetter(
             self.alert,
-            error.reason or error.text,
-            error.code,
-            error.status,
+            reason or error.text,
+            code,
+            status,
             max(1, self.attempts),
             time,
             self.key,
@@ -186,7 +203,7 @@ class BatchResults:
     # the bus rejected them for good; each with the reason
     rejected: list[tuple[QueuedAlert, WatchBusError]] = field(factory=list)
     # they failed, alone, and may succeed later
-    failed: list[tuple[QueuedAlert, WatchBusError]] = field(factory=list)
+    failed: list[tuple[QueuedAlert, OrtegeWatchError]] = field(factory=list)
     # so many of these, from the first, failed before another alert was acknowledged
     suspects: int = 0
     # why nothing more was sent; None if everything was
@@ -324,6 +341,39 @@ def _use(
     return cast("T", value)
 
 
+@mutable
+class BatchSize:
+    """How many alerts the next batch has; it outlives the calls of a publisher.
+
+    One alert may be why a server does not answer. So after a failure of the server
+    alerts are sent alone at first, and each batch that succeeds doubles the size.
+    """
+
+    largest: int
+    _reduced: int | None = field(default=None, init=False)
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether the server has failed, and no full batch has succeeded since."""
+        return self._reduced is not None
+
+    @property
+    def size(self) -> int:
+        """The most alerts of the next batch."""
+        return self._reduced or self.largest
+
+    def on_success(self) -> None:
+        """Double the size, up to the largest."""
+        if self._reduced is not None:
+            self._reduced *= 2
+            if self._reduced >= self.largest:
+                self._reduced = None
+
+    def on_failure(self) -> None:
+        """Begin with single alerts."""
+        self._reduced = 1
+
+
 @mutable(kw_only=True)
 class Sender:
     """A call that sends alerts, and what became of them so far.
@@ -337,6 +387,7 @@ class Sender:
         started: from when the deadline counts, in monotonic seconds; ``None``: from the
             beginning of each request.
         max_batches: the most batches to send.
+        batches: their size.
     """
 
     config: BusConfig
@@ -346,6 +397,9 @@ class Sender:
     progress: Progress | None = None
     started: float | None = None
     max_batches: float = math.inf
+    batches: BatchSize = field(
+        default=Factory(lambda self: BatchSize(self.config.batch_size), takes_self=True)
+    )
 
     _sent: list[QueuedAlert] = field(factory=list, init=False)
     _dead: list[DeadLetter] = field(factory=list, init=False)
@@ -406,7 +460,7 @@ class Sender:
         is_due = True
         while is_due and self._may_continue:
             lease = SendLease()
-            size = self.config.batch_size
+            size = self.batches.size
             try:
                 batch = yield from _use(queue, queue.begin_sending, lease, size)
                 if batch is None:
@@ -435,7 +489,7 @@ class Sender:
         for queued, why in results.failed:
             self._failures.pop(queued.key, None)
             self._failures[queued.key] = why
-        size = self.config.batch_size
+        size = self.batches.size
         following, dead = yield from _use(queue, queue.resolve, results, size)
         self._dead += dead
         if self._failures:
@@ -463,8 +517,10 @@ class Sender:
             try:
                 yield from self._post(part, is_whole=part is batch)
             except OrtegeWatchError as error:
-                if not isinstance(error, WatchBusError) or is_of_server(error):
+                if self._ends_call(part, error):
                     results.error = error
+                    if not is_misconfigured(error):
+                        self.batches.on_failure()
                 elif len(part) > 1:
                     half = len(part) // 2
                     parts += [part[half:], part[:half]]
@@ -474,7 +530,22 @@ class Sender:
                 self._streak = 0
                 results.suspects = len(results.failed)
                 results.sent += part
+                if len(part) == self.batches.size:
+                    self.batches.on_success()
         return results
+
+    def _ends_call(self, part: Sequence[QueuedAlert], error: OrtegeWatchError) -> bool:
+        """Return whether a failure concerns the server, and not the alerts.
+
+        That of a single alert after an outage may concern either: the next alert decides.
+        """
+        if not is_of_server(error):
+            return False
+        is_late = isinstance(error, DeadlineExceeded) and self.started is not None
+        causes = (error, error.__cause__)
+        is_unsent = any(isinstance(x, TransportError) and x.unsent for x in causes)
+        is_single = len(part) == 1 and self.batches.is_reduced
+        return not is_single or is_late or is_unsent or is_misconfigured(error)
 
     def _post(
         self, part: Sequence[QueuedAlert], *, is_whole: bool
@@ -495,20 +566,24 @@ class Sender:
         )
 
     def _add_failure(
-        self, results: BatchResults, queued: QueuedAlert, error: WatchBusError
+        self, results: BatchResults, queued: QueuedAlert, error: OrtegeWatchError
     ) -> None:
         """Add an alert that failed alone; a page of a proxy says nothing about it."""
-        rejected = is_rejection(error)
-        if rejected and error.code is not None:
+        if is_rejection(error) and error.code is not None:
             results.rejected.append((queued, error))
             return
         results.failed.append((queued, error))
-        if not (rejected and queued.is_suspect) and self._is_streak(error):
+        is_known = is_rejection(error) and queued.is_suspect
+        if not is_known and self._is_streak(error):
             results.error = error
 
-    def _is_streak(self, error: WatchBusError) -> bool:
+    def _is_streak(self, error: OrtegeWatchError) -> bool:
         """Return whether so many alerts failed the same way that it is the server's."""
-        kind = (error.status, error.code)
+        kind = (
+            type(error),
+            getattr(error, "status", None),
+            getattr(error, "code", None),
+        )
         self._streak = self._streak + 1 if self._latest == kind else 1
         self._latest = kind
         return self._streak >= STREAK
@@ -550,14 +625,17 @@ class SendingPace:
         if published is not None and (published.sent or published.dead):
             self.reset(has_sent=bool(published.sent))
         self._is_down = True
-        retry_after = getattr(error, "retry_after", None)
+        is_ours = isinstance(error, OrtegeWatchError)
+        retry_after = None
+        # What was asked for one alert does not hold up the others.
+        if isinstance(error, ApiError) and is_of_server(error):
+            retry_after = error.retry_after
         lasting = isinstance(error, OrtegeWatchError) and is_misconfigured(error)
         base, cap = self.retry.base, self.retry.cap
         if lasting:
             base, cap = cap, max(cap, LONGEST_RETRY_AFTER)
         delay = Backoff(base, cap).delay(self._failures, jitter, retry_after)
         self._failures += 1
-        is_ours = isinstance(error, OrtegeWatchError)
         is_known = is_ours and not lasting and type(error) is not OrtegeWatchError
         logger.log(
             logging.WARNING if is_known else logging.ERROR,

@@ -629,6 +629,12 @@ def test_a_background_sender_backs_off():
     assert pauses(limited) == [100.0]
 
 
+def test_what_a_handler_asks_for_one_alert_does_not_hold_up_the_others():
+    later = WatchBusError("try again later", status=503, code="000001")
+    later.retry_after = 30.0
+    assert pauses(later) == pytest.approx([0.5])
+
+
 def test_what_was_sent_meanwhile_makes_the_next_pause_short():
     error = TransportError("cut off")
     pace = SendingPace("bus.example.com", Retry())

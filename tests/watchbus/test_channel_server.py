@@ -644,3 +644,10 @@ async def test_the_url_reflects_tls_and_ipv6():
             assert server.url == f"ws://[::1]:{server.port}{PATH}"
     except OrtegeWatchError:
         pytest.skip("this machine has no IPv6")
+
+
+@pytest.mark.parametrize("host", ["\x00", "\ud800", "a" * 64 + ".example"])
+async def test_a_host_that_cannot_exist_cannot_be_listened_on(host):
+    with pytest.raises(OrtegeWatchError, match="cannot listen on"):
+        async with serve_alert_channel(verifier(), Inbox(), host=host):
+            pass

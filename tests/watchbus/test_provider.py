@@ -8,6 +8,7 @@ import logging
 import threading
 import uuid
 from decimal import Decimal
+from itertools import product
 
 import anyio
 import pytest
@@ -683,3 +684,53 @@ def test_the_log_counts_what_an_app_subscribes_to(caplog):
         for name in ("subscribe", "unsubscribe"):
             client.data(f"/api/watch/{name}", {"entity_list": asked})
             assert f"{name} of app {APP_ID}: 1 of 2 entities" in caplog.text
+
+
+# --------------------------------------------------------------- what must not end it
+def raising(error):
+    def function(*arguments):
+        raise error
+
+    return function
+
+
+def raising_later(error):
+    async def function(*arguments):
+        raise error
+
+    return function
+
+
+# Not Ctrl-C on the event loop; and secrets is a plain function.
+ENDS = [asyncio.CancelledError(), SystemExit(3)]
+CASES = [
+    *product(["events", "rate_limit"], [raising, raising_later], ENDS),
+    *product(["events", "rate_limit", "secrets"], [raising], [KeyboardInterrupt()]),
+    *product(["secrets"], [raising], ENDS),
+]
+
+
+@pytest.mark.parametrize(("where", "make", "error"), CASES)
+def test_no_error_of_the_application_leaves_it(caplog, make, error, where):
+    provider, limit, secrets = Plain(), None, SECRETS
+    if where == "events":
+        provider.events = make(error)
+    elif where == "rate_limit":
+        limit = make(error)
+    else:
+        secrets = make(error)
+    with served(provider_app(secrets, provider, rate_limit=limit)) as http:
+        client = Client(str(http.base_url))
+        status = client.error("/api/watch/event/list")[0]
+        assert status == (503 if where == "secrets" else 500)
+    assert type(error).__name__ in caplog.text
+
+
+@pytest.mark.parametrize("wait", [-5, 10**400, float("nan"), float("inf"), "3"])
+def test_a_rate_limit_that_returns_something_else_has_failed(caplog, wait):
+    app = provider_app(SECRETS, Plain(), rate_limit=lambda _: wait)
+    with served(app) as http:
+        client = Client(str(http.base_url))
+        assert client.error("/api/watch/event/list")[0] == 500
+    assert "the result of rate_limit() must be 0 or more" in caplog.text
+    assert "Traceback" not in caplog.text

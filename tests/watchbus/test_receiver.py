@@ -592,3 +592,9 @@ def test_the_verifier_tells_what_it_expects():
     assert (made.path, made.method, made.max_body) == (PATH, "GET", 5)
     assert made.verify(headers_for(b"{}", method="GET"), b"{}") == APP_ID
     assert json.loads(BODY)  # the examples above are what they claim to be
+
+
+@pytest.mark.parametrize("target", [5, ["/p"]])
+def test_a_target_is_a_path(target):
+    with pytest.raises(InvalidArgument, match="target must be a path, str or bytes"):
+        verifier().verify(headers_for(BODY), BODY, target=target)

@@ -61,6 +61,7 @@ from ortege_watch.errors import (
     OrtegeWatchError,
     TransportError,
     WatchBusError,
+    printable,
 )
 from ortege_watch.tokens import Concealed, Secrets, redact, safe_cause
 from ortege_watch.watch.options import FailureCount, Reconnect
@@ -763,8 +764,8 @@ async def serve_alert_channel(
             ping_timeout=ping_every,
             close_timeout=CLOSE_TIMEOUT,
         )
-    except OSError as error:
-        problem = f"cannot listen on {host}:{port}: {error}"
+    except (OSError, ValueError) as error:  # a host may be invalid
+        problem = f"cannot listen on {printable(host)}:{port}: {error}"
         raise OrtegeWatchError(problem) from error
     try:
         number = next(iter(server.sockets)).getsockname()[1]

@@ -437,10 +437,10 @@ async def _in_thread(
     if sniffio.current_async_library() != "asyncio":
         with anyio.CancelScope(shield=True, deadline=deadline):
             return await to_thread.run_sync(
-                function, *arguments, abandon_on_cancel=True
+                in_worker, function, *arguments, abandon_on_cancel=True
             )
         raise _Overdue
-    task = asyncio.ensure_future(to_thread.run_sync(function, *arguments))
+    task = asyncio.ensure_future(to_thread.run_sync(in_worker, function, *arguments))
     cancelled = False
     with anyio.CancelScope(shield=True):
         while not task.done():
@@ -459,12 +459,26 @@ async def _in_thread(
     return task.result()
 
 
+def in_worker(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function of the application in a worker thread.
+
+    What it raises must be an :class:`Exception`: asyncio takes a ``CancelledError`` for
+    its own, and ends the program after a ``SystemExit`` or ``KeyboardInterrupt``.
+    """
+    try:
+        return function(*arguments)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"it raised {type(error).__name__}") from error
+
+
 async def run_verifier(
     may_block: bool, check: Callable[..., T], *arguments: object
 ) -> T:
     """Call a method of a verifier; in a thread if it may block."""
     if may_block:
-        return await to_thread.run_sync(check, *arguments)
+        return await to_thread.run_sync(in_worker, check, *arguments)
     return check(*arguments)
 
 

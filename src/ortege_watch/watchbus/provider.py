@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
 from anyio import to_thread
@@ -44,7 +44,12 @@ from ortege_watch.watchbus.asgi import (
     warn_of_workers,
     whole_path,
 )
-from ortege_watch.watchbus.inbox import error_response, is_cancelled, logger
+from ortege_watch.watchbus.inbox import (
+    error_response,
+    in_worker,
+    is_cancelled,
+    logger,
+)
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
 from ortege_watch.watchbus.reading import read_json
 from ortege_watch.watchbus.requests import WatchPaths
@@ -155,7 +160,7 @@ _ENDPOINTS: Final = (
 
 
 class _BadResult(Exception):
-    """Raised for a result of a provider's method that is of another type."""
+    """Raised for a result of the application that cannot be used."""
 
 
 def _checked(endpoint: Endpoint, result: Any) -> Any:
@@ -171,6 +176,17 @@ def _checked(endpoint: Endpoint, result: Any) -> Any:
         return () if result == () else check_list(name, result, kind)
     except InvalidArgument as error:
         raise _BadResult(str(error)) from None
+
+
+def _seconds(wait: object) -> int:
+    """Return the seconds that a rate limit asks for; 0 if the request may be sent."""
+    if wait is None or isinstance(wait, bool):
+        return int(wait or 0)
+    try:
+        check_seconds("the result of rate_limit()", wait, or_zero=True)
+    except InvalidArgument as error:
+        raise _BadResult(str(error)) from None
+    return math.ceil(cast("float", wait))
 
 
 def endpoints_at(paths: WatchPaths) -> dict[str, Endpoint]:
@@ -298,11 +314,12 @@ class ProviderApp(SignedApp):
         try:
             with anyio.move_on_after(self._answer_within):
                 wait = self._rate_limit and await _call(self._rate_limit, app_id)
-                if wait:
-                    seconds = str(math.ceil(wait)).encode()
+                if seconds := _seconds(wait):
                     logger.info("%s: over its rate limit", named)
                     refused = error_answer(ResultCode.RATE_LIMIT, "rate limit")
-                    return HttpAnswer(429, refused, ((b"retry-after", seconds),))
+                    return HttpAnswer(
+                        429, refused, ((b"retry-after", b"%d" % seconds),)
+                    )
                 part = f"provider.{endpoint.name}()"
                 return await self._ask(endpoint, app_id, body)
             logger.error("%s: %s took more than %g s", named, part, self._answer_within)
@@ -331,7 +348,9 @@ class ProviderApp(SignedApp):
 async def _call(function: Callable[..., Any], *arguments: object) -> Any:
     """Call a function, a plain one in a thread, and wait for its result."""
     if not inspect.iscoroutinefunction(function):
-        result = await to_thread.run_sync(function, *arguments, abandon_on_cancel=True)
+        result = await to_thread.run_sync(
+            in_worker, function, *arguments, abandon_on_cancel=True
+        )
         if not inspect.isawaitable(result):
             return result
     else:
@@ -342,3 +361,5 @@ async def _call(function: Callable[..., Any], *arguments: object) -> Any:
         if is_cancelled():
             raise
         raise RuntimeError("it awaited something that was cancelled") from error
+    except SystemExit as error:  # asyncio would end the server
+        raise RuntimeError("it raised SystemExit") from error

@@ -400,6 +400,7 @@ class RequestVerifier:
         Raises:
             SignatureError: with ``OTHER_PATH`` or ``QUERY_PRESENT``.
         """
+        check_kind("target", target, str | bytes, "a path, str or bytes")
         text = target.decode("latin-1") if isinstance(target, bytes) else target
         path, mark, _ = text.partition("?")
         if path != self.path:

@@ -348,3 +348,31 @@ def test_an_event_of_another_provider_is_kept_as_it_is():
     data = [{"event_code": "big_amount_txn", "support_entity_type_list": []}]
     [event] = decode_supported_events(data)
     assert event.entity_types == ()
+
+
+@pytest.mark.parametrize(
+    ("app_id", "entities", "problem"),
+    [
+        ("a", [5], r"entities\[0\] must be of type EntityInfo, got int"),
+        ("a", 5, "entities must be an iterable of EntityInfo, got 5"),
+        ("\ud800", [], "app_id must be visible ASCII"),
+        (5, [], "app_id must be visible ASCII characters without ';', got int"),
+        ("a", [EntityInfo("\ud800", 56, "EOA", "c")], r"entities\[0\].entity must be"),
+    ],
+)
+@pytest.mark.parametrize("method", ["subscribe", "unsubscribe"])
+def test_what_cannot_be_stored_is_refused(method, app_id, entities, problem):
+    events = [SupportedEvent("c", ("EOA",))]
+    with (
+        SQLiteProvider(None, events) as made,
+        pytest.raises(InvalidArgument, match=problem),
+    ):
+        getattr(made, method)(app_id, entities)
+
+
+def test_an_app_that_cannot_exist_cannot_be_removed():
+    with (
+        SQLiteProvider(None, [SupportedEvent("c", ("EOA",))]) as made,
+        pytest.raises(InvalidArgument, match="app_id"),
+    ):
+        made.remove_app("\ud800")

@@ -13,6 +13,7 @@ from attrs import frozen
 from ortege_watch._checks import check_int, check_list, check_match, shown
 from ortege_watch._sqlite import DatabaseFile, Guard, connect
 from ortege_watch.errors import InvalidArgument
+from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus.models import (
     EntityInfo,
     Subscription,
@@ -21,6 +22,7 @@ from ortege_watch.watchbus.models import (
     WatchEvent,
 )
 from ortege_watch.watchbus.reading import ADDRESS
+from ortege_watch.watchbus.signing import check_app_id
 from ortege_watch.watchbus.wire import PageRequest
 
 # Addresses, types and codes are compared without case. A chain id may have 256 bits,
@@ -131,7 +133,12 @@ class SQLiteProvider(DatabaseFile):
         Returns:
             The entities that are subscribed now: not those with an unsupported event or
             entity type, or beyond the limit.
+
+        Raises:
+            InvalidArgument: ``app_id`` cannot be an app id, or ``entities`` has something
+                else than :class:`EntityInfo` with addresses.
         """
+        entities = _checked(app_id, entities)
         with self._transaction():
             query = "SELECT count(*) FROM subscriptions WHERE app_id = ?"
             [count] = self._db.execute(query, (app_id,)).fetchone()
@@ -163,7 +170,11 @@ class SQLiteProvider(DatabaseFile):
 
         Returns:
             The entities that were subscribed.
+
+        Raises:
+            InvalidArgument: as for :meth:`subscribe`.
         """
+        entities = _checked(app_id, entities)
         query = f"DELETE FROM subscriptions WHERE {_SAME}"  # noqa: S608
         with self._transaction():
             return [
@@ -249,6 +260,7 @@ class SQLiteProvider(DatabaseFile):
 
     def remove_app(self, app_id: str) -> int:
         """Delete all subscriptions of an app, and return their number."""
+        check_app_id(Concealed(app_id))
         query = "DELETE FROM subscriptions WHERE app_id = ?"
         with self._guard:
             return self._db.execute(query, (app_id,)).rowcount
@@ -279,6 +291,15 @@ class SQLiteProvider(DatabaseFile):
         with self._guard, self._db:
             self._db.execute(f"BEGIN {kind}")
             yield
+
+
+def _checked(app_id: str, entities: Sequence[EntityInfo]) -> tuple[EntityInfo, ...]:
+    check_app_id(Concealed(app_id))
+    found = () if entities in ([], ()) else check_list("entities", entities, EntityInfo)
+    for i, each in enumerate(found):
+        rule = "an address, 0x and 40 hex digits"
+        check_match(f"entities[{i}].entity", each.entity, ADDRESS, rule)
+    return found
 
 
 def _row(app_id: str, entity: EntityInfo) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ class Credentials:
         # The two may be swapped, and a traceback shows what a frame has.
         name, given = Concealed(app_id), Concealed(secret)
         del app_id, secret
+        object.__setattr__(self, "app_id", "")  # for the repr, until it is checked
         check_app_id(name)
         prepare(given)
         object.__setattr__(self, "app_id", name.value)

@@ -226,14 +226,14 @@ class RequestVerifier:
     ) -> None:
         given = Concealed(secrets)
         del secrets  # a traceback shows what a frame has
+        self.path = path  # first: a traceback may call the repr
+        self.method = method
         check_seconds("tolerance", tolerance)
         check_int("max_body", max_body)
         if nonce_shape not in {"hex32", "any"}:
             raise InvalidArgument(
                 f"nonce_shape must be 'hex32' or 'any', got {nonce_shape!r}"
             )
-        self.path = path
-        self.method = method
         self.max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         expected = "a NonceStore, such as SQLiteNonces(path)"

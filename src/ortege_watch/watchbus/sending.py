@@ -350,28 +350,18 @@ class BatchSize:
     """
 
     largest: int
-    _reduced: int | None = field(default=None, init=False)
-
-    @property
-    def is_reduced(self) -> bool:
-        """Whether the server has failed, and no full batch has succeeded since."""
-        return self._reduced is not None
-
-    @property
-    def size(self) -> int:
-        """The most alerts of the next batch."""
-        return self._reduced or self.largest
+    size: int = field(default=Factory(lambda self: self.largest, takes_self=True))
+    is_reduced: bool = False
+    """Whether the server has failed, and no full batch has succeeded since."""
 
     def on_success(self) -> None:
-        """Double the size, up to the largest."""
-        if self._reduced is not None:
-            self._reduced *= 2
-            if self._reduced >= self.largest:
-                self._reduced = None
+        """Double a reduced size, up to the largest."""
+        self.size = min(2 * self.size, self.largest)
+        self.is_reduced = self.is_reduced and self.size < self.largest
 
     def on_failure(self) -> None:
         """Begin with single alerts."""
-        self._reduced = 1
+        self.size, self.is_reduced = 1, True
 
 
 @mutable(kw_only=True)
@@ -530,7 +520,7 @@ class Sender:
                 self._streak = 0
                 results.suspects = len(results.failed)
                 results.sent += part
-                if len(part) == self.batches.size:
+                if self.batches.is_reduced and len(part) == self.batches.size:
                     self.batches.on_success()
         return results
 

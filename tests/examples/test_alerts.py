@@ -82,9 +82,15 @@ def test_a_plan_survives_the_way(plan):
 
     body, nonce, path = encode_alerts([made]), "0" * 32, "/a"
     signer = Credentials("bot", "secret")
-    signature = sign(signer, "POST", path, body, timestamp=0, nonce=nonce)
-    headers = {"appid": "bot", "timestamp": "0", "nonce": nonce, "signature": signature}
-    verifier = RequestVerifier({"bot": ["secret"]}, path=path, clock=lambda: 0.0)
+    now = 1_700_000_000
+    signature = sign(signer, "POST", path, body, timestamp=now * 1000, nonce=nonce)
+    headers = {
+        "appid": "bot",
+        "timestamp": f"{now}000",
+        "nonce": nonce,
+        "signature": signature,
+    }
+    verifier = RequestVerifier({"bot": ["secret"]}, path=path, clock=lambda: float(now))
     [read] = verifier.alerts(
         {f"X-Signature-{name}": value for name, value in headers.items()}, body
     )

@@ -144,7 +144,7 @@ class DecodeError(OrtegeWatchError):
 
 
 class TransportError(OrtegeWatchError):
-    """Raised when there was no response: unreachable host, TLS, connection lost.
+    """Raised when no response arrived: unreachable host, TLS, connection lost.
 
     Attributes:
         unsent: the request was certainly not sent: no connection was opened.

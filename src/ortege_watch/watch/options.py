@@ -10,10 +10,10 @@ import attrs
 
 from ortege_watch._checks import (
     check_callable,
+    check_choice,
     check_int,
     check_kind,
     check_seconds,
-    shown,
 )
 from ortege_watch._http.conversation import Backoff, check_names
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, QueryError
@@ -269,10 +269,7 @@ def settings_of(options: WatchOptions) -> Settings:
         "transport": ("auto", "websocket", "rest"),
     }
     for name, allowed in choices.items():
-        value: object = options.get(name, "auto")
-        if value not in allowed:
-            listed = ", ".join(map(repr, allowed))
-            raise InvalidArgument(f"{name} must be one of {listed}, got {shown(value)}")
+        check_choice(name, options.get(name, "auto"), allowed)
     reconnect: object = options.get("reconnect", Reconnect())
     check_kind("reconnect", reconnect, Reconnect)
     for name in ("on_state", "on_error"):

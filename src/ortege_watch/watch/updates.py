@@ -506,7 +506,7 @@ class _Worker:
             call.put(None)
 
     def _is_asked(self) -> bool:
-        """Return whether a call waits, and there is no answer for it.
+        """Return whether a call waits that has no answer yet.
 
         A call leaves its list after its claim and before the answer does. So the
         answers are looked at first.

@@ -86,7 +86,6 @@ from ortege_watch.watchbus.receiving import (
 from ortege_watch.watchbus.requests import (
     NO_PASSWORD,
     is_of_server,
-    is_rejection,
     log_skew,
     read_acknowledgement,
     server_ahead,
@@ -410,7 +409,7 @@ class AlertChannel:
 
         Raises:
             InvalidArgument: the list is empty, an alert cannot be encoded or is too
-                large, or there is no outbox.
+                large, or the channel has no outbox.
             OutboxFull: the outbox has no room; none was accepted.
             OrtegeWatchError: the outbox cannot be used.
         """
@@ -519,16 +518,11 @@ class AlertChannel:
                 return
             error = frame.error
             if error is None:
-                results.sent.append(queued)
-                results.suspects = len(results.failed)
-            elif not frame.is_answered:
+                results.add_sent([queued])
+            elif not frame.is_answered or is_of_server(error):
                 results.error = error
-            elif is_rejection(error) and error.code is not None:
-                results.rejected.append((queued, error))
-            elif isinstance(error, WatchBusError) and not is_of_server(error):
-                results.failed.append((queued, error))
             else:
-                results.error = error
+                results.add_failure(queued, error)
 
         results = BatchResults()
         await asyncio.gather(*map(attempt, batch))

@@ -358,8 +358,7 @@ class _Call:
         deadline: float,
         late: Callable[[AlertOutcome], None],
     ) -> None:
-        call = getattr(type(handler), "__call__", None)  # noqa: B004 - an object's
-        if any(map(inspect.iscoroutinefunction, (handler, call))):
+        if is_async(handler):
             result = handler(alert)
         else:
             try:
@@ -385,7 +384,7 @@ class _Call:
     ) -> object:
         """Call a plain handler, in a thread."""
         with self._lock:
-            if self._expired:  # there was no thread in time
+            if self._expired:  # no thread was free in time
                 return None
             self._in_thread = True
         result, outcome = None, FAILED
@@ -406,6 +405,12 @@ class _Call:
 
 class _Overdue(Exception):
     """Raised when the time of a call in a thread is over; it may go on there."""
+
+
+def is_async(function: object) -> bool:
+    """Return whether a function, or an object that can be called, is an async one."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - an object's
+    return any(map(inspect.iscoroutinefunction, (function, call)))
 
 
 def is_failure(error: BaseException) -> bool:

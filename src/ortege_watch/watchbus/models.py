@@ -678,7 +678,7 @@ class AlertInfo:
             ``"1"`` are the same value, as they are for the typed fields.
 
         Raises:
-            InvalidArgument: JSON cannot represent a value, or there is no app id.
+            InvalidArgument: JSON cannot represent a value, or ``app_id`` is missing.
         """
         if app_id is None and (app_id := self.app_id) is None:
             problem = "the alert was not received and has no app_id"

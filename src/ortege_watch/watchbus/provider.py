@@ -1,4 +1,4 @@
-"""Be a provider: an ASGI application with the four endpoints of the specification."""
+"""The provider's side: an ASGI application with the four endpoints of the specification."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ from ortege_watch.watchbus.asgi import (
 from ortege_watch.watchbus.inbox import (
     error_response,
     in_worker,
+    is_async,
     is_cancelled,
     logger,
 )
@@ -347,7 +348,7 @@ class ProviderApp(SignedApp):
 
 async def _call(function: Callable[..., Any], *arguments: object) -> Any:
     """Call a function, a plain one in a thread, and wait for its result."""
-    if not inspect.iscoroutinefunction(function):
+    if not is_async(function):
         result = await to_thread.run_sync(
             in_worker, function, *arguments, abandon_on_cancel=True
         )

@@ -24,6 +24,7 @@ from ortege_watch.watchbus.requests import (
     MAX_ACKNOWLEDGEMENT,
     BusConfig,
     BusOptions,
+    Endpoint,
     Progress,
 )
 from ortege_watch.watchbus.sending import (
@@ -37,19 +38,19 @@ from ortege_watch.watchbus.sending import (
 from ortege_watch.watchbus.signing import Credentials
 
 _BATCHES: Final = 10
-"""So many batches in a row, :meth:`run` keeps the results of, and the lease."""
+"""Batches after which ``run()`` forgets the results and releases the lease."""
 
 
 class _Publishing(BusCalls):
     """What the publishers for tasks and those for threads share."""
 
     def _open(
-        self, path: str, config: BusConfig, outbox: Outbox | str | Path | None
+        self, endpoint: Endpoint, batch_size: int, outbox: Outbox | str | Path | None
     ) -> None:
-        self._endpoint = config.endpoint(path)
+        self._endpoint = endpoint
         self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
         self._owns_outbox = self.outbox is not outbox
-        self._batches = BatchSize(config.batch_size)
+        self._batches = BatchSize(batch_size)
 
     def _sender(self, limits: Limits, progress: Progress | None = None) -> Sender:
         """Return a sender without alerts, whose deadline counts from now."""
@@ -135,9 +136,9 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
         del url  # a traceback shows what a frame has
         options.setdefault("max_size", MAX_ACKNOWLEDGEMENT)
         config = BusConfig.parse(address, credentials, path, **options)
-        config.endpoint(path)
+        endpoint = config.endpoint(path)
         super().__init__(config, http, clock)
-        self._open(path, config, outbox)
+        self._open(endpoint, config.batch_size, outbox)
         self._sending: Final = anyio.Lock()
         self._wake: anyio.Event | None = None  # set when alerts are written
 
@@ -185,7 +186,7 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
             alerts: at least one.
 
         Raises:
-            InvalidArgument: an alert cannot be sent, or there is no outbox.
+            InvalidArgument: an alert cannot be sent, or the publisher has no outbox.
             OutboxFull: the outbox has no room; none was accepted.
             OrtegeWatchError: the outbox cannot be used.
         """
@@ -221,7 +222,7 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
                 written, and for those that are sent again.
 
         Raises:
-            InvalidArgument: there is no outbox.
+            InvalidArgument: the publisher has no outbox.
         """
         self._need_outbox("run")
         check_seconds("poll_every", poll_every)
@@ -316,9 +317,9 @@ class AlertPublisher(BusClient, _Publishing):
         del url  # a traceback shows what a frame has
         options.setdefault("max_size", MAX_ACKNOWLEDGEMENT)
         config = BusConfig.parse(address, credentials, path, **options)
-        config.endpoint(path)
+        endpoint = config.endpoint(path)
         super().__init__(config, http, clock)
-        self._open(path, config, outbox)
+        self._open(endpoint, config.batch_size, outbox)
         self._sending: Final = threading.Lock()
         self._wake: Final = threading.Event()  # set when alerts are written
 
@@ -367,7 +368,7 @@ class AlertPublisher(BusClient, _Publishing):
             alerts: at least one.
 
         Raises:
-            InvalidArgument: an alert cannot be sent, or there is no outbox.
+            InvalidArgument: an alert cannot be sent, or the publisher has no outbox.
             OutboxFull: the outbox has no room; none was accepted.
             OrtegeWatchError: the outbox cannot be used.
         """
@@ -403,7 +404,7 @@ class AlertPublisher(BusClient, _Publishing):
                 written, and for those that are sent again.
 
         Raises:
-            InvalidArgument: there is no outbox.
+            InvalidArgument: the publisher has no outbox.
         """
         self._need_outbox("run")
         check_seconds("poll_every", poll_every)

@@ -209,6 +209,22 @@ class BatchResults:
     # why nothing more was sent; None if everything was
     error: OrtegeWatchError | None = None
 
+    def add_sent(self, alerts: Iterable[QueuedAlert]) -> None:
+        """Add alerts that the bus acknowledged."""
+        self.sent += alerts
+        self.suspects = len(self.failed)
+
+    def add_failure(self, queued: QueuedAlert, error: OrtegeWatchError) -> bool:
+        """Add an alert that failed alone; return whether it was rejected for good.
+
+        A rejection without an envelope may be the page of a proxy, so it is not final.
+        """
+        if is_rejection(error) and error.code is not None:
+            self.rejected.append((queued, error))
+            return True
+        self.failed.append((queued, error))
+        return False
+
 
 class AlertQueue(Protocol):
     """Alerts in the order in which they are sent, for one sender at a time.
@@ -518,8 +534,7 @@ class Sender:
                     self._add_failure(results, part[0], error)
             else:
                 self._streak = 0
-                results.suspects = len(results.failed)
-                results.sent += part
+                results.add_sent(part)
                 if self.batches.is_reduced and len(part) == self.batches.size:
                     self.batches.on_success()
         return results
@@ -558,11 +573,9 @@ class Sender:
     def _add_failure(
         self, results: BatchResults, queued: QueuedAlert, error: OrtegeWatchError
     ) -> None:
-        """Add an alert that failed alone; a page of a proxy says nothing about it."""
-        if is_rejection(error) and error.code is not None:
-            results.rejected.append((queued, error))
+        """Add an alert that failed alone, and end the call if the server is to blame."""
+        if results.add_failure(queued, error):
             return
-        results.failed.append((queued, error))
         is_known = is_rejection(error) and queued.is_suspect
         if not is_known and self._is_streak(error):
             results.error = error

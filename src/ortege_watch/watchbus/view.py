@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from ortege_watch.watchbus.inbox import (
     answer_of,
     check_receiver,
     error_response,
+    is_async,
     logger,
     outcome_after,
     outcome_before,
@@ -74,8 +74,7 @@ def alert_view(
         InvalidArgument: an argument cannot be used.
     """
     check_receiver(verifier, handler, None)
-    call = getattr(type(handler), "__call__", None)  # noqa: B004 - an object's
-    if any(map(inspect.iscoroutinefunction, (handler, call))):
+    if is_async(handler):
         raise InvalidArgument("handler must be a plain function; use alert_app instead")
     store = AlertInbox(handled).handled
     warn_of_workers(verifier.nonces, store)

@@ -10,7 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for signed.py
 
+from driving import UnixClock
 from forks import Forks
+
+
+@pytest.fixture
+def clock() -> UnixClock:
+    return UnixClock()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,15 @@ NOW = 1_700_000_000.0
 OK = "000000000"
 
 
+class UnixClock:
+    """Unix seconds that a test sets."""
+
+    now = NOW
+
+    def __call__(self):
+        return self.now
+
+
 def link(url="https://bus.example.com", **settings):
     return BusConfig.parse(url, CREDENTIALS, **settings)
 

@@ -16,18 +16,6 @@ PAGE = said(b"<html>no</html>", status=400)
 FAILED = error("000001", "an alert was not handled", status=500)
 
 
-class Clock:
-    now = 1_700_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def box(tmp_path, clock):
     with Outbox(tmp_path / "outbox.db", max_attempts=2, now=clock) as box:

@@ -516,15 +516,20 @@ async def test_frames_that_always_fail_stop_no_others(clock):
     assert [numbers.count(n) for n in range(60)] == [10] * 20 + [1] * 40
 
 
-async def test_a_retry_that_the_receiver_asks_for_has_its_delay(clock):
-    def play(frame):
-        return json.dumps(
-            {**json.loads(answer_to(frame, 503, FAILED)), "retry_after": 45}
-        )
+def asking_to_wait(seconds, status):
+    """Answer each frame with a failure and a retry_after."""
 
+    def play(frame):
+        answer = json.loads(answer_to(frame, status, FAILED))
+        return json.dumps({**answer, "retry_after": seconds})
+
+    return play
+
+
+async def test_a_retry_that_the_receiver_asks_for_has_its_delay(clock):
     async with (
         asyncio.timeout(WITHIN),
-        scripted(play) as script,
+        scripted(asking_to_wait(45, 503)) as script,
         channel_to(script, clock=clock) as channel,
     ):
         sending = asyncio.create_task(channel.send([alert(1)]))
@@ -536,14 +541,9 @@ async def test_a_retry_that_the_receiver_asks_for_has_its_delay(clock):
 
 
 async def test_the_wait_in_an_error_is_at_most_a_day(clock):
-    def play(frame):
-        return json.dumps(
-            {**json.loads(answer_to(frame, 400, FAILED)), "retry_after": 1e300}
-        )
-
     async with (
         asyncio.timeout(WITHIN),
-        scripted(play) as script,
+        scripted(asking_to_wait(1e300, 400)) as script,
         channel_to(script, clock=clock) as channel,
     ):
         with pytest.raises(WatchBusError) as caught:

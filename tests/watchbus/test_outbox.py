@@ -206,19 +206,6 @@ def numbered(letter):
     return int(letter.alert.event_values["block_number"])
 
 
-class Clock:
-    def __init__(self):
-        self.now = 1_700_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def timed(path, clock):
     with Outbox(path, now=clock, max_attempts=4, max_age=1000.0) as box:

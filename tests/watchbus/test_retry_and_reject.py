@@ -23,18 +23,6 @@ def numbers(alerts):
     return [int(each.event_values["block_number"]) for each in alerts]
 
 
-class Clock:
-    now = 1_700_000_000.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def outbox(tmp_path, clock):
     with Outbox(tmp_path / "alerts.sqlite3", now=clock, max_attempts=2) as box:

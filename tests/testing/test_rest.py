@@ -122,6 +122,19 @@ def test_columnar_is_for_newer_servers(cube, http):
         assert "must be one of [default, compact]" in body["error"]
 
 
+@pytest.mark.parametrize("generation", ["strict", "classic"])
+def test_a_server_that_does_not_know_the_form_of_rows(generation):
+    # As 0.29 does.
+    with FakeCube(generation, compact=False) as old, client(old) as http:
+        query = {"dimensions": [CONTRACT], "responseFormat": "compact"}
+        refused = load(http, query)
+        assert refused.status_code == 400
+        assert refused.json()["error"] == (
+            'Invalid query format: "responseFormat" is not allowed'
+        )
+        assert load(http, {"dimensions": [CONTRACT]}).json()["data"] == []
+
+
 def test_columnar_without_rows(cube):
     with FakeCube(tables=[events()]) as empty, client(empty) as http:
         query = {"dimensions": [CONTRACT], "responseFormat": "columnar"}

@@ -158,6 +158,7 @@ class FakeCube(Fake[_CubeServer]):
             ``"tick"`` at the next tick, as a real server does.
         numbers: ``"string"`` sends numbers as PostgreSQL's driver does
             (``"1000.500000"``), ``"json"`` as JSON numbers, whole ones as ``1.0``.
+        compact: False refuses the key ``responseFormat`` in a query, as 0.29 does.
         websockets: False answers upgrades as a server with WebSockets off.
         on_unknown_frame: what the tutorial's gateway does with a frame that it does not
             know: ``"error"`` answers with an error, ``"silence"`` ignores it.
@@ -181,6 +182,7 @@ class FakeCube(Fake[_CubeServer]):
         tick: float = 0.2,
         push: Literal["change", "tick"] = "change",
         numbers: Numbers = "string",
+        compact: bool = True,
         websockets: bool = True,
         on_unknown_frame: OnUnknownFrame = "error",
         default_limit: int = 10_000,
@@ -203,6 +205,7 @@ class FakeCube(Fake[_CubeServer]):
             secret=secret,
             now=now,
             numbers=numbers,
+            compact=compact,
             default_limit=default_limit,
             max_limit=max_limit,
         )

@@ -110,6 +110,7 @@ class Gateway:
     secret: str
     now: Callable[[], float]
     numbers: Numbers = "string"
+    compact: bool = True
     default_limit: int = 10_000
     max_limit: int = 50_000
     faults: Faults = attrs.field(factory=Faults)
@@ -202,6 +203,7 @@ class Gateway:
             max_limit=self.max_limit,
             now=datetime.fromtimestamp(self.now(), UTC),
             cache=cache,
+            compact=self.compact,
         )
         return planner.request(query, query_type)
 

@@ -121,6 +121,7 @@ class Planner:
     max_limit: int  # a higher limit is refused with status 500
     now: datetime  # the time, for relative dates
     cache: Any  # the cache parameter of the call
+    compact: bool = True  # whether responseFormat is known
 
     def request(self, query: Any, query_type: Any) -> Request:
         """Check a decoded ``query`` parameter and complete it.
@@ -143,7 +144,7 @@ class Planner:
         return Request(type=kind, plans=tuple(plans), format=shape)
 
     def _plans(self, query: Any) -> list[Plan]:
-        (_CLASSIC if self.classic else _STRICT).check(query)
+        _SCHEMAS[self.classic, self.compact].check(query)
         if self.cache is not None and not self.classic:
             _cache(self.cache, "cacheMode")
         limit = query.get("limit")
@@ -299,7 +300,7 @@ def _fail(label: str, problem: str) -> NoReturn:
 class _Schema:
     """The form of a query; the first problem in the order of the keys is raised."""
 
-    def __init__(self, *, classic: bool) -> None:
+    def __init__(self, *, classic: bool, compact: bool) -> None:
         self.classic = classic
         self.keys: dict[str, _Check] = {
             "measures": self._names,
@@ -329,6 +330,8 @@ class _Schema:
                 "joinHints": _hints,
                 "maskedMembers": _array,
             }
+        if not compact:
+            del self.keys["responseFormat"]
 
     def check(self, query: Any) -> None:
         """Refuse what Cube's schema refuses."""
@@ -531,5 +534,8 @@ _direction: Final = _one_of("asc", "desc")
 _cache: Final = _one_of(
     "stale-if-slow", "stale-while-revalidate", "must-revalidate", "no-cache"
 )
-_CLASSIC: Final = _Schema(classic=True)
-_STRICT: Final = _Schema(classic=False)
+_SCHEMAS: Final = {
+    (classic, compact): _Schema(classic=classic, compact=compact)
+    for classic in (False, True)
+    for compact in (False, True)
+}

@@ -39,8 +39,12 @@ NAMES_ITS_SERVER = {ROOT / "README.md", ROOT / "docs" / "index.md"}
 
 
 @pytest.fixture
-def no_server() -> Iterator[None]:
-    """Run a page without a server's address; restore the environment afterwards."""
+def no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run a page in an empty directory, without a server's address.
+
+    The environment is restored afterwards.
+    """
+    monkeypatch.chdir(tmp_path)
     before = dict(os.environ)
     os.environ.pop("ORTEGE_URL", None)
     os.environ.pop("ORTEGE_TOKEN", None)

@@ -23,23 +23,28 @@ from signed import PATH, alert_body, headers_for
 WARNING = "several worker processes"
 WORKERS = 4
 HERE = Path(__file__).parent
+PAGE = HERE.parent.parent / "docs" / "watchbus-receiving.md"
 
 
 @contextmanager
-def workers(received: Path | str, effects: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve with several workers; give the URL and the lines of their log."""
+def workers(
+    app: str, folder: Path, **environment: str
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve with several workers; give the URL and the lines of their output."""
     listener = socket.create_server(("127.0.0.1", 0))
     number = listener.fileno()
-    options = ["--fd", str(number), "--workers", str(WORKERS), "--app-dir", str(HERE)]
+    options = ["--fd", str(number), "--workers", str(WORKERS)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "workers:app", *options],
-        env={**os.environ, "RECEIVED": str(received), "EFFECTS": str(effects)},
+        [sys.executable, "-m", "uvicorn", app, *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
         pass_fds=[number],
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
     lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.extend(process.stderr))
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout))
     reader.start()
     try:
         deadline = time.monotonic() + 60
@@ -53,10 +58,12 @@ def workers(received: Path | str, effects: Path) -> Iterator[tuple[str, list[str
         process.send_signal(signal.SIGINT)
         process.wait(60)
         reader.join()
-        process.stderr.close()
+        process.stdout.close()
 
 
-def post(url: str, count: int, headers: dict[str, str] | None = None) -> Counter[int]:
+def post(
+    url: str, count: int, headers: dict[str, str] | None = None, **credentials: str
+) -> Counter[int]:
     """Send an alert at the same moment over several connections; count the statuses."""
     body, ready = alert_body(), threading.Barrier(count)
 
@@ -64,26 +71,37 @@ def post(url: str, count: int, headers: dict[str, str] | None = None) -> Counter
         now = int(time.time() * 1000)
         with httpx.Client(trust_env=False, timeout=60) as client:
             ready.wait()
-            fields = headers or headers_for(body, timestamp=now)
+            fields = headers or headers_for(body, timestamp=now, **credentials)
             return client.post(url + PATH, content=body, headers=fields).status_code
 
     with ThreadPoolExecutor(count) as pool:
         return Counter(pool.map(send, range(count)))
 
 
-def test_workers_that_share_a_file_accept_a_request_and_handle_an_alert_once(tmp_path):
-    effects = tmp_path / "effects"
-    with workers(tmp_path / "received.db", effects) as (url, lines):
-        now = int(time.time() * 1000)
-        replayed = headers_for(alert_body(), timestamp=now)
+def test_the_first_lines_of_the_page_are_right_for_workers_and_after_a_restart(
+    tmp_path,
+):
+    text = PAGE.read_text("utf-8")
+    first = re.search(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert first
+    (tmp_path / "alerts.py").write_text(first[1])
+    provider = {"app_id": "provider-1", "secret": "the provider's secret"}
+    now = int(time.time() * 1000)
+    replayed = headers_for(alert_body(), timestamp=now, **provider)
+    with workers("alerts:app", tmp_path) as (url, lines):
         assert post(url, 16, replayed) == {200: 1, 401: 15}
-        assert post(url, 16) == {200: 16}  # sent again: acknowledged, not handled
-    assert len(effects.read_text().split()) == 1
+        assert post(url, 16, **provider) == {200: 16}  # sent again: acknowledged
+    assert len([line for line in lines if "big_amount_txn_usd" in line]) == 1
     assert WARNING not in "".join(lines)
+    with workers("alerts:app", tmp_path) as (url, lines):
+        assert post(url, 4, replayed) == {401: 4}
+        assert post(url, 4, **provider) == {200: 4}
+    assert not [line for line in lines if "big_amount_txn_usd" in line]
 
 
 def test_workers_with_stores_of_their_own_are_warned_about(tmp_path):
-    with workers("", tmp_path / "effects") as (url, lines):
+    environment = {"PYTHONPATH": str(HERE), "RECEIVED": ""}
+    with workers("workers:app", tmp_path, **environment) as (url, lines):
         assert post(url, 1) == {200: 1}
     assert "".join(lines).count(WARNING) == WORKERS
     assert "SQLiteNonces(path)" in "".join(lines)
@@ -109,7 +127,7 @@ def test_what_shows_that_there_are_several_workers(
     done = subprocess.run(
         [sys.executable, "-c", "import workers, workers as again"],
         cwd=HERE,
-        env={**rest, **environment, "RECEIVED": str(received), "EFFECTS": "none"},
+        env={**rest, **environment, "RECEIVED": str(received)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,4 +1,4 @@
-"""An application for several workers: ``RECEIVED`` and ``EFFECTS`` name its files.
+"""An application for several workers: ``RECEIVED`` names the file of its stores.
 
 With ``RECEIVED`` empty it has the default stores.
 """
@@ -23,8 +23,7 @@ from ortege_watch.watchbus import (
 
 
 def handler(alert) -> None:
-    with Path(os.environ["EFFECTS"]).open("a") as effects:
-        effects.write(f"{os.getpid()}\n")
+    pass
 
 
 received = os.environ["RECEIVED"]

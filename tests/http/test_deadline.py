@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 
 import httpx
@@ -154,3 +155,24 @@ def test_a_host_with_several_addresses_is_reached():
 def test_a_host_that_does_not_exist_is_not_found_in_time():
     with CubeClient("http://cube.invalid", "token") as client:
         assert not client.ready(deadline=5)
+
+
+def test_a_body_that_the_network_takes_in_parts_arrives_whole():
+    body = random.Random(1).randbytes(8 * 2**20)
+    arrived = []
+
+    async def talk(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        arrived.append(await reader.readexactly(len(body)))
+        writer.write(HEAD + b"Content-Length: 0\r\n\r\n")
+
+    def conversation():
+        return (
+            yield Request(
+                method="POST", url=server.url, headers={}, content=body, timeout=5.0
+            )
+        )
+
+    with Peer(talk) as server, contextlib.closing(HttpDriver()) as driver:
+        assert driver.run(conversation()).outcome.status == 200
+    assert arrived == [body]

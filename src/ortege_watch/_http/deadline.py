@@ -170,15 +170,34 @@ class _Stream:
         self._sockets = sockets
         self.close = inner.close
         self.get_extra_info = inner.get_extra_info
-        sockets.add(inner.get_extra_info("socket"))
+        found = inner.get_extra_info("socket")
+        sockets.add(found)
+        # Not that of TLS, whose bytes are others; a backend of tests has none.
+        self._plain: socket.socket | None = (
+            found if type(found) is socket.socket else None
+        )
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         data: bytes = self._inner.read(max_bytes, _limit(timeout))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        for start in range(0, len(buffer), _PIECE):
+        _limit(timeout)
+        for start in range(self._send_at_once(buffer), len(buffer), _PIECE):
             self._inner.write(buffer[start : start + _PIECE], _limit(timeout))
+
+    def _send_at_once(self, buffer: bytes) -> int:
+        """Send what the system takes without waiting, and return the number of bytes.
+
+        That is nearly always all of it. An error is left to the write that follows.
+        """
+        if self._plain is None:
+            return 0
+        try:
+            self._plain.settimeout(0.0)
+            return self._plain.send(buffer)
+        except OSError:
+            return 0
 
     def start_tls(
         self,

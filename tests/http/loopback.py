@@ -24,7 +24,10 @@ class Peer:
         open: how many of them are in it now.
     """
 
-    def __init__(self, talk: Talk, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, talk: Talk, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self._address = host
         self.attempts = self.served = self.open = 0
         self.port = 0
         self._talk = talk
@@ -56,7 +59,7 @@ class Peer:
         self._loop = loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         server = await loop.create_server(
-            self._accept, "127.0.0.1", 0, ssl=self._tls, backlog=100
+            self._accept, self._address, 0, ssl=self._tls, backlog=100
         )
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()

@@ -512,15 +512,50 @@ def test_tls_settings_are_made_once():
     assert ssl_context().verify_mode is ssl.CERT_REQUIRED
 
 
-def test_a_shell_opens_nothing_before_its_first_request():
-    driver = HttpDriver()
-    assert driver._http is None
-    driver.run(one(request("http://127.0.0.1:1/")))
-    opened = driver._http
-    driver.run(one(request("http://127.0.0.1:1/")))
-    assert driver._http is opened
-    driver.close()
-    assert opened.is_closed
+def keeps_alive(connection):
+    data = b"HTTP/1.1 204 No Content\r\n\r\n"
+    connection.sendall(data)
+    while connection.recv(65536):
+        connection.sendall(data)
+
+
+def test_a_driver_opens_nothing_before_its_first_request():
+    gone = threading.Event()
+
+    def talk(connection):
+        keeps_alive(connection)
+        gone.set()
+
+    with Loopback(talk) as server:
+        driver = HttpDriver()
+        assert server.connections == []
+        for _ in range(2):
+            assert driver.run(one(request(server.url))).outcome.status == 204
+        assert len(server.connections) == 1
+        driver.close()
+        assert gone.wait(5)
+
+
+@both
+async def test_cookies_of_a_server_are_not_sent_back(sync):
+    asked = []
+
+    def handler(sent):
+        asked.append(sent.headers.get("cookie"))
+        return httpx.Response(200, headers={"set-cookie": "a=b"})
+
+    def conversation():
+        for _ in range(2):
+            yield request()
+
+    driver = (HttpDriver if sync else AsyncHttpDriver)(
+        http=httpx.MockTransport(handler)
+    )
+    if sync:
+        driver.run(conversation())
+    else:
+        await driver.arun(conversation())
+    assert asked == [None, None]
 
 
 async def twice(driver, url):
@@ -529,13 +564,6 @@ async def twice(driver, url):
 
 
 def test_a_second_event_loop_is_refused():
-    data = b"HTTP/1.1 204 No Content\r\n\r\n"
-
-    def talk(connection):
-        connection.sendall(data)
-        while connection.recv(65536):
-            connection.sendall(data)
-
     def kinds(url):
         driver = AsyncHttpDriver()
         asyncio.run(twice(driver, url))
@@ -545,7 +573,7 @@ def test_a_second_event_loop_is_refused():
             except OrtegeWatchError as error:
                 yield type(error), str(error)
 
-    with Loopback(talk) as server, warnings.catch_warnings():
+    with Loopback(keeps_alive) as server, warnings.catch_warnings():
         # The first loop's connection cannot be closed from the second.
         warnings.simplefilter("ignore", ResourceWarning)
         errors = list(kinds(server.url))

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import shutil
+import socket
 import ssl
 import subprocess
 from contextlib import asynccontextmanager, suppress
@@ -123,6 +124,24 @@ async def test_hosts_of_no_proxy_are_reached_directly(monkeypatch):
                 await anext(updates)
 
 
+@pytest.mark.parametrize("no_proxy", ["::1", "[::1]:{}"])
+async def test_an_address_of_ipv6_is_reached_directly(no_proxy, monkeypatch):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("needs the loopback address of IPv6")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    with FakeCube() as cube, Peer(relay(cube.port), host="::1") as server:
+        monkeypatch.setenv("NO_PROXY", no_proxy.format(server.port))
+        async with (
+            asyncio.timeout(20),
+            AsyncCubeClient(f"http://[::1]:{server.port}", cube.token()) as client,
+        ):
+            await client.load(QUERY)
+            async with client.watch(QUERY) as updates:
+                await anext(updates)
+
+
 BAD = {
     "http://user:s3cret@proxy:x": "expected a URL such as http://",
     "http://user:s3cret@proxy:99999": "expected a URL such as http://",
@@ -159,12 +178,19 @@ def test_a_bad_proxy_is_named_by_watch_where_requests_need_none(monkeypatch):
         client.watch(QUERY)
 
 
+@pytest.mark.parametrize(
+    "host", ["cube.example.com:x", "cube.example.com:", "http://h"]
+)
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_bad_no_proxy_is_named(client, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("NO_PROXY", "localhost, cube.example.com:x")
-    with pytest.raises(InvalidArgument, match="variable NO_PROXY is not a list of"):
+def test_a_bad_no_proxy_is_named(client, host, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", f"localhost, {host}")
+    with pytest.raises(InvalidArgument) as caught:
         CLIENTS[client]()
+    assert str(caught.value) == (
+        "the environment variable NO_PROXY is not a list of hosts without a proxy:"
+        f" expected a host, perhaps with a port, in place of {host!r},"
+        f" got 'localhost, {host}'"
+    )
 
 
 def test_semicolons_in_no_proxy_are_refused(monkeypatch):

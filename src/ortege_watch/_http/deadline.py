@@ -84,13 +84,14 @@ def _limit(timeout: float | None) -> float | None:
     return left if timeout is None else min(timeout, left)
 
 
-def guard(client: Any, sockets: Sockets) -> None:
-    """Let an httpx.Client, its proxies included, respect the deadline and the closing.
+def guard(http: Any, sockets: Sockets) -> None:
+    """Let an httpx.Client, its proxies included, or a transport respect both.
 
     A transport that has no connection pool of httpcore is left alone.
     """
     # None of these has a public name. They are in every httpx from 0.27 to 0.28.
-    for transport in (client._transport, *client._mounts.values()):  # noqa: SLF001
+    own = getattr(http, "_transport", http)
+    for transport in (own, *getattr(http, "_mounts", {}).values()):
         pool = getattr(transport, "_pool", None)
         backend = getattr(pool, "_network_backend", None)
         if backend is not None and not isinstance(backend, _Backend):

@@ -111,6 +111,9 @@ _HOST: Final = re.compile(r"[\w.-]+|[\da-f:.]+(%[\w.-]+)?")
 _SOCKS: Final = ("socksio", "python_socks")
 """The packages with which httpx and websockets use a SOCKS proxy."""
 
+_PHASES: Final = ("connect", "read", "write", "pool")
+"""What httpx limits by the timeout of a request, each by itself."""
+
 _LOOP: Final = RunVar[object]("ortege_watch_loop")  # an object for each event loop
 
 
@@ -212,19 +215,23 @@ def check_environment(tls: ssl.SSLContext | None) -> None:
                 f"the environment variable {name} is not a usable proxy: {problem}"
             )
     for name in ("no_proxy", "NO_PROXY"):
-        if value := os.environ.get(name):
-            if ";" in value:
-                raise InvalidArgument(
-                    f"the environment variable {name} is not a list of hosts without a"
-                    f" proxy: separate them by commas, got {value!r}"
-                )
-            try:
-                httpx.Client(verify=tls or ssl_context()).close()
-            except (ValueError, httpx.InvalidURL) as error:
-                raise InvalidArgument(
-                    f"the environment variable {name} is not a list of hosts without a"
-                    f" proxy: {error}, got {value!r}"
-                ) from error
+        value = os.environ.get(name, "")
+        if problem := _no_proxy_problem(value):
+            raise InvalidArgument(
+                f"the environment variable {name} is not a list of hosts without a"
+                f" proxy: {problem}, got {value!r}"
+            )
+
+
+def _no_proxy_problem(value: str) -> str:
+    if ";" in value:
+        return "separate them by commas"
+    for host in map(str.strip, value.split(",")):
+        _, colon, port = host.partition(":")
+        # An address of IPv6 has several colons, and a port that is none is no host's.
+        if "//" in host or (colon and ":" not in port and not port.isdecimal()):
+            return f"expected a host, perhaps with a port, in place of {host!r}"
+    return ""
 
 
 def _proxy_problem(url: str) -> str:
@@ -244,9 +251,10 @@ def _proxy_problem(url: str) -> str:
 
 
 def proxy_for(url: str) -> str | None:
-    """Return the proxy for a WebSocket: the one that httpx takes for REST requests."""
+    """Return the proxy of an address; REST requests and WebSockets take the same."""
     parts = urlsplit(url)
-    if proxy_bypass(parts.netloc):
+    # With the port, and without the brackets of an address of IPv6.
+    if proxy_bypass(parts.netloc) or proxy_bypass(parts.hostname or ""):
         return None
     proxies = getproxies()
     scheme = "https" if parts.scheme in {"https", "wss"} else "http"
@@ -275,7 +283,12 @@ def _with_scheme(proxy: str) -> str:
 
 
 class _Driver(Generic[C, B]):
-    """What both drivers share: the client of httpx, and whether it is closed."""
+    """What both drivers share: how requests reach httpx, and whether that is closed.
+
+    They go through a client of the caller as it is configured, or directly through a
+    transport: a client's cookies, hooks and redirects are a quarter of the cost of a
+    request, and none of them is wanted.
+    """
 
     def __init__(
         self,
@@ -294,7 +307,7 @@ class _Driver(Generic[C, B]):
                 " ssl.create_default_context(), got one for servers"
             )
         check_int("max_size", max_size)
-        self._http: C | None = http if isinstance(http, client) else None
+        self._client: Final[C | None] = http if isinstance(http, client) else None
         self._transport: B | None = http if isinstance(http, transport) else None
         self._is_ours = http is None
         self._closed = False
@@ -324,7 +337,7 @@ class _Driver(Generic[C, B]):
     @property
     def is_closed(self) -> bool:
         """Whether the client is closed, or that of the user."""
-        return self._closed or (self._http is not None and self._http.is_closed)
+        return self._closed or (self._client is not None and self._client.is_closed)
 
     def check_open(self) -> None:
         """Raise OrtegeWatchError if the client is closed, or that of the user.
@@ -333,7 +346,7 @@ class _Driver(Generic[C, B]):
         connections, and a lock of the client may be held by a thread that is not here.
         """
         # As is_closed, without a call: every request does this several times.
-        if self._closed or (self._http is not None and self._http.is_closed):
+        if self._closed or (self._client is not None and self._client.is_closed):
             raise OrtegeWatchError(_CLOSED)
         self._used_in = self._used_in or os.getpid()
         if self._used_in != os.getpid():
@@ -359,7 +372,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         # What uses a client of the caller may go on.
         self._sockets = Sockets(self._closing if self._is_ours else Future())
         self._lock = threading.Lock()
-        self._is_guarded = False
+        guard(http, self._sockets)
 
     def run(self, conversation: Conversation[T]) -> T:
         """Perform the effects of a conversation until it returns or raises."""
@@ -399,10 +412,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
             end = now() + request.limit
         before = DEADLINE.set(None if end == math.inf else (now, end))
         try:
-            client = self._client()
-            response = client.send(
-                _build(client, request), stream=True, follow_redirects=False
-            )
+            response = self._respond(request)
             try:
                 body = _body(response, request, self.max_size)
                 if not response.is_stream_consumed:
@@ -426,19 +436,20 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
         finally:
             DEADLINE.reset(before)
 
-    def _client(self) -> httpx.Client:
+    def _respond(self, request: Request) -> httpx.Response:
+        """Send a request; return the response with its body yet to be read."""
+        if self._client is not None:
+            self.check_open()
+            asked = _build_with(self._client, request)
+            return self._client.send(asked, stream=True, follow_redirects=False)
         with self._lock:
             self.check_open()
-            if self._http is None:
-                self._http = httpx.Client(
-                    transport=self._transport,
-                    verify=self.tls or ssl_context(),
-                    headers={"user-agent": user_agent()},
+            if self._transport is None:
+                self._transport = httpx.HTTPTransport(
+                    verify=self.tls or ssl_context(), proxy=proxy_for(request.url)
                 )
-            if not self._is_guarded:
-                self._is_guarded = True
-                guard(self._http, self._sockets)
-            return self._http
+                guard(self._transport, self._sockets)
+        return self._transport.handle_request(_build(request))
 
     def close(self) -> None:
         """Close the client that was created here; conversations fail afterwards."""
@@ -446,8 +457,8 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
             if not self._closed:
                 self._closed = True
                 self._closing.set_result(None)
-            if self._http is not None and self._is_ours:
-                self._http.close()
+            if self._transport is not None and self._is_ours:
+                self._transport.close()
 
 
 class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
@@ -518,10 +529,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
     async def _send(self, request: Request) -> Response | Failure:
         try:
             with anyio.move_on_after(request.limit) as scope:
-                client = self._client()
-                response = await client.send(
-                    _build(client, request), stream=True, follow_redirects=False
-                )
+                response = await self._respond(request)
                 try:
                     body = _body(response, request, self.max_size)
                     if not response.is_stream_consumed:
@@ -539,24 +547,25 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         assert scope.cancelled_caught  # noqa: S101 - for the type checkers
         return _expired(request, self._through(request))
 
-    def _client(self) -> httpx.AsyncClient:
+    async def _respond(self, request: Request) -> httpx.Response:
         self.check_open()
-        if self._http is None:
-            self._http = httpx.AsyncClient(
-                transport=self._transport,
-                verify=self.tls or ssl_context(),
-                headers={"user-agent": user_agent()},
+        if self._client is not None:
+            asked = _build_with(self._client, request)
+            return await self._client.send(asked, stream=True, follow_redirects=False)
+        if self._transport is None:
+            self._transport = httpx.AsyncHTTPTransport(
+                verify=self.tls or ssl_context(), proxy=proxy_for(request.url)
             )
-        return self._http
+        return await self._transport.handle_async_request(_build(request))
 
     async def aclose(self) -> None:
         """Close the client that was created here; conversations fail afterwards."""
         self._closed = True
         for scope in self._running:
             scope.cancel()
-        if self._http is not None and self._is_ours:
+        if self._transport is not None and self._is_ours:
             self._check_loop()
-            await self._http.aclose()
+            await self._transport.aclose()
 
     def _check_loop(self) -> None:
         """Raise OrtegeWatchError in another event loop than that of the first call."""
@@ -624,7 +633,23 @@ def _url(url: str) -> httpx.URL:
     return httpx.URL(url)
 
 
-def _build(client: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
+def _build(request: Request) -> httpx.Request:
+    return httpx.Request(
+        request.method,
+        _url(request.url),
+        headers={
+            "user-agent": user_agent(),
+            **request.headers,
+            "accept-encoding": "gzip",
+        },
+        content=request.content,
+        extensions={"timeout": dict.fromkeys(_PHASES, request.timeout)},
+    )
+
+
+def _build_with(
+    client: httpx.Client | httpx.AsyncClient, request: Request
+) -> httpx.Request:
     return client.build_request(
         request.method,
         _url(request.url),
@@ -647,11 +672,7 @@ def _body(response: httpx.Response, request: Request, max_size: int) -> Body:
 def _response(response: httpx.Response, content: bytes) -> Response:
     return Response(
         status=response.status_code,
-        # A dict of httpx's own mapping would look each name up among all.
-        headers={
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in response.headers.raw
-        },
+        headers=response.headers,
         content=content,
         received_at=time.time(),
     )

@@ -93,7 +93,7 @@ _encode_sorted: Final = msgspec.json.Encoder(
 ).encode
 
 
-def excerpt(data: bytes | str, length: int = 200) -> str:
+def excerpt(data: bytes | bytearray | str, length: int = 200) -> str:
     """Return the first characters in printable form, for an error message."""
     if not isinstance(data, str):
         # A UTF-8 character has at most four bytes.
@@ -147,7 +147,7 @@ def repeated_keys(document: str) -> Sequence[str]:
     return ()
 
 
-def decode_body(data: bytes) -> Body:
+def decode_body(data: bytes | bytearray) -> Body:
     """Decode a Cube response; its rows are checked to be JSON and stay text.
 
     Anything else, such as HTML, ``null`` or half a response, is a ``DecodeError``.

@@ -7,8 +7,8 @@ import contextlib
 import logging
 import re
 import ssl as tls
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
@@ -18,6 +18,7 @@ from websockets.exceptions import (
     InvalidStatus,
     WebSocketException,
 )
+from websockets.frames import Frame, Opcode
 
 from ortege_watch._http.driver import (
     is_bad_certificate,
@@ -29,6 +30,9 @@ from ortege_watch._http.driver import (
 )
 from ortege_watch.errors import TransportError
 from ortege_watch.tokens import Secrets, redact, safe_cause
+
+if TYPE_CHECKING:
+    from websockets.protocol import Event
 
 SILENT: Final = logging.Logger("websockets")  # noqa: LOG001 - nobody may enable it
 """At level DEBUG websockets logs headers and frames: tokens and signatures."""
@@ -43,6 +47,8 @@ and copies what it has for each chunk: chunks of a byte take it 20 s of CPU [see
 
 _MAX_WAITING: Final = 1
 """Frames after which reading pauses: each may have ``max_size`` bytes."""
+
+_MESSAGES: Final = (Opcode.TEXT, Opcode.BINARY)
 
 _BODY_HEADERS: Final = re.compile(
     rb"\r\n(content-length:[ \t]*\d+|transfer-encoding:[ \t]*chunked)[ \t]*(?=\r\n)",
@@ -61,11 +67,58 @@ class NoRedirectConnect(connect):
         return exc
 
 
-class _Connection(ClientConnection):
+class Connection(ClientConnection):
     """A connection whose opening fails with the reason, and which ends in time."""
 
     _ends = False
     _opening = b""  # what was received of the response to the upgrade
+    _on_message: Callable[[bytes | bytearray], object] | None = None
+    _queued = 0  # messages that recv() has not returned, incomplete ones included
+    _failure: Exception | None = None  # what on_message raised
+
+    async def read(self, on_message: Callable[[bytes | bytearray], object]) -> NoReturn:
+        """Call a function with each message until the connection is closed.
+
+        A message in one frame is passed on at once, without the queue of ``recv()``: the
+        task switch of each ``recv()`` costs as much as a small message itself.
+
+        Raises:
+            ConnectionClosed: the connection is closed.
+            Exception: ``on_message`` raised it; the connection is aborted.
+        """
+        self._on_message = on_message
+        try:
+            while True:
+                message = await self.recv(decode=False)
+                self._queued -= 1
+                on_message(message)
+        except ConnectionClosed:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+        finally:
+            self._on_message = None
+
+    def process_event(self, event: Event) -> None:
+        """Pass a message in one frame to :meth:`read`, unless others are before it.
+
+        A version of websockets that does not call this leaves all to ``recv()``.
+        """
+        if isinstance(event, Frame) and event.opcode in _MESSAGES:
+            if self._failure is not None:
+                return
+            if self._on_message is not None and event.fin and not self._queued:
+                data = event.data  # of the frame alone, so it need not be copied
+                try:
+                    self._on_message(
+                        bytes(data) if isinstance(data, memoryview) else data
+                    )
+                except Exception as error:  # noqa: BLE001 - read() raises it
+                    self._failure = error
+                    self.transport.abort()
+                return
+            self._queued += 1
+        super().process_event(event)
 
     def data_received(self, data: bytes) -> None:
         """Read, and abort a connection that the peer should close, and does not."""
@@ -117,7 +170,7 @@ async def open_websocket(
     ssl: tls.SSLContext | None = None,
     open_timeout: float | None = None,
     max_size: int = 1024 * 1024,
-) -> ClientConnection:
+) -> Connection:
     """Open a connection that sends no pings of its own.
 
     ``secrets`` are removed from error messages. ``open_timeout`` is in seconds and
@@ -130,7 +183,7 @@ async def open_websocket(
     """
     context = (ssl or ssl_context()) if url.startswith("wss:") else None
     try:
-        return await NoRedirectConnect(
+        connection = await NoRedirectConnect(
             url,
             logger=SILENT,
             additional_headers=headers,
@@ -141,10 +194,11 @@ async def open_websocket(
             open_timeout=open_timeout,
             ping_interval=None,
             close_timeout=CLOSE_TIMEOUT,
-            create_connection=_Connection,
+            create_connection=Connection,
             user_agent_header=user_agent(),
             proxy=proxy_for(url),
         )
+        return cast("Connection", connection)
     except InvalidStatus:
         raise
     # ImportError: the environment names a SOCKS proxy, which needs another package.

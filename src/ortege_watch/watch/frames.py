@@ -125,7 +125,7 @@ class _Wire(msgspec.Struct, gc=False):
 _decoder = msgspec.json.Decoder(_Wire)
 
 
-def read(data: bytes) -> Frame:
+def read(data: bytes | bytearray) -> Frame:
     """Decode one frame; its rows are checked, but stay JSON until they are accessed.
 
     After a ``DecodeError`` its content is lost: the queries must be sent again.

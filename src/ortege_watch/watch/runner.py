@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, assert_never
+from typing import Any, Final, ParamSpec, TypeVar, assert_never
 
 import attrs
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -31,7 +31,12 @@ from ortege_watch._http.statuses import (
 )
 from ortege_watch._http.token_source import type_and_place
 from ortege_watch._json import ResultPart
-from ortege_watch._websocket import close, open_websocket, transport_error
+from ortege_watch._websocket import (
+    Connection,
+    close,
+    open_websocket,
+    transport_error,
+)
 from ortege_watch.errors import ApiError, DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
 from ortege_watch.tokens import Secrets, expiry, redact, timestamp
@@ -46,9 +51,6 @@ from ortege_watch.watch.options import (
 )
 from ortege_watch.watch.session import LOGGER, DialectChoice, Session
 from ortege_watch.watch.states import ConnectionState
-
-if TYPE_CHECKING:
-    from websockets.asyncio.client import ClientConnection
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -451,7 +453,7 @@ class SessionRunner:
         if socket is not None and await socket.ping():
             self.feed(states.Pong())
 
-    def on_frame(self, socket: _Socket, data: bytes) -> None:
+    def on_frame(self, socket: _Socket, data: bytes | bytearray) -> None:
         """Read a frame, with the tokens removed from its messages."""
         if socket is not self._socket:
             return
@@ -484,10 +486,10 @@ class SessionRunner:
         return redact(text, self.tokens)
 
     def _without_excerpt_of_tokens(
-        self, error: DecodeError, data: bytes
+        self, error: DecodeError, data: bytes | bytearray
     ) -> DecodeError:
         # Removed before it is cut, because an excerpt may end in the middle of a token.
-        clean = redact(data, self.tokens)
+        clean = redact(bytes(data), self.tokens)
         if clean == data:
             return error
         return DecodeError(*error.problems, excerpt=codec.excerpt(clean))
@@ -516,7 +518,7 @@ class _Socket:
         self.outbox: asyncio.Queue[str] = asyncio.Queue()
         self.task = runner.spawn(self._run(target, token))
         self._runner = runner
-        self._connection: ClientConnection | None = None
+        self._connection: Connection | None = None
 
     async def _run(self, target: Target, token: str) -> None:
         """Open it, then read until it is closed; report both."""
@@ -541,15 +543,17 @@ class _Socket:
         writer = runner.spawn(self._write(connection))
         try:
             runner.on_socket(self, states.Opened())
-            while True:
-                runner.on_frame(self, await connection.recv(decode=False))
+            await connection.read(self._on_frame)
         except ConnectionClosed as error:
             runner.on_socket(self, self._dropped(error))
         finally:
             writer.cancel()
             await close(connection)
 
-    async def _write(self, connection: ClientConnection) -> None:
+    def _on_frame(self, data: bytes | bytearray) -> None:
+        self._runner.on_frame(self, data)
+
+    async def _write(self, connection: Connection) -> None:
         try:
             while True:
                 await connection.send(await self.outbox.get())

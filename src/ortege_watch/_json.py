@@ -88,9 +88,11 @@ _json = msgspec.json.Decoder(float_hook=Decimal)
 _body = msgspec.json.Decoder(Body)
 encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 """Encode JSON values that this library built itself; :func:`dumps` checks others."""
-_encode_sorted: Final = msgspec.json.Encoder(
-    decimal_format="number", order="sorted"
-).encode
+_sorted: Final = msgspec.json.Encoder(decimal_format="number", order="deterministic")
+encode_sorted: Final = _sorted.encode
+"""Encode like :data:`encode`, and sort the keys of dicts, but not the fields of structs."""
+encode_lines: Final = _sorted.encode_lines
+"""Encode each of several values on a line of its own, as :data:`encode_sorted` does."""
 
 
 def excerpt(data: bytes | bytearray | str, length: int = 200) -> str:
@@ -173,7 +175,7 @@ def dump_bytes(
     begins with ``path``. A value that ``is_exact`` has nothing else, and is checked
     only if it cannot be encoded, as with a subclass of ``str``.
     """
-    encoder = _encode_sorted if sort_keys else encode
+    encoder = encode_sorted if sort_keys else encode
     if is_exact:
         try:
             return encoder(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import pickle
 from collections.abc import Sequence
@@ -520,8 +521,21 @@ def test_an_own_alert_with_a_wrong_field_is_refused(field, value):
 
 def test_the_dedupe_key_is_stable():
     # Written down: it must be the same in every process, release and machine.
-    key = "144ccd707e9eae1c111937358f857b9b6b5e5b2204823a916b49150b8cf44327"
+    key = "7db74b7a02281bbc1384a387ce6611b187197cab20dd6a5609786ad6920b9f32"
     assert decoded().dedupe_key(APP_ID) == OWN.dedupe_key(APP_ID) == key
+
+
+def test_the_dedupe_key_can_be_computed_without_this_library():
+    document = {
+        "app_id": APP_ID,
+        "chain_id": "56",
+        "watch_entity": ADDRESS.lower(),
+        "watch_event_code": OWN.event_code,
+        "timestamp": OWN.timestamp,
+        "event_values": dict(sorted(VALUES.items())),
+    }
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    assert OWN.dedupe_key(APP_ID) == hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -133,10 +133,24 @@ def test_a_field_that_cannot_be_read_says_so_when_asked(given, field, problem):
 TEXTS = st.sampled_from(["", "1", "-1", "1.5", "1e3", "1e99999", "\u0665", "NaN", "0x"])
 
 
-@given(st.dictionaries(st.sampled_from([*TRANSACTION, "comment", "more"]), TEXTS))
-def test_strings_are_accepted_if_they_have_no_problems(given):
-    assert BigAmountTxn.accepts(given) is not any(BigAmountTxn(given).problems())
-    assert EventValues.accepts(given)
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from([*TRANSACTION, "comment", "more"]), TEXTS)
+        | st.just(TRANSACTION)
+    )
+)
+def test_strings_are_accepted_if_they_have_no_problems(listed):
+    problems = [BigAmountTxn(each).problems() for each in listed]
+    assert BigAmountTxn.accept(listed) is not any(map(any, problems))
+    assert EventValues.accept(listed)
+
+
+def test_strings_of_optional_fields_are_checked_where_they_are():
+    class Fee(EventValues):
+        fee: Decimal | None
+
+    assert Fee.accept([{}, {"fee": "0.5"}])
+    assert not Fee.accept([{"fee": "0.5"}, {"fee": "much"}])
 
 
 def test_values_do_not_change():

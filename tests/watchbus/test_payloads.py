@@ -453,10 +453,11 @@ def test_none_is_left_out_and_unknown_values_are_sent_as_they_are():
             "event_values.tx_hash: .* expected a string, got 5",
         ),
         ("big_amount_txn", {**VALUES, "current_value": 0.1}, "current_value"),
+        ("big_amount_txn", {**VALUES, "current_value": "much"}, "current_value"),
         ("own", {"value": 0.1}, r"^alerts\[0\]\.event_values\.value: .* use Decimal"),
         ("own", {"value": Decimal("NaN")}, "as JSON; use None, bool"),
         ("own", {"value": object()}, "as JSON; use None, bool"),
-        ("own", {"value": "\ud800"}, r"^alerts\[0\] cannot be written"),
+        ("own", {"value": "\ud800"}, r"^alerts\[0\]\.event_values cannot be written"),
     ],
 )
 def test_values_that_cannot_be_read_exactly_are_not_sent(code, values, problem):

@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from types import UnionType
 from typing import (
     Annotated,
@@ -110,12 +112,19 @@ class EventValues(Mapping[str, Any]):
         return made
 
     @classmethod
-    def accepts(cls, values: Mapping[str, str]) -> bool:
-        """Return whether these strings have no :meth:`problems`."""
-        if not cls._required.issubset(values):
+    def accept(cls, listed: Sequence[Mapping[str, str]]) -> bool:
+        """Return whether none of several events, with strings only, has :meth:`problems`."""
+        columns: dict[str, list[str]] = {}
+        try:
+            for name in cls._required:
+                columns[name] = list(map(itemgetter(name), listed))
+        except KeyError:
             return False
         for name, match in cls._matches:
-            if (given := values.get(name)) is not None and match(given) is None:
+            column = columns.get(name)
+            if column is None:
+                column = [values[name] for values in listed if name in values]
+            if not all(map(match, column)):
                 return False
         return True
 
@@ -511,8 +520,29 @@ def _fields(
 _decode: Final = msgspec.json.Decoder(_Body | list[_Documented]).decode
 
 
-_SHA256: Final = hashlib.sha256()
-"""The hash of nothing; to copy it takes less time than to create another."""
+class _KeyStart(msgspec.Struct, gc=False):
+    """The beginning of the JSON whose SHA-256 is a dedupe key."""
+
+    app_id: str
+    chain_id: str
+    watch_entity: str  # in lower case
+
+
+class _Key(_KeyStart, gc=False):
+    """All of it; from the event code on, it is what the alert is encoded as."""
+
+    watch_event_code: str
+    timestamp: int
+    event_values: Mapping[str, str]
+
+
+_sha256: Final = hashlib.sha256
+_AFTER_TYPE: Final = b'"watch_event_code":'
+"""Where the part of an encoded alert begins that its dedupe key covers as it is.
+
+It is found once: a quote in a string is written with a backslash before it.
+"""
+_CODE: Final = attrgetter("watch_event_code")
 
 
 @final
@@ -672,10 +702,10 @@ class AlertInfo:
             app_id: the sender; by default :attr:`app_id`, which a received alert has.
 
         Returns:
-            64 hex digits, a hash of the app id, the chain, the address in lower case,
-            the code, the timestamp and all values. It is the same in every process,
-            whatever the order of the values and the spelling of the alert: ``1`` and
-            ``"1"`` are the same value, as they are for the typed fields.
+            64 hex digits, the SHA-256 of the app id, the chain, the address in lower
+            case, the code, the timestamp and all values. It is the same in every
+            process, whatever the order of the values and the spelling of the alert:
+            ``1`` and ``"1"`` are the same value, as they are for the typed fields.
 
         Raises:
             InvalidArgument: JSON cannot represent a value, or ``app_id`` is missing.
@@ -684,17 +714,16 @@ class AlertInfo:
             problem = "the alert was not received and has no app_id"
             raise InvalidArgument(f"{problem}: pass that of its sender")
         fields = self._fields
-        is_exact, values = type(fields) is _Documented, fields.event_values
-        if not is_exact:
-            values = self._values_as_text()
-            is_exact = codec.has_strings(values)
-        chain, address = fields.chain_id, fields.watch_entity.lower()
-        event, time = fields.watch_event_code, fields.timestamp
-        parts = [app_id, chain, address, event, time, values]
-        data = codec.dump_bytes(parts, "alert", sort_keys=True, is_exact=is_exact)
-        digest = _SHA256.copy()
-        digest.update(data)
-        return digest.hexdigest()
+        if type(fields) is _Documented:
+            chain, address = fields.chain_id, fields.watch_entity.lower()
+            event, time = fields.watch_event_code, fields.timestamp
+            parts = _Key(app_id, chain, address, event, time, fields.event_values)
+            try:
+                return _sha256(codec.encode_sorted(parts)).hexdigest()
+            except (TypeError, *codec.UNREADABLE):
+                pass
+        [key] = dedupe_keys([self], [encode_alert(self, "alert")], app_id)
+        return key
 
     def _values_as_text(self) -> dict[str, Any]:
         """Return the values as they are sent: numbers as strings, and no ``None``."""
@@ -741,23 +770,71 @@ def spelling_of(entity_type: str) -> str:
     return _SPELLINGS.get(entity_type.casefold(), entity_type)
 
 
-def encode_strings(alert: AlertInfo) -> bytes | None:
-    """Return an alert in the documented form, as JSON; ``None`` if that needs checks.
+def encode_documented(alerts: Sequence[AlertInfo]) -> list[bytes] | None:
+    """Encode alerts together; ``None`` if one of them has to be checked on its own.
 
-    It does not if all values are strings and valid, as those of nearly every alert are.
+    None has to if all values are strings and valid, as those of nearly every alert are.
     """
-    fields = alert._fields
-    if (
-        type(fields) is _Documented
-        and ADDRESS.fullmatch(fields.watch_entity)
-        and spelling_of(fields.watch_entity_type) == fields.watch_entity_type
-        and kind_of(fields.watch_event_code).accepts(fields.event_values)
+    fields = [each._fields for each in alerts]
+    if any(type(each) is not _Documented for each in fields):
+        return None
+    types = {each.watch_entity_type for each in fields}
+    if not (
+        all(map(ADDRESS.fullmatch, {each.watch_entity for each in fields}))
+        and all(spelling_of(each) == each for each in types)
     ):
-        try:
-            return codec.encode(fields)
-        except (TypeError, *codec.UNREADABLE):
-            pass
-    return None
+        return None
+    for code, group in groupby(sorted(fields, key=_CODE), _CODE):
+        if not kind_of(code).accept([each.event_values for each in group]):
+            return None
+    try:
+        return codec.encode_lines(fields).splitlines()
+    except (TypeError, *codec.UNREADABLE):
+        return None
+
+
+def encode_alert(
+    alert: AlertInfo, path: str, *, chain_id_as_int: bool = False
+) -> bytes:
+    """Encode an alert in the documented form; an error begins with ``path``."""
+    wire = alert.to_wire()
+    values = wire.pop("event_values")
+    if chain_id_as_int:
+        wire["chain_id"] = alert.chain_id
+    listed = codec.dump_bytes(
+        values,
+        f"{path}.event_values",
+        sort_keys=True,
+        is_exact=codec.has_strings(values),
+    )
+    return b'%b,"event_values":%b}' % (codec.dump_bytes(wire, path)[:-1], listed)
+
+
+def dedupe_keys(
+    alerts: Iterable[AlertInfo], encoded: Iterable[bytes], app_id: str
+) -> list[str]:
+    """Return the dedupe keys of alerts, which were encoded before."""
+    # Alerts of one entity begin alike, and so do their keys.
+    begins: dict[tuple[str, str, str], tuple[bytes, int]] = {}
+    keys: list[str] = []
+    for alert, data in zip(alerts, encoded, strict=True):
+        fields = alert._fields
+        place = fields.chain_id, fields.watch_entity, fields.watch_entity_type
+        begin = begins.get(place)
+        if begin is None:
+            begin = _key_start(app_id, fields), data.index(_AFTER_TYPE)
+            begins[place] = begin
+        start, end = begin
+        keys.append(_sha256(start + data[end:]).hexdigest())
+    return keys
+
+
+def _key_start(app_id: str, fields: _Fields) -> bytes:
+    """Return what replaces the beginning of an encoded alert in its dedupe key."""
+    names = _KeyStart.__struct_fields__
+    parts = app_id, fields.chain_id, fields.watch_entity.lower()
+    start = codec.dump_bytes(dict(zip(names, parts, strict=True)), "alert")
+    return start[:-1] + b","
 
 
 def as_text(value: Any) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Final, ParamSpec, Protocol, TypeVar, cast
 
+import msgspec
 from attrs import Factory, field, frozen, mutable
 
 from ortege_watch._checks import check_int, check_list, check_seconds
@@ -32,7 +33,7 @@ from ortege_watch.errors import (
     WatchBusError,
     printable,
 )
-from ortege_watch.watchbus.models import AlertInfo, read_alerts
+from ortege_watch.watchbus.models import AlertInfo, dedupe_keys, read_alerts
 from ortege_watch.watchbus.requests import (
     BusConfig,
     Endpoint,
@@ -42,7 +43,7 @@ from ortege_watch.watchbus.requests import (
     is_rejection,
     signed_exchange,
 )
-from ortege_watch.watchbus.wire import WireStyle, alerts_body, encode_alert
+from ortege_watch.watchbus.wire import WireStyle, alerts_body, encode_each
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -149,19 +150,24 @@ def read_data(data: bytes) -> AlertInfo:
     return read_alerts(b"[%b]" % data)[0]
 
 
-@mutable  # not frozen: a batch has many, and a frozen one takes longer to create
-class QueuedAlert:
+class QueuedAlert(msgspec.Struct, eq=False, gc=False):  # a batch has many
     """An alert that is to be sent."""
 
     key: str  # its dedupe key, as the receiver computes it
     data: bytes  # the alert as JSON
-    attempts: int = field(default=0, eq=False)  # failures that count
-    accepted_at: float = field(default=0.0, eq=False)  # unix seconds
-    failures: int = field(default=0, eq=False)
+    attempts: int = 0  # failures that count
+    accepted_at: float = 0.0  # unix seconds
+    failures: int = 0
     # another alert was acknowledged since this one has failed
-    is_suspect: bool = field(default=False, eq=False)
-    given: AlertInfo | None = field(default=None, eq=False, repr=False)
-    note: str = field(default="failed", eq=False, repr=False)  # for the log
+    is_suspect: bool = False
+    given: AlertInfo | None = None
+    note: str = "failed"  # for the log
+
+    def __eq__(self, other: object) -> bool:
+        mine = self.key, self.data
+        return isinstance(other, QueuedAlert) and mine == (other.key, other.data)
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def alert(self) -> AlertInfo:
@@ -329,10 +335,11 @@ DEAD_LETTERS: Final = "; moved to the dead letters"
 
 def prepare_alerts(alerts: object, app_id: str, style: WireStyle) -> list[QueuedAlert]:
     """Encode alerts; of several with one dedupe key, only the first is kept."""
+    listed = check_list("alerts", alerts, AlertInfo)
+    encoded = encode_each(listed, style)
+    keys = dedupe_keys(listed, encoded, app_id)
     found: dict[str, QueuedAlert] = {}
-    for i, alert in enumerate(check_list("alerts", alerts, AlertInfo)):
-        data = encode_alert(alert, i, style)
-        key = alert.dedupe_key(app_id)
+    for key, data, alert in zip(keys, encoded, listed, strict=True):
         if key not in found:
             found[key] = QueuedAlert(key, data, given=alert)
     return list(found.values())

@@ -31,7 +31,8 @@ from ortege_watch.watchbus.models import (
     SupportedEvent,
     WatchEvent,
     as_text,
-    encode_strings,
+    encode_alert,
+    encode_documented,
     spelling_of,
 )
 from ortege_watch.watchbus.reading import (
@@ -332,37 +333,37 @@ def decode_supported_events(data: object) -> list[SupportedEvent]:
     return read_list(data, None, _supported_event, "$.data")
 
 
-def encode_alert(alert: AlertInfo, number: int, style: WireStyle) -> bytes:
-    """Encode an alert; numbers among the values become strings, exactly.
+def encode_each(alerts: Sequence[AlertInfo], style: WireStyle) -> list[bytes]:
+    """Encode alerts, each on its own; numbers among the values become strings, exactly.
 
-    The alert has this number in the argument ``alerts``.
+    They are the argument ``alerts`` of the caller.
     """
-    if not style.chain_id_as_int:
-        encoded = encode_strings(alert)
-        if encoded is not None:
-            return encoded
+    encoded = None if style.chain_id_as_int else encode_documented(alerts)
+    if encoded is None:
+        encoded = [_encode_checked(each, i, style) for i, each in enumerate(alerts)]
+    return encoded
+
+
+def _encode_checked(alert: AlertInfo, number: int, style: WireStyle) -> bytes:
+    if not style.chain_id_as_int and (encoded := encode_documented([alert])):
+        return encoded[0]
     path = f"alerts[{number}]"
     _check_address(f"{path}.entity", alert.entity)
     for name, problem in alert.event_values.problems():
         raise InvalidArgument(f"{path}.event_values.{name}: {problem}")
-    wire = alert.to_wire()
-    if style.chain_id_as_int:
-        wire["chain_id"] = alert.chain_id
-    is_exact = codec.has_strings(wire["event_values"])
-    return codec.dump_bytes(wire, path, is_exact=is_exact)
+    return encode_alert(alert, path, chain_id_as_int=style.chain_id_as_int)
 
 
 def alerts_body(encoded: Iterable[bytes], style: WireStyle) -> bytes:
     """Return the body of alert from encoded alerts."""
-    listed = b"[%b]" % b",".join(encoded)
-    return listed if style.bare_lists else b'{"alert_info_list":%b}' % listed
+    start, end = (b"[", b"]") if style.bare_lists else (b'{"alert_info_list":[', b"]}")
+    return b"%b%b%b" % (start, b",".join(encoded), end)
 
 
 def encode_alerts(alerts: Iterable[AlertInfo], style: WireStyle = DOCUMENTED) -> bytes:
     """Encode the body of alert."""
-    listed = enumerate(check_list("alerts", alerts, AlertInfo))
-    encoded = [encode_alert(each, i, style) for i, each in listed]
-    return alerts_body(encoded, style)
+    listed = check_list("alerts", alerts, AlertInfo)
+    return alerts_body(encode_each(listed, style), style)
 
 
 def _identifier(value: object) -> str | None:

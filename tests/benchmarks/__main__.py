@@ -1,197 +1,111 @@
-"""Measure the subscription and print ratios: ``python tests/benchmarks [--quick]``.
+"""Measure the Cube half and print ratios: ``python tests/benchmarks [--quick]``.
 
-CPU time of the receiving process, two receivers compared in every round on the same
-frames over loopback; medians and quartiles of the per-round ratios. The floor is also
-compared with itself: a size where that is outside 0.85 to 1.15 was disturbed, and is
-marked. A receiver that saw other rows than the floor ends the run.
+CPU time of the process of a program, on the same answers over loopback; medians and
+quartiles of the ratios of each round. The baseline runs twice in every round; a round
+where its two times are not within 0.85 to 1.15 of each other does not count. A program
+that saw other rows than the others ends the run. Tables are printed as Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).parent
+from comparing import check_same
+from memory import MEMORY
+from peers import PYPI, Missing, from_pypi, javascript
+from processes import Failed, LoadServer, Program, PushServer, loader, receiver
+from receiving import CASES, JAVASCRIPT, RECEIVING, TUTORIAL
+from rest import REST
+from startup import START
+from tables import Plan, Record
 
-# rows: frames a run; many for small ones, because process_time has steps.
-FRAMES = {1: 200, 10: 200, 100: 150, 1_000: 60, 10_000: 16, 50_000: 7}
-GOALS = {
-    ("few", 1): 2.0,
-    ("few", 10): 2.0,
-    ("few", 100): 2.0,
-    ("few", 1_000): 0.8,
-    ("few", 10_000): 0.6,
-    ("few", 50_000): 0.5,
-    ("none", 1_000): 0.6,
-    ("none", 10_000): 0.4,
-    ("none", 50_000): 0.35,
-    ("all", 1_000): 4.5,
-    ("all", 10_000): 4.5,
-    ("all", 50_000): 4.5,
+TABLES = {
+    each.name: each for each in (RECEIVING, JAVASCRIPT, TUTORIAL, MEMORY, REST, START)
 }
-NAMES = {
-    "few": "0.1 % of the rows changed",
-    "none": "none changed",
-    "all": "all changed",
-}
-TUTORIAL_SIZES = (1_000, 10_000)
-TUTORIAL_GOAL = 80.0
 
 
-@contextmanager
-def server(rows: int, case: str, count: int, pace: float) -> Iterator[int]:
-    command = [sys.executable, HERE / "server.py", rows, case, count, pace]
-    process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        yield int(process.stdout.readline())
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
+def check(*, offline: bool) -> None:
+    """Check that all programs see the same rows; nothing is timed."""
+    receivers = {name: receiver(name) for name in ("floor", "library", "tutorial")}
+    loaders = {
+        name: loader(name)
+        for name in ("floor", "floor_async", "library", "library_async")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        if not offline:
+            try:
+                receivers["javascript"] = javascript(Path(folder))
+            except Missing as error:
+                print(f"skipped: {error}")
+            for name, requirement in PYPI.items():
+                try:
+                    loaders[name] = from_pypi(name, Path(folder))
+                except Missing as error:
+                    print(f"skipped: {requirement}: {error}")
+        for case, name in CASES.items():
+            with PushServer.start(50, case, 6, 0.05) as server:
+                _check(f"pushes, {name} changed", server.run, receivers)
+        with LoadServer.start(50, 2) as server:
+            _check("loads", server.run, loaders)
 
 
-def receive(which: str, port: int, count: int, updates: int) -> list:
-    """Run a receiver; once more if it was so late that two frames became one."""
-    command = [sys.executable, HERE / "receivers.py", which, port, count]
-    for _ in range(4):
-        done = subprocess.run(
-            list(map(str, command)), check=True, stdout=subprocess.PIPE, timeout=120
-        )
-        seen = json.loads(done.stdout)
-        if seen[1] == updates or which != "library":
-            return seen
-    raise SystemExit(f"{seen[1]} updates of {updates}: the machine is too busy")
+def _check(what: str, run, programs: dict[str, Program]) -> None:
+    outcomes = {name: run(program) for name, program in programs.items()}
+    check_same(outcomes)
+    some = outcomes["library"]
+    print(f"{what}: {some.rows} rows, sum {some.sum}, seen by {', '.join(outcomes)}")
 
 
-def pace_of(rows: int, case: str) -> float:
-    return max(0.008, rows * (40e-6 if case == "all" else 12e-6))
-
-
-def compare(rows: int, case: str, rounds: int) -> tuple[list[float], list[float]]:
-    """Return the ratios library / floor, and floor / floor."""
-    count = FRAMES[rows]
-    updates = 2 if case == "none" else count
-    ratios, itself = [], []
-    with server(rows, case, count, pace_of(rows, case)) as port:
-        for _ in range(rounds):
-            floor = receive("floor", port, count, updates)
-            ours = receive("library", port, count, updates)
-            again = receive("floor", port, count, updates)
-            if floor[2:] != ours[2:]:
-                raise SystemExit(f"not the same rows: {floor[1:]} and {ours[1:]}")
-            ratios.append(2 * ours[0] / (floor[0] + again[0]))
-            itself.append(again[0] / floor[0])
-    return ratios, itself
-
-
-def compare_tutorial(rows: int, rounds: int) -> list[float]:
-    """Return the ratios tutorial / library, per frame."""
-    ratios, count = [], 8
-    with server(rows, "few", count, rows * 150e-6) as port:
-        for _ in range(rounds):
-            ours = receive("library", port, count, count)
-            theirs = receive("tutorial", port, count, count)
-            if theirs[2:] != ours[2:]:
-                raise SystemExit(f"not the same rows: {theirs[1:]} and {ours[1:]}")
-            ratios.append(theirs[0] / ours[0])
-    return ratios
-
-
-def in_child(code: str) -> float:
-    """Return what a snippet assigns to ``cost``, in a Python of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nprint(cost)"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-    )
-    return float(done.stdout)
-
-
-IMPORT = (
-    "import time; t = time.process_time(); import {}; cost = time.process_time() - t"
-)
-SECOND = """
-import time, httpx, ortege_watch
-first = {0}
-t = time.process_time()
-for _ in range(20): {0}
-cost = time.process_time() - t
-"""
-OURS = 'ortege_watch.AsyncCubeClient("http://127.0.0.1", "t")'
-
-
-def compare_start(rounds: int) -> tuple[list[float], list[float]]:
-    """Return the ratios of importing us / httpx, and of a second client / httpx's."""
-    imports, clients = [], []
-    for _ in range(rounds):
-        ours, theirs = IMPORT.format("ortege_watch"), IMPORT.format("httpx")
-        imports.append(in_child(ours) / in_child(theirs))
-        ours, theirs = SECOND.format(OURS), SECOND.format("httpx.Client()")
-        clients.append(in_child(ours) / in_child(theirs))
-    return imports, clients
-
-
-def check() -> None:
-    """See that every receiver sees the same rows; nothing is timed."""
-    for case, name in NAMES.items():
-        with server(50, case, 6, 0.05) as port:
-            updates = 2 if case == "none" else 6
-            floor = receive("floor", port, 6, updates)
-            ours = receive("library", port, 6, updates)
-            theirs = receive("tutorial", port, 6, updates)
-        if not floor[2:] == ours[2:] == theirs[2:]:
-            raise SystemExit(f"not the same rows: {floor} {ours} {theirs}")
-        print(f"{name}: {floor[2]} rows, {ours[1]} updates, sum {floor[3]}")
-
-
-def line(
-    name: str, rows: int, ratios: list[float], goal: float | None, note: str
-) -> str:
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    aim = "" if goal is None else f"{goal:g}"
-    return f"{name:28} {rows:>6} {middle:>8.2f}  {low:>7.2f} .. {high:<7.2f} {aim:>6}  {note}"
+def _kept(records: Iterator[Record], kept: list[Record]) -> Iterator[Record]:
+    for record in records:
+        kept.append(record)
+        yield record
 
 
 def main() -> None:
     """Print every ratio beside its goal."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", help=f"only some of {', '.join(TABLES)}")
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
+    parser.add_argument("--rounds", type=int, help="of each comparison (3 or 5)")
+    parser.add_argument(
+        "--sleep", type=int, help="seconds that a loop sleeps (3 or 30)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the figures to a file")
+    parser.add_argument("--show", type=Path, help="print the figures of such a file")
     parser.add_argument("--check", action="store_true", help="compare rows, not times")
+    parser.add_argument("--offline", action="store_true", help="check without peers")
     options = parser.parse_args()
+    if unknown := set(options.tables) - set(TABLES):
+        parser.error(f"unknown tables: {', '.join(sorted(unknown))}")
     if options.check:
-        check()
+        check(offline=options.offline)
         return
-    rounds = 3 if options.quick else 7
-    sizes = [10, 1_000] if options.quick else list(FRAMES)
-    print("library / (websockets + orjson.loads), CPU time; smaller is better")
-    print(f"{'':28} {'rows':>6} {'median':>8}  {'quartiles':^18} {'goal':>6}")
-    for case, name in NAMES.items():
-        for rows in sizes:
-            ratios, itself = compare(rows, case, rounds)
-            middle = statistics.median(itself)
-            fine = 0.85 <= middle <= 1.15
-            note = f"(floor / floor {middle:.2f}{'' if fine else ': DISTURBED'})"
-            print(line(name, rows, ratios, GOALS.get((case, rows)), note), flush=True)
-    print("\nstart-up, CPU time; smaller is better")
-    imports, clients = compare_start(rounds)
-    print(line("import, to import httpx", 0, imports, 0.05, ""))
-    print(line("second client, to httpx's", 0, clients, 0.05, ""), flush=True)
-    print("\nthe tutorial's stack / library, CPU time; larger is better")
-    for rows in TUTORIAL_SIZES[: 1 if options.quick else 2]:
-        ratios = compare_tutorial(rows, 2 if options.quick else 3)
-        print(line(NAMES["few"], rows, ratios, TUTORIAL_GOAL, ""), flush=True)
+    plan = Plan(
+        quick=options.quick,
+        rounds=options.rounds or (3 if options.quick else 5),
+        sleep=options.sleep or (3 if options.quick else 30),
+    )
+    figures: dict[str, list[Record]] = {}
+    if options.show:
+        figures = json.loads(options.show.read_text("utf-8"))
+    for name, table in TABLES.items():
+        if options.tables and name not in options.tables:
+            continue
+        records = figures.setdefault(name, [])
+        shown = records if options.show else _kept(table.measure(plan), records)
+        for line in table.lines(shown):
+            print(line, flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=1), "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,36 +1,91 @@
-"""The receivers that are compared; each runs in a process of its own.
+"""The Python programs that receive pushes; each runs in a process of its own.
 
-Each takes ``count`` frames and prints, as JSON, the CPU seconds between the first frame
-and the last, and what it saw in the last one, so that all can be held to the same.
+``receivers.py NAME PORT COUNT [--memory]`` receives ``COUNT`` answers and prints an
+:class:`Outcome` as JSON. With ``--memory``, a small answer comes before them.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import json
-import sys
+import resource
 from decimal import Decimal
-from time import process_time
+from pathlib import Path
+from time import monotonic, process_time
+from typing import TYPE_CHECKING, Any
 
-from frames import CUBE, refreshed_at
+from frames import AMOUNT, DIMENSIONS, QUERY, SENDER, step_of
+
+if TYPE_CHECKING:
+    from ortege_watch import Dimension, Measure, Query
 
 HELLO = '{"authorization":"token"}'
-SUBSCRIBE = json.dumps(
-    {"messageId": "1", "method": "subscribe", "params": {"query": {}}}
-)
-AMOUNT = f"{CUBE}.asset_amount"
+SUBSCRIBE = {"messageId": "1", "method": "subscribe", "params": {"query": QUERY}}
+BEFORE_SLEEP = 10
+"""How many answers a loop that sleeps has taken before."""
 
 
-def report(cpu: float, updates: int, rows: int, total: Decimal) -> None:
-    print(json.dumps([cpu, updates, rows, str(total)]))
+def page_faults() -> int:
+    """Return how many pages of memory this process has had to ask for."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
-def total_of(rows) -> Decimal:
-    return sum((Decimal(row[AMOUNT]) for row in rows), Decimal())
+def memory(name: str) -> int:
+    """Return the resident memory (``VmRSS``) or its peak (``VmHWM``) in bytes."""
+    status = Path("/proc/self/status").read_text("ascii")
+    return int(status.partition(f"{name}:")[2].split()[0]) * 1024
 
 
-async def floor(port: int, count: int) -> None:
+def forget_peak() -> None:
+    """Let the peak of the resident memory begin at what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5", "ascii")
+
+
+class Recorder:
+    """What a program receives, from its first answer on.
+
+    Args:
+        with_memory: record the peak of the memory above what was resident at the
+            first answer, which must be a small one. Reading it takes time.
+    """
+
+    def __init__(self, *, with_memory: bool = False) -> None:
+        self.seen: list[tuple[int, float]] = []
+        self.outcome: dict[str, Any] = {"seen": self.seen}
+        self.with_memory = with_memory
+        gc.collect()
+
+    def on_answer(self, step: int) -> None:
+        """Record that the answer of a step has reached the caller's code."""
+        self.seen.append((step, monotonic()))
+        if self.with_memory:
+            self._record_memory()
+        if len(self.seen) == 1:
+            self._faults, self._start = page_faults(), process_time()
+
+    def _record_memory(self) -> None:
+        if len(self.seen) == 1:
+            forget_peak()
+            self._resident = memory("VmRSS")
+        else:
+            peak = memory("VmHWM") - self._resident
+            self.outcome.setdefault("first_peak", peak)
+            self.outcome["peak"] = peak
+
+    def finish(self) -> None:
+        """Record what receiving has cost."""
+        self.outcome["cpu"] = process_time() - self._start
+        self.outcome["faults"] = page_faults() - self._faults
+
+    def report(self, amounts: list[Decimal]) -> None:
+        """Print everything, with the rows of the last answer."""
+        rows = {"rows": len(amounts), "sum": str(sum(amounts, Decimal()))}
+        print(json.dumps(self.outcome | rows))
+
+
+async def floor(port: int, count: int, recorder: Recorder) -> None:
     """Receive with websockets and build dicts with orjson, and do nothing more."""
     import orjson
     from websockets.asyncio.client import connect
@@ -41,90 +96,111 @@ async def floor(port: int, count: int) -> None:
     ) as socket:
         await socket.send(HELLO)
         await socket.recv()
-        await socket.send(SUBSCRIBE)
-        start = 0.0
-        for number in range(count):
+        await socket.send(json.dumps(SUBSCRIBE))
+        for step in range(count + recorder.with_memory):
             message = orjson.loads(await socket.recv(decode=False))
-            if number == 0:
-                start = process_time()
-        cpu = process_time() - start
+            recorder.on_answer(step)
+        recorder.finish()
     rows = message["message"]["results"][0]["data"]
-    report(cpu, count, len(rows), total_of(rows))
+    recorder.report([Decimal(row[AMOUNT]) for row in rows])
 
 
-async def library(port: int, count: int) -> None:
+def library_query() -> tuple[Query, Measure[Decimal], Dimension[str]]:
+    """Return the query with the library's classes, and the members to read."""
+    from ortege_watch import Dimension, Measure, Query, TimeDimension
+
+    contract, function, _, time = DIMENSIONS
+    amount, sender = Measure(AMOUNT, Decimal), Dimension(SENDER, str)
+    dimensions = [Dimension(contract), Dimension(function), sender, TimeDimension(time)]
+    query = Query(measures=[amount], dimensions=dimensions, limit=QUERY["limit"])
+    return query, amount, sender
+
+
+async def library(port: int, count: int, recorder: Recorder) -> None:
     """Receive updates, and read two typed values of each row that differs."""
-    from ortege_watch import (
-        AsyncCubeClient,
-        Dimension,
-        Measure,
-        Query,
-        TimeDimension,
-    )
+    from ortege_watch import AsyncCubeClient
 
-    amount = Measure(AMOUNT, Decimal)
-    sender = Dimension(f"{CUBE}.sender_address")
-    query = Query(
-        measures=[amount],
-        dimensions=[
-            Dimension(f"{CUBE}.contract_id"),
-            Dimension(f"{CUBE}.function_name"),
-            sender,
-            TimeDimension(f"{CUBE}.tx_date"),
-        ],
-        limit=50_000,
-    )
+    query, amount, sender = library_query()
     client = AsyncCubeClient(f"http://127.0.0.1:{port}", "token")
-    async with client, client.watch(query, dialect="cube") as subscription:
-        start, seen = 0.0, 0
-        async for update in subscription:
+    async with client, client.watch(query, dialect="cube") as updates:
+        async for update in updates:
             if not update.first:
                 for row in (*update.added, *update.changed):
                     assert row[amount] > 0
                     assert row[sender]
-            seen += 1
-            if seen == 1:
-                start = process_time()
-            if update.result.refreshed_at == refreshed_at(count - 1):
+            step = step_of(update.result.refreshed_at)
+            recorder.on_answer(step)
+            if step == count - 1:
                 break
-        cpu = process_time() - start
-    rows = [{AMOUNT: row[amount]} for row in update.result]
-    report(cpu, seen, len(rows), total_of(rows))
+        recorder.finish()
+    recorder.report([row[amount] for row in update.result])
 
 
-def tutorial(port: int, count: int) -> None:
+async def sleeper(port: int, seconds: int, recorder: Recorder) -> None:
+    """Take some updates of the library, sleep for ``seconds``, and take the newest.
+
+    Records as ``growth`` how much more memory was needed at the peak of the sleep than
+    at the peak before it, and how many answers came meanwhile.
+    """
+    from ortege_watch import AsyncCubeClient
+
+    query, amount, _ = library_query()
+    client = AsyncCubeClient(f"http://127.0.0.1:{port}", "token")
+    async with client, client.watch(query, dialect="cube") as updates:
+        forget_peak()
+        async for update in updates:
+            step = step_of(update.result.refreshed_at)
+            recorder.on_answer(step)
+            if len(recorder.seen) == BEFORE_SLEEP:
+                before = memory("VmHWM")
+                forget_peak()
+                await asyncio.sleep(seconds)
+                recorder.outcome["growth"] = memory("VmHWM") - before
+                recorder.outcome["missed"] = -step
+            elif len(recorder.seen) > BEFORE_SLEEP:
+                recorder.outcome["missed"] += step
+                break
+        recorder.finish()
+    recorder.report([row[amount] for row in update.result])
+
+
+def tutorial(port: int, count: int, recorder: Recorder) -> None:
     """Do as the tutorial does: websocket-client's app, and json."""
     import websocket
 
-    state = {"seen": 0, "start": 0.0, "cpu": 0.0, "rows": []}
+    rows: list[dict[str, str]] = []
 
     def on_open(app) -> None:
-        app.send(json.dumps({"queryType": "subscribe", "query": {}}))
+        app.send(json.dumps({"queryType": "subscribe", "query": QUERY}))
 
     def on_message(app, text: str) -> None:
-        state["rows"] = json.loads(text)["data"]
-        state["seen"] += 1
-        if state["seen"] == 1:
-            state["start"] = process_time()
-        if state["seen"] == count:
-            state["cpu"] = process_time() - state["start"]
+        rows[:] = json.loads(text)["data"]
+        recorder.on_answer(len(recorder.seen))
+        if len(recorder.seen) == count:
+            recorder.finish()
             app.close()
 
     app = websocket.WebSocketApp(
         f"ws://127.0.0.1:{port}/", on_open=on_open, on_message=on_message
     )
     app.run_forever(ping_interval=60, ping_timeout=10)
-    report(state["cpu"], count, len(state["rows"]), total_of(state["rows"]))
+    recorder.report([Decimal(row[AMOUNT]) for row in rows])
+
+
+def main() -> None:
+    programs = {each.__name__: each for each in (floor, library, sleeper, tutorial)}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program", choices=programs)
+    parser.add_argument("port", type=int)
+    parser.add_argument("count", type=int)
+    parser.add_argument("--memory", action="store_true")
+    options = parser.parse_args()
+    recorder = Recorder(with_memory=options.memory)
+    program = programs[options.program]
+    done = program(options.port, options.count, recorder)
+    if done is not None:
+        asyncio.run(done)
 
 
 if __name__ == "__main__":
-    which, *numbers = sys.argv[1:]
-    port, count = map(int, numbers)
-    gc.collect()
-    match which:
-        case "floor":
-            asyncio.run(floor(port, count))
-        case "library":
-            asyncio.run(library(port, count))
-        case "tutorial":
-            tutorial(port, count)
+    main()

@@ -1,51 +1,134 @@
-"""A process that sends frames prepared beforehand, at a steady pace.
+"""A process that sends answers prepared beforehand: ``server.py push|load …``.
 
-Nothing is parsed or built while it sends, so the receiver alone is measured. The pace
-is slower than any receiver: each frame is dealt with before the next one comes, as
-with a real server, whose frames are seconds apart.
+Nothing is parsed or built while it sends, so the client alone is measured. Pushes come
+at a steady pace that is slower than any receiver: each is handled before the next one
+comes, as with a real server, whose pushes are seconds apart. A query gets the form it
+asks for.
+
+The first line of its output is the port. After each conversation of pushes follows a
+line of JSON: the bytes of the last frame, and when each was sent, on the monotonic
+clock that all processes of a machine share.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+from functools import cache
+from time import monotonic
+from urllib.parse import unquote_plus
 
-from frames import conversation, tutorial
+from frames import Form, answers, form_of, frame, tutorial_frame
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+# What is done once is done at the first frame.
+PAUSE_AFTER_FIRST = 0.3
 
-async def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("rows", type=int)
-    parser.add_argument("case")
-    parser.add_argument("count", type=int)
-    parser.add_argument("pace", type=float)
-    options = parser.parse_args()
-    cube = list(conversation(options.rows, options.case, options.count))
-    legacy = [tutorial(frame) for frame in cube]
 
-    async def talk(socket: ServerConnection) -> None:
+class Pushes:
+    """Pushes ``count`` answers over each WebSocket connection."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+
+    @cache  # noqa: B019 - one instance, as long as its process
+    def _frames(self, form: Form | None) -> list[str]:
+        options = self._options
+        given = answers(options.rows, options.case, options.count, form or "default")
+        frames = [frame(answer) if form else tutorial_frame(answer) for answer in given]
+        if options.small_first:
+            frames[:0] = map(frame, answers(1, "none", 1, form or "default"))
+        return frames
+
+    async def _conversation(self, socket: ServerConnection) -> None:
+        sent, size = [], 0
         try:
-            first = await socket.recv()
-            frames = legacy
-            if "authorization" in str(first):
+            first = json.loads(await socket.recv())
+            form = None
+            if "authorization" in first:
                 await socket.send('{"handshake":true}')
-                await socket.recv()
-                frames = cube
-            for number, frame in enumerate(frames):
-                await socket.send(frame)
-                # What is done once is done at the first frame.
-                await asyncio.sleep(options.pace + (0.3 if number == 0 else 0))
+                form = form_of(str(await socket.recv()))
+            for each in self._frames(form):
+                sent.append(monotonic())
+                await socket.send(each)
+                size = len(each)
+                pause = PAUSE_AFTER_FIRST if len(sent) == 1 else 0
+                await asyncio.sleep(self._options.pace + pause)
             await socket.wait_closed()
         except ConnectionClosed:
             pass
+        finally:
+            print(json.dumps({"bytes": size, "sent": sent}), flush=True)
 
-    async with serve(
-        talk, "127.0.0.1", 0, compression=None, ping_interval=None, max_size=None
-    ) as server:
+    async def run(self) -> None:
+        async with serve(
+            *(self._conversation, "127.0.0.1", 0),
+            compression=None,
+            ping_interval=None,
+            max_size=None,
+        ) as server:
+            print(server.sockets[0].getsockname()[1], flush=True)
+            await server.serve_forever()
+
+
+class Loads:
+    """Responds to each HTTP request on a connection that stays open."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._responses = {
+            form: self._response(next(answers(options.rows, "none", 1, form)).encode())
+            for form in ("default", "compact")
+        }
+
+    @staticmethod
+    def _response(body: bytes) -> bytes:
+        head = (
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+    async def _connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                length = 0
+                for line in head.lower().splitlines():
+                    if line.startswith("content-length:"):
+                        length = int(line.partition(":")[2])
+                body = (await reader.readexactly(length)).decode()
+                request = unquote_plus(head.partition("\r\n")[0]) + body
+                writer.write(self._responses[form_of(request)])
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def run(self) -> None:
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
         print(server.sockets[0].getsockname()[1], flush=True)
         await server.serve_forever()
 
 
-asyncio.run(main())
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    kinds = parser.add_subparsers(required=True)
+    push = kinds.add_parser("push")
+    push.add_argument("rows", type=int)
+    push.add_argument("case")
+    push.add_argument("count", type=int)
+    push.add_argument("pace", type=float)
+    push.add_argument("--small-first", action="store_true")
+    push.set_defaults(kind=Pushes)
+    load = kinds.add_parser("load")
+    load.add_argument("rows", type=int)
+    load.set_defaults(kind=Loads)
+    options = parser.parse_args()
+    asyncio.run(options.kind(options).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from datetime import date
 from decimal import Decimal
 from email.utils import formatdate
@@ -13,6 +14,7 @@ from hypothesis import given, strategies as st
 
 from ortege_watch._http.conversation import (
     Failure,
+    Reply,
     Request,
     Response,
     Retry,
@@ -20,7 +22,7 @@ from ortege_watch._http.conversation import (
 )
 from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
-from ortege_watch.cube.calls import Call, Server
+from ortege_watch.cube.calls import Call
 from ortege_watch.errors import (
     ApiError,
     DecodeError,
@@ -30,6 +32,7 @@ from ortege_watch.errors import (
     TransportError,
 )
 from ortege_watch.query import Dimension, Measure, Query, TimeDimension
+from ortege_watch.query.added_keys import AddedKeys
 
 count = Measure("events.count", int)
 sender = Dimension("events.sender", str)
@@ -41,18 +44,19 @@ MAY, JUNE = (date(2024, 5, 1), date(2024, 5, 31)), (date(2024, 6, 1), date(2024,
 COMPARED = Query(measures=[count], time=[at.by("day").compare([MAY, JUNE])])
 
 ROW = {"events.count": "5", "events.sender": "SP1"}
+FORM_REFUSED = {"error": 'Invalid query format: "responseFormat" is not allowed'}
 RENEW_REFUSED = {"error": 'Invalid query format: "renewQuery" is not allowed'}
 
 
 def call(**settings):
-    server = settings.pop("server", None) or Server()
+    added_keys = settings.pop("added_keys", None) or AddedKeys()
     return Call(
         api="https://host/cubejs-api/v1",
         request_id="7d2b",
         started=0.0,
         budget=TimeBudget(**settings),
         tokens=TokenSource("unused"),
-        server=server,
+        added_keys=added_keys,
     )
 
 
@@ -107,7 +111,8 @@ def test_load_asks_with_the_uniform_envelope(play, loaded):
     result = server.run(calls.load(call(), QUERY))
     assert [row[count] for row in result] == [5]
     assert result.query is QUERY
-    assert server.questions == [{"query": QUERY.to_wire(), "queryType": "multi"}]
+    sent = {**QUERY.to_wire(), "responseFormat": "compact"}
+    assert server.questions == [{"query": sent, "queryType": "multi"}]
     assert server.requests[0].url == "https://host/cubejs-api/v1/load"
     assert server.requests[0].method == "POST"
 
@@ -171,19 +176,19 @@ def test_a_mild_cache_mode_goes_beside_the_query(play, loaded, cache):
 
 @pytest.mark.parametrize("cache", ["must-revalidate", "no-cache"])
 def test_an_old_server_renews_with_one_request(play, loaded, cache):
-    server, known = play([loaded, loaded]), Server()
+    server, known = play([loaded, loaded]), AddedKeys()
     for _ in range(2):
         query = Query(measures=[count], cache=cache)
-        server.run(calls.load(call(server=known), query))
+        server.run(calls.load(call(added_keys=known), query))
     assert [each["query"]["renewQuery"] for each in server.questions] == [True, True]
     assert [each["cache"] for each in server.questions] == [cache, cache]
 
 
 def test_a_new_server_is_asked_twice_once(play, loaded, answer):
     query = Query(measures=[count], cache="no-cache")
-    server, known = play([answer(400, RENEW_REFUSED), loaded, loaded]), Server()
+    server, known = play([answer(400, RENEW_REFUSED), loaded, loaded]), AddedKeys()
     for _ in range(2):
-        result = server.run(calls.load(call(server=known), query))
+        result = server.run(calls.load(call(added_keys=known), query))
         assert [row[count] for row in result] == [5]
     first, *others = server.questions
     assert first["query"]["renewQuery"] is True
@@ -194,11 +199,12 @@ def test_a_new_server_is_asked_twice_once(play, loaded, answer):
 
 
 def test_another_refusal_says_nothing_of_renewing(play, answer):
-    query, known = Query(measures=[count], cache="no-cache"), Server()
-    server = play([answer(400, {"error": "no such cube"})])
-    with pytest.raises(QueryRejected, match="no such cube"):
-        server.run(calls.load(call(server=known), query))
-    assert known.takes_renew_query
+    query, known = Query(measures=[count], cache="no-cache"), AddedKeys()
+    server = play([answer(400, {"error": "no such cube"})] * 2)
+    for _ in range(2):
+        with pytest.raises(QueryRejected, match="no such cube"):
+            server.run(calls.load(call(added_keys=known), query))
+    assert [each["query"]["renewQuery"] for each in server.questions] == [True, True]
 
 
 def test_the_question_without_renewing_has_the_same_deadline(play, answer):
@@ -207,6 +213,78 @@ def test_the_question_without_renewing_has_the_same_deadline(play, answer):
     with pytest.raises(QueryRejected):
         server.run(calls.load(call(deadline=20.0), query))
     assert [each.limit for each in server.requests] == [20.0, 13.0]
+
+
+# ---------------------------------------------------------------- the form of rows
+
+
+@pytest.mark.parametrize("ask", [calls.load, calls.snapshot])
+def test_a_server_that_refuses_the_form_is_asked_twice_once(play, answer, loaded, ask):
+    server, known = play([answer(400, FORM_REFUSED), loaded, loaded]), AddedKeys()
+    for _ in range(2):
+        assert server.run(ask(call(added_keys=known, retry=Retry(attempts=1)), QUERY))
+    forms = [each["query"].get("responseFormat") for each in server.questions]
+    assert forms == ["compact", None, None]
+    assert [each["query"] for each in server.questions[1:]] == [QUERY.to_wire()] * 2
+
+
+def test_the_log_says_that_a_key_is_refused(play, answer, loaded, caplog):
+    caplog.set_level(logging.INFO)
+    play([answer(400, FORM_REFUSED), loaded]).run(calls.load(call(), QUERY))
+    assert caplog.messages == [
+        "host: the server does not know 'responseFormat' in a query; sending it without"
+    ]
+
+
+def test_two_calls_at_once_may_both_be_refused(play, answer, loaded):
+    known, refused = AddedKeys(), answer(400, FORM_REFUSED)
+    fast = play([refused, loaded])
+    slow = calls.load(call(added_keys=known), QUERY)
+    effects = [next(slow)]
+    effects.append(slow.send(Reply(now=0.0, jitter=0.0, token="t")))
+    assert len(fast.run(calls.load(call(added_keys=known), QUERY))) == 1
+    effects.append(slow.send(Reply(now=0.0, jitter=0.0, outcome=refused)))
+    asked = [json.loads(each.content)["query"] for each in effects[1:]]
+    assert [each.get("responseFormat") for each in asked] == ["compact", None]
+    slow.close()
+
+
+@pytest.mark.parametrize(
+    "refusals", [[FORM_REFUSED, RENEW_REFUSED], [RENEW_REFUSED, FORM_REFUSED]]
+)
+def test_a_server_may_refuse_the_form_and_renewing(play, answer, loaded, refusals):
+    server = play([*(answer(400, each) for each in refusals), loaded])
+    query = attrs.evolve(QUERY, cache="no-cache")
+    assert len(server.run(calls.load(call(), query))) == 1
+    assert len(server.questions[0]["query"]) == len(QUERY.to_wire()) + 2
+    assert server.questions[-1]["query"] == QUERY.to_wire()
+
+
+@pytest.mark.parametrize("form", ["default", "compact", "columnar"])
+def test_the_form_that_the_caller_names_is_sent_and_refused(play, answer, form):
+    server, known = play([answer(400, FORM_REFUSED)] * 2), AddedKeys()
+    for query in (attrs.evolve(QUERY, response_format=form), QUERY):
+        server.outcomes = iter([answer(400, FORM_REFUSED)] * 2)
+        with pytest.raises(QueryRejected, match='"responseFormat" is not allowed'):
+            server.run(calls.load(call(added_keys=known), query))
+    forms = [each["query"].get("responseFormat") for each in server.questions]
+    assert forms == [form, "compact", None]
+
+
+def test_only_rows_of_one_query_are_asked_for_in_a_form(play, answer):
+    rows, body = [part(ROW), part(ROW)], {"sql": {"sql": ["SELECT", []]}}
+    dry = {"queryType": "regularQuery", "normalizedQueries": [{}]}
+    raw = QUERY.to_wire()
+    for conversation, response in (
+        (calls.compare(call(), COMPARED), multi(*rows)),
+        (calls.blend(call(), [DAILY, DAILY]), multi(*rows)),
+        (calls.load_raw(call(), raw), multi(part(ROW))),
+        (calls.sql(call(), QUERY), body),
+        (calls.dry_run(call(), QUERY), dry),
+    ):
+        server = play([answer(200, response)])
+        server.run(conversation)
+        assert b"responseFormat" not in server.requests[0].content
 
 
 # ----------------------------------------------------------------- raw, many at once

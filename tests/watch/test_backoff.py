@@ -8,6 +8,7 @@ import itertools
 import pytest
 
 from ortege_watch.errors import TransportError
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.watch import frames
 from ortege_watch.watch.options import Reconnect, Settings, SharedFailures
 from ortege_watch.watch.session import DialectChoice, Session
@@ -47,6 +48,7 @@ class Subscription:
                 server="cube.example",
                 choice=DialectChoice(dialect, may_switch=False, confirmed=True),
                 settings=settings,
+                added_keys=AddedKeys(),
                 failures=self.failures,
                 jitter=lambda: jitter,
                 new_id=lambda: "id",

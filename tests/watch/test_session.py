@@ -24,6 +24,7 @@ from ortege_watch.errors import (
     SubscriptionLost,
     TransportError,
 )
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.watch import frames
 from ortege_watch.watch.options import Reconnect, Settings, SharedFailures
 from ortege_watch.watch.session import DialectChoice, Session
@@ -61,6 +62,8 @@ from ortege_watch.watch.states import (
     Waiting,
 )
 
+COMPACT = {"responseFormat": "compact"}
+FORM_REFUSED = 'Invalid query format: "responseFormat" is not allowed'
 COUNT = {"measures": ["events.count"]}
 SUM = {"measures": ["events.asset_amount"], "dimensions": ["events.sender_address"]}
 
@@ -84,6 +87,7 @@ class Script:
         settings=None,
         jitter=lambda: 0.0,
         failures=0,
+        added_keys=None,
         **options,
     ):
         self.now = 1000.0
@@ -95,6 +99,7 @@ class Script:
             server="cube.example",
             choice=self.choice,
             settings=settings or Settings(),
+            added_keys=added_keys or AddedKeys(),
             failures=self.failures,
             jitter=jitter,
             new_id=lambda: "an-id",
@@ -172,7 +177,7 @@ def test_token_socket_authorisation_then_every_query():
             "messageId": key,
             "requestId": "an-id",
             "method": "subscribe",
-            "params": {"query": query, "queryType": "multi"},
+            "params": {"query": {**query, **COMPACT}, "queryType": "multi"},
         }
         for key, query in (("1", COUNT), ("2", SUM))
     ]
@@ -261,6 +266,97 @@ def test_attempts_may_be_limited():
     script.on(TokenReady("t"))
     assert script.on(OpenFailed(error)) == [Disconnect(), Finish(error)]
     assert script.session.state.connection is ConnectionState.CLOSED
+
+
+# ------------------------------------------------------------------ the form of rows
+
+
+def forms(effects: list[Effect]) -> dict[str, str | None]:
+    """Return in which form each query was sent."""
+    asked = {each["messageId"]: each["params"]["query"] for each in sent(effects)}
+    return {key: query.get("responseFormat") for key, query in asked.items()}
+
+
+def test_a_query_that_names_a_form_is_sent_as_it_is():
+    script = Script({"1": COUNT | {"responseFormat": "default"}, "2": SUM})
+    script.go_live()
+    assert forms(script.wait(50.0)) == {"1": "default", "2": "compact"}
+
+
+def test_a_server_that_refuses_the_form_is_sent_every_query_without_it(caplog):
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    caplog.set_level(logging.INFO)
+    script.now += 20.0
+    resent = script.receive(refusal(FORM_REFUSED, key="2"))
+    assert [each["params"]["query"] for each in sent(resent)] == [COUNT, SUM]
+    assert script.receive(refusal(FORM_REFUSED)) == []
+    assert script.receive(refusal(FORM_REFUSED, key="2")) == []
+    said = "the server does not know 'responseFormat' in a query"
+    assert caplog.messages[-1] == (
+        f"cube.example: {said}; sending the queries without it"
+    )
+    assert kinds(script.receive(answer())) == [Deliver]
+    assert script.state.resend_at == script.now + 50.0
+    script.now += 50.0
+    assert forms(script.on(DeadlinePassed())) == {"1": None, "2": None}
+
+
+def test_no_other_session_of_the_client_asks_for_a_refused_form():
+    known = AddedKeys()
+    first, second = Script(added_keys=known), Script(added_keys=known)
+    second.go_live()
+    first.go_live()
+    assert forms(first.receive(refusal(FORM_REFUSED))) == {"1": None}
+    assert forms(second.wait(50.0)) == {"1": None}
+    assert second.receive(refusal(FORM_REFUSED)) == []  # of what it sent before
+    third = Script(added_keys=known)
+    third.wait()
+    third.on(TokenReady("t"))
+    third.on(Opened())
+    assert forms(third.receive(frames.Handshake())) == {"1": None}
+    [fail, _] = third.receive(refusal(FORM_REFUSED))[:2]
+    assert isinstance(fail, Fail)
+
+
+def test_a_form_that_is_refused_without_being_asked_for_is_reported():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    script.receive(refusal(FORM_REFUSED))
+    assert script.receive(refusal(FORM_REFUSED)) == []
+    script.wait(50.0)
+    [fail, unsubscribe] = script.receive(refusal(FORM_REFUSED))
+    assert (fail.message_id, fail.final) == ("1", True)
+    assert json.loads(unsubscribe.text) == {"unsubscribe": "1"}
+    assert script.receive(refusal(FORM_REFUSED)) == []  # of an ended query
+
+
+def test_the_form_that_the_caller_names_is_refused_for_good():
+    script = Script({"1": COUNT | {"responseFormat": "columnar"}, "2": SUM})
+    script.go_live()
+    [fail, _] = script.receive(refusal(FORM_REFUSED))
+    assert (fail.message_id, fail.final) == ("1", True)
+    assert forms(script.wait(50.0)) == {"2": "compact"}
+
+
+def test_other_errors_say_nothing_of_the_form():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    for error, status in (
+        (FORM_REFUSED, 500),
+        ('Invalid query format: "order" is not allowed', 400),
+    ):
+        assert isinstance(script.receive(refusal(error, status))[0], Fail)
+    assert forms(script.wait(50.0)) == {"2": "compact"}
+
+
+def test_a_reconnect_forgets_what_was_sent_on_the_last_socket():
+    script = Script()
+    script.go_live()
+    script.receive(refusal(FORM_REFUSED))
+    script.on(GONE)
+    script.go_live()
+    assert isinstance(script.receive(refusal(FORM_REFUSED))[0], Fail)
 
 
 # ----------------------------------------------------------------------- back-off

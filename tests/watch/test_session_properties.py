@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, TransportError
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.watch import frames
 from ortege_watch.watch.options import Settings, SharedFailures
 from ortege_watch.watch.session import DialectChoice, Session
@@ -46,6 +47,9 @@ from ortege_watch.watch.states import (
 
 LIMITS = Settings()
 QUERIES = {"1": {"measures": ["e.count"]}, "2": {"measures": ["e.sum"]}}
+FORM_REFUSED = codec.decode_body(
+    b'{"error":"Invalid query format: \\"responseFormat\\" is not allowed"}'
+)
 BODY = codec.decode_body(b'{"results":[{"data":[]}]}')
 
 
@@ -60,6 +64,7 @@ class World(RuleBasedStateMachine):
             server="cube.example",
             choice=DialectChoice("cube", may_switch=False),
             settings=LIMITS,
+            added_keys=AddedKeys(),
             failures=SharedFailures(LIMITS.reconnect),
             jitter=lambda: draw,
             new_id=lambda: "id",
@@ -195,6 +200,18 @@ class World(RuleBasedStateMachine):
     )
     def the_server_speaks(self, frame: frames.Frame) -> None:
         self.tell(Received(frame))
+
+    @precondition(lambda self: self.socket == "open" and self.asks_for_a_form())
+    @rule(key=st.sampled_from(sorted(QUERIES)))
+    def the_server_does_not_know_the_form(self, key: str) -> None:
+        self.tell(Received(frames.Answer(key, FORM_REFUSED, 400)))
+        assert not self.asks_for_a_form()
+
+    def asks_for_a_form(self) -> bool:
+        latest = {
+            f["messageId"]: f["params"]["query"] for f in self.sent[1:] if "method" in f
+        }
+        return any("responseFormat" in query for query in latest.values())
 
     @precondition(lambda self: self.socket == "open")
     @rule()

@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 from ortege_watch import _json as codec
 from ortege_watch._http.statuses import api_error
 from ortege_watch.errors import DecodeError
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.watch.states import Deliver, Fail
 from ortege_watch.watch.tracker import QueryTracker
 
@@ -19,7 +20,9 @@ def part(at: str | None = None):
 
 
 def tracker(**queries):
-    return QueryTracker(queries or {"1": SHORT, "2": LONG}, hold_stale_for=15.0)
+    return QueryTracker(
+        queries or {"1": SHORT, "2": LONG}, added_keys=AddedKeys(), hold_stale_for=15.0
+    )
 
 
 def test_the_largest_query_is_the_longest_text():
@@ -64,7 +67,11 @@ times = st.integers(0, 9).map(lambda n: f"2026-11-22T06:00:0{n}.000Z")
 
 @given(st.lists(st.tuples(times, st.floats(0, 14)), min_size=1))
 def test_an_older_snapshot_never_follows_a_newer_one_within_the_hold(arrivals):
-    its, now, newest = QueryTracker({"1": SHORT}, hold_stale_for=15.0), 0.0, ""
+    its, now, newest = (
+        QueryTracker({"1": SHORT}, added_keys=AddedKeys(), hold_stale_for=15.0),
+        0.0,
+        "",
+    )
     held_since = None
     for at, after in arrivals:
         now += after
@@ -84,6 +91,6 @@ def test_an_older_snapshot_never_follows_a_newer_one_within_the_hold(arrivals):
 
 @given(st.lists(times, min_size=2))
 def test_a_server_without_times_is_always_believed(arrivals):
-    its = QueryTracker({"1": SHORT}, hold_stale_for=15.0)
+    its = QueryTracker({"1": SHORT}, added_keys=AddedKeys(), hold_stale_for=15.0)
     for _ in arrivals:
         assert its.on_snapshot("1", part(None), 0.0)

@@ -58,6 +58,7 @@ from ortege_watch.errors import (
     QueryRejected,
 )
 from ortege_watch.query import CacheMode, Query
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.results import Result
 from ortege_watch.tokens import Secrets, redact, safe_cause
 
@@ -66,13 +67,6 @@ T = TypeVar("T")
 _LOGGER: Final = logging.getLogger("ortege_watch.cube")
 
 _PAST_THE_CACHE: Final = frozenset({"must-revalidate", "no-cache"})
-
-
-@mutable
-class Server:
-    """What is known about one server."""
-
-    takes_renew_query: bool = True  # it has not yet refused renewQuery
 
 
 @mutable(kw_only=True)
@@ -85,7 +79,7 @@ class Call:
     budget: TimeBudget  # the time and the attempts of the whole call
     # where the token comes from; asked once, and again if it is refused
     tokens: Tokens
-    server: Server = field(factory=Server)
+    added_keys: AddedKeys = field(factory=AddedKeys)
     _attempts: Attempts = field(init=False)
     _spans: Iterator[int] = field(factory=partial(itertools.count, 1), init=False)
     _span: str = field(default="", init=False)
@@ -296,30 +290,28 @@ def load_parts(
     query: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     *,
     cache: CacheMode | None = None,
+    compact: bool = False,
 ) -> Conversation[list[ResultPart]]:
     """Return the undecoded results of a query in its wire form.
 
     ``cache`` is sent beside the query, where Cube from 1.5.10 on reads it and 0.35.81
-    ignores it. To bypass the cache of 0.35.81 too, the query contains ``renewQuery``
-    until the server refuses it, as 1.7.43 does: one extra request per client.
+    ignores it. To bypass the cache of 0.35.81 too, the query contains ``renewQuery``.
+    ``compact`` rows are asked for where one query has one result; nobody has seen every
+    server write those of several in this form. A server that refuses one of these keys
+    costs one extra request per client.
     """
-    if cache in _PAST_THE_CACHE and call.server.takes_renew_query:
-        return _ask_renewing(call, query, cache)
-    return _ask_parts(call, query, cache)
-
-
-def _ask_renewing(
-    call: Call,
-    query: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    cache: CacheMode | None,
-) -> Conversation[list[ResultPart]]:
-    try:
-        return (yield from _ask_parts(call, _renewing(query), cache))
-    except QueryRejected as error:
-        if '"renewQuery" is not allowed' not in error.message:
-            raise
-        call.server.takes_renew_query = False
-    return (yield from _ask_parts(call, query, cache))
+    renewing = cache in _PAST_THE_CACHE
+    single = query if compact and isinstance(query, Mapping) else None
+    while True:
+        added = call.added_keys.for_query(single, renewing=renewing)
+        try:
+            return (yield from _ask_parts(call, _with_keys(query, added), cache))
+        except QueryRejected as error:
+            refused = call.added_keys.refused_by(error, added)
+            if refused is None:
+                raise
+            problem = "%s: the server does not know %r in a query; sending it without"
+            _LOGGER.info(problem, error.host, refused)
 
 
 def _ask_parts(
@@ -338,26 +330,26 @@ def _parts(data: bytes) -> list[ResultPart]:
     return parts
 
 
-def _renewing(
-    query: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+def _with_keys(
+    query: Mapping[str, Any] | Sequence[Mapping[str, Any]], added: Mapping[str, Any]
 ) -> dict[str, Any] | list[dict[str, Any]]:
     if isinstance(query, Mapping):
-        return {**query, "renewQuery": True}
-    return [{**one, "renewQuery": True} for one in query]
+        return {**query, **added}
+    return [{**one, **added} for one in query]
 
 
 def load(call: Call, query: Query) -> Conversation[Result]:
     """Return the rows of one query."""
     wire = _to_wire(query, "load()")
     with _about(query):
-        parts = yield from load_parts(call, wire, cache=query.cache)
+        parts = yield from load_parts(call, wire, cache=query.cache, compact=True)
         return Result(_exactly(1, parts)[0], query)
 
 
 def snapshot(call: Call, query: Query) -> Conversation[ResultPart]:
     """Return the undecoded rows of one query, for a subscription."""
     with _about(query):
-        parts = yield from load_parts(call, _to_wire(query, "watch()"))
+        parts = yield from load_parts(call, _to_wire(query, "watch()"), compact=True)
         return _exactly(1, parts)[0]
 
 

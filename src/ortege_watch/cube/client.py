@@ -39,8 +39,9 @@ from ortege_watch._http.driver import (
 )
 from ortege_watch._http.token_source import TokenSource
 from ortege_watch.cube import calls
-from ortege_watch.cube.calls import Call, Server
+from ortege_watch.cube.calls import Call
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, SubscriptionLost
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.tokens import Concealed, TokenLike, expiry
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Settings:
             in_thread=in_thread,
         )
         self.budget = TimeBudget.of(options)
-        self.server = Server()
+        self.added_keys = AddedKeys()
         self.dialect: Dialect | None = None
         """The WebSocket dialect that worked last with this server."""
 
@@ -139,7 +140,7 @@ class Settings:
             started=now,
             budget=budget,
             tokens=self.tokens,
-            server=self.server,
+            added_keys=self.added_keys,
         )
 
 
@@ -527,6 +528,7 @@ def _watch(
         fixed_until=expires if expires and expires < _YEAR_9999 else None,
         poll=poll,
         clock=driver.clock,
+        added_keys=settings.added_keys,
         max_size=driver.max_size,
         tls=driver.tls,
     )

@@ -237,8 +237,9 @@ class Query:
             1.7.43 ``"must-revalidate"`` returns an outdated result once more, and only
             ``"no-cache"`` is new at once; on 0.35.81 both are new as soon as the cube's
             refresh key has changed [seen].
-        response_format: ``"compact"`` (0.35 and later) or ``"columnar"`` (1.6.62 and
-            later) rows.
+        response_format: ``"default"`` rows, ``"compact"`` (0.35 and later) or
+            ``"columnar"`` (1.6.62 and later). By default :meth:`CubeClient.load` and
+            :meth:`CubeClient.watch` ask for compact rows, if the server knows them.
         join_hints: paths of cubes for joins; Cube 1.3.40 and later, refused by 0.35.
 
     Raises:

@@ -317,7 +317,10 @@ class Result(Sequence[Row]):
 
     @property
     def raw(self) -> memoryview:
-        """The rows as the server sent them: JSON in UTF-8, read-only."""
+        """The rows as the server sent them: JSON in UTF-8, read-only.
+
+        A list of objects, or one object with ``members`` and ``dataset`` or ``columns``.
+        """
         return memoryview(self._snapshot.part.data)
 
     @property

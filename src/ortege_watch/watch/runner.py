@@ -39,6 +39,7 @@ from ortege_watch._websocket import (
 )
 from ortege_watch.errors import ApiError, DecodeError, OrtegeWatchError, TransportError
 from ortege_watch.query import Query
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.tokens import Secrets, expiry, redact, timestamp
 from ortege_watch.watch import frames, states
 from ortege_watch.watch.mailbox import Mailbox
@@ -76,6 +77,7 @@ class Target:
     fixed_until: float | None  # when a fixed string expires, in unix seconds
     poll: Callable[[Query], Awaitable[ResultPart]]  # sends one query over REST
     clock: AsyncClock  # the clock of all time limits
+    added_keys: AddedKeys  # what is added to queries
     # the size in bytes of the largest frame; a result of 50,000 rows has 17 MB
     max_size: int
     tls: ssl.SSLContext | None = None
@@ -232,6 +234,7 @@ class Subscription:
                 server=self.server,
                 choice=self._choice,
                 settings=self._settings,
+                added_keys=self._target.added_keys,
                 failures=self._failures,
                 jitter=random.random,
                 new_id=lambda: str(uuid.uuid4()),

@@ -27,6 +27,7 @@ from ortege_watch.errors import (
     TransportError,
     printable,
 )
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.tokens import expiry, timestamp
 from ortege_watch.watch import frames, states
 from ortege_watch.watch.options import Dialect, Settings, SharedFailures
@@ -95,7 +96,8 @@ class Session:
     """The life of one connection and of the queries on it.
 
     ``queries`` are wire queries by message id ("1", "2", ...), exactly one in the
-    tutorial's dialect. ``failures`` is shared by all sessions of the subscription.
+    tutorial's dialect. ``added_keys`` is shared by all calls of the client, ``failures``
+    by all sessions of the subscription.
     ``jitter`` returns a number in [0, 1) for each back-off delay, ``new_id`` a
     ``requestId`` (a uuid4) for each frame, ``advice`` what to do about a refused token
     that was returned again. ``now`` is monotonic; the first attempt starts in ``delay``
@@ -109,6 +111,7 @@ class Session:
         server: str,
         choice: DialectChoice,
         settings: Settings,
+        added_keys: AddedKeys,
         failures: SharedFailures,
         jitter: Callable[[], float],
         new_id: Callable[[], str],
@@ -125,7 +128,9 @@ class Session:
         self._new_id = new_id
         self._advice = advice
         self._now = now
-        self._queries = QueryTracker(queries, hold_stale_for=settings.hold_stale_for)
+        self._queries = QueryTracker(
+            queries, added_keys=added_keys, hold_stale_for=settings.hold_stale_for
+        )
         self._effects: list[states.Effect] = []
         self._failures: Final = failures
         self._refusal: _Refusal | None = None
@@ -363,6 +368,13 @@ class Session:
             message = message or "no reason given"
             code, status = answer.body.type, answer.status
             error = api_error(message, status=status, code=code)
+            if (refused := queries.refused_key(key, error)) is not None:
+                problem = f"the server does not know {refused!r} in a query"
+                self._log(logging.INFO, f"{problem}; sending the queries without it")
+                return self._resend(state)
+            if queries.is_late_refusal(key, error):
+                self._log(logging.DEBUG, f"{queries.name(key)}: {error.text}, again")
+                return state
             if not isinstance(error, AuthenticationError):
                 return self._report(state, queries.on_api_error(key, error))
             # The server forgot the token, and repeats this on every frame; or it
@@ -425,8 +437,7 @@ class Session:
         if is_over(state.renew_at):
             return self._renew_token(state)
         if is_over(state.resend_at):
-            self._subscribe_all()
-            return attrs.evolve(state, resend_at=now + self._settings.resend_every)
+            return self._resend(state)
         seconds = self._settings.stale_after
         self._log(logging.DEBUG, f"no frame for {seconds:g} s; sending a ping")
         self._do(states.Ping())
@@ -581,11 +592,17 @@ class Session:
     def _subscribe_all(self) -> None:
         """Send every open query; on a live socket that renews its subscription."""
         for key, query in self._queries.open.items():
-            request_id = self._new_id()
             if self.dialect == "cube":
-                self._do(states.Send(frames.subscribe(key, query, request_id)))
+                sent = self._queries.on_send(key)
+                frame = frames.subscribe(key, sent, self._new_id())
             else:
-                self._do(states.Send(frames.tutorial_subscribe(query, request_id)))
+                frame = frames.tutorial_subscribe(query, self._new_id())
+            self._do(states.Send(frame))
+
+    def _resend(self, state: Live) -> Live:
+        """Send every open query of Cube's dialect again."""
+        self._subscribe_all()
+        return attrs.evolve(state, resend_at=self._now + self._settings.resend_every)
 
     def _start_polling(self) -> Polling:
         """Send every query over REST for the first time."""

@@ -13,7 +13,8 @@ import attrs
 
 from ortege_watch._http.statuses import is_transient
 from ortege_watch._json import ResultPart, dumps
-from ortege_watch.errors import ApiError, OrtegeWatchError
+from ortege_watch.errors import ApiError, OrtegeWatchError, QueryRejected
+from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.query.query import summary
 from ortege_watch.watch.states import Deliver, Fail
 
@@ -29,6 +30,9 @@ def query_name(key: str, wire: Mapping[str, Any]) -> str:
 @attrs.define
 class _Entry:
     query: Mapping[str, Any]
+    added: Mapping[str, Any] = attrs.field(factory=dict)  # keys of the frame sent last
+    # keys of the frame before it, which the server may still refuse
+    dropped: Mapping[str, Any] = attrs.field(factory=dict)
     fresh: bool = True  # nothing has arrived since the last connect
     delivered: bool = False
     failing: bool = False
@@ -42,9 +46,14 @@ class QueryTracker:
     """The queries of one session by message id."""
 
     def __init__(
-        self, queries: Mapping[str, Mapping[str, Any]], *, hold_stale_for: float
+        self,
+        queries: Mapping[str, Mapping[str, Any]],
+        *,
+        added_keys: AddedKeys,
+        hold_stale_for: float,
     ) -> None:
         self._entries = {key: _Entry(query) for key, query in queries.items()}
+        self._added_keys = added_keys
         self._hold_stale_for = hold_stale_for
         self.ids = frozenset(queries)  # also of ended ones, which a late frame may name
         self.release_at: float | None = None  # of the first held snapshot
@@ -67,6 +76,33 @@ class QueryTracker:
     def largest(self) -> str:
         """Return the id of the query with the longest JSON."""
         return max(self._entries, key=lambda key: len(dumps(self._entries[key].query)))
+
+    def on_send(self, key: str) -> dict[str, Any]:
+        """Return an open query as it is sent now, with added keys."""
+        entry = self._entries[key]
+        added = self._added_keys.for_query(entry.query)
+        entry.dropped = {k: entry.added[k] for k in entry.added if k not in added}
+        entry.added = added
+        return {**entry.query, **added}
+
+    def refused_key(self, key: str, error: ApiError) -> str | None:
+        """Return which added key an error refuses: the query is to be sent without it."""
+        entry = self._entries.get(key)
+        if entry is None or not isinstance(error, QueryRejected):
+            return None
+        return self._added_keys.refused_by(error, entry.added)
+
+    def is_late_refusal(self, key: str, error: ApiError) -> bool:
+        """Return whether an error refuses a key that was dropped with the latest send.
+
+        The server repeats errors, until it has read the query without the key.
+        """
+        entry = self._entries.get(key)
+        return (
+            entry is not None
+            and isinstance(error, QueryRejected)
+            and self._added_keys.refused_by(error, entry.dropped) is not None
+        )
 
     def on_reconnect(self) -> None:
         """Mark every query as waiting for its first snapshot after an outage.

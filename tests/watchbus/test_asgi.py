@@ -546,6 +546,105 @@ async def test_a_body_must_arrive_in_time(changes, status, alerts, caplog):
     assert "refused" in caplog.text
 
 
+class Upload:
+    """A request whose body arrives when the test says so."""
+
+    def __init__(self, app: object, scope: dict[str, object]) -> None:
+        self.reads = 0
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self._pieces: asyncio.Queue[object] = asyncio.Queue()
+        self._call = partial(app, scope, self._receive, self._answer)
+
+    async def run(self) -> None:
+        await self._call()
+
+    def arrive(self, body: bytes, *, more: bool) -> None:
+        message = {"type": "http.request", "body": body, "more_body": more}
+        self._pieces.put_nowait(message)
+
+    async def _receive(self) -> object:
+        self.reads += 1
+        return await self._pieces.get()
+
+    async def _answer(self, message: dict[str, object]) -> None:
+        if "status" in message:
+            self.status, self.headers = message["status"], message["headers"]
+
+
+LARGE = alert_body(*[alert_object(timestamp=n) for n in range(500)])
+HALF = len(LARGE) // 2
+
+
+@pytest.mark.parametrize("says_length", [False, True])
+async def test_few_large_bodies_are_in_memory_at_once_and_small_ones_do_not_wait(
+    says_length, alerts
+):
+    waiting = 0 if says_length else 1
+    app = alert_app(verifier(), alerts.append, large_bodies=2)
+    uploads = []
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            given = now_headers(LARGE)
+            if says_length:
+                given["Content-Length"] = str(len(LARGE))
+            headers = [(n.lower().encode(), v.encode()) for n, v in given.items()]
+            uploads.append(each := Upload(app, scope_of(headers=headers)))
+            for piece in (LARGE[:HALF], LARGE[HALF : HALF + 1]):
+                each.arrive(piece, more=True)
+            tasks.start_soon(each.run)
+        await anyio.wait_all_tasks_blocked()
+        assert [each.reads for each in uploads] == [3] * 2 + [waiting] * 8
+        start, _ = await call(app, scope_of(), request())
+        assert start["status"] == 200
+        uploads[0].arrive(LARGE[HALF + 1 :], more=False)
+        with anyio.fail_after(20):
+            while uploads[0].status == 0 or uploads[2].reads < 3:
+                await anyio.wait_all_tasks_blocked()
+        assert [each.reads for each in uploads[1:]] == [3] * 2 + [waiting] * 7
+        for each in uploads[1:]:
+            each.arrive(LARGE[HALF + 1 :], more=False)
+    assert [each.status for each in uploads] == [200] * 10
+    assert len(alerts) == 501
+
+
+async def test_a_large_body_that_waits_for_too_long_is_to_be_sent_again(alerts, caplog):
+    app = alert_app(verifier(), alerts.append, large_bodies=1, read_within=0.05)
+    first, second = Upload(app, scope_of()), Upload(app, scope_of())
+    async with anyio.create_task_group() as tasks:
+        for each in (first, second):
+            each.arrive(LARGE[:HALF], more=True)
+            tasks.start_soon(each.run)
+    assert (first.status, second.status) == (408, 503)
+    assert (b"retry-after", b"5") in second.headers
+    assert "too many large requests at once" in caplog.text
+
+
+async def test_a_client_that_disconnects_gives_its_place_to_the_next(alerts):
+    app = alert_app(verifier(), alerts.append, large_bodies=1)
+    pieces = [{"type": "http.request", "body": LARGE[:HALF], "more_body": True}]
+    for _ in range(3):
+        assert await call(app, scope_of(), *pieces, {"type": "http.disconnect"}) == []
+
+
+async def test_connections_without_the_secret_cost_little_memory(alerts):
+    """Each sends nearly all of a body with a known app id."""
+    app = alert_app(verifier(), alerts.append)
+    body = bytes(64 * 1024)
+    uploads = [Upload(app, scope_of()) for _ in range(200)]
+    tracemalloc.start()
+    async with anyio.create_task_group() as tasks:
+        for each in uploads:
+            for _ in range(15):
+                each.arrive(body, more=True)
+            tasks.start_soon(each.run)
+        await anyio.wait_all_tasks_blocked()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        tasks.cancel_scope.cancel()
+    assert peak < 64 * 1024 * 1024  # 16 MiB, and 128 KiB of each: it was 190 MiB
+
+
 async def test_the_pieces_of_a_body_are_joined(alerts):
     app = alert_app(verifier(), alerts.append)
     pieces = [{"type": "http.request", "body": BODY[:50], "more_body": True}]

@@ -1,21 +1,28 @@
 """Signed requests over ASGI: read, verify, answer; and the application for alerts.
 
-The headers are checked before the body is read, so a request that no known app has
-signed costs no memory: its body is read and thrown away.
+The headers are checked before the body is read, so a request that names no known app
+costs no memory: its body is read and thrown away. The signature can be checked only when
+the whole body is there, so few large bodies are read at once; further ones wait.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    MutableMapping,
+)
 from multiprocessing import parent_process
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import anyio
 from attrs import define, evolve, frozen
 
-from ortege_watch._checks import check_seconds
+from ortege_watch._checks import check_int, check_seconds
 from ortege_watch.errors import OrtegeWatchError
 from ortege_watch.watchbus.handled import MemoryHandled
 from ortege_watch.watchbus.inbox import (
@@ -45,6 +52,14 @@ READ_WITHIN: Final = 30.0
 CHECK_EVERY: Final = 20.0
 """Seconds after which it is checked that the secret of a channel is still valid."""
 
+LARGE_BODIES: Final = 16
+"""The number of large bodies that an application reads at once."""
+
+_RETRY_AFTER: Final = 5  # seconds
+
+_SMALL_BODY: Final = 64 * 1024
+"""Bytes that every connection may cost; a server of HTTP buffers as many."""
+
 _DRAINED: Final = 16 * 1024 * 1024
 """The most bytes that are thrown away of the body of a refused request."""
 
@@ -70,33 +85,63 @@ class _Refused(Exception):
 class RequestBody:
     """The body of a request, to be read once.
 
+    A large one takes a place while it is read, and until the ``with`` block ends.
+
     Args:
         receive: the function of the ASGI server.
         within: seconds in which the whole body must arrive.
+        places: what limits the number of large bodies.
 
     Attributes:
         ended: everything has been read.
         disconnected: the client has disconnected before the end.
     """
 
-    def __init__(self, receive: Receive, within: float) -> None:
+    def __init__(
+        self, receive: Receive, within: float, places: anyio.Semaphore
+    ) -> None:
         self._receive = receive
         self._deadline = anyio.current_time() + within
+        self._places = places
+        self._has_place = False
         self.ended = False
         self.disconnected = False
 
-    async def read(self, limit: int) -> bytes:
-        """Return the body.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._has_place:
+            self._places.release()
+
+    async def read(self, limit: int, length: int = 0) -> bytes:
+        """Return the body, whose length the client may have said.
 
         Raises:
             SignatureError: it has more than ``limit`` bytes; the rest is not read.
         """
+        if length > limit:
+            raise body_too_large(limit)
+        if length > _SMALL_BODY:
+            await self._take_place()
         body = bytearray()
         async for piece in self._pieces():
             body += piece
             if len(body) > limit:
                 raise body_too_large(limit)
+            if len(body) > _SMALL_BODY and not self.ended:
+                await self._take_place()
         return bytes(body)
+
+    async def _take_place(self) -> None:
+        if self._has_place:
+            return
+        with anyio.CancelScope(deadline=self._deadline):
+            await self._places.acquire()
+            self._has_place = True
+        if not self._has_place:
+            later = (b"retry-after", b"%d" % _RETRY_AFTER)
+            raise _Refused(503, "too many large requests at once", later)
 
     async def drain(self) -> None:
         """Read the rest and throw it away, as far as the limits of size and time go.
@@ -131,6 +176,7 @@ async def serve_request(
     verifier: RequestVerifier,
     check: Callable[[Headers, bytes], T],
     act: Callable[[T], Awaitable[HttpAnswer]],
+    places: anyio.Semaphore,
     *,
     read_within: float = READ_WITHIN,
 ) -> None:
@@ -144,15 +190,18 @@ async def serve_request(
         check: verifies the headers and the body, such as ``verifier.alerts``; called in
             a thread if the verifier may block.
         act: returns the response; called with the result of ``check``.
+        places: what limits the number of large bodies of the application.
         read_within: seconds in which the whole body must arrive.
     """
-    headers, body = scope["headers"], RequestBody(receive, read_within)
+    headers, body = scope["headers"], RequestBody(receive, read_within, places)
     try:
         await _check_head(scope, verifier)
-        content = await body.read(verifier.max_body)
-        if body.disconnected:
-            return
-        checked = await run_verifier(verifier.may_block, check, headers, content)
+        with body:
+            content = await body.read(verifier.max_body, _length(headers))
+            if body.disconnected:
+                return
+            checked = await run_verifier(verifier.may_block, check, headers, content)
+            del content  # it is not kept while the response is made
     except Exception as error:  # noqa: BLE001 - it is logged
         await refuse_request(scope, body, send, error)
     else:
@@ -177,11 +226,14 @@ async def _check_head(scope: Message, verifier: RequestVerifier) -> None:
     if scope["method"] != verifier.method:
         allowed = (b"allow", verifier.method.encode())
         raise _Refused(405, "method not allowed", allowed)
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    if length.isdigit() and len(length) < 20 and int(length) > verifier.max_body:
-        raise body_too_large(verifier.max_body)
     may_block = verifier.secrets_may_block
     await run_verifier(may_block, verifier.check_headers, scope["headers"])
+
+
+def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the length of a body, as the client has said it; else 0."""
+    length = dict(headers).get(b"content-length", b"")
+    return int(length) if length.isdigit() and len(length) < 20 else 0
 
 
 def _refusal(error: Exception, scope: Message) -> HttpAnswer:
@@ -306,6 +358,7 @@ def alert_app(
     inbox: AlertInbox | None = None,
     channel: bool = False,
     read_within: float = READ_WITHIN,
+    large_bodies: int = LARGE_BODIES,
 ) -> AlertApp:
     """Return an ASGI 3 application that receives alerts.
 
@@ -328,19 +381,24 @@ def alert_app(
         channel: also accept WebSockets of an :class:`AlertChannel` at the same path
             (experimental). The ASGI server sends the pings.
         read_within: seconds in which the whole body of a request must arrive.
+        large_bodies: how many bodies of more than 64 KiB are in memory at once before
+            their signature is checked. Further ones wait; if they wait longer than
+            ``read_within``, the response is 503 with ``Retry-After``.
 
     Raises:
         InvalidArgument: an argument cannot be used.
     """
     check_receiver(verifier, handler, inbox)
     check_seconds("read_within", read_within)
+    check_int("large_bodies", large_bodies)
     inbox = AlertInbox() if inbox is None else inbox
     warn_of_workers(verifier.nonces, inbox.handled)
     frames = None
     if channel:
         get = verifier.for_method("GET")
         frames = FrameReceiver(get, handler, inbox, CHECK_EVERY)
-    return AlertApp(verifier, handler, inbox, read_within, frames)
+    places = anyio.Semaphore(large_bodies)
+    return AlertApp(verifier, handler, inbox, read_within, places, frames)
 
 
 @define(eq=False, repr=False)
@@ -351,6 +409,7 @@ class AlertApp(SignedApp):
     _handler: AlertHandler
     _inbox: AlertInbox
     _read_within: float
+    _places: anyio.Semaphore
     _frames: FrameReceiver | None
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -367,6 +426,7 @@ class AlertApp(SignedApp):
             verifier,
             verifier.alerts,
             act,
+            self._places,
             read_within=self._read_within,
         )
 

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
 from anyio import to_thread
-from attrs import asdict, define, frozen
+from attrs import asdict, define, field, frozen
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import (
@@ -31,6 +31,7 @@ from ortege_watch.errors import (
 )
 from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus.asgi import (
+    LARGE_BODIES,
     READ_WITHIN,
     HttpAnswer,
     Message,
@@ -280,13 +281,14 @@ class ProviderApp(SignedApp):
     _page_size: int
     _rate_limit: RateLimit | None
     _answer_within: float
+    _places: anyio.Semaphore = field(factory=lambda: anyio.Semaphore(LARGE_BODIES))
 
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         found = self._route(scope)
         if found is None:
             problem = f"the provider has no endpoint at {shown(scope['path'])}"
             error = SignatureError(SignatureReason.OTHER_PATH, problem)
-            body = RequestBody(receive, READ_WITHIN)
+            body = RequestBody(receive, READ_WITHIN, self._places)
             await refuse_request(scope, body, send, error)
             return
         verifier, endpoint = found
@@ -297,7 +299,7 @@ class ProviderApp(SignedApp):
         async def act(checked: tuple[str, bytes]) -> HttpAnswer:
             return await self._answer(endpoint, *checked)
 
-        await serve_request(scope, receive, send, verifier, check, act)
+        await serve_request(scope, receive, send, verifier, check, act, self._places)
 
     def _route(self, scope: Message) -> tuple[RequestVerifier, Endpoint] | None:
         whole, root = whole_path(scope), scope.get("root_path", "")

@@ -170,14 +170,14 @@ class Effects:
             "CREATE TABLE IF NOT EXISTS effects (key TEXT, number INTEGER)"
         )
 
-    def claim(self, key: str) -> Claim:
+    def claim(self, app_id: str, key: str) -> Claim:
         found = self._db.execute("SELECT 1 FROM effects WHERE key = ?", [key])
         return Claim("claimed" if found.fetchone() is None else "handled")
 
-    def resolve(self, key: str, reason: str | None) -> None:
+    def resolve(self, app_id: str, key: str, reason: str | None) -> None:
         """Do nothing: the effect itself has the key."""
 
-    def release(self, key: str) -> None:
+    def release(self, app_id: str, key: str) -> None:
         """Do nothing: there is one process."""
 
     async def __call__(self, alert: AlertInfo) -> None:

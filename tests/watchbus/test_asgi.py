@@ -340,12 +340,12 @@ def test_handled_alerts_can_be_kept_across_restarts(alerts):
         with served(app) as client:
             assert envelope(post(client)) == OK
     assert len(alerts) == 1
-    assert handled.claim(alerts[0].dedupe_key(APP_ID)).state == "handled"
+    assert handled.claim(APP_ID, alerts[0].dedupe_key(APP_ID)).state == "handled"
 
 
 def test_an_alert_whose_key_cannot_be_stored_is_to_be_retried(alerts, caplog):
     class Away(MemoryHandled):
-        def resolve(self, key: str, reason: str | None) -> None:
+        def resolve(self, app_id: str, key: str, reason: str | None) -> None:
             raise OSError("the disk is full")
 
     app = alert_app(verifier(), alerts.append, inbox=AlertInbox(Away()))

@@ -335,14 +335,14 @@ async def test_an_object_with_an_async_call_runs_on_the_event_loop():
 
 async def test_an_inbox_can_use_an_existing_store():
     taken, handled = Inbox(), MemoryHandled()
-    handled.resolve(alert(1).dedupe_key(APP_ID), None)
+    handled.resolve(APP_ID, alert(1).dedupe_key(APP_ID), None)
     async with (
         serve_alert_channel(verifier(), taken, inbox=AlertInbox(handled)) as server,
         dial(server.url) as connection,
     ):
         assert (await ask(connection, alert(1), alert(2)))["status"] == 200
     assert taken == [2]
-    assert handled.claim(alert(2).dedupe_key(APP_ID)).state == "handled"
+    assert handled.claim(APP_ID, alert(2).dedupe_key(APP_ID)).state == "handled"
 
 
 @pytest.mark.parametrize("first", ["HTTP", "WebSocket"])

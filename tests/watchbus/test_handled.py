@@ -60,7 +60,7 @@ async def test_an_alert_of_a_killed_process_is_handled_by_another(
     forks.kill(process)
     with SQLiteHandled(path, clock=clock) as handled:
         key = alert(0).dedupe_key(APP_ID)
-        assert handled.claim(key) == Claim("busy")
+        assert handled.claim("app", key) == Claim("busy")
         clock.now += 301
         taken = Inbox()
         assert await AlertInbox(handled).handle(alert(0), APP_ID, taken) == DONE
@@ -83,7 +83,7 @@ async def test_a_duplicate_of_one_that_takes_long_is_to_be_sent_again(path):
     class Busy(MemoryHandled):
         calls = 0
 
-        def claim(self, key):
+        def claim(self, app_id, key):
             self.calls += 1
             return Claim("busy")
 
@@ -127,7 +127,7 @@ async def test_a_cancelled_call_gives_up_its_claim(path):
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert other.claim(alert(1).dedupe_key("app")) == Claim("claimed")
+        assert other.claim("app", alert(1).dedupe_key("app")) == Claim("claimed")
 
 
 async def test_a_call_that_is_cancelled_while_it_claims_gives_up_its_claim():
@@ -135,14 +135,14 @@ async def test_a_call_that_is_cancelled_while_it_claims_gives_up_its_claim():
     loop = asyncio.get_running_loop()
 
     class Slow:
-        def claim(self, key):
+        def claim(self, app_id, key):
             loop.call_soon_threadsafe(entered.set)
             asyncio.run_coroutine_threadsafe(let_on.wait(), loop).result(10)
             return Claim("claimed")
 
-        def resolve(self, key, reason): ...
+        def resolve(self, app_id, key, reason): ...
 
-        def release(self, key):
+        def release(self, app_id, key):
             released.append(key)
 
     taken = Inbox()
@@ -159,13 +159,13 @@ def test_alerts_are_remembered_for_their_age_and_no_longer(path):
     clock = Clock()
     with SQLiteHandled(path, max_age=1000, clock=clock) as handled:
         for n in range(10):
-            assert handled.claim(str(n)) == Claim("claimed")
-            handled.resolve(str(n), None)
+            assert handled.claim("app", str(n)) == Claim("claimed")
+            handled.resolve("app", str(n), None)
         clock.now += 999
-        assert handled.claim("3") == Claim("handled")
+        assert handled.claim("app", "3") == Claim("handled")
         clock.now += 2
-        assert handled.claim("3") == Claim("claimed")
-        handled.resolve("3", None)
+        assert handled.claim("app", "3") == Claim("claimed")
+        handled.resolve("app", "3", None)
         assert len(handled) == 1  # the others are deleted
 
 
@@ -175,13 +175,13 @@ def test_a_claim_that_has_ended_is_not_given_up_by_its_first_owner(path):
         SQLiteHandled(path, clock=clock) as one,
         SQLiteHandled(path, clock=clock) as other,
     ):
-        assert one.claim("a") == Claim("claimed")
+        assert one.claim("app", "a") == Claim("claimed")
         clock.now += 301
-        assert other.claim("a") == Claim("claimed")
-        one.release("a")
-        assert one.claim("a") == Claim("busy")
-        other.release("a")
-        assert one.claim("a") == Claim("claimed")
+        assert other.claim("app", "a") == Claim("claimed")
+        one.release("app", "a")
+        assert one.claim("app", "a") == Claim("busy")
+        other.release("app", "a")
+        assert one.claim("app", "a") == Claim("claimed")
 
 
 def test_one_file_holds_nonces_and_handled_alerts(path):
@@ -189,8 +189,8 @@ def test_one_file_holds_nonces_and_handled_alerts(path):
         with SQLiteNonces(path) as nonces, SQLiteHandled(path) as handled:
             assert nonces.record("app", "n", time.time(), time.time() + 600) == new
             expected = Claim("claimed") if new else Claim("handled")
-            assert handled.claim("a") == expected
-            handled.resolve("a", None)
+            assert handled.claim("app", "a") == expected
+            handled.resolve("app", "a", None)
 
 
 def test_arguments_are_checked(path):
@@ -203,16 +203,19 @@ def test_arguments_are_checked(path):
         SQLiteHandled(path / "no" / "such")
     handled = SQLiteHandled(path)
     handled.close()
-    for call in (lambda: handled.claim("a"), lambda: handled.release("a")):
+    for call in (
+        lambda: handled.claim("app", "a"),
+        lambda: handled.release("app", "a"),
+    ):
         with pytest.raises(OrtegeWatchError, match="cannot use the file of handled"):
             call()
 
 
 def test_a_store_in_memory_claims_too():
     handled = MemoryHandled()
-    assert handled.claim("a") == Claim("claimed")
-    assert handled.claim("a") == Claim("busy")
-    handled.release("a")
-    assert handled.claim("a") == Claim("claimed")
-    handled.resolve("a", "bad")
-    assert handled.claim("a") == Claim("rejected", "bad")
+    assert handled.claim("app", "a") == Claim("claimed")
+    assert handled.claim("app", "a") == Claim("busy")
+    handled.release("app", "a")
+    assert handled.claim("app", "a") == Claim("claimed")
+    handled.resolve("app", "a", "bad")
+    assert handled.claim("app", "a") == Claim("rejected", "bad")

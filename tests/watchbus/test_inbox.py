@@ -40,6 +40,15 @@ async def test_the_oldest_alerts_are_forgotten():
     assert taken == [1, 2, 3, 4, 1]
 
 
+async def test_each_app_has_a_limit_of_its_own():
+    inbox, taken = AlertInbox(MemoryHandled(limit=3)), Inbox()
+    assert await inbox.handle(alert(1), "quiet", taken) == DONE
+    for number in range(2, 9):
+        assert await inbox.handle(alert(number), "busy", taken) == DONE
+    assert await inbox.handle(alert(1), "quiet", taken) == DONE
+    assert taken == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
 async def test_two_transfers_of_one_transaction_are_both_handled():
     inbox, amounts = AlertInbox(), []
 
@@ -309,7 +318,7 @@ async def test_a_plain_handler_that_hangs_is_not_called_again_before_it_has_retu
         assert await inbox.handle(alert(1), "app", handler) == FAILED
         assert "the handler took more than 0.05 s" in caplog.text
         assert await inbox.handle(alert(1), "app", taken) == FAILED
-        assert store.claim(alert(1).dedupe_key("app")).state == "busy"
+        assert store.claim("app", alert(1).dedupe_key("app")).state == "busy"
         assert await inbox.handle(alert(2), "app", taken) == DONE
         let_on.set()
         while "has returned after its limit" not in caplog.text:
@@ -323,7 +332,7 @@ async def test_a_plain_handler_that_hangs_is_not_called_again_before_it_has_retu
 
 async def test_a_store_that_fails_for_a_late_call_is_logged(caplog):
     class Store(MemoryHandled):
-        def resolve(self, key, reason):
+        def resolve(self, app_id, key, reason):
             raise OSError("the disk is full")
 
     entered, let_on = threading.Event(), threading.Event()

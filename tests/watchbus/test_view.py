@@ -113,7 +113,7 @@ def test_another_path_is_refused_if_the_view_says_which(alerts):
 
 
 class Away(MemoryHandled):
-    def resolve(self, key, reason):
+    def resolve(self, app_id, key, reason):
         raise OSError("the disk is full")
 
 
@@ -162,7 +162,7 @@ def test_workers_share_what_was_handled(tmp_path):
 def test_another_worker_that_takes_long_is_not_waited_for(alerts, tmp_path):
     with SQLiteHandled(tmp_path / "received.db") as handled:
         [key] = [each.dedupe_key(APP_ID) for each in verifier().alerts(*now())]
-        handled.claim(key)
+        handled.claim("app", key)
         expected = (503, "another process is handling the alert", "1")
         view = alert_view(verifier(), alerts.append, handled=handled)
         assert ask(view) == expected

@@ -377,7 +377,7 @@ def alert_app(
         verifier: accepts the requests; its ``path`` and ``max_body`` are the app's.
         handler: called with each alert, one after the other for a request. A plain
             function runs in a worker thread, an async one on the event loop.
-        inbox: remembers the handled alerts; by default the last 100,000 in memory.
+        inbox: remembers the handled alerts; by default the last 100,000 of each app in memory.
         channel: also accept WebSockets of an :class:`AlertChannel` at the same path
             (experimental). The ASGI server sends the pings.
         read_within: seconds in which the whole body of a request must arrive.

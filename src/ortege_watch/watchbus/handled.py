@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -44,21 +45,23 @@ class Claim:
 class HandledStore(Protocol):
     """The interface of stores of handled alerts; implement it to share them.
 
-    Its methods are called from any thread. A ``key`` is the alert's dedupe key.
+    Its methods are called from any thread. ``app_id`` is the app that sent the alert, so
+    that a store can limit what it keeps for each; ``key`` is the alert's dedupe key, which
+    covers the app id.
     """
 
-    def claim(self, key: str, /) -> Claim:
+    def claim(self, app_id: str, key: str, /) -> Claim:
         """Claim an alert unless it was handled or is claimed, in one atomic step.
 
         A claim must end by itself some time after its process was killed.
         """
         ...
 
-    def resolve(self, key: str, reason: str | None, /) -> None:
+    def resolve(self, app_id: str, key: str, reason: str | None, /) -> None:
         """Store that a claimed alert was handled, or rejected with a reason."""
         ...
 
-    def release(self, key: str, /) -> None:
+    def release(self, app_id: str, key: str, /) -> None:
         """Give up a claim: the alert was not handled, and may be claimed again."""
         ...
 
@@ -67,8 +70,8 @@ class MemoryHandled:
     """A store of handled alerts in the memory of this process.
 
     Args:
-        limit: how many alerts to remember. One that was dropped is handled again if it
-            arrives again.
+        limit: how many alerts of one app to remember, the newest. One that was dropped
+            is handled again if it arrives again. One takes about 200 bytes.
 
     Raises:
         InvalidArgument: ``limit`` is not positive.
@@ -77,30 +80,32 @@ class MemoryHandled:
     def __init__(self, limit: int = 100_000) -> None:
         check_int("limit", limit)
         self._limit = limit
-        self._resolved: dict[str, str | None] = {}
+        self._resolved: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
         self._claimed: set[str] = set()
         self._lock = threading.Lock()
 
-    def claim(self, key: str) -> Claim:
+    def claim(self, app_id: str, key: str) -> Claim:
         """Claim an alert unless it was handled or is claimed."""
         with self._lock:
-            if key in self._resolved:
-                return _resolved(self._resolved[key])
+            if key in (resolved := self._resolved[app_id]):
+                return _resolved(resolved[key])
             if key in self._claimed:
                 return Claim("busy")
             self._claimed.add(key)
             return Claim("claimed")
 
-    def resolve(self, key: str, reason: str | None) -> None:
+    def resolve(self, app_id: str, key: str, reason: str | None) -> None:
         """Store that a claimed alert was handled, or rejected with a reason."""
         with self._lock:
             self._claimed.discard(key)
-            self._resolved[key] = reason
-            if len(self._resolved) > self._limit:
-                del self._resolved[next(iter(self._resolved))]
+            resolved = self._resolved[app_id]
+            resolved[key] = reason
+            if len(resolved) > self._limit:
+                del resolved[next(iter(resolved))]
 
-    def release(self, key: str) -> None:
+    def release(self, app_id: str, key: str) -> None:
         """Give up a claim."""
+        del app_id  # the key covers it
         with self._lock:
             self._claimed.discard(key)
 
@@ -145,8 +150,9 @@ class SQLiteHandled(DatabaseFile):
         self._owner = secrets.token_hex(16)
         self._next_sweep = float("-inf")
 
-    def claim(self, key: str) -> Claim:
+    def claim(self, app_id: str, key: str) -> Claim:
         """Claim an alert unless it was handled or is claimed."""
+        del app_id  # the key covers it
         now = self._clock()
         with self._guard:
             claimed = self._db.execute(
@@ -164,8 +170,9 @@ class SQLiteHandled(DatabaseFile):
             return Claim("busy")
         return _resolved(found[1])
 
-    def resolve(self, key: str, reason: str | None) -> None:
+    def resolve(self, app_id: str, key: str, reason: str | None) -> None:
         """Store that a claimed alert was handled, or rejected with a reason."""
+        del app_id  # the key covers it
         now = self._clock()
         with self._guard:
             self._db.execute(
@@ -176,8 +183,9 @@ class SQLiteHandled(DatabaseFile):
                 self._next_sweep = now + _SWEEP_EVERY
                 self._db.execute("DELETE FROM handled WHERE until <= ?", (now,))
 
-    def release(self, key: str) -> None:
+    def release(self, app_id: str, key: str) -> None:
         """Give up a claim, unless it has ended by itself."""
+        del app_id  # the key covers it
         with self._guard:
             self._db.execute(
                 "DELETE FROM handled WHERE key = ? AND owner = ?", (key, self._owner)

@@ -180,15 +180,14 @@ class AlertInbox:
             return running.outcome
         call = self._running[key] = _Call(f"{shown_alert(alert)}, from app {app_id}")
         try:
-            claim = await self._claim(key)
+            claim = await self._claim(app_id, key)
             if claim.state == "claimed":
                 try:
-                    await call.run(
-                        handler, alert, self._handle_within, partial(self._late, key)
-                    )
+                    late = partial(self._late, app_id, key)
+                    await call.run(handler, alert, self._handle_within, late)
                 finally:  # a call that is cancelled may have returned in its thread
                     if not call.is_left:
-                        await self._resolve(key, call)
+                        await self._resolve(app_id, key, call)
             else:
                 call.outcome = outcome_before(claim, call.name)
         except Exception as error:  # noqa: BLE001 - it is logged
@@ -209,31 +208,31 @@ class AlertInbox:
         """
         return answer_of([await self.handle(each, app_id, handler) for each in alerts])
 
-    async def _claim(self, key: str) -> Claim:
+    async def _claim(self, app_id: str, key: str) -> Claim:
         deadline = anyio.current_time() + CLAIM_WITHIN
         while True:
             try:
-                claim = await self._stored(self.handled.claim, key)
+                claim = await self._stored(self.handled.claim, app_id, key)
             except anyio.get_cancelled_exc_class():  # it may be claimed all the same
                 with anyio.CancelScope(shield=True):
-                    await self._stored(self.handled.release, key)
+                    await self._stored(self.handled.release, app_id, key)
                 raise
             if claim.state != "busy" or anyio.current_time() >= deadline:
                 return claim
             await anyio.sleep(CLAIM_EVERY)
 
-    async def _resolve(self, key: str, call: _Call) -> None:
+    async def _resolve(self, app_id: str, key: str, call: _Call) -> None:
         outcome = call.outcome
         call.outcome = FAILED  # until it is stored
         with anyio.CancelScope(shield=True):
-            await self._stored(store_outcome, self.handled, key, outcome)
+            await self._stored(store_outcome, self.handled, app_id, key, outcome)
         call.outcome = outcome
 
-    def _late(self, key: str, outcome: AlertOutcome) -> None:
+    def _late(self, app_id: str, key: str, outcome: AlertOutcome) -> None:
         """Store the outcome of a call that was left in its thread, and has returned."""
         name = self._running[key].name
         try:
-            store_outcome(self.handled, key, outcome)
+            store_outcome(self.handled, app_id, key, outcome)
             logger.warning("the handler has returned after its limit: %s", name)
         except Exception as error:  # noqa: BLE001 - it is logged
             outcome_without(self.handled, error, name)
@@ -247,12 +246,15 @@ class AlertInbox:
         return await _in_thread(function, *arguments)
 
 
-def store_outcome(handled: HandledStore, key: str, outcome: AlertOutcome) -> None:
+def store_outcome(
+    handled: HandledStore, app_id: str, key: str, outcome: AlertOutcome
+) -> None:
     """Store what became of a claimed alert."""
     if outcome.action == "retry":
-        handled.release(key)
+        handled.release(app_id, key)
     else:
-        handled.resolve(key, outcome.reason if outcome.action == "reject" else None)
+        reason = outcome.reason if outcome.action == "reject" else None
+        handled.resolve(app_id, key, reason)
 
 
 def outcome_before(claim: Claim, name: str) -> AlertOutcome:

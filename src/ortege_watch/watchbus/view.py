@@ -117,14 +117,14 @@ class AlertView:
     def _handle(self, alert: AlertInfo, app_id: str) -> AlertOutcome:
         key, name = alert.dedupe_key(app_id), f"{shown_alert(alert)}, from app {app_id}"
         try:
-            claim = self._claim(key)
+            claim = self._claim(app_id, key)
             if claim.state != "claimed":
                 return outcome_before(claim, name)
             outcome = FAILED
             try:
                 outcome = self._call(alert, name)
             finally:  # also after SystemExit
-                store_outcome(self._handled, key, outcome)
+                store_outcome(self._handled, app_id, key, outcome)
         except Exception as error:  # noqa: BLE001 - it is logged
             return outcome_without(self._handled, error, name)
         return outcome
@@ -137,10 +137,10 @@ class AlertView:
         logger.debug("alert handled: %s", name)
         return ACKNOWLEDGE
 
-    def _claim(self, key: str) -> Claim:
+    def _claim(self, app_id: str, key: str) -> Claim:
         deadline = time.monotonic() + CLAIM_WITHIN
         while True:
-            claim = self._handled.claim(key)
+            claim = self._handled.claim(app_id, key)
             if claim.state != "busy" or time.monotonic() >= deadline:
                 return claim
             time.sleep(CLAIM_EVERY)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial, wraps
+
 import pytest
 
 from ortege_watch import (
     AsyncCubeClient,
     CubeClient,
+    Dimension,
     InvalidArgument,
     OrtegeWatchError,
+    Query,
     Reconnect,
     Retry,
 )
@@ -24,10 +28,15 @@ from ortege_watch.watchbus import (
     MemoryNonces,
     Outbox,
     RequestVerifier,
+    SQLiteHandled,
     SQLiteNonces,
+    SQLiteProvider,
+    SupportedEvent,
     WatchBusClient,
     WatchPaths,
     alert_app,
+    alert_view,
+    provider_app,
     serve_alert_channel,
     sign,
     signed_headers,
@@ -39,9 +48,13 @@ CUBE = [CubeClient, AsyncCubeClient]
 BUS = [WatchBusClient, AsyncWatchBusClient, AlertPublisher, AsyncAlertPublisher]
 ENTITY = EntityInfo("0x" + "ab" * 20, 56, "ERC20", "big_amount_txn")
 ALERT = AlertInfo(ENTITY.entity, 56, "ERC20", "big_amount_txn", 1_700_000_000, {})
+EVENT = SupportedEvent("big_amount_txn", ("ERC20",))
+QUERY = Query(dimensions=[Dimension("events.sender")])
+STORE = ["claim", "resolve", "release"]
 WS = "ws://127.0.0.1:1/alerts"
 SIGNED = {"timestamp": 1, "nonce": "0" * 32}
 PAIR = "credentials must be Credentials(app_id, secret), got tuple"
+FOR_POST = "verifier must be one for POST, with which alerts are sent, got one for"
 SECONDS = "must be greater than 0 and at most a million seconds, got"
 
 
@@ -51,6 +64,142 @@ def verifier(secrets=None, **options):
 
 def handle(_alert):
     pass
+
+
+def nothing(): ...
+
+
+def two(one, other): ...
+
+
+def keyword(alert, *, database): ...
+
+
+async def asynchronous(): ...
+
+
+def generator(alert):
+    yield alert
+
+
+async def async_generator(alert):
+    yield alert
+
+
+class Handler:
+    def __call__(self): ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "got"),
+    [
+        (nothing, "got nothing(): too many positional arguments"),
+        (asynchronous, "got asynchronous(): too many positional arguments"),
+        (two, "got two(one, other): missing a required argument: 'other'"),
+        (keyword, "got keyword(alert, *, database): missing a required"),
+        (Handler(), "got Handler(): too many positional arguments"),
+        (partial(two, 1, 2), "got partial(): too many positional arguments"),
+        (Handler, "got Handler(): too many positional arguments"),
+    ],
+)
+@pytest.mark.parametrize("make", [alert_app, alert_view])
+def test_a_handler_must_take_one_alert(make, handler, got):
+    with pytest.raises(InvalidArgument) as caught:
+        make(verifier(), handler)
+    assert str(caught.value).startswith("handler must be callable as handler(alert), ")
+    assert got in str(caught.value)
+
+
+@pytest.mark.parametrize("handler", [generator, async_generator])
+@pytest.mark.parametrize("make", [alert_app, alert_view])
+def test_a_handler_that_would_not_run_is_refused(make, handler):
+    with pytest.raises(InvalidArgument, match="generator function: remove its yield"):
+        make(verifier(), handler)
+
+
+def injected(function):
+    """Pass a second argument, as frameworks do."""
+
+    @wraps(function)
+    def call(alert):
+        return function(alert, "database")
+
+    return call
+
+
+class Decorated:
+    __signature__ = "not a signature"
+
+    def __call__(self, alert): ...
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [
+        print,
+        [].append,
+        {}.setdefault,
+        type("", (), {"__call__": handle}).__call__,
+        lambda alert, other=None: None,
+        lambda *anything: None,
+        partial(two, 1),
+        injected(two),
+        Decorated(),  # cannot be examined
+    ],
+)
+def test_a_handler_may_be_anything_that_takes_one_alert(handler):
+    alert_app(verifier(), handler)
+
+
+class Provider:
+    def subscribe(self, app_id, entities): ...
+
+    def unsubscribe(self, app_id, entities): ...
+
+    def subscriptions(self, app_id, addresses): ...
+
+    def events(self): ...
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (
+            lambda: provider_app({"app": ["hush"]}, Provider()),
+            "provider.subscriptions must be callable as provider.subscriptions(app_id, ",
+        ),
+        (
+            lambda: provider_app(
+                {"app": ["hush"]}, SQLiteProvider(None, [EVENT]), rate_limit=nothing
+            ),
+            "rate_limit must be callable as rate_limit(app_id), got nothing()",
+        ),
+        (
+            lambda: AlertInbox(type("Old", (), dict.fromkeys(STORE, lambda _: None))()),
+            "handled.claim must be callable as handled.claim(app_id, key), got",
+        ),
+        (
+            lambda: verifier(nonces=type("Old", (), {"record": two})()),
+            "nonces.record must be callable as nonces.record(app_id, nonce, now, until)",
+        ),
+        (
+            lambda: CubeClient(URL, "token").watch(QUERY, on_state=nothing),
+            "on_state must be callable as on_state(state), got nothing()",
+        ),
+        (
+            lambda: AlertPublisher(URL, GOOD).publish([ALERT], progress=handle),
+            "progress must be callable as progress(done, of), got handle(_alert)",
+        ),
+        (
+            lambda: SQLiteHandled("unused.db", clock=handle),
+            "clock must be callable as clock(), got handle(_alert)",
+        ),
+    ],
+)
+def test_other_functions_must_take_the_arguments_too(make, expected):
+    with pytest.raises(InvalidArgument) as caught:
+        make()
+    assert str(caught.value).startswith(expected)
 
 
 def new(kind, **options):
@@ -225,6 +374,8 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
         (lambda: alert_app(None, handle), "verifier must be of type RequestVerifier"),
         (lambda: alert_app(handle, verifier()), "verifier must be of type RequestVer"),
         (lambda: alert_app(verifier(), None), "handler must be callable, got None"),
+        (lambda: alert_app(verifier(method="GET"), handle), FOR_POST),
+        (lambda: alert_view(verifier(method="PUT"), handle), FOR_POST),
         (
             lambda: alert_app(verifier(), handle, read_within=0),
             f"read_within {SECONDS} 0",
@@ -267,6 +418,7 @@ def test_arguments_of_the_watch_bus(call, message):
     [
         ({"verifier": None}, "verifier must be of type RequestVerifier, got NoneType"),
         ({"handler": 3}, "handler must be callable, got 3"),
+        ({"handler": nothing}, "handler must be callable as handler(alert), got nothi"),
         ({"inbox": {}}, "inbox must be an AlertInbox, got dict"),
         ({"host": None}, "host must be a non-empty string, got None"),
         ({"port": 99999}, "port must be an int, 0 to 65535, got 99999"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from ortege_watch import _json as codec
@@ -95,9 +96,12 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
 
 
 def check_methods(
-    name: str, value: object, methods: Iterable[str], expected: str
+    name: str, value: object, methods: Mapping[str, Sequence[str]], expected: str
 ) -> None:
-    """Raise :class:`InvalidArgument` unless the value is an object with these methods."""
+    """Raise :class:`InvalidArgument` unless the value is an object with these methods.
+
+    ``methods`` has the names of the arguments with which each is called.
+    """
     rule = f"{name} must be {expected}"
     if isinstance(value, type):
         raise InvalidArgument(
@@ -107,9 +111,26 @@ def check_methods(
     if missing:
         got = f"{type(value).__name__} without {', '.join(missing)}"
         raise InvalidArgument(f"{rule}, got {got}")
+    for each, arguments in methods.items():
+        check_callable(f"{name}.{each}", getattr(value, each), *arguments)
 
 
-def check_callable(name: str, value: object) -> None:
-    """Raise :class:`InvalidArgument` unless the value can be called."""
+def check_callable(name: str, value: object, *arguments: str) -> None:
+    """Raise :class:`InvalidArgument` unless the value can be called with arguments.
+
+    ``arguments`` are their names, for the message; they are passed by position.
+    """
+    call = f"{name}({', '.join(arguments)})"
     if not callable(value):
         raise InvalidArgument(f"{name} must be callable, got {shown(value)}")
+    try:
+        # Not what a decorator wraps: that may get further arguments from it.
+        signature = inspect.signature(value, follow_wrapped=False)
+    except (TypeError, ValueError):  # some functions that are written in C
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        got = f"{getattr(value, '__name__', type(value).__name__)}{signature}"
+        problem = f"{name} must be callable as {call}, got {got}: {error}"
+        raise InvalidArgument(problem) from None

@@ -272,10 +272,10 @@ def settings_of(options: WatchOptions) -> Settings:
         check_choice(name, options.get(name, "auto"), allowed)
     reconnect: object = options.get("reconnect", Reconnect())
     check_kind("reconnect", reconnect, Reconnect)
-    for name in ("on_state", "on_error"):
+    for name, argument in {"on_state": "state", "on_error": "error"}.items():
         callback: object = options.get(name)
         if callback is not None:
-            check_callable(name, callback)
+            check_callable(name, callback, argument)
         if inspect.iscoroutinefunction(callback):
             raise InvalidArgument(
                 f"{name} must be a plain function, got an async function"

@@ -29,6 +29,7 @@ from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
     InboxAnswer,
+    check_method,
     check_receiver,
     error_response,
     logger,
@@ -377,7 +378,8 @@ def alert_app(
         verifier: accepts the requests; its ``path`` and ``max_body`` are the app's.
         handler: called with each alert, one after the other for a request. A plain
             function runs in a worker thread, an async one on the event loop.
-        inbox: remembers the handled alerts; by default the last 100,000 of each app in memory.
+        inbox: remembers the handled alerts; by default the last 100,000 of each app, in
+            memory.
         channel: also accept WebSockets of an :class:`AlertChannel` at the same path
             (experimental). The ASGI server sends the pings.
         read_within: seconds in which the whole body of a request must arrive.
@@ -389,6 +391,7 @@ def alert_app(
         InvalidArgument: an argument cannot be used.
     """
     check_receiver(verifier, handler, inbox)
+    check_method(verifier)
     check_seconds("read_within", read_within)
     check_int("large_bodies", large_bodies)
     inbox = AlertInbox() if inbox is None else inbox

@@ -725,7 +725,8 @@ async def serve_alert_channel(
         port: the port; 0 lets the system choose.
         ssl: TLS settings; without them, use the channel on loopback or behind a proxy
             that terminates TLS.
-        inbox: remembers the handled alerts; by default the last 100,000 in memory.
+        inbox: remembers the handled alerts; by default the last 100,000 of each app, in
+            memory.
         ping_every: seconds between two pings, and for the answer to each; detects
             senders that are gone. A connection ends when the secret that signed its
             handshake is revoked, which is checked as often and at each frame.

@@ -23,7 +23,12 @@ from ortege_watch._checks import (
     check_methods,
     check_seconds,
 )
-from ortege_watch.errors import DecodeError, SignatureError, printable
+from ortege_watch.errors import (
+    DecodeError,
+    InvalidArgument,
+    SignatureError,
+    printable,
+)
 from ortege_watch.watchbus.handled import Claim, HandledStore, MemoryHandled
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import Headers, is_field, signature_headers
@@ -149,7 +154,11 @@ class AlertInbox:
         self._handle_within = handle_within
         self.handled: Final = MemoryHandled() if handled is None else handled
         expected = "a HandledStore, such as SQLiteHandled(path)"
-        methods = ["claim", "resolve", "release"]
+        methods = {
+            "claim": ("app_id", "key"),
+            "resolve": ("app_id", "key", "reason"),
+            "release": ("app_id", "key"),
+        }
         check_methods("handled", self.handled, methods, expected)
         self._running: dict[str, _Call] = {}
 
@@ -521,5 +530,16 @@ def shown_request(headers: Headers, method: str, path: str) -> str:
 def check_receiver(verifier: object, handler: object, inbox: object) -> None:
     """Raise :class:`InvalidArgument` unless alerts can be received with them."""
     check_kind("verifier", verifier, RequestVerifier)
-    check_callable("handler", handler)
+    check_callable("handler", handler, "alert")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        rule = "handler must be a function that returns"
+        raise InvalidArgument(f"{rule}, got a generator function: remove its yield")
     check_kind("inbox", inbox, AlertInbox | None, "an AlertInbox")
+
+
+def check_method(verifier: RequestVerifier) -> None:
+    """Raise :class:`InvalidArgument` unless the verifier accepts POSTs, as alerts are."""
+    if verifier.method != "POST":
+        rule = "verifier must be one for POST, with which alerts are sent"
+        advice = "leave method= out, or pass verifier.for_method('POST')"
+        raise InvalidArgument(f"{rule}, got one for {verifier.method}: {advice}")

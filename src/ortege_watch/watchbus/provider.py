@@ -120,6 +120,7 @@ class Endpoint:
 
     Attributes:
         name: the method.
+        parameters: the names of the method's parameters.
         arguments: returns the method's arguments for an app id, a body, and the largest
             page; raises :class:`DecodeError`.
         kind: what the method returns, or what it returns several of.
@@ -127,6 +128,7 @@ class Endpoint:
     """
 
     name: str
+    parameters: tuple[str, ...]
     arguments: Callable[[str, bytes, int], tuple[Any, ...]]
     kind: type[EntityInfo | SubscriptionPage | SupportedEvent]
     data: Callable[[Any], Any]
@@ -154,10 +156,20 @@ def _nothing(_: str, body: bytes, __: int) -> tuple[Any, ...]:
 
 
 _ENDPOINTS: Final = (
-    Endpoint("subscribe", _entities, EntityInfo, watch_result_data),
-    Endpoint("unsubscribe", _entities, EntityInfo, watch_result_data),
-    Endpoint("subscriptions", _page, SubscriptionPage, subscription_page_data),
-    Endpoint("events", _nothing, SupportedEvent, supported_events_data),
+    Endpoint(
+        "subscribe", ("app_id", "entities"), _entities, EntityInfo, watch_result_data
+    ),
+    Endpoint(
+        "unsubscribe", ("app_id", "entities"), _entities, EntityInfo, watch_result_data
+    ),
+    Endpoint(
+        "subscriptions",
+        ("app_id", "addresses", "page"),
+        _page,
+        SubscriptionPage,
+        subscription_page_data,
+    ),
+    Endpoint("events", (), _nothing, SupportedEvent, supported_events_data),
 )
 
 
@@ -252,10 +264,10 @@ def provider_app(
     check_kind("paths", paths, WatchPaths)
     check_seconds("answer_within", answer_within)
     check_int("page_size", page_size, "an int from 1 to 50", last=MAX_PAGE_SIZE)
-    methods = [each.name for each in _ENDPOINTS]
+    methods = {each.name: each.parameters for each in _ENDPOINTS}
     check_methods("provider", provider, methods, "a Provider")
     if rate_limit is not None:
-        check_callable("rate_limit", rate_limit)
+        check_callable("rate_limit", rate_limit, "app_id")
     verifier = RequestVerifier(
         given.value,
         path=paths.subscribe,

@@ -237,7 +237,8 @@ class RequestVerifier:
         self.max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         expected = "a NonceStore, such as SQLiteNonces(path)"
-        check_methods("nonces", self.nonces, ["record"], expected)
+        record = {"record": ("app_id", "nonce", "now", "until")}
+        check_methods("nonces", self.nonces, record, expected)
         self._keys_of = _key_finder(given)
         # What waits for a file or calls a function is called in a thread.
         self.secrets_may_block: Final = not isinstance(given.value, Mapping)

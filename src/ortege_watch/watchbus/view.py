@@ -20,6 +20,7 @@ from ortege_watch.watchbus.inbox import (
     AlertInbox,
     AlertOutcome,
     answer_of,
+    check_method,
     check_receiver,
     error_response,
     is_async,
@@ -74,6 +75,7 @@ def alert_view(
         InvalidArgument: an argument cannot be used.
     """
     check_receiver(verifier, handler, None)
+    check_method(verifier)
     if is_async(handler):
         raise InvalidArgument("handler must be a plain function; use alert_app instead")
     store = AlertInbox(handled).handled

@@ -106,6 +106,17 @@ def test_values_are_a_mapping_of_what_came():
     [
         ({}, "tx_hash", "BigAmountTxn.tx_hash is missing; use .get('tx_hash')"),
         ({"tx_hash": None}, "tx_hash", "BigAmountTxn.tx_hash is missing"),
+        (
+            {"block_nr": 1},
+            "block_number",
+            "BigAmountTxn.block_number is missing; is it the unknown field 'block_nr'?",
+        ),
+        ({1: "x", "block_" * 100: 1}, "block_number", "is missing; use .get('block_nu"),
+        (
+            {"tx_hash": "0x1"},
+            "block_number",
+            "is missing; use .get('block_number')",
+        ),
         ({"tx_hash": 5}, "tx_hash", ": expected a string, got 5"),
         ({"block_number": "0x10"}, "block_number", "expected an integer, got '0x10'"),
         ({"block_number": "1.0"}, "block_number", "expected an integer, got '1.0'"),

@@ -337,6 +337,18 @@ def test_the_digits_of_a_chain_are_a_chain(provider):
         (("", ("ERC20",)), "event_code must be a non-empty string"),
         (("big_amount_txn", ("ERC20",), 1.5), "a finite Decimal or None, got 1.5"),
         (("big_amount_txn", ("ERC20",), Decimal("NaN")), "a finite Decimal or None"),
+        (("big_amount_txn", ("ERC20",), True), "a finite Decimal or None, got True"),
+        (
+            ("big_amount_txn", ("ERC20",), None, 1.5),
+            "trigger_frequency: cannot write 1.5 as JSON; use Decimal",
+        ),
+        (
+            ("big_amount_txn", ("ERC20",), None, {"every": b"5"}),
+            "trigger_frequency.every: cannot write b'5' as JSON",
+        ),
+        (("big_amount_txn", ("ERC20",), None, None, 5), "description must be a string"),
+        (("\ud800", ("ERC20",)), "event_code cannot be written as JSON"),
+        (("big_amount_txn", ("\ud800",)), r"entity_types.* cannot be written as JSON"),
     ],
 )
 def test_an_event_that_cannot_be_offered_is_refused(arguments, problem):

@@ -10,8 +10,9 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from difflib import get_close_matches
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter, itemgetter
 from types import UnionType
 from typing import (
@@ -166,6 +167,8 @@ class _Field:
             if self.optional:
                 return None
             advice = f"use .get({self.name!r}) if it may be"
+            if near := get_close_matches(self.name, _unknown_names(values), n=1):
+                advice = f"is it the unknown field {near[0]!r}?"
             raise DecodeError(f"{self._where(values)} is missing; {advice}")
         value = self.kind.read(given)
         if value is None:
@@ -181,6 +184,12 @@ class _Field:
 
     def __set__(self, values: EventValues, _value: object) -> None:
         raise AttributeError(f"{self._where(values)} cannot be set")
+
+
+def _unknown_names(values: EventValues) -> list[str]:
+    """Return the names that are no typed fields; a hostile alert may have many."""
+    names = (str(name) for name in islice(values, 50))
+    return [name for name in names if name not in values._fields and len(name) < 50]
 
 
 def kind_of(code: str) -> type[EventValues]:
@@ -437,7 +446,8 @@ class SupportedEvent:
         event_code: such as ``big_amount_txn``.
         entity_types: the kinds of entity, as the provider spells them.
         mini_threshold: the smallest value that causes an alert, or ``None``.
-        trigger_frequency: in the provider's own form, or ``None``.
+        trigger_frequency: in the provider's own form, which JSON must be able to represent
+            exactly; or ``None``.
         description: the provider's description, or ``None``.
         raw: the entry as it was received; what it says is kept, whatever it is.
 
@@ -468,9 +478,14 @@ class SupportedEvent:
         is_number = (
             isinstance(threshold, int | Decimal) and Decimal(threshold).is_finite()
         )
-        if threshold is not None and not is_number:
+        if threshold is not None and (not is_number or isinstance(threshold, bool)):
             rule = "mini_threshold must be a finite Decimal or None"
             raise InvalidArgument(f"{rule}, got {shown(threshold)}")
+        check_kind("description", self.description, str | None, "a string or None")
+        # What cannot be sent would fail at the first request that lists the events.
+        for name in ("event_code", "trigger_frequency", "description"):
+            codec.dump_bytes(getattr(self, name), name)
+        codec.dump_bytes(list(types), "entity_types")
 
 
 _QUOTE: Final = ord('"')

@@ -116,12 +116,20 @@ def test_an_alert_alone_counts_an_attempt_only_once_others_were_sent(box, clock)
     assert len(box.dead) == 1
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>no</html>",
+        b'{"status": "ERROR", "code": "000001", "error_data": "\xff"}',
+        b'{"status": "ERROR", "co',
+    ],
+)
 @pytest.mark.parametrize("status", [400, 409, 413, 422])
 @pytest.mark.parametrize("is_stored", [True, False])
-def test_a_rejection_without_an_envelope_counts_if_others_are_sent(
-    box, status, is_stored
+def test_a_rejection_without_a_readable_envelope_counts_if_others_are_sent(
+    box, body, status, is_stored
 ):
-    page = said(b"<html>no</html>", status=status)
+    page = said(body, status=status)
     alerts = [alert(n) for n in range(8)]
     server = bus({0, 3, 6}, page)
     if is_stored:

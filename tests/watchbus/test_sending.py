@@ -161,6 +161,7 @@ def test_a_success_may_have_any_data():
         said(b"null"),
         said({"success": True}),
         said({"status": "accepted"}),
+        said({"status": "RECEIVED"}),
         said({"code": 0, "status": "success"}),
         said({"code": "0", "status": "success"}),
         said({"code": 200, "message": "taken"}),
@@ -182,6 +183,8 @@ def test_a_success_without_an_error_code_acknowledges(answer):
     [
         said({"success": False, "message": "no"}),
         said({"status": "ERROR", "message": "no"}),
+        said({"status": "FAIL"}),
+        said({"status": "Failed", "message": "no"}),
         said({"status": "error", "code": 0}),
         said({"code": 400}),
         said({"code": 200, "status": "ERROR"}),

@@ -362,6 +362,10 @@ def judge(
         return _judge_error(error, response, secrets, longest_wait)
 
 
+_FAILURES: Final = {"error", "fail", "failed", "failure"}
+"""The documented status of an error, and what else says that a request has failed."""
+
+
 def read_acknowledgement(body: bytes, status: int) -> None:
     """Raise an error unless a response acknowledges a request; no form is documented.
 
@@ -384,7 +388,7 @@ def read_acknowledgement(body: bytes, status: int) -> None:
         raise WatchBusError("the answer is a failure", status=status)
     code = str(answer.get("code") or "")  # some receivers repeat the status
     is_error = code != str(status) and code.strip("0")
-    if is_error or str(answer.get("status")).casefold() == "error":
+    if is_error or str(answer.get("status")).casefold() in _FAILURES:
         read_answer(body, status)
 
 

@@ -100,6 +100,14 @@ def test_a_body_in_tiny_chunks_takes_no_more_memory_than_its_size():
     assert peak < 3 * MIB
 
 
+@given(st.lists(st.sampled_from([b"", b"a", b"bc", b"d" * 4095, b"e" * 4096])))
+def test_small_and_large_parts_keep_their_order(parts):
+    body = Body(MIB)
+    for part in parts:
+        body.feed(part)
+    assert body.finish() == b"".join(parts)
+
+
 def test_empty_blocks_and_streams_have_a_limit():
     empty = b"\x1f\x8b\x08\x00" + bytes(6) + b"\x00\x00\x00\xff\xff" * 300_000
     with pytest.raises(DecodeError, match="exceeds max_size"):

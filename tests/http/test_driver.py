@@ -69,8 +69,9 @@ class Loopback:
     Without a function, say nothing until the client closes the connection.
     """
 
-    def __init__(self, talk=None):
+    def __init__(self, talk=None, reads=65536):
         self.talk = talk or self.until_gone
+        self.reads = reads  # bytes at most, before the function talks
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/"
         self.gone = threading.Event()
@@ -88,7 +89,7 @@ class Loopback:
 
     def serve(self, connection):
         with contextlib.suppress(OSError), connection:
-            connection.recv(65536)
+            connection.recv(self.reads)
             self.talk(connection)
 
     def until_gone(self, connection):
@@ -140,6 +141,57 @@ async def test_a_request_is_sent_as_it_is_asked_for(sync):
     assert (response.status, response.content) == (201, b"x")
     assert response.headers["a"] == "b"
     assert abs(response.received_at - time.time()) < 60
+
+
+@both
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_arrives_in_one_piece(sync, method):
+    arrived = []
+
+    def talk(connection):
+        while True:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            piece = connection.recv(65536)
+            if not piece:
+                return
+            arrived.append(piece)
+
+    def conversation():
+        content = None if method == "GET" else b"x" * 1000
+        for _ in range(20):
+            asked = request(server.url, method=method, content=content)
+            assert (yield asked).outcome.content == b"ok"
+
+    with Loopback(talk) as server:
+        if sync:
+            with contextlib.closing(HttpDriver()) as driver:
+                driver.run(conversation())
+        else:
+            async with contextlib.aclosing(AsyncHttpDriver()) as driver:
+                await driver.arun(conversation())
+    assert len(arrived) == 19  # the first one is read before talk()
+    assert all(
+        each.startswith(method.encode())
+        and each.endswith(b"\r\n\r\n" if method == "GET" else b"x" * 1000)
+        for each in arrived
+    )
+
+
+@both
+@pytest.mark.parametrize("size", [4095, 4096, 5000, 3 * 2**20])
+async def test_a_larger_body_arrives_whole(sync, size):
+    body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    arrived = bytearray()
+
+    def talk(connection):
+        while not arrived.endswith(body):
+            arrived.extend(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with Loopback(talk, reads=0) as server:
+        asked = request(server.url, method="POST", content=body)
+        assert (await outcome(asked, sync=sync)).status == 204
+    assert arrived.count(b"\r\n\r\n") == 1
 
 
 @both

@@ -10,6 +10,9 @@ from ortege_watch.errors import DecodeError, TransportError
 _OVERHEAD: Final = 64 * 1024
 """Bytes that a compressed body may have beyond the size of what it contains."""
 
+_SMALL: Final = 4096
+"""Bytes: shorter parts are put together, or each would take up to 60 times its size."""
+
 _MEMBERS: Final = 1000
 """The most gzip streams in a body, one after the other."""
 
@@ -25,7 +28,7 @@ class Body:
         self._max_size = max_size
         self._room = max_size
         self._raw_room = max_size
-        self._content = bytearray()  # a list of bytes takes up to 60 times the memory
+        self._parts: list[bytes | bytearray] = []
         self._members = 0
         self._inflate: zlib._Decompress | None = None
 
@@ -57,7 +60,7 @@ class Body:
         if self._raw_room < 0:
             raise self._too_large()
         if self._inflate is None:
-            self._content += chunk
+            self._keep(chunk)
             return
         while chunk:
             if self._inflate.eof:
@@ -71,7 +74,7 @@ class Body:
             self._room -= len(data)
             if self._room < 0:
                 raise self._too_large()
-            self._content += data
+            self._keep(data)
             chunk = self._inflate.unused_data
 
     def finish(self) -> bytes:
@@ -87,7 +90,16 @@ class Body:
             and self._raw_room < (self._max_size + _OVERHEAD)
         ):
             raise TransportError("no complete response: its gzip stream is cut off")
-        return bytes(self._content)
+        return b"".join(self._parts)
+
+    def _keep(self, part: bytes) -> None:
+        """Keep a part of the content, without a copy of it if it is large."""
+        if len(part) >= _SMALL:
+            self._parts.append(part)
+        elif self._parts and isinstance(self._parts[-1], bytearray):
+            self._parts[-1] += part
+        else:
+            self._parts.append(bytearray(part))
 
     def _next_member(self) -> zlib._Decompress:
         self._members += 1

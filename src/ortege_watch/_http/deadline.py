@@ -1,9 +1,11 @@
-"""A deadline for every read and write of a blocking HTTP client, and an end to them.
+"""What this library changes about the sockets of httpx: it wraps its network backends.
 
-The timeouts of httpx count from the last byte, so that a peer that sends one from time
-to time holds a call up for ever. This wraps the network backend of its connection pools:
-no operation lasts longer than what is left of the deadline of the call in this thread.
-And closing a client of httpx does not wake the threads that are using its sockets.
+Blocking sockets get a deadline and an end. The timeouts of httpx count from the last
+byte, so that a peer that sends one from time to time holds a call up for ever: here no
+operation lasts longer than what is left of the deadline of the call in this thread. And
+closing a client of httpx does not wake the threads that are using its sockets.
+
+Connections of this library's own also send a request at once and read larger pieces.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ T = TypeVar("T")
 
 _PIECE: Final = 4096
 """Bytes that are written under one timeout, or a slow reader would renew it."""
+
+_CHUNK: Final = 256 * 1024
+"""Bytes that are read at once; httpx asks for 64 kB, and asyncio has up to 256 kB."""
 
 Deadline: TypeAlias = tuple[Callable[[], float], float]
 """A clock, and the time by it at which the call in this thread ends."""
@@ -84,10 +89,11 @@ def _limit(timeout: float | None) -> float | None:
     return left if timeout is None else min(timeout, left)
 
 
-def guard(http: Any, sockets: Sockets) -> None:
+def guard(http: Any, sockets: Sockets, *, is_ours: bool = False) -> None:
     """Let an httpx.Client, its proxies included, or a transport respect both.
 
-    A transport that has no connection pool of httpcore is left alone.
+    A transport that has no connection pool of httpcore is left alone. One that is ours
+    speaks HTTP/1.1 only, so its requests need not be sent write by write.
     """
     # None of these has a public name. They are in every httpx from 0.27 to 0.28.
     own = getattr(http, "_transport", http)
@@ -95,15 +101,81 @@ def guard(http: Any, sockets: Sockets) -> None:
         pool = getattr(transport, "_pool", None)
         backend = getattr(pool, "_network_backend", None)
         if backend is not None and not isinstance(backend, _Backend):
-            vars(pool)["_network_backend"] = _Backend(backend, sockets)
+            vars(pool)["_network_backend"] = _Backend(backend, sockets, is_ours)
+
+
+def send_at_once(transport: Any) -> None:
+    """Let an async transport of ours, which speaks HTTP/1.1 only, join its writes."""
+    pool = transport._pool  # noqa: SLF001 - as in guard()
+    pool._network_backend = _AsyncBackend(pool._network_backend)  # noqa: SLF001
+
+
+class _Outgoing:
+    """The beginning of a request, which waits to be sent with the rest.
+
+    httpcore writes the head, the body and an empty end of it. Each write would be a
+    system call, and in a task a turn of the event loop.
+    """
+
+    def __init__(self, *, joins: bool) -> None:
+        self._most = _PIECE if joins else 0
+        self._kept = b""
+
+    def add(self, data: bytes) -> bytes:
+        """Return what to send now: everything, at the end of a request."""
+        self._kept += data
+        return self.take() if not data or len(self._kept) >= self._most else b""
+
+    def take(self) -> bytes:
+        """Return what has not been sent, before a read that may wait for its answer."""
+        data, self._kept = self._kept, b""
+        return data
+
+
+class _AsyncBackend:
+    """An async network backend of httpcore."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.sleep = inner.sleep
+
+    async def connect_tcp(self, *address: Any, **options: Any) -> _AsyncStream:
+        return _AsyncStream(await self._inner.connect_tcp(*address, **options))
+
+
+class _AsyncStream:
+    """An async network stream of httpcore; drivers limit its time."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._outgoing = _Outgoing(joins=True)
+        self.aclose = inner.aclose
+        self.get_extra_info = inner.get_extra_info
+
+    async def read(self, _: int, timeout: float | None = None) -> bytes:
+        if rest := self._outgoing.take():
+            await self._inner.write(rest, timeout)
+        data: bytes = await self._inner.read(_CHUNK, timeout)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if data := self._outgoing.add(buffer):
+            await self._inner.write(data, timeout)
+
+    async def start_tls(self, *context: Any, **options: Any) -> _AsyncStream:
+        return _AsyncStream(await self._inner.start_tls(*context, **options))
 
 
 class _Backend:
     """A network backend of httpcore."""
 
-    def __init__(self, inner: Any, sockets: Sockets) -> None:
+    def __init__(self, inner: Any, sockets: Sockets, is_ours: bool) -> None:
         self._inner = inner
         self._sockets = sockets
+        self._is_ours = is_ours
+
+    def _stream(self, inner: Any) -> _Stream:
+        return _Stream(inner, self._sockets, self._is_ours)
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, **options: Any
@@ -123,7 +195,7 @@ class _Backend:
         raise error
 
     def _connect(self, *address: Any, **options: Any) -> _Stream:
-        stream = _Stream(self._inner.connect_tcp(*address, **options), self._sockets)
+        stream = self._stream(self._inner.connect_tcp(*address, **options))
         if self._sockets.closing.done():  # nobody waits for it any more
             stream.close()
         return stream
@@ -133,7 +205,7 @@ class _Backend:
     ) -> _Stream:
         limit = _limit(timeout)
         stream = self._inner.connect_unix_socket(path, limit, **options)
-        return _Stream(stream, self._sockets)
+        return self._stream(stream)
 
     def _addresses(self, host: str, port: int) -> list[str]:
         """Return the addresses of a host, or the host where it cannot be resolved here."""
@@ -166,9 +238,11 @@ class _Backend:
 class _Stream:
     """A network stream of httpcore."""
 
-    def __init__(self, inner: Any, sockets: Sockets) -> None:
+    def __init__(self, inner: Any, sockets: Sockets, is_ours: bool) -> None:
         self._inner = inner
         self._sockets = sockets
+        self._is_ours = is_ours
+        self._outgoing = _Outgoing(joins=is_ours)
         self.close = inner.close
         self.get_extra_info = inner.get_extra_info
         found = inner.get_extra_info("socket")
@@ -179,13 +253,20 @@ class _Stream:
         )
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data: bytes = self._inner.read(max_bytes, _limit(timeout))
+        if rest := self._outgoing.take():
+            self._send(rest, timeout)
+        most = _CHUNK if self._is_ours else max_bytes
+        data: bytes = self._inner.read(most, _limit(timeout))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if data := self._outgoing.add(buffer):
+            self._send(data, timeout)
+
+    def _send(self, data: bytes, timeout: float | None) -> None:
         _limit(timeout)
-        for start in range(self._send_at_once(buffer), len(buffer), _PIECE):
-            self._inner.write(buffer[start : start + _PIECE], _limit(timeout))
+        for start in range(self._send_at_once(data), len(data), _PIECE):
+            self._inner.write(data[start : start + _PIECE], _limit(timeout))
 
     def _send_at_once(self, buffer: bytes) -> int:
         """Send what the system takes without waiting, and return the number of bytes.
@@ -215,4 +296,4 @@ class _Stream:
             with socket.fromfd(plain.fileno(), plain.family, plain.type) as handle:
                 self._sockets.add(handle)
                 inner = self._inner.start_tls(ssl_context, server_hostname, limit)
-        return _Stream(inner, self._sockets)
+        return _Stream(inner, self._sockets, self._is_ours)

@@ -45,7 +45,13 @@ from ortege_watch._http.conversation import (
     TokenTimeout,
     Work,
 )
-from ortege_watch._http.deadline import DEADLINE, DeadlinePassed, Sockets, guard
+from ortege_watch._http.deadline import (
+    DEADLINE,
+    DeadlinePassed,
+    Sockets,
+    guard,
+    send_at_once,
+)
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -448,7 +454,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
                 self._transport = httpx.HTTPTransport(
                     verify=self.tls or ssl_context(), proxy=proxy_for(request.url)
                 )
-                guard(self._transport, self._sockets)
+                guard(self._transport, self._sockets, is_ours=True)
         return self._transport.handle_request(_build(request))
 
     def close(self) -> None:
@@ -556,6 +562,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
             self._transport = httpx.AsyncHTTPTransport(
                 verify=self.tls or ssl_context(), proxy=proxy_for(request.url)
             )
+            send_at_once(self._transport)
         return await self._transport.handle_async_request(_build(request))
 
     async def aclose(self) -> None:

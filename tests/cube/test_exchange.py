@@ -78,6 +78,25 @@ def test_a_question_is_sent_with_a_token_and_an_id(play):
     ]
 
 
+def test_a_token_that_is_known_is_not_asked_for(play):
+    server = play([DONE])
+    call = Call(api="https://host", **KNOWN, token="known-token", budget=TimeBudget())
+    assert server.run(call.ask("GET", "/meta", read)) == {"done": True}
+    assert [type(each) for each in server.effects] == [Request]
+    assert server.requests[0].headers["authorization"] == "Bearer known-token"
+    assert server.requests[0].secrets == Secrets(["known-token"])
+    assert "known-token" not in repr((call, server.effects))
+
+
+@pytest.mark.parametrize(("tokens", "requests"), [(["new"], 2), (["known"], 1)])
+def test_a_known_token_that_is_refused_is_asked_for_once(play, tokens, requests):
+    server = play([REFUSED] * 9, tokens=tokens)
+    call = Call(api="https://host", **KNOWN, token="known", budget=TimeBudget())
+    with pytest.raises(AuthenticationError, match="Invalid token"):
+        server.run(call.ask("GET", "/meta", read))
+    assert (len(server.requests), server.asked_tokens) == (requests, 1)
+
+
 def test_a_question_without_a_body_has_no_content_type(play):
     server = play([DONE])
     call = Call(api="https://host", **KNOWN, budget=TimeBudget())

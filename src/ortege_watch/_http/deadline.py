@@ -28,6 +28,13 @@ T = TypeVar("T")
 _PIECE: Final = 4096
 """Bytes that are written under one timeout, or a slow reader would renew it."""
 
+_JOINED: Final = 4096
+"""Bytes: writes of httpcore are joined up to the end of a request, or to so many.
+
+It writes the head, the body and an empty end. Each would be a system call, and in a task
+a turn of the event loop.
+"""
+
 _CHUNK: Final = 256 * 1024
 """Bytes that are read at once; httpx asks for 64 kB, and asyncio has up to 256 kB."""
 
@@ -110,28 +117,6 @@ def send_at_once(transport: Any) -> None:
     pool._network_backend = _AsyncBackend(pool._network_backend)  # noqa: SLF001
 
 
-class _Outgoing:
-    """The beginning of a request, which waits to be sent with the rest.
-
-    httpcore writes the head, the body and an empty end of it. Each write would be a
-    system call, and in a task a turn of the event loop.
-    """
-
-    def __init__(self, *, joins: bool) -> None:
-        self._most = _PIECE if joins else 0
-        self._kept = b""
-
-    def add(self, data: bytes) -> bytes:
-        """Return what to send now: everything, at the end of a request."""
-        self._kept += data
-        return self.take() if not data or len(self._kept) >= self._most else b""
-
-    def take(self) -> bytes:
-        """Return what has not been sent, before a read that may wait for its answer."""
-        data, self._kept = self._kept, b""
-        return data
-
-
 class _AsyncBackend:
     """An async network backend of httpcore."""
 
@@ -148,18 +133,20 @@ class _AsyncStream:
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self._outgoing = _Outgoing(joins=True)
+        self._unsent = b""
         self.aclose = inner.aclose
         self.get_extra_info = inner.get_extra_info
 
     async def read(self, _: int, timeout: float | None = None) -> bytes:
-        if rest := self._outgoing.take():
-            await self._inner.write(rest, timeout)
+        if self._unsent:
+            await self.write(b"", timeout)
         data: bytes = await self._inner.read(_CHUNK, timeout)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if data := self._outgoing.add(buffer):
+        data = self._unsent = self._unsent + buffer
+        if len(data) >= _JOINED or not buffer:
+            self._unsent = b""
             await self._inner.write(data, timeout)
 
     async def start_tls(self, *context: Any, **options: Any) -> _AsyncStream:
@@ -242,7 +229,7 @@ class _Stream:
         self._inner = inner
         self._sockets = sockets
         self._is_ours = is_ours
-        self._outgoing = _Outgoing(joins=is_ours)
+        self._unsent = b""
         self.close = inner.close
         self.get_extra_info = inner.get_extra_info
         found = inner.get_extra_info("socket")
@@ -253,17 +240,18 @@ class _Stream:
         )
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if rest := self._outgoing.take():
-            self._send(rest, timeout)
+        if self._unsent:
+            self.write(b"", timeout)
         most = _CHUNK if self._is_ours else max_bytes
         data: bytes = self._inner.read(most, _limit(timeout))
         return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        if data := self._outgoing.add(buffer):
-            self._send(data, timeout)
-
-    def _send(self, data: bytes, timeout: float | None) -> None:
+        data = self._unsent + buffer
+        if self._is_ours and buffer and len(data) < _JOINED:
+            self._unsent = data
+            return
+        self._unsent = b""
         _limit(timeout)
         for start in range(self._send_at_once(data), len(data), _PIECE):
             self._inner.write(data[start : start + _PIECE], _limit(timeout))

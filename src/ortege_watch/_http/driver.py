@@ -512,9 +512,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         outcome, token = None, ""
         match effect:
             case Request():
-                outcome = self._unless_closed(
-                    await self.until_closed(self._send(effect))
-                )
+                outcome = self._unless_closed(await self._send(effect))
             case GetToken(source, within):
                 self.check_open()
                 try:
@@ -533,8 +531,10 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         return _answer(self.clock.now(), outcome, token)
 
     async def _send(self, request: Request) -> Response | Failure:
+        scope = anyio.move_on_after(request.limit)
+        self._running.add(scope)
         try:
-            with anyio.move_on_after(request.limit) as scope:
+            with scope:
                 response = await self._respond(request)
                 try:
                     body = _body(response, request, self.max_size)
@@ -550,6 +550,8 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
             if not _is_foreign(error):
                 raise
             return _failure(error, request, self._through(request))
+        finally:
+            self._running.discard(scope)
         assert scope.cancelled_caught  # noqa: S101 - for the type checkers
         return _expired(request, self._through(request))
 

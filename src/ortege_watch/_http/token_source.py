@@ -47,7 +47,7 @@ class TokenSource:
     get its result, too. No repr and no error message shows the token.
     """
 
-    __slots__ = ("_ask", "_fixed", "_in_thread", "_lock", "_running", "is_fixed")
+    __slots__ = ("_ask", "_in_thread", "_lock", "_running", "fixed")
 
     def __init__(self, source: TokenLike, *, in_thread: bool = False) -> None:
         """Check a string, a function or an async function.
@@ -55,10 +55,9 @@ class TokenSource:
         Raises:
             InvalidArgument: the string is not a token, or the source is something else.
         """
-        self.is_fixed = not callable(source)
-        """Whether asking again gives the same token."""
+        self.fixed = ""
+        """The token that asking always gives; an empty string for a function."""
         self._ask: Callable[[], str | Awaitable[str]] | None = None
-        self._fixed = ""
         self._in_thread = in_thread
         self._lock = threading.Lock()
         self._running: Future[object] | None = None  # the last call in a thread
@@ -67,7 +66,7 @@ class TokenSource:
         else:
             given = Concealed(source)
             del source
-            self._fixed = clean(given.value, InvalidArgument)
+            self.fixed = clean(given.value, InvalidArgument)
 
     def __repr__(self) -> str:
         return "TokenSource(...)"
@@ -85,7 +84,7 @@ class TokenSource:
             TokenTimeout: the function is still running.
         """
         if self._ask is None:
-            return self._fixed
+            return self.fixed
         end = time.monotonic() + within
         with _calling_token_function():
             running = self._join(self._ask)
@@ -107,7 +106,7 @@ class TokenSource:
                 one was cancelled.
         """
         if self._ask is None:
-            return self._fixed
+            return self.fixed
         with _calling_token_function(), anyio.move_on_after(within):
             # In no variable, because a traceback shows those.
             return clean(
@@ -127,7 +126,7 @@ class TokenSource:
         """
         if self._ask is not None:
             return "the token function returned the same token again"
-        until, when = expiry(self._fixed), ""
+        until, when = expiry(self.fixed), ""
         if until is not None and until <= now:
             when = f" that expired at {timestamp(until)}"
         return (

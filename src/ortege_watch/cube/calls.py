@@ -77,13 +77,13 @@ class Call:
     request_id: str  # a uuid4; each attempt sends it with -span-1, -span-2
     started: float  # monotonic seconds
     budget: TimeBudget  # the time and the attempts of the whole call
-    # where the token comes from; asked once, and again if it is refused
+    # where the token comes from; asked unless one is known, and again if it is refused
     tokens: Tokens
+    _token: str = field(default="", alias="token", repr=False)
     added_keys: AddedKeys = field(factory=AddedKeys)
     _attempts: Attempts = field(init=False)
     _spans: Iterator[int] = field(factory=partial(itertools.count, 1), init=False)
     _span: str = field(default="", init=False)
-    _token: str = field(default="", init=False, repr=False)
     # what the server knows, and no error may show
     secrets: Secrets = field(factory=Secrets, init=False)
     _is_renewed: bool = field(default=False, init=False)
@@ -92,6 +92,8 @@ class Call:
         self._attempts = Attempts(
             budget=self.budget, started=self.started, logger=_LOGGER
         )
+        if self._token:
+            self.secrets = Secrets([self._token])
 
     def ask(
         self,

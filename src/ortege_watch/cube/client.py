@@ -140,6 +140,7 @@ class Settings:
             started=now,
             budget=budget,
             tokens=self.tokens,
+            token=self.tokens.fixed,
             added_keys=self.added_keys,
         )
 
@@ -517,13 +518,12 @@ def _watch(
     def remember(dialect: Dialect) -> None:
         settings.dialect = dialect
 
-    fixed = settings.tokens.is_fixed
-    expires = expiry(settings.tokens.get(0)) if fixed else None
+    expires = expiry(settings.tokens.fixed)
     target = Target(
         url=settings.endpoint.socket,
         token=partial(settings.tokens.aget, math.inf),  # the session limits it
         advice=lambda: settings.tokens.advice(time.time()),
-        token_expires=not fixed,
+        token_expires=not settings.tokens.fixed,
         # beyond that, datetime has no years
         fixed_until=expires if expires and expires < _YEAR_9999 else None,
         poll=poll,

@@ -12,10 +12,11 @@ empty: then one signature stands for one request.
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from hmac import compare_digest
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -45,8 +46,16 @@ _FIELD: Final = re.compile(r"[!-:<-~]+")  # visible ASCII without ";"
 _METHOD: Final = re.compile(r"[A-Z]+")
 _PATH: Final = re.compile(r"/[!\"$-:<->@-~]*")  # ... and without "?" and "#"
 
-Key: TypeAlias = hmac.HMAC
-"""A secret that is ready for signing; its ``repr`` does not show the secret."""
+# RFC 2104: what HMAC combines with each byte of the key, for the two hashes.
+_BLOCK_SIZE: Final = 64
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+
+Key: TypeAlias = "tuple[hashlib._Hash, hashlib._Hash]"  # noqa: SLF001 - typeshed's
+"""A secret that is ready for signing: the inner and the outer hash of its HMAC.
+
+Its ``repr`` does not show the secret. To copy the two takes half the time of
+``hmac.new()``, and two thirds of that of copying an ``hmac.HMAC``.
+"""
 
 
 def is_field(text: object) -> bool:
@@ -99,15 +108,19 @@ def check_credentials(credentials: object) -> None:
 
 
 def prepare(secret: object, name: str = "secret") -> Key:
-    """Return the HMAC-SHA256 of an empty text under a secret, which is checked.
-
-    To copy it and add the text takes two thirds of the time of ``hmac.digest()``.
-    """
+    """Return the key of a secret, which is checked."""
     given = secret if isinstance(secret, Concealed) else Concealed(secret)
     del secret  # a traceback shows what a frame has
     if problem := _problem(given.value):
         raise InvalidArgument(f"{name} {problem}")
-    return hmac.new(given.value.encode(), digestmod="sha256")
+    block = Concealed(given.value.encode())
+    if len(block.value) > _BLOCK_SIZE:
+        block = Concealed(hashlib.sha256(block.value).digest())
+    block = Concealed(block.value.ljust(_BLOCK_SIZE, b"\0"))
+    inner, outer = (
+        hashlib.sha256(block.value.translate(pad)) for pad in (_INNER, _OUTER)
+    )
+    return inner, outer
 
 
 def _problem(secret: object) -> str:
@@ -129,9 +142,10 @@ def _problem(secret: object) -> str:
 
 def digest(key: Key, message: bytes) -> str:
     """Return the signature of a message."""
-    mac = key.copy()
-    mac.update(message)
-    return mac.hexdigest()
+    inner, outer = key[0].copy(), key[1].copy()
+    inner.update(message)
+    outer.update(inner.digest())
+    return outer.hexdigest()
 
 
 def matches(keys: Iterable[Key], message: bytes, signature: str) -> bool:
@@ -139,10 +153,11 @@ def matches(keys: Iterable[Key], message: bytes, signature: str) -> bool:
     if not signature.isascii():
         return False
     good = False
-    for key in keys:
-        mac = key.copy()  # as digest(), without a call
-        mac.update(message)
-        good |= hmac.compare_digest(mac.hexdigest(), signature)
+    for first, second in keys:  # as digest(), without a call
+        inner, outer = first.copy(), second.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        good |= compare_digest(outer.hexdigest(), signature)
     return good
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import pickle
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import product
 
 import pytest
 from hypothesis import given, strategies as st
@@ -232,6 +234,7 @@ def test_a_key_that_is_there_twice_is_refused_wherever_it_is():
         ('"chain_id"', '"chain_id": "1", "\\u0063hain_id"', "chain_id"),
         ('"tx_hash"', '"tx_hash": "0x", "tx_hash"', "event_values.tx_hash"),
         ('"tx_hash"', '"tx_hash"  : "0x", "tx_hash"', "event_values.tx_hash"),
+        ('"tx_hash"', '"tx_hash": ":\\"", "tx_hash"', "event_values.tx_hash"),
     ):
         twice = body.replace(old, new, 1)
         [problem] = refused(twice.encode())
@@ -245,7 +248,7 @@ def test_a_key_that_is_there_twice_is_refused_wherever_it_is():
 
 
 texts = st.sampled_from(
-    ["", "56", "056", "56.0", "1e3", "x", '"', "\\", "\u0665", "9" * 80]
+    ["", "56", "056", "56.0", "1e3", "x", '"', ":", '":', "\\", "\u0665", "9" * 80]
 )
 scalars = st.one_of(
     texts,
@@ -253,7 +256,10 @@ scalars = st.one_of(
     st.sampled_from([0.5, 56.0, 1e30, None, True, 1_700_000_000_000]),
 )
 names = st.sampled_from(
-    [*alert_object(), "address", "entity", "event_code", "entity_type", "raw", "more"]
+    [
+        *(*alert_object(), "address", "entity", "event_code", "entity_type"),
+        *("raw", "_raw", "app_id", "_app_id", "more"),
+    ]
 )
 documents = st.dictionaries(
     names,
@@ -277,11 +283,12 @@ def test_the_short_way_comes_to_the_result_of_the_long_one(
 
     def result(body):
         try:
-            alerts = read_alerts(body)
+            alerts = read_alerts(body, "app")
         except DecodeError as error:
             return error.problems
+        fields = (*AlertInfo.__match_args__, "raw", "app_id")
         return [
-            (*(getattr(each, name) for name in AlertInfo.__match_args__), each.raw)
+            (*(getattr(each, name) for name in fields), each.to_wire())
             for each in alerts
         ]
 
@@ -295,8 +302,13 @@ def test_the_short_way_comes_to_the_result_of_the_long_one(
 
 
 def test_the_short_way_is_taken_for_documented_alerts():
-    for separators in ((",", ":"), (", ", ": ")):
-        document = {"alert_info_list": [alert_object(), alert_object()]}
+    link = alert_object(event_values={"comment": "see https://example.com: 1"})
+    said = alert_object(event_values={"comment": 'he said "no"'})
+    for objects, separators in product(
+        ([alert_object()] * 2, [alert_object(), link], [alert_object(), said]),
+        ((",", ":"), (", ", ": "), (" , ", " : ")),
+    ):
+        document = {"alert_info_list": objects}
         body = json.dumps(document, separators=separators).encode()
         # The long way has the raw alert at hand and keeps it.
         assert all(each.raw is not each.raw for each in read_alerts(body))
@@ -478,6 +490,25 @@ def test_an_alert_matches_patterns_and_is_copied():
         again = pickle.loads(pickle.dumps(alert))
         assert again == alert
         assert again.raw == alert.raw
+
+
+def test_the_private_fields_of_an_alert_are_not_read():
+    for changes in ({"_app_id": "other"}, {"_raw": {"x": "y"}}, {"_app_id": None}):
+        [alert] = read_alerts(alert_body(alert_object(**changes)), "app")
+        assert (alert.app_id, alert.raw) == ("app", alert_object(**changes))
+        assert alert == decoded()
+
+
+def test_the_class_says_how_it_is_called():
+    names = [*AlertInfo.__match_args__, "raw"]
+    assert list(inspect.signature(AlertInfo).parameters) == names
+    with pytest.raises(TypeError, match="event_code"):
+        AlertInfo(ADDRESS, 56, "ERC20")
+
+
+def test_an_alert_that_was_received_can_be_sent():
+    [received] = read_alerts(alert_body(), "app")
+    assert encode_alerts([received]) == encode_alerts([OWN])
 
 
 def test_an_alert_shows_its_fields_and_does_not_change():

@@ -16,12 +16,15 @@ from itertools import groupby, islice
 from operator import attrgetter, itemgetter
 from types import UnionType
 from typing import (
+    TYPE_CHECKING,
     Annotated,
     Any,
     ClassVar,
     Final,
     Self,
+    TypeAlias,
     Union,
+    cast,
     final,
     get_args,
     get_origin,
@@ -109,7 +112,7 @@ class EventValues(Mapping[str, Any]):
     def view(cls, values: Mapping[str, Any]) -> Self:
         """Return typed access to a mapping, without copying it."""
         made = cls.__new__(cls)
-        made._values = values  # noqa: SLF001 - its own
+        made._values = values
         return made
 
     @classmethod
@@ -162,7 +165,7 @@ class _Field:
     optional: bool
 
     def read(self, values: EventValues) -> object:
-        given = values._values.get(self.name)  # noqa: SLF001 - of the same module
+        given = values._values.get(self.name)
         if given is None:
             if self.optional:
                 return None
@@ -488,51 +491,9 @@ class SupportedEvent:
         codec.dump_bytes(list(types), "entity_types")
 
 
-_QUOTE: Final = ord('"')
-_new: Final = object.__new__
-
-
-# Nearly every alert has the documented names with strings as values. msgspec reads those
-# in one step, and an AlertInfo is a view of the result: no Python code runs for a field
-# that is not accessed. The tolerant reader defines the result: the fast one must return
-# the same or give up.
-class _Fields(msgspec.Struct, frozen=True, gc=False):
-    """The fields of an alert under their documented names.
-
-    The chain id is in digits, without zeros before them.
-    """
-
-    watch_entity: Annotated[str, msgspec.Meta(min_length=1)]
-    chain_id: Annotated[str, msgspec.Meta(max_length=77)]
-    watch_entity_type: Annotated[str, msgspec.Meta(min_length=1)]
-    watch_event_code: Annotated[str, msgspec.Meta(min_length=1)]
-    timestamp: Annotated[int, msgspec.Meta(ge=0, le=LAST_SECONDS)]
-    event_values: Mapping[str, Any]
-
-
-class _Documented(_Fields, frozen=True, gc=False, forbid_unknown_fields=True):
-    """An alert in the documented form, with strings as values."""
-
-    event_values: Mapping[str, str]
-
-
-class _Body(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    alert_info_list: list[_Documented]
-
-
-def _fields(
-    entity: str,
-    chain_id: int,
-    entity_type: str,
-    event_code: str,
-    timestamp: int,
-    values: Mapping[str, Any],
-) -> _Fields:
-    make = _Documented if codec.has_strings(values) else _Fields
-    return make(entity, str(chain_id), entity_type, event_code, timestamp, values)
-
-
-_decode: Final = msgspec.json.Decoder(_Body | list[_Documented]).decode
+_COLON, _QUOTE = b':"'
+_BY_FIELDS: Final[Mapping[str, Any]] = {}
+"""The ``raw`` of a new alert with values that are not strings: it is made on access."""
 
 
 class _KeyStart(msgspec.Struct, gc=False):
@@ -557,11 +518,68 @@ _AFTER_TYPE: Final = b'"watch_event_code":'
 
 It is found once: a quote in a string is written with a backslash before it.
 """
-_CODE: Final = attrgetter("watch_event_code")
+_CODE: Final = attrgetter("_event_code")
 
 
+_FIELDS: Final = (
+    *("entity", "chain_id", "entity_type", "event_code", "timestamp"),
+    "event_values",
+)
+
+
+class _CheckedCall(msgspec.StructMeta):
+    """The metaclass of alerts: to call the class checks the arguments.
+
+    msgspec does not call it, and allows a struct no ``__init__``.
+    """
+
+    __match_args__ = _FIELDS
+
+    def __call__(
+        self,
+        entity: str,
+        chain_id: int | str,
+        entity_type: str,
+        event_code: str,
+        timestamp: int,
+        event_values: Mapping[str, Any] | None = None,
+        raw: Mapping[str, Any] | None = None,
+    ) -> AlertInfo:
+        _check_fields(entity, entity_type, event_code)
+        expected = "an int of unix seconds, not milliseconds"
+        check_int("timestamp", timestamp, expected, first=0, last=LAST_SECONDS)
+        check_kind("event_values", event_values, Mapping | None, "a mapping")
+        return _create(
+            entity,
+            _chain_id(chain_id),
+            entity_type,
+            event_code,
+            int(timestamp),
+            dict(event_values or {}),
+            raw,
+        )
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(partial(_CheckedCall.__call__, self))
+
+
+_NonEmpty: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+# Nearly every alert has the documented names with strings as values. msgspec creates
+# the AlertInfo of such an alert in one step: no Python code runs for a field that is not
+# accessed. The tolerant reader defines the result: the fast one must return the same or
+# give up. An alert whose ``_raw`` is None has this form.
 @final
-class AlertInfo:
+class AlertInfo(
+    msgspec.Struct,
+    metaclass=_CheckedCall,
+    gc=False,
+    eq=False,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
     """An event at a watched entity.
 
     Two alerts are equal if they are sent as the same: ``raw``, the case of the address
@@ -580,44 +598,32 @@ class AlertInfo:
         InvalidArgument: a field is empty, out of range or of another type.
     """
 
-    __slots__ = ("_app_id", "_fields", "_raw")
-    __match_args__ = (
-        "entity",
-        "chain_id",
-        "entity_type",
-        "event_code",
-        "timestamp",
-        "event_values",
+    _entity: _NonEmpty = msgspec.field(name="watch_entity")
+    _chain_id: Annotated[str, msgspec.Meta(max_length=77)] = msgspec.field(
+        name="chain_id"
     )
+    """In digits, without zeros before them."""
+    _entity_type: _NonEmpty = msgspec.field(name="watch_entity_type")
+    _event_code: _NonEmpty = msgspec.field(name="watch_event_code")
+    _timestamp: Annotated[int, msgspec.Meta(ge=0, le=LAST_SECONDS)] = msgspec.field(
+        name="timestamp"
+    )
+    _values: dict[str, str] = msgspec.field(name="event_values")
+    _raw: Mapping[str, Any] | None = None
+    _app_id: str | None = None
 
-    _app_id: str | None
-    _fields: _Fields
-    _raw: Mapping[str, Any] | None
+    if TYPE_CHECKING:
 
-    def __init__(
-        self,
-        entity: str,
-        chain_id: int | str,
-        entity_type: str,
-        event_code: str,
-        timestamp: int,
-        event_values: Mapping[str, Any] | None = None,
-        raw: Mapping[str, Any] | None = None,
-    ) -> None:
-        _check_fields(entity, entity_type, event_code)
-        expected = "an int of unix seconds, not milliseconds"
-        check_int("timestamp", timestamp, expected, first=0, last=LAST_SECONDS)
-        check_kind("event_values", event_values, Mapping | None, "a mapping")
-        self._fields = _fields(
-            entity,
-            _chain_id(chain_id),
-            entity_type,
-            event_code,
-            int(timestamp),
-            dict(event_values or {}),
-        )
-        self._raw = raw
-        self._app_id = None
+        def __init__(
+            self,
+            entity: str,
+            chain_id: int | str,
+            entity_type: str,
+            event_code: str,
+            timestamp: int,
+            event_values: Mapping[str, Any] | None = None,
+            raw: Mapping[str, Any] | None = None,
+        ) -> None: ...
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> AlertInfo:
@@ -648,13 +654,12 @@ class AlertInfo:
         The chain id and all numbers among the values are strings, exactly; values that
         are ``None`` are left out. :meth:`from_wire` reads it.
         """
-        fields = self._fields
         return {
-            "watch_entity": fields.watch_entity,
-            "chain_id": fields.chain_id,
-            "watch_entity_type": spelling_of(fields.watch_entity_type),
-            "watch_event_code": fields.watch_event_code,
-            "timestamp": fields.timestamp,
+            "watch_entity": self._entity,
+            "chain_id": self._chain_id,
+            "watch_entity_type": spelling_of(self._entity_type),
+            "watch_event_code": self._event_code,
+            "timestamp": self._timestamp,
             "event_values": self._values_as_text(),
         }
 
@@ -669,27 +674,27 @@ class AlertInfo:
     @property
     def entity(self) -> str:
         """The address as it was received."""
-        return self._fields.watch_entity
+        return self._entity
 
     @property
     def chain_id(self) -> int:
         """The chain's number."""
-        return int(self._fields.chain_id)
+        return int(self._chain_id)
 
     @property
     def entity_type(self) -> str:
         """The kind of entity as it was received."""
-        return self._fields.watch_entity_type
+        return self._entity_type
 
     @property
     def event_code(self) -> str:
         """The code of the event, such as ``big_amount_txn``."""
-        return self._fields.watch_event_code
+        return self._event_code
 
     @property
     def timestamp(self) -> int:
         """The time of the event, in unix seconds."""
-        return self._fields.timestamp
+        return self._timestamp
 
     @property
     def timestamp_was_milliseconds(self) -> bool:
@@ -701,14 +706,21 @@ class AlertInfo:
     @property
     def event_values(self) -> EventValues:
         """The details: of the code's class, else a plain :class:`EventValues`."""
-        return kind_of(self._fields.watch_event_code).view(self._fields.event_values)
+        return kind_of(self._event_code).view(self._values)
 
     @property
     def raw(self) -> Mapping[str, Any]:
         """The alert as it was received."""
-        if self._raw is None:
-            return msgspec.to_builtins(self._fields)  # type: ignore[no-any-return]
-        return self._raw
+        if self._raw is not None and self._raw is not _BY_FIELDS:
+            return self._raw
+        return {
+            "watch_entity": self._entity,
+            "chain_id": self._chain_id,
+            "watch_entity_type": self._entity_type,
+            "watch_event_code": self._event_code,
+            "timestamp": self._timestamp,
+            "event_values": msgspec.to_builtins(self._values),
+        }
 
     def dedupe_key(self, app_id: str | None = None) -> str:
         """Return a key that is the same for the same alert; alerts have no id.
@@ -728,11 +740,9 @@ class AlertInfo:
         if app_id is None and (app_id := self.app_id) is None:
             problem = "the alert was not received and has no app_id"
             raise InvalidArgument(f"{problem}: pass that of its sender")
-        fields = self._fields
-        if type(fields) is _Documented:
-            chain, address = fields.chain_id, fields.watch_entity.lower()
-            event, time = fields.watch_event_code, fields.timestamp
-            parts = _Key(app_id, chain, address, event, time, fields.event_values)
+        if self._raw is None:
+            where = self._chain_id, self._entity.lower(), self._event_code
+            parts = _Key(app_id, *where, self._timestamp, self._values)
             try:
                 return _sha256(codec.encode_sorted(parts)).hexdigest()
             except (TypeError, *codec.UNREADABLE):
@@ -742,9 +752,11 @@ class AlertInfo:
 
     def _values_as_text(self) -> dict[str, Any]:
         """Return the values as they are sent: numbers as strings, and no ``None``."""
+        # Those of a received alert are strings, those of a new one may be others.
+        values = cast("Mapping[str, Any]", self._values)
         return {
             name: value if type(value) is str else as_text(value)
-            for name, value in self._fields.event_values.items()
+            for name, value in values.items()
             if value is not None
         }
 
@@ -764,8 +776,40 @@ class AlertInfo:
         return hash(self._identity())
 
     def __repr__(self) -> str:
-        fields = (f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
+        fields = (f"{name}={getattr(self, name)!r}" for name in _FIELDS)
         return f"AlertInfo({', '.join(fields)})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raw = None if self._raw is _BY_FIELDS else self._raw
+        where = (self._entity, self._chain_id, self._entity_type)
+        what = (self._event_code, self._timestamp, self._values)
+        return _create, (*where, *what, raw, self._app_id)
+
+
+def _create(
+    entity: str,
+    chain_id: int | str,
+    entity_type: str,
+    event_code: str,
+    timestamp: int,
+    values: Mapping[str, Any],
+    raw: Mapping[str, Any] | None,
+    app_id: str | None = None,
+) -> AlertInfo:
+    """Return an alert with these fields, which were checked before."""
+    if raw is None and not codec.has_strings(values):
+        raw = _BY_FIELDS
+    where, what = (entity, str(chain_id), entity_type), (event_code, timestamp, values)
+    new = msgspec.StructMeta.__call__  # as the decoder does, without the metaclass
+    made: AlertInfo = new(AlertInfo, *where, *what, raw, app_id)
+    return made
+
+
+class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    alert_info_list: list[AlertInfo]
+
+
+_decode: Final = msgspec.json.Decoder(_Body | list[AlertInfo]).decode
 
 
 _MOST_BITS: Final = 14_000
@@ -790,20 +834,19 @@ def encode_documented(alerts: Sequence[AlertInfo]) -> list[bytes] | None:
 
     None has to if all values are strings and valid, as those of nearly every alert are.
     """
-    fields = [each._fields for each in alerts]
-    if any(type(each) is not _Documented for each in fields):
+    if any(each._raw is not None or each._app_id is not None for each in alerts):
         return None
-    types = {each.watch_entity_type for each in fields}
+    types = {each._entity_type for each in alerts}
     if not (
-        all(map(ADDRESS.fullmatch, {each.watch_entity for each in fields}))
+        all(map(ADDRESS.fullmatch, {each._entity for each in alerts}))
         and all(spelling_of(each) == each for each in types)
     ):
         return None
-    for code, group in groupby(sorted(fields, key=_CODE), _CODE):
-        if not kind_of(code).accept([each.event_values for each in group]):
+    for code, group in groupby(sorted(alerts, key=_CODE), _CODE):
+        if not kind_of(code).accept([each._values for each in group]):
             return None
     try:
-        return codec.encode_lines(fields).splitlines()
+        return codec.encode_lines(alerts).splitlines()
     except (TypeError, *codec.UNREADABLE):
         return None
 
@@ -833,21 +876,20 @@ def dedupe_keys(
     begins: dict[tuple[str, str, str], tuple[bytes, int]] = {}
     keys: list[str] = []
     for alert, data in zip(alerts, encoded, strict=True):
-        fields = alert._fields
-        place = fields.chain_id, fields.watch_entity, fields.watch_entity_type
+        place = alert._chain_id, alert._entity, alert._entity_type
         begin = begins.get(place)
         if begin is None:
-            begin = _key_start(app_id, fields), data.index(_AFTER_TYPE)
+            begin = _key_start(app_id, alert), data.index(_AFTER_TYPE)
             begins[place] = begin
         start, end = begin
         keys.append(_sha256(start + data[end:]).hexdigest())
     return keys
 
 
-def _key_start(app_id: str, fields: _Fields) -> bytes:
+def _key_start(app_id: str, alert: AlertInfo) -> bytes:
     """Return what replaces the beginning of an encoded alert in its dedupe key."""
     names = _KeyStart.__struct_fields__
-    parts = app_id, fields.chain_id, fields.watch_entity.lower()
+    parts = app_id, alert._chain_id, alert._entity.lower()
     start = codec.dump_bytes(dict(zip(names, parts, strict=True)), "alert")
     return start[:-1] + b","
 
@@ -882,27 +924,27 @@ def read_alerts(body: bytes, app_id: str | None = None) -> list[AlertInfo]:
         found = _decode(body)
     except codec.UNREADABLE:
         return _read_tolerantly(body, app_id)
-    quotes = 0
-    if isinstance(found, _Body):
-        quotes, found = 2, found.alert_info_list
-    alerts: list[AlertInfo] = []
+    if type(found) is _Body:
+        alerts, keys = found.alert_info_list, 1
+    else:
+        alerts, keys = found, 0
     known = "0"
-    for fields in found:
-        chain = fields.chain_id
+    for alert in alerts:
+        chain = alert._chain_id
         if chain != known:  # mostly, all alerts are of one chain
             # A zero before other digits is a case for the tolerant reader, too.
             if not (chain.isdecimal() and chain.isascii() and chain >= "1"):
                 return _read_tolerantly(body, app_id)
             known = chain
-        quotes += 20 + 4 * len(fields.event_values)
-        alert = _new(AlertInfo)
-        alert._fields = fields
-        # __init__ would check it all again.
-        alert._raw, alert._app_id = None, app_id  # noqa: SLF001
-        alerts.append(alert)
-    # msgspec keeps the last value of a repeated key. Each string has two quotes, and an
-    # escaped quote is one more: the exact number means that no key was repeated.
-    if body.count(_QUOTE) == quotes:
+        keys += 6 + len(alert._values)
+        alert._app_id = app_id
+    # msgspec keeps the last value of a repeated key. Each key has a colon, and each
+    # string two quotes; colons and escaped quotes in strings are more. So, the exact
+    # number of either means that no key was repeated.
+    if body.count(_COLON) == keys:
+        return alerts
+    strings = 2 * keys - 2 * len(alerts) - (alerts is not found)
+    if body.count(_QUOTE) == 2 * strings:
         return alerts
     return _read_tolerantly(body, app_id)
 
@@ -914,18 +956,16 @@ def _read_tolerantly(body: bytes, app_id: str | None) -> list[AlertInfo]:
 
 
 def _alert(entry: Entry, app_id: str | None = None) -> AlertInfo:
-    fields = _fields(
+    return _create(
         entry.required(TEXT, "watch_entity", "address", "entity", fold=str.lower),
         entry.required(COUNT, "chain_id"),
         entry.required(TEXT, "watch_entity_type", "entity_type", fold=str.casefold),
         entry.required(TEXT, "watch_event_code", "event_code"),
         entry.required(SECONDS, "timestamp"),
         entry.optional(OBJECT, "event_values") or {},
+        entry.raw,
+        app_id,
     )
-    alert = _new(AlertInfo)
-    alert._fields = fields
-    alert._raw, alert._app_id = entry.raw, app_id  # noqa: SLF001
-    return alert
 
 
 @final
@@ -942,7 +982,7 @@ class Alerts(tuple[AlertInfo, ...]):  # noqa: SLOT001 - it has an attribute
     def __new__(cls, alerts: Iterable[AlertInfo], app_id: str) -> Alerts:
         """Create the sequence."""
         made = tuple.__new__(cls, alerts)
-        made._app_id = app_id  # noqa: SLF001 - its own
+        made._app_id = app_id
         return made
 
     @property

@@ -16,6 +16,7 @@ import anyio
 import httpx
 import pytest
 from channels import Gate
+from driving import UnixClock
 from fastapi import FastAPI
 from serving import served
 from signed import APP_ID, PATH, SECRET, alert_body, alert_object, headers_for
@@ -544,6 +545,41 @@ async def test_a_body_must_arrive_in_time(changes, status, alerts, caplog):
     assert (b"connection", b"close") in sent[0]["headers"]
     assert json.loads(sent[1]["body"])["status"] == "ERROR"
     assert "refused" in caplog.text
+
+
+async def test_a_request_that_becomes_too_old_while_its_body_arrives_is_refused(alerts):
+    sent, clock = [], UnixClock()
+
+    async def receive() -> object:
+        clock.now += 301
+        return request()
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    headers = headers_for(BODY, timestamp=int(clock.now * 1000))
+    listed = [(name.encode(), value.encode()) for name, value in headers.items()]
+    app = alert_app(verifier(clock=clock), alerts.append)
+    await app(scope_of(headers=listed), receive, send)
+    assert sent[0]["status"] == 401
+    assert json.loads(sent[1]["body"])["error_data"] == "timestamp is expired"
+    assert alerts == []
+
+
+def test_the_secrets_of_a_request_are_found_once(alerts):
+    asked = []
+
+    def find(app_id: str) -> list[str]:
+        asked.append(app_id)
+        return [SECRET]
+
+    made = RequestVerifier(find, path=PATH)
+    with served(alert_app(made, alerts.append)) as client:
+        assert envelope(post(client)) == OK
+        assert asked == [APP_ID]
+        assert envelope(post(client, secret="another"))[0] == 401
+    assert asked == [APP_ID, APP_ID]
+    assert len(alerts) == 1
 
 
 class Upload:

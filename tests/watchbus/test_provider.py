@@ -63,6 +63,18 @@ def client(provider):
         yield Client(str(http.base_url))
 
 
+def test_the_secrets_of_a_request_are_found_once(provider):
+    asked = []
+
+    def find(app_id):
+        asked.append(app_id)
+        return SECRETS.get(app_id)
+
+    with served(provider_app(find, provider)) as http:
+        assert Client(str(http.base_url)).data("/api/watch/event/list")
+    assert asked == [APP_ID]
+
+
 both_prefixes = pytest.mark.parametrize("prefix", ["/api/watch", "/api/v1/watch"])
 
 

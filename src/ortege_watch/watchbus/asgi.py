@@ -38,8 +38,13 @@ from ortege_watch.watchbus.inbox import (
 )
 from ortege_watch.watchbus.models import Alerts
 from ortege_watch.watchbus.receiving import FrameReceiver
-from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
-from ortege_watch.watchbus.verifier import MemoryNonces, RequestVerifier, body_too_large
+from ortege_watch.watchbus.signing import CONTENT_TYPE
+from ortege_watch.watchbus.verifier import (
+    Head,
+    MemoryNonces,
+    RequestVerifier,
+    body_too_large,
+)
 from ortege_watch.watchbus.wire import ResultCode, error_answer
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -175,7 +180,7 @@ async def serve_request(
     receive: Receive,
     send: Send,
     verifier: RequestVerifier,
-    check: Callable[[Headers, bytes], T],
+    check: Callable[[Head, bytes], T],
     act: Callable[[T], Awaitable[HttpAnswer]],
     places: anyio.Semaphore,
     *,
@@ -188,20 +193,21 @@ async def serve_request(
         receive: the function of the ASGI server.
         send: the function of the ASGI server.
         verifier: has the path, the method and the largest body of the request.
-        check: verifies the headers and the body, such as ``verifier.alerts``; called in
-            a thread if the verifier may block.
+        check: verifies the body, such as ``verifier.accept_alerts``; called in a thread
+            if the verifier may block.
         act: returns the response; called with the result of ``check``.
         places: what limits the number of large bodies of the application.
         read_within: seconds in which the whole body must arrive.
     """
-    headers, body = scope["headers"], RequestBody(receive, read_within, places)
+    body = RequestBody(receive, read_within, places)
     try:
-        await _check_head(scope, verifier)
+        head = await _check_head(scope, verifier)
         with body:
-            content = await body.read(verifier.max_body, _length(headers))
+            content = await body.read(verifier.max_body, _length(scope["headers"]))
             if body.disconnected:
                 return
-            checked = await run_verifier(verifier.may_block, check, headers, content)
+            head = verifier.check_again(head)
+            checked = await run_verifier(verifier.may_block, check, head, content)
             del content  # it is not kept while the response is made
     except Exception as error:  # noqa: BLE001 - it is logged
         await refuse_request(scope, body, send, error)
@@ -221,14 +227,14 @@ async def refuse_request(
         await respond(send, answer)
 
 
-async def _check_head(scope: Message, verifier: RequestVerifier) -> None:
+async def _check_head(scope: Message, verifier: RequestVerifier) -> Head:
     """Refuse a request by what is known of it before its body is read."""
     verifier.check_target(whole_target(scope, verifier.path))
     if scope["method"] != verifier.method:
         allowed = (b"allow", verifier.method.encode())
         raise _Refused(405, "method not allowed", allowed)
     may_block = verifier.secrets_may_block
-    await run_verifier(may_block, verifier.check_headers, scope["headers"])
+    return await run_verifier(may_block, verifier.check_headers, scope["headers"])
 
 
 def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
@@ -427,7 +433,7 @@ class AlertApp(SignedApp):
             receive,
             send,
             verifier,
-            verifier.alerts,
+            verifier.accept_alerts,
             act,
             self._places,
             read_within=self._read_within,

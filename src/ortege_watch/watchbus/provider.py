@@ -55,8 +55,12 @@ from ortege_watch.watchbus.inbox import (
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
 from ortege_watch.watchbus.reading import read_json
 from ortege_watch.watchbus.requests import WatchPaths
-from ortege_watch.watchbus.signing import Headers
-from ortege_watch.watchbus.verifier import FindSecrets, NonceStore, RequestVerifier
+from ortege_watch.watchbus.verifier import (
+    FindSecrets,
+    Head,
+    NonceStore,
+    RequestVerifier,
+)
 from ortege_watch.watchbus.wire import (
     MAX_PAGE_SIZE,
     PageRequest,
@@ -305,8 +309,8 @@ class ProviderApp(SignedApp):
             return
         verifier, endpoint = found
 
-        def check(headers: Headers, body: bytes) -> tuple[str, bytes]:
-            return verifier.verify(headers, body), body
+        def check(head: Head, body: bytes) -> tuple[str, bytes]:
+            return verifier.accept(head, body), body
 
         async def act(checked: tuple[str, bytes]) -> HttpAnswer:
             return await self._answer(endpoint, *checked)

@@ -178,7 +178,7 @@ _milliseconds: Final = msgspec.json.Decoder(
 
 Keys: TypeAlias = tuple[signing.Key, ...]
 FindSecrets: TypeAlias = Callable[[str], Sequence[str] | None]
-Checked: TypeAlias = tuple[str, str, str, str, Keys, float]
+Head: TypeAlias = tuple[str, str, str, str, Keys, float]
 """App id, timestamp, nonce, signature, the app's keys, and the unix time in seconds."""
 
 
@@ -303,7 +303,7 @@ class RequestVerifier:
             SignatureError: it is not accepted; ``.reason`` says why.
             DecodeError: the signature is good, but the body is not JSON.
         """
-        return self._accept(headers, body, target, _check_json)[0]
+        return self.accept(self._head(headers, body, target), body)
 
     def alerts(
         self, headers: Headers, body: bytes, *, target: str | bytes | None = None
@@ -318,26 +318,36 @@ class RequestVerifier:
             DecodeError: the signature is good, but the body is not a list of alerts or
                 contradicts itself; the problems have the paths.
         """
-        app_id, alerts = self._accept(headers, body, target, read_alerts)
-        made = tuple.__new__(Alerts, alerts)  # as Alerts(), without a call
-        made._app_id = app_id  # noqa: SLF001
-        return made
+        head = self._head(headers, body, target)
+        alerts = tuple.__new__(Alerts, self._accept(head, body, read_alerts))
+        alerts._app_id = head[0]  # noqa: SLF001 - as Alerts(), without a call
+        return alerts
 
-    def _accept(
-        self,
-        headers: Headers,
-        body: bytes,
-        target: str | bytes | None,
-        read: Callable[[bytes, str], T],
-    ) -> tuple[str, T]:
+    def accept(self, head: Head, body: bytes) -> str:
+        """Return what :meth:`verify` does, for a result of :meth:`check_headers`.
+
+        The body has at most ``max_body`` bytes.
+        """
+        self._accept(head, body, _check_json)
+        return head[0]
+
+    def accept_alerts(self, head: Head, body: bytes) -> Alerts:
+        """Return what :meth:`alerts` does, as :meth:`accept` does it."""
+        return Alerts(self._accept(head, body, read_alerts), head[0])
+
+    def _head(self, headers: Headers, body: bytes, target: str | bytes | None) -> Head:
         if target is not None:
             self.check_target(target)
         if type(body) is not bytes:
             check_kind("body", body, bytes, "the bytes that arrived")
         if len(body) > self.max_body:
             raise body_too_large(self.max_body)
-        app_id, timestamp, nonce, signature, keys, now = self.check_headers(headers)
-        message = signing.canonical(app_id, timestamp, nonce, self._line, body)
+        return self.check_headers(headers)
+
+    def _accept(self, head: Head, body: bytes, read: Callable[[bytes, str], T]) -> T:
+        app_id, timestamp, nonce, signature, keys, now = head
+        # as signing.canonical(), without a call
+        message = f"{app_id};{timestamp};{nonce};{self._line}".encode() + body
         if not signing.matches(keys, message, signature):
             problem = (
                 "the signature is of another secret or another request; a proxy may have"
@@ -349,10 +359,13 @@ class RequestVerifier:
         if not self.nonces.record(app_id, nonce, now, now + self._nonce_age):
             problem = "the nonce was used before: the request is a replay"
             raise SignatureError(SignatureReason.REPLAY, problem)
-        return app_id, result
+        return result
 
-    def check_headers(self, headers: Headers) -> Checked:
+    def check_headers(self, headers: Headers) -> Head:
         """Refuse a request by its headers alone, before its body is read.
+
+        Returns:
+            What :meth:`accept` needs of them, and the secrets, which are found once.
 
         Raises:
             SignatureError: a header is missing or malformed, the request is too old, or
@@ -377,6 +390,20 @@ class RequestVerifier:
         if keys is None:
             raise SignatureError(SignatureReason.UNKNOWN_APP, "the app id is unknown")
         return app_id, timestamp, nonce, signature, keys, now
+
+    def check_again(self, head: Head) -> Head:
+        """Refuse a request that has become too old while its body was read.
+
+        Its nonce may have been deleted in the meantime.
+
+        Raises:
+            SignatureError: with ``EXPIRED``.
+        """
+        now, sent = self._clock(), int(head[1])
+        age = now - sent / 1000
+        if not -self._tolerance <= age <= self._tolerance:
+            raise self._untimely(age, sent)
+        return (*head[:5], now)
 
     def is_current(self, headers: Headers, body: bytes) -> bool:
         """Return whether the secret that signed a request is still valid.

@@ -25,10 +25,18 @@ KEYS, MEASURES = NAMES[:2], NAMES[2:]
 snapshot_of = attrgetter("_snapshot")
 
 
-def result(data, query=QUERY, **more):
+def result(data, query=QUERY, form="default", **more):
     if not isinstance(data, bytes):
-        data = json.dumps(data, separators=(",", ":")).encode()
+        data = written(data, form)
     return Result(ResultPart(data=msgspec.Raw(data), **more), query)
+
+
+def written(rows, form):
+    """Write rows, which are objects, in the default or the compact form."""
+    if form == "compact":
+        cells = [list(each.values()) for each in rows]
+        rows = {"members": list(rows[0]), "dataset": cells}
+    return json.dumps(rows, separators=(",", ":")).encode()
 
 
 def row(sender, height=1, amount="1.0", count="1"):
@@ -54,6 +62,11 @@ adversarial = st.sampled_from(
         "[",
         ":[",
         '":',
+        "],[",
+        '],["',
+        '["a","1","1","1"],["b","1","1","1"]',
+        '"],["',
+        ",1],[",
         "\\",
         '\\"',
         "é\u2028\U0001f600",
@@ -104,40 +117,41 @@ def number(value, random, vary):
     return random.choice([text, f'"{text}"', f'"{sign}0{digits}"'])
 
 
-def sent(rows, random, vary):
-    """Write rows in the default form, each in another way if ``vary``."""
-    written = []
-    for values in rows:
-        cells = []
-        for name, value in zip(NAMES, values, strict=True):
-            if value is None:
-                text = "null"
-            elif isinstance(value, str):
-                text = json.dumps(value, ensure_ascii=not vary or random.random() < 0.5)
-            else:
-                text = number(value, random, vary)
-            space = random.choice(["", "", " "]) if vary else ""
-            key = json.dumps(name)
-            if vary and random.random() < 0.1:
-                key = key.replace("e", "\\u0065")
-            cells.append(f"{key}:{space}{text}")
-        if vary and random.random() < 0.5:
-            random.shuffle(cells)
-        written.append("{" + ",".join(cells) + "}")
+def sent(rows, random, vary, form="default"):
+    """Write rows in a response form, each in another way if ``vary``."""
+    cells = [[cell(value, random, vary) for value in values] for values in rows]
     glue = random.choice([",", ",\n "]) if vary else ","
-    return ("[" + glue.join(written) + "]").encode()
-
-
-def table(rows, form):
-    """Write rows in the compact or the columnar form, by other types where possible."""
-    cells = [
-        [value if isinstance(value, str | None) else str(value) for value in each]
-        for each in rows
-    ]
+    members = json.dumps(NAMES, separators=(",", ":"))
     if form == "compact":
-        return {"members": NAMES, "dataset": cells}
-    columns = [list(column) for column in zip(*cells, strict=True)] or [[]] * 4
-    return {"members": NAMES, "columns": columns}
+        arrays = [f"[{','.join(each)}]" for each in cells]
+        return f'{{"members":{members},"dataset":[{glue.join(arrays)}]}}'.encode()
+    if form == "columnar":
+        columns = list(zip(*cells, strict=True)) if cells else [()] * len(NAMES)
+        arrays = [f"[{','.join(each)}]" for each in columns]
+        return f'{{"members":{members},"columns":[{glue.join(arrays)}]}}'.encode()
+    objects = [object_of(each, random, vary) for each in cells]
+    return f"[{glue.join(objects)}]".encode()
+
+
+def cell(value, random, vary):
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=not vary or random.random() < 0.5)
+    return number(value, random, vary)
+
+
+def object_of(cells, random, vary):
+    entries = []
+    for name, text in zip(NAMES, cells, strict=True):
+        space = random.choice(["", "", " "]) if vary else ""
+        key = json.dumps(name)
+        if vary and random.random() < 0.1:
+            key = key.replace("e", "\\u0065")
+        entries.append(f"{key}:{space}{text}")
+    if vary and random.random() < 0.5:
+        random.shuffle(entries)
+    return "{" + ",".join(entries) + "}"
 
 
 def expected(before, after):
@@ -174,41 +188,52 @@ snapshots = bases.flatmap(
 )
 
 
-@settings(max_examples=100)
-@given(snapshots, forms, st.booleans())
-def test_differences_are_those_of_the_values(pair, random, vary):
+response_forms = st.sampled_from(["default", "compact", "columnar"])
+
+
+@settings(max_examples=200)
+@given(snapshots, forms, st.booleans(), response_forms, response_forms)
+def test_differences_are_those_of_the_values(pair, random, vary, form, other_form):
     before, after = pair
-    one, other = result(sent(before, random, vary)), result(sent(after, random, vary))
+
+    def old():
+        return result(sent(before, random, vary, form))
+
+    def new():
+        return result(sent(after, random, vary, other_form))
+
+    one, other = old(), new()
     check(before, after, difference(one, other))
     # The keys of the older snapshot are known by now.
-    again = result(sent(before, random, vary))
+    again = old()
     check(after, before, difference(other, again))
     if not vary:
-        check(before, after, difference(again, result(sent(after, random, vary))))
+        check(before, after, difference(again, new()))
 
 
-@settings(max_examples=100)
-@given(snapshots, forms, st.booleans())
-def test_differences_of_texts_are_those_of_the_values(pair, random, vary):
+@settings(max_examples=300)
+@given(snapshots, forms, st.booleans(), st.sampled_from(["default", "compact"]))
+def test_differences_of_texts_are_those_of_the_values(pair, random, vary, form):
     before, after = pair
-    one, other = result(sent(before, random, vary)), result(sent(after, random, vary))
-    found = diff._by_text(snapshot_of(one), snapshot_of(other))
+    one = result(sent(before, random, vary, form))
+    other = result(sent(after, random, vary, form))
+    found = by_text(one, other)
+    assert (found is None) is (snapshot_of(other).length is None)
     if found is not None:
         check(before, after, found)
-    length = snapshot_of(other).length
-    assert length is None
-    one, other = result(sent(before, random, vary)), result(sent(after, random, vary))
-    len(one)
-    if diff._by_text(snapshot_of(one), snapshot_of(other)) is not None:
-        assert snapshot_of(other).length == len(after)
+        assert len(other) == len(after)
+        assert snapshot_of(other).cells is None
 
 
-@given(snapshots, forms, st.sampled_from(["compact", "columnar"]))
-def test_response_forms_may_differ(pair, random, form):
-    before, after = pair
-    one, other = result(sent(before, random, True)), result(table(after, form))
-    check(before, after, difference(one, other))
-    check(after, before, difference(other, one))
+def by_text(one, other):
+    snapshot_of(one).open()
+    return diff._by_text(snapshot_of(one), snapshot_of(other))
+
+
+def by_values(one, other):
+    """Compare all rows."""
+    sides = [diff._Side(*snapshot_of(each).open()) for each in (one, other)]
+    return diff._by_values(*sides)
 
 
 def test_without_a_snapshot_before_all_is_new():
@@ -361,18 +386,16 @@ def test_rows_that_cannot_be_read_are_a_decode_error(data):
 
 
 def searched(before, after):
-    """Compare as texts, with the same outcome as by values."""
-    one, other = result(before), result(after)
-    found = difference(one, other)
-    assert snapshot_of(one).cells is snapshot_of(other).cells is None
-    # Text that begins with a space is not searched.
-    spaced = [result(b"[ " + bytes(each.raw)[1:]) for each in (one, other)]
-    by_values = difference(*spaced)
-    assert snapshot_of(spaced[0]).cells is not None
-    assert found == by_values
-    assert [each.before for each in found.changed] == [
-        each.before for each in by_values.changed
-    ]
+    """Compare as texts, with the same outcome as by values, in both forms."""
+    for form in ("default", "compact"):
+        one, other = result(before, form=form), result(after, form=form)
+        found = difference(one, other)
+        assert snapshot_of(other).cells is None
+        expected = by_values(one, other)
+        assert found == expected
+        assert [each.before for each in found.changed] == [
+            each.before for each in expected.changed
+        ]
     return found
 
 
@@ -428,58 +451,119 @@ def test_large_changes_are_compared_by_values():
     assert {each[AMOUNT] for each in difference(other, last).changed} == {3}
     assert not difference(last, result([each | {"e.amount": 3} for each in BASE]))
     assert not difference(last, result(bytes(last.raw) + b" "))
+    assert not difference(last, result(b"[ " + bytes(last.raw)[1:]))
 
 
+@pytest.mark.parametrize("form", ["default", "compact"])
 @pytest.mark.parametrize(
-    "value", ['},{"e.sender":"x', '"},{"', '},{"', "[", 'a"},{"e.sender":"b', '\\"},{']
+    "value",
+    [
+        '},{"e.sender":"x',
+        '"},{"',
+        '},{"',
+        "[",
+        'a"},{"e.sender":"b',
+        '\\"},{',
+        "],[",
+        '],["',
+        '"],["',
+        'x","1","1","1"],["y',
+        '\\"],["',
+        "\\],[",
+    ],
 )
-def test_values_may_look_like_rows(value):
+def test_values_may_look_like_rows(value, form):
     before = [*BASE[:200], row(value), *BASE[200:]]
     after = [*BASE[:200], row(value, amount="7"), *BASE[201:]]
-    found = difference(result(before), result(after))
+    one, other = result(before, form=form), result(after, form=form)
+    found = difference(one, other)
+    assert snapshot_of(other).cells is None
     assert senders(found.changed) == [value]
     assert [each["e.height"] for each in found.removed] == [200]
 
 
-def test_lists_as_values_are_never_mistaken_for_rows():
+@pytest.mark.parametrize("form", ["default", "compact"])
+def test_lists_as_values_are_never_mistaken_for_rows(form):
     query = Query(dimensions=[Dimension("e.a")])
-    inner = [{"e.a": str(i)} for i in range(900)]
+    inner = [{"e.a": str(i)} if form == "default" else [str(i)] for i in range(900)]
     before = [{"e.a": inner}]
-    after = [{"e.a": [*inner[:450], {"e.a": "x"}, *inner[451:]]}]
-    found = difference(result(before, query), result(after, query))
+    after = [{"e.a": [*inner[:450], inner[0], *inner[451:]]}]
+    one, other = (result(each, query, form) for each in (before, after))
+    found = difference(one, other)
     assert len(found.added) == len(found.removed) == 1
 
 
-def test_a_list_in_a_new_row_ends_the_search_in_later_texts():
-    before, then = result(BASE), result([*BASE, row([{"a": 1}])])
+@pytest.mark.parametrize("form", ["default", "compact"])
+def test_a_list_in_a_new_row_ends_the_search_in_later_texts(form):
+    def of(*more):
+        return result([*BASE, *more], form=form)
+
+    before, then, last, after = of(), of(row([{"a": 1}])), of(row([{"a": 2}])), of()
     assert len(difference(before, then).added) == 1
-    assert snapshot_of(then).flat is None
-    last = result([*BASE, row([{"a": 2}])])
+    assert snapshot_of(then).cells is None
     assert len(difference(then, last).added) == 1
-    assert snapshot_of(then).flat is False
+    assert snapshot_of(last).cells is not None
+    assert len(difference(last, after).removed) == 1
+    assert snapshot_of(after).cells is not None
+    assert len(difference(after, of(row("z"))).added) == 1
+    assert snapshot_of(after).flat is True
 
 
 def test_columns_named_like_punctuation_are_compared_by_values():
     rows = [{",": str(i)} for i in range(2000)]
-    found = difference(result(rows, None), result([*rows, {",": "x"}], None))
-    assert [each[","] for each in found.added] == ["x"]
+    before, after = result(rows, None), result([*rows, {",": "x"}], None)
+    assert [each[","] for each in difference(before, after).added] == ["x"]
 
 
-def test_pieces_are_read_one_by_one():
-    # Together, two halves of rows would be one row.
-    shape = snapshot_of(result([{"a": "1"}])).open()[0].shape
-    assert diff._read([b'{"a":"x}', b'{y"}'], shape) is None
-    assert diff._read([b'{"a":"x,y"}'], shape) is not None
+@pytest.mark.parametrize("value", [1, None, True, ""])
+@pytest.mark.parametrize("other", [1, None, "a"])
+def test_separators_are_proven_by_a_string_on_either_side(value, other):
+    def rows(amount):
+        first, last = (value, other) if value == "" else (other, value)
+        made = [{"e.a": first, "e.b": str(i), "e.c": last} for i in range(1000)]
+        made[500] |= {"e.b": amount}
+        return result(made, None, "compact")
+
+    before, after = rows("x"), rows("y")
+    found = difference(before, after)
+    assert [each["e.b"] for each in found.added] == ["y"]
+    # Without a string on either side, all rows are compared by values.
+    by_text = isinstance(value, str) or isinstance(other, str)
+    assert (snapshot_of(after).cells is None) is by_text
 
 
-def test_a_row_with_other_columns_may_be_in_the_text_that_is_the_same():
+def test_a_row_with_other_columns_is_compared_by_values():
     odd = [*BASE[:200], row("odd") | {"e.more": "1"}, *BASE[200:]]
     before, after = result(odd), result([*odd, row("z")])
-    assert after[200]["e.more"] == "1"
     assert senders(difference(before, after).added) == ["z"]
-    assert snapshot_of(before).cells is None
+    assert snapshot_of(after).cells is not None
     assert after[200]["e.more"] == "1"
     assert "e.more" not in after[0]
+    # It is found in a row that is new, too.
+    last = result([*BASE, row("odd") | {"e.more": "1"}])
+    assert senders(difference(result(BASE), last).added) == ["odd"]
+    assert last[400]["e.more"] == "1"
+
+
+@pytest.mark.parametrize("more", [b'["a"]', b'["a","1","1","1","1"]', b'{"a":1}', b"1"])
+def test_a_new_row_of_another_length_is_an_error(more):
+    before = result(BASE, form="compact")
+    text = bytes(before.raw)[:-2] + b"," + more + b"]}"
+    with pytest.raises(DecodeError):
+        difference(before, result(text))
+
+
+@pytest.mark.parametrize(
+    "ending", [b'],"members":["a","b","c","d"]}', b'],"x":[["a"],["b"]]}', b"]} "]
+)
+def test_other_text_after_the_rows_is_compared_by_values(ending):
+    before = result(BASE, form="compact")
+    text = bytes(result([*BASE, row("z")], form="compact").raw)
+    after = result(text.removesuffix(b"]}") + ending)
+    found = difference(before, after)
+    assert len(found.added) in {1, 401}
+    assert snapshot_of(after).cells is not None
+    assert len(difference(after, before).removed) in {1, 401}
 
 
 def test_rows_longer_than_a_chunk_are_found():

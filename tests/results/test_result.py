@@ -193,7 +193,7 @@ def test_what_is_known_of_an_answer_is_expected_of_the_next():
     assert other.open()[0] is one.open()[0]
     changed = snapshot_of(result([{"e.other": Decimal(1).to_eng_string()}]))
     changed.follow(one)
-    assert changed.open()[0].shape.columns == ("e.other",)
+    assert changed.open()[0].columns == ("e.other",)
 
 
 def test_a_new_limit_of_the_server_counts_from_then_on():

@@ -7,21 +7,22 @@ import msgspec
 import pytest
 
 from ortege_watch.errors import DecodeError
-from ortege_watch.results import decode as shapes
-from ortege_watch.results.decode import first_shape, read_rows, shape_of
+from ortege_watch.results.decode import OBJECTS, first_columns, read_rows
 
 UNSET = msgspec.UNSET
 
 
-def rows_of(data, likely=None):
+def rows_of(data, *likely):
     if not isinstance(data, bytes):
         data = json.dumps(data, separators=(",", ":")).encode()
-    shape, rows = read_rows(memoryview(data), likely)
-    cells = [
-        {name: getattr(row, attribute) for name, attribute in shape.attributes.items()}
-        for row in rows
-    ]
-    return shape.columns, cells
+    columns, rows, head = read_rows(memoryview(data), *likely)
+    assert data.startswith(head)
+    cells = [dict(zip(columns, row, strict=True)) for row in rows]
+    return columns, cells
+
+
+def head_of(data, *likely):
+    return read_rows(memoryview(data), *likely).head
 
 
 ROWS = [{"b": "1", "a": None}, {"a": True, "b": 2}]
@@ -38,7 +39,7 @@ ROWS = [{"b": "1", "a": None}, {"a": True, "b": 2}]
 )
 def test_every_response_form_gives_the_same_rows(data):
     columns, cells = rows_of(data)
-    assert columns == ("a", "b")
+    assert sorted(columns) == ["a", "b"]
     assert cells == [{"a": None, "b": "1"}, {"a": True, "b": 2}]
 
 
@@ -109,15 +110,15 @@ def test_escapes_are_read():
         (b'[{"a":NaN}]', "invalid JSON"),
         (b'[{"a":1e99999999999999999999}]', "invalid JSON"),
         (b"{}", "invalid table of rows"),
-        (b'{"members":["a"]}', "needs dataset or columns"),
+        (b'{"members":["a"]}', "it needs dataset or columns"),
         (b'{"members":["a"],"dataset":[[1],5]}', "invalid table of rows"),
-        (b'{"members":["a"],"dataset":[[1],[1,2]]}', "row 1 has 2 values, expected 1"),
-        (b'{"members":["a","b"],"dataset":[[1]]}', "row 0 has 1 values, expected 2"),
-        (b'{"members":["a","a"],"dataset":[[1,2]]}', "has a column twice: a, a"),
+        (b'{"members":["a"],"dataset":[[1],[1,2]]}', r"`array` of length 1.*\$\[1\]"),
+        (b'{"members":["a","b"],"dataset":[[1]]}', r"`array` of length 2.*\$\[0\]"),
+        (b'{"members":["a","a"],"dataset":[[1,2]]}', "it has a column twice"),
         (b'{"members":["a","b"],"columns":[[1]]}', "expected 2 columns, got 1"),
         (
             b'{"members":["a","b"],"columns":[[1],[]]}',
-            "column 1 has 0 values, expected 1",
+            "argument 2 is shorter",
         ),
         (b'{"members":["a"],"dataset":[["\\ud800"]]}', "invalid table of rows"),
         (
@@ -137,10 +138,56 @@ def test_nested_too_deeply():
 
 
 def test_the_expected_columns_are_tried_first():
-    likely = shape_of(("a", "b"))
-    assert rows_of(ROWS, likely)[0] == likely.columns
+    likely = ("b", "a")
+    assert rows_of(ROWS, likely)[0] == likely
     assert rows_of([{"c": 1}], likely) == (("c",), [{"c": 1}])
     assert rows_of([], likely) == ((), [])
+    table = {"members": ["a", "b"], "dataset": [[None, "1"]]}
+    head = b'{"members":["a","b"],"dataset":['
+    assert rows_of(table, ("a", "b"), head) == (("a", "b"), [{"a": None, "b": "1"}])
+    table["members"] = ["b", "a"]
+    assert rows_of(table, ("a", "b"), head) == (("b", "a"), [{"a": "1", "b": None}])
+    assert rows_of(ROWS, ("a", "b"), head)[0] == ("a", "b")
+    assert rows_of(table, ("a", "b"), OBJECTS)[0] == ("b", "a")
+
+
+COMPACT = b'{"members":["a","b"],"dataset":['
+
+
+@pytest.mark.parametrize(
+    ("data", "head"),
+    [
+        (b'[{"a":1},{"a":2}]', OBJECTS),
+        (b'[{"a":1},{"b":2}]', b""),
+        (b"[]", b""),
+        (COMPACT + b"[1,2]]}", COMPACT),
+        (COMPACT + b"]}", COMPACT),
+        (COMPACT + b' [1,"]]}"] ] }', COMPACT),
+        (COMPACT + b"[1,2]]} ", b""),
+        (COMPACT + b'[1,2]],"extra":[[1,2]]}', b""),
+        (COMPACT + b'[1,2]],"members":["c","d"]}', b""),
+        (COMPACT + b'[1,2]],"dataset":[[3,4]]}', b""),
+        (COMPACT.replace(b",", b", ", 1) + b"]}", COMPACT.replace(b",", b", ", 1)),
+        (COMPACT.replace(b":", b": ", 1) + b"]}", b""),
+        (b'{"dataset":[[1]],"members":["a"]}', b""),
+        (b'{"members":["a]"],"dataset":[[1]]}', b""),
+        (b'{"members":["a","dataset":["],"dataset":[[1,2]]}', None),
+        (b'{"members":["a"],"columns":[[1]]}', b""),
+    ],
+)
+def test_the_head_is_what_precedes_nothing_but_rows(data, head):
+    if head is None:
+        with pytest.raises(DecodeError):
+            head_of(data)
+    else:
+        assert head_of(data) == head
+
+
+def test_a_head_that_only_looks_like_one_is_a_name():
+    # A head within a string, and the same head in another place.
+    name = '],"dataset":[['
+    data = json.dumps({"members": [name], "dataset": [[1]]}, separators=(",", ":"))
+    assert rows_of(data.encode()) == ((name,), [{name: 1}])
 
 
 def test_many_rows_are_read_alike():
@@ -158,32 +205,16 @@ def test_many_rows_are_read_alike():
     [
         (b'[{"b":1,"a":2},{"c":3}]', ("a", "b")),
         (b'[ {"a":"}}}"} ]', ("a",)),
-        (b"[]", None),
-        (b"[5,{}]", None),
-        (b'[{"a":"' + b"}" * 20 + b'"}]', None),
-        (b'[{"a":"' + b"x" * (1 << 17) + b'"}]', None),
+        (b"[]", ()),
+        (b"[5,{}]", ()),
+        (b'[{"a":"' + b"}" * 20 + b'"}]', ()),
+        (b'[{"a":"' + b"x" * (1 << 17) + b'"}]', ()),
     ],
 )
 def test_the_first_row_tells_the_columns(data, columns):
-    shape = first_shape(memoryview(data))
-    assert (shape and shape.columns) == columns
+    assert first_columns(memoryview(data)) == columns
 
 
 def test_a_row_longer_than_what_is_looked_at_is_read():
     rows = [{"a": "x" * (1 << 17)}, {"a": "y"}]
     assert rows_of(rows)[1] == rows
-
-
-def test_no_row_is_shorter_than_the_shortest():
-    for columns in ((), ("a",), ("a", "bc")):
-        row = json.dumps(dict.fromkeys(columns, 0), separators=(",", ":"))
-        assert shape_of(columns).shortest == len(row)
-
-
-def test_shapes_are_made_once():
-    assert shape_of(("a", "b")) is shape_of(("a", "b"))
-    assert shapes.shape_of(("a",)).is_plain
-    assert not shape_of(()).is_plain
-    assert not shape_of((",",)).is_plain
-    assert not shape_of(("",)).is_plain
-    assert shape_of(("_a",)).is_plain

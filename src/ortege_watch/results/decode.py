@@ -1,8 +1,9 @@
-"""From the JSON text of rows to typed values: shapes, cells, readers and layouts.
+"""From the JSON text of rows to typed values: cells, readers and layouts.
 
-A row is decoded into a small msgspec structure that is created for its columns, its
-cells: about twice as fast as into a dictionary. A cell is a value as it was sent. Some
-servers send the keys of every row in a different order, so columns have no order.
+A row is decoded into a tuple, its cells: one value for each column, as it was sent. In
+the default form a row is an object, and some servers write its keys in another order in
+every row; there the columns are sorted. In the compact and the columnar form they have
+the order of the table.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from copy import deepcopy
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from functools import lru_cache, partial
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 from zoneinfo import ZoneInfo
 
 import msgspec
+from msgspec.structs import astuple
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import shown
@@ -26,17 +29,17 @@ from ortege_watch.errors import DecodeError, InvalidArgument
 if TYPE_CHECKING:
     from ortege_watch.query import Member, Query, TimeSelection
 
-Cells: TypeAlias = Any
-"""An instance of ``Shape.cells``: one attribute for each column."""
+Columns: TypeAlias = tuple[str, ...]
+"""The names of the columns of rows."""
+
+Cells: TypeAlias = tuple[Any, ...]
+"""The values of a row, in the order of its columns."""
 
 Kind: TypeAlias = type[Any] | None
 """The type of a column; ``None`` if nobody declares it, and values stay as sent."""
 
 Reader: TypeAlias = Callable[[Any], Any]
 """Reads one value that is not NULL; raises ``ValueError`` with the reason."""
-
-Place: TypeAlias = tuple[str, str, Reader]
-"""The name of a column, its attribute in the cells, and the reader of its values."""
 
 _EXAMINED: Final = 1 << 16
 _TRIES: Final = 8
@@ -51,98 +54,111 @@ _is_time = re.compile(
     rf"{_TIME}(?:\.[0-9]{{1,6}}0*)?(?P<zone>Z|[+-][0-9]{{2}}:[0-9]{{2}})?"
 ).fullmatch
 _DIGITS_TO_ZERO: Final = str.maketrans("123456789", "000000000")
+_NO_SIGNS: Final = str.maketrans("", "", ".-")
 
 
-class Shape:
-    """A sorted set of columns, and the decoder of rows that have exactly these."""
+OBJECTS: Final = b"["
+"""The head of rows in the default form."""
 
-    __slots__ = ("_decoder", "attributes", "cells", "columns", "is_plain", "shortest")
-
-    def __init__(self, columns: tuple[str, ...]) -> None:
-        self.columns = columns
-        self.attributes = {name: f"c{i}" for i, name in enumerate(columns)}  # of cells
-        # The least bytes of a row in the default form. Around each name are at least
-        # two quotes, a colon, a digit and a comma.
-        self.shortest = max(2, 1 + sum(len(name) + 5 for name in columns))
-        # No name begins with a character that may follow a string in JSON.
-        self.is_plain = bool(columns) and all(
-            name[:1].isalnum() or name[:1] == "_" for name in columns
-        )
-        self._decoder: msgspec.json.Decoder[Any] | None = None
-        try:
-            self.cells = _cells(
-                [
-                    (attribute, Any, msgspec.field(name=column))
-                    for column, attribute in self.attributes.items()
-                ]
-            )
-            of_cells: Any = list[self.cells]  # type: ignore[name-defined]
-            self._decoder = msgspec.json.Decoder(of_cells, float_hook=Decimal)
-        except ValueError:
-            # msgspec supports no names with quotes, backslashes or control characters.
-            self.cells = _cells([(name, Any) for name in self.attributes.values()])
-
-    def decode(self, data: bytes) -> list[Cells] | None:
-        """Decode a JSON list of rows; return ``None`` if not all have this shape.
-
-        A repeated key is a ``DecodeError``; only the first 64 kB are checked, because all
-        rows have the same keys, those of the query, and counting takes time.
-        """
-        if self._decoder is None:
-            return None
-        try:
-            rows: list[Cells] = self._decoder.decode(data)
-        except codec.UNREADABLE:
-            return None
-        start = data
-        if len(data) > _EXAMINED:
-            start = data[: data.rfind(b'},{"', 0, _EXAMINED) + 1]
-        count = start.count(b'},{"') + (len(start) > len("[]"))
-        # Other colons after quotes belong to repeated keys, or are within a value.
-        if start.count(b'":') != count * len(self.columns):
-            _check_keys(data)
-        return rows
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return shape_of, (self.columns,)
+_match_head = re.compile(rb'\{"members":(\[[^\]]*\]),"dataset":\[').match
 
 
-def _cells(fields: list[Any]) -> type[msgspec.Struct]:
-    return msgspec.defstruct("Cells", fields, gc=False, forbid_unknown_fields=True)
+class Decoded(NamedTuple):
+    """Rows, and where they stand in the text.
+
+    Attributes:
+        columns: the columns; a row that lacks one has ``msgspec.UNSET`` there.
+        cells: the rows.
+        head: the text before the first row, if nothing follows it but rows that have
+            all columns, and the brackets that end the text; else empty.
+    """
+
+    columns: Columns
+    cells: list[Cells]
+    head: bytes
 
 
-@lru_cache(maxsize=256)
-def shape_of(columns: tuple[str, ...]) -> Shape:
-    """Return the shape of sorted columns; building one takes about 50 µs."""
-    return Shape(columns)
-
-
-def read_rows(
-    data: memoryview, expected: Shape | None = None
-) -> tuple[Shape, list[Cells]]:
+def read_rows(data: memoryview, columns: Columns = (), head: bytes = b"") -> Decoded:
     """Decode the JSON text of rows in any form: default, compact or columnar.
 
-    ``expected`` has the columns that the rows probably have. Another form, a row that
-    is not an object, a repeated key and a wrong length are a ``DecodeError``.
+    The text probably has these columns and this head. Another form, a row that is not
+    an object, a repeated key and a wrong length are a ``DecodeError``.
     """
-    text = bytes(data)
-    if text[:1] == b"{":
-        return _read_table(text)
-    if text[:1] != b"[":
+    first = bytes(data[:1])
+    if first == b"{":
+        return _read_compact(data, columns, head) or _read_table(data)
+    if first != OBJECTS:
         problem = "rows must be a list of objects or a table"
-        raise DecodeError(problem, excerpt=codec.excerpt(text))
-    rows = expected.decode(text) if expected else None
-    if expected is not None and rows:
-        return expected, rows
-    shape = first_shape(data)
-    rows = shape.decode(text) if shape else None
-    if shape is None or rows is None:
-        return _read_unlike(text)
-    return shape, rows
+        raise DecodeError(problem, excerpt=codec.excerpt(bytes(data[:_EXAMINED])))
+    for likely in (columns, first_columns(data)):
+        cells = read_list(data, OBJECTS, likely) if likely else None
+        if cells:
+            return Decoded(likely, cells, OBJECTS)
+    return _read_unlike(bytes(data))
 
 
-def first_shape(data: memoryview) -> Shape | None:
-    """Return the columns of the first row; ``None`` if they are not easily found."""
+def tail_of(head: bytes) -> bytes:
+    """Return what follows the last row."""
+    return b"]" if head == OBJECTS else b"]}"
+
+
+def read_list(
+    data: bytes | memoryview, head: bytes, columns: Columns
+) -> list[Cells] | None:
+    """Decode a JSON list of rows of the form of a head.
+
+    Return ``None`` if not all of them have exactly these columns. A repeated key is a
+    ``DecodeError``; only the first 64 kB are checked, because all rows have the same
+    keys, those of the query, and counting takes time.
+    """
+    try:
+        if head != OBJECTS:
+            return _array_decoder(len(columns)).decode(data)
+        decoder = _object_decoder(columns)
+        if decoder is None:
+            return None
+        rows = list(map(astuple, decoder.decode(data)))
+    except codec.UNREADABLE:
+        return None
+    start = bytes(data[:_EXAMINED])
+    if len(data) > _EXAMINED:
+        start = start[: start.rfind(b'},{"') + 1]
+    count = start.count(b'},{"') + (len(start) > len("[]"))
+    # Other colons after quotes belong to repeated keys, or are within a value.
+    if start.count(b'":') != count * len(columns):
+        _check_keys(bytes(data))
+    return rows
+
+
+@lru_cache(maxsize=64)
+def _array_decoder(length: int) -> msgspec.json.Decoder[list[Cells]]:
+    """Return the decoder of lists with so many values each."""
+    of_rows: Any = list[tuple[(Any,) * length]]  # type: ignore[misc]
+    return msgspec.json.Decoder(of_rows, float_hook=Decimal)
+
+
+@lru_cache(maxsize=64)
+def _object_decoder(columns: Columns) -> msgspec.json.Decoder[Any] | None:
+    """Return the decoder of objects with these keys; building one takes about 50 µs.
+
+    A structure is decoded about twice as fast as a dictionary. msgspec supports no names
+    with quotes, backslashes or control characters: for these, return ``None``.
+    """
+    fields: list[Any] = [
+        (f"c{i}", Any, msgspec.field(name=name)) for i, name in enumerate(columns)
+    ]
+    try:
+        cells: Any = msgspec.defstruct(
+            "Cells", fields, gc=False, forbid_unknown_fields=True
+        )
+        of_rows: Any = list[cells]
+        return msgspec.json.Decoder(of_rows, float_hook=Decimal)
+    except ValueError:
+        return None
+
+
+def first_columns(data: memoryview) -> Columns:
+    """Return the keys of the first object; none if they are not easily found."""
     start = bytes(data[:_EXAMINED])
     end = 0
     for _ in range(_TRIES):
@@ -155,28 +171,23 @@ def first_shape(data: memoryview) -> Shape | None:
             row = codec.loads(start[1:end])
         except DecodeError:
             continue
-        return shape_of(tuple(sorted(row))) if isinstance(row, dict) else None
-    return None
+        return tuple(sorted(row)) if isinstance(row, dict) else ()
+    return ()
 
 
-def _read_unlike(data: bytes) -> tuple[Shape, list[Cells]]:
-    """Decode rows that differ in their columns, or that ``Shape.decode`` rejects.
-
-    A column that a row lacks is ``msgspec.UNSET`` in its cells.
-    """
+def _read_unlike(data: bytes) -> Decoded:
+    """Decode objects that differ in their keys, or that ``read_list`` rejects."""
     rows = codec.loads(data)
-    columns: set[str] = set()
+    keys: set[str] = set()
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
             problem = f"row {i} is not an object"
             raise DecodeError(problem, excerpt=codec.excerpt(repr(row)))
-        columns.update(row)
+        keys.update(row)
     _check_keys(data)
-    shape = shape_of(tuple(sorted(columns)))
-    cells = shape.cells
-    return shape, [
-        cells(*[row.get(name, msgspec.UNSET) for name in shape.columns]) for row in rows
-    ]
+    columns = tuple(sorted(keys))
+    cells = [tuple([row.get(name, msgspec.UNSET) for name in columns]) for row in rows]
+    return Decoded(columns, cells, b"")
 
 
 def _check_keys(data: bytes) -> None:
@@ -186,48 +197,54 @@ def _check_keys(data: bytes) -> None:
         raise DecodeError(f"a row has {names} more than once")
 
 
+def _read_compact(data: memoryview, columns: Columns, head: bytes) -> Decoded | None:
+    """Decode the compact form as servers write it; ``None`` for any other table."""
+    if not head or bytes(data[: len(head)]) != head:
+        match = _match_head(bytes(data[:_EXAMINED]))
+        if match is None:
+            return None
+        head = match[0]
+        try:
+            columns = _members.decode(match[1])
+        except codec.UNREADABLE:
+            return None
+    cells = read_list(data[len(head) - 1 : -1], head, columns)
+    if cells is None or bytes(data[-1:]) != b"}" or len(set(columns)) < len(columns):
+        return None
+    return Decoded(columns, cells, head)
+
+
 class _Table(msgspec.Struct):
     """Rows in the compact form, as ``dataset``, or in the columnar, as ``columns``."""
 
-    members: list[str]
-    dataset: list[list[Any]] | None = None
-    columns: list[list[Any]] | None = None
+    members: Columns
+    dataset: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    columns: list[list[Any]] | msgspec.UnsetType = msgspec.UNSET
 
 
+_members = msgspec.json.Decoder(Columns)
 _table = msgspec.json.Decoder(_Table, float_hook=Decimal)
 
 
-def _read_table(data: bytes) -> tuple[Shape, list[Cells]]:
+def _read_table(data: memoryview) -> Decoded:
+    """Decode the columnar form, or a table whose text is unusual or invalid."""
     try:
         table = _table.decode(data)
+        members, columns = table.members, table.columns
+        if table.dataset is not msgspec.UNSET:
+            cells = _array_decoder(len(members)).decode(table.dataset)
+        elif columns is msgspec.UNSET:
+            raise ValueError("it needs dataset or columns")
+        elif len(columns) != len(members):
+            raise ValueError(f"expected {len(members)} columns, got {len(columns)}")
+        else:
+            cells = list(zip(*columns, strict=True))
+        if len(set(members)) < len(members):
+            raise ValueError("it has a column twice")
     except codec.UNREADABLE as error:
         problem = f"invalid table of rows ({error})"
-        raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
-    members = table.members
-    if len(set(members)) < len(members):
-        names = codec.excerpt(", ".join(members))
-        raise DecodeError(f"a table of rows has a column twice: {names}")
-    if table.dataset is not None:
-        rows: Sequence[Sequence[Any]] = table.dataset
-        _check_lengths("row", rows, len(members))
-    elif table.columns is not None:
-        columns = table.columns
-        if len(columns) != len(members):
-            raise DecodeError(f"expected {len(members)} columns, got {len(columns)}")
-        _check_lengths("column", columns, len(columns[0]) if columns else 0)
-        rows = list(zip(*columns, strict=True))
-    else:
-        problem = "a table of rows needs dataset or columns"
-        raise DecodeError(problem, excerpt=codec.excerpt(data))
-    shape = shape_of(tuple(sorted(members)))
-    places = [members.index(name) for name in shape.columns]
-    return shape, [shape.cells(*[row[place] for place in places]) for row in rows]
-
-
-def _check_lengths(what: str, lists: Sequence[Sequence[Any]], length: int) -> None:
-    for i, items in enumerate(lists):
-        if len(items) != length:
-            raise DecodeError(f"{what} {i} has {len(items)} values, expected {length}")
+        raise DecodeError(problem, excerpt=codec.excerpt(bytes(data))) from error
+    return Decoded(members, cells, b"")
 
 
 # Servers send numbers as strings, as JSON integers and, from the native pipeline of Cube
@@ -341,7 +358,7 @@ def read_column(
         # Checking the characters of all values together is faster than value by value.
         if kind is int and _are_digits("".join(values)):
             return list(map(int, values))
-        if kind is Decimal and _are_digits("".join(values).replace(".", "")):
+        if kind is Decimal and _are_digits("".join(values).translate(_NO_SIGNS)):
             try:
                 return list(map(Decimal, values))
             except ArithmeticError:
@@ -376,6 +393,14 @@ def canonical(value: Any, kind: Kind, zone: tzinfo) -> Hashable:
         return _frozen(read.astimezone(UTC) if kind is datetime else read)
     except (ValueError, OverflowError):
         return _frozen(value)
+
+
+def are_flat(rows: Iterable[Cells]) -> bool:
+    """Return whether no value is a list or an object."""
+    return _NESTED.isdisjoint(map(type, chain.from_iterable(rows)))
+
+
+_NESTED: Final = frozenset({dict, list})
 
 
 def _frozen(value: Any) -> Hashable:
@@ -448,41 +473,55 @@ def row_at(index: int) -> str:
     return f"row {index}" if index >= 0 else "a row"
 
 
-class Layout:
-    """The types of the columns of a shape; rows of many results share it.
+class Place(NamedTuple):
+    """Where a value is, and how it is read."""
 
-    ``kinds`` has the columns in the order in which rows show them. The ``keys``, all
-    columns except the measures, identify a row together. The ``zone`` is that of times
-    that carry none; the getters return values of a row's cells.
+    name: str
+    place: int  # in the cells
+    kind: Kind
+    read: Reader
+
+
+class Layout:
+    """The types of columns; rows of many results share it.
+
+    ``kinds`` has the columns in the order in which rows show them, and ``places`` where
+    their values are in the cells. The ``keys``, all columns except the measures,
+    identify a row together. The ``zone`` is that of times that carry none.
     """
 
     def __init__(
         self,
-        shape: Shape,
+        columns: Columns,
         kinds: Iterable[tuple[str, Kind]],
         keys: tuple[str, ...],
         zone: tzinfo,
     ) -> None:
-        self.shape = shape
+        self.columns = columns
+        self.places = {name: place for place, name in enumerate(columns)}
         self.kinds = dict(kinds)
         self.keys = keys
         self.measures = tuple([name for name in self.kinds if name not in keys])
         self.zone = zone
-        attributes = shape.attributes
-        self.getters: dict[str, Callable[[Cells], Any]] = {
-            name: attrgetter(attributes[name]) for name in self.kinds
-        }
         self.get_key: Callable[[Cells], Any] = (
-            attrgetter(*[attributes[name] for name in keys]) if keys else _no_key
+            itemgetter(*[self.places[name] for name in keys]) if keys else _no_key
         )
-        self._places: dict[int, tuple[object, Place]] = {}
+        self._found: dict[int, tuple[object, Place]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        columns = tuple(self.kinds.items())
-        return layout_of, (self.shape, columns, self.keys, self.zone)
+        kinds = tuple(self.kinds.items())
+        return layout_of, (self.columns, kinds, self.keys, self.zone)
+
+    def column(self, name: str, cells: Iterable[Cells]) -> list[Any]:
+        """Return the values of a column as they were sent."""
+        return list(map(itemgetter(self.places[name]), cells))
+
+    def canonical(self, name: str, cells: Cells) -> Hashable:
+        """Return a value of a row for comparisons, see :func:`canonical`."""
+        return canonical(cells[self.places[name]], self.kinds[name], self.zone)
 
     def find(self, column: str | Member[Any] | TimeSelection) -> Place:
-        """Return a column's name, its attribute in the cells, and its reader.
+        """Return the place of a column.
 
         A member is read as it is declared itself, a name as the query declares it.
 
@@ -492,7 +531,7 @@ class Layout:
         """
         # A loop over rows uses the same few objects for each row. They are found by
         # identity, and kept, so that their ids are not reused.
-        known = self._places.get(id(column))
+        known = self._found.get(id(column))
         if known is not None:
             return known[1]
         if isinstance(column, str):
@@ -508,10 +547,10 @@ class Layout:
                 kind = self.kinds.get(name)
         if name not in self.kinds:
             raise self.missing(name, self.kinds)
-        place = name, self.shape.attributes[name], reader(kind, self.zone)
-        if len(self._places) >= _MAX_PLACES:  # members are created for each access
-            self._places.clear()
-        self._places[id(column)] = column, place
+        place = Place(name, self.places[name], kind, reader(kind, self.zone))
+        if len(self._found) >= _MAX_PLACES:  # members are created for each access
+            self._found.clear()
+        self._found[id(column)] = column, place
         return place
 
     def missing(self, name: str, columns: Iterable[str]) -> DecodeError:
@@ -526,23 +565,23 @@ def _no_key(_: Cells) -> None:
 
 @lru_cache(maxsize=256)
 def layout_of(
-    shape: Shape,
+    columns: Columns,
     kinds: tuple[tuple[str, Kind], ...],
     keys: tuple[str, ...],
     zone: tzinfo,
 ) -> Layout:
-    """Return the layout of a shape; the same arguments give the same object."""
-    return Layout(shape, kinds, keys, zone)
+    """Return the layout of columns; the same arguments give the same object."""
+    return Layout(columns, kinds, keys, zone)
 
 
-def lay_out(shape: Shape, part: codec.ResultPart, query: Query | None) -> Layout:
+def lay_out(columns: Columns, part: codec.ResultPart, query: Query | None) -> Layout:
     """Return the types of columns: as the query declares them, else as annotated.
 
     The same types are the same object. An unknown time zone and an invalid annotation
     are a ``DecodeError``.
     """
     kinds = {} if query is None else _declared(query)
-    is_complete = kinds.keys() >= shape.attributes.keys()
+    is_complete = kinds.keys() >= set(columns)
     annotation = {} if is_complete else read_object(part.annotation)
     annotated, measures = _annotated(annotation)
     if query is None:
@@ -552,15 +591,15 @@ def lay_out(shape: Shape, part: codec.ResultPart, query: Query | None) -> Layout
         zone = query.timezone
         measures = {member.name for member in query.measures}
     kinds = annotated | kinds
-    columns = [(name, kinds[name]) for name in kinds if name in shape.attributes]
+    typed = [(name, kinds[name]) for name in kinds if name in columns]
     # A column without a declaration may still be a time: that of a blended result.
-    columns += [
+    typed += [
         (name, datetime if name.startswith("time.") else None)
-        for name in shape.columns
+        for name in columns
         if name not in kinds
     ]
-    keys = tuple([name for name in shape.columns if name not in measures])
-    return layout_of(shape, tuple(columns), keys, zone_of(zone))
+    keys = tuple([name for name in columns if name not in measures])
+    return layout_of(columns, tuple(typed), keys, zone_of(zone))
 
 
 def zone_of(name: str) -> tzinfo:

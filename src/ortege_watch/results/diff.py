@@ -16,27 +16,28 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from decimal import Decimal
-from itertools import compress, repeat
+from itertools import compress, count
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import attrs
 import msgspec
-from msgspec.structs import astuple
 
 from ortege_watch.results.decode import (
+    OBJECTS,
     Cells,
     Layout,
+    are_flat,
     canonical,
-    first_shape,
     is_verbatim,
+    read_list,
     sort_key,
+    tail_of,
 )
-from ortege_watch.results.result import ChangedRow, Keys, Row, Snapshot
+from ortege_watch.results.result import ChangedRow, Keys, Row, Rows, Snapshot
 
 if TYPE_CHECKING:
     from ortege_watch.results import Result
-    from ortege_watch.results.decode import Shape
 
 T = TypeVar("T")
 
@@ -46,16 +47,17 @@ Window: TypeAlias = tuple[bytes, bytes]
 _LARGE: Final = 8192
 """Bytes; comparing smaller snapshots as text takes longer than reading all rows."""
 
+_MANY: Final = 16
+"""After one row of so many has changed, the next texts will not have much in common."""
+
 _FIRST_CHUNK: Final = 1 << 10
 _LARGEST_CHUNK: Final = 1 << 18
-_REACH: Final = 1 << 16
-_LIST: Final = re.compile(rb"\[(?<=[: \t\r\n]\[)")
 # The number of bytes that may differ in place, apart from a share of the text; a window
 # that only adds or removes rows costs the price.
 _ALLOWED: Final = 2048
 _PRICE: Final = 128
-# After this many consecutive rows that differ, rows are searched for further on.
-_SEARCHED: Final = frozenset({0, 3, 15})
+# After so many consecutive rows that differ, a row is searched for so far ahead.
+_REACH: Final = {0: 1 << 12, 3: 1 << 14, 15: 1 << 16}
 
 
 @attrs.frozen
@@ -68,9 +70,9 @@ class Difference:
         removed: rows whose key is gone, in the order of the older snapshot.
     """
 
-    added: tuple[Row, ...] = ()
-    changed: tuple[ChangedRow, ...] = ()
-    removed: tuple[Row, ...] = ()
+    added: Sequence[Row] = ()
+    changed: Sequence[ChangedRow] = ()
+    removed: Sequence[Row] = ()
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
@@ -83,92 +85,118 @@ def difference(before: Result | None, after: Result) -> Difference:
     as they were sent. Rows that cannot be read at all are a ``DecodeError``.
     """
     if before is None:
-        return Difference(added=tuple(after))
+        return Difference(added=after[:])
     old, new = before._snapshot, after._snapshot  # noqa: SLF001 - texts and cells
+    if not old.checked:
+        old.open()
     new.follow(old)
     if old.part.data == new.part.data:
         new.adopt(old)
         return Difference()
-    found = _by_text(old, new) if memoryview(old.part.data).nbytes >= _LARGE else None
-    if found is not None:
-        return found
-    old_rows = _Rows(*old.open(), old.keys)
-    return _by_values(old_rows, _Rows(*new.open()), new)
+    if not old.has_changed and memoryview(old.part.data).nbytes >= _LARGE:
+        found = _by_text(old, new)
+        if found is not None:
+            return found
+    old_rows = _Side(*old.open(), old.keys)
+    found = _by_values(old_rows, _Side(*new.open()), new)
+    new.has_changed = len(found.changed) > len(after) // _MANY
+    return found
 
 
-# Comparing texts. Both are compared in chunks from the start; where they differ, rows
-# are skipped on either side until they agree again: a row was changed in place, or some
-# were inserted or removed.
+# Comparing texts. Both are compared in chunks from the first row on; where they differ,
+# rows are skipped on either side until they agree again: a row was changed in place, or
+# some were inserted or removed.
 #
-# Rows are separated by ``},{"``, but a value may contain the same characters. So the
-# result is a guess, and the caller must read every piece strictly. If all pieces are rows
-# of the expected shape, no piece began within a value: within a string, the quote of
-# ``{"`` would end that string, and the name of a column would have to follow. Outside of
-# strings, ``},{`` only separates rows, provided that no value is a list.
+# The older text is known to be nothing but rows between its head and its tail, and the
+# newer one is valid JSON with the same head and tail. So both are read alike as long as
+# they are the same, and after rows of either that are skipped, they are read alike again.
+#
+# What separates rows may also stand in a string, so every separator must be proven. In
+# JSON, only a comma, a bracket, a brace, a colon or white space follows the quote that
+# ends a string. If the quote after a separator is followed by anything else, it begins a
+# string, so what precedes it is outside of strings. Likewise, only a bracket, a brace, a
+# colon, a comma or white space precedes the quote that begins a string, and a backslash
+# one that is part of it. If the quote before a separator is preceded by anything else,
+# it ends a string. Outside of strings, ``},{`` and ``],[`` separate items of a list, and
+# these are rows if no value is a list or an object. A separator that is not proven only
+# makes a window larger.
+
+
+def _separator(ends: bytes, begins: bytes) -> re.Pattern[bytes]:
+    """Match what proves to be between two rows."""
+    literal = ends + b"," + begins
+    return re.compile(
+        literal + rb'(?:(?="[^,:\]}\s])|(?<=[^,:\[{\\\s]"' + literal + rb"))"
+    )
+
+
+_OBJECTS_SEPARATOR: Final = _separator(rb"\}", rb"\{")
+_ARRAYS_SEPARATOR: Final = _separator(rb"\]", rb"\[")
 
 
 def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
     """Compare the rows that differ as text; ``None`` if all rows must be compared."""
-    old_text, new_text = memoryview(before.part.data), memoryview(after.part.data)
-    if not bytes(old_text[:2]) == bytes(new_text[:2]) == b"[{":
+    head, layout = before.head, before.layout
+    if layout is None or not head:
         return None
-    shape = before.layout.shape if before.layout else first_shape(old_text)
-    if shape is None or not shape.is_plain:
+    windows = find_windows(
+        memoryview(before.part.data), memoryview(after.part.data), head
+    )
+    if windows is None or not before.is_flat():
         return None
-    if before.flat is None:
-        before.flat = is_flat(old_text)
-    windows = find_windows(old_text, new_text) if before.flat else None
-    if windows is None:
-        return None
-    old = _read([window[0] for window in windows], shape)
-    new = _read([window[1] for window in windows], shape)
+    columns = layout.columns
+    old = read_list(_joined(window[0] for window in windows), head, columns)
+    new = read_list(_joined(window[1] for window in windows), head, columns)
     if old is None or new is None:
         return None
-    after.flat = (
-        all(is_flat(memoryview(b"[" + window[1])) for window in windows) or None
-    )
+    after.head, after.checked = head, True
+    after.flat = are_flat(new)
     if before.length is not None:
         after.length = before.length - len(old) + len(new)
-    old_rows = _Rows(before.lay_out(shape), old)
-    return _by_values(old_rows, _Rows(after.lay_out(shape), new))
+    return _by_values(_Side(layout, old), _Side(after.lay_out(columns), new))
 
 
-def is_flat(data: memoryview) -> bool:
-    """Return whether no value in rows is a list; ``False`` if one may be."""
-    return _LIST.search(data) is None
+def _joined(pieces: Iterable[bytes]) -> bytes:
+    return b"[" + b",".join(filter(None, pieces)) + b"]"
 
 
-def _read(pieces: Iterable[bytes], shape: Shape) -> list[Cells] | None:
-    """Read each piece by itself: two halves of rows would form a whole one."""
-    found: list[Cells] = []
-    for piece in pieces:
-        rows = shape.decode(b"[" + piece + b"]")
-        if rows is None:
-            return None
-        found += rows
-    return found
+def find_windows(
+    before: memoryview, after: memoryview, head: bytes
+) -> list[Window] | None:
+    """Return the rows that differ between two texts of rows, and possibly more.
 
-
-def find_windows(before: memoryview, after: memoryview) -> list[Window] | None:
-    """Return the rows that differ between two JSON lists of objects, and possibly more.
-
-    The rest is the same in both, in the same order. ``None`` means that so much differs
-    that reading all rows takes less time.
+    The rest is the same in both, in the same order. ``None`` means that they begin or end
+    in different ways, or that so much differs that reading all rows takes less time.
     """
-    return _Search(before, after).run()
+    start, tail = len(head), tail_of(head)
+    ends = bytes(before[-len(tail) :]), bytes(after[-len(tail) :])
+    if bytes(after[:start]) != head or ends != (tail, tail):
+        return None
+    return _Search(before, after, head).run()
 
 
 class _Search:
     """A position in two texts: ``i`` and ``j`` are at the same row in both."""
 
-    __slots__ = ("after", "before", "end", "found", "i", "j", "other_end", "spent")
+    __slots__ = (
+        "after",
+        "before",
+        "end",
+        "found",
+        "i",
+        "j",
+        "other_end",
+        "separator",
+        "spent",
+    )
 
-    def __init__(self, before: memoryview, after: memoryview) -> None:
+    def __init__(self, before: memoryview, after: memoryview, head: bytes) -> None:
         self.before = before
         self.after = after
-        self.end = len(before) - 1
-        self.other_end = len(after) - 1
-        self.i = self.j = 1
+        self.end = len(before) - len(tail_of(head))
+        self.other_end = len(after) - len(tail_of(head))
+        self.separator = _OBJECTS_SEPARATOR if head == OBJECTS else _ARRAYS_SEPARATOR
+        self.i = self.j = len(head)
         self.found: list[Window] = []
         self.spent = 0
 
@@ -179,7 +207,7 @@ class _Search:
             i, j = self.i + same, self.j + same
             if i == self.end and j == self.other_end:
                 return self.found
-            start = _row_start(self.before, self.i, i)
+            start = self._row_start(i)
             streak = streak + 1 if start == self.i and self.found else 0
             self.j += start - self.i
             self.i = start
@@ -210,16 +238,18 @@ class _Search:
 
     def _step(self, i: int, j: int, streak: int) -> bool:
         """Skip rows that differ up to ``i`` and ``j``; ``False`` at the end of both."""
-        row_end = _row_end(self.before, i, self.end)
-        other_row_end = _row_end(self.after, j, self.other_end)
+        row_end = self._row_end(self.before, i, self.end)
+        other_row_end = self._row_end(self.after, j, self.other_end)
         last, other_last = row_end == self.end, other_row_end == self.other_end
         if not last and not other_last and self._agree(row_end + 1, other_row_end + 1):
             return self._skip(row_end, other_row_end)
-        if streak in _SEARCHED:
-            inserted = _find(self.before[self.i : row_end], self.after, other_row_end)
+        if reach := _REACH.get(streak):
+            row = bytes(self.before[self.i : row_end])
+            inserted = self._find(row, self.after, other_row_end, reach)
             if inserted:
                 return self._skip(self.i - 1, inserted - 1)
-            removed = _find(self.after[self.j : other_row_end], self.before, row_end)
+            row = bytes(self.after[self.j : other_row_end])
+            removed = self._find(row, self.before, row_end, reach)
             if removed:
                 return self._skip(removed - 1, self.j - 1)
         if last or other_last:
@@ -240,40 +270,37 @@ class _Search:
         self.i, self.j = i + 1, j + 1
         return i < self.end
 
+    def _row_start(self, end: int) -> int:
+        """Return the start of the last row before ``end``, where both are the same."""
+        size = _FIRST_CHUNK
+        while True:
+            low = max(self.i, end - size)
+            # The proof may need the two bytes that follow.
+            found = 0
+            for match in self.separator.finditer(
+                self.before, low, min(end + 2, self.end)
+            ):
+                if match.end() <= end:
+                    found = match.end() - 1
+            if found or low == self.i:
+                return found or low
+            size *= 4
 
-def _row_start(data: memoryview, begin: int, end: int) -> int:
-    """Return the start of the last row before ``end``; a row starts at ``begin``."""
-    size = _FIRST_CHUNK
-    while True:
-        low = max(begin, end - size)
-        found = bytes(data[low:end]).rfind(b"},{")
-        if found >= 0:
-            return low + found + 2
-        if low == begin:
-            return begin
-        size *= 4
+    def _row_end(self, data: memoryview, begin: int, end: int) -> int:
+        """Return the first end of a row after ``begin``; the last row ends at ``end``."""
+        match = self.separator.search(data, begin, end)
+        return match.start() + 1 if match else end
 
-
-def _row_end(data: memoryview, begin: int, end: int) -> int:
-    """Return the first end of a row after ``begin``; the last row ends at ``end``."""
-    size = _FIRST_CHUNK
-    while True:
-        found = bytes(data[begin : min(begin + size, end)]).find(b'},{"')
-        if found >= 0:
-            return begin + found + 1
-        if begin + size >= end:
-            return end
-        size *= 4
-
-
-def _find(row: memoryview, data: memoryview, end: int) -> int:
-    """Return where a row follows ``end`` within reach; 0 if it does not."""
-    found = bytes(data[end : end + _REACH]).find(row)
-    return end + found if found > 0 else 0
+    def _find(self, row: bytes, data: memoryview, end: int, reach: int) -> int:
+        """Return where a row follows ``end`` within reach; 0 if it does not."""
+        found = bytes(data[end : end + reach]).find(row)
+        if found > 0 and self.separator.match(data, end + found - 2):
+            return end + found
+        return 0
 
 
 @attrs.frozen
-class _Rows:
+class _Side:
     """Rows of one side of a comparison, and their keys if these are known."""
 
     layout: Layout
@@ -282,7 +309,7 @@ class _Rows:
 
 
 def _by_values(
-    before: _Rows, after: _Rows, snapshot: Snapshot | None = None
+    before: _Side, after: _Side, snapshot: Snapshot | None = None
 ) -> Difference:
     """Compare rows; store the newer keys in ``snapshot`` for the next comparison."""
     if before.layout is not after.layout:
@@ -293,46 +320,47 @@ def _by_values(
         return _by_meaning(before, after)
 
 
-def _as_sent(before: _Rows, after: _Rows, snapshot: Snapshot | None) -> Difference:
+def _as_sent(before: _Side, after: _Side, snapshot: Snapshot | None) -> Difference:
     """Compare rows of one layout as they were sent; TypeError if that is impossible."""
     layout = after.layout
     values = list(map(layout.get_key, after.cells))
-    added: list[Cells] = []
+    was: Sequence[Any] = before.cells  # None for a row that is new
     removed: list[Cells] = []
-    olds: list[Cells] = []
-    news: list[Cells] = []
     keys = before.keys
     if keys is not None and keys.values == values:
         # The same rows in the same order: no key need be looked up.
         if keys.is_verbatim is None:
             keys.is_verbatim = _are_verbatim(layout, layout.keys, before.cells)
-        differ = list(map(operator.ne, before.cells, after.cells))
-        olds += compress(before.cells, differ)
-        news += compress(after.cells, differ)
     else:
         old_values = keys.values if keys else map(layout.get_key, before.cells)
-        old = dict(zip(old_values, before.cells, strict=True))
-        if len(old) < len(before.cells) or len(set(values)) < len(values):
+        by_key = dict(zip(old_values, before.cells, strict=True))
+        kept = set(values)
+        if len(by_key) < len(before.cells) or len(kept) < len(values):
             return _by_meaning(*_without_common(before, after))
         keys = Keys(values)
-        for key, row in zip(values, after.cells, strict=True):
-            was = old.pop(key, None)
-            if was is None:
-                added.append(row)
-            elif was != row:
-                olds.append(was)
-                news.append(row)
-        removed += old.values()
+        was = list(map(by_key.get, values))
+        removed = [row for key, row in by_key.items() if key not in kept]
     if snapshot is not None:
         snapshot.keys = keys
-    left = added + removed + news
-    if not (keys.is_verbatim or _are_verbatim(layout, layout.keys, left)):
-        # Keys that were sent differently may mean the same.
-        return _by_meaning(*_without_common(before, after))
-    if news and not _are_verbatim(layout, layout.measures, olds + news):
-        differ = _differ(layout, olds, news)
-        olds, news = list(compress(olds, differ)), list(compress(news, differ))
-    return _difference(layout, layout, added, olds, news, removed)
+    differ = list(map(operator.ne, was, after.cells))
+    added: list[int] = []
+    if was is not before.cells:
+        added = [place for place, old in enumerate(was) if old is None]
+        for place in added:
+            differ[place] = False
+    changed = list(compress(count(), differ))
+    olds: list[Cells] = list(compress(was, differ))
+    news = list(compress(after.cells, differ))
+    if not keys.is_verbatim:
+        left = [*removed, *news, *map(after.cells.__getitem__, added)]
+        if not _are_verbatim(layout, layout.keys, left):
+            # Keys that were sent differently may mean the same.
+            return _by_meaning(*_without_common(before, after))
+    if not _are_verbatim(layout, layout.measures, olds + news):
+        unequal = _differ(layout, olds, news)
+        olds = list(compress(olds, unequal))
+        changed = list(compress(changed, unequal))
+    return _difference(before, after, added, changed, olds, removed)
 
 
 def _are_verbatim(layout: Layout, names: Iterable[str], rows: Sequence[Cells]) -> bool:
@@ -340,7 +368,7 @@ def _are_verbatim(layout: Layout, names: Iterable[str], rows: Sequence[Cells]) -
     for name in names:
         kind = layout.kinds[name]
         if kind is not str and kind is not None:
-            column = list(map(layout.getters[name], rows))
+            column = layout.column(name, rows)
             if not is_verbatim(column, kind, layout.zone):
                 return False
     return True
@@ -351,8 +379,8 @@ def _differ(layout: Layout, olds: list[Cells], news: list[Cells]) -> list[bool]:
     zone = layout.zone
     differ = [False] * len(olds)
     for name in layout.measures:
-        get, kind = layout.getters[name], layout.kinds[name]
-        values = zip(map(get, olds), map(get, news), strict=True)
+        kind = layout.kinds[name]
+        values = zip(layout.column(name, olds), layout.column(name, news), strict=True)
         for place, (old, new) in enumerate(values):
             if old != new and not differ[place]:
                 differ[place] = (kind in _NUMBERS and _are_unequal(old, new)) or (
@@ -377,19 +405,20 @@ def _are_unequal(one: Any, other: Any) -> bool:
 
 
 def _difference(
-    before: Layout,
-    after: Layout,
-    added: Sequence[Cells],
+    before: _Side,
+    after: _Side,
+    added: Sequence[int],
+    changed: Sequence[int],
     olds: Sequence[Cells],
-    news: Sequence[Cells],
     removed: Sequence[Cells],
 ) -> Difference:
-    index = repeat(-1)  # the positions are not known
-    old_rows = map(Row, repeat(before), olds, index)
+    """Return the rows at some places of the newer side, and of the older side."""
+    layout, row_at = after.layout, after.cells.__getitem__
+    news, old_rows = list(map(row_at, changed)), Rows[Row](before.layout, olds)
     return Difference(
-        added=tuple(map(Row, repeat(after), added, index)),
-        changed=tuple(map(ChangedRow, repeat(after), news, index, old_rows)),
-        removed=tuple(map(Row, repeat(before), removed, index)),
+        Rows(layout, list(map(row_at, added)), order=added),
+        Rows(layout, news, before=old_rows, order=changed),
+        Rows(before.layout, removed),
     )
 
 
@@ -397,7 +426,7 @@ Values: TypeAlias = "tuple[Hashable, ...]"
 Keyed: TypeAlias = "dict[Values, list[tuple[Values, int]]]"
 
 
-def _by_meaning(before: _Rows, after: _Rows) -> Difference:
+def _by_meaning(before: _Side, after: _Side) -> Difference:
     """Compare rows by the meaning of their values, with several rows per key.
 
     Equal rows are left out. The other rows of a key are paired in the order of their
@@ -416,26 +445,25 @@ def _by_meaning(before: _Rows, after: _Rows) -> Difference:
         changed += zip(come[:both], gone[:both], strict=True)
         removed += gone[both:]
         added += come[both:]
+    changed.sort()
     return _difference(
-        before.layout,
-        after.layout,
-        [after.cells[place] for place in sorted(added)],
-        [before.cells[place] for _, place in sorted(changed)],
-        [after.cells[place] for place, _ in sorted(changed)],
+        before,
+        after,
+        sorted(added),
+        [place for place, _ in changed],
+        [before.cells[place] for _, place in changed],
         [before.cells[place] for place in sorted(removed)],
     )
 
 
-def _by_key(side: _Rows, keys: Sequence[str], rest: Sequence[str]) -> Keyed:
+def _by_key(side: _Side, keys: Sequence[str], rest: Sequence[str]) -> Keyed:
     """Return the values and the positions of the rows of each key."""
     layout = side.layout
 
     def values(row: Cells, names: Sequence[str]) -> Values:
         return tuple(
             [
-                canonical(layout.getters[name](row), layout.kinds[name], layout.zone)
-                if name in layout.kinds
-                else msgspec.UNSET
+                layout.canonical(name, row) if name in layout.kinds else msgspec.UNSET
                 for name in names
             ]
         )
@@ -452,13 +480,13 @@ def _in_order(rows: list[tuple[Values, int]]) -> list[int]:
     return [place for _, place in rows]
 
 
-def _without_common(before: _Rows, after: _Rows) -> tuple[_Rows, _Rows]:
+def _without_common(before: _Side, after: _Side) -> tuple[_Side, _Side]:
     """Leave out rows that were sent alike on both sides."""
-    olds = [(astuple(row), row) for row in before.cells]
-    news = [(astuple(row), row) for row in after.cells]
+    olds = [(row, row) for row in before.cells]
+    news = [(row, row) for row in after.cells]
     olds, news = _without_equal(olds, news)
-    old_rows = _Rows(before.layout, [row for _, row in olds])
-    return old_rows, _Rows(after.layout, [row for _, row in news])
+    old_rows = _Side(before.layout, [row for _, row in olds])
+    return old_rows, _Side(after.layout, [row for _, row in news])
 
 
 Items: TypeAlias = "list[tuple[Values, T]]"

@@ -15,7 +15,6 @@ from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from itertools import count, repeat
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Union, cast
 
 import attrs
@@ -52,7 +51,7 @@ class _Source:
     type: Any  # the field's annotation, without | None
     nullable: bool
     column: str
-    attribute: str  # the column's attribute in the cells
+    place: int  # of the column's values in the cells
     kind: Kind  # the type that the column is read as
 
 
@@ -91,7 +90,7 @@ def _by_column(
     """Convert all rows; return ``None`` if that fails for any of them."""
     try:
         columns = [
-            _read(source, list(map(attrgetter(source.attribute), cells)), layout)
+            _read(source, layout.column(source.column, cells), layout)
             for source in sources
         ]
         if positional:
@@ -116,7 +115,7 @@ def _by_row(
     sources: Sequence[_Source], layout: Layout, cells: Cells, cls: type[T], index: int
 ) -> T:
     arguments = {
-        source.argument: _value(source, layout, getattr(cells, source.attribute), index)
+        source.argument: _value(source, layout, cells[source.place], index)
         for source in sources
     }
     try:
@@ -199,10 +198,9 @@ def _source(
     if found:
         (column,) = found
         kind = columns[column] if of_type in _UNTYPED else of_type
-        attribute = layout.shape.attributes[column]
         if of_type not in _READ_HERE:
             codec.check_type(of_type, where)
-        return _Source(argument, of_type, nullable, column, attribute, kind)
+        return _Source(argument, of_type, nullable, column, layout.places[column], kind)
     # Only a field of a dataclass has a factory apart from its default.
     factory = getattr(field, "default_factory", dataclasses.MISSING)
     default = field.default

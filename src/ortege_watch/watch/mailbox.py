@@ -20,6 +20,7 @@ from ortege_watch.query import Query
 from ortege_watch.query.query import summary
 from ortege_watch.results import ChangedRow, Result, Row
 from ortege_watch.results.diff import difference
+from ortege_watch.results.result import in_order
 from ortege_watch.watch.session import LOGGER
 from ortege_watch.watch.tracker import query_name
 
@@ -70,8 +71,7 @@ class Update:
             return self.added
         if not self.added:
             return self.changed
-        places = {row: place for place, row in enumerate(self.result)}
-        return sorted([*self.added, *self.changed], key=places.__getitem__)
+        return in_order(self.added, self.changed)
 
     @property
     def truncated(self) -> bool:

@@ -208,7 +208,7 @@ async def open_websocket(
         problem = f"cannot connect{through}: {what}"
         if is_bad_certificate(error):
             problem = f"certificate{through} refused: {what}"
-        failure = transport_error(problem + tls_advice(error), error, secrets)
+        failure = transport_error(problem + tls_advice(error, url), error, secrets)
         failure.host = url.split("/")[2]
     del headers, secrets  # a traceback shows what a frame has
     raise failure

@@ -136,11 +136,13 @@ def secret_of(use: Use) -> str | Credentials:
     return SECRET if use in OF_CUBE else Credentials("app", SECRET)
 
 
-async def failure_of(use: Use, peer: Peer, **settings: Settings) -> OrtegeWatchError:
+async def failure_of(
+    use: Use, peer: Peer, scheme: str = "https", **settings: Settings
+) -> OrtegeWatchError:
     """Return the error of a use that must fail within 20 s."""
     async with asyncio.timeout(20):
         try:
-            await use(f"https://{peer.host}", secret_of(use), **settings)
+            await use(f"{scheme}://{peer.host}", secret_of(use), **settings)
         except OrtegeWatchError as error:
             return error
     raise AssertionError("it has succeeded")
@@ -361,6 +363,22 @@ async def test_a_server_without_tls_on_the_port(use, trusting, caplog):
     with Peer(plain) as server:
         error = await failure_of(use, server, ssl=trusting)
     check(error, server, caplog, "correct the scheme or port of the url")
+
+
+async def alerting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer with an alert of TLS: a protocol version that is not supported."""
+    await reader.read(1)
+    writer.write(b"\x15\x03\x01\x00\x02\x02\x46" + b"\r\n\r\n")
+    await writer.drain()
+
+
+@every
+@pytest.mark.parametrize("answers", [False, True])
+async def test_a_server_with_tls_that_is_called_without(use, answers, caplog):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with Peer(alerting) if answers else Peer(silent, tls) as server:
+        error = await failure_of(use, server, scheme="http")
+    check(error, server, caplog, "change the scheme of the url to https or wss")
 
 
 LIMITED = [*REST, poll, send]  # watch() has a limit of its own

@@ -101,6 +101,17 @@ _TLS_ADVICE: Final = {
     ),
 }
 
+_NO_RESPONSE: Final = (
+    "Server disconnected without sending a response",  # httpcore
+    "illegal status line",  # h11, such as for an alert of TLS
+    "did not receive a valid HTTP response",  # websockets
+)
+"""What an error says if a server does not answer a request with HTTP."""
+
+_NO_HTTP: Final = (
+    "if the port expects TLS, change the scheme of the url to https or wss"
+)
+
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 """The environment variables, also in upper case, that name a proxy."""
 
@@ -733,14 +744,15 @@ def _failure(error: Exception, request: Request, through: str) -> Failure:
             ours = DecodeError(f"the response cannot be decompressed ({what})")
         case _ if is_bad_certificate(error):
             ours = TransportError(
-                f"certificate{through} refused: {error}{tls_advice(error)}"
+                f"certificate{through} refused: {error}{tls_advice(error, request.url)}"
             )
             retry = False
         case _:
             what = redact(_reason(error), request.secrets)
             is_unsent = isinstance(error, httpx.ConnectError)
             problem = "cannot connect" if is_unsent else "no response"
-            ours = TransportError(f"{problem}{through}: {what}{tls_advice(error)}")
+            advice = tls_advice(error, request.url)
+            ours = TransportError(f"{problem}{through}: {what}{advice}")
     ours.__cause__ = safe_cause(error, request.secrets)
     unsent = isinstance(
         error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout
@@ -767,9 +779,14 @@ def is_bad_certificate(error: BaseException | None) -> bool:
     return _tls_reason(error) == "CERTIFICATE_VERIFY_FAILED"
 
 
-def tls_advice(error: BaseException) -> str:
-    """Return what to do about an error of TLS, after a semicolon; or nothing."""
+def tls_advice(error: BaseException, url: str) -> str:
+    """Return what to do about an error of TLS, after a semicolon; or nothing.
+
+    A server with TLS mostly closes the connection if TLS is not spoken to it.
+    """
     advice = _TLS_ADVICE.get(_tls_reason(error))
+    if url.startswith(("http:", "ws:")) and str(error).startswith(_NO_RESPONSE):
+        advice = _NO_HTTP
     return f"; {advice}" if advice else ""
 
 

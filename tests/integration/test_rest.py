@@ -156,6 +156,7 @@ def test_every_form_of_rows_is_read_alike(ask, cube, generation, response_format
     same = ask(cube, "load", query)
     assert len(plain) > 10
     assert list(same) == list(plain)
+    assert bytes(plain.raw).startswith(b'{"members":')  # it was asked for
 
 
 def test_ungrouped_rows(ask, cube, postgres):

@@ -37,6 +37,7 @@ async def test_rows_are_added_changed_and_removed(client, ledger):
         update = await anext(updates)
         assert (update.first, update.resumed, update.truncated) == (True, False, False)
         assert hashes(update.added) == hashes(update.result) == [first]
+        assert bytes(update.result.raw).startswith(b'{"members":')
         [second, third] = ledger.insert("2", count=2)
         update = await anext(updates)
         assert not update.first

@@ -17,6 +17,7 @@ from ortege_watch import (
     Measure,
     Query,
     QueryRejected,
+    Reconnect,
     TimeDimension,
 )
 from ortege_watch.testing import FakeCube, Table
@@ -220,6 +221,23 @@ def test_what_was_refused_over_rest_is_not_asked_of_it_over_a_websocket():
             next(updates)
         assert forms_over_http(cube) == ["compact", None, None]
         assert forms_over_websocket(cube) == [None]
+
+
+def test_an_older_server_takes_over():
+    query = attrs.evolve(DAILY, limit=10)
+    with (
+        trades("strict") as first,
+        CubeClient(first.url, first.token()) as client,
+        client.watch(query, reconnect=Reconnect(base=0.01)) as updates,
+    ):
+        assert len(next(updates).added) == 3
+        first.down()
+        with trades("classic", compact=False, port=first.port) as second:
+            second.wait_until(lambda: forms_over_websocket(second) == ["compact", None])
+            second.tables["trades"].insert({"asset": "ETH", "volume": 1})
+            update = updates.next(timeout=10)
+    assert [row[Trades.asset] for row in update.added] == ["ETH"]
+    assert (update.changed, update.removed) == ((), ())
 
 
 @pytest.mark.parametrize("transport", ["websocket", "rest"])

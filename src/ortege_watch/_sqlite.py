@@ -90,7 +90,9 @@ class DatabaseFile:
             try:
                 # Only before anything is written, and that includes the next line.
                 self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                _use_wal(self._db)
+                use_wal(self._db)
+                # Some systems overwrite what is deleted, which writes pages twice.
+                self._db.execute("PRAGMA secure_delete = OFF")
                 self._db.execute(f"PRAGMA synchronous = {synchronous}")
                 self._db.execute("PRAGMA journal_size_limit = 1048576")
                 with self._db:
@@ -149,7 +151,7 @@ def connect(path: str | Path, *, wait: float = _WAIT) -> sqlite3.Connection:
     )
 
 
-def _use_wal(db: sqlite3.Connection) -> None:
+def use_wal(db: sqlite3.Connection) -> None:
     """Switch a file to its write-ahead log, which stays on.
 
     The switch needs the file alone, and SQLite does not wait for that: while another

@@ -10,6 +10,7 @@ from driving import CREDENTIALS, Play, alert, error, link, said, success
 
 from ortege_watch import InvalidArgument, Retry, TransportError
 from ortege_watch.watchbus import AsyncAlertPublisher, Outbox, WatchBusError, WireStyle
+from ortege_watch.watchbus.outbox import queue_of
 from ortege_watch.watchbus.sending import Sender, prepare_alerts
 
 PAGE = said(b"<html>no</html>", status=400)
@@ -28,7 +29,9 @@ def send(outbox, answer, alerts=(), **options):
     endpoint = config.endpoint("/api/v1/watch/alert")
     server = Play(iter(lambda: answer, None))
     queued = prepare_alerts(alerts, "app", WireStyle()) if alerts else ()
-    sender = Sender(config=config, endpoint=endpoint, outbox=outbox, alerts=queued)
+    sender = Sender(
+        config=config, endpoint=endpoint, outbox=queue_of(outbox), alerts=queued
+    )
     try:
         return server, server.run(sender.run())
     except WatchBusError as caught:
@@ -36,7 +39,7 @@ def send(outbox, answer, alerts=(), **options):
 
 
 def accept(outbox, *numbers):
-    outbox.accept(prepare_alerts(map(alert, numbers), "app", WireStyle()))
+    queue_of(outbox).accept(prepare_alerts(map(alert, numbers), "app", WireStyle()))
 
 
 def bus(poison, answer):

@@ -22,6 +22,7 @@ from ortege_watch.watchbus import (
     AlertPublisher,
     Outbox,
 )
+from ortege_watch.watchbus.outbox import queue_of
 from ortege_watch.watchbus.sending import SendLease
 
 KILLS = 30
@@ -165,9 +166,9 @@ def test_a_killed_sender_loses_the_lease(tmp_path, forks):
         bus.silence()
         process = forks.start(publish, bus.url, path, tmp_path / "log", 0)
         bus.wait_until(lambda: bus.requests, timeout=30)
-        assert box.begin_sending(SendLease(), 1) is None
+        assert queue_of(box).begin_sending(SendLease(), 1) is None
         forks.kill(process)
-        assert box.begin_sending(SendLease(), 1)
+        assert queue_of(box).begin_sending(SendLease(), 1)
 
 
 FULL_DISK = """
@@ -198,17 +199,87 @@ with AlertPublisher(url, credentials, outbox=path, batch_size=2) as publisher:
 
 def test_a_full_disk_loses_nothing_and_says_what_was_sent(tmp_path):
     with FakeWatchBus() as bus:
-        done = subprocess.run(
-            [sys.executable, "-c", FULL_DISK, bus.url, str(tmp_path / "alerts")],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-            cwd=Path(__file__).parent,
-        )
-        flushed, refused, healed = done.stdout.splitlines()
+        done = run_script(FULL_DISK, bus.url, tmp_path / "alerts")
+        flushed, refused, healed = done.splitlines()
         assert flushed.startswith("cannot use the outbox")
         assert flushed.endswith(" 2")
         assert refused.startswith("cannot use the outbox")
         assert healed == "4 4 0"
         assert numbers(bus.alerts) == [0, 1, 2, 3]
+
+
+QUOTA = """
+import resource, sys
+from pathlib import Path
+from driving import alert
+from ortege_watch.watchbus import AlertPublisher, Credentials
+
+url, path = sys.argv[1:]
+credentials = Credentials("fake-app", "fake-watch-bus-secret")
+with AlertPublisher(url, credentials, outbox=path, batch_size=10) as publisher:
+    publisher.enqueue(alert(n, comment="x" * 1000) for n in range(500))
+    size = Path(f"{path}-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    print(len(publisher.flush().sent), len(publisher.outbox))
+"""
+
+
+def test_an_outbox_whose_log_cannot_grow_is_drained(tmp_path):
+    with FakeWatchBus() as bus:
+        done = run_script(QUOTA, bus.url, tmp_path / "alerts")
+        assert done.split() == ["500", "0"]
+        assert numbers(bus.alerts) == list(range(500))
+        assert sum(map(len, bus.deliveries)) == 500  # nothing was sent twice
+
+
+SMALL_DISK = """
+import os, sys
+from driving import alert
+from ortege_watch.watchbus import AlertPublisher, Credentials, OutboxFull
+
+url, path = sys.argv[1:]
+credentials = Credentials("fake-app", "fake-watch-bus-secret")
+accepted = 0
+with AlertPublisher(url, credentials, outbox=path + "/outbox") as publisher:
+    try:
+        while True:
+            more = range(accepted, accepted + 100)
+            publisher.enqueue(alert(n, comment="x" * 1000) for n in more)
+            accepted += 100
+    except OutboxFull as error:
+        print("make room" in str(error))
+    with open(path + "/other", "wb", 0) as other:
+        try:
+            while True:
+                other.write(bytes(4096))
+        except OSError:
+            pass
+    print(accepted == len(publisher.flush().sent), len(publisher.outbox))
+"""
+
+
+def test_an_outbox_leaves_room_on_its_disk_for_the_removal_of_alerts(tmp_path):
+    """On a disk of 11 MB, which another program then fills."""
+    mount = f"mount -t tmpfs -o size=11m none {tmp_path}"
+    space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*space, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs user namespaces")
+    with FakeWatchBus() as bus:
+        script = f'{mount} && exec "$0" "$@"'
+        done = run_script(SMALL_DISK, bus.url, tmp_path, before=[*space, script])
+        assert done.split() == ["True", "True", "0"]
+        assert sum(map(len, bus.deliveries)) == len(bus.alerts)
+
+
+def run_script(script, *arguments, before=()):
+    """Return what a script in a process of its own prints."""
+    return subprocess.run(
+        [*before, sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=Path(__file__).parent,
+    ).stdout

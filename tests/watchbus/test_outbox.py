@@ -18,6 +18,7 @@ from ortege_watch.watchbus import (
     WatchBusError,
     WireStyle,
 )
+from ortege_watch.watchbus.outbox import queue_of
 from ortege_watch.watchbus.sending import BatchResults, SendLease, prepare_alerts
 
 STYLE = WireStyle()
@@ -34,14 +35,14 @@ def numbers(box):
 def first(box, limit):
     """Return the alerts that are sent next, as a sender gets them."""
     lease = SendLease()
-    batch = box.begin_sending(lease, limit)
-    box.end_sending(lease)
+    batch = queue_of(box).begin_sending(lease, limit)
+    queue_of(box).end_sending(lease)
     return batch
 
 
 def take(box, lease=None):
     """Return whether the lease could be taken."""
-    return box.begin_sending(lease or SendLease(), 1) is not None
+    return queue_of(box).begin_sending(lease or SendLease(), 1) is not None
 
 
 def sent(*items):
@@ -75,8 +76,8 @@ def box(path):
 
 def test_alerts_stay_queued_in_order_across_restarts(path):
     with Outbox(path) as box:
-        box.accept(ready(3, 1))
-        box.accept(ready(2))
+        queue_of(box).accept(ready(3, 1))
+        queue_of(box).accept(ready(2))
         assert len(box) == 3
     with Outbox(str(path)) as box:
         assert numbers(box) == [3, 1, 2]
@@ -87,30 +88,31 @@ def test_alerts_stay_queued_in_order_across_restarts(path):
 
 def test_sent_alerts_are_removed_and_the_next_are_returned(box):
     items = ready(1, 2, 3)
-    box.accept(items)
+    queue_of(box).accept(items)
     one, two, three = first(box, 9)
-    assert box.resolve(sent(one, three), 9) == ([two], [])
+    following, done = queue_of(box).resolve(sent(one, three), 9)
+    assert (following, done.letters) == ([two], [])
     assert first(box, 9) == [two]
-    assert [each.key for each in box.still_queued(items)] == [two.key]
+    assert [each.key for each in queue_of(box).still_queued(items)] == [two.key]
 
 
 def test_a_queued_alert_is_not_queued_twice(box):
-    box.accept(ready(1, 2))
-    box.accept(ready(2, 3))
+    queue_of(box).accept(ready(1, 2))
+    queue_of(box).accept(ready(2, 3))
     assert numbers(box) == [1, 2, 3]
 
 
 def test_a_sent_alert_may_be_accepted_again(box):
-    box.accept(ready(1))
-    box.resolve(sent(*first(box, 1)), 9)
-    box.accept(ready(1))
+    queue_of(box).accept(ready(1))
+    queue_of(box).resolve(sent(*first(box, 1)), 9)
+    queue_of(box).accept(ready(1))
     assert numbers(box) == [1]
 
 
 def test_a_rejected_alert_is_kept_with_its_reason(path):
     with Outbox(path) as box:
-        box.accept(ready(1, 2))
-        box.resolve(rejected(first(box, 1)[0]), 9)
+        queue_of(box).accept(ready(1, 2))
+        queue_of(box).resolve(rejected(first(box, 1)[0]), 9)
         assert numbers(box) == [2]
     with Outbox(path) as box:
         [found] = box.dead
@@ -120,53 +122,53 @@ def test_a_rejected_alert_is_kept_with_its_reason(path):
 
 
 def test_rejected_alerts_can_be_queued_again(box):
-    box.accept(ready(1, 2, 3))
-    box.resolve(rejected(*first(box, 2)), 9)
+    queue_of(box).accept(ready(1, 2, 3))
+    queue_of(box).resolve(rejected(*first(box, 2)), 9)
     assert box.requeue() == 2
     assert numbers(box) == [3, 1, 2]
     assert box.dead == []
 
 
 def test_rejected_alerts_can_be_deleted(box):
-    box.accept(ready(1, 2))
-    box.resolve(rejected(*first(box, 2)), 9)
+    queue_of(box).accept(ready(1, 2))
+    queue_of(box).resolve(rejected(*first(box, 2)), 9)
     assert box.forget() == 2
     assert box.dead == []
     assert len(box) == 0
 
 
 def test_an_alert_that_is_accepted_again_is_not_rejected_any_more(box):
-    box.accept(ready(1))
-    box.resolve(rejected(*first(box, 1)), 9)
-    box.accept(ready(1))
+    queue_of(box).accept(ready(1))
+    queue_of(box).resolve(rejected(*first(box, 1)), 9)
+    queue_of(box).accept(ready(1))
     assert box.dead == []
-    box.resolve(rejected(*first(box, 1), reason="still too old"), 9)
+    queue_of(box).resolve(rejected(*first(box, 1), reason="still too old"), 9)
     assert [each.reason for each in box.dead] == ["still too old"]
 
 
 def test_a_full_outbox_takes_all_or_none(path):
     with Outbox(path, limit=3) as box:
-        box.accept(ready(1, 2))
+        queue_of(box).accept(ready(1, 2))
         with pytest.raises(OutboxFull, match="may hold 3 alerts"):
-            box.accept(ready(3, 4))
+            queue_of(box).accept(ready(3, 4))
         assert numbers(box) == [1, 2]
-        box.accept(ready(2, 3))
+        queue_of(box).accept(ready(2, 3))
         assert numbers(box) == [1, 2, 3]
 
 
 def test_the_number_of_rejected_alerts_is_limited(path):
     with Outbox(path, limit=3) as box:
         for number in range(5):
-            box.accept(ready(number))
-            box.resolve(rejected(*first(box, 1), reason=str(number)), 9)
+            queue_of(box).accept(ready(number))
+            queue_of(box).resolve(rejected(*first(box, 1), reason=str(number)), 9)
         assert [each.reason for each in box.dead] == ["2", "3", "4"]
 
 
 def test_rejected_alerts_need_room_to_be_queued_again(path):
     with Outbox(path, limit=2) as box:
-        box.accept(ready(1))
-        box.resolve(rejected(*first(box, 1)), 9)
-        box.accept(ready(2, 3))
+        queue_of(box).accept(ready(1))
+        queue_of(box).resolve(rejected(*first(box, 1)), 9)
+        queue_of(box).accept(ready(2, 3))
         with pytest.raises(OutboxFull):
             box.requeue()
         assert len(box.dead) == 1
@@ -177,23 +179,23 @@ def test_an_old_dead_letter_is_not_deleted_because_of_gaps_in_the_numbers(path):
     """A dead letter that dies again has a new number."""
     with Outbox(path, limit=3) as box:
         for number in (0, 1, 2, 2, 2, 2):
-            box.accept(ready(number))
+            queue_of(box).accept(ready(number))
             # As by a sender that has not seen that it was accepted again.
-            box.resolve(rejected(*ready(number)), 9)
+            queue_of(box).resolve(rejected(*ready(number)), 9)
         assert len(box.dead) == 3
 
 
 def test_deleting_the_oldest_dead_letters_is_logged(path, caplog):
     with Outbox(path, limit=2) as box:
         for number in range(3):
-            box.accept(ready(number))
-            box.resolve(rejected(*first(box, 1)), 9)
+            queue_of(box).accept(ready(number))
+            queue_of(box).resolve(rejected(*first(box, 1)), 9)
     assert "more than 2 dead letters: the oldest 1 were deleted" in caplog.text
 
 
 def test_some_dead_letters_can_be_queued_again_or_deleted(box):
-    box.accept(ready(1, 2, 3))
-    box.resolve(rejected(*first(box, 3)), 9)
+    queue_of(box).accept(ready(1, 2, 3))
+    queue_of(box).resolve(rejected(*first(box, 3)), 9)
     one, two, _ = box.dead
     assert box.requeue([two]) == 1
     assert numbers(box) == [2]
@@ -213,50 +215,50 @@ def timed(path, clock):
 
 
 def test_a_failed_alert_is_sent_again_later_and_delays_no_others(timed, clock):
-    timed.accept(ready(1, 2))
+    queue_of(timed).accept(ready(1, 2))
     one, two = first(timed, 9)
-    following, dead = timed.resolve(failed(one), 9)
-    assert (following, dead) == ([two], [])
-    assert timed.is_due()
-    timed.resolve(sent(two), 9)
+    following, done = queue_of(timed).resolve(failed(one), 9)
+    assert (following, done.letters) == ([two], [])
+    assert queue_of(timed).is_due()
+    queue_of(timed).resolve(sent(two), 9)
     [one] = first(timed, 9)  # at once: the server works
-    timed.resolve(failed(one), 9)
-    assert (first(timed, 9), timed.is_due()) == ([], False)
+    queue_of(timed).resolve(failed(one), 9)
+    assert (first(timed, 9), queue_of(timed).is_due()) == ([], False)
     assert (len(timed), numbers(timed)) == (1, [1])
     clock.now += 4.9
-    assert not timed.is_due()
+    assert not queue_of(timed).is_due()
     clock.now += 0.2
-    assert timed.is_due()
+    assert queue_of(timed).is_due()
     [again] = first(timed, 9)
     assert (again, again.attempts) == (one, 1)
 
 
 def test_a_retry_after_makes_the_delay_longer_but_not_endless(timed, clock):
-    timed.accept(ready(1))
-    timed.resolve(failed(*first(timed, 1), retry_after=9999.0), 9)
+    queue_of(timed).accept(ready(1))
+    queue_of(timed).resolve(failed(*first(timed, 1), retry_after=9999.0), 9)
     clock.now += 299.0
-    assert not timed.is_due()
+    assert not queue_of(timed).is_due()
     clock.now += 2.0
-    assert timed.is_due()
+    assert queue_of(timed).is_due()
 
 
 def fail_until_dead(box, clock, step):
     for attempts in range(1, 20):
         [alert] = first(box, 1)
-        box.accept(ready(1000 + attempts))
-        box.resolve(BatchResults(sent=first(box, 2)[1:], failed=[]), 9)
+        queue_of(box).accept(ready(1000 + attempts))
+        queue_of(box).resolve(BatchResults(sent=first(box, 2)[1:], failed=[]), 9)
         [alert] = first(box, 1)
-        _, dead = box.resolve(failed(alert), 9)
-        if dead:
+        _, done = queue_of(box).resolve(failed(alert), 9)
+        if done.dead:
             return attempts
         clock.now += step
     return None
 
 
 def test_after_its_last_attempt_an_alert_is_a_dead_letter(path, timed, clock):
-    timed.accept(ready(1, 2))
-    timed.resolve(sent(first(timed, 2)[1]), 9)
-    timed.resolve(failed(*first(timed, 1)), 9)
+    queue_of(timed).accept(ready(1, 2))
+    queue_of(timed).resolve(sent(first(timed, 2)[1]), 9)
+    queue_of(timed).resolve(failed(*first(timed, 1)), 9)
     clock.now += 6
     assert fail_until_dead(timed, clock, 200.0) == 4
     assert len(timed) == 0
@@ -270,25 +272,25 @@ def test_after_its_last_attempt_an_alert_is_a_dead_letter(path, timed, clock):
 
 
 def test_an_alert_that_fails_at_its_last_age_is_a_dead_letter(timed, clock):
-    timed.accept(ready(1))
+    queue_of(timed).accept(ready(1))
     clock.now += 999.0
-    assert timed.resolve(failed(*first(timed, 1)), 9)[1] == []
+    assert queue_of(timed).resolve(failed(*first(timed, 1)), 9)[1].dead == []
     clock.now += 6.0
-    assert len(timed.resolve(failed(*first(timed, 1)), 9)[1]) == 1
+    assert len(queue_of(timed).resolve(failed(*first(timed, 1)), 9)[1].dead) == 1
 
 
 def test_age_alone_gives_no_alert_up(timed, clock):
     """In an outage, nothing fails but the server."""
-    timed.accept(ready(1))
+    queue_of(timed).accept(ready(1))
     clock.now += 1e6
     assert first(timed, 1)
 
 
 def test_a_clock_that_is_set_back_delays_no_alert_for_long(timed, clock):
-    timed.accept(ready(1))
-    timed.resolve(failed(*first(timed, 1)), 9)
+    queue_of(timed).accept(ready(1))
+    queue_of(timed).resolve(failed(*first(timed, 1)), 9)
     clock.now -= 10 * 86_400
-    assert timed.is_due()
+    assert queue_of(timed).is_due()
 
 
 @pytest.mark.parametrize(
@@ -332,10 +334,10 @@ def test_a_closed_outbox(box):
         box.waiting,
         lambda: box.dead,
         box.forget,
-        box.is_due,
+        queue_of(box).is_due,
         box.requeue,
-        lambda: box.begin_sending(SendLease(), 1),
-        lambda: box.accept(ready(1)),
+        lambda: queue_of(box).begin_sending(SendLease(), 1),
+        lambda: queue_of(box).accept(ready(1)),
     ):
         with pytest.raises(OrtegeWatchError, match="cannot use the outbox"):
             use()
@@ -346,8 +348,8 @@ def test_its_repr(box, path):
 
 
 def test_the_last_alert_is_on_the_disk_when_it_is_accepted(box):
-    assert box._db.execute("PRAGMA synchronous").fetchone() == (2,)
-    assert box._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert queue_of(box)._db.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert queue_of(box)._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_one_sends_at_a_time_and_all_may_accept(path):
@@ -356,26 +358,67 @@ def test_one_sends_at_a_time_and_all_may_accept(path):
         assert take(one, mine)
         assert not take(one)
         assert not take(other, theirs)
-        other.accept(ready(1))
+        queue_of(other).accept(ready(1))
         assert numbers(one) == [1]
-        one.end_sending(mine)
+        queue_of(one).end_sending(mine)
         assert take(other, theirs)
         assert not take(one)
-        other.end_sending(theirs)
+        queue_of(other).end_sending(theirs)
+
+
+def test_what_another_process_has_sent_meanwhile_is_not_sent_again(path):
+    with Outbox(path) as one, Outbox(path) as other:
+        queue_of(one).accept(ready(1, 2))
+        queue_of(other).resolve(sent(*first(other, 1)), 9)
+        [left] = first(one, 9)
+        assert left.alert == alert(2)
+        queue_of(one).resolve(sent(left), 9)
+        assert len(other) == 0
+
+
+def test_alerts_are_sent_in_order_whoever_accepts_more_meanwhile(path):
+    """Those that were just accepted are in memory, the others are not."""
+    lease = SendLease()
+    with Outbox(path) as one, Outbox(path) as other:
+        queue, order = queue_of(one), []
+        queue.accept(ready(1, 2, 3))
+        batch = queue.begin_sending(lease, 2)
+        queue_of(other).accept(ready(4))
+        queue.accept(ready(5, 1))
+        while batch:
+            order += [int(each.alert.event_values["block_number"]) for each in batch]
+            batch, _ = queue.resolve(sent(*batch), 2)
+        assert order == [1, 2, 3, 4, 5]
+        assert len(one) == 0
+
+
+def test_an_alert_that_fails_is_the_only_one_that_stays(box, clock):
+    queue_of(box).accept(ready(1, 2, 3, 4))
+    one, two, three, four = first(box, 9)
+    results = BatchResults(sent=[one, three, four], failed=[(two, why(status=500))])
+    queue_of(box).resolve(results, 9)
+    assert numbers(box) == [2]
+
+
+def test_completion_shows_what_is_for_users(box):
+    assert {name for name in dir(box) if not name.startswith("_")} == {
+        *("close", "dead", "forget", "limit", "path", "requeue", "retry_now"),
+        "waiting",
+    }
 
 
 def test_no_one_releases_the_lease_of_another(box):
     mine, other = SendLease(), SendLease()
     assert take(box, mine)
-    box.end_sending(other)
+    queue_of(box).end_sending(other)
     assert not take(box)
-    box.end_sending(mine)
+    queue_of(box).end_sending(mine)
     assert take(box)
 
 
 def test_a_released_lease_cannot_be_taken_late(box):
     late = SendLease()
-    box.end_sending(late)
+    queue_of(box).end_sending(late)
     assert not take(box, late)
     assert take(box)
 
@@ -392,8 +435,8 @@ def test_releasing_the_lease_does_not_wait_for_a_transaction(path):
     lease = SendLease()
     with Outbox(path) as box:
         assert take(box, lease)
-        releasing = threading.Thread(target=box.end_sending, args=(lease,))
-        with box._guard:
+        releasing = threading.Thread(target=queue_of(box).end_sending, args=(lease,))
+        with queue_of(box)._guard:
             releasing.start()
             releasing.join(timeout=10)
             assert not releasing.is_alive()
@@ -405,7 +448,7 @@ def test_threads_may_accept_at_once(path):
 
         def work(box, start):
             for number in range(start, start + 20):
-                box.accept(ready(number))
+                queue_of(box).accept(ready(number))
 
         threads = [
             threading.Thread(target=work, args=(each, start))
@@ -441,14 +484,14 @@ def test_no_alert_is_lost_and_none_is_there_twice(tmp_path_factory, steps):
     for step, what in steps:
         match step:
             case "accept":
-                box.accept(ready(*what))
+                queue_of(box).accept(ready(*what))
                 refused = [each for each in refused if each not in what]
                 waiting += [n for n in dict.fromkeys(what) if n not in waiting]
             case "sent":
-                box.resolve(sent(*first(box, what)), 9)
+                queue_of(box).resolve(sent(*first(box, what)), 9)
                 waiting = waiting[what:]
             case "rejected":
-                box.resolve(rejected(*first(box, what)), 9)
+                queue_of(box).resolve(rejected(*first(box, what)), 9)
                 refused += waiting[:what]
                 waiting = waiting[what:]
             case "requeue":

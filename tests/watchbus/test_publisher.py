@@ -36,6 +36,7 @@ from ortege_watch.watchbus import (
     WireStyle,
 )
 from ortege_watch.watchbus.models import read_alerts
+from ortege_watch.watchbus.outbox import queue_of
 from ortege_watch.watchbus.sending import prepare_alerts
 
 ALERTS = [alert(number) for number in range(5)]
@@ -324,13 +325,13 @@ async def test_the_event_loop_is_not_blocked_by_the_transaction_of_another_proce
         async with AsyncAlertPublisher(
             bus.url, bus.credentials, outbox=path
         ) as publisher:
-            other._db.execute("BEGIN IMMEDIATE")
+            queue_of(other)._db.execute("BEGIN IMMEDIATE")
             task = asyncio.create_task(publisher.publish(ALERTS))
             turns = asyncio.Event()
             asyncio.get_running_loop().call_later(0.01, turns.set)
             await asyncio.wait_for(turns.wait(), 5)
             assert not task.done()
-            other._db.execute("ROLLBACK")
+            queue_of(other)._db.execute("ROLLBACK")
             assert numbers((await task).sent) == [0, 1, 2, 3, 4]
 
 
@@ -544,7 +545,7 @@ async def test_run_sends_what_another_process_queues(ask, bus, path):
     ask.open(outbox=path, retry=QUICK)
     async with Running(ask):
         with Outbox(path) as other:
-            other.accept(prepare_alerts(ALERTS, "fake-app", WireStyle()))
+            queue_of(other).accept(prepare_alerts(ALERTS, "fake-app", WireStyle()))
         await bus.wait_until_async(lambda: len(bus.alerts) == 5)
 
 
@@ -574,10 +575,10 @@ async def test_run_survives_an_outbox_that_cannot_be_written(ask, bus, path, cap
     ask.open(outbox=path, retry=QUICK)
     await ask("enqueue", ALERTS)
     box = ask.client.outbox
-    box._db.execute("PRAGMA query_only = ON")
+    queue_of(box)._db.execute("PRAGMA query_only = ON")
     async with Running(ask):
         await until(lambda: caplog.text.count("cannot use the outbox") >= 2)
-        box._db.execute("PRAGMA query_only = OFF")
+        queue_of(box)._db.execute("PRAGMA query_only = OFF")
         await until(lambda: not len(box))
     assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
 
@@ -585,7 +586,7 @@ async def test_run_survives_an_outbox_that_cannot_be_written(ask, bus, path, cap
 async def test_flush_says_what_was_sent_before_the_outbox_failed(ask, bus, path):
     ask.open(outbox=path)
     await ask("enqueue", ALERTS)
-    ask.client.outbox._db.execute("PRAGMA query_only = ON")
+    queue_of(ask.client.outbox)._db.execute("PRAGMA query_only = ON")
     with pytest.raises(OrtegeWatchError, match="cannot use the outbox") as caught:
         await ask("flush")
     assert numbers(caught.value.published.sent) == [0, 1, 2, 3, 4]

@@ -20,6 +20,7 @@ from ortege_watch.watchbus import (
     alert_app,
     alert_view,
 )
+from ortege_watch.watchbus.outbox import queue_of
 from ortege_watch.watchbus.sending import BatchResults, SendLease, prepare_alerts
 
 
@@ -47,7 +48,7 @@ def test_an_outbox_has_a_version(path):
 @pytest.mark.parametrize("version", [0, 2, 99])
 def test_an_outbox_of_another_version_is_refused_and_stays_as_it_is(path, version):
     with Outbox(path) as box:
-        box.accept(ready([1]))
+        queue_of(box).accept(ready([1]))
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {version}")
     problem = f"version {version}.*version 1" if version else "another kind"
@@ -65,14 +66,14 @@ def test_another_database_is_not_an_outbox(path):
 
 def test_an_outbox_gives_space_back(path):
     with Outbox(path) as box:
-        box.accept(ready(range(2000), comment="x" * 2000))
-        box._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        queue_of(box).accept(ready(range(2000), comment="x" * 2000))
+        queue_of(box)._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         full = path.stat().st_size
         lease = SendLease()
-        batch = box.begin_sending(lease, 100)
+        batch = queue_of(box).begin_sending(lease, 100)
         while batch:
-            batch, _ = box.resolve(BatchResults(sent=batch), 100)
-        box.end_sending(lease)
+            batch, _ = queue_of(box).resolve(BatchResults(sent=batch), 100)
+        queue_of(box).end_sending(lease)
     assert path.stat().st_size < full / 2
 
 
@@ -98,7 +99,7 @@ def test_a_forked_child_cannot_use_the_file_of_its_parent(path, kind):
         assert said.startswith("OrtegeWatchError: cannot use")
         assert "before this process was forked" in said
         if kind is Outbox:
-            store.accept(ready([1]))
+            queue_of(store).accept(ready([1]))
             assert len(store) == 1
 
 

@@ -74,7 +74,7 @@ from ortege_watch.watchbus.inbox import (
     shown_request,
 )
 from ortege_watch.watchbus.models import AlertInfo
-from ortege_watch.watchbus.outbox import Outbox
+from ortege_watch.watchbus.outbox import Outbox, OutboxQueue, queue_of
 from ortege_watch.watchbus.receiving import (
     OVERHEAD,
     AlertFrame,
@@ -373,6 +373,7 @@ class AlertChannel:
         )
         self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
         self._owns_outbox = self.outbox is not outbox
+        self._queue = queue_of(self.outbox)
         self._task: asyncio.Task[None] | None = None
         self._closed: OrtegeWatchError | None = None
 
@@ -413,12 +414,12 @@ class AlertChannel:
             OutboxFull: the outbox has no room; none was accepted.
             OrtegeWatchError: the outbox cannot be used.
         """
-        if self.outbox is None:
+        if self._queue is None:
             raise InvalidArgument("enqueue() needs an outbox: pass outbox=")
         prepared = prepare_alerts(alerts, self._credentials.app_id, self._style)
         size = max(len(alerts_body([each.data], self._style)) for each in prepared)
         self._check_size(size, "one alert is too large")
-        await to_thread.run_sync(self.outbox.accept, prepared)
+        await to_thread.run_sync(self._queue.accept, prepared)
         self._enqueued.set()
 
     def _check_size(self, size: int, advice: str) -> None:
@@ -469,16 +470,16 @@ class AlertChannel:
         self._pending.fail(self._closed)
 
     async def _work(self) -> None:
-        if self.outbox is None:
+        if self._queue is None:
             await self._run()
         else:
-            await _race(self._run(), self._send_queued(self.outbox))
+            await _race(self._run(), self._send_queued(self._queue))
 
-    async def _send_queued(self, outbox: Outbox) -> Never:
+    async def _send_queued(self, queue: OutboxQueue) -> Never:
         """Send the alerts of the outbox, for as long as the channel is open."""
         while True:
             self._enqueued.clear()
-            error = await self._send_due(outbox)
+            error = await self._send_due(queue)
             if error is not None:
                 jitter = random.random()  # noqa: S311
                 await self._clock.sleep(self._pace.next(error, jitter))
@@ -487,23 +488,23 @@ class AlertChannel:
                 # Others write to the file, too, and alerts become due again.
                 await _race(self._enqueued.wait(), self._clock.sleep(_POLL_EVERY))
 
-    async def _send_due(self, outbox: Outbox) -> Exception | None:
+    async def _send_due(self, queue: OutboxQueue) -> Exception | None:
         """Send what is due, unless another sender does; return why it had to stop."""
         lease, size = SendLease(), _READ_AHEAD
         try:
-            batch = await to_thread.run_sync(outbox.begin_sending, lease, size)
+            batch = await to_thread.run_sync(queue.begin_sending, lease, size)
             while batch:
                 results = await self._deliver(batch)
                 if results.sent:
                     self._pace.reset(has_sent=True)
-                batch, dead = await to_thread.run_sync(outbox.resolve, results, size)
-                log_failures(self._host, results, dead, DEAD_LETTERS)
+                batch, done = await to_thread.run_sync(queue.resolve, results, size)
+                log_failures(self._host, done, DEAD_LETTERS)
                 if results.error is not None:
                     return results.error
         except Exception as error:  # noqa: BLE001 - it is logged
             return error
         finally:
-            outbox.end_sending(lease)
+            queue.end_sending(lease)
         return None
 
     async def _deliver(self, batch: Sequence[QueuedAlert]) -> BatchResults:

@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
-from itertools import starmap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, starmap
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self, TypeVar
 
 from attrs import frozen
 
 from ortege_watch._checks import check_int, check_list
-from ortege_watch._sqlite import DatabaseFile, Guard, connect
-from ortege_watch.errors import OrtegeWatchError, OutboxFull
+from ortege_watch._sqlite import DatabaseFile, Guard, connect, use_wal
+from ortege_watch.errors import OutboxFull
 from ortege_watch.watchbus.models import AlertInfo
-from ortege_watch.watchbus.requests import is_of_server
 from ortege_watch.watchbus.sending import (
     DELAYS,
-    SENT_AGAIN,
     BatchResults,
     DeadLetter,
     QueuedAlert,
     Redelivery,
+    Resolution,
     SendLease,
-    asked_wait,
     read_data,
 )
+
+T = TypeVar("T")
 
 _LOGGER: Final = logging.getLogger("ortege_watch.watchbus")
 
@@ -60,20 +62,49 @@ _SCHEMA: Final = """
     )
 """
 
+_ROOM: Final = 8 * 1024 * 1024
+"""Bytes that must be free on the disk: SQLite needs some to remove what was sent."""
+
+_MOST_KNOWN: Final = 1000
+"""Alerts that are kept in memory between the call that accepts them and their sending."""
+
+_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
+"""The errors for a disk that is full, and for a quota or a limit that is reached."""
+
 _COUNT: Final = "SELECT count(*) FROM waiting"
+_ENDS: Final = """
+    SELECT (SELECT min(number) FROM waiting), (SELECT max(number) FROM waiting)
+"""
 
 # An alert whose next attempt is further away was scheduled before the clock was set back.
 _DUE: Final = "next_attempt_at NOT BETWEEN ? AND ? + 30000"
 assert max(DELAYS) < 30_000  # noqa: S101 - seconds; a rule for who changes them
 
 _NEXT: Final = f"""
-    SELECT key, data, attempts, accepted_at, failures, is_suspect FROM waiting
-    WHERE {_DUE} ORDER BY number LIMIT ?
+    SELECT key, data, attempts, accepted_at, failures, is_suspect, NULL, number
+    FROM waiting WHERE {_DUE} ORDER BY number LIMIT ?
 """  # noqa: S608 - no input
 
 _WAITING: Final = f"""
     SELECT data, attempts, next_attempt_at, {_DUE} FROM waiting ORDER BY number
 """  # noqa: S608 - no input
+
+_ADD: Final = """
+    INSERT INTO waiting (key, data, accepted_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING
+"""
+_TOGETHER: Final = 50
+"""Alerts that one statement adds, which takes less time than one statement for each."""
+_ADD_MANY: Final = _ADD.replace("(?, ?, ?)", ", ".join(["(?, ?, ?)"] * _TOGETHER))
+
+_AGAIN: Final = """
+    UPDATE waiting SET attempts = ?, failures = ?, is_suspect = ?, next_attempt_at = ?,
+    not_before = ?, number = iif(?, (SELECT max(number) + 1 FROM waiting), number)
+    WHERE number = ?
+"""
+_DEAD: Final = """
+    INSERT OR REPLACE INTO dead (key, data, reason, code, status, attempts, time)
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+"""
 
 _RETRY_NOW: Final = f"""
     UPDATE waiting SET next_attempt_at = 0 WHERE NOT ({_DUE})
@@ -102,12 +133,284 @@ class WaitingAlert:
     next_attempt: float | None
 
 
-class Outbox(DatabaseFile):
+class OutboxQueue(DatabaseFile):
+    """The file of an :class:`Outbox`, as publishers and channels use it."""
+
+    on_disk: bool = True
+
+    def __init__(
+        self,
+        path: str | Path,
+        limit: int,
+        redelivery: Redelivery,
+        now: Callable[[], float],
+    ) -> None:
+        self._limit = limit
+        self._redelivery = redelivery
+        self.now = now
+        super().__init__(
+            path, "the outbox", _SCHEMA, synchronous="FULL", version=_VERSION
+        )
+        with self._guard:
+            # Like the limit of the log's size: so it is written over, and not cut off.
+            self._db.execute("PRAGMA wal_autocheckpoint = 256")
+        self._folder = Path(path).parent
+        # The first alerts of the file that are due, if this process has them in memory.
+        # Another one deletes them only while it has the lease, so that they are known
+        # until then; and it has not had it if nobody else has written to the file.
+        self._known: list[QueuedAlert] = []
+        self._known_since = 0
+        # A lock of its own: releasing the lease must not wait for a transaction.
+        self._lease_guard = Guard(f"the outbox {str(path)!r}")
+        self._lease: SendLease | None = None
+        with self._lease_guard:
+            self._sender = connect(f"{path}-sender", wait=0.0)
+            use_wal(self._sender)  # to lock it takes little time then
+            # What it needs on the disk is there from now on.
+            self._sender.execute("SELECT 1 FROM sqlite_master").fetchall()
+
+    def __repr__(self) -> str:
+        return f"Outbox({self._path!r})"
+
+    def __len__(self) -> int:
+        """Return the number of queued alerts."""
+        with self._guard:
+            [count] = self._db.execute(_COUNT).fetchone()
+            return int(count)
+
+    def close(self) -> None:
+        """Close the files; a sender loses its lease."""
+        super().close()
+        if not self._guard.is_forked:
+            with self._lease_guard:
+                self._lease = None
+                self._sender.close()
+
+    def read(self, query: str, values: Sequence[object] = ()) -> list[Any]:
+        """Return the rows of a query."""
+        with self._guard:
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Run a transaction, which ends with the block, or is rolled back by an error."""
+        with self._guard, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield self._db
+
+    def accept(self, alerts: Sequence[QueuedAlert]) -> None:
+        """Queue alerts, all or none; one that is queued already is not queued twice.
+
+        Raises:
+            OutboxFull: they do not fit.
+        """
+        now = self.now()
+        rows = [(each.key, each.data, now) for each in alerts]
+        self._check_disk(sum([len(each.data) for each in alerts]))
+        with self._guard:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                first, are_all = self.add(rows)
+                self.forget(each.key for each in alerts)
+                changes = self._changes()
+            if are_all and now > 0 and len(alerts) <= _MOST_KNOWN:
+                for number, queued in enumerate(alerts, first):
+                    queued.accepted_at, queued.number = now, number
+                self._known, self._known_since = list(alerts), changes
+
+    def _check_disk(self, size: int) -> None:
+        """Raise :class:`OutboxFull` while what was sent can still be removed."""
+        try:
+            free = shutil.disk_usage(self._folder).free
+        except OSError:
+            return  # writing fails, too, and says more
+        # Alerts are written to the log, and then to the file with an index.
+        if free < _ROOM + 3 * size:
+            with self._guard:  # while the file can still grow
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            raise OutboxFull(
+                f"the disk of the outbox {self._path!r} has only {free} bytes left: none"
+                " of these alerts was accepted; make room on it"
+            )
+
+    def _changes(self) -> int:
+        """Return a number that changes when another connection writes to the file."""
+        [changes] = self._db.execute("PRAGMA data_version").fetchone()
+        return int(changes)
+
+    def add(self, rows: Sequence[tuple[str, bytes, float]]) -> tuple[int, bool]:
+        """Add alerts; return the first number in use, and whether they are all there are.
+
+        This is for a transaction.
+        """
+        self._known = []
+        rest = len(rows) % _TOGETHER
+        added = self._db.executemany(_ADD, rows[:rest]).rowcount if rest else 0
+        for start in range(rest, len(rows), _TOGETHER):
+            values = list(chain.from_iterable(rows[start : start + _TOGETHER]))
+            added += self._db.execute(_ADD_MANY, values).rowcount
+        first, last = self._db.execute(_ENDS).fetchone()
+        span = last - first + 1
+        if span > self._limit:  # numbers have gaps, so that there may be fewer
+            [count] = self._db.execute(_COUNT).fetchone()
+            if count > self._limit:
+                raise OutboxFull(
+                    f"the outbox {self._path!r} may hold {self._limit} alerts, and would"
+                    f" hold {count}: none of these {len(rows)} was accepted"
+                )
+        return first, added == len(rows) == span
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Delete dead letters; this is for a transaction."""
+        if self._db.execute("SELECT 1 FROM dead LIMIT 1").fetchone():
+            rows = ((key,) for key in keys)
+            self._db.executemany("DELETE FROM dead WHERE key = ?", rows)
+
+    def begin_sending(self, lease: SendLease, limit: int) -> list[QueuedAlert] | None:
+        """Take the lease and return the first alerts; ``None`` if another has it.
+
+        The lock is the operating system's: it ends with the process, even after a kill.
+        """
+        with self._lease_guard:
+            if lease.released or self._lease is not None:
+                return None
+            try:
+                self._sender.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                    return None
+                raise
+            self._lease = lease
+        with self._guard:
+            if self._known and self._changes() != self._known_since:
+                self._known = []
+            return self._first(limit)
+
+    def resolve(
+        self, results: BatchResults, limit: int
+    ) -> tuple[list[QueuedAlert], Resolution]:
+        """Remove what was sent or given up; return the next alerts, and what was done."""
+        done = self._redelivery.resolve(results, self.now())
+        forgotten = 0
+        with self._guard:
+            known, self._known = self._known, []
+            try:
+                # A power failure may undo this: then alerts are sent again.
+                self._db.execute("PRAGMA synchronous = NORMAL")
+                forgotten = self._with_room(lambda: self._apply(done))
+                self._with_room(self._give_back)
+            finally:
+                self._db.execute("PRAGMA synchronous = FULL")
+            if not done.failed:
+                gone = {each.number for each in done.gone}
+                self._known = [each for each in known if each.number not in gone]
+            batch = self._first(limit)
+        if forgotten:
+            problem = "%r has more than %d dead letters: the oldest %d were deleted"
+            _LOGGER.warning(problem, self, self._limit, forgotten)
+        return batch, done
+
+    def _with_room(self, write: Callable[[], T]) -> T:
+        """Call what needs room in the log, of which a full disk has only the present."""
+        try:
+            return write()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in _FULL:
+                raise
+            # Once its pages are in the file, the log is written over.
+            self._db.execute("PRAGMA wal_checkpoint(RESTART)")
+            return write()
+
+    def _apply(self, done: Resolution) -> int:
+        """Write what becomes of a batch; return how many dead letters were deleted."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            is_empty = self._remove([each.number for each in done.gone])
+            if done.sent and not is_empty:
+                self._db.execute(_SUSPECT)
+            if done.failed:
+                rows = [
+                    (
+                        *(each.queued.attempts, each.queued.failures),
+                        *(each.queued.is_suspect, each.at, each.not_before),
+                        *(each.is_last, each.queued.number),
+                    )
+                    for each in done.failed
+                ]
+                self._db.executemany(_AGAIN, rows)
+            return self._keep_dead(done.dead) if done.dead else 0
+
+    def _remove(self, numbers: Sequence[int]) -> bool:
+        """Delete alerts; return whether they were all there are.
+
+        Only who has the lease deletes alerts or changes their numbers.
+        """
+        if not numbers:
+            return False
+        first, last = min(numbers), max(numbers)
+        if last - first + 1 > len(numbers):
+            rows = [(number,) for number in numbers]
+            self._db.executemany("DELETE FROM waiting WHERE number = ?", rows)
+        elif self._db.execute(_ENDS).fetchone() == (first, last):
+            self._db.execute("DELETE FROM waiting")  # without a look at each
+            return True
+        else:
+            ends = (first, last)
+            self._db.execute("DELETE FROM waiting WHERE number BETWEEN ? AND ?", ends)
+        return False
+
+    def _keep_dead(self, dead: Sequence[tuple[QueuedAlert, DeadLetter]]) -> int:
+        """Keep dead letters; return how many of the oldest had to be deleted."""
+        self._db.executemany(
+            _DEAD,
+            [
+                (
+                    *(letter.key, queued.data, letter.reason, letter.code),
+                    *(letter.status, letter.attempts, letter.time),
+                )
+                for queued, letter in dead
+            ],
+        )
+        # By their order, not by their numbers, which have gaps.
+        return self._db.execute(
+            "DELETE FROM dead WHERE number <= (SELECT number FROM dead"
+            " ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (self._limit,),
+        ).rowcount
+
+    def end_sending(self, lease: SendLease) -> None:
+        """Release the lease, whether it was taken or not."""
+        with self._lease_guard:
+            lease.released = True
+            if self._lease is lease:
+                self._lease = None
+                self._sender.execute("ROLLBACK")
+
+    def is_due(self) -> bool:
+        """Return whether an alert is to be sent now."""
+        with self._guard:
+            return bool(self._first(1))
+
+    def still_queued(self, alerts: Iterable[QueuedAlert]) -> list[QueuedAlert]:
+        """Return those of the alerts that are queued."""
+        query = "SELECT 1 FROM waiting WHERE key = ?"
+        with self._guard:
+            return [x for x in alerts if self._db.execute(query, (x.key,)).fetchone()]
+
+    def _first(self, limit: int) -> list[QueuedAlert]:
+        if self._known:
+            return self._known[:limit]
+        now = self.now()
+        return list(starmap(QueuedAlert, self._db.execute(_NEXT, (now, now, limit))))
+
+
+class Outbox:
     """A queue of alerts on disk, which keeps them until the bus acknowledges them.
 
     An alert that was accepted survives a crash and a power failure. Alerts are sent in
     the order in which they were accepted, **at least once**: an alert whose response is
-    lost is sent again, and the receiver recognises it by its dedupe key. Several
+    lost is sent again, and so may be those that were sent right before a power failure;
+    the receiver recognises them by their dedupe keys. Several
     processes and publishers may share a file: all accept alerts, one at a time sends.
     The file must be on a local disk, and be opened after a fork, not before.
 
@@ -124,8 +427,9 @@ class Outbox(DatabaseFile):
     Close the outbox, or use it as a context manager.
 
     Args:
-        path: the file; it is created if it does not exist. A second, empty file with
-            the ending ``-sender`` is created beside it, which the sender locks.
+        path: the file; it is created if it does not exist. A second file with the
+            ending ``-sender`` is created beside it, which the sender locks. At least
+            8 MiB must be free on the disk to accept alerts.
         limit: the most alerts that may be queued, and the most dead letters that are
             kept (the oldest are deleted, with a warning).
         max_attempts: how often an alert may fail while others are acknowledged.
@@ -137,8 +441,6 @@ class Outbox(DatabaseFile):
         OrtegeWatchError: the file cannot be used; every method raises it, too.
     """
 
-    on_disk: bool = True
-
     def __init__(
         self,
         path: str | Path,
@@ -149,52 +451,39 @@ class Outbox(DatabaseFile):
         now: Callable[[], float] = time.time,
     ) -> None:
         check_int("limit", limit)
-        self._redelivery = Redelivery(max_attempts=max_attempts, max_age=max_age)
-        self._now = now
-        super().__init__(
-            path, "the outbox", _SCHEMA, synchronous="FULL", version=_VERSION
-        )
+        redelivery = Redelivery(max_attempts=max_attempts, max_age=max_age)
+        self._queue = OutboxQueue(path, limit, redelivery, now)
         self.path: Final = Path(path)
         self.limit: Final = limit
-        # A lock of its own: releasing the lease must not wait for a transaction.
-        self._lease_guard = Guard(f"the outbox {str(path)!r}")
-        self._lease: SendLease | None = None
-        with self._lease_guard:
-            self._sender = connect(f"{path}-sender", wait=0.0)
 
     def __repr__(self) -> str:
-        return f"Outbox({str(self.path)!r})"
+        return repr(self._queue)
 
     def __len__(self) -> int:
         """Return the number of queued alerts."""
-        with self._guard:
-            [count] = self._db.execute(_COUNT).fetchone()
-            return int(count)
+        return len(self._queue)
 
     def waiting(self) -> list[WaitingAlert]:
         """Return the queued alerts, in order, also those that are sent again later."""
-        now = self._now()
-        with self._guard:
-            rows = self._db.execute(_WAITING, (now, now)).fetchall()
+        now = self._queue.now()
         return [
             WaitingAlert(read_data(data), attempts, None if is_due else at)
-            for data, attempts, at, is_due in rows
+            for data, attempts, at, is_due in self._queue.read(_WAITING, (now, now))
         ]
 
     def retry_now(self) -> int:
         """Make all queued alerts due, and return the number of those that were not."""
-        now = self._now()
-        with self._guard, self._db:
-            return self._db.execute(_RETRY_NOW, (now, now)).rowcount
+        now = self._queue.now()
+        with self._queue.write() as db:
+            return db.execute(_RETRY_NOW, (now, now)).rowcount
 
     @property
     def dead(self) -> list[DeadLetter]:
         """The dead letters, oldest first."""
-        with self._guard:
-            rows = self._db.execute(
-                "SELECT data, reason, code, status, attempts, time, key FROM dead"
-                " ORDER BY number"
-            ).fetchall()
+        rows = self._queue.read(
+            "SELECT data, reason, code, status, attempts, time, key FROM dead"
+            " ORDER BY number"
+        )
         return [DeadLetter(read_data(data), *rest) for data, *rest in rows]
 
     def requeue(self, letters: Iterable[DeadLetter] | None = None) -> int:
@@ -227,175 +516,26 @@ class Outbox(DatabaseFile):
         if letters is not None:
             found = check_list("letters", letters, DeadLetter, or_empty=True)
             wanted = {each.key for each in found}
-        with self._guard, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            rows = self._db.execute("SELECT key, data FROM dead ORDER BY number")
+        with self._queue.write() as db:
+            rows = db.execute("SELECT key, data FROM dead ORDER BY number")
             taken = [row for row in rows if wanted is None or row[0] in wanted]
-            if is_queued:
-                now = self._now()
-                self._add([(*row, now) for row in taken])
-            self._forget(row[0] for row in taken)
+            if is_queued and taken:
+                now = self._queue.now()
+                self._queue.add([(*row, now) for row in taken])
+            self._queue.forget(row[0] for row in taken)
         return len(taken)
 
     def close(self) -> None:
         """Close the files; a sender loses its lease."""
-        super().close()
-        if not self._guard.is_forked:
-            with self._lease_guard:
-                self._lease = None
-                self._sender.close()
+        self._queue.close()
 
-    # What follows is for publishers. `with self._db` commits, or rolls back.
+    def __enter__(self) -> Self:
+        return self
 
-    def accept(self, alerts: Sequence[QueuedAlert]) -> None:
-        """Queue alerts, all or none; one that is queued already is not queued twice.
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
-        Raises:
-            OutboxFull: they do not fit.
-        """
-        now = self._now()
-        rows = [(each.key, each.data, now) for each in alerts]
-        with self._guard, self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._add(rows)
-            self._forget(each.key for each in alerts)
 
-    def begin_sending(self, lease: SendLease, limit: int) -> list[QueuedAlert] | None:
-        """Take the lease and return the first alerts; ``None`` if another has it.
-
-        The lock is the operating system's: it ends with the process, even after a kill.
-        """
-        with self._lease_guard:
-            if lease.released or self._lease is not None:
-                return None
-            try:
-                self._sender.execute("BEGIN EXCLUSIVE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                    return None
-                raise
-            self._lease = lease
-        with self._guard:
-            return self._first(limit)
-
-    def resolve(
-        self, results: BatchResults, limit: int
-    ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
-        """Remove what was sent or given up; return the next alerts, and the latter."""
-        now = self._now()
-        given_up: list[tuple[QueuedAlert, OrtegeWatchError]] = [*results.rejected]
-        for each, _ in given_up:
-            each.attempts += 1
-        again: list[tuple[object, ...]] = []
-        for i, (each, why) in enumerate(results.failed):
-            counts = each.is_suspect
-            delay = self._redelivery.delay(each, why, now)
-            if delay is None:
-                given_up.append((each, why))
-                continue
-            wait = asked_wait(why)
-            not_before = now + delay if counts else now + wait if wait else 0.0
-            at = now + delay
-            is_suspect = i < results.suspects
-            if is_suspect:
-                at = not_before
-            each.note = f"{each.note}; next in {at - now:.0f} s" if at else SENT_AGAIN
-            # Others go first if the server failed with this one, or with all of them.
-            is_last = is_of_server(why) and not counts
-            again.append(
-                (
-                    *(each.attempts, each.failures, is_suspect, at, not_before),
-                    *(is_last, each.key),
-                )
-            )
-        gone = [(each.key,) for each in results.sent]
-        dead: list[DeadLetter] = []
-        rows: list[tuple[object, ...]] = []
-        for each, why in given_up:
-            letter = each.dead_letter(why, now)
-            dead.append(letter)
-            rows.append(
-                (
-                    *(letter.key, each.data, letter.reason, letter.code),
-                    *(letter.status, letter.attempts, letter.time),
-                )
-            )
-            gone.append((letter.key,))
-        forgotten = 0
-        with self._guard:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany("DELETE FROM waiting WHERE key = ?", gone)
-                if results.sent:
-                    self._db.execute(_SUSPECT)
-                if again:
-                    self._db.executemany(
-                        "UPDATE waiting SET attempts = ?, failures = ?, is_suspect = ?,"
-                        " next_attempt_at = ?, not_before = ?, number = iif(?,"
-                        " (SELECT max(number) + 1 FROM waiting), number) WHERE key = ?",
-                        again,
-                    )
-                if rows:
-                    forgotten = self._keep_dead(rows)
-            self._give_back()
-            batch = self._first(limit)
-        if forgotten:
-            problem = "%r has more than %d dead letters: the oldest %d were deleted"
-            _LOGGER.warning(problem, self, self.limit, forgotten)
-        return batch, dead
-
-    def _keep_dead(self, rows: Sequence[tuple[object, ...]]) -> int:
-        """Keep dead letters; return how many of the oldest had to be deleted."""
-        self._db.executemany(
-            "INSERT OR REPLACE INTO dead"
-            " (key, data, reason, code, status, attempts, time)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
-            rows,
-        )
-        # By their order, not by their numbers, which have gaps.
-        return self._db.execute(
-            "DELETE FROM dead WHERE number <= (SELECT number FROM dead"
-            " ORDER BY number DESC LIMIT 1 OFFSET ?)",
-            (self.limit,),
-        ).rowcount
-
-    def end_sending(self, lease: SendLease) -> None:
-        """Release the lease, whether it was taken or not."""
-        with self._lease_guard:
-            lease.released = True
-            if self._lease is lease:
-                self._lease = None
-                self._sender.execute("ROLLBACK")
-
-    def is_due(self) -> bool:
-        """Return whether an alert is to be sent now."""
-        with self._guard:
-            return bool(self._first(1))
-
-    def still_queued(self, alerts: Iterable[QueuedAlert]) -> list[QueuedAlert]:
-        """Return those of the alerts that are queued."""
-        query = "SELECT 1 FROM waiting WHERE key = ?"
-        with self._guard:
-            return [x for x in alerts if self._db.execute(query, (x.key,)).fetchone()]
-
-    def _add(self, rows: Sequence[tuple[str, bytes, float]]) -> None:
-        self._db.executemany(
-            "INSERT INTO waiting (key, data, accepted_at) VALUES (?, ?, ?)"
-            " ON CONFLICT DO NOTHING",
-            rows,
-        )
-        [count] = self._db.execute(_COUNT).fetchone()
-        if count > self.limit:
-            raise OutboxFull(
-                f"the outbox {str(self.path)!r} may hold {self.limit} alerts, and would"
-                f" hold {count}: none of these {len(rows)} was accepted"
-            )
-
-    def _forget(self, keys: Iterable[str]) -> None:
-        if self._db.execute("SELECT 1 FROM dead LIMIT 1").fetchone():
-            rows = ((key,) for key in keys)
-            self._db.executemany("DELETE FROM dead WHERE key = ?", rows)
-
-    def _first(self, limit: int) -> list[QueuedAlert]:
-        now = self._now()
-        return list(starmap(QueuedAlert, self._db.execute(_NEXT, (now, now, limit))))
+def queue_of(outbox: Outbox | None) -> OutboxQueue | None:
+    """Return what a publisher uses of an outbox."""
+    return None if outbox is None else outbox._queue  # noqa: SLF001 - same module

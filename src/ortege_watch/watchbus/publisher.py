@@ -18,7 +18,7 @@ from ortege_watch.errors import InvalidArgument
 from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus.client import AsyncBusClient, BusCalls, BusClient
 from ortege_watch.watchbus.models import AlertInfo
-from ortege_watch.watchbus.outbox import Outbox
+from ortege_watch.watchbus.outbox import Outbox, queue_of
 from ortege_watch.watchbus.requests import (
     ALERT_PATH,
     MAX_ACKNOWLEDGEMENT,
@@ -50,6 +50,7 @@ class _Publishing(BusCalls):
         self._endpoint = endpoint
         self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
         self._owns_outbox = self.outbox is not outbox
+        self._queue = queue_of(self.outbox)
         self._batches = BatchSize(batch_size)
 
     def _sender(self, limits: Limits, progress: Progress | None = None) -> Sender:
@@ -57,7 +58,7 @@ class _Publishing(BusCalls):
         return Sender(
             config=self._begin(limits, progress),
             endpoint=self._endpoint,
-            outbox=self.outbox,
+            outbox=self._queue,
             progress=progress,
             started=self._driver.clock.now(),
             batches=self._batches,
@@ -68,7 +69,7 @@ class _Publishing(BusCalls):
         return Sender(
             config=self._begin({}),
             endpoint=self._endpoint,
-            outbox=self.outbox,
+            outbox=self._queue,
             max_batches=_BATCHES,
             batches=self._batches,
         )
@@ -80,12 +81,11 @@ class _Publishing(BusCalls):
         config = self._config
         return prepare_alerts(alerts, config.credentials.app_id, config.style)
 
-    def _need_outbox(self, method: str) -> Outbox:
+    def _need_outbox(self, method: str) -> None:
         if self.outbox is None:
             problem = f"{method}() needs an outbox: pass outbox= to the publisher"
             raise InvalidArgument(problem)
         self._driver.check_open()
-        return self.outbox
 
 
 class AsyncAlertPublisher(AsyncBusClient, _Publishing):
@@ -247,8 +247,8 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
 
     async def _accept(self, alerts: Iterable[AlertInfo]) -> Sequence[QueuedAlert]:
         prepared = self._prepare(alerts)
-        if self.outbox is not None:
-            await to_thread.run_sync(self.outbox.accept, prepared)
+        if self._queue is not None:
+            await to_thread.run_sync(self._queue.accept, prepared)
             if self._wake is not None:
                 self._wake.set()
         return prepared
@@ -425,8 +425,8 @@ class AlertPublisher(BusClient, _Publishing):
 
     def _accept(self, alerts: Iterable[AlertInfo]) -> Sequence[QueuedAlert]:
         prepared = self._prepare(alerts)
-        if self.outbox is not None:
-            self.outbox.accept(prepared)
+        if self._queue is not None:
+            self._queue.accept(prepared)
             self._wake.set()
         return prepared
 

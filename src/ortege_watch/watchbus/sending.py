@@ -114,33 +114,115 @@ class Redelivery:
         check_int("max_attempts", self.max_attempts)
         check_seconds("max_age", self.max_age)
 
-    def delay(
-        self, alert: QueuedAlert, error: OrtegeWatchError, now: float
-    ) -> float | None:
-        """Count a failure, and return the seconds until the next attempt.
+    def resolve(self, results: BatchResults, now: float) -> Resolution:
+        """Count the failures of a batch, and decide what becomes of its alerts."""
+        given_up: list[tuple[QueuedAlert, OrtegeWatchError]] = [*results.rejected]
+        for queued, _ in given_up:
+            queued.attempts += 1
+        failed: list[FailedAlert] = []
+        for i, (queued, error) in enumerate(results.failed):
+            is_suspect = i < results.suspects
+            retry = self._retry(queued, error, now, is_suspect=is_suspect)
+            if retry is None:
+                given_up.append((queued, error))
+            else:
+                failed.append(retry)
+        dead = [(queued, queued.dead_letter(error, now)) for queued, error in given_up]
+        return Resolution(results.sent, dead, failed)
 
-        It is an attempt only if another alert was acknowledged since the failure before:
-        otherwise the server may be down. ``None`` if the alert is given up.
+    def _retry(
+        self,
+        queued: QueuedAlert,
+        error: OrtegeWatchError,
+        now: float,
+        *,
+        is_suspect: bool,
+    ) -> FailedAlert | None:
+        """Count a failure, and return when the alert is sent again, if it is.
+
+        The failure is an attempt only if another alert was acknowledged since the one
+        before: otherwise the server may be down.
         """
-        alert.failures += 1
-        if alert.is_suspect:
-            alert.attempts += 1
-            if is_rejection(error) or alert.attempts >= self.max_attempts:
+        is_attempt = queued.is_suspect
+        queued.failures += 1
+        if is_attempt:
+            queued.attempts += 1
+            if is_rejection(error) or queued.attempts >= self.max_attempts:
                 return None
-            nominal = DELAYS[min(alert.attempts, len(DELAYS)) - 1]
-            alert.note = f"failed attempt {alert.attempts} of {self.max_attempts}"
+            nominal = DELAYS[min(queued.attempts, len(DELAYS)) - 1]
+            what = f"failed attempt {queued.attempts} of {self.max_attempts}"
         else:
-            nominal = DELAYS[min(alert.failures, len(DELAYS)) - 1]
+            nominal = DELAYS[min(queued.failures, len(DELAYS)) - 1]
             nominal = min(nominal, LONGEST_DOUBT)
             if is_of_server(error):
                 nominal = 0.0  # it goes to the end of the queue
-            alert.note = "failed, perhaps with all others"
-        if now - alert.accepted_at >= self.max_age:
+            what = "failed, perhaps with all others"
+        if now - queued.accepted_at >= self.max_age:
             return None
-        return max(nominal, asked_wait(error))
+        wait = _asked_wait(error)
+        delay = max(nominal, wait)
+        least = delay if is_attempt else wait
+        not_before = now + least if least else 0.0
+        at = not_before if is_suspect else now + delay
+        queued.is_suspect = is_suspect
+        return FailedAlert(
+            queued,
+            error,
+            f"{what}; next in {at - now:.0f} s" if at else SENT_AGAIN,
+            at,
+            not_before,
+            # Others go first if the server failed with this one, or with all of them.
+            is_last=is_of_server(error) and not is_attempt,
+        )
 
 
-def asked_wait(error: OrtegeWatchError) -> float:
+@frozen
+class FailedAlert:
+    """An alert that failed and is sent again.
+
+    Attributes:
+        queued: the alert.
+        error: the failure.
+        note: what failed and when the next attempt is, for the log.
+        at: when it is sent again, in unix seconds; 0 for at once.
+        not_before: the same, once another alert was acknowledged.
+        is_last: whether it goes to the end of the queue.
+    """
+
+    queued: QueuedAlert
+    error: OrtegeWatchError
+    note: str = "failed"
+    at: float = 0.0
+    not_before: float = 0.0
+    is_last: bool = False
+
+
+@frozen
+class Resolution:
+    """What becomes of the alerts of a batch.
+
+    Attributes:
+        sent: those that are done.
+        dead: those that are given up.
+        failed: those that stay queued.
+    """
+
+    sent: Sequence[QueuedAlert]
+    dead: Sequence[tuple[QueuedAlert, DeadLetter]]
+    failed: Sequence[FailedAlert]
+
+    @property
+    def gone(self) -> list[QueuedAlert]:
+        """The alerts that leave the queue."""
+        return [*self.sent, *(queued for queued, _ in self.dead)]
+
+    @property
+    def letters(self) -> list[DeadLetter]:
+        """The dead letters."""
+        return [letter for _, letter in self.dead]
+
+
+def _asked_wait(error: OrtegeWatchError) -> float:
     """Return the seconds that a server asked to wait; 0 if it did not."""
     return respected(error.retry_after if isinstance(error, ApiError) else None)
 
@@ -161,7 +243,7 @@ class QueuedAlert(msgspec.Struct, eq=False, gc=False):  # a batch has many
     # another alert was acknowledged since this one has failed
     is_suspect: bool = False
     given: AlertInfo | None = None
-    note: str = "failed"  # for the log
+    number: int = 0  # in the order of an outbox
 
     def __eq__(self, other: object) -> bool:
         mine = self.key, self.data
@@ -251,8 +333,8 @@ class AlertQueue(Protocol):
 
     def resolve(
         self, results: BatchResults, limit: int, /
-    ) -> tuple[Sequence[QueuedAlert], Sequence[DeadLetter]]:
-        """Remove what was sent or given up; return the next alerts, and the latter."""
+    ) -> tuple[Sequence[QueuedAlert], Resolution]:
+        """Remove what was sent or given up; return the next alerts, and what was done."""
         ...
 
     def end_sending(self, lease: SendLease, /) -> None:
@@ -291,31 +373,34 @@ class MemoryQueue:
 
     def resolve(
         self, results: BatchResults, limit: int
-    ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
-        """Remove what was sent or rejected; return the next alerts, and the latter."""
+    ) -> tuple[list[QueuedAlert], Resolution]:
+        """Remove what was sent or rejected; return the next alerts, and what was done."""
         rejected = list(results.rejected)
         if results.sent:
             self._failed -= self._doubtful.keys()
             for queued in self._doubtful.values():
                 queued.is_suspect = True
             self._doubtful.clear()
+        failed: list[FailedAlert] = []
         for i, (queued, why) in enumerate(results.failed):
             if is_rejection(why) and queued.is_suspect:
                 rejected.append((queued, why))
             elif is_rejection(why) and i < results.suspects:
                 queued.is_suspect = True
-                queued.note = SENT_AGAIN
+                failed.append(FailedAlert(queued, why, SENT_AGAIN))
             else:
+                failed.append(FailedAlert(queued, why))
                 self._failed.add(queued.key)
                 if is_rejection(why):
                     self._doubtful[queued.key] = queued
-        dead: list[DeadLetter] = []
+        dead: list[tuple[QueuedAlert, DeadLetter]] = []
         for queued, why in rejected:
             queued.attempts = 1
-            dead.append(queued.dead_letter(why))
-        for key in (*(x.key for x in results.sent), *(x.key for x in dead)):
-            del self._alerts[key]
-        return self._first(limit), dead
+            dead.append((queued, queued.dead_letter(why)))
+        resolution = Resolution(results.sent, dead, failed)
+        for queued in resolution.gone:
+            del self._alerts[queued.key]
+        return self._first(limit), resolution
 
     def end_sending(self, _lease: SendLease) -> None:
         """Do nothing: the queue has no other sender."""
@@ -454,16 +539,12 @@ class Sender:
         return result
 
     def _result(self, unsent: Iterable[QueuedAlert]) -> PublishResult:
-        given: dict[bytes, AlertInfo | None] = {}
-        if self.outbox is not None:
+        sent = [each.given for each in self._sent]
+        if any(each is None for each in sent):  # those were read from an outbox
             given = {each.data: each.given for each in self.alerts}
+            sent = [x.given or given.get(x.data) or x.alert for x in self._sent]
         return PublishResult(
-            sent=tuple(
-                [
-                    each.given or given.get(each.data) or each.alert
-                    for each in self._sent
-                ]
-            ),
+            sent=tuple(cast("list[AlertInfo]", sent)),
             dead=tuple(self._dead),
             unsent=tuple([each.alert for each in unsent]),
             error=self._error or next(reversed(self._failures.values()), None),
@@ -503,14 +584,13 @@ class Sender:
             self._failures.pop(queued.key, None)
             self._failures[queued.key] = why
         size = self.batches.size
-        following, dead = yield from _use(queue, queue.resolve, results, size)
-        self._dead += dead
+        following, done = yield from _use(queue, queue.resolve, results, size)
+        self._dead += done.letters
         if self._failures:
-            for key in (*(x.key for x in results.sent), *(x.key for x in dead)):
-                self._failures.pop(key, None)
-        if dead or results.failed:
-            moved = "" if self.outbox is None else DEAD_LETTERS
-            log_failures(self.config.host, results, dead, moved)
+            for gone in done.gone:
+                self._failures.pop(gone.key, None)
+        moved = "" if self.outbox is None else DEAD_LETTERS
+        log_failures(self.config.host, done, moved)
         if self.progress is not None:
             count = len(self._sent) + len(self._dead)
             left = yield from _use(queue, queue.__len__)
@@ -599,19 +679,16 @@ class Sender:
         return self._streak >= STREAK
 
 
-def log_failures(
-    host: str, results: BatchResults, dead: Sequence[DeadLetter], moved: str
-) -> None:
+def log_failures(host: str, done: Resolution, moved: str) -> None:
     """Log each alert that failed or was given up; ``moved`` says where the latter are."""
-    given_up = {each.key for each in dead}
-    for each in dead:
+    for each in done.letters:
         problem = "%s: alert %s given up after attempt %d%s: %s"
         name, reason = _name(each.alert, each.key), printable(each.reason)
         logger.warning(problem, host, name, each.attempts, moved, reason)
-    for queued, why in results.failed:
-        if queued.key not in given_up:
-            name = _name(queued.alert, queued.key)
-            logger.warning("%s: alert %s %s: %s", host, name, queued.note, why.text)
+    for failed in done.failed:
+        name = _name(failed.queued.alert, failed.queued.key)
+        problem = "%s: alert %s %s: %s"
+        logger.warning(problem, host, name, failed.note, failed.error.text)
 
 
 def _name(alert: AlertInfo, key: str) -> str:

@@ -191,7 +191,7 @@ def _calling_token_function() -> Iterator[None]:
     except OrtegeWatchError:
         raise
     except asyncio.CancelledError as error:
-        if _is_cancelled():
+        if is_cancellation(error):
             raise
         # Nobody has cancelled the caller: the function awaited what was cancelled.
         raise OrtegeWatchError("the token function was cancelled") from error
@@ -232,8 +232,14 @@ def _library_folders() -> tuple[str, ...]:
     return _HERE, "<frozen ", *{f"{paths[key]}{os.sep}" for key in keys}
 
 
-def _is_cancelled() -> bool:
-    """Return whether the current task of asyncio is being cancelled."""
+def is_cancellation(error: BaseException) -> bool:
+    """Return whether somebody has cancelled the current task, which such an error ends.
+
+    Otherwise a caller's function has awaited something that was cancelled; trio has no
+    such errors.
+    """
+    if not isinstance(error, asyncio.CancelledError):
+        return True
     try:
         task = asyncio.current_task()
     except RuntimeError:  # in a thread

@@ -23,6 +23,7 @@ from ortege_watch._checks import (
     check_methods,
     check_seconds,
 )
+from ortege_watch._http.token_source import is_cancellation
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -350,8 +351,8 @@ class _Call:
         except _Overdue:
             problem = "the handler took more than %g s, alert to be retried: %s"
             logger.error(problem, within, self.name)  # noqa: TRY400 - no traceback
-        except anyio.get_cancelled_exc_class():
-            if is_cancelled():
+        except anyio.get_cancelled_exc_class() as error:
+            if is_cancellation(error):
                 raise
             # It awaited something that was cancelled.
             logger.exception("the handler failed: %s", self.name)
@@ -433,14 +434,6 @@ def is_failure(error: BaseException) -> bool:
         group: BaseExceptionGroup[BaseException] = error
         return all(map(is_failure, group.exceptions))
     return isinstance(error, Exception | SystemExit)
-
-
-def is_cancelled() -> bool:
-    """Return whether somebody has cancelled the current task."""
-    if sniffio.current_async_library() != "asyncio":
-        return True
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 async def _in_thread(

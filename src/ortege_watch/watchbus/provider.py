@@ -23,6 +23,7 @@ from ortege_watch._checks import (
     check_seconds,
     shown,
 )
+from ortege_watch._http.token_source import is_cancellation
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -49,7 +50,6 @@ from ortege_watch.watchbus.inbox import (
     error_response,
     in_worker,
     is_async,
-    is_cancelled,
     logger,
 )
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
@@ -377,7 +377,7 @@ async def _call(function: Callable[..., Any], *arguments: object) -> Any:
     try:
         return await result
     except anyio.get_cancelled_exc_class() as error:
-        if is_cancelled():
+        if is_cancellation(error):
             raise
         raise RuntimeError("it awaited something that was cancelled") from error
     except SystemExit as error:  # asyncio would end the server

@@ -219,3 +219,24 @@ def test_a_store_in_memory_claims_too():
     assert handled.claim("app", "a") == Claim("claimed")
     handled.resolve("app", "a", "bad")
     assert handled.claim("app", "a") == Claim("rejected", "bad")
+
+
+async def test_rejected_alerts_can_be_forgotten_and_are_then_handled(path):
+    taken = []
+
+    def reject(alert):
+        raise RejectAlert("a mistake")
+
+    with SQLiteHandled(path) as handled:
+        inbox = AlertInbox(handled)
+        for number, handler in ((1, taken.append), (2, reject), (3, reject)):
+            await inbox.handle(alert(number), "app", handler)
+        for number in (1, 2, 3):
+            await inbox.handle(alert(number), "app", taken.append)
+        assert len(taken) == 1
+        assert handled.forget_rejected() == 2
+        assert handled.forget_rejected() == 0
+        for number in (1, 2, 3):
+            outcome = await inbox.handle(alert(number), "app", taken.append)
+            assert outcome == AlertOutcome("acknowledge")
+        assert len(taken) == 3

@@ -191,6 +191,16 @@ class SQLiteHandled(DatabaseFile):
                 "DELETE FROM handled WHERE key = ? AND owner = ?", (key, self._owner)
             )
 
+    def forget_rejected(self) -> int:
+        """Forget the alerts that were rejected, and return their number.
+
+        They are handled if they are sent again, such as after a mistake in the handler
+        was corrected and the sender has queued its dead letters again.
+        """
+        with self._guard:
+            query = "DELETE FROM handled WHERE reason IS NOT NULL"
+            return self._db.execute(query).rowcount
+
     def __len__(self) -> int:
         with self._guard:
             [count] = self._db.execute("SELECT count(*) FROM handled").fetchone()

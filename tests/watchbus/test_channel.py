@@ -772,6 +772,31 @@ async def test_arguments_are_checked(options, problem):
         AlertChannel(options.pop("url", "ws://h/"), CREDENTIALS, **options)
 
 
+async def test_alerts_that_were_not_handled_are_logged_with_the_next_attempt(caplog):
+    caplog.set_level(logging.INFO)
+    answers = [503, 200]
+
+    def play(frame):
+        return answer_to(frame, answers.pop(0), FAILED if answers else b"{}")
+
+    async with (
+        scripted(play) as script,
+        channel_to(script, reconnect=Reconnect(base=0.01)) as channel,
+    ):
+        await channel.send([alert(1)])
+    [line] = [each for each in caplog.messages if "not handled" in each]
+    host = script.url.split("/")[2]
+    assert line.startswith(
+        f"{host}: alerts were not handled (status 503); next attempt"
+    )
+
+
+async def test_its_repr_has_the_address_and_no_secret():
+    channel = AlertChannel("wss://alerts.example.com/ws", CREDENTIALS)
+    assert repr(channel) == "AlertChannel('wss://alerts.example.com/ws')"
+    assert repr(AlertChannel.__new__(AlertChannel)) == "AlertChannel('')"
+
+
 async def test_no_log_line_shows_a_secret_or_a_signature(caplog):
     caplog.set_level(logging.DEBUG)
     for name in ("websockets", "websockets.client", "websockets.server"):

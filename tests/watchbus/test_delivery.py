@@ -251,10 +251,12 @@ class Deliveries(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(self.sent))
         self.failures[key] += 1
         is_retried = self.failures[key] < self.ATTEMPTS
-        assert self.frames.on_answer(failed(key), self.now, 0.5) is is_retried
+        retried_in = self.frames.on_answer(failed(key), self.now, 0.5)
         self.sent.remove(key)
+        assert (retried_in is not None) is is_retried
         if is_retried:
             delay = 0.75 * 2 ** (self.failures[key] - 1)
+            assert retried_in == delay
             self.delayed.append((self.now + delay, key))
         else:
             assert isinstance(self.given.pop(key).error, WatchBusError)

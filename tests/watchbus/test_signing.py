@@ -13,10 +13,16 @@ from signed import APP_ID, SECRET, VECTORS
 
 from ortege_watch import InvalidArgument
 from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertPublisher,
+    AsyncAlertPublisher,
+    AsyncWatchBusClient,
     Credentials,
     RequestVerifier,
+    WatchBusClient,
     provider_app,
     sign,
+    signed_headers,
     signing,
 )
 
@@ -168,6 +174,7 @@ def test_the_three_requests_that_shared_a_signature_cannot_be_signed():
         ("nonce", "", "uuid"),
         ("nonce", "a;b", "uuid"),
         ("nonce", "a b", "uuid"),
+        ("nonce", "791f398e-93f1-4b3e-98f9-16703f777f44", "uuid"),
         ("nonce", "é", "uuid"),
         ("nonce", None, "uuid"),
         ("timestamp", -1, "milliseconds"),
@@ -232,6 +239,13 @@ HUSH = "hush-hush-0451"
         lambda: Credentials("app", f"{HUSH} "),
         lambda: Credentials("app", f"{HUSH}\ud800"),
         lambda: Credentials("app", HUSH.encode()),
+        lambda: AlertPublisher("https://bus.invalid", HUSH),
+        lambda: AsyncAlertPublisher("https://bus.invalid", HUSH),
+        lambda: WatchBusClient("https://bus.invalid", HUSH),
+        lambda: AsyncWatchBusClient("https://bus.invalid", HUSH),
+        lambda: AlertChannel("wss://bus.invalid/ws", HUSH),
+        lambda: sign(HUSH, "GET", "/", b"", timestamp=1, nonce="n"),
+        lambda: signed_headers(HUSH, "GET", "/", b"", timestamp=1, nonce="n"),
         lambda: RequestVerifier({"a": [HUSH], "bad;id": [HUSH]}, path="/p"),
         lambda: RequestVerifier({f"{HUSH};": ["app"]}, path="/p"),
         lambda: RequestVerifier({"a": [HUSH, ""]}, path="/p"),

@@ -211,11 +211,11 @@ class PendingFrames:
         self._queue.extendleft(reversed(self._sent.values()))
         self._sent.clear()
 
-    def on_answer(self, answer: AnswerFrame, now: float, jitter: float) -> bool:
-        """Resolve the frame of an answer; return whether it is sent again instead."""
+    def on_answer(self, answer: AnswerFrame, now: float, jitter: float) -> float | None:
+        """Resolve the frame of an answer, or return in how many seconds it is sent again."""
         frame = self._sent.pop(answer.id, None)
         if frame is None:
-            return False
+            return None
         failure: OrtegeWatchError | None = None
         try:
             read_acknowledgement(bytes(answer.body), answer.status)
@@ -230,12 +230,12 @@ class PendingFrames:
                 if not failures.exhausted:
                     entry = (now + delay, next(self._count), frame)
                     heapq.heappush(self._delayed, entry)
-                    return True
+                    return delay
                 if isinstance(error, WatchBusError) and failures.count > 1:
                     error.message += f" (given up after {failures.count} attempts)"
             failure = error
         self._frames.pop(answer.id).resolve(failure)
-        return False
+        return None
 
     def on_too_large(self) -> None:
         """Resolve the largest frame that was sent: the receiver refuses its size."""
@@ -339,9 +339,9 @@ class AlertChannel:
         ssl: tls.SSLContext | None = None,
         clock: AsyncClock | None = None,
     ) -> None:
-        address = Concealed(url)
-        del url  # a traceback shows what a frame has
-        check_credentials(credentials)
+        address, given = Concealed(url), Concealed(credentials)
+        del url, credentials  # a traceback shows what a frame has
+        signer = check_credentials(given)
         check_kind("reconnect", reconnect, Reconnect)
         check_kind("style", style, WireStyle)
         check_int("max_pending", max_pending)
@@ -353,7 +353,7 @@ class AlertChannel:
         check_environment(ssl)
         self._url, self._path = parse_address(address)
         self._host = self._url.split("/")[2]
-        self._credentials = credentials
+        self._credentials = signer
         self._style = style
         self._max_body = max_body
         self._ping_every = ping_every
@@ -376,6 +376,10 @@ class AlertChannel:
         self._queue = queue_of(self.outbox)
         self._task: asyncio.Task[None] | None = None
         self._closed: OrtegeWatchError | None = None
+
+    def __repr__(self) -> str:
+        # A traceback also shows a channel that could not be created.
+        return f"AlertChannel({getattr(self, '_url', '')!r})"
 
     async def send(self, alerts: Iterable[AlertInfo]) -> None:
         """Send alerts in one frame; return when the receiver has handled all of them.
@@ -642,9 +646,12 @@ class AlertChannel:
         while True:
             answer = decode_frame(AnswerFrame, await connection.recv(decode=False))
             jitter = random.random()  # noqa: S311
-            if self._pending.on_answer(answer, self._clock.now(), jitter):
-                problem = "%s: alerts were not handled (status %d): sending them again"
-                logger.info(problem, self._host, answer.status)
+            delay = self._pending.on_answer(answer, self._clock.now(), jitter)
+            if delay is not None:
+                problem = (
+                    "%s: alerts were not handled (status %d); next attempt in %.1f s"
+                )
+                logger.info(problem, self._host, answer.status, delay)
             self._wake.set()  # another frame may be sent
 
     async def _ping(self, connection: ClientConnection) -> Never:

@@ -268,9 +268,9 @@ class AsyncWatchBusClient(AsyncBusClient):
         clock: AsyncClock | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        address = Concealed(url)
-        del url  # a traceback shows what a frame has
-        config = BusConfig.parse(address, credentials, **options)
+        address, given = Concealed(url), Concealed(credentials)
+        del url, credentials  # a traceback shows what a frame has
+        config = BusConfig.parse(address, given, **options)
         super().__init__(config, http, clock)
         self._provider: Final = Provider(self._config, paths)
 
@@ -406,9 +406,9 @@ class WatchBusClient(BusClient):
         clock: Clock | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        address = Concealed(url)
-        del url  # a traceback shows what a frame has
-        config = BusConfig.parse(address, credentials, **options)
+        address, given = Concealed(url), Concealed(credentials)
+        del url, credentials  # a traceback shows what a frame has
+        config = BusConfig.parse(address, given, **options)
         super().__init__(config, http, clock)
         self._provider: Final = Provider(self._config, paths)
 

@@ -132,10 +132,10 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
         clock: AsyncClock | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        address = Concealed(url)
-        del url  # a traceback shows what a frame has
+        address, given = Concealed(url), Concealed(credentials)
+        del url, credentials  # a traceback shows what a frame has
         options.setdefault("max_size", MAX_ACKNOWLEDGEMENT)
-        config = BusConfig.parse(address, credentials, path, **options)
+        config = BusConfig.parse(address, given, path, **options)
         endpoint = config.endpoint(path)
         super().__init__(config, http, clock)
         self._open(endpoint, config.batch_size, outbox)
@@ -313,10 +313,10 @@ class AlertPublisher(BusClient, _Publishing):
         clock: Clock | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        address = Concealed(url)
-        del url  # a traceback shows what a frame has
+        address, given = Concealed(url), Concealed(credentials)
+        del url, credentials  # a traceback shows what a frame has
         options.setdefault("max_size", MAX_ACKNOWLEDGEMENT)
-        config = BusConfig.parse(address, credentials, path, **options)
+        config = BusConfig.parse(address, given, path, **options)
         endpoint = config.endpoint(path)
         super().__init__(config, http, clock)
         self._open(endpoint, config.batch_size, outbox)

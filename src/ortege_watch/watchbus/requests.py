@@ -189,12 +189,14 @@ class BusConfig:
     def parse(
         cls,
         url: str | Concealed,
-        credentials: Credentials,
+        credentials: Credentials | Concealed,
         path: str = "",
         **options: Unpack[BusOptions],
     ) -> BusConfig:
         """Check the arguments of a client; ``url`` may end in an endpoint's ``path``."""
-        check_credentials(credentials)
+        if not isinstance(credentials, Concealed):
+            credentials = Concealed(credentials)
+        signer = check_credentials(credentials)
         check_names(options, BusOptions)
         batch_size = options.get("batch_size", 100)
         check_int("batch_size", batch_size)
@@ -207,8 +209,8 @@ class BusConfig:
         return cls(
             root=f"{HTTP_SCHEMES[parts.scheme]}://{parts.netloc}{prefix}",
             prefix=prefix,
-            credentials=credentials,
-            key=prepare(credentials.secret),
+            credentials=signer,
+            key=prepare(signer.secret),
             budget=TimeBudget.of(options),
             max_size=options.get("max_size", _MAX_LIST),
             tls=options.get("ssl"),

@@ -50,6 +50,8 @@ _PATH: Final = re.compile(r"/[!\"$-:<->@-~]*")  # ... and without "?" and "#"
 _BLOCK_SIZE: Final = 64
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
+_DASHED: Final = re.compile(r"\w{8}(?:-\w{4}){3}-\w{12}", re.ASCII)  # str(uuid4())
+
 Key: TypeAlias = "tuple[hashlib._Hash, hashlib._Hash]"  # noqa: SLF001 - typeshed's
 """A secret that is ready for signing: the inner and the outer hash of its HMAC.
 
@@ -101,10 +103,16 @@ class Credentials:
         object.__setattr__(self, "secret", given.value)
 
 
-def check_credentials(credentials: object) -> None:
-    """Raise :class:`InvalidArgument` unless they are :class:`Credentials`."""
-    expected = "Credentials(app_id, secret)"
-    check_kind("credentials", credentials, Credentials, expected)
+def check_credentials(given: Concealed) -> Credentials:
+    """Return the argument ``credentials``, or raise :class:`InvalidArgument`.
+
+    What is given in its place may be the secret, which no frame has as a local variable.
+    """
+    if not isinstance(given.value, Credentials):
+        got = type(given.value).__name__
+        rule = "credentials must be Credentials(app_id, secret)"
+        raise InvalidArgument(f"{rule}, got {got}")
+    return given.value
 
 
 def prepare(secret: object, name: str = "secret") -> Key:
@@ -198,8 +206,9 @@ def sign(
         path: the whole path that the server sees, without host and query.
         body: the bytes that are sent: JSON, or empty.
         timestamp: unix milliseconds.
-        nonce: a new ``uuid4().hex``, 32 characters; other visible ASCII without ``;``
-            can be signed, too.
+        nonce: a new ``uuid4().hex``, 32 characters; ``str(uuid4())``, with dashes, is
+            refused. Other visible ASCII without ``;`` can be signed, as the published
+            example is, but verifiers refuse it by default.
 
     Returns:
         64 lower-case hex digits.
@@ -207,10 +216,22 @@ def sign(
     Raises:
         InvalidArgument: an argument cannot be signed without ambiguity.
     """
-    check_credentials(credentials)
+    given = Concealed(credentials)
+    del credentials  # a traceback shows what a frame has
+    return _sign(check_credentials(given), method, path, body, timestamp, nonce)
+
+
+def _sign(
+    credentials: Credentials,
+    method: str,
+    path: str,
+    body: bytes,
+    timestamp: int,
+    nonce: str,
+) -> str:
     line = request_line(method, path)
     check_int("timestamp", timestamp, "an int of unix milliseconds", first=_FIRST)
-    if not is_field(nonce):
+    if not is_field(nonce) or _DASHED.fullmatch(nonce):
         raise InvalidArgument(f"invalid nonce {shown(nonce)}: pass uuid4().hex")
     check_kind("body", body, bytes, "the bytes that are sent")
     if body:
@@ -235,8 +256,11 @@ def signed_headers(
 
     Arguments and errors are those of :func:`sign`.
     """
-    signature = sign(credentials, method, path, body, timestamp=timestamp, nonce=nonce)
-    return headers_of(credentials.app_id, str(timestamp), nonce, signature)
+    given = Concealed(credentials)
+    del credentials
+    signer = check_credentials(given)
+    signature = _sign(signer, method, path, body, timestamp, nonce)
+    return headers_of(signer.app_id, str(timestamp), nonce, signature)
 
 
 def headers_of(*fields: str) -> dict[str, str]:

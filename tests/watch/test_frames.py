@@ -171,3 +171,111 @@ def test_no_json_raises_anything_else(value):
     except DecodeError:
         return
     assert isinstance(frame, frames.Frame)
+
+
+# ------------------------------------------------------------------- rows known before
+
+ROWS = ['[{"a.b":"%s"}]' % ("x" * 5000), "[%s1]" % ("1," * 3000), '"%s"' % ("x" * 5000)]
+MARKER = '["rows"]'
+
+
+def answer(
+    rows: str,
+    *,
+    key: str = '"1"',
+    before: str = "",
+    name: str = "data",
+    after: str = "",
+) -> bytes:
+    return (
+        f'{{"messageId":{key},"message":{{"results":[{{"lastRefreshTime":"{before}",'
+        f'"annotation":{{}},"{name}":{rows}{after}}}]}},"status":200}}'
+    ).encode(errors="surrogateescape")
+
+
+def rows_of(frame):
+    assert isinstance(frame, frames.Answer)
+    (part,) = frame.body.parts
+    return part.data
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"before": "22:01"},
+        {"before": "22:01:30.5"},
+        {"before": "22:01", "after": ',"total":1'},
+    ],
+)
+def test_rows_that_are_the_same_bytes_are_the_same_object(later):
+    reader = frames.Reader(1)
+    rows = rows_of(reader.read(answer(ROWS[0], before="22:00")))
+    frame = reader.read(answer(ROWS[0], **later))
+    assert rows_of(frame) is rows
+    assert frame == frames.read(answer(ROWS[0], **later))
+    assert rows_of(reader.read(answer(ROWS[0], before="22:03"))) is rows
+
+
+def test_each_query_has_its_own_rows_and_no_more_are_remembered():
+    reader = frames.Reader(2)
+    keys = ['"1"', '"2"', '"3"']
+    before = [rows_of(reader.read(answer(ROWS[0], key=key))) for key in keys]
+    after = [rows_of(reader.read(answer(ROWS[0], key=key))) for key in keys]
+    same = [one is other for one, other in zip(before, after, strict=True)]
+    assert same == [True, True, False]
+
+
+INSIDE = st.sampled_from(
+    ["", "é", MARKER, MARKER.replace('"', '\\"'), *ROWS[1:2], '","data":[],"x":"', "\\"]
+)
+AROUND = st.sampled_from(
+    [
+        "",
+        "}",
+        "0",
+        *(f',"{name}":{value}' for name in ("data", "x") for value in (*ROWS, MARKER)),
+        ',"annotation":{"x":"\udcff"}',
+        f'}},{{"data":{ROWS[1]}',
+        ',"error":"x"',
+    ]
+)
+
+
+def read_or_error(read, data: bytes):
+    try:
+        return read(data)
+    except DecodeError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", ["data", "xata"])
+@pytest.mark.parametrize(
+    "after",
+    ["", "}", '},{"data":[1]', *(f',"data":{rows}' for rows in (MARKER, "[1]", *ROWS))],
+)
+def test_the_known_bytes_in_another_place_are_not_the_rows(name, after):
+    reader = frames.Reader(1)
+    reader.read(answer(ROWS[0]))
+    data = answer(ROWS[0], name=name, after=after)
+    assert read_or_error(reader.read, data) == read_or_error(frames.read, data)
+
+
+@given(
+    st.lists(
+        st.builds(
+            answer,
+            st.sampled_from([*ROWS, MARKER, "[]", "null"]),
+            key=st.sampled_from(['"1"', "1", '"2"', "null"]),
+            before=INSIDE,
+            name=st.sampled_from(["data", "xata"]),
+            after=AROUND,
+        )
+        | st.sampled_from([b"{}", b'{"messageId":"1"%s}' % (b" " * 5000)]),
+        min_size=2,
+        max_size=4,
+    )
+)
+def test_a_reader_returns_what_decoding_every_frame_returns(sent):
+    reader = frames.Reader(2)
+    for data in sent:
+        assert read_or_error(reader.read, data) == read_or_error(frames.read, data)

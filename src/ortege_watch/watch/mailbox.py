@@ -134,8 +134,11 @@ class Mailbox:
 
     def put(
         self, message_id: str, part: ResultPart, *, resumed: bool, received_at: datetime
-    ) -> None:
-        """Keep a snapshot in place of an older one that was not taken."""
+    ) -> bool:
+        """Keep a snapshot in place of an older one that was not taken.
+
+        Return whether :meth:`take` has something to look at.
+        """
         slot = self._slots[message_id]
         if slot.failing and not slot.unreadable:
             self._log_success(message_id, slot)
@@ -143,12 +146,16 @@ class Mailbox:
             resumed = resumed or older.resumed
             if slot.error in self._ready:  # that error came before this snapshot
                 self._ready.remove(message_id)
-        elif slot.last_part is not None and part.data == slot.last_part.data:
+        elif (last := slot.last_part) is not None and (
+            # The reader of frames returns rows that it knows as the same object.
+            part.data is last.data or part.data == last.data
+        ):
             slot.refreshed = part.lastRefreshTime or ""
-            return  # nothing has changed
+            return False  # nothing has changed
         if message_id not in self._ready:
             self._ready.append(message_id)
         self._newest[message_id] = _Snapshot(part, resumed, received_at)
+        return True
 
     def put_error(
         self, message_id: str, error: OrtegeWatchError, *, final: bool

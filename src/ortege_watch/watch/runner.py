@@ -15,6 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, assert_never
 
 import attrs
@@ -190,13 +191,13 @@ class Subscription:
 
     def deliver(self, effect: states.Deliver) -> None:
         """Take a snapshot."""
-        self.mailbox.put(
+        if self.mailbox.put(
             effect.message_id,
             effect.part,
             resumed=effect.resumed,
             received_at=datetime.now(UTC),
-        )
-        self.arrived.set()
+        ):
+            self.arrived.set()
 
     def fail(self, effect: states.Fail) -> None:
         """Take an error of one query."""
@@ -317,6 +318,7 @@ class SessionRunner:
         self.tokens: deque[str] = deque(maxlen=2)
         """The latest tokens, to be removed from messages."""
         self._queries = subscription.mailbox.open
+        self._reader = frames.Reader(len(self._queries))
         self._subscription = subscription
         self._target = target
         self._clock = target.clock
@@ -462,7 +464,7 @@ class SessionRunner:
             return
         self._subscription.last_seen = datetime.now(UTC)
         try:
-            frame = frames.read(data)
+            frame = self._reader.read(data)
         except DecodeError as error:
             self.feed(states.Unreadable(self._without_excerpt_of_tokens(error, data)))
             return
@@ -546,15 +548,12 @@ class _Socket:
         writer = runner.spawn(self._write(connection))
         try:
             runner.on_socket(self, states.Opened())
-            await connection.read(self._on_frame)
+            await connection.read(partial(runner.on_frame, self))
         except ConnectionClosed as error:
             runner.on_socket(self, self._dropped(error))
         finally:
             writer.cancel()
             await close(connection)
-
-    def _on_frame(self, data: bytes | bytearray) -> None:
-        self._runner.on_frame(self, data)
 
     async def _write(self, connection: Connection) -> None:
         try:

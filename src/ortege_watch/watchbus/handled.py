@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -80,7 +80,9 @@ class MemoryHandled:
     def __init__(self, limit: int = 100_000) -> None:
         check_int("limit", limit)
         self._limit = limit
-        self._resolved: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+        # Not a dict, of which each deletion of the first key takes longer than the last.
+        self._resolved: defaultdict[str, OrderedDict[str, str | None]]
+        self._resolved = defaultdict(OrderedDict)
         self._claimed: set[str] = set()
         self._lock = threading.Lock()
 
@@ -101,7 +103,7 @@ class MemoryHandled:
             resolved = self._resolved[app_id]
             resolved[key] = reason
             if len(resolved) > self._limit:
-                del resolved[next(iter(resolved))]
+                resolved.popitem(last=False)
 
     def release(self, app_id: str, key: str) -> None:
         """Give up a claim."""

@@ -11,10 +11,12 @@ import threading
 import time
 import warnings
 
+import httpcore
 import httpx
 import pytest
 import respx
 
+from ortege_watch._http import deadline
 from ortege_watch._http.conversation import (
     Failure,
     GetToken,
@@ -192,6 +194,24 @@ async def test_a_larger_body_arrives_whole(sync, size):
         asked = request(server.url, method="POST", content=body)
         assert (await outcome(asked, sync=sync)).status == 204
     assert arrived.count(b"\r\n\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (deadline._Backend, httpcore.NetworkBackend),
+        (deadline._Stream, httpcore.NetworkStream),
+        (deadline._AsyncBackend, httpcore.AsyncNetworkBackend),
+        (deadline._AsyncStream, httpcore.AsyncNetworkStream),
+    ],
+)
+def test_network_streams_take_the_keywords_of_httpcore(ours, theirs):
+    """A SOCKS proxy uses others than HTTP, and needs packages that are not here."""
+    shared = vars(ours).keys() & dict(inspect.getmembers(theirs, inspect.isfunction))
+    assert len(shared) > 0
+    for name in shared:
+        keywords = inspect.signature(getattr(theirs, name)).parameters
+        inspect.signature(getattr(ours, name)).bind(**dict.fromkeys(keywords))
 
 
 @both

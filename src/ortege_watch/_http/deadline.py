@@ -137,10 +137,10 @@ class _AsyncStream:
         self.aclose = inner.aclose
         self.get_extra_info = inner.get_extra_info
 
-    async def read(self, _: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._unsent:
             await self.write(b"", timeout)
-        data: bytes = await self._inner.read(_CHUNK, timeout)
+        data: bytes = await self._inner.read(max(max_bytes, _CHUNK), timeout)
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -242,7 +242,7 @@ class _Stream:
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         if self._unsent:
             self.write(b"", timeout)
-        most = _CHUNK if self._is_ours else max_bytes
+        most = max(max_bytes, _CHUNK) if self._is_ours else max_bytes
         data: bytes = self._inner.read(most, _limit(timeout))
         return data
 

@@ -158,7 +158,7 @@ def test_without_an_outbox_a_web_page_for_every_alert_leaves_them_unsent(count):
 def test_without_an_outbox_an_alert_of_an_earlier_batch_is_sent_again():
     alerts = [alert(n) for n in range(4)]
     server, result = send(None, bus({1}, PAGE), alerts, batch_size=2)
-    assert len(server.requests) == 5  # of two, halved twice, of two, of one
+    assert len(server.requests) == 5  # of two, of one twice, of two, of one
     assert [each.alert for each in result.dead] == [alerts[1]]
     assert (result.unsent, result.error) == ((), None)
 

@@ -171,7 +171,7 @@ async def test_a_rejected_alert_is_rejected_for_good(caplog):
     handler, inbox = Raising(_2=RejectAlert("unknown chain")), AlertInbox()
     assert await answer(inbox, handler, 1, 2, 3) == (422, "unknown chain", None)
     assert handler.called == [1, 2, 3]  # one that is rejected stops no other
-    # The sender halves the batch to find it: its handler is not called again.
+    # The sender sends parts of the batch to find it: its handler is not called again.
     assert await answer(inbox, handler, 1) == (200, None, None)
     assert await answer(inbox, handler, 2, 3) == (422, "unknown chain", None)
     assert await answer(inbox, handler, 2) == (422, "unknown chain", None)

@@ -240,7 +240,16 @@ def test_one_among_many_costs_few_requests():
     received = []
     batch = ready(*map(alert, range(64)))
     server, _ = send(batch, iter(lambda: bus({40}, received), None))
-    assert len(server.requests) == 13  # the whole, and two for each halving
+    # The whole, and four parts of the part that fails, three times.
+    assert len(server.requests) == 13
+    failed = [
+        each for each in server.bodies if 40 in map(block, each["alert_info_list"])
+    ]
+    assert len(failed) == 4  # so often is a handler called that fails
+
+
+def block(wire):
+    return int(wire["event_values"]["block_number"])
 
 
 @given(st.integers(1, 12), st.sets(st.integers(0, 11)), st.integers(0, 40))
@@ -443,7 +452,7 @@ def failing(poison, received, **answer):
     return iter(lambda: respond, None)
 
 
-def test_a_batch_that_fails_is_sent_again_before_it_is_halved():
+def test_a_batch_that_fails_is_sent_again_before_its_parts_are():
     """A handler that fails now and then has handled most of the batch."""
     batch = ready(*ALERTS)
     server, results = send(batch, [error(status=500), success()])

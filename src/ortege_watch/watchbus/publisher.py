@@ -97,8 +97,8 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
     in the background. Without :meth:`run`, what could not be sent is sent by the next
     :meth:`publish` or :meth:`flush`.
 
-    A request that fails is halved until the alert that makes it fail is alone, so that it
-    delays no others. Every 2xx response without an error code acknowledges the alerts. A
+    A request that fails is sent again in smaller ones, until the alert that makes it fail
+    is alone, so that it delays no others. Every 2xx response without an error code acknowledges the alerts. A
     request whose response is lost is sent again, so that the bus may get an alert twice,
     with the same dedupe key.
 
@@ -278,8 +278,8 @@ class AlertPublisher(BusClient, _Publishing):
     in the background. Without :meth:`run`, what could not be sent is sent by the next
     :meth:`publish` or :meth:`flush`.
 
-    A request that fails is halved until the alert that makes it fail is alone, so that it
-    delays no others. Every 2xx response without an error code acknowledges the alerts. A
+    A request that fails is sent again in smaller ones, until the alert that makes it fail
+    is alone, so that it delays no others. Every 2xx response without an error code acknowledges the alerts. A
     request whose response is lost is sent again, so that the bus may get an alert twice,
     with the same dedupe key.
 

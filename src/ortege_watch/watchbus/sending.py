@@ -60,6 +60,10 @@ STREAK: Final = 3
 """So many alerts that fail alone, in a row and the same way, are the server's failure."""
 
 
+_PARTS: Final = 4
+"""In so many parts a batch that fails is sent again."""
+
+
 @frozen
 class DeadLetter:
     """An alert that will not be sent again, and the reason.
@@ -598,7 +602,10 @@ class Sender:
         return following
 
     def deliver(self, batch: Sequence[QueuedAlert]) -> Conversation[BatchResults]:
-        """Send a batch in order; halve one that fails until one alert is to blame.
+        """Send a batch in order; quarter one that fails until one alert is to blame.
+
+        Halving would take as many requests, and each request that fails calls the handler
+        of the alert to blame once more.
 
         No error is raised, it is part of the results. Nothing is sent after an error
         that concerns the server.
@@ -615,8 +622,9 @@ class Sender:
                     if not is_misconfigured(error):
                         self.batches.on_failure()
                 elif len(part) > 1:
-                    half = len(part) // 2
-                    parts += [part[half:], part[:half]]
+                    size = -(-len(part) // _PARTS)
+                    starts = range(0, len(part), size)
+                    parts += [part[i : i + size] for i in reversed(starts)]
                 else:
                     self._add_failure(results, part[0], error)
             else:

@@ -9,6 +9,7 @@ import pytest
 from channels import (
     CREDENTIALS,
     WITHIN,
+    Drop,
     Inbox,
     acknowledge,
     alert,
@@ -159,6 +160,26 @@ async def test_a_receiver_that_fails_for_every_alert_is_given_a_pause(path, capl
             await until(lambda: len(outbox) == 0)  # the outage is over
         assert outbox.dead == []
     assert sorted(set(calls)) == [0, 1, 2, 3]
+
+
+async def test_an_alert_on_which_a_receiver_breaks_down_stops_no_others(path):
+    """After an outage alerts are sent alone at first, and so this one is found."""
+
+    def play(frame):
+        [wire] = frame["body"]["alert_info_list"]
+        is_poison = wire["event_values"]["block_number"] == "3"
+        return Drop if is_poison else acknowledge(frame)
+
+    with Outbox(path, max_attempts=1) as outbox:
+        async with (
+            scripted(play) as script,
+            AlertChannel(
+                script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
+            ) as channel,
+        ):
+            await channel.enqueue([alert(n) for n in range(20)])
+            await until(lambda: not len(outbox))
+        assert [number_of(each.alert) for each in outbox.dead] == [3]
 
 
 async def test_wrong_credentials_cost_no_attempt(path):

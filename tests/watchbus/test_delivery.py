@@ -28,6 +28,7 @@ from ortege_watch.watchbus.requests import server_ahead
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
 
 FAILED = error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
+LOST = TransportError("the connection was lost")
 EXPIRED = error_answer(ResultCode.SIGNATURE_ERROR, "timestamp is expired")
 
 
@@ -65,9 +66,21 @@ def test_frames_without_an_answer_are_sent_again_on_a_new_connection():
     assert not frames.on_answer(handled("2"), 0, 0)
     assert each["2"].resolved.is_set()
     assert each["2"].error is None
-    frames.connection_lost()
+    frames.connection_lost(LOST)
     assert frames.due(0) == texts("1", "3")
     assert len(frames) == 2
+
+
+def test_a_frame_that_is_sent_once_fails_with_its_connection():
+    frames, each = pending("1")
+    once = frames.add("2", "text of 2", retry=False)
+    later = frames.add("3", "text of 3", retry=False)
+    frames.due(0)
+    frames.on_answer(handled("3"), 0, 0)
+    frames.connection_lost(LOST)
+    assert (once.error, once.was_sent, later.error) == (LOST, True, None)
+    assert not each["1"].resolved.is_set()
+    assert frames.due(0) == texts("1")
 
 
 def test_a_dropped_frame_is_not_sent_again():
@@ -75,7 +88,7 @@ def test_a_dropped_frame_is_not_sent_again():
     frames.due(0)
     frames.drop("1")
     frames.drop("1")
-    frames.connection_lost()
+    frames.connection_lost(LOST)
     assert frames.due(0) == texts("2")
     assert not frames.on_answer(handled("1"), 0, 0)
     assert not each["1"].resolved.is_set()
@@ -113,7 +126,7 @@ def test_a_new_connection_does_not_shorten_a_delay():
     frames, _ = pending("1")
     frames.due(0)
     frames.on_answer(failed("1"), 10, 0)
-    frames.connection_lost()
+    frames.connection_lost(LOST)
     assert frames.due(10.4) == []
     assert frames.due(10.5) == texts("1")
 
@@ -233,7 +246,7 @@ class Deliveries(RuleBasedStateMachine):
 
     @rule()
     def lose(self):
-        self.frames.connection_lost()
+        self.frames.connection_lost(LOST)
         self.queue = self.sent + self.queue
         self.sent = []
 

@@ -85,6 +85,7 @@ from ortege_watch.watchbus.receiving import (
 )
 from ortege_watch.watchbus.requests import (
     NO_PASSWORD,
+    is_misconfigured,
     is_of_server,
     log_skew,
     read_acknowledgement,
@@ -92,8 +93,9 @@ from ortege_watch.watchbus.requests import (
 )
 from ortege_watch.watchbus.sending import (
     DEAD_LETTERS,
-    STREAK,
     BatchResults,
+    BatchSize,
+    FailureStreak,
     QueuedAlert,
     SendingPace,
     SendLease,
@@ -139,18 +141,16 @@ class PendingFrame:
     id: str
     text: str
     failures: FailureCount  # of its alerts
+    is_repeated: bool = True  # also over another connection
     resolved: asyncio.Event = field(factory=asyncio.Event, init=False)
     error: OrtegeWatchError | None = None
     """Once resolved: why the receiver did not handle it; ``None`` if it did."""
-    is_answered: bool = False
-    """Whether the receiver has seen it: only then does the error concern its alerts."""
+    was_sent: bool = False
+    """Whether the receiver may have seen it: only then may the error be of its alerts."""
 
-    def resolve(
-        self, error: OrtegeWatchError | None = None, *, is_answered: bool = True
-    ) -> None:
+    def resolve(self, error: OrtegeWatchError | None = None) -> None:
         """Set the outcome."""
         self.error = error
-        self.is_answered = is_answered
         self.resolved.set()
 
 
@@ -159,7 +159,8 @@ class PendingFrames:
 
     At most ``limit`` are without an answer; a frame whose alerts failed is not one of
     them until it is sent again, after a delay. So frames that fail do not stop others.
-    A new connection sends every frame without an answer again.
+    A new connection sends the frames without an answer again, except those that are
+    sent once.
     """
 
     def __init__(
@@ -178,9 +179,9 @@ class PendingFrames:
         return len(self._frames)
 
     def add(self, frame_id: str, text: str, *, retry: bool = True) -> PendingFrame:
-        """Add a frame, to be sent in its turn; without ``retry``, its alerts may fail once."""
+        """Add a frame, to be sent in its turn; without ``retry``, only once."""
         retries = self._retries if retry else _ONCE
-        frame = PendingFrame(frame_id, text, FailureCount(retries))
+        frame = PendingFrame(frame_id, text, FailureCount(retries), retry)
         self._frames[frame_id] = frame
         self._queue.append(frame)
         return frame
@@ -199,6 +200,7 @@ class PendingFrames:
             frame = self._queue.popleft()
             if frame.id in self._frames:
                 self._sent[frame.id] = frame
+                frame.was_sent = True
                 frames.append(frame)
         return [frame.text for frame in frames]
 
@@ -206,8 +208,12 @@ class PendingFrames:
         """Return when a frame is due again, or ``None`` if none is delayed."""
         return self._delayed[0][0] if self._delayed else None
 
-    def connection_lost(self) -> None:
-        """Send the frames without an answer again."""
+    def connection_lost(self, error: OrtegeWatchError) -> None:
+        """Send the frames without an answer again, or resolve them with the error."""
+        for frame in list(self._sent.values()):
+            if not frame.is_repeated:
+                self.drop(frame.id)
+                frame.resolve(error)
         self._queue.extendleft(reversed(self._sent.values()))
         self._sent.clear()
 
@@ -250,7 +256,8 @@ class PendingFrames:
     def fail(self, error: OrtegeWatchError) -> None:
         """Resolve every frame with an error."""
         for frame in self._frames.values():
-            frame.resolve(error, is_answered=False)
+            frame.was_sent = False  # no frame is to blame
+            frame.resolve(error)
         for frames in (self._frames, self._sent, self._queue, self._delayed):
             frames.clear()
 
@@ -374,6 +381,7 @@ class AlertChannel:
         self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
         self._owns_outbox = self.outbox is not outbox
         self._queue = queue_of(self.outbox)
+        self._batches, self._streak = BatchSize(_READ_AHEAD), FailureStreak()
         self._task: asyncio.Task[None] | None = None
         self._closed: OrtegeWatchError | None = None
 
@@ -494,13 +502,15 @@ class AlertChannel:
 
     async def _send_due(self, queue: OutboxQueue) -> Exception | None:
         """Send what is due, unless another sender does; return why it had to stop."""
-        lease, size = SendLease(), _READ_AHEAD
+        lease = SendLease()
         try:
+            size = self._batches.size
             batch = await to_thread.run_sync(queue.begin_sending, lease, size)
             while batch:
                 results = await self._deliver(batch)
                 if results.sent:
                     self._pace.reset(has_sent=True)
+                size = self._batches.size
                 batch, done = await to_thread.run_sync(queue.resolve, results, size)
                 log_failures(self._host, done, DEAD_LETTERS)
                 if results.error is not None:
@@ -524,16 +534,34 @@ class AlertChannel:
             error = frame.error
             if error is None:
                 results.add_sent([queued])
-            elif not frame.is_answered or is_of_server(error):
+            elif self._ends_batch(frame, error, is_alone=len(batch) == 1):
                 results.error = error
-            else:
-                results.add_failure(queued, error)
+                if not is_misconfigured(error):
+                    self._batches.on_failure()
+            elif not results.add_failure(queued, error):
+                is_streak = self._streak.is_of_server(error)
+                if is_streak and not results.sent:
+                    results.error = error
 
         results = BatchResults()
         await asyncio.gather(*map(attempt, batch))
-        if len(results.failed) >= STREAK and not results.sent:
-            results.error = results.failed[-1][1]  # it is the receiver that fails
+        if results.sent:
+            self._streak.reset()
+        if len(results.sent) == self._batches.size:
+            self._batches.on_success()
         return results
+
+    def _ends_batch(
+        self, frame: PendingFrame, error: OrtegeWatchError, *, is_alone: bool
+    ) -> bool:
+        """Return whether a failure concerns the receiver, and not the alert of a frame.
+
+        That of a single alert after an outage may concern either: the next one decides.
+        """
+        if not frame.was_sent or is_misconfigured(error):
+            return True
+        is_single = is_alone and self._batches.is_reduced
+        return is_of_server(error) and not is_single
 
     async def _run(self) -> Never:
         while True:
@@ -563,7 +591,9 @@ class AlertChannel:
         self._has_worked = True
         opened_at = self._clock.now()
         try:
-            return await self._converse(connection), False
+            ended = await self._converse(connection)
+            self._pending.connection_lost(ended)
+            return ended, False
         finally:
             self._failures.connection_lost(self._clock.now() - opened_at)
             await close(connection)
@@ -612,7 +642,6 @@ class AlertChannel:
         return error, final
 
     async def _converse(self, connection: ClientConnection) -> OrtegeWatchError:
-        self._pending.connection_lost()
         try:
             await _race(
                 self._write(connection), self._read(connection), self._ping(connection)

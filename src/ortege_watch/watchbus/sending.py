@@ -476,6 +476,26 @@ class BatchSize:
         self.size, self.is_reduced = 1, True
 
 
+@mutable
+class FailureStreak:
+    """How many alerts in a row failed alone and in the same way."""
+
+    _length: int = field(default=0, init=False)
+    _latest: object = field(default=None, init=False)  # the error's class and codes
+
+    def is_of_server(self, error: OrtegeWatchError) -> bool:
+        """Count a failure, and return whether so many are the server's."""
+        status, code = getattr(error, "status", None), getattr(error, "code", None)
+        kind = (type(error), status, code)
+        self._length = self._length + 1 if self._latest == kind else 1
+        self._latest = kind
+        return self._length >= STREAK
+
+    def reset(self) -> None:
+        """Begin again, as alerts were acknowledged."""
+        self._length = 0
+
+
 @mutable(kw_only=True)
 class Sender:
     """A call that sends alerts, and what became of them so far.
@@ -508,9 +528,7 @@ class Sender:
     _error: OrtegeWatchError | None = field(default=None, init=False)  # ends the call
     # those of alerts that are neither sent nor given up, by key
     _failures: dict[str, OrtegeWatchError] = field(factory=dict, init=False)
-    # How many alerts in a row failed alone, and the status and code of the latest.
-    _streak: int = field(default=0, init=False)
-    _latest: object = field(default=None, init=False)
+    _streak: FailureStreak = field(factory=FailureStreak, init=False)
 
     def run(self) -> Conversation[PublishResult]:
         """Send what is due, until nothing is left or the server fails.
@@ -628,7 +646,7 @@ class Sender:
                 else:
                     self._add_failure(results, part[0], error)
             else:
-                self._streak = 0
+                self._streak.reset()
                 results.add_sent(part)
                 if self.batches.is_reduced and len(part) == self.batches.size:
                     self.batches.on_success()
@@ -672,19 +690,8 @@ class Sender:
         if results.add_failure(queued, error):
             return
         is_known = is_rejection(error) and queued.is_suspect
-        if not is_known and self._is_streak(error):
+        if not is_known and self._streak.is_of_server(error):
             results.error = error
-
-    def _is_streak(self, error: OrtegeWatchError) -> bool:
-        """Return whether so many alerts failed the same way that it is the server's."""
-        kind = (
-            type(error),
-            getattr(error, "status", None),
-            getattr(error, "code", None),
-        )
-        self._streak = self._streak + 1 if self._latest == kind else 1
-        self._latest = kind
-        return self._streak >= STREAK
 
 
 def log_failures(host: str, done: Resolution, moved: str) -> None:

@@ -467,6 +467,7 @@ def test_alerts_that_are_sent_with_other_values_differ(one, other):
 def test_an_own_alert_is_equal_to_the_same_one_that_came():
     came = decoded()
     assert came == OWN
+    assert (came != OWN) is False
     assert hash(came) == hash(OWN)
     assert OWN.raw == alert_object()
     assert decoded(watch_entity=ADDRESS.lower(), watch_entity_type="erc20") == OWN

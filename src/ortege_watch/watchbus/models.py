@@ -772,6 +772,8 @@ class AlertInfo(
             return False
         return self._values_as_text() == other._values_as_text()
 
+    __ne__ = object.__ne__  # that of msgspec compares identities
+
     def __hash__(self) -> int:
         return hash(self._identity())
 

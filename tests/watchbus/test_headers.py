@@ -112,4 +112,47 @@ def test_a_dict_and_its_pairs_are_read_alike(pairs):
         except SignatureError as error:
             return error.reason
 
-    assert result(mapping) == result(list(mapping.items())) == result(mapping)
+    expected = result(iter(mapping.items()))
+    assert result(mapping) == result(list(mapping.items())) == expected
+    assert result(mapping) == expected  # its names are known now
+
+
+SCOPE = [(name.lower(), value) for name, value in BYTES.items()]
+scope_names = st.sampled_from(
+    [
+        *(name for name, _ in SCOPE),
+        *(b"X-Signature-Appid", b"host", b"", b"\xc9", "host", b"\n"),
+    ]
+)
+scope_values = st.sampled_from([b"other", b"", b"a\nb", b"\xe9", "app", None, ["app"]])
+
+
+@pytest.mark.parametrize("name", [name for name, _ in SCOPE[1:]])
+def test_a_scope_with_a_repeated_or_empty_header_is_refused(name):
+    assert signature_headers(SCOPE) == FIELDS
+    assert signature_headers([*SCOPE, (b"host", b"a"), (b"host", b"b")]) == FIELDS
+    for scope, reason in (
+        ([*SCOPE, (name, b"other")], SignatureReason.MALFORMED_HEADER),
+        ([(name, b"other"), *SCOPE], SignatureReason.MALFORMED_HEADER),
+        ([*SCOPE, (name.upper(), b"other")], SignatureReason.MALFORMED_HEADER),
+        (list({**dict(SCOPE), name: b""}.items()), SignatureReason.MISSING_HEADER),
+    ):
+        with pytest.raises(SignatureError, match=name.decode()) as caught:
+            signature_headers(scope)
+        assert caught.value.reason == reason
+
+
+@given(
+    st.lists(st.tuples(scope_names, scope_values), max_size=4),
+    st.lists(st.sampled_from(range(5)), max_size=2),
+)
+def test_the_headers_of_an_asgi_scope_are_read_as_others_are(more, absent):
+    pairs = [each for i, each in enumerate(SCOPE) if i not in absent] + more
+
+    def result(headers):
+        try:
+            return signature_headers(headers)
+        except SignatureError as error:
+            return error.reason, str(error)
+
+    assert result(pairs) == result(iter(pairs)) == result(tuple(pairs))

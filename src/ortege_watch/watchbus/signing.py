@@ -280,6 +280,7 @@ Headers: TypeAlias = (
 Fields: TypeAlias = tuple[str, str, str, str]
 
 _NAMES: Final = tuple(name.lower() for name in SIGNATURE_HEADERS)
+_pick_bytes: Final = itemgetter(*[name.encode() for name in _NAMES])
 
 
 def signature_headers(headers: Headers) -> Fields:
@@ -299,7 +300,27 @@ def signature_headers(headers: Headers) -> Fields:
                 return _search(headers)
             if "" not in fields:
                 return fields
+    elif type(headers) is list:
+        return _of_scope(headers) or _search(headers)
     return _search(headers)
+
+
+def _of_scope(headers: list[tuple[bytes, bytes]]) -> Fields | None:
+    """Return the four headers of an ASGI scope, where names are bytes in lower case.
+
+    ``None`` if one is missing or empty, a name is repeated, or something is odd.
+    """
+    try:
+        named = dict(headers)
+        if len(named) < len(headers) or not b",".join(named).islower():
+            return None
+        text = b"\n".join(_pick_bytes(named)).decode("latin-1")
+        app_id, timestamp, nonce, signature = text.split("\n")
+    except (KeyError, TypeError, ValueError):
+        return None
+    if app_id and timestamp and nonce and signature:
+        return app_id, timestamp, nonce, signature
+    return None
 
 
 @lru_cache(maxsize=256)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import ssl as tls
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -19,6 +19,7 @@ from websockets.exceptions import (
     WebSocketException,
 )
 from websockets.frames import Frame, Opcode
+from websockets.streams import StreamReader
 
 from ortege_watch._http.driver import (
     is_bad_certificate,
@@ -48,6 +49,9 @@ and copies what it has for each chunk: chunks of a byte take it 20 s of CPU [see
 _MAX_WAITING: Final = 1
 """Frames after which reading pauses: each may have ``max_size`` bytes."""
 
+_LARGE: Final = 16 * 1024
+"""Bytes from which a frame is received into memory of its own."""
+
 _MESSAGES: Final = (Opcode.TEXT, Opcode.BINARY)
 
 _BODY_HEADERS: Final = re.compile(
@@ -65,6 +69,52 @@ class NoRedirectConnect(connect):
     def process_redirect(self, exc: Exception) -> Exception | str:
         """Return the redirect as the :class:`InvalidStatus` that it is."""
         return exc
+
+
+class _FrameReader(StreamReader):
+    """A reader that receives a large frame into memory of exactly its size.
+
+    websockets 17.4 appends what arrives to a buffer, which then has room to grow, and
+    copies the frame from it: twice the memory of a frame, and more with the previous
+    frame in the way [seen]. At most ``max_size`` bytes are reserved.
+    """
+
+    _frame: memoryview | None = None  # the large frame that is being received
+    _received = 0  # bytes of it
+
+    def read_exact(self, n: int) -> Generator[None, None, bytearray]:
+        """Read a given number of bytes."""
+        return self._read_frame(n) if n >= _LARGE else super().read_exact(n)
+
+    def _read_frame(self, size: int) -> Generator[None, None, bytearray]:
+        if len(self.buffer) >= size:  # copy what follows the frame instead of the frame
+            frame, self.buffer = self.buffer, self.buffer[size:]
+            del frame[size:]
+            return frame
+        frame = bytearray(size)
+        self._received = len(self.buffer)
+        self._frame = memoryview(frame)
+        self._frame[: self._received] = self.buffer
+        self.buffer = bytearray()
+        try:
+            while self._received < size:
+                if self.eof:
+                    got = self._received
+                    raise EOFError(f"stream ends after {got} bytes, expected {size}")
+                yield
+        finally:
+            self._frame = None
+        return frame
+
+    def feed_data(self, data: bytes | bytearray) -> None:
+        """Take what arrived."""
+        if self._frame is not None:
+            start = self._received
+            part = data[: len(self._frame) - start]
+            self._received = start + len(part)
+            self._frame[start : self._received] = part
+            data = data[len(part) :]
+        super().feed_data(data)
 
 
 class Connection(ClientConnection):
@@ -129,6 +179,8 @@ class Connection(ClientConnection):
             super().data_received(start)
             if self.response is not None:
                 self._opening = b""
+                if type(self.protocol.reader) is StreamReader:
+                    self.protocol.reader.__class__ = _FrameReader
             elif data or self.protocol.handshake_exc is not None:
                 self.transport.abort()
                 return

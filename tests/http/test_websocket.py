@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -69,6 +70,56 @@ async def test_messages_are_read_in_the_order_they_were_sent(data, pieces):
         with pytest.raises(ConnectionClosed):
             await connection.read(read.append)
     assert read == [b"1", b"2", b"3"]
+
+
+LARGE = [bytes([65 + number]) * (1 << 14 + number) for number in range(4)]
+
+
+@pytest.mark.parametrize("size", [1 << 20, 50_000, 1 << 14, 4_099, 1_001])
+async def test_large_messages_are_read_whole_however_they_arrive(size):
+    between = frame(b"small") + frame(b"", opcode=9) + fragments(LARGE[0], b"", b"end")
+    data = b"".join(frame(message) + between for message in LARGE)
+    chunks = [data[i : i + size] for i in range(0, len(data), size)]
+    read: list[Any] = []
+    async with opened(*chunks, CLOSING) as connection:
+        with pytest.raises(ConnectionClosed):
+            await connection.read(read.append)
+    assert read[::3] == LARGE
+    assert read[1::3] == [b"small"] * 4
+    assert read[2::3] == [LARGE[0] + b"end"] * 4
+
+
+async def test_a_connection_that_ends_within_a_large_message_is_reported():
+    read: list[Any] = []
+    async with opened(frame(b"1") + frame(LARGE[3])[:-1]) as connection:
+        reading = asyncio.ensure_future(connection.read(read.append))
+        while not read:
+            await asyncio.sleep(0)
+        connection.eof_received()
+        connection.transport.abort()
+        with pytest.raises(ConnectionClosed) as error:
+            await reading
+    assert error.value.rcvd is None
+    assert read == [b"1"]
+
+
+async def test_a_message_needs_its_own_memory_once():
+    data = frame(b"x" * 1_000_000)
+    chunks = [data[i : i + 50_000] for i in range(0, len(data), 50_000)]
+    read: list[Any] = []
+    async with opened(b"") as connection:
+        reading = asyncio.ensure_future(connection.read(read.append))
+        await asyncio.sleep(0)
+        tracemalloc.start()
+        try:
+            for chunk in chunks:
+                connection.data_received(chunk)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        reading.cancel()
+    assert [len(message) for message in read] == [1_000_000]
+    assert 1_000_000 < peak < 1_200_000
 
 
 async def test_messages_that_came_before_are_read_first():

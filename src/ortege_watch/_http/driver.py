@@ -192,18 +192,20 @@ def ssl_context() -> ssl.SSLContext:
 
 @functools.cache
 def _load_authorities(name: str, value: str) -> ssl.SSLContext:
-    expected = "a file of certificates in PEM format"
-    if name == "SSL_CERT_DIR":
-        expected = "a directory of certificates, prepared by openssl rehash"
-    problem = f"expected {expected}"
+    # httpx 0.28 reads the two as here, 0.27 skips a path that does not exist.
+    problem = "expected a file of certificates in PEM format"
     try:
-        context = httpx.create_ssl_context()
+        if not name:
+            return httpx.create_ssl_context()
+        if name == "SSL_CERT_FILE":
+            return ssl.create_default_context(cafile=value)
+        problem = "expected a directory of certificates, prepared by openssl rehash"
         # OpenSSL skips a directory that it cannot read, and files with other names.
-        if name != "SSL_CERT_DIR" or any(
+        if any(
             next(Path(each).glob("[0-9a-f]" * 8 + ".[0-9]*"), None)
             for each in value.split(os.pathsep)
         ):
-            return context
+            return ssl.create_default_context(capath=value)
     except OSError as error:  # such as a name that is too long
         problem = f"{problem} ({error.strerror or error})"
     raise InvalidArgument(f"the environment variable {name} is {value!r}: {problem}")

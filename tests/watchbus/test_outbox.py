@@ -96,6 +96,12 @@ def test_sent_alerts_are_removed_and_the_next_are_returned(box):
     assert [each.key for each in queue_of(box).still_queued(items)] == [two.key]
 
 
+def test_of_many_alerts_each_is_queued_once_and_in_order(box):
+    queue_of(box).accept(ready(*range(20, 30)))
+    queue_of(box).accept(ready(*range(137)))
+    assert numbers(box) == [*range(20, 30), *range(20), *range(30, 137)]
+
+
 def test_a_queued_alert_is_not_queued_twice(box):
     queue_of(box).accept(ready(1, 2))
     queue_of(box).accept(ready(2, 3))
@@ -348,6 +354,8 @@ def test_its_repr(box, path):
 
 
 def test_the_last_alert_is_on_the_disk_when_it_is_accepted(box):
+    queue_of(box).accept(ready(1))
+    queue_of(box).resolve(sent(*first(box, 1)), 9)  # which may wait for a later one
     assert queue_of(box)._db.execute("PRAGMA synchronous").fetchone() == (2,)
     assert queue_of(box)._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 

@@ -325,7 +325,7 @@ class OutboxQueue(DatabaseFile):
         """Write what becomes of a batch; return how many dead letters were deleted."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            is_empty = self._remove([each.number for each in done.gone])
+            is_empty = self._remove({each.number for each in done.gone})
             if done.sent and not is_empty:
                 self._db.execute(_SUSPECT)
             if done.failed:
@@ -340,7 +340,7 @@ class OutboxQueue(DatabaseFile):
                 self._db.executemany(_AGAIN, rows)
             return self._keep_dead(done.dead) if done.dead else 0
 
-    def _remove(self, numbers: Sequence[int]) -> bool:
+    def _remove(self, numbers: set[int]) -> bool:
         """Delete alerts; return whether they were all there are.
 
         Only who has the lease deletes alerts or changes their numbers.
@@ -349,7 +349,7 @@ class OutboxQueue(DatabaseFile):
             return False
         first, last = min(numbers), max(numbers)
         if last - first + 1 > len(numbers):
-            rows = [(number,) for number in numbers]
+            rows = [(number,) for number in sorted(numbers)]
             self._db.executemany("DELETE FROM waiting WHERE number = ?", rows)
         elif self._db.execute(_ENDS).fetchone() == (first, last):
             self._db.execute("DELETE FROM waiting")  # without a look at each

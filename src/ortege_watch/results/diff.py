@@ -20,7 +20,6 @@ from itertools import compress, count
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-import attrs
 import msgspec
 
 from ortege_watch.results.decode import (
@@ -60,8 +59,7 @@ _PRICE: Final = 128
 _REACH: Final = {0: 1 << 12, 3: 1 << 14, 15: 1 << 16}
 
 
-@attrs.frozen
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """The rows that differ between two snapshots; false if nothing differs.
 
     Attributes:
@@ -299,8 +297,7 @@ class _Search:
         return 0
 
 
-@attrs.frozen
-class _Side:
+class _Side(msgspec.Struct, frozen=True):
     """Rows of one side of a comparison, and their keys if these are known."""
 
     layout: Layout

@@ -312,7 +312,8 @@ class Rows(Sequence[R_co]):
     def _some(self, start: int, size: int = _TOGETHER) -> list[R_co]:
         """Return some rows, whose columns are read together."""
         kind: Any = Row if self.before is None else ChangedRow
-        rows = self[start : start + size]
+        is_all = start == 0 and len(self.cells) <= size
+        rows = self if is_all else self[start : start + size]
         return list(map(kind, repeat(rows), range(len(rows.cells))))
 
     def __len__(self) -> int:

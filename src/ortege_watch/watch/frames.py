@@ -28,8 +28,7 @@ class Handshake:
     """The server accepted the token."""
 
 
-@attrs.frozen
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The answer to one query; ``message_id`` is ``None`` in the tutorial's dialect."""
 
     message_id: str | None
@@ -37,8 +36,7 @@ class Answer:
     status: int
 
 
-@attrs.frozen
-class Processed:
+class Processed(msgspec.Struct, frozen=True):
     """The server has refreshed a query; sent on every tick, so it is the heartbeat."""
 
     message_id: str

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 import attrs
+import msgspec
 
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import OrtegeWatchError
@@ -87,8 +88,7 @@ class Update:
         return f"{shown}{name if len(name) <= room else f'{name[: room - 2]}…]'}>"
 
 
-@attrs.frozen
-class _Snapshot:
+class _Snapshot(msgspec.Struct, frozen=True):
     part: ResultPart
     resumed: bool
     received_at: datetime

@@ -3,6 +3,9 @@
 All are frozen, and each kind is a closed union, so that a type checker proves that
 ``session.py`` handles every one. Times are monotonic seconds. A state carries its own
 deadline, ``until``; when it passes, the runner reports :class:`DeadlinePassed`.
+
+What is made for every frame is a ``Struct``: attrs takes three to five times as long to
+make a frozen object.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import enum
 from typing import ClassVar
 
 import attrs
+import msgspec
 
 from ortege_watch._json import ResultPart
 from ortege_watch.errors import OrtegeWatchError
@@ -229,8 +233,7 @@ class OpenFailed:
     retry_after: float | None = None
 
 
-@attrs.frozen
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """A frame arrived."""
 
     frame: Frame
@@ -332,8 +335,7 @@ class Poll:
     message_id: str
 
 
-@attrs.frozen
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """Give a snapshot to the caller; ``resumed`` marks the first after an outage."""
 
     message_id: str

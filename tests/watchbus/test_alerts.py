@@ -509,7 +509,8 @@ def test_the_class_says_how_it_is_called():
 
 def test_an_alert_that_was_received_can_be_sent():
     [received] = read_alerts(alert_body(), "app")
-    assert encode_alerts([received]) == encode_alerts([OWN])
+    assert encode_alerts([received, OWN]) == encode_alerts([OWN, OWN])
+    assert received.app_id == "app"
 
 
 def test_an_alert_shows_its_fields_and_does_not_change():

@@ -6,6 +6,7 @@ stricter, such as the form of an address, is checked in ``wire.py`` before sendi
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -783,9 +784,8 @@ class AlertInfo(
 
     def __reduce__(self) -> tuple[object, ...]:
         raw = None if self._raw is _BY_FIELDS else self._raw
-        where = (self._entity, self._chain_id, self._entity_type)
-        what = (self._event_code, self._timestamp, self._values)
-        return _create, (*where, *what, raw, self._app_id)
+        what = self._entity_type, self._event_code, self._timestamp, self._values
+        return _create, (self._entity, self._chain_id, *what, raw, self._app_id)
 
 
 def _create(
@@ -802,9 +802,8 @@ def _create(
     if raw is None and not codec.has_strings(values):
         raw = _BY_FIELDS
     where, what = (entity, str(chain_id), entity_type), (event_code, timestamp, values)
-    new = msgspec.StructMeta.__call__  # as the decoder does, without the metaclass
-    made: AlertInfo = new(AlertInfo, *where, *what, raw, app_id)
-    return made
+    new: Callable[..., AlertInfo] = msgspec.StructMeta.__call__
+    return new(AlertInfo, *where, *what, raw, app_id)
 
 
 class _Body(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -836,8 +835,12 @@ def encode_documented(alerts: Sequence[AlertInfo]) -> list[bytes] | None:
 
     None has to if all values are strings and valid, as those of nearly every alert are.
     """
-    if any(each._raw is not None or each._app_id is not None for each in alerts):
+    if any(each._raw is not None for each in alerts):
         return None
+    if any(each._app_id is not None for each in alerts):
+        alerts = list(map(copy.copy, alerts))
+        for each in alerts:
+            each._app_id = None  # it is not sent
     types = {each._entity_type for each in alerts}
     if not (
         all(map(ADDRESS.fullmatch, {each._entity for each in alerts}))
@@ -926,11 +929,9 @@ def read_alerts(body: bytes, app_id: str | None = None) -> list[AlertInfo]:
         found = _decode(body)
     except codec.UNREADABLE:
         return _read_tolerantly(body, app_id)
-    if type(found) is _Body:
-        alerts, keys = found.alert_info_list, 1
-    else:
-        alerts, keys = found, 0
-    known = "0"
+    is_object = type(found) is _Body
+    alerts: list[AlertInfo] = found.alert_info_list if is_object else found
+    known, keys = "0", int(is_object)
     for alert in alerts:
         chain = alert._chain_id
         if chain != known:  # mostly, all alerts are of one chain
@@ -945,7 +946,7 @@ def read_alerts(body: bytes, app_id: str | None = None) -> list[AlertInfo]:
     # number of either means that no key was repeated.
     if body.count(_COLON) == keys:
         return alerts
-    strings = 2 * keys - 2 * len(alerts) - (alerts is not found)
+    strings = 2 * keys - 2 * len(alerts) - is_object
     if body.count(_QUOTE) == 2 * strings:
         return alerts
     return _read_tolerantly(body, app_id)

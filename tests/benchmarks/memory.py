@@ -28,7 +28,7 @@ def measure(plan: Plan) -> Iterator[Record]:
     ) as server:
         for _ in range(rounds):
             for name, some in outcomes.items():
-                some.append(server.run(receiver(name), 1 + PUSHES, "--memory"))
+                some.append(server.run(receiver(name), "--memory"))
     for name, goal in {"library": PEAK_GOAL, "floor": None}.items():
         who = "library" if name == "library" else "baseline, default form"
         some = outcomes[name]
@@ -40,7 +40,9 @@ def measure(plan: Plan) -> Iterator[Record]:
     rows = 10_000
     answers = BEFORE_SLEEP + PER_SECOND * (plan.sleep + 2)
     with PushServer.start(rows, "few", answers, 1 / PER_SECOND) as server:
-        slept = [server.run(receiver("sleeper"), plan.sleep) for _ in range(rounds)]
+        slept = [
+            server.run(receiver("sleeper"), count=plan.sleep) for _ in range(rounds)
+        ]
     growth = [each.growth / each.bytes for each in slept]
     missed = min(each.missed for each in slept)
     what = f"growth while a loop sleeps {plan.sleep} s and {missed} pushes arrive"

@@ -120,8 +120,10 @@ class PushServer:
         with _server("push", rows, case, count, pace, *options) as (port, output):
             yield cls(port, count, output)
 
-    def run(self, program: Program, count: int = 0, *arguments: str) -> Outcome:
-        """Let a program receive everything."""
+    def run(
+        self, program: Program, *arguments: str, count: int | None = None
+    ) -> Outcome:
+        """Let a program receive everything; pass it ``count`` as its second argument."""
         try:
             outcome = program.run(self.port, count or self.count, *arguments)
         finally:

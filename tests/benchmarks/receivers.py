@@ -1,7 +1,9 @@
 """The Python programs that receive pushes; each runs in a process of its own.
 
-``receivers.py NAME PORT COUNT [--memory]`` receives ``COUNT`` answers and prints an
-:class:`Outcome` as JSON. With ``--memory``, a small answer comes before them.
+``receivers.py NAME PORT COUNT`` receives ``COUNT`` answers and prints an ``Outcome`` as
+JSON. With ``--memory``, a small answer comes before them. With ``--without-last``, what
+the last answer needs does not count: the library says nothing of answers that are alike,
+and the last one is there to end the run.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
 HELLO = '{"authorization":"token"}'
 SUBSCRIBE = {"messageId": "1", "method": "subscribe", "params": {"query": QUERY}}
+SAMPLES = 0.1
+"""Seconds between two samples; the server pauses longer before the last answer."""
+
 BEFORE_SLEEP = 10
 """How many answers a loop that sleeps has taken before."""
 
@@ -49,12 +54,16 @@ class Recorder:
     Args:
         with_memory: record the peak of the memory above what was resident at the
             first answer, which must be a small one. Reading it takes time.
+        without_last: do not count what the last answer needs.
     """
 
-    def __init__(self, *, with_memory: bool = False) -> None:
+    def __init__(
+        self, *, with_memory: bool = False, without_last: bool = False
+    ) -> None:
         self.seen: list[tuple[int, float]] = []
         self.outcome: dict[str, Any] = {"seen": self.seen}
         self.with_memory = with_memory
+        self._without_last = without_last
         gc.collect()
 
     def on_answer(self, step: int) -> None:
@@ -63,7 +72,13 @@ class Recorder:
         if self.with_memory:
             self._record_memory()
         if len(self.seen) == 1:
-            self._faults, self._start = page_faults(), process_time()
+            self._first = process_time(), page_faults()
+            if self._without_last:
+                self._sample()
+
+    def _sample(self) -> None:
+        self._last = process_time(), page_faults()
+        asyncio.get_running_loop().call_later(SAMPLES, self._sample)
 
     def _record_memory(self) -> None:
         if len(self.seen) == 1:
@@ -76,8 +91,10 @@ class Recorder:
 
     def finish(self) -> None:
         """Record what receiving has cost."""
-        self.outcome["cpu"] = process_time() - self._start
-        self.outcome["faults"] = page_faults() - self._faults
+        if not self._without_last:
+            self._last = process_time(), page_faults()
+        self.outcome["cpu"] = self._last[0] - self._first[0]
+        self.outcome["faults"] = self._last[1] - self._first[1]
 
     def report(self, amounts: list[Decimal]) -> None:
         """Print everything, with the rows of the last answer."""
@@ -194,8 +211,9 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("count", type=int)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--without-last", action="store_true")
     options = parser.parse_args()
-    recorder = Recorder(with_memory=options.memory)
+    recorder = Recorder(with_memory=options.memory, without_last=options.without_last)
     program = programs[options.program]
     done = program(options.port, options.count, recorder)
     if done is not None:

@@ -23,8 +23,9 @@ from frames import Form, answers, form_of, frame, tutorial_frame
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-# What is done once is done at the first frame.
-PAUSE_AFTER_FIRST = 0.3
+# After the first frame, because some things are done once; and before the last one, so
+# that a program can tell what it needed until then.
+PAUSE = 0.3
 
 
 class Pushes:
@@ -50,11 +51,12 @@ class Pushes:
             if "authorization" in first:
                 await socket.send('{"handshake":true}')
                 form = form_of(str(await socket.recv()))
-            for each in self._frames(form):
+            frames = self._frames(form)
+            for each in frames:
                 sent.append(monotonic())
                 await socket.send(each)
                 size = len(each)
-                pause = PAUSE_AFTER_FIRST if len(sent) == 1 else 0
+                pause = PAUSE if len(sent) in {1, len(frames) - 1} else 0
                 await asyncio.sleep(self._options.pace + pause)
             await socket.wait_closed()
         except ConnectionClosed:

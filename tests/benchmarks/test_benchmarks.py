@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from comparing import compare, quartiles
 from frames import AMOUNT, answers, form_of, frame, tutorial_frame
-from processes import Failed, Outcome, Program
+from processes import Failed, Outcome, Program, PushServer, receiver
 from tables import Table, at_least, at_most, count, itself, median, spread
 
 HERE = Path(__file__).parent
@@ -180,14 +180,20 @@ def test_clients_that_cannot_be_installed_are_skipped_with_the_reason():
     )
 
 
-def test_a_loop_that_sleeps_and_the_peak_of_the_memory_are_measured():
-    from processes import PushServer, receiver
+def test_what_the_last_answer_needs_can_be_left_out():
+    with PushServer.start(5_000, "none", 3, 0.01) as server:
+        library = receiver("library")
+        whole, without = server.run(library), server.run(library, "--without-last")
+    assert without.content == whole.content
+    assert 0 < without.cpu < whole.cpu
 
+
+def test_a_loop_that_sleeps_and_the_peak_of_the_memory_are_measured():
     with PushServer.start(100, "few", 20, 0.1) as server:
-        slept = server.run(receiver("sleeper"), 1)
+        slept = server.run(receiver("sleeper"), count=1)
     assert slept.missed >= 5
     with PushServer.start(5_000, "few", 4, 0.1, "--small-first") as server:
         for name in ("floor", "library"):
-            peak = server.run(receiver(name), 4, "--memory")
+            peak = server.run(receiver(name), "--memory")
             assert peak.rows == 5_000
             assert peak.peak >= peak.first_peak > 0

@@ -102,6 +102,16 @@ def test_of_many_alerts_each_is_queued_once_and_in_order(box):
     assert numbers(box) == [*range(20, 30), *range(20), *range(30, 137)]
 
 
+def test_the_limit_counts_alerts_and_not_their_numbers(path):
+    with Outbox(path, limit=3) as box:
+        queue_of(box).accept(ready(1, 2, 3))
+        queue_of(box).resolve(sent(first(box, 3)[1]), 9)
+        queue_of(box).accept(ready(4))
+        assert numbers(box) == [1, 3, 4]
+        with pytest.raises(OutboxFull, match="would hold 4"):
+            queue_of(box).accept(ready(5))
+
+
 def test_a_queued_alert_is_not_queued_twice(box):
     queue_of(box).accept(ready(1, 2))
     queue_of(box).accept(ready(2, 3))

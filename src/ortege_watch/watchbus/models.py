@@ -497,17 +497,12 @@ _BY_FIELDS: Final[Mapping[str, Any]] = {}
 """The ``raw`` of a new alert with values that are not strings: it is made on access."""
 
 
-class _KeyStart(msgspec.Struct, gc=False):
-    """The beginning of the JSON whose SHA-256 is a dedupe key."""
+class _Key(msgspec.Struct, gc=False):
+    """The JSON whose SHA-256 is a dedupe key; its end is that of the encoded alert."""
 
     app_id: str
     chain_id: str
     watch_entity: str  # in lower case
-
-
-class _Key(_KeyStart, gc=False):
-    """All of it; from the event code on, it is what the alert is encoded as."""
-
     watch_event_code: str
     timestamp: int
     event_values: Mapping[str, str]
@@ -870,7 +865,10 @@ def encode_alert(
         sort_keys=True,
         is_exact=codec.has_strings(values),
     )
-    return b'%b,"event_values":%b}' % (codec.dump_bytes(wire, path)[:-1], listed)
+    return b'%b,"event_values":%b}' % (
+        codec.dump_bytes(wire, path, is_exact=True)[:-1],
+        listed,
+    )
 
 
 def dedupe_keys(
@@ -893,7 +891,7 @@ def dedupe_keys(
 
 def _key_start(app_id: str, alert: AlertInfo) -> bytes:
     """Return what replaces the beginning of an encoded alert in its dedupe key."""
-    names = _KeyStart.__struct_fields__
+    names = _Key.__struct_fields__[:3]
     parts = app_id, alert._chain_id, alert._entity.lower()
     start = codec.dump_bytes(dict(zip(names, parts, strict=True)), "alert")
     return start[:-1] + b","

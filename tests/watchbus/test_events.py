@@ -19,7 +19,7 @@ from ortege_watch.watchbus import (
     RiskFunctionCall,
     TrustScoreDecrease,
 )
-from ortege_watch.watchbus.models import kind_of
+from ortege_watch.watchbus.events import kind_of
 
 TRANSACTION = {"block_number": "22313123", "tx_hash": "0xab", "current_value": "1.10"}
 

@@ -120,9 +120,9 @@ def test_all_keys_are_tried_whichever_fits():
         def __init__(self, secret):
             self.secret = secret
 
-        def __iter__(self):
+        def copy(self):
             tried.append(self.secret)
-            return iter(signing.prepare(self.secret))
+            return signing.prepare(self.secret)
 
     keys = [Noted(name) for name in ("old", "new", "next")]
     for name in ("old", "new", "next"):

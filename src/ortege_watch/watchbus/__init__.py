@@ -27,6 +27,15 @@ if TYPE_CHECKING:
         AsyncWatchBusClient as AsyncWatchBusClient,
         WatchBusClient as WatchBusClient,
     )
+    from ortege_watch.watchbus.events import (
+        AbnormalFunctionCall as AbnormalFunctionCall,
+        BigAmountTxn as BigAmountTxn,
+        BigAmountTxnPercent as BigAmountTxnPercent,
+        BigAmountTxnUsd as BigAmountTxnUsd,
+        EventValues as EventValues,
+        RiskFunctionCall as RiskFunctionCall,
+        TrustScoreDecrease as TrustScoreDecrease,
+    )
     from ortege_watch.watchbus.handled import (
         Claim as Claim,
         HandledStore as HandledStore,
@@ -41,19 +50,12 @@ if TYPE_CHECKING:
         RetryAlert as RetryAlert,
     )
     from ortege_watch.watchbus.models import (
-        AbnormalFunctionCall as AbnormalFunctionCall,
         AlertInfo as AlertInfo,
         Alerts as Alerts,
-        BigAmountTxn as BigAmountTxn,
-        BigAmountTxnPercent as BigAmountTxnPercent,
-        BigAmountTxnUsd as BigAmountTxnUsd,
         EntityInfo as EntityInfo,
-        EventValues as EventValues,
-        RiskFunctionCall as RiskFunctionCall,
         Subscription as Subscription,
         SubscriptionPage as SubscriptionPage,
         SupportedEvent as SupportedEvent,
-        TrustScoreDecrease as TrustScoreDecrease,
         WatchEvent as WatchEvent,
         WatchResult as WatchResult,
         read_alerts as read_alerts,
@@ -113,15 +115,17 @@ _HOMES = {
         "watchbus.asgi": "alert_app",
         "watchbus.channel": "AlertChannel AlertServer serve_alert_channel",
         "watchbus.client": "AsyncWatchBusClient WatchBusClient",
+        "watchbus.events": """
+            AbnormalFunctionCall BigAmountTxn BigAmountTxnPercent BigAmountTxnUsd
+            EventValues RiskFunctionCall TrustScoreDecrease
+        """,
         "watchbus.handled": "Claim HandledStore MemoryHandled SQLiteHandled",
         "watchbus.inbox": """
             AlertHandler AlertInbox AlertOutcome RejectAlert RetryAlert
         """,
         "watchbus.models": """
-            AbnormalFunctionCall AlertInfo Alerts BigAmountTxn BigAmountTxnPercent
-            BigAmountTxnUsd EntityInfo EventValues RiskFunctionCall Subscription
-            SubscriptionPage SupportedEvent TrustScoreDecrease WatchEvent WatchResult
-            read_alerts
+            AlertInfo Alerts EntityInfo Subscription SubscriptionPage SupportedEvent
+            WatchEvent WatchResult read_alerts
         """,
         "watchbus.outbox": "Outbox WaitingAlert",
         "watchbus.provider": "Provider RateLimit provider_app",

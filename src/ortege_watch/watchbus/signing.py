@@ -12,11 +12,10 @@ empty: then one signature stands for one request.
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from hmac import compare_digest
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -46,18 +45,10 @@ _FIELD: Final = re.compile(r"[!-:<-~]+")  # visible ASCII without ";"
 _METHOD: Final = re.compile(r"[A-Z]+")
 _PATH: Final = re.compile(r"/[!\"$-:<->@-~]*")  # ... and without "?" and "#"
 
-# RFC 2104: what HMAC combines with each byte of the key, for the two hashes.
-_BLOCK_SIZE: Final = 64
-_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
-
 _DASHED: Final = re.compile(r"\w{8}(?:-\w{4}){3}-\w{12}", re.ASCII)  # str(uuid4())
 
-Key: TypeAlias = "tuple[hashlib._Hash, hashlib._Hash]"  # noqa: SLF001 - typeshed's
-"""A secret that is ready for signing: the inner and the outer hash of its HMAC.
-
-Its ``repr`` does not show the secret. To copy the two takes half the time of
-``hmac.new()``, and two thirds of that of copying an ``hmac.HMAC``.
-"""
+Key: TypeAlias = hmac.HMAC
+"""A secret that is ready for signing; its ``repr`` does not show the secret."""
 
 
 def is_field(text: object) -> bool:
@@ -116,19 +107,15 @@ def check_credentials(given: Concealed) -> Credentials:
 
 
 def prepare(secret: object, name: str = "secret") -> Key:
-    """Return the key of a secret, which is checked."""
+    """Return the HMAC-SHA256 of an empty text under a secret, which is checked.
+
+    To copy it and add the text takes two thirds of the time of ``hmac.digest()``.
+    """
     given = secret if isinstance(secret, Concealed) else Concealed(secret)
     del secret  # a traceback shows what a frame has
     if problem := _problem(given.value):
         raise InvalidArgument(f"{name} {problem}")
-    block = Concealed(given.value.encode())
-    if len(block.value) > _BLOCK_SIZE:
-        block = Concealed(hashlib.sha256(block.value).digest())
-    block = Concealed(block.value.ljust(_BLOCK_SIZE, b"\0"))
-    inner, outer = (
-        hashlib.sha256(block.value.translate(pad)) for pad in (_INNER, _OUTER)
-    )
-    return inner, outer
+    return hmac.new(given.value.encode(), digestmod="sha256")
 
 
 def _problem(secret: object) -> str:
@@ -150,10 +137,9 @@ def _problem(secret: object) -> str:
 
 def digest(key: Key, message: bytes) -> str:
     """Return the signature of a message."""
-    inner, outer = key[0].copy(), key[1].copy()
-    inner.update(message)
-    outer.update(inner.digest())
-    return outer.hexdigest()
+    mac = key.copy()
+    mac.update(message)
+    return mac.hexdigest()
 
 
 def matches(keys: Iterable[Key], message: bytes, signature: str) -> bool:
@@ -161,11 +147,10 @@ def matches(keys: Iterable[Key], message: bytes, signature: str) -> bool:
     if not signature.isascii():
         return False
     good = False
-    for first, second in keys:  # as digest(), without a call
-        inner, outer = first.copy(), second.copy()
-        inner.update(message)
-        outer.update(inner.digest())
-        good |= compare_digest(outer.hexdigest(), signature)
+    for key in keys:
+        mac = key.copy()  # as digest(), without a call
+        mac.update(message)
+        good |= hmac.compare_digest(mac.hexdigest(), signature)
     return good
 
 

@@ -54,7 +54,6 @@ _is_time = re.compile(
     rf"{_TIME}(?:\.[0-9]{{1,6}}0*)?(?P<zone>Z|[+-][0-9]{{2}}:[0-9]{{2}})?"
 ).fullmatch
 _DIGITS_TO_ZERO: Final = str.maketrans("123456789", "000000000")
-_NO_SIGNS: Final = str.maketrans("", "", ".-")
 
 
 OBJECTS: Final = b"["
@@ -208,8 +207,10 @@ def _read_compact(data: memoryview, columns: Columns, head: bytes) -> Decoded | 
             columns = _members.decode(match[1])
         except codec.UNREADABLE:
             return None
+        if len(set(columns)) < len(columns):
+            return None
     cells = read_list(data[len(head) - 1 : -1], head, columns)
-    if cells is None or bytes(data[-1:]) != b"}" or len(set(columns)) < len(columns):
+    if cells is None or bytes(data[-1:]) != b"}":
         return None
     return Decoded(columns, cells, head)
 
@@ -356,9 +357,9 @@ def read_column(
         return values
     if kinds == {str}:
         # Checking the characters of all values together is faster than value by value.
-        if kind is int and _are_digits("".join(values)):
+        if kind is int and _are_digits(values):
             return list(map(int, values))
-        if kind is Decimal and _are_digits("".join(values).translate(_NO_SIGNS)):
+        if kind is Decimal and _are_digits(values, apart_from=b".-"):
             try:
                 return list(map(Decimal, values))
             except ArithmeticError:
@@ -370,8 +371,8 @@ def read_column(
     return [None if value is None and nullable else read(value) for value in values]
 
 
-def _are_digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+def _are_digits(values: Iterable[str], *, apart_from: bytes = b"") -> bool:
+    return "".join(values).encode().translate(None, apart_from).isdigit()
 
 
 def _are_times(values: Sequence[str]) -> bool:

@@ -218,7 +218,7 @@ class _Search:
     def _common(self) -> int:
         """Count the bytes from here on that are the same."""
         most = min(self.end - self.i, self.other_end - self.j)
-        done, size = 0, _FIRST_CHUNK
+        done, size, growth = 0, _FIRST_CHUNK, 4
         while done < most:
             size = min(size, most - done)
             here, there = self.i + done, self.j + done
@@ -226,12 +226,12 @@ class _Search:
             other = self.after[there : there + size]
             if msgspec.Raw(one) == msgspec.Raw(other):
                 done += size
-                size = min(4 * size, _LARGEST_CHUNK)
+                size = min(growth * size, _LARGEST_CHUNK)
             elif size <= _FIRST_CHUNK:
                 differing = int.from_bytes(one, "big") ^ int.from_bytes(other, "big")
                 return done + size - (differing.bit_length() + 7) // 8
             else:
-                size //= 8
+                size, growth = size // 4, 1
         return most
 
     def _step(self, i: int, j: int, streak: int) -> bool:

@@ -320,7 +320,10 @@ class Rows(Sequence[R_co]):
         return len(self.cells)
 
     def __iter__(self) -> Iterator[R_co]:
-        return chain.from_iterable(map(self._some, range(0, len(self), _TOGETHER)))
+        length = len(self.cells)
+        if length <= _TOGETHER:
+            return iter(self._some(0))
+        return chain.from_iterable(map(self._some, range(0, length, _TOGETHER)))
 
     @overload
     def __getitem__(self, index: int) -> R_co: ...

@@ -232,8 +232,7 @@ def by_text(one, other):
 
 def by_values(one, other):
     """Compare all rows."""
-    sides = [diff._Side(*snapshot_of(each).open()) for each in (one, other)]
-    return diff._by_values(*sides)
+    return diff._by_values(*(snapshot_of(each).compared() for each in (one, other)))
 
 
 def test_without_a_snapshot_before_all_is_new():

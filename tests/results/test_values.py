@@ -209,10 +209,18 @@ def test_a_column_is_read_as_its_values_are(column, kind, zone, nullable):
 @given(columns, st.sampled_from([*KINDS, None]), zones)
 def test_verbatim_columns_hold_no_two_forms_of_a_value(column, kind, zone):
     meanings = {}
-    if values.is_verbatim(column, kind, zone):
+    if values.form_of(column, kind, zone) is not None:
         for value in column:
             meaning = values.canonical(value, kind, zone)
             assert meanings.setdefault(meaning, value) == value
+
+
+@given(columns, columns, st.sampled_from([*KINDS, None]), zones)
+def test_columns_of_one_form_hold_no_two_forms_of_a_value(one, other, kind, zone):
+    form, other_form = (values.form_of(each, kind, zone) for each in (one, other))
+    alike = form == other_form or values.ANY_FORM in {form, other_form}
+    if alike and None not in {form, other_form}:
+        assert values.form_of([*one, *other], kind, zone) is not None
 
 
 @pytest.mark.parametrize(
@@ -229,7 +237,7 @@ def test_verbatim_columns_hold_no_two_forms_of_a_value(column, kind, zone):
     ],
 )
 def test_the_usual_columns_are_verbatim(column, kind):
-    assert values.is_verbatim(column, kind, UTC)
+    assert values.form_of(column, kind, UTC) is not None
 
 
 @pytest.mark.parametrize(
@@ -247,7 +255,7 @@ def test_the_usual_columns_are_verbatim(column, kind):
     ],
 )
 def test_columns_with_several_forms_are_not(column, kind, zone):
-    assert not values.is_verbatim(column, kind, zone)
+    assert values.form_of(column, kind, zone) is None
 
 
 @pytest.mark.parametrize(

@@ -202,5 +202,5 @@ def test_comparing_text_finds_what_comparing_values_finds(pair, form, how, other
     assert after.flat == all(
         not isinstance(value, list | dict) for row in pair[1] for value in row
     )
-    expected = diff._by_values(diff._Side(*before.open()), diff._Side(*after.open()))
+    expected = diff._by_values(before.compared(), after.compared())
     assert counted(found) == counted(expected)

@@ -425,31 +425,41 @@ def _frozen(value: Any) -> Hashable:
     return tuple(flat)
 
 
-def is_verbatim(values: Sequence[Any], kind: Kind, zone: tzinfo) -> bool:
-    """Return whether values of a column are equal only if they were sent alike.
+ANY_FORM: Final = "any"
+"""The form of a column that has no value apart from NULL."""
 
-    ``False`` means that they may be equal in other cases, too.
+
+def form_of(values: Sequence[Any], kind: Kind, zone: tzinfo) -> Hashable:
+    """Return in which form the values of a column were sent.
+
+    In columns of one form, values are equal only if they were sent alike. ``None`` means
+    that they may be equal in other cases, too.
     """
-    kinds = set(map(type, values))
+    kinds = set(map(type, values)) - _NULL
+    if not kinds:
+        return ANY_FORM
     if kind in {None, str} or str not in kinds:
-        return True
-    if kind is bool or kinds - {str, type(None)}:
-        return False
-    texts = values
-    if len(kinds) > 1:
-        texts = [value for value in values if value is not None]
+        return "as sent" if kind in {None, str} else "no string"
+    if kind is bool or len(kinds) > 1:
+        return None
+    texts = (
+        values if None not in values else [each for each in values if each is not None]
+    )
     if kind is datetime:
         # In other zones two wall clock times may be one instant.
-        return zone is UTC and _are_times(texts)
-    _, point, decimals = next(iter(texts), "").partition(".")
-    alike = _are_alike(len(decimals) if point else None)
-    return alike("\n".join([*texts, ""])) is not None
+        return "time" if zone is UTC and _are_times(texts) else None
+    _, point, decimals = texts[0].partition(".")
+    length = len(decimals) if point else -1
+    return length if _are_alike(length)("\n".join([*texts, ""])) else None
+
+
+_NULL: Final = frozenset({type(None)})
 
 
 @lru_cache(maxsize=64)
-def _are_alike(decimals: int | None) -> Callable[[str], re.Match[str] | None]:
+def _are_alike(decimals: int) -> Callable[[str], re.Match[str] | None]:
     """Match lines of numbers with so many decimals, each in its only form."""
-    rest = "" if decimals is None else rf"\.[0-9]{{{decimals}}}"
+    rest = "" if decimals < 0 else rf"\.[0-9]{{{decimals}}}"
     return re.compile(rf"(?:(?:0|-?[1-9][0-9]*+){rest}\n)*+").fullmatch
 
 

@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from ortege_watch.results.decode import (
+    ANY_FORM,
     OBJECTS,
     Cells,
     Layout,
     are_flat,
     canonical,
-    is_verbatim,
     read_list,
     sort_key,
     tail_of,
 )
-from ortege_watch.results.result import ChangedRow, Keys, Row, Rows, Snapshot
+from ortege_watch.results.result import ChangedRow, Row, Rows, Snapshot, Table
 
 if TYPE_CHECKING:
     from ortege_watch.results import Result
@@ -95,8 +95,7 @@ def difference(before: Result | None, after: Result) -> Difference:
         found = _by_text(old, new)
         if found is not None:
             return found
-    old_rows = _Side(*old.open(), old.keys)
-    found = _by_values(old_rows, _Side(*new.open()), new)
+    found = _by_values(old.compared(), new.compared())
     new.has_changed = len(found.changed) > len(after) // _MANY
     return found
 
@@ -149,9 +148,9 @@ def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
         return None
     after.head, after.checked = head, True
     after.flat = are_flat(new)
-    if before.length is not None:
-        after.length = before.length - len(old) + len(new)
-    return _by_values(_Side(layout, old), _Side(after.lay_out(columns), new))
+    assert before.length is not None  # noqa: S101 - for the type checkers
+    after.length = before.length - len(old) + len(new)
+    return _by_values(Table(layout, old), Table(after.lay_out(columns), new))
 
 
 def _joined(pieces: Iterable[bytes]) -> bytes:
@@ -297,77 +296,62 @@ class _Search:
         return 0
 
 
-class _Side(msgspec.Struct, frozen=True):
-    """Rows of one side of a comparison, and their keys if these are known."""
-
-    layout: Layout
-    cells: Sequence[Cells]
-    keys: Keys | None = None
-
-
-def _by_values(
-    before: _Side, after: _Side, snapshot: Snapshot | None = None
-) -> Difference:
-    """Compare rows; store the newer keys in ``snapshot`` for the next comparison."""
+def _by_values(before: Table, after: Table) -> Difference:
+    """Compare rows."""
     if before.layout is not after.layout:
         return _by_meaning(before, after)
     try:
-        return _as_sent(before, after, snapshot)
+        return _as_sent(before, after)
     except TypeError:  # values that are lists or objects are not hashable
         return _by_meaning(before, after)
 
 
-def _as_sent(before: _Side, after: _Side, snapshot: Snapshot | None) -> Difference:
+def _as_sent(before: Table, after: Table) -> Difference:
     """Compare rows of one layout as they were sent; TypeError if that is impossible."""
     layout = after.layout
-    values = list(map(layout.get_key, after.cells))
-    was: Sequence[Any] = before.cells  # None for a row that is new
-    removed: list[Cells] = []
-    keys = before.keys
-    if keys is not None and keys.values == values:
-        # The same rows in the same order: no key need be looked up.
-        if keys.is_verbatim is None:
-            keys.is_verbatim = _are_verbatim(layout, layout.keys, before.cells)
-    else:
-        old_values = keys.values if keys else map(layout.get_key, before.cells)
-        by_key = dict(zip(old_values, before.cells, strict=True))
-        kept = set(values)
-        if len(by_key) < len(before.cells) or len(kept) < len(values):
-            return _by_meaning(*_without_common(before, after))
-        keys = Keys(values)
-        was = list(map(by_key.get, values))
-        removed = [row for key, row in by_key.items() if key not in kept]
-    if snapshot is not None:
-        snapshot.keys = keys
-    differ = list(map(operator.ne, was, after.cells))
+    was: Sequence[Any] = before.cells
     added: list[int] = []
-    if was is not before.cells:
-        added = [place for place, old in enumerate(was) if old is None]
+    removed: list[Cells] = []
+    if after.has_keys_of(before):
+        # No key need be looked up. With one measure, the rest of the rows is the same.
+        whole = len(layout.measures) != 1
+        old, new = (
+            side.cells if whole else side.column(layout.measures[0])
+            for side in (before, after)
+        )
+        differ = list(map(operator.ne, old, new))
+    else:
+        keys = list(map(layout.get_key, after.cells))
+        by_key = dict(zip(map(layout.get_key, was), was, strict=True))
+        kept = set(keys)
+        before.is_unique = len(by_key) == len(was)
+        after.is_unique = len(kept) == len(keys)
+        if not (before.is_unique and after.is_unique):
+            return _by_meaning(*_without_common(before, after))
+        was = list(map(by_key.get, keys))  # None for a row that is new
+        removed = [row for key, row in by_key.items() if key not in kept]
+        differ = list(map(operator.ne, was, after.cells))
+        added = [place for place, row in enumerate(was) if row is None]
         for place in added:
             differ[place] = False
+    if not _are_verbatim(before, after, layout.keys):
+        # Keys that were sent differently may mean the same.
+        return _by_meaning(*_without_common(before, after))
     changed = list(compress(count(), differ))
     olds: list[Cells] = list(compress(was, differ))
-    news = list(compress(after.cells, differ))
-    if not keys.is_verbatim:
-        left = [*removed, *news, *map(after.cells.__getitem__, added)]
-        if not _are_verbatim(layout, layout.keys, left):
-            # Keys that were sent differently may mean the same.
-            return _by_meaning(*_without_common(before, after))
-    if not _are_verbatim(layout, layout.measures, olds + news):
-        unequal = _differ(layout, olds, news)
+    if changed and not _are_verbatim(before, after, layout.measures):
+        unequal = _differ(layout, olds, list(compress(after.cells, differ)))
         olds = list(compress(olds, unequal))
         changed = list(compress(changed, unequal))
     return _difference(before, after, added, changed, olds, removed)
 
 
-def _are_verbatim(layout: Layout, names: Iterable[str], rows: Sequence[Cells]) -> bool:
+def _are_verbatim(before: Table, after: Table, names: Iterable[str]) -> bool:
     """Return whether values of these columns are equal only if they were sent alike."""
     for name in names:
-        kind = layout.kinds[name]
-        if kind is not str and kind is not None:
-            column = layout.column(name, rows)
-            if not is_verbatim(column, kind, layout.zone):
-                return False
+        forms = {before.form(name), after.form(name)} - {ANY_FORM}
+        if None in forms or len(forms) > 1:
+            return False
     return True
 
 
@@ -402,8 +386,8 @@ def _are_unequal(one: Any, other: Any) -> bool:
 
 
 def _difference(
-    before: _Side,
-    after: _Side,
+    before: Table,
+    after: Table,
     added: Sequence[int],
     changed: Sequence[int],
     olds: Sequence[Cells],
@@ -423,7 +407,7 @@ Values: TypeAlias = "tuple[Hashable, ...]"
 Keyed: TypeAlias = "dict[Values, list[tuple[Values, int]]]"
 
 
-def _by_meaning(before: _Side, after: _Side) -> Difference:
+def _by_meaning(before: Table, after: Table) -> Difference:
     """Compare rows by the meaning of their values, with several rows per key.
 
     Equal rows are left out. The other rows of a key are paired in the order of their
@@ -453,7 +437,7 @@ def _by_meaning(before: _Side, after: _Side) -> Difference:
     )
 
 
-def _by_key(side: _Side, keys: Sequence[str], rest: Sequence[str]) -> Keyed:
+def _by_key(side: Table, keys: Sequence[str], rest: Sequence[str]) -> Keyed:
     """Return the values and the positions of the rows of each key."""
     layout = side.layout
 
@@ -477,13 +461,13 @@ def _in_order(rows: list[tuple[Values, int]]) -> list[int]:
     return [place for _, place in rows]
 
 
-def _without_common(before: _Side, after: _Side) -> tuple[_Side, _Side]:
+def _without_common(before: Table, after: Table) -> tuple[Table, Table]:
     """Leave out rows that were sent alike on both sides."""
     olds = [(row, row) for row in before.cells]
     news = [(row, row) for row in after.cells]
     olds, news = _without_equal(olds, news)
-    old_rows = _Side(before.layout, [row for _, row in olds])
-    return old_rows, _Side(after.layout, [row for _, row in news])
+    old_rows = Table(before.layout, [row for _, row in olds])
+    return old_rows, Table(after.layout, [row for _, row in news])
 
 
 Items: TypeAlias = "list[tuple[Values, T]]"

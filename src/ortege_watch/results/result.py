@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from itertools import chain, repeat
 from typing import Any, Final, TypeVar, cast, overload
 
-import attrs
 import msgspec
 
 from ortege_watch import _json as codec
@@ -32,6 +31,7 @@ from ortege_watch.results.decode import (
     Layout,
     Place,
     are_flat,
+    form_of,
     lay_out,
     read_column,
     read_object,
@@ -376,14 +376,51 @@ def _first(rows: Sequence[Row]) -> str:
     return ", ".join(shown_rows + ["…"] * (len(rows) > _ROWS_SHOWN))
 
 
-@attrs.define
-class Keys:
-    """The keys of the rows of a snapshot as they were sent, all different."""
+class Table:
+    """Rows that are compared, and what a comparison found out about them.
 
-    values: list[Any]  # one for each row, in their order
-    # whether keys with the same meaning were sent alike, so not as "1" and "1.0"; None
-    # if that has not been checked
-    is_verbatim: bool | None = None
+    Attributes:
+        layout: the columns and their types.
+        cells: the rows.
+        is_unique: whether no two rows have the same key, as it was sent; ``None`` if
+            that has not been checked.
+    """
+
+    __slots__ = ("_columns", "_forms", "cells", "is_unique", "layout")
+
+    def __init__(self, layout: Layout, cells: Sequence[Cells]) -> None:
+        self.layout = layout
+        self.cells = cells
+        self.is_unique: bool | None = None
+        self._columns: dict[str, list[Any]] = {}
+        self._forms: dict[str, Hashable] = {}
+
+    def column(self, name: str) -> list[Any]:
+        """Return the values of a column as they were sent."""
+        if name not in self._columns:
+            self._columns[name] = self.layout.column(name, self.cells)
+        return self._columns[name]
+
+    def form(self, name: str) -> Hashable:
+        """Return the form of a column, see :func:`form_of`."""
+        if name not in self._forms:
+            layout = self.layout
+            kind, values = layout.kinds[name], self.column(name)
+            self._forms[name] = form_of(values, kind, layout.zone)
+        return self._forms[name]
+
+    def has_keys_of(self, other: Table) -> bool:
+        """Return whether the rows have the same keys in the same order, each once."""
+        keys = self.layout.keys
+        if not (
+            other.is_unique
+            and len(self.cells) == len(other.cells)
+            and all(self.column(name) == other.column(name) for name in keys)
+        ):
+            return False
+        self.is_unique = True
+        self._forms.update({name: other.form(name) for name in keys})
+        return True
 
 
 class Snapshot(msgspec.Struct, eq=False):
@@ -404,8 +441,8 @@ class Snapshot(msgspec.Struct, eq=False):
     flat: bool | None = None
     # whether many rows differed from the snapshot before
     has_changed: bool = False
-    # the keys of the rows; None if two are alike or nothing was compared
-    keys: Keys | None = None
+    # the rows in a comparison; None if all were not compared
+    table: Table | None = None
 
     def follow(self, other: Snapshot) -> None:
         """Expect the columns and the limit of an earlier answer to the same query."""
@@ -432,6 +469,13 @@ class Snapshot(msgspec.Struct, eq=False):
             layout = self.lay_out(columns)
             self.cells, self.length, self.checked = cells, len(cells), True
         return layout, cells
+
+    def compared(self) -> Table:
+        """Return all rows for a comparison."""
+        layout, cells = self.open()
+        if self.table is None or self.table.layout is not layout:
+            self.table = Table(layout, cells)
+        return self.table
 
     def lay_out(self, columns: Columns) -> Layout:
         """Set and return the types of the columns."""

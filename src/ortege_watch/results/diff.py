@@ -346,13 +346,15 @@ def _as_sent(before: Table, after: Table) -> Difference:
     return _difference(before, after, added, changed, olds, removed)
 
 
-def _are_verbatim(before: Table, after: Table, names: Iterable[str]) -> bool:
+def _are_verbatim(before: Table, after: Table, names: tuple[str, ...]) -> bool:
     """Return whether values of these columns are equal only if they were sent alike."""
-    for name in names:
-        forms = {before.form(name), after.form(name)} - {ANY_FORM}
-        if None in forms or len(forms) > 1:
-            return False
-    return True
+    olds, news = before.forms(names), after.forms(names)
+    if None in olds or None in news:
+        return False
+    return olds == news or all(
+        old == new or ANY_FORM in {old, new}
+        for old, new in zip(olds, news, strict=True)
+    )
 
 
 def _differ(layout: Layout, olds: list[Cells], news: list[Cells]) -> list[bool]:
@@ -397,9 +399,9 @@ def _difference(
     layout, row_at = after.layout, after.cells.__getitem__
     news, old_rows = list(map(row_at, changed)), Rows[Row](before.layout, olds)
     return Difference(
-        Rows(layout, list(map(row_at, added)), order=added),
-        Rows(layout, news, before=old_rows, order=changed),
-        Rows(before.layout, removed),
+        Rows(layout, list(map(row_at, added)), order=added) if added else (),
+        Rows(layout, news, before=old_rows, order=changed) if changed else (),
+        Rows(before.layout, removed) if removed else (),
     )
 
 

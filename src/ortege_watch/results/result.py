@@ -92,11 +92,12 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
             DecodeError: the value is NULL in the column of a member, or has another
                 type, or the column does not exist.
         """
-        values = self._rows.read.get(id(column))
+        rows = self._rows
+        values = rows.read.get(id(column))
         if values is not None:
             return values[self._place]
-        name, index, _, read = self._rows.find(column)
-        value = self._cells[index]
+        name, place, _, read = rows.find(column)
+        value = rows.cells[self._place][place]
         try:
             return read(value)
         except ValueError as error:
@@ -123,11 +124,12 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
             DecodeError: the value has another type, or the column does not exist: a
                 misspelt name does not return the default.
         """
-        values = self._rows.read.get(id(column))
+        rows = self._rows
+        values = rows.read.get(id(column))
         if values is not None:
             return values[self._place]
-        name, index, _, read = self._rows.find(column)
-        value = self._cells[index]
+        name, place, _, read = rows.find(column)
+        value = rows.cells[self._place][place]
         if value is None:
             return default
         try:
@@ -290,8 +292,9 @@ class Rows(Sequence[R_co]):
     def find(self, column: str | Member[Any] | TimeSelection) -> Place:
         """Return the place of a column, and read the column of all rows if possible."""
         place = self.layout.find(column)
-        is_worth_it = len(self.cells) > 1 and len(self._keep) < _MOST_KEPT
-        if is_worth_it and place.kind is not None:
+        if len(self.cells) == 1 or place.kind is None:
+            return place
+        if len(self._keep) < _MOST_KEPT:
             values = self._read(place)
             if values is not None:
                 self._keep.append(column)
@@ -393,7 +396,7 @@ class Table:
         self.cells = cells
         self.is_unique: bool | None = None
         self._columns: dict[str, list[Any]] = {}
-        self._forms: dict[str, Hashable] = {}
+        self._forms: dict[tuple[str, ...], tuple[Hashable, ...]] = {}
 
     def column(self, name: str) -> list[Any]:
         """Return the values of a column as they were sent."""
@@ -401,13 +404,14 @@ class Table:
             self._columns[name] = self.layout.column(name, self.cells)
         return self._columns[name]
 
-    def form(self, name: str) -> Hashable:
-        """Return the form of a column, see :func:`form_of`."""
-        if name not in self._forms:
-            layout = self.layout
-            kind, values = layout.kinds[name], self.column(name)
-            self._forms[name] = form_of(values, kind, layout.zone)
-        return self._forms[name]
+    def forms(self, names: tuple[str, ...]) -> tuple[Hashable, ...]:
+        """Return the forms of columns, see :func:`form_of`."""
+        if names not in self._forms:
+            kinds, zone = self.layout.kinds, self.layout.zone
+            self._forms[names] = tuple(
+                [form_of(self.column(name), kinds[name], zone) for name in names]
+            )
+        return self._forms[names]
 
     def has_keys_of(self, other: Table) -> bool:
         """Return whether the rows have the same keys in the same order, each once."""
@@ -419,7 +423,7 @@ class Table:
         ):
             return False
         self.is_unique = True
-        self._forms.update({name: other.form(name) for name in keys})
+        self._forms[keys] = other.forms(keys)
         return True
 
 

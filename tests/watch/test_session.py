@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-import attrs
 import pytest
+from msgspec import structs
 
 from ortege_watch import _json as codec
 from ortege_watch._http.statuses import api_error
@@ -1428,8 +1428,13 @@ def test_the_diagram_in_the_docs_is_the_machine():
 
 
 def test_a_frame_changes_what_counts_as_silence_and_nothing_else():
-    values = {field.name: object() for field in attrs.fields(Live)}
+    values = {name: object() for name in Live.__struct_fields__}
     before = Live(**values)
     after = before.after_frame(7.0, 2.0)
     changed = {"silent_at": 9.0, "lost_at": 11.0, "pong_by": None}
-    assert attrs.asdict(after, recurse=False) == values | changed
+    assert structs.asdict(after) == values | changed
+
+
+def test_no_state_shows_its_token():
+    assert "s3cret" not in repr(Live("s3cret", 1.0))
+    assert "silent_at=1.0" in repr(Live("s3cret", 1.0))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
 import attrs
+from msgspec.structs import replace
 
 from ortege_watch._http.conversation import TokenTimeout, next_attempt, respected
 from ortege_watch._http.statuses import TRANSIENT, api_error
@@ -285,7 +286,7 @@ class Session:
                 return self._on_frame(state, frame)
             case states.Pong():
                 silent_at = self._now + self._settings.stale_after
-                return attrs.evolve(state, silent_at=silent_at, pong_by=None)
+                return replace(state, silent_at=silent_at, pong_by=None)
             case states.DeadlinePassed():
                 return self._on_deadline(state)
             case states.TokenReady(token=token, expires_at=expires_at):
@@ -294,7 +295,7 @@ class Session:
                 if self._refusal is not None:
                     return self._reconnect(state, error)
                 self._log(logging.WARNING, f"{error.text}; keeping the current token")
-                return attrs.evolve(state, renew_at=self._now + _ASK_AGAIN_AFTER)
+                return replace(state, renew_at=self._now + _ASK_AGAIN_AFTER)
             case states.Unreadable(error=error):
                 # What it held is unknown, and the server pushes a result only once.
                 return self._reconnect(state, error)
@@ -337,7 +338,7 @@ class Session:
                 return self._on_answer(state, frame)
             case frames.Handshake():
                 self._refusal = None
-                return attrs.evolve(state, handshake_by=None)
+                return replace(state, handshake_by=None)
             case frames.FrameError(status=status, message=message):
                 error = api_error(message, status=status)
                 if isinstance(error, AuthenticationError):
@@ -392,7 +393,7 @@ class Session:
         self._on_snapshot(key, parts[0])
         if queries.release_at == state.release_at:
             return state
-        return attrs.evolve(state, release_at=queries.release_at)
+        return replace(state, release_at=queries.release_at)
 
     def _on_snapshot(self, key: str, part: ResultPart) -> None:
         """Deliver a snapshot, or hold it."""
@@ -433,7 +434,7 @@ class Session:
             return self._reconnect(state, TransportError(problem))
         if is_over(state.release_at):
             self._do(*self._queries.release(now))
-            return attrs.evolve(state, release_at=self._queries.release_at)
+            return replace(state, release_at=self._queries.release_at)
         if is_over(state.renew_at):
             return self._renew_token(state)
         if is_over(state.resend_at):
@@ -441,7 +442,7 @@ class Session:
         seconds = self._settings.stale_after
         self._log(logging.DEBUG, f"no frame for {seconds:g} s; sending a ping")
         self._do(states.Ping())
-        return attrs.evolve(state, pong_by=now + self._settings.pong_within)
+        return replace(state, pong_by=now + self._settings.pong_within)
 
     def _on_dropped(self, state: Live, event: states.Dropped) -> Waiting | Closed:
         if event.too_big:
@@ -479,7 +480,7 @@ class Session:
     def _renew_token(self, state: Live) -> Live:
         """Call the token function; again later, if it does not return in time."""
         self._do(states.AskToken())
-        return attrs.evolve(state, renew_at=self._now + self._settings.token_within)
+        return replace(state, renew_at=self._now + self._settings.token_within)
 
     def _on_new_token(
         self, state: Live, token: str, expires_at: float | None
@@ -491,13 +492,11 @@ class Session:
         expired = expires_at is not None and expires_at <= self._now
         if token == state.token or (expired and self._refusal is None):
             self._on_old_token(token, expired=expired)
-            return attrs.evolve(state, renew_at=renew_at)
+            return replace(state, renew_at=renew_at)
         self._old_tokens = 0
         self._log(logging.INFO, "authenticating with a new token")
         after = self._authorize(token, expires_at)
-        return attrs.evolve(
-            state, token=token, renew_at=renew_at, handshake_by=after.until
-        )
+        return replace(state, token=token, renew_at=renew_at, handshake_by=after.until)
 
     def _token_refused(
         self, state: Live, error: AuthenticationError
@@ -508,7 +507,7 @@ class Session:
         refusal = _Refusal(state.token, error)
         if self.dialect == "cube":
             self._refusal = refusal
-            return self._renew_token(attrs.evolve(state, handshake_by=None))
+            return self._renew_token(replace(state, handshake_by=None))
         after = self._reconnect(state, error)  # this dialect has one token per socket
         self._refusal = refusal
         return after
@@ -587,7 +586,7 @@ class Session:
         self._choice.previous_error = self._refusal = None
         self._refused_upgrades = self._early_drops = 0
         self._log(logging.INFO, f"live, subscribed to {self._queries}")
-        return attrs.evolve(state, since=self._now, confirm_by=None)
+        return replace(state, since=self._now, confirm_by=None)
 
     def _subscribe_all(self) -> None:
         """Send every open query; on a live socket that renews its subscription."""
@@ -602,7 +601,7 @@ class Session:
     def _resend(self, state: Live) -> Live:
         """Send every open query of Cube's dialect again."""
         self._subscribe_all()
-        return attrs.evolve(state, resend_at=self._now + self._settings.resend_every)
+        return replace(state, resend_at=self._now + self._settings.resend_every)
 
     def _start_polling(self) -> Polling:
         """Send every query over REST for the first time."""

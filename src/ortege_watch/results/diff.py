@@ -49,6 +49,9 @@ _LARGE: Final = 8192
 _MANY: Final = 16
 """After one row of so many has changed, the next texts will not have much in common."""
 
+_FEW: Final = 2
+"""Checking the forms of columns takes longer than comparing so few values."""
+
 _FIRST_CHUNK: Final = 1 << 10
 _LARGEST_CHUNK: Final = 1 << 18
 # The number of bytes that may differ in place, apart from a share of the text; a window
@@ -334,12 +337,13 @@ def _as_sent(before: Table, after: Table) -> Difference:
         added = [place for place, row in enumerate(was) if row is None]
         for place in added:
             differ[place] = False
-    if not _are_verbatim(before, after, layout.keys):
-        # Keys that were sent differently may mean the same.
-        return _by_meaning(*_without_common(before, after))
     changed = list(compress(count(), differ))
     olds: list[Cells] = list(compress(was, differ))
-    if changed and not _are_verbatim(before, after, layout.measures):
+    several = len(added) + len(changed) + len(removed) > 1
+    if several and not _are_verbatim(before, after, layout.keys):
+        # Keys that were sent differently may mean the same.
+        return _by_meaning(*_without_common(before, after))
+    if len(changed) <= _FEW or not _are_verbatim(before, after, layout.measures):
         unequal = _differ(layout, olds, list(compress(after.cells, differ)))
         olds = list(compress(olds, unequal))
         changed = list(compress(changed, unequal))

@@ -174,6 +174,7 @@ class BusConfig:
     """A server, the credentials, and the options of the requests."""
 
     root: str  # scheme, host and the path that endpoints' paths are appended to
+    host: str  # perhaps with a port, for log lines
     prefix: str  # that path
     credentials: Credentials
     key: Key = field(repr=False)
@@ -208,6 +209,7 @@ class BusConfig:
             _check_path("url", prefix)
         return cls(
             root=f"{HTTP_SCHEMES[parts.scheme]}://{parts.netloc}{prefix}",
+            host=parts.netloc,
             prefix=prefix,
             credentials=signer,
             key=prepare(signer.secret),
@@ -217,11 +219,6 @@ class BusConfig:
             batch_size=batch_size,
             style=style,
         )
-
-    @property
-    def host(self) -> str:
-        """The host, perhaps with a port, for log lines."""
-        return split_url(self.root, "", "").netloc
 
     def endpoint(self, path: str) -> Endpoint:
         """Return the endpoint with a path, which is checked."""

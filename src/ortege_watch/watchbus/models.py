@@ -12,8 +12,6 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
-from itertools import groupby
-from operator import attrgetter
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -261,7 +259,6 @@ _AFTER_TYPE: Final = b'"watch_event_code":'
 
 It is found once: a quote in a string is written with a backslash before it.
 """
-_CODE: Final = attrgetter("_event_code")
 
 
 _FIELDS: Final = (
@@ -577,21 +574,26 @@ def encode_documented(alerts: Sequence[AlertInfo]) -> list[bytes] | None:
 
     None has to if all values are strings and valid, as those of nearly every alert are.
     """
-    if any(each._raw is not None for each in alerts):
+    app_ids, entities, types = set[str | None](), set[str](), set[str]()
+    values: dict[str, list[Mapping[str, str]]] = {}
+    for each in alerts:
+        if each._raw is not None:
+            return None
+        app_ids.add(each._app_id)
+        entities.add(each._entity)
+        types.add(each._entity_type)
+        values.setdefault(each._event_code, []).append(each._values)
+    if types != set(map(spelling_of, types)):
         return None
-    if any(each._app_id is not None for each in alerts):
+    if not all(map(ADDRESS.fullmatch, entities)):
+        return None
+    for code, listed in values.items():
+        if not kind_of(code).accept(listed):
+            return None
+    if app_ids != {None}:  # which are not sent
         alerts = list(map(copy.copy, alerts))
         for each in alerts:
-            each._app_id = None  # it is not sent
-    types = {each._entity_type for each in alerts}
-    if not (
-        all(map(ADDRESS.fullmatch, {each._entity for each in alerts}))
-        and all(spelling_of(each) == each for each in types)
-    ):
-        return None
-    for code, group in groupby(sorted(alerts, key=_CODE), _CODE):
-        if not kind_of(code).accept([each._values for each in group]):
-            return None
+            each._app_id = None
     try:
         return codec.encode_lines(alerts).splitlines()
     except (TypeError, *codec.UNREADABLE):
@@ -640,7 +642,8 @@ def _key_start(app_id: str, alert: AlertInfo) -> bytes:
     """Return what replaces the beginning of an encoded alert in its dedupe key."""
     names = _Key.__struct_fields__[:3]
     parts = app_id, alert._chain_id, alert._entity.lower()
-    start = codec.dump_bytes(dict(zip(names, parts, strict=True)), "alert")
+    fields = dict(zip(names, parts, strict=True))
+    start = codec.dump_bytes(fields, "alert", is_exact=True)
     return start[:-1] + b","
 
 

@@ -91,7 +91,7 @@ def test_sent_alerts_are_removed_and_the_next_are_returned(box):
     queue_of(box).accept(items)
     one, two, three = first(box, 9)
     following, done = queue_of(box).resolve(sent(one, three), 9)
-    assert (following, done.letters) == ([two], [])
+    assert (following, done.dead) == ([two], [])
     assert first(box, 9) == [two]
     assert [each.key for each in queue_of(box).still_queued(items)] == [two.key]
 
@@ -234,7 +234,7 @@ def test_a_failed_alert_is_sent_again_later_and_delays_no_others(timed, clock):
     queue_of(timed).accept(ready(1, 2))
     one, two = first(timed, 9)
     following, done = queue_of(timed).resolve(failed(one), 9)
-    assert (following, done.letters) == ([two], [])
+    assert (following, done.dead) == ([two], [])
     assert queue_of(timed).is_due()
     queue_of(timed).resolve(sent(two), 9)
     [one] = first(timed, 9)  # at once: the server works

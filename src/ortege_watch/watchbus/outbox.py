@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain, starmap
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
@@ -205,13 +206,17 @@ class OutboxQueue(DatabaseFile):
             OutboxFull: they do not fit.
         """
         now = self.now()
-        rows = [(each.key, each.data, now) for each in alerts]
-        self._check_disk(sum([len(each.data) for each in alerts]))
+        rows: list[tuple[str, bytes, float]] = []
+        size = 0
+        for each in alerts:
+            rows.append((each.key, each.data, now))
+            size += len(each.data)
+        self._check_disk(size)
         with self._guard:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 first, are_all = self.add(rows)
-                self.forget(each.key for each in alerts)
+                self.forget(rows)
                 changes = self._changes()
             if are_all and now > 0 and len(alerts) <= _MOST_KNOWN:
                 for number, queued in enumerate(alerts, first):
@@ -260,11 +265,11 @@ class OutboxQueue(DatabaseFile):
                 )
         return first, added == len(rows) == span
 
-    def forget(self, keys: Iterable[str]) -> None:
-        """Delete dead letters; this is for a transaction."""
+    def forget(self, rows: Iterable[Sequence[object]]) -> None:
+        """Delete the dead letters whose keys begin the rows; this is for a transaction."""
         if self._db.execute("SELECT 1 FROM dead LIMIT 1").fetchone():
-            rows = ((key,) for key in keys)
-            self._db.executemany("DELETE FROM dead WHERE key = ?", rows)
+            keys = [row[:1] for row in rows]
+            self._db.executemany("DELETE FROM dead WHERE key = ?", keys)
 
     def begin_sending(self, lease: SendLease, limit: int) -> list[QueuedAlert] | None:
         """Take the lease and return the first alerts; ``None`` if another has it.
@@ -291,18 +296,18 @@ class OutboxQueue(DatabaseFile):
     ) -> tuple[list[QueuedAlert], Resolution]:
         """Remove what was sent or given up; return the next alerts, and what was done."""
         done = self._redelivery.resolve(results, self.now())
+        gone = {each.number for each in done.gone}
         forgotten = 0
         with self._guard:
             known, self._known = self._known, []
             try:
                 # A power failure may undo this: then alerts are sent again.
                 self._db.execute("PRAGMA synchronous = NORMAL")
-                forgotten = self._with_room(lambda: self._apply(done))
+                forgotten = self._with_room(partial(self._apply, done, gone))
                 self._with_room(self._give_back)
             finally:
                 self._db.execute("PRAGMA synchronous = FULL")
             if not done.failed:
-                gone = {each.number for each in done.gone}
                 self._known = [each for each in known if each.number not in gone]
             batch = self._first(limit)
         if forgotten:
@@ -321,11 +326,11 @@ class OutboxQueue(DatabaseFile):
             self._db.execute("PRAGMA wal_checkpoint(RESTART)")
             return write()
 
-    def _apply(self, done: Resolution) -> int:
+    def _apply(self, done: Resolution, gone: set[int]) -> int:
         """Write what becomes of a batch; return how many dead letters were deleted."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            is_empty = self._remove({each.number for each in done.gone})
+            is_empty = self._remove(gone)
             if done.sent and not is_empty:
                 self._db.execute(_SUSPECT)
             if done.failed:
@@ -338,7 +343,7 @@ class OutboxQueue(DatabaseFile):
                     for each in done.failed
                 ]
                 self._db.executemany(_AGAIN, rows)
-            return self._keep_dead(done.dead) if done.dead else 0
+            return self._keep_dead(done) if done.dead else 0
 
     def _remove(self, numbers: set[int]) -> bool:
         """Delete alerts; return whether they were all there are.
@@ -359,7 +364,7 @@ class OutboxQueue(DatabaseFile):
             self._db.execute("DELETE FROM waiting WHERE number BETWEEN ? AND ?", ends)
         return False
 
-    def _keep_dead(self, dead: Sequence[tuple[QueuedAlert, DeadLetter]]) -> int:
+    def _keep_dead(self, done: Resolution) -> int:
         """Keep dead letters; return how many of the oldest had to be deleted."""
         self._db.executemany(
             _DEAD,
@@ -368,7 +373,7 @@ class OutboxQueue(DatabaseFile):
                     *(letter.key, queued.data, letter.reason, letter.code),
                     *(letter.status, letter.attempts, letter.time),
                 )
-                for queued, letter in dead
+                for queued, letter in zip(done.given_up, done.dead, strict=True)
             ],
         )
         # By their order, not by their numbers, which have gaps.
@@ -522,7 +527,7 @@ class Outbox:
             if is_queued and taken:
                 now = self._queue.now()
                 self._queue.add([(*row, now) for row in taken])
-            self._queue.forget(row[0] for row in taken)
+            self._queue.forget(taken)
         return len(taken)
 
     def close(self) -> None:

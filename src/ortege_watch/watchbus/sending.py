@@ -120,19 +120,18 @@ class Redelivery:
 
     def resolve(self, results: BatchResults, now: float) -> Resolution:
         """Count the failures of a batch, and decide what becomes of its alerts."""
-        given_up: list[tuple[QueuedAlert, OrtegeWatchError]] = [*results.rejected]
-        for queued, _ in given_up:
+        done = Resolution(results.sent)
+        for queued, rejection in results.rejected:
             queued.attempts += 1
-        failed: list[FailedAlert] = []
+            done.give_up(queued, rejection, now)
         for i, (queued, error) in enumerate(results.failed):
             is_suspect = i < results.suspects
             retry = self._retry(queued, error, now, is_suspect=is_suspect)
             if retry is None:
-                given_up.append((queued, error))
+                done.give_up(queued, error, now)
             else:
-                failed.append(retry)
-        dead = [(queued, queued.dead_letter(error, now)) for queued, error in given_up]
-        return Resolution(results.sent, dead, failed)
+                done.failed.append(retry)
+        return done
 
     def _retry(
         self,
@@ -201,29 +200,33 @@ class FailedAlert:
     is_last: bool = False
 
 
-@frozen
+@mutable
 class Resolution:
     """What becomes of the alerts of a batch.
 
     Attributes:
         sent: those that are done.
-        dead: those that are given up.
+        given_up: those that are not sent again.
+        dead: the dead letters of these, in the same order.
         failed: those that stay queued.
     """
 
     sent: Sequence[QueuedAlert]
-    dead: Sequence[tuple[QueuedAlert, DeadLetter]]
-    failed: Sequence[FailedAlert]
+    given_up: list[QueuedAlert] = field(factory=list)
+    dead: list[DeadLetter] = field(factory=list)
+    failed: list[FailedAlert] = field(factory=list)
 
     @property
     def gone(self) -> list[QueuedAlert]:
         """The alerts that leave the queue."""
-        return [*self.sent, *(queued for queued, _ in self.dead)]
+        return [*self.sent, *self.given_up]
 
-    @property
-    def letters(self) -> list[DeadLetter]:
-        """The dead letters."""
-        return [letter for _, letter in self.dead]
+    def give_up(
+        self, queued: QueuedAlert, error: OrtegeWatchError, time: float | None = None
+    ) -> None:
+        """Add an alert that is not sent again."""
+        self.given_up.append(queued)
+        self.dead.append(queued.dead_letter(error, time))
 
 
 def _asked_wait(error: OrtegeWatchError) -> float:
@@ -379,32 +382,28 @@ class MemoryQueue:
         self, results: BatchResults, limit: int
     ) -> tuple[list[QueuedAlert], Resolution]:
         """Remove what was sent or rejected; return the next alerts, and what was done."""
-        rejected = list(results.rejected)
+        done = Resolution(results.sent)
+        for queued, rejection in results.rejected:
+            done.give_up(queued, rejection)
         if results.sent:
             self._failed -= self._doubtful.keys()
             for queued in self._doubtful.values():
                 queued.is_suspect = True
             self._doubtful.clear()
-        failed: list[FailedAlert] = []
         for i, (queued, why) in enumerate(results.failed):
             if is_rejection(why) and queued.is_suspect:
-                rejected.append((queued, why))
+                done.give_up(queued, why)
             elif is_rejection(why) and i < results.suspects:
                 queued.is_suspect = True
-                failed.append(FailedAlert(queued, why, SENT_AGAIN))
+                done.failed.append(FailedAlert(queued, why, SENT_AGAIN))
             else:
-                failed.append(FailedAlert(queued, why))
+                done.failed.append(FailedAlert(queued, why))
                 self._failed.add(queued.key)
                 if is_rejection(why):
                     self._doubtful[queued.key] = queued
-        dead: list[tuple[QueuedAlert, DeadLetter]] = []
-        for queued, why in rejected:
-            queued.attempts = 1
-            dead.append((queued, queued.dead_letter(why)))
-        resolution = Resolution(results.sent, dead, failed)
-        for queued in resolution.gone:
+        for queued in done.gone:
             del self._alerts[queued.key]
-        return self._first(limit), resolution
+        return self._first(limit), done
 
     def end_sending(self, _lease: SendLease) -> None:
         """Do nothing: the queue has no other sender."""
@@ -562,7 +561,7 @@ class Sender:
 
     def _result(self, unsent: Iterable[QueuedAlert]) -> PublishResult:
         sent = [each.given for each in self._sent]
-        if any(each is None for each in sent):  # those were read from an outbox
+        if not all(sent):  # some were read from an outbox
             given = {each.data: each.given for each in self.alerts}
             sent = [x.given or given.get(x.data) or x.alert for x in self._sent]
         return PublishResult(
@@ -607,7 +606,7 @@ class Sender:
             self._failures[queued.key] = why
         size = self.batches.size
         following, done = yield from _use(queue, queue.resolve, results, size)
-        self._dead += done.letters
+        self._dead += done.dead
         if self._failures:
             for gone in done.gone:
                 self._failures.pop(gone.key, None)
@@ -674,7 +673,7 @@ class Sender:
         else:
             # To wait as long as one alert asks for would delay the others.
             longest_wait = 0.0 if is_whole else -1.0
-        yield from signed_exchange(
+        return signed_exchange(
             self.config,
             self.endpoint,
             body,
@@ -696,7 +695,7 @@ class Sender:
 
 def log_failures(host: str, done: Resolution, moved: str) -> None:
     """Log each alert that failed or was given up; ``moved`` says where the latter are."""
-    for each in done.letters:
+    for each in done.dead:
         problem = "%s: alert %s given up after attempt %d%s: %s"
         name, reason = _name(each.alert, each.key), printable(each.reason)
         logger.warning(problem, host, name, each.attempts, moved, reason)

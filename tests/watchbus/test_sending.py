@@ -147,6 +147,13 @@ def decoded(queued):
     return QueuedAlert(queued.key, queued.data)
 
 
+def test_two_equal_queued_alerts_do_not_differ():
+    [one], [same], [other] = ready(alert(1)), ready(alert(1)), ready(alert(2))
+    assert one == same
+    assert (one != same) is False
+    assert one != other
+
+
 def test_a_success_may_have_any_data():
     _, delivered = send(ready(alert(1)), [success({"whatever": [1]})])
     assert delivered.error is None

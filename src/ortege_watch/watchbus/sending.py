@@ -256,6 +256,7 @@ class QueuedAlert(msgspec.Struct, eq=False, gc=False):  # a batch has many
         mine = self.key, self.data
         return isinstance(other, QueuedAlert) and mine == (other.key, other.data)
 
+    __ne__ = object.__ne__  # that of msgspec compares identities
     __hash__ = None  # type: ignore[assignment]
 
     @property

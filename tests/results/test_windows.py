@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 
 import msgspec
@@ -204,3 +205,58 @@ def test_comparing_text_finds_what_comparing_values_finds(pair, form, how, other
     )
     expected = diff._by_values(before.compared(), after.compared())
     assert counted(found) == counted(expected)
+
+
+SEPARATORS = {"],[": diff._ARRAYS_SEPARATOR, "},{": diff._OBJECTS_SEPARATOR}
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+@pytest.mark.parametrize(
+    "document",
+    [
+        '["?",1]',
+        '["?"]',
+        '{"?":1}',
+        '{"a":"?"}',
+        '["?" ]',
+        '["?"\n]',
+        '[1,"?"]',
+        '[ "?"]',
+        '[\t"?"]',
+        '["\\"?"]',
+        '["\\"?\\""]',
+        '["a\\\\\\"?"]',
+    ],
+)
+def test_no_separator_is_found_in_a_string(separator, document):
+    document = document.replace("?", separator)
+    json.loads(document)
+    assert SEPARATORS[separator].search(document.encode()) is None
+
+
+@settings(max_examples=500)
+@given(values, st.sampled_from(list(SEPARATORS)), st.sampled_from(list(WRITERS)))
+def test_separators_are_found_outside_of_strings_only(value, separator, how):
+    document = WRITERS[how]([value]).encode()
+    inside = [match.span() for match in re.finditer(rb'"(?:[^"\\]|\\.)*"', document)]
+    for match in SEPARATORS[separator].finditer(document):
+        assert not any(start < match.start() < end for start, end in inside)
+
+
+@pytest.mark.parametrize("separator", SEPARATORS)
+@pytest.mark.parametrize(
+    ("text", "proven"),
+    [
+        ('"a"?"b"', True),
+        ('1?"b"', True),
+        ('"a"?1', True),
+        ('1?""', True),
+        ('1?"\\n"', True),
+        ('""?1', True),
+        ('"a\\\\"?1', False),
+        ("1?null", False),
+    ],
+)
+def test_a_string_on_either_side_proves_a_separator(separator, text, proven):
+    text = text.replace("?", separator).encode()
+    assert bool(SEPARATORS[separator].search(text)) is proven

@@ -301,6 +301,9 @@ class _Search:
 
 def _by_values(before: Table, after: Table) -> Difference:
     """Compare rows."""
+    if not before.cells or not after.cells:
+        every = range(len(after.cells))
+        return _difference(before, after, every, [], [], before.cells)
     if before.layout is not after.layout:
         return _by_meaning(before, after)
     try:

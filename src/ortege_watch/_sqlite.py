@@ -21,8 +21,23 @@ _PAUSE: Final = 0.01
 """Seconds between two attempts to switch a file to its write-ahead log."""
 
 
+_INCREMENTAL: Final = 2
+"""The number of the mode in which a file gives free pages back when it is told to."""
+
 _SPARE: Final = 256
 """Free pages that a file keeps for what is written next."""
+
+FULL: Final = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE}
+)
+"""The errors for a disk that is full, and for a quota or a limit that is reached."""
+
+_ADVICE: Final = {
+    **dict.fromkeys(FULL, "; make room on its disk"),
+    sqlite3.SQLITE_CANTOPEN: "; create its folder, or allow this process to write there",
+    sqlite3.SQLITE_NOTADB: "; use another path",
+}
+"""What to do, by the code of SQLite's error."""
 
 
 class Guard:
@@ -55,7 +70,9 @@ class Guard:
     def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         self._lock.release()
         if isinstance(error, sqlite3.Error):
-            raise OrtegeWatchError(f"cannot use {self._name}: {error}") from error
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+            problem = f"cannot use {self._name}: {error}{_ADVICE.get(code, '')}"
+            raise OrtegeWatchError(problem) from error
 
 
 class DatabaseFile:
@@ -88,8 +105,11 @@ class DatabaseFile:
         with self._guard:
             self._db = connect(_MEMORY if path is None else path)
             try:
-                # Only before anything is written, and that includes the next line.
-                self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                # Only before anything is written, and that includes the next line. To set it
+                # again writes a page, for which a full disk has no room.
+                [vacuum] = self._db.execute("PRAGMA auto_vacuum").fetchone()
+                if vacuum != _INCREMENTAL:
+                    self._db.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
                 use_wal(self._db)
                 # Some systems overwrite what is deleted, which writes pages twice.
                 self._db.execute("PRAGMA secure_delete = OFF")
@@ -160,7 +180,8 @@ def use_wal(db: sqlite3.Connection) -> None:
     deadline = time.monotonic() + _WAIT
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            # Written only once the result is read to its end; on a full disk, it is not.
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() >= deadline:
                 raise

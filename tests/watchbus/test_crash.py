@@ -260,17 +260,59 @@ with AlertPublisher(url, credentials, outbox=path + "/outbox") as publisher:
 
 def test_an_outbox_leaves_room_on_its_disk_for_the_removal_of_alerts(tmp_path):
     """On a disk of 11 MB, which another program then fills."""
-    mount = f"mount -t tmpfs -o size=11m none {tmp_path}"
+    before = with_disk("11m", tmp_path)
+    with FakeWatchBus() as bus:
+        done = run_script(SMALL_DISK, bus.url, tmp_path, before=before)
+        assert done.split() == ["True", "True", "0"]
+        assert sum(map(len, bus.deliveries)) == len(bus.alerts)
+
+
+FULL_AT_FIRST = """
+import os, sys
+from ortege_watch import OrtegeWatchError
+from ortege_watch.watchbus import Outbox
+
+[folder] = sys.argv[1:]
+with open(folder + "/other", "wb", 0) as other:
+    try:
+        while True:
+            other.write(bytes(4096))
+    except OSError:
+        pass
+    size = other.tell()
+    used = len(os.listdir("/proc/self/fd"))
+    for free in range(0, 512, 4):
+        other.truncate(size - free * 1024)
+        try:
+            Outbox(folder + "/outbox").close()
+        except OrtegeWatchError as error:
+            print(error, len(os.listdir("/proc/self/fd")) - used)
+            continue
+        print("opened", os.path.getsize(folder + "/outbox-sender") > 0)
+        break
+"""
+
+
+def test_an_outbox_that_is_opened_on_a_full_disk_asks_for_room(tmp_path):
+    """With every amount of room that is too little, and all files are closed again."""
+    done = run_script(FULL_AT_FIRST, tmp_path, before=with_disk("2m", tmp_path))
+    *refused, opened = done.splitlines()
+    assert len(refused) > 10
+    for line in refused:
+        assert line.startswith(f"cannot use the outbox '{tmp_path}/outbox': ")
+        assert line.endswith("; make room on its disk 0")
+    assert opened == "opened True"
+
+
+def with_disk(size, path):
+    """Return what precedes a command that sees a disk of its own at a path."""
+    mount = f"mount -t tmpfs -o size={size} none {path}"
     space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     try:
         subprocess.run([*space, mount], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs user namespaces")
-    with FakeWatchBus() as bus:
-        script = f'{mount} && exec "$0" "$@"'
-        done = run_script(SMALL_DISK, bus.url, tmp_path, before=[*space, script])
-        assert done.split() == ["True", "True", "0"]
-        assert sum(map(len, bus.deliveries)) == len(bus.alerts)
+        pytest.skip("NOT TESTED ON A FULL DISK: needs user namespaces")
+    return [*space, f'{mount} && exec "$0" "$@"']
 
 
 def run_script(script, *arguments, before=()):

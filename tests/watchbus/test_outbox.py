@@ -337,10 +337,14 @@ def test_a_file_that_cannot_be_used(tmp_path):
     with pytest.raises(OrtegeWatchError, match="cannot use the outbox") as caught:
         Outbox(tmp_path / "nowhere" / "alerts.sqlite3")
     assert isinstance(caught.value.__cause__, sqlite3.Error)
+    assert str(caught.value).endswith(
+        "; create its folder, or allow this process to write there"
+    )
     other = tmp_path / "text"
     other.write_text("this is no database, but a text of some length" * 9)
-    with pytest.raises(OrtegeWatchError, match="cannot use the outbox"):
+    with pytest.raises(OrtegeWatchError, match="cannot use the outbox") as caught:
         Outbox(other)
+    assert str(caught.value).endswith("; use another path")
 
 
 def test_a_closed_outbox(box):

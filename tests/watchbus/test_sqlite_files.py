@@ -64,6 +64,12 @@ def test_another_database_is_not_an_outbox(path):
         Outbox(path)
 
 
+def test_an_outbox_that_is_opened_again_needs_no_room_on_its_disk(path):
+    Outbox(path).close()
+    with Outbox(path):
+        assert path.with_name(f"{path.name}-wal").stat().st_size == 0
+
+
 def test_an_outbox_gives_space_back(path):
     with Outbox(path) as box:
         queue_of(box).accept(ready(range(2000), comment="x" * 2000))

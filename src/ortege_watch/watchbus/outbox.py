@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import chain, starmap
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Final, Self, TypeVar
 from attrs import frozen
 
 from ortege_watch._checks import check_int, check_list
-from ortege_watch._sqlite import DatabaseFile, Guard, connect, use_wal
+from ortege_watch._sqlite import FULL, DatabaseFile, Guard, connect, use_wal
 from ortege_watch.errors import OutboxFull
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.sending import (
@@ -68,9 +68,6 @@ _ROOM: Final = 8 * 1024 * 1024
 
 _MOST_KNOWN: Final = 1000
 """Alerts that are kept in memory between the call that accepts them and their sending."""
-
-_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE})
-"""The errors for a disk that is full, and for a quota or a limit that is reached."""
 
 _COUNT: Final = "SELECT count(*) FROM waiting"
 _ENDS: Final = """
@@ -152,9 +149,6 @@ class OutboxQueue(DatabaseFile):
         super().__init__(
             path, "the outbox", _SCHEMA, synchronous="FULL", version=_VERSION
         )
-        with self._guard:
-            # Like the limit of the log's size: so it is written over, and not cut off.
-            self._db.execute("PRAGMA wal_autocheckpoint = 256")
         self._folder = Path(path).parent
         # The first alerts of the file that are due, if this process has them in memory.
         # Another one deletes them only while it has the lease, so that they are known
@@ -164,11 +158,18 @@ class OutboxQueue(DatabaseFile):
         # A lock of its own: releasing the lease must not wait for a transaction.
         self._lease_guard = Guard(f"the outbox {str(path)!r}")
         self._lease: SendLease | None = None
-        with self._lease_guard:
-            self._sender = connect(f"{path}-sender", wait=0.0)
-            use_wal(self._sender)  # to lock it takes little time then
-            # What it needs on the disk is there from now on.
-            self._sender.execute("SELECT 1 FROM sqlite_master").fetchall()
+        with ExitStack() as opened:
+            opened.callback(super().close)
+            with self._guard:
+                # Like the limit of the log's size: so it is written over, and not cut off.
+                self._db.execute("PRAGMA wal_autocheckpoint = 256")
+            with self._lease_guard:
+                sender = connect(f"{path}-sender", wait=0.0)
+                self._sender = opened.enter_context(closing(sender))
+                use_wal(sender)  # to lock it takes little time then
+                # What it needs on the disk is there from now on.
+                sender.execute("SELECT 1 FROM sqlite_master").fetchall()
+            opened.pop_all()
 
     def __repr__(self) -> str:
         return f"Outbox({self._path!r})"
@@ -320,7 +321,7 @@ class OutboxQueue(DatabaseFile):
         try:
             return write()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode not in _FULL:
+            if error.sqlite_errorcode not in FULL:
                 raise
             # Once its pages are in the file, the log is written over.
             self._db.execute("PRAGMA wal_checkpoint(RESTART)")

@@ -32,10 +32,10 @@ def verifier(**changes):
     return RequestVerifier({APP_ID: [SECRET]}, **{"path": PATH, **changes})
 
 
-def ask(view, body=BODY, **changes):
+def ask(view, body=BODY, target=PATH, **changes):
     """Send a signed request; give the status, the reason, and when to retry."""
     headers = headers_for(body, **{"timestamp": int(time.time() * 1000), **changes})
-    answer = view(headers, body)
+    answer = view(headers, body, target=target)
     assert answer == (answer.body, answer.status, answer.headers)  # as Flask takes it
     assert answer.headers["Content-Type"] == "application/json;charset=UTF-8"
     content = json.loads(answer.body)
@@ -107,9 +107,22 @@ def test_a_refused_request_has_the_documented_answer(changes, expected, alerts, 
     assert alerts == []
 
 
-def test_another_path_is_refused_if_the_view_says_which(alerts):
-    answer = alert_view(verifier(), alerts.append)({}, b"", target="/alerts")
-    assert answer.status == 404
+@pytest.mark.parametrize("target", ["/alerts", b"/alerts"])
+def test_another_path_is_refused_and_logged_if_the_view_says_which(
+    target, alerts, caplog
+):
+    answer = ask(alert_view(verifier(), alerts.append), target=target)
+    assert answer == (404, "not found", None)
+    expected = f"POST /alerts: the path of the request is '/alerts'; path= is '{PATH}'"
+    assert expected in caplog.text
+
+
+def test_a_view_that_does_not_say_the_path_is_told_to(alerts, caplog):
+    """The path of the verifier may be another than that of the request."""
+    view = alert_view(verifier(path="/other"), alerts.append)
+    assert ask(view, target=None) == (401, "invalid signature", None)
+    assert "POST (unknown path: pass target= to the view): " in caplog.text
+    assert "/other" not in caplog.text
 
 
 class Away(MemoryHandled):

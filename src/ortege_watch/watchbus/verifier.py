@@ -294,7 +294,8 @@ class RequestVerifier:
         Args:
             headers: a mapping or pairs, of strings or of bytes, in any case.
             body: the bytes as they arrived: JSON, or empty.
-            target: the path (and query) of the request, if the caller knows it.
+            target: the whole path of the request, with its query if it has one. Without
+                it, a request to another path is refused for its signature.
 
         Returns:
             The app id.

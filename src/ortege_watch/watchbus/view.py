@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from attrs import frozen
 
@@ -37,6 +37,9 @@ from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
 from ortege_watch.watchbus.verifier import RequestVerifier
 
 
+_NO_TARGET: Final = "(unknown path: pass target= to the view)"
+
+
 class ViewAnswer(NamedTuple):
     """The response to a request, in the order in which Flask takes it from a view.
 
@@ -61,7 +64,8 @@ def alert_view(
 
     It is to plain functions what :func:`alert_app` is to ASGI: it verifies a request,
     calls the handler with each alert that was not handled before, and returns the
-    response: ``view(headers, body) -> ViewAnswer``. It may be called in any thread.
+    response: ``view(headers, body, target=path) -> ViewAnswer``. It may be called in any
+    thread.
 
     Args:
         verifier: accepts the requests. Several workers need a shared store of nonces,
@@ -102,12 +106,16 @@ class AlertView:
         Args:
             headers: a mapping or pairs, of strings or of bytes, in any case.
             body: the bytes as they arrived, not decoded.
-            target: the path (and query) of the request, if the caller knows it.
+            target: the whole path of the request, with its query if it has one. Without
+                it, a request to another path than the verifier's is refused as one
+                whose signature is wrong, and the log cannot say why.
         """
         try:
             alerts = self._verifier.alerts(headers, body, target=target)
         except Exception as error:  # noqa: BLE001 - it is logged
-            named = shown_request(headers, self._verifier.method, self._verifier.path)
+            path = target.decode("latin-1") if isinstance(target, bytes) else target
+            shown = _NO_TARGET if path is None else str(path)
+            named = shown_request(headers, self._verifier.method, shown)
             answer = error_response(error, named)
         else:
             answer = answer_of([self._handle(each, alerts.app_id) for each in alerts])

@@ -583,9 +583,8 @@ def encode_documented(alerts: Sequence[AlertInfo]) -> list[bytes] | None:
         entities.add(each._entity)
         types.add(each._entity_type)
         values.setdefault(each._event_code, []).append(each._values)
-    if types != set(map(spelling_of, types)):
-        return None
-    if not all(map(ADDRESS.fullmatch, entities)):
+    are_addresses = all(map(ADDRESS.fullmatch, entities))
+    if not are_addresses or types != set(map(spelling_of, types)):
         return None
     for code, listed in values.items():
         if not kind_of(code).accept(listed):

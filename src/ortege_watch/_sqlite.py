@@ -175,13 +175,15 @@ def use_wal(db: sqlite3.Connection) -> None:
     """Switch a file to its write-ahead log, which stays on.
 
     The switch needs the file alone, and SQLite does not wait for that: while another
-    process opens the same new file, it fails at once with "database is locked".
+    process opens the same new file, it fails at once with "database is locked". So may
+    the first query, which creates what the log needs on the disk.
     """
     deadline = time.monotonic() + _WAIT
     while True:
         try:
             # Written only once the result is read to its end; on a full disk, it is not.
             db.execute("PRAGMA journal_mode = WAL").fetchall()
+            db.execute("SELECT 1 FROM sqlite_master").fetchall()
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() >= deadline:
                 raise

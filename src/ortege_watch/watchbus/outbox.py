@@ -167,8 +167,6 @@ class OutboxQueue(DatabaseFile):
                 sender = connect(f"{path}-sender", wait=0.0)
                 self._sender = opened.enter_context(closing(sender))
                 use_wal(sender)  # to lock it takes little time then
-                # What it needs on the disk is there from now on.
-                sender.execute("SELECT 1 FROM sqlite_master").fetchall()
             opened.pop_all()
 
     def __repr__(self) -> str:

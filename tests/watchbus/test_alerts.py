@@ -552,6 +552,24 @@ def test_an_own_alert_with_a_wrong_field_is_refused(field, value):
     assert str(caught.value).startswith(f"{field} must be ")
 
 
+def test_values_of_another_code_are_refused():
+    """An amount in dollars would be sent as one in tokens."""
+    fields = {"block_number": 1, "tx_hash": "0x1", "current_value": 5}
+    usd = BigAmountTxnUsd(fields, cmc_slug="tether")
+    with pytest.raises(InvalidArgument) as caught:
+        AlertInfo(ADDRESS, 56, "ERC20", "big_amount_txn", 5, usd)
+    assert str(caught.value).startswith(
+        "event_code must be 'big_amount_txn_usd' with BigAmountTxnUsd, got"
+    )
+    for code, values in (
+        ("big_amount_txn_usd", usd),
+        ("big_amount_txn", EventValues(fields)),
+        ("big_amount_txn", dict(usd)),
+    ):
+        sent = AlertInfo(ADDRESS, 56, "ERC20", code, 5, values)
+        assert dict(sent.event_values) == dict(values)
+
+
 def test_the_dedupe_key_is_stable():
     # Written down: it must be the same in every process, release and machine.
     key = "7db74b7a02281bbc1384a387ce6611b187197cab20dd6a5609786ad6920b9f32"

@@ -289,6 +289,8 @@ class _CheckedCall(msgspec.StructMeta):
         expected = "an int of unix seconds, not milliseconds"
         check_int("timestamp", timestamp, expected, first=0, last=LAST_SECONDS)
         check_kind("event_values", event_values, Mapping | None, "a mapping")
+        if isinstance(event_values, EventValues):
+            _check_code(event_values, event_code)
         return _create(
             entity,
             _chain_id(chain_id),
@@ -302,6 +304,15 @@ class _CheckedCall(msgspec.StructMeta):
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(partial(_CheckedCall.__call__, self))
+
+
+def _check_code(values: EventValues, event_code: str) -> None:
+    if values.code not in {None, event_code}:
+        name = type(values).__name__
+        raise InvalidArgument(
+            f"event_code must be {values.code!r} with {name}, got {event_code!r}: use"
+            " the class of that code, or a mapping"
+        )
 
 
 _NonEmpty: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
@@ -335,7 +346,8 @@ class AlertInfo(
         raw: the alert as it was received; by default the documented form.
 
     Raises:
-        InvalidArgument: a field is empty, out of range or of another type.
+        InvalidArgument: a field is empty, out of range or of another type, or
+            ``event_values`` is of the class of another code.
     """
 
     _entity: _NonEmpty = msgspec.field(name="watch_entity")

@@ -96,7 +96,12 @@ def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
 
 
 def check_methods(
-    name: str, value: object, methods: Mapping[str, Sequence[str]], expected: str
+    name: str,
+    value: object,
+    methods: Mapping[str, Sequence[str]],
+    expected: str,
+    *,
+    may_be_async: bool = False,
 ) -> None:
     """Raise :class:`InvalidArgument` unless the value is an object with these methods.
 
@@ -112,7 +117,19 @@ def check_methods(
         got = f"{type(value).__name__} without {', '.join(missing)}"
         raise InvalidArgument(f"{rule}, got {got}")
     for each, arguments in methods.items():
-        check_callable(f"{name}.{each}", getattr(value, each), *arguments)
+        method = getattr(value, each)
+        check_callable(f"{name}.{each}", method, *arguments)
+        if is_async(method) and not may_be_async:
+            raise InvalidArgument(
+                f"{name}.{each} must be a plain method, got an async one: it is called"
+                " without await, in a thread; use a client that is not async"
+            )
+
+
+def is_async(function: object) -> bool:
+    """Return whether a function, or an object that can be called, is an async one."""
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - an object's
+    return any(map(inspect.iscoroutinefunction, (function, call)))
 
 
 def check_callable(name: str, value: object, *arguments: str) -> None:

@@ -9,6 +9,7 @@ import logging
 import pickle
 import threading
 from datetime import timedelta
+from functools import partial
 
 import anyio
 import anyio.lowlevel
@@ -19,9 +20,11 @@ from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
     AlertInbox,
     AlertOutcome,
+    Claim,
     MemoryHandled,
     RejectAlert,
     RetryAlert,
+    SQLiteHandled,
 )
 
 pytestmark = pytest.mark.anyio
@@ -416,3 +419,116 @@ def test_an_interrupt_in_an_async_handler_ends_the_program(error):
 
     with pytest.raises(type(error)):
         asyncio.run(AlertInbox().handle(alert(1), "app", handler))
+
+
+HELPED = []
+
+
+@pytest.fixture
+def helped():
+    HELPED.clear()
+    return HELPED
+
+
+async def helper(alert):
+    HELPED.append(alert)
+
+
+async def hands_over(alert):
+    return helper(alert)  # without await
+
+
+async def hands_over_twice(alert):
+    return hands_over(alert)
+
+
+@pytest.mark.parametrize("handler", [hands_over, hands_over_twice, partial(hands_over)])
+async def test_what_a_handler_hands_over_to_is_awaited(handler, helped):
+    assert await AlertInbox().handle(alert(1), "app", handler) == DONE
+    assert len(helped) == 1
+
+
+async def test_an_alert_is_handled_when_what_its_handler_returned_has_ended():
+    gate = Gate()
+
+    async def hasty(alert):
+        return gate(alert)
+
+    async def failing(alert):
+        raise ValueError("a bug")
+
+    inbox = AlertInbox()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(inbox.handle(alert(1), "app", hasty))
+        await gate.entered.reach(1)
+        assert not task.done()
+        gate.let_on.set()
+    assert (task.result(), gate.done) == (DONE, [1])
+    result = await inbox.handle(alert(2), "app", partial(failing))
+    assert result == FAILED
+
+
+def gives(result):
+    async def asynchronous(_alert):
+        return result
+
+    return [lambda _alert: result, asynchronous]
+
+
+@pytest.mark.parametrize(
+    "result", [RejectAlert("chain 56 only"), RetryAlert(5), RejectAlert, ValueError()]
+)
+@pytest.mark.parametrize("kind", [0, 1])
+async def test_an_exception_that_is_returned_does_not_acknowledge(result, kind, caplog):
+    inbox = AlertInbox()
+    assert await inbox.handle(alert(1), "app", gives(result)[kind]) == FAILED
+    [line] = [each for each in caplog.messages if "handler failed" in each]
+    name = (result if isinstance(result, type) else type(result)).__name__
+    assert f"it returned {name}, so the alert is not handled: raise it" in line
+    assert await inbox.handle(alert(1), "app", gives(5)[kind]) == DONE
+
+
+class AsyncStore(MemoryHandled):
+    async def resolve(self, app_id, key, reason):
+        raise NotImplementedError
+
+
+class OddStore(MemoryHandled):
+    def __init__(self, claim):
+        super().__init__()
+        self.claim = lambda _app_id, _key: claim()
+
+
+def test_an_async_store_is_refused():
+    with pytest.raises(
+        InvalidArgument, match=r"handled\.resolve must be a plain method"
+    ):
+        AlertInbox(AsyncStore())
+
+
+@pytest.mark.parametrize(
+    ("claim", "problem"),
+    [
+        (lambda: None, "claim() must return a Claim, got None"),
+        (lambda: "claimed", "claim() must return a Claim, got 'claimed'"),
+        (lambda: helper(None), "claim() must return a Claim, got <coroutine"),
+        (lambda: Claim("done"), "the state of a Claim must be 'claimed', 'busy',"),
+    ],
+)
+async def test_an_answer_that_is_not_a_stores_is_a_failure_that_says_so(
+    claim, problem, caplog
+):
+    taken = Inbox()
+    outcome = await AlertInbox(OddStore(claim)).handle(alert(1), "app", taken)
+    assert (outcome, taken) == (AlertOutcome("retry", "try again", 5.0), [])
+    assert "the store of handled alerts (OddStore) failed" in caplog.text
+    assert problem in caplog.text
+
+
+@pytest.mark.parametrize(("claim_for", "within"), [(1, 60), (60, 60), (5, 10)])
+def test_a_claim_must_last_longer_than_the_handler(claim_for, within, tmp_path):
+    with SQLiteHandled(tmp_path / "handled.db", claim_for=claim_for) as handled:
+        expected = f"claim_for={claim_for} of the SQLiteHandled must be longer"
+        with pytest.raises(InvalidArgument, match=expected):
+            AlertInbox(handled, handle_within=within)
+        AlertInbox(handled, handle_within=claim_for - 0.5)

@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from forks import Log, verify
-from signed import alert_body, headers_for
+from signed import APP_ID, NOW, PATH, SECRET, alert_body, headers_for
 
-from ortege_watch import OrtegeWatchError
+from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
     MemoryNonces,
     NonceStore,
+    RequestVerifier,
     SignatureError,
     SignatureReason,
     SQLiteNonces,
@@ -139,3 +140,36 @@ def test_a_file_that_cannot_be_used_is_an_error_of_ours(tmp_path):
     store.close()
     with pytest.raises(OrtegeWatchError, match="closed"):
         store.record("app", "a", 0.0, 600.0)
+
+
+class AsyncNonces:
+    async def record(self, app_id, nonce, now, until):
+        return True
+
+
+class OddNonces:
+    def __init__(self, result):
+        self.result = result
+
+    def record(self, app_id, nonce, now, until):
+        return self.result()
+
+
+def test_an_async_store_is_refused():
+    with pytest.raises(InvalidArgument, match=r"nonces\.record must be a plain method"):
+        RequestVerifier({APP_ID: [SECRET]}, path=PATH, nonces=AsyncNonces())
+
+
+@pytest.mark.parametrize(
+    "result",
+    [lambda: AsyncNonces().record(*"abcd"), lambda: None, lambda: 1, lambda: "OK"],
+)
+def test_a_store_that_does_not_say_true_or_false_accepts_nothing(result):
+    """Every coroutine is true, also for a replay."""
+    verifier = RequestVerifier(
+        {APP_ID: [SECRET]}, path=PATH, nonces=OddNonces(result), clock=lambda: NOW
+    )
+    body = alert_body()
+    for _ in range(2):
+        with pytest.raises(OrtegeWatchError, match="must return True or False, got"):
+            verifier.alerts(headers_for(body), body)

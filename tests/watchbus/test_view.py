@@ -212,6 +212,34 @@ def test_a_handler_that_needs_an_event_loop_is_refused(handler):
         alert_view(verifier(), handler)
 
 
+@pytest.mark.parametrize(
+    ("result", "problem"),
+    [
+        (
+            lambda: later(None),
+            "it returned coroutine, so the alert is not handled: await",
+        ),
+        (
+            lambda: RejectAlert("no"),
+            "it returned RejectAlert, so the alert is not handled",
+        ),
+    ],
+)
+def test_what_a_handler_must_not_return_is_a_failure(result, problem, alerts, caplog):
+    results = [result()]
+    handled = MemoryHandled()
+    view = alert_view(verifier(), lambda _: results.pop(), handled=handled)
+    assert ask(view) == (500, "an alert was not handled", None)
+    assert problem in caplog.text
+    assert ask(alert_view(verifier(), alerts.append, handled=handled)) == OK
+    assert len(alerts) == 1
+
+
+def test_a_view_has_no_limit_that_a_claim_must_outlast(alerts, tmp_path):
+    with SQLiteHandled(tmp_path / "received.db", claim_for=5) as handled:
+        assert ask(alert_view(verifier(), alerts.append, handled=handled)) == OK
+
+
 def test_a_sender_whose_clock_is_off_corrects_it_by_the_answer(alerts):
     def ahead():
         return time.time() + 600

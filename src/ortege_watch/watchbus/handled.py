@@ -47,7 +47,7 @@ class HandledStore(Protocol):
 
     Its methods are called from any thread. ``app_id`` is the app that sent the alert, so
     that a store can limit what it keeps for each; ``key`` is the alert's dedupe key, which
-    covers the app id.
+    covers the app id. They are plain methods; async ones are refused.
     """
 
     def claim(self, app_id: str, key: str, /) -> Claim:
@@ -123,8 +123,9 @@ class SQLiteHandled(DatabaseFile):
         path: the file; it is created if it does not exist.
         max_age: seconds for which an alert is remembered; 10 days by default. Senders of
             this library give an alert up after 7 days.
-        claim_for: the most seconds that a handler takes. While one process handles an
-            alert, the others do not; if it is killed, they may after this time.
+        claim_for: the most seconds that a handler takes, more than ``handle_within`` of
+            the :class:`AlertInbox`. While one process handles an alert, the others do
+            not; if it is killed, they may after this time.
         clock: returns unix seconds.
 
     Raises:
@@ -147,7 +148,7 @@ class SQLiteHandled(DatabaseFile):
             path, "the file of handled alerts", _SCHEMA, synchronous="NORMAL"
         )
         self._max_age = max_age
-        self._claim_for = claim_for
+        self.claim_for: Final = claim_for
         self._clock = clock
         self._owner = secrets.token_hex(16)
         self._next_sweep = float("-inf")
@@ -161,7 +162,7 @@ class SQLiteHandled(DatabaseFile):
                 "INSERT INTO handled VALUES (?, ?, NULL, ?) ON CONFLICT DO UPDATE"
                 " SET owner = excluded.owner, reason = NULL, until = excluded.until"
                 " WHERE handled.until <= ?",
-                (key, self._owner, now + self._claim_for, now),
+                (key, self._owner, now + self.claim_for, now),
             )
             if claimed.rowcount == 1:
                 return Claim("claimed")

@@ -22,15 +22,23 @@ from ortege_watch._checks import (
     check_kind,
     check_methods,
     check_seconds,
+    is_async,
+    shown,
 )
 from ortege_watch._http.token_source import is_cancellation
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
+    OrtegeWatchError,
     SignatureError,
     printable,
 )
-from ortege_watch.watchbus.handled import Claim, HandledStore, MemoryHandled
+from ortege_watch.watchbus.handled import (
+    Claim,
+    HandledStore,
+    MemoryHandled,
+    SQLiteHandled,
+)
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import Headers, is_field, signature_headers
 from ortege_watch.watchbus.verifier import RequestVerifier
@@ -43,8 +51,9 @@ T = TypeVar("T")
 AlertHandler: TypeAlias = Callable[[AlertInfo], object]
 """A function, plain or async, that takes one alert.
 
-If it returns, the alert is acknowledged. If it raises :class:`RejectAlert`, the alert is
-rejected for good; after any other exception the sender retries it.
+If it returns, the alert is acknowledged; not if it returns an exception in place of raising
+it. If it raises :class:`RejectAlert`, the alert is rejected for good; after any other
+exception the sender retries it.
 """
 
 _LONGEST_APP_ID: Final = 100  # in log lines
@@ -142,7 +151,7 @@ class AlertInbox:
         handle_within: seconds in which the handler must return for an alert; then the
             alert is retried. An async handler is cancelled; a plain one goes on in its
             thread, and the alert is not handled again before that has returned. The
-            ``claim_for`` of a :class:`SQLiteHandled` should be longer.
+            ``claim_for`` of a :class:`SQLiteHandled` must be longer.
 
     Raises:
         InvalidArgument: an argument cannot be used.
@@ -153,14 +162,16 @@ class AlertInbox:
     ) -> None:
         check_seconds("handle_within", handle_within)
         self._handle_within = handle_within
-        self.handled: Final = MemoryHandled() if handled is None else handled
-        expected = "a HandledStore, such as SQLiteHandled(path)"
-        methods = {
-            "claim": ("app_id", "key"),
-            "resolve": ("app_id", "key", "reason"),
-            "release": ("app_id", "key"),
-        }
-        check_methods("handled", self.handled, methods, expected)
+        self.handled: Final = handled_store(handled)
+        claim_for = (
+            handled.claim_for if isinstance(handled, SQLiteHandled) else math.inf
+        )
+        if claim_for <= handle_within:
+            raise InvalidArgument(
+                f"claim_for={claim_for:g} of the SQLiteHandled must be longer than"
+                f" handle_within={handle_within:g}: another process would handle an alert"
+                " again while its handler is running"
+            )
         self._running: dict[str, _Call] = {}
 
     def __repr__(self) -> str:
@@ -222,7 +233,7 @@ class AlertInbox:
         deadline = anyio.current_time() + CLAIM_WITHIN
         while True:
             try:
-                claim = await self._stored(self.handled.claim, app_id, key)
+                claim = await self._stored(claim_alert, self.handled, app_id, key)
             except anyio.get_cancelled_exc_class():  # it may be claimed all the same
                 with anyio.CancelScope(shield=True):
                     await self._stored(self.handled.release, app_id, key)
@@ -256,6 +267,35 @@ class AlertInbox:
         return await _in_thread(function, *arguments)
 
 
+def handled_store(handled: HandledStore | None) -> HandledStore:
+    """Return the store, or one in memory; refuse what is not a store."""
+    if handled is None:
+        return MemoryHandled()
+    methods = {
+        "claim": ("app_id", "key"),
+        "resolve": ("app_id", "key", "reason"),
+        "release": ("app_id", "key"),
+    }
+    expected = "a HandledStore, such as SQLiteHandled(path)"
+    check_methods("handled", handled, methods, expected)
+    return handled
+
+
+def claim_alert(handled: HandledStore, app_id: str, key: str) -> Claim:
+    """Claim an alert; what is not a :class:`Claim` is an error of the store."""
+    claim: object = handled.claim(app_id, key)
+    if not isinstance(claim, Claim):
+        _close(claim)
+        raise OrtegeWatchError(f"claim() must return a Claim, got {shown(claim)}")
+    return claim
+
+
+def _close(result: object) -> None:
+    """Close a coroutine that is not awaited, of which Python would warn."""
+    if inspect.iscoroutine(result):
+        result.close()
+
+
 def store_outcome(
     handled: HandledStore, app_id: str, key: str, outcome: AlertOutcome
 ) -> None:
@@ -276,9 +316,34 @@ def outcome_before(claim: Claim, name: str) -> AlertOutcome:
         case "rejected":
             logger.debug("duplicate, rejected before: %s", name)
             return AlertOutcome("reject", claim.reason)
-        case _:
+        case "busy":
             logger.info("another process is handling the alert: %s", name)
             return _BUSY
+        case state:
+            expected = "'claimed', 'busy', 'handled' or 'rejected'"
+            raise OrtegeWatchError(
+                f"the state of a Claim must be {expected}, got {shown(state)}"
+            )
+
+
+def outcome_of(result: object, name: str) -> AlertOutcome:
+    """Return what becomes of an alert whose handler has returned.
+
+    A result that must not be thrown away is a failure, and is logged.
+    """
+    if inspect.isawaitable(result):
+        _close(result)
+        advice = "await it in an async handler, and use alert_app"
+    elif isinstance(result, BaseException) or (
+        isinstance(result, type) and issubclass(result, BaseException)
+    ):
+        advice = "raise it"
+    else:
+        return ACKNOWLEDGE
+    problem = "the handler failed: %s: it returned %s, so the alert is not handled: %s"
+    kind = result if isinstance(result, type) else type(result)
+    logger.error(problem, name, kind.__name__, advice)
+    return FAILED
 
 
 def outcome_after(error: BaseException, name: str) -> AlertOutcome:
@@ -383,8 +448,9 @@ class _Call:
                     self.is_left = self._in_thread
         if inspect.isawaitable(result):
             with anyio.CancelScope(deadline=deadline) as scope:
-                await result
-                self.outcome = ACKNOWLEDGE
+                while inspect.isawaitable(result):  # an async one may forget an await
+                    result = await result
+                self.outcome = outcome_of(result, self.name)
             if scope.cancelled_caught:
                 raise _Overdue
 
@@ -403,7 +469,7 @@ class _Call:
         try:
             result = handler(alert)
             if not inspect.isawaitable(result):
-                outcome = ACKNOWLEDGE
+                outcome = outcome_of(result, self.name)
         except BaseException as error:  # noqa: BLE001 - it is logged
             outcome = outcome_after(error, self.name)
         with self._lock:
@@ -417,12 +483,6 @@ class _Call:
 
 class _Overdue(Exception):
     """Raised when the time of a call in a thread is over; it may go on there."""
-
-
-def is_async(function: object) -> bool:
-    """Return whether a function, or an object that can be called, is an async one."""
-    call = getattr(type(function), "__call__", None)  # noqa: B004 - an object's
-    return any(map(inspect.iscoroutinefunction, (function, call)))
 
 
 def is_failure(error: BaseException) -> bool:

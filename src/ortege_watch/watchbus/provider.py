@@ -21,6 +21,7 @@ from ortege_watch._checks import (
     check_list,
     check_methods,
     check_seconds,
+    is_async,
     shown,
 )
 from ortege_watch._http.token_source import is_cancellation
@@ -49,7 +50,6 @@ from ortege_watch.watchbus.asgi import (
 from ortege_watch.watchbus.inbox import (
     error_response,
     in_worker,
-    is_async,
     logger,
 )
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
@@ -269,7 +269,7 @@ def provider_app(
     check_seconds("answer_within", answer_within)
     check_int("page_size", page_size, "an int from 1 to 50", last=MAX_PAGE_SIZE)
     methods = {each.name: each.parameters for each in _ENDPOINTS}
-    check_methods("provider", provider, methods, "a Provider")
+    check_methods("provider", provider, methods, "a Provider", may_be_async=True)
     if rate_limit is not None:
         check_callable("rate_limit", rate_limit, "app_id")
     verifier = RequestVerifier(

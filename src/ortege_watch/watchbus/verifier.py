@@ -14,9 +14,20 @@ from typing import Annotated, Final, Literal, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from ortege_watch import _json as codec
-from ortege_watch._checks import check_int, check_kind, check_methods, check_seconds
+from ortege_watch._checks import (
+    check_int,
+    check_kind,
+    check_methods,
+    check_seconds,
+    shown,
+)
 from ortege_watch._sqlite import DatabaseFile
-from ortege_watch.errors import InvalidArgument, SignatureError, SignatureReason
+from ortege_watch.errors import (
+    InvalidArgument,
+    OrtegeWatchError,
+    SignatureError,
+    SignatureReason,
+)
 from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus import signing
 from ortege_watch.watchbus.models import Alerts, read_alerts
@@ -43,7 +54,9 @@ class NonceStore(Protocol):
     def record(self, app_id: str, nonce: str, now: float, until: float) -> bool:
         """Store a nonce and return whether it was new, in one atomic step.
 
-        It is called after the signature was verified, from any thread.
+        It is called after the signature was verified, from any thread. It is a plain
+        method, and returns ``True`` or ``False``: with another result, no request is
+        accepted.
 
         Args:
             app_id: the app that used the nonce; each app has its own.
@@ -357,7 +370,10 @@ class RequestVerifier:
             raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
         result = read(body, app_id)
         # Last: a request that is not accepted must not use up a nonce.
-        if not self.nonces.record(app_id, nonce, now, now + self._nonce_age):
+        is_new = self.nonces.record(app_id, nonce, now, now + self._nonce_age)
+        if is_new is not True:
+            if is_new is not False:
+                raise _not_bool(is_new)
             problem = "the nonce was used before: the request is a replay"
             raise SignatureError(SignatureReason.REPLAY, problem)
         return result
@@ -496,6 +512,14 @@ def _keys(app_id: str, secrets: Concealed) -> Keys:
         raise InvalidArgument(f"{rule}, got {got}")
     name = f"a secret of {app_id!r}"
     return tuple(signing.prepare(each, name) for each in map(Concealed, secrets.value))
+
+
+def _not_bool(result: object) -> OrtegeWatchError:
+    """Return the error of a nonce store, after which no request must be accepted."""
+    if inspect.iscoroutine(result):
+        result.close()  # or Python would warn of it
+    rule = "record() of the nonce store must return True or False"
+    return OrtegeWatchError(f"{rule}, got {shown(result)}")
 
 
 def _check_json(body: bytes, _app_id: str) -> None:

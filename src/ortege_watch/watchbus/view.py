@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from attrs import frozen
 
+from ortege_watch._checks import is_async
 from ortege_watch.errors import InvalidArgument
 from ortege_watch.watchbus.asgi import warn_of_workers
 from ortege_watch.watchbus.handled import Claim, HandledStore
@@ -17,16 +18,17 @@ from ortege_watch.watchbus.inbox import (
     CLAIM_EVERY,
     CLAIM_WITHIN,
     FAILED,
-    AlertInbox,
     AlertOutcome,
     answer_of,
     check_method,
     check_receiver,
+    claim_alert,
     error_response,
-    is_async,
+    handled_store,
     logger,
     outcome_after,
     outcome_before,
+    outcome_of,
     outcome_without,
     shown_alert,
     shown_request,
@@ -82,7 +84,7 @@ def alert_view(
     check_method(verifier)
     if is_async(handler):
         raise InvalidArgument("handler must be a plain function; use alert_app instead")
-    store = AlertInbox(handled).handled
+    store = handled_store(handled)
     warn_of_workers(verifier.nonces, store)
     return AlertView(verifier, handler, store)
 
@@ -141,16 +143,17 @@ class AlertView:
 
     def _call(self, alert: AlertInfo, name: str) -> AlertOutcome:
         try:
-            self._handler(alert)
+            outcome = outcome_of(self._handler(alert), name)
         except Exception as error:  # noqa: BLE001 - it is logged
             return outcome_after(error, name)
-        logger.debug("alert handled: %s", name)
-        return ACKNOWLEDGE
+        if outcome is ACKNOWLEDGE:
+            logger.debug("alert handled: %s", name)
+        return outcome
 
     def _claim(self, app_id: str, key: str) -> Claim:
         deadline = time.monotonic() + CLAIM_WITHIN
         while True:
-            claim = self._handled.claim(app_id, key)
+            claim = claim_alert(self._handled, app_id, key)
             if claim.state != "busy" or time.monotonic() >= deadline:
                 return claim
             time.sleep(CLAIM_EVERY)

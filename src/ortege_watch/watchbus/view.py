@@ -38,7 +38,6 @@ from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
 from ortege_watch.watchbus.verifier import RequestVerifier
 
-
 _NO_TARGET: Final = "(unknown path: pass target= to the view)"
 
 

@@ -460,9 +460,13 @@ def test_none_is_left_out_and_unknown_values_are_sent_as_they_are():
         ("own", {"value": "\ud800"}, r"^alerts\[0\]\.event_values cannot be written"),
     ],
 )
-def test_values_that_cannot_be_read_exactly_are_not_sent(code, values, problem):
+@pytest.mark.parametrize("spelling", ["ERC20", "erc20"])
+def test_values_that_cannot_be_read_exactly_are_not_sent(
+    code, values, problem, spelling
+):
+    fields = {"event_code": code, "event_values": values, "entity_type": spelling}
     with pytest.raises(InvalidArgument, match=problem):
-        payloads.encode_alerts([alert(event_code=code, event_values=values)])
+        payloads.encode_alerts([alert(**fields)])
 
 
 def test_an_alert_that_came_is_sent_on():

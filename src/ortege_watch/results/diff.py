@@ -94,12 +94,14 @@ def difference(before: Result | None, after: Result) -> Difference:
     if old.part.data == new.part.data:
         new.adopt(old)
         return Difference()
-    if not old.has_changed and memoryview(old.part.data).nbytes >= _LARGE:
+    is_large = memoryview(old.part.data).nbytes >= _LARGE
+    if is_large and not old.has_changed:
         found = _by_text(old, new)
         if found is not None:
             return found
     found = _by_values(old.compared(), new.compared())
-    new.has_changed = len(found.changed) > len(after) // _MANY
+    if is_large:
+        new.has_changed = len(found.changed) > len(after) // _MANY
     return found
 
 
@@ -301,15 +303,37 @@ class _Search:
 
 def _by_values(before: Table, after: Table) -> Difference:
     """Compare rows."""
-    if not before.cells or not after.cells:
-        every = range(len(after.cells))
-        return _difference(before, after, every, [], [], before.cells)
-    if before.layout is not after.layout:
+    layout = after.layout
+    if before.layout is layout and len(after.cells) > 1:
+        before, after = _without_ends(before, after)
+    was, now = before.cells, after.cells
+    if not was or not now:
+        return _difference(before, after, range(len(now)), [], [], was)
+    if before.layout is not layout:
         return _by_meaning(before, after)
+    if len(was) == len(now) == 1 and layout.get_key(was[0]) == layout.get_key(now[0]):
+        changed = [0] if _differ(layout, was, now)[0] else []
+        return _difference(before, after, [], changed, was, [])
     try:
         return _as_sent(before, after)
     except TypeError:  # values that are lists or objects are not hashable
         return _by_meaning(before, after)
+
+
+def _without_ends(before: Table, after: Table) -> tuple[Table, Table]:
+    """Leave out the rows at both ends that were sent alike, if these are most rows.
+
+    What is known of all rows is not known of the rest.
+    """
+    was, now = before.cells, after.cells
+    size = min(len(was), len(now))
+    start = next(compress(count(), map(operator.ne, was, now)), size)
+    ends = map(operator.ne, reversed(was), reversed(now))
+    end = min(next(compress(count(), ends), size), size - start)
+    if 2 * (start + end) <= size:
+        return before, after
+    layout, old_end, new_end = after.layout, len(was) - end, len(now) - end
+    return Table(layout, was[start:old_end]), Table(layout, now[start:new_end])
 
 
 def _as_sent(before: Table, after: Table) -> Difference:
@@ -364,16 +388,16 @@ def _are_verbatim(before: Table, after: Table, names: tuple[str, ...]) -> bool:
     )
 
 
-def _differ(layout: Layout, olds: list[Cells], news: list[Cells]) -> list[bool]:
+def _differ(layout: Layout, olds: Sequence[Cells], news: Sequence[Cells]) -> list[bool]:
     """Return for each pair of rows with one key whether their values differ."""
     zone = layout.zone
     differ = [False] * len(olds)
     for name in layout.measures:
-        kind = layout.kinds[name]
-        values = zip(layout.column(name, olds), layout.column(name, news), strict=True)
-        for place, (old, new) in enumerate(values):
-            if old != new and not differ[place]:
-                differ[place] = (kind in _NUMBERS and _are_unequal(old, new)) or (
+        place, kind = layout.places[name], layout.kinds[name]
+        for pair, (old_row, new_row) in enumerate(zip(olds, news, strict=True)):
+            old, new = old_row[place], new_row[place]
+            if old != new and not differ[pair]:
+                differ[pair] = (kind in _NUMBERS and _are_unequal(old, new)) or (
                     canonical(old, kind, zone) != canonical(new, kind, zone)
                 )
     return differ
@@ -404,11 +428,15 @@ def _difference(
 ) -> Difference:
     """Return the rows at some places of the newer side, and of the older side."""
     layout, row_at = after.layout, after.cells.__getitem__
-    news, old_rows = list(map(row_at, changed)), Rows[Row](before.layout, olds)
+    upserted: Sequence[Row] = ()
+    updated: Sequence[ChangedRow] = ()
+    if added:
+        upserted = Rows(layout, list(map(row_at, added)), None, None, added)
+    if changed:
+        rows, old_rows = list(map(row_at, changed)), Rows[Row](before.layout, olds)
+        updated = Rows(layout, rows, None, old_rows, changed)
     return Difference(
-        Rows(layout, list(map(row_at, added)), order=added) if added else (),
-        Rows(layout, news, before=old_rows, order=changed) if changed else (),
-        Rows(before.layout, removed) if removed else (),
+        upserted, updated, Rows(before.layout, removed) if removed else ()
     )
 
 

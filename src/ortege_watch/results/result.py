@@ -379,7 +379,7 @@ def _first(rows: Sequence[Row]) -> str:
     return ", ".join(shown_rows + ["…"] * (len(rows) > _ROWS_SHOWN))
 
 
-class Table:
+class Table(msgspec.Struct, eq=False):
     """Rows that are compared, and what a comparison found out about them.
 
     Attributes:
@@ -387,31 +387,30 @@ class Table:
         cells: the rows.
         is_unique: whether no two rows have the same key, as it was sent; ``None`` if
             that has not been checked.
+        columns: the values of columns by their names, as far as they were needed.
+        known_forms: the forms of some columns, as far as they were needed.
     """
 
-    __slots__ = ("_columns", "_forms", "cells", "is_unique", "layout")
-
-    def __init__(self, layout: Layout, cells: Sequence[Cells]) -> None:
-        self.layout = layout
-        self.cells = cells
-        self.is_unique: bool | None = None
-        self._columns: dict[str, list[Any]] = {}
-        self._forms: dict[tuple[str, ...], tuple[Hashable, ...]] = {}
+    layout: Layout
+    cells: Sequence[Cells]
+    is_unique: bool | None = None
+    columns: dict[str, list[Any]] = {}
+    known_forms: dict[tuple[str, ...], tuple[Hashable, ...]] = {}
 
     def column(self, name: str) -> list[Any]:
         """Return the values of a column as they were sent."""
-        if name not in self._columns:
-            self._columns[name] = self.layout.column(name, self.cells)
-        return self._columns[name]
+        if name not in self.columns:
+            self.columns[name] = self.layout.column(name, self.cells)
+        return self.columns[name]
 
     def forms(self, names: tuple[str, ...]) -> tuple[Hashable, ...]:
         """Return the forms of columns, see :func:`form_of`."""
-        if names not in self._forms:
+        if names not in self.known_forms:
             kinds, zone = self.layout.kinds, self.layout.zone
-            self._forms[names] = tuple(
+            self.known_forms[names] = tuple(
                 [form_of(self.column(name), kinds[name], zone) for name in names]
             )
-        return self._forms[names]
+        return self.known_forms[names]
 
     def has_keys_of(self, other: Table) -> bool:
         """Return whether the rows have the same keys in the same order, each once."""
@@ -423,7 +422,7 @@ class Table:
         ):
             return False
         self.is_unique = True
-        self._forms[keys] = other.forms(keys)
+        self.known_forms[keys] = other.forms(keys)
         return True
 
 
@@ -470,15 +469,15 @@ class Snapshot(msgspec.Struct, eq=False):
             columns, cells, self.head = read_rows(
                 memoryview(self.part.data), columns, self.head
             )
-            layout = self.lay_out(columns)
+            if layout is None or layout.columns is not columns:
+                layout = self.lay_out(columns)
             self.cells, self.length, self.checked = cells, len(cells), True
         return layout, cells
 
     def compared(self) -> Table:
         """Return all rows for a comparison."""
-        layout, cells = self.open()
-        if self.table is None or self.table.layout is not layout:
-            self.table = Table(layout, cells)
+        if self.table is None or self.table.layout is not self.layout:
+            self.table = Table(*self.open())
         return self.table
 
     def lay_out(self, columns: Columns) -> Layout:
@@ -567,9 +566,11 @@ class Result(Sequence[Row]):
         The limit is the query's, else the one in the server's copy of the query, else
         Cube's default of 10,000 rows. A result with a limit of 0 is never truncated.
         """
-        limit = self._snapshot.row_limit()
+        snapshot = self._snapshot
+        limit = snapshot.row_limit() if snapshot.limit is None else snapshot.limit
         # Rows need not be read if the text is too short for so many.
-        return 0 < limit <= len(self.raw) // 2 and limit <= len(self)
+        size = memoryview(snapshot.part.data).nbytes
+        return 0 < limit <= size // 2 and limit <= len(self)
 
     def into(self, cls: type[T]) -> list[T]:
         """Return the rows as instances of your own attrs class or dataclass.

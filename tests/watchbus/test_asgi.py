@@ -156,7 +156,8 @@ def test_another_path_is_logged_with_the_one_that_is_expected(alerts, caplog):
     with served(alert_app(verifier(), alerts.append)) as client:
         assert post(client, path="/api/alert").status_code == 404
     problem = "the path of the request is '/api/alert'; path= is '/api/v1/watch/alert'"
-    assert f"request refused: app {APP_ID!r}, POST /api/alert: {problem}" in caplog.text
+    assert f"request refused: app {APP_ID!r}, POST /api/alert from " in caplog.text
+    assert f": {problem}" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,22 @@ async def test_debug_lines_tell_what_became_of_alerts(caplog):
         for line in ("alert handled: ", "duplicate, handled before: "):
             assert envelope(post(client)) == OK
             assert line + "big_amount_txn_usd at 0x" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("client", "shown"),
+    [(("203.0.113.7", 4711), " from 203.0.113.7: "), (None, ": "), (("", 0), ": ")],
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+async def test_a_refused_request_is_logged_with_the_address_that_sent_it(
+    client, shown, kind, caplog
+):
+    scope = scope_of(path="/other", type=kind, client=client)
+    messages = [request()] if kind == "http" else []
+    await call(alert_app(verifier(), print), scope, *messages)
+    method = "POST" if kind == "http" else "WebSocket"
+    line = f"app '{APP_ID}', {method} /other{shown}"
+    assert line in caplog.text or caplog.text.rstrip().endswith(line[:-2])
 
 
 def test_a_prefix_that_a_proxy_removes_is_set_as_root_path(alerts):

@@ -238,7 +238,8 @@ def test_failures_are_logged_with_the_key_the_attempt_and_the_next_one(box, capl
     accept(box, 0, 1, 2)
     send(box, bus({1}, FAILED))
     [key] = [each.alert.dedupe_key("app") for each in box.waiting()]
-    name = f"bus.example.com: alert big_amount_txn {alert(1).entity} ({key[:12]})"
+    where = f"big_amount_txn at {alert(1).entity} on chain 56 ({key[:12]})"
+    name = f"bus.example.com, app app: alert {where}"
     problem = "status ERROR, code 000001: an alert was not handled"
     assert f"{name} failed; sent again at once: {problem}" in caplog.messages
     assert f"{name} failed attempt 1 of 2; next in 5 s: {problem}" in caplog.messages

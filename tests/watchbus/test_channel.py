@@ -787,7 +787,7 @@ async def test_alerts_that_were_not_handled_are_logged_with_the_next_attempt(cap
     [line] = [each for each in caplog.messages if "not handled" in each]
     host = script.url.split("/")[2]
     assert line.startswith(
-        f"{host}: alerts were not handled (status 503); next attempt"
+        f"{host}/alerts/ws, app {CREDENTIALS.app_id}: alerts were not handled (status 503); next attempt"
     )
 
 

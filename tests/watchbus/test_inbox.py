@@ -180,8 +180,10 @@ async def test_a_rejected_alert_is_rejected_for_good(caplog):
     assert await answer(inbox, handler, 2) == (422, "unknown chain", None)
     assert handler.called == [1, 2, 3]
     [line] = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    key = alert(2).dedupe_key("app")[:12]  # as the sender's log names it
     text = "alert rejected: big_amount_txn at 0x" + "ab" * 20
-    assert line.getMessage() == text + ", from app app: unknown chain"
+    text += f" on chain 56 ({key}), from app app: unknown chain"
+    assert line.getMessage() == text
 
 
 async def test_a_retry_has_the_longest_delay(caplog):
@@ -321,6 +323,7 @@ async def test_a_plain_handler_that_hangs_is_not_called_again_before_it_has_retu
         assert await inbox.handle(alert(1), "app", handler) == FAILED
         assert "the handler took more than 0.05 s" in caplog.text
         assert await inbox.handle(alert(1), "app", taken) == FAILED
+        assert "the handler is still running after its limit, alert" in caplog.text
         assert store.claim("app", alert(1).dedupe_key("app")).state == "busy"
         assert await inbox.handle(alert(2), "app", taken) == DONE
         let_on.set()

@@ -419,7 +419,7 @@ def test_unsent_alerts_stay_queued_and_that_is_not_an_error(caplog):
     assert result.unsent == tuple(ALERTS[2:])
     assert isinstance(result.error, TransportError)
     assert not store.sending
-    assert "bus.example.com: unsent alerts stay in the outbox: 3 (" in caplog.text
+    assert "bus.example.com, app app: unsent alerts stay in " in caplog.text
 
 
 def test_a_flush_that_cannot_send_everything_raises():
@@ -440,7 +440,7 @@ def test_a_rejected_alert_delays_no_others_and_is_logged(caplog):
     result = server.run(publish(store, items))
     assert [each.reason for each in result.dead] == ["too old\nforged"]
     assert (result.unsent, result.error) == ((), None)
-    assert "bus.example.com: alert big_amount_txn 0x0" in caplog.text
+    assert "bus.example.com, app app: alert big_amount_txn at 0x0" in caplog.text
     assert "too old forged" in caplog.text
     assert len(store) == 0
 
@@ -582,9 +582,9 @@ def test_an_alert_that_failed_is_logged_and_in_the_result(caplog):
     assert list(map(numbered, result.sent)) == [0, 2, 3, 4]
     assert result.unsent == (ALERTS[1],)
     assert isinstance(result.error, WatchBusError)
-    name = f"{ALERTS[1].entity} ({ALERTS[1].dedupe_key('app')[:12]})"
-    line = f"bus.example.com: alert big_amount_txn {name} failed: status ERROR, code"
-    assert line in caplog.text
+    where = f"{ALERTS[1].entity} on chain 56 ({ALERTS[1].dedupe_key('app')[:12]})"
+    line = f"alert big_amount_txn at {where} failed: status ERROR, code"
+    assert f"bus.example.com, app app: {line}" in caplog.text
 
 
 def test_a_failed_alert_that_is_given_up_is_logged_once(caplog):
@@ -684,7 +684,14 @@ def test_each_batch_that_was_sent_is_logged_for_debugging(caplog):
     caplog.set_level("DEBUG")
     Play([success()] * 3).run(publish(items=ready(*ALERTS), batch_size=2))
     lines = [line for line in caplog.messages if "alerts sent" in line]
-    assert lines == [f"bus.example.com: alerts sent: {n}" for n in (2, 2, 1)]
+    assert lines == [f"bus.example.com, app app: alerts sent: {n}" for n in (2, 2, 1)]
+
+
+def test_what_waits_for_the_next_attempt_is_logged(caplog):
+    SendingPace("host, app p", Retry()).next(CUT_OFF, 0.0, "3 alerts in Outbox('x')")
+    [line] = caplog.messages
+    assert line.startswith("host, app p: cannot send: cut off; next attempt in ")
+    assert line.endswith("; 3 alerts in Outbox('x')")
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 def _refusal(error: Exception, scope: Message) -> HttpAnswer:
     method, path = scope.get("method", "WebSocket"), whole_path(scope)
-    request = shown_request(scope["headers"], method, path)
+    request = shown_request(scope["headers"], method, path, scope.get("client"))
     if isinstance(error, _Refused):
         logger.warning("request refused: %s: %s", request, error)
         return error.answer
@@ -442,8 +442,9 @@ class AlertApp(SignedApp):
     async def _websocket(self, scope: Message, receive: Receive, send: Send) -> None:
         if self._frames is None:
             problem = "WebSocket refused: pass channel=True to alert_app: %s"
-            method, path = "WebSocket", whole_path(scope)
-            logger.warning(problem, shown_request(scope["headers"], method, path))
+            path, peer = whole_path(scope), scope.get("client")
+            request = shown_request(scope["headers"], "WebSocket", path, peer)
+            logger.warning(problem, request)
             await super()._websocket(scope, receive, send)
             return
         await receive()  # that a client wants to connect

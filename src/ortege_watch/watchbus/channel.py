@@ -361,6 +361,8 @@ class AlertChannel:
         self._url, self._path = parse_address(address)
         self._host = self._url.split("/")[2]
         self._credentials = signer
+        # In log lines; without the path, a "not found" would not say of what.
+        self._sender = f"{self._host}{self._path}, app {signer.app_id}"
         self._style = style
         self._max_body = max_body
         self._ping_every = ping_every
@@ -376,7 +378,7 @@ class AlertChannel:
         self._wake = asyncio.Event()
         self._enqueued = asyncio.Event()
         self._pace = SendingPace(
-            self._host, Retry(base=reconnect.base, cap=reconnect.cap)
+            self._sender, Retry(base=reconnect.base, cap=reconnect.cap)
         )
         self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
         self._owns_outbox = self.outbox is not outbox
@@ -494,7 +496,8 @@ class AlertChannel:
             error = await self._send_due(queue)
             if error is not None:
                 jitter = random.random()  # noqa: S311
-                await self._clock.sleep(self._pace.next(error, jitter))
+                backlog = await to_thread.run_sync(queue.backlog)
+                await self._clock.sleep(self._pace.next(error, jitter, backlog))
             else:
                 self._pace.reset(has_sent=False)
                 # Others write to the file, too, and alerts become due again.
@@ -512,7 +515,7 @@ class AlertChannel:
                     self._pace.reset(has_sent=True)
                 size = self._batches.size
                 batch, done = await to_thread.run_sync(queue.resolve, results, size)
-                log_failures(self._host, done, DEAD_LETTERS)
+                log_failures(self._sender, done, DEAD_LETTERS)
                 if results.error is not None:
                     return results.error
         except Exception as error:  # noqa: BLE001 - it is logged
@@ -569,7 +572,7 @@ class AlertChannel:
             delay = self._failures.next_delay(random.random())  # noqa: S311
             exhausted = self._failures.exhausted
             error.host, what = self._host, error.text
-            logger.warning("%s: %s; next attempt in %.1f s", self._host, what, delay)
+            logger.warning("%s: %s; next attempt in %.1f s", self._sender, what, delay)
             if exhausted:
                 self._failures.count = 0
             final = final or exhausted
@@ -680,7 +683,7 @@ class AlertChannel:
                 problem = (
                     "%s: alerts were not handled (status %d); next attempt in %.1f s"
                 )
-                logger.info(problem, self._host, answer.status, delay)
+                logger.info(problem, self._sender, answer.status, delay)
             self._wake.set()  # another frame may be sent
 
     async def _ping(self, connection: ClientConnection) -> Never:
@@ -841,7 +844,8 @@ class _Connections:
         try:
             await self._receiver.admit(target, headers)
         except Exception as error:  # noqa: BLE001 - it is logged
-            named = shown_request(headers, "WebSocket", target)
+            peer = connection.remote_address
+            named = shown_request(headers, "WebSocket", target, peer)
             answer = error_response(error, named)
         else:
             return None

@@ -39,7 +39,7 @@ from ortege_watch.watchbus.handled import (
     MemoryHandled,
     SQLiteHandled,
 )
-from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.models import AlertInfo, shown_alert
 from ortege_watch.watchbus.signing import Headers, is_field, signature_headers
 from ortege_watch.watchbus.verifier import RequestVerifier
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
@@ -198,8 +198,15 @@ class AlertInbox:
         key = alert.dedupe_key(app_id)
         if (running := self._running.get(key)) is not None:
             await running.finished.wait()
+            if running.is_left:
+                problem = "the handler is still running after its limit, alert to be retried: %s"
+                logger.warning(problem, running.name)
+            else:
+                logger.debug("duplicate, was being handled: %s", running.name)
             return running.outcome
-        call = self._running[key] = _Call(f"{shown_alert(alert)}, from app {app_id}")
+        call = self._running[key] = _Call(
+            f"{shown_alert(alert, key)}, from app {app_id}"
+        )
         try:
             claim = await self._claim(app_id, key)
             if claim.state == "claimed":
@@ -383,11 +390,6 @@ def answer_of(outcomes: Iterable[AlertOutcome]) -> InboxAnswer:
     return InboxAnswer(503, body, max(filter(None, delays), default=0.0))
 
 
-def shown_alert(alert: AlertInfo) -> str:
-    """Return what a log line calls an alert."""
-    return f"{printable(alert.event_code, 100)} at {alert.entity}"
-
-
 @define(eq=False)
 class _Call:
     """A call of a handler, for the duplicates that wait for it."""
@@ -569,9 +571,15 @@ def error_response(error: Exception, request: str) -> InboxAnswer:
     return InboxAnswer(503, body, _NO_STORE.retry_after)
 
 
-def shown_request(headers: Headers, method: str, path: str) -> str:
-    """Return what a log line calls a request, of which nothing may be verified."""
+def shown_request(headers: Headers, method: str, path: str, peer: object = None) -> str:
+    """Return what a log line calls a request, of which nothing may be verified.
+
+    ``peer`` is the address that has sent it, as ASGI and sockets have it: a list or
+    tuple that begins with the host, if it is known.
+    """
     line = f"{method} {printable(path, 200)}"
+    if isinstance(peer, list | tuple) and peer and peer[0]:
+        line += f" from {printable(str(peer[0]), 100)}"
     try:
         app_id = signature_headers(headers)[0]
     except SignatureError:

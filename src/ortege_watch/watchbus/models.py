@@ -27,7 +27,7 @@ from attrs import field, frozen
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_list, check_text, shown
-from ortege_watch.errors import DecodeError, InvalidArgument
+from ortege_watch.errors import DecodeError, InvalidArgument, printable
 from ortege_watch.watchbus.events import EventValues, kind_of
 from ortege_watch.watchbus.reading import (
     ADDRESS,
@@ -647,6 +647,15 @@ def dedupe_keys(
         start, end = begin
         keys.append(_sha256(start + data[end:]).hexdigest())
     return keys
+
+
+def shown_alert(alert: AlertInfo, key: str) -> str:
+    """Return what log lines call an alert, the same for its sender and its receiver.
+
+    ``key`` is its dedupe key, which tells alerts of one entity apart.
+    """
+    what = f"{alert.event_code[:100]} at {alert.entity[:100]}"
+    return f"{printable(what)} on chain {alert.chain_id} ({key[:12]})"
 
 
 def _key_start(app_id: str, alert: AlertInfo) -> bytes:

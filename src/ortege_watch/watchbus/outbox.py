@@ -17,7 +17,7 @@ from attrs import frozen
 
 from ortege_watch._checks import check_int, check_list
 from ortege_watch._sqlite import FULL, DatabaseFile, Guard, connect, use_wal
-from ortege_watch.errors import OutboxFull
+from ortege_watch.errors import OrtegeWatchError, OutboxFull
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.sending import (
     DELAYS,
@@ -177,6 +177,13 @@ class OutboxQueue(DatabaseFile):
         with self._guard:
             [count] = self._db.execute(_COUNT).fetchone()
             return int(count)
+
+    def backlog(self) -> str:
+        """Return how many alerts are in which file, for a log line."""
+        try:
+            return f"{len(self)} alerts in {self!r}"
+        except OrtegeWatchError:  # it is why they are not sent
+            return repr(self)
 
     def close(self) -> None:
         """Close the files; a sender loses its lease."""

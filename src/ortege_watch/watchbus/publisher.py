@@ -75,7 +75,10 @@ class _Publishing(BusCalls):
         )
 
     def _pace(self) -> SendingPace:
-        return SendingPace(self._config.host, self._config.budget.retry)
+        return SendingPace(self._config.sender, self._config.budget.retry)
+
+    def _backlog(self) -> str:
+        return "" if self._queue is None else self._queue.backlog()
 
     def _prepare(self, alerts: Iterable[AlertInfo]) -> list[QueuedAlert]:
         config = self._config
@@ -237,7 +240,9 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
             except Exception as error:  # noqa: BLE001 - it is logged
                 if self._driver.is_closed:
                     return
-                pause = pace.next(error, random())  # noqa: S311 - guards nothing
+                backlog = await to_thread.run_sync(self._backlog)
+                jitter = random()  # noqa: S311 - guards nothing
+                pause = pace.next(error, jitter, backlog)
                 await self._driver.clock.sleep(pause)
             else:
                 pace.reset(has_sent=bool(result.sent))
@@ -416,7 +421,8 @@ class AlertPublisher(BusClient, _Publishing):
             except Exception as error:  # noqa: BLE001 - it is logged
                 if self._driver.is_closed:
                     return
-                pause = pace.next(error, random())  # noqa: S311 - guards nothing
+                jitter = random()  # noqa: S311 - guards nothing
+                pause = pace.next(error, jitter, self._backlog())
                 self._driver.clock.sleep(pause)
             else:
                 pace.reset(has_sent=bool(result.sent))

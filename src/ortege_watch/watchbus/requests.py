@@ -174,7 +174,7 @@ class BusConfig:
     """A server, the credentials, and the options of the requests."""
 
     root: str  # scheme, host and the path that endpoints' paths are appended to
-    host: str  # perhaps with a port, for log lines
+    host: str  # perhaps with a port, for errors
     prefix: str  # that path
     credentials: Credentials
     key: Key = field(repr=False)
@@ -219,6 +219,11 @@ class BusConfig:
             batch_size=batch_size,
             style=style,
         )
+
+    @property
+    def sender(self) -> str:
+        """The name of a sender of alerts in log lines."""
+        return f"{self.host}, app {self.credentials.app_id}"
 
     def endpoint(self, path: str) -> Endpoint:
         """Return the endpoint with a path, which is checked."""

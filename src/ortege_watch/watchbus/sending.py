@@ -33,7 +33,12 @@ from ortege_watch.errors import (
     WatchBusError,
     printable,
 )
-from ortege_watch.watchbus.models import AlertInfo, dedupe_keys, read_alerts
+from ortege_watch.watchbus.models import (
+    AlertInfo,
+    dedupe_keys,
+    read_alerts,
+    shown_alert,
+)
 from ortege_watch.watchbus.requests import (
     BusConfig,
     Endpoint,
@@ -556,8 +561,10 @@ class Sender:
             if self.outbox is None or not self.alerts or is_misconfigured(why):
                 why.published = result
                 raise why
-            problem = "%s: unsent alerts stay in the outbox: %d (%s)"
-            logger.warning(problem, self.config.host, len(result.unsent), why.text)
+            problem = "%s: unsent alerts stay in %r: %d (%s)"
+            unsent_count = len(result.unsent)
+            sender = self.config.sender
+            logger.warning(problem, sender, self.outbox, unsent_count, why.text)
         return result
 
     def _result(self, unsent: Iterable[QueuedAlert]) -> PublishResult:
@@ -600,7 +607,7 @@ class Sender:
         results = yield from self.deliver(batch)
         self._sent += results.sent
         if results.sent:
-            logger.debug("%s: alerts sent: %d", self.config.host, len(results.sent))
+            logger.debug("%s: alerts sent: %d", self.config.sender, len(results.sent))
         self._error = results.error
         for queued, why in results.failed:
             self._failures.pop(queued.key, None)
@@ -612,7 +619,7 @@ class Sender:
             for gone in done.gone:
                 self._failures.pop(gone.key, None)
         moved = "" if self.outbox is None else DEAD_LETTERS
-        log_failures(self.config.host, done, moved)
+        log_failures(self.config.sender, done, moved)
         if self.progress is not None:
             count = len(self._sent) + len(self._dead)
             left = yield from _use(queue, queue.__len__)
@@ -694,35 +701,34 @@ class Sender:
             results.error = error
 
 
-def log_failures(host: str, done: Resolution, moved: str) -> None:
+def log_failures(sender: str, done: Resolution, moved: str) -> None:
     """Log each alert that failed or was given up; ``moved`` says where the latter are."""
     for each in done.dead:
         problem = "%s: alert %s given up after attempt %d%s: %s"
-        name, reason = _name(each.alert, each.key), printable(each.reason)
-        logger.warning(problem, host, name, each.attempts, moved, reason)
+        name, reason = shown_alert(each.alert, each.key), printable(each.reason)
+        logger.warning(problem, sender, name, each.attempts, moved, reason)
     for failed in done.failed:
-        name = _name(failed.queued.alert, failed.queued.key)
+        name = shown_alert(failed.queued.alert, failed.queued.key)
         problem = "%s: alert %s %s: %s"
-        logger.warning(problem, host, name, failed.note, failed.error.text)
-
-
-def _name(alert: AlertInfo, key: str) -> str:
-    return f"{alert.event_code} {alert.entity} ({key[:12]})"
+        logger.warning(problem, sender, name, failed.note, failed.error.text)
 
 
 @mutable
 class SendingPace:
     """How long a background sender waits, and what it logs about failures."""
 
-    host: str
+    sender: str  # its name in log lines
     retry: Retry
     _failures: int = field(default=0, init=False)
     _is_down: bool = field(
         default=False, init=False
     )  # nothing was sent since a failure
 
-    def next(self, error: Exception, jitter: float) -> float:
-        """Return the seconds until the next attempt after a failure, and log it."""
+    def next(self, error: Exception, jitter: float, backlog: str = "") -> float:
+        """Return the seconds until the next attempt after a failure, and log it.
+
+        ``backlog`` says what is waiting for that.
+        """
         published = getattr(error, "published", None)
         if published is not None and (published.sent or published.dead):
             self.reset(has_sent=bool(published.sent))
@@ -741,10 +747,11 @@ class SendingPace:
         is_known = is_ours and not lasting and type(error) is not OrtegeWatchError
         logger.log(
             logging.WARNING if is_known else logging.ERROR,
-            "%s: cannot send: %s; %s",
-            self.host,
+            "%s: cannot send: %s; %s%s",
+            self.sender,
             error.text if isinstance(error, OrtegeWatchError) else repr(error),
             next_attempt(delay, retry_after),
+            backlog and f"; {backlog}",
             exc_info=None if is_ours else error,
         )
         return delay
@@ -754,4 +761,4 @@ class SendingPace:
         self._failures = 0
         if has_sent and self._is_down:
             self._is_down = False
-            logger.info("%s: alerts are sent again", self.host)
+            logger.info("%s: alerts are sent again", self.sender)

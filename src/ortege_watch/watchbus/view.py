@@ -30,11 +30,10 @@ from ortege_watch.watchbus.inbox import (
     outcome_before,
     outcome_of,
     outcome_without,
-    shown_alert,
     shown_request,
     store_outcome,
 )
-from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.models import AlertInfo, shown_alert
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
 from ortege_watch.watchbus.verifier import RequestVerifier
 
@@ -126,7 +125,8 @@ class AlertView:
         return ViewAnswer(answer.body, answer.status, fields)
 
     def _handle(self, alert: AlertInfo, app_id: str) -> AlertOutcome:
-        key, name = alert.dedupe_key(app_id), f"{shown_alert(alert)}, from app {app_id}"
+        key = alert.dedupe_key(app_id)
+        name = f"{shown_alert(alert, key)}, from app {app_id}"
         try:
             claim = self._claim(app_id, key)
             if claim.state != "claimed":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -17,7 +18,8 @@ DIMENSIONS = [
     SENDER,
     f"{CUBE}.tx_date",
 ]
-QUERY = {"measures": [AMOUNT], "dimensions": DIMENSIONS, "limit": 50_000}
+LIMIT = 50_000
+QUERY = {"measures": [AMOUNT], "dimensions": DIMENSIONS, "limit": LIMIT}
 
 Case = Literal["few", "none", "all"]
 """How many rows differ from the answer before: 0.1 % (at least one), none, or all."""
@@ -30,6 +32,11 @@ def form_of(request: str) -> Form:
     """Return the form of the answer to a request, which is JSON."""
     wanted = '"responseFormat":"compact"'
     return "compact" if wanted in request.replace(" ", "") else "default"
+
+
+def asks_for_one(request: str) -> bool:
+    """Return whether a query, which is JSON, has a limit of one row."""
+    return re.search(r'"limit": ?1[,}]', request) is not None
 
 
 def refreshed_at(step: int) -> datetime:

@@ -1,7 +1,8 @@
 """The Python programs that receive pushes; each runs in a process of its own.
 
 ``receivers.py NAME PORT COUNT`` receives ``COUNT`` answers and prints an ``Outcome`` as
-JSON. With ``--memory``, a small answer comes before them. With ``--without-last``, what
+JSON. With ``--memory``, a subscription to one row comes before, so that modules and
+buffers are loaded; nothing is compared with that row. With ``--without-last``, what
 the last answer needs does not count: the library says nothing of answers that are alike,
 and the last one is there to end the run.
 """
@@ -16,15 +17,16 @@ import resource
 from decimal import Decimal
 from pathlib import Path
 from time import monotonic, process_time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from frames import AMOUNT, DIMENSIONS, QUERY, SENDER, step_of
+from frames import AMOUNT, DIMENSIONS, LIMIT, QUERY, SENDER, step_of
 
 if TYPE_CHECKING:
     from ortege_watch import Dimension, Measure, Query
 
+T = TypeVar("T")
+
 HELLO = '{"authorization":"token"}'
-SUBSCRIBE = {"messageId": "1", "method": "subscribe", "params": {"query": QUERY}}
 SAMPLES = 0.1
 """Seconds between two samples; the server pauses longer before the last answer."""
 
@@ -102,34 +104,43 @@ class Recorder:
         print(json.dumps(self.outcome | rows))
 
 
+def warm_up(recorder: Recorder, small: T, query: T, count: int) -> list[tuple[T, int]]:
+    """Return what to subscribe to, and for how many answers."""
+    return [(small, 1)] * recorder.with_memory + [(query, count)]
+
+
 async def floor(port: int, count: int, recorder: Recorder) -> None:
     """Receive with websockets and build dicts with orjson, and do nothing more."""
     import orjson
     from websockets.asyncio.client import connect
 
     url = f"ws://127.0.0.1:{port}/"
-    async with connect(
-        url, compression=None, max_size=None, ping_interval=None
-    ) as socket:
-        await socket.send(HELLO)
-        await socket.recv()
-        await socket.send(json.dumps(SUBSCRIBE))
-        for step in range(count + recorder.with_memory):
-            message = orjson.loads(await socket.recv(decode=False))
-            recorder.on_answer(step)
-        recorder.finish()
+    for query, answers in warm_up(recorder, QUERY | {"limit": 1}, QUERY, count):
+        params = {"messageId": "1", "method": "subscribe", "params": {"query": query}}
+        async with connect(
+            url, compression=None, max_size=None, ping_interval=None
+        ) as socket:
+            await socket.send(HELLO)
+            await socket.recv()
+            await socket.send(json.dumps(params))
+            for step in range(answers):
+                message = orjson.loads(await socket.recv(decode=False))
+                recorder.on_answer(step)
+            recorder.finish()
     rows = message["message"]["results"][0]["data"]
     recorder.report([Decimal(row[AMOUNT]) for row in rows])
 
 
-def library_query() -> tuple[Query, Measure[Decimal], Dimension[str]]:
+def library_query(
+    limit: int = LIMIT,
+) -> tuple[Query, Measure[Decimal], Dimension[str]]:
     """Return the query with the library's classes, and the members to read."""
     from ortege_watch import Dimension, Measure, Query, TimeDimension
 
     contract, function, _, time = DIMENSIONS
     amount, sender = Measure(AMOUNT, Decimal), Dimension(SENDER, str)
     dimensions = [Dimension(contract), Dimension(function), sender, TimeDimension(time)]
-    query = Query(measures=[amount], dimensions=dimensions, limit=QUERY["limit"])
+    query = Query(measures=[amount], dimensions=dimensions, limit=limit)
     return query, amount, sender
 
 
@@ -139,17 +150,20 @@ async def library(port: int, count: int, recorder: Recorder) -> None:
 
     query, amount, sender = library_query()
     client = AsyncCubeClient(f"http://127.0.0.1:{port}", "token")
-    async with client, client.watch(query, dialect="cube") as updates:
-        async for update in updates:
-            if not update.first:
-                for row in (*update.added, *update.changed):
-                    assert row[amount] > 0
-                    assert row[sender]
-            step = step_of(update.result.refreshed_at)
-            recorder.on_answer(step)
-            if step == count - 1:
-                break
-        recorder.finish()
+    small = library_query(limit=1)[0]
+    async with client:
+        for each, answers in warm_up(recorder, small, query, count):
+            async with client.watch(each, dialect="cube") as updates:
+                async for update in updates:
+                    if not update.first:
+                        for row in (*update.added, *update.changed):
+                            assert row[amount] > 0
+                            assert row[sender]
+                    step = step_of(update.result.refreshed_at)
+                    recorder.on_answer(step)
+                    if step == answers - 1:
+                        break
+                recorder.finish()
     recorder.report([row[amount] for row in update.result])
 
 

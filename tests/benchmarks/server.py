@@ -19,7 +19,7 @@ from functools import cache
 from time import monotonic
 from urllib.parse import unquote_plus
 
-from frames import Form, answers, form_of, frame, tutorial_frame
+from frames import Form, answers, asks_for_one, form_of, frame, tutorial_frame
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -29,29 +29,31 @@ PAUSE = 0.3
 
 
 class Pushes:
-    """Pushes ``count`` answers over each WebSocket connection."""
+    """Pushes ``count`` answers over each WebSocket connection.
+
+    A query with a limit of one gets answers of one row, and nothing is printed for it.
+    """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
 
     @cache  # noqa: B019 - one instance, as long as its process
-    def _frames(self, form: Form | None) -> list[str]:
+    def _frames(self, form: Form | None, rows: int) -> list[str]:
         options = self._options
-        given = answers(options.rows, options.case, options.count, form or "default")
-        frames = [frame(answer) if form else tutorial_frame(answer) for answer in given]
-        if options.small_first:
-            frames[:0] = map(frame, answers(1, "none", 1, form or "default"))
-        return frames
+        given = answers(rows, options.case, options.count, form or "default")
+        return [frame(answer) if form else tutorial_frame(answer) for answer in given]
 
     async def _conversation(self, socket: ServerConnection) -> None:
-        sent, size = [], 0
+        sent, size, is_small = [], 0, False
         try:
-            first = json.loads(await socket.recv())
+            request = str(await socket.recv())
             form = None
-            if "authorization" in first:
+            if "authorization" in json.loads(request):
                 await socket.send('{"handshake":true}')
-                form = form_of(str(await socket.recv()))
-            frames = self._frames(form)
+                request = str(await socket.recv())
+                form = form_of(request)
+            is_small = asks_for_one(request)
+            frames = self._frames(form, 1 if is_small else self._options.rows)
             for each in frames:
                 sent.append(monotonic())
                 await socket.send(each)
@@ -62,7 +64,8 @@ class Pushes:
         except ConnectionClosed:
             pass
         finally:
-            print(json.dumps({"bytes": size, "sent": sent}), flush=True)
+            if not is_small:
+                print(json.dumps({"bytes": size, "sent": sent}), flush=True)
 
     async def run(self) -> None:
         async with serve(
@@ -123,7 +126,6 @@ def main() -> None:
     push.add_argument("case")
     push.add_argument("count", type=int)
     push.add_argument("pace", type=float)
-    push.add_argument("--small-first", action="store_true")
     push.set_defaults(kind=Pushes)
     load = kinds.add_parser("load")
     load.add_argument("rows", type=int)

@@ -192,7 +192,7 @@ def test_a_loop_that_sleeps_and_the_peak_of_the_memory_are_measured():
     with PushServer.start(100, "few", 20, 0.1) as server:
         slept = server.run(receiver("sleeper"), count=1)
     assert slept.missed >= 5
-    with PushServer.start(5_000, "few", 4, 0.1, "--small-first") as server:
+    with PushServer.start(5_000, "few", 4, 0.1) as server:
         for name in ("floor", "library"):
             peak = server.run(receiver(name), "--memory")
             assert peak.rows == 5_000

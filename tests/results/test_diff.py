@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from decimal import Decimal
 from operator import attrgetter
@@ -590,3 +591,27 @@ def test_rows_longer_than_a_chunk_are_found():
     before, after = long("a"), long("a")
     after[25] |= {"e.amount": "9"}
     assert len(searched(before, after).changed) == 1
+
+
+@pytest.mark.parametrize("form", ["default", "compact"])
+def test_the_rows_of_a_large_first_snapshot_are_not_kept_before_they_are_accessed(form):
+    rows = many(20_000)
+    first, second = result(rows, form=form), result([*rows, row("new")], form=form)
+    size = first.raw.nbytes
+    difference(None, result(rows[:1000], form=form))  # what is kept for these columns
+    tracemalloc.start()
+    try:
+        found, later = difference(None, first), difference(first, second)
+        assert found
+        assert (len(found.added), len(first), len(later.added)) == (20_000, 20_000, 1)
+        assert senders(later.added) == ["new"]
+        assert first.truncated
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak < size
+        assert found.added[-1] == first[-1]
+        assert senders(found.added[1:]) == [each["e.sender"] for each in rows[1:]]
+        kept, _ = tracemalloc.get_traced_memory()
+        assert kept > 2 * size
+        assert found.added == first[:]
+    finally:
+        tracemalloc.stop()

@@ -38,7 +38,8 @@ def result(amounts, first=0):
         [f"SP{i}", f"2026-11-22T06:00:{i % 60:02}.000", amount]
         for i, amount in enumerate(amounts, first)
     ]
-    data = json.dumps({"members": NAMES, "dataset": rows}).encode()
+    table = {"members": NAMES, "dataset": rows}
+    data = json.dumps(table, separators=(",", ":")).encode()
     return Result(ResultPart(data=msgspec.Raw(data)), QUERY)
 
 
@@ -47,6 +48,8 @@ AFTER = result([f"{i}.5" for i in range(N)], first=300)
 FOUND = difference(BEFORE, AFTER)
 SEQUENCES = {
     "all": difference(None, BEFORE).added,
+    "many": difference(None, result(["1.0"] * 2000)).added,
+    "large rows": difference(None, result(["1." + "0" * 400] * 200)).added,
     "a slice": BEFORE[:],
     "every second": BEFORE[::2],
     "added": FOUND.added,

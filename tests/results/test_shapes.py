@@ -5,24 +5,25 @@ from decimal import Decimal
 
 import msgspec
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from ortege_watch.errors import DecodeError
-from ortege_watch.results.decode import OBJECTS, first_columns, read_rows
+from ortege_watch.results.decode import OBJECTS, check_rows, read_rows
 
 UNSET = msgspec.UNSET
 
 
-def rows_of(data, *likely):
+def rows_of(data):
     if not isinstance(data, bytes):
         data = json.dumps(data, separators=(",", ":")).encode()
-    columns, rows, head = read_rows(memoryview(data), *likely)
+    columns, rows, head = read_rows(memoryview(data))
     assert data.startswith(head)
     cells = [dict(zip(columns, row, strict=True)) for row in rows]
     return columns, cells
 
 
-def head_of(data, *likely):
-    return read_rows(memoryview(data), *likely).head
+def head_of(data):
+    return read_rows(memoryview(data)).head
 
 
 ROWS = [{"b": "1", "a": None}, {"a": True, "b": 2}]
@@ -137,20 +138,6 @@ def test_nested_too_deeply():
         rows_of(b'[{"a":' + b"[" * 5000 + b"]" * 5000 + b"}]")
 
 
-def test_the_expected_columns_are_tried_first():
-    likely = ("b", "a")
-    assert rows_of(ROWS, likely)[0] == likely
-    assert rows_of([{"c": 1}], likely) == (("c",), [{"c": 1}])
-    assert rows_of([], likely) == ((), [])
-    table = {"members": ["a", "b"], "dataset": [[None, "1"]]}
-    head = b'{"members":["a","b"],"dataset":['
-    assert rows_of(table, ("a", "b"), head) == (("a", "b"), [{"a": None, "b": "1"}])
-    table["members"] = ["b", "a"]
-    assert rows_of(table, ("a", "b"), head) == (("b", "a"), [{"a": "1", "b": None}])
-    assert rows_of(ROWS, ("a", "b"), head)[0] == ("a", "b")
-    assert rows_of(table, ("a", "b"), OBJECTS)[0] == ("b", "a")
-
-
 COMPACT = b'{"members":["a","b"],"dataset":['
 
 
@@ -200,21 +187,107 @@ def test_many_rows_are_read_alike():
         rows_of(twice)
 
 
-@pytest.mark.parametrize(
-    ("data", "columns"),
-    [
-        (b'[{"b":1,"a":2},{"c":3}]', ("a", "b")),
-        (b'[ {"a":"}}}"} ]', ("a",)),
-        (b"[]", ()),
-        (b"[5,{}]", ()),
-        (b'[{"a":"' + b"}" * 20 + b'"}]', ()),
-        (b'[{"a":"' + b"x" * (1 << 17) + b'"}]', ()),
-    ],
-)
-def test_the_first_row_tells_the_columns(data, columns):
-    assert first_columns(memoryview(data)) == columns
-
-
 def test_a_row_longer_than_what_is_looked_at_is_read():
     rows = [{"a": "x" * (1 << 17)}, {"a": "y"}]
     assert rows_of(rows)[1] == rows
+
+
+FORMS = ["default", "compact"]
+COLUMNS = ("e.a", "e.b")
+
+
+def text(rows, form="compact"):
+    """Write rows in a response form as servers write it."""
+    if form == "compact":
+        rows = {"members": COLUMNS, "dataset": rows}
+    else:
+        rows = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    return json.dumps(rows, separators=(",", ":")).encode()
+
+
+def many(n=5000):
+    return [[f"SP{i:038}", i] for i in range(n)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [1, 5000])
+def test_rows_are_checked_in_pieces(form, size):
+    data = text(many(size), form)
+    columns, cells, head = read_rows(memoryview(data))
+    assert check_rows(memoryview(data)) == (columns, len(cells), head)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[]",
+        b"{}",
+        b"null",
+        text([]),
+        text(many()).replace(b'"members"', b' "members"'),
+        text(many()) + b" ",
+        text(many())[:-1] + b',"dataset":[]}',
+        text(many(), "default") + b" ",
+        text([["x" * (1 << 17), 1], *many()]),
+        text([*many(), ["a", [1]]]),
+        text([*many(), [{"b": 1}, "a"]]),
+        text(many(), "default")[:-1] + b',{"e.a":1}]',
+        b'[{"e.a":1,"e.b":2},{"e.b":1}]',
+        json.dumps(
+            [{"e.a": "x" * 65_000}, {"e.b": "y" * 1000}], separators=(",", ":")
+        ).encode(),
+        b'{"members":["a","a"],"dataset":[[1,2]]}',
+        b'{"members":["\\x"],"dataset":[[1]]}',
+        b'{"members":["a"],"columns":[[1]]}',
+    ],
+    ids=lambda data: f"{data[:20]}…{data[-20:]}",
+)
+def test_other_texts_are_not_checked_in_pieces(data):
+    assert check_rows(memoryview(data)) is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bad", [b"1]", b'"\\ud800"', b"9" * 5000])
+def test_a_value_that_cannot_be_read_is_found_in_the_last_piece(form, bad):
+    data = text([*many(), ["last", 1]], form)
+    at = data.rindex(b"1")
+    data = data[:at] + bad + data[at + 1 :]
+    assert check_rows(memoryview(data)) is None
+    with pytest.raises(DecodeError):
+        read_rows(memoryview(data))
+
+
+BORDER = 1 << 16
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(FORMS),
+    st.lists(
+        st.sampled_from(
+            [
+                '],["a"',
+                '"],["',
+                '",1],["',
+                "},{",
+                '"},{"e.a":"',
+                "]}",
+                "\\",
+                '"',
+                "é",
+                [1],
+            ]
+        ),
+        max_size=8,
+    ),
+    st.integers(BORDER - 300, BORDER + 100),
+)
+def test_values_around_the_border_of_a_piece_may_look_like_rows(form, values, size):
+    rows = [[value, 1] for value in values]
+    rows = [["x" * (size - 2000), 0], ["y" * 1000, 0], *rows, *many(3000)]
+    data = memoryview(text(rows, form))
+    found, whole = check_rows(data), read_rows(data)
+    if [1] in values:
+        assert found is None
+    elif found is not None:
+        assert found == (whole.columns, len(rows), whole.head)

@@ -23,7 +23,8 @@ NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 def part(data):
-    return codec.decode_body(json.dumps({"data": data}).encode()).parts[0]
+    body = json.dumps({"data": data}, separators=(",", ":"))
+    return codec.decode_body(body.encode()).parts[0]
 
 
 def rows(amounts: dict[str, int]):
@@ -124,6 +125,18 @@ def test_a_snapshot_that_fails_half_way_does_not_count_as_delivered():
         box.take()
     box.snapshot({"SP1": 1})
     assert senders(box.take().added) == ["SP1"]
+
+
+def test_a_bad_row_at_the_end_of_a_large_snapshot_is_found_before_it_is_delivered():
+    box = Box()
+    many = rows({f"SP{n:040}": n for n in range(2000)})
+    box.put("1", part([*many, 5]), resumed=False, received_at=NOW)
+    with pytest.raises(DecodeError, match="row 2000 is not an object"):
+        box.take()
+    box.put("1", part(many), resumed=False, received_at=NOW)
+    update = box.take()
+    assert update.first
+    assert len(update.added) == 2000
 
 
 def test_a_value_that_is_nested_deeply_is_read_or_reported_and_the_query_goes_on():

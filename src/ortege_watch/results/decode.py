@@ -8,6 +8,7 @@ the order of the table.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import deepcopy
@@ -42,7 +43,9 @@ Reader: TypeAlias = Callable[[Any], Any]
 """Reads one value that is not NULL; raises ``ValueError`` with the reason."""
 
 _EXAMINED: Final = 1 << 16
-_TRIES: Final = 8
+_PIECE: Final = 1 << 16
+"""Bytes of rows that are decoded at a time to check them."""
+
 _MAX_DIGITS: Final = 4300
 """Python refuses to read longer integers from text: that takes quadratic time."""
 
@@ -77,23 +80,69 @@ class Decoded(NamedTuple):
     head: bytes
 
 
-def read_rows(data: memoryview, columns: Columns = (), head: bytes = b"") -> Decoded:
+def read_rows(data: memoryview) -> Decoded:
     """Decode the JSON text of rows in any form: default, compact or columnar.
 
-    The text probably has these columns and this head. Another form, a row that is not
-    an object, a repeated key and a wrong length are a ``DecodeError``.
+    Another form, a row that is not an object, a repeated key and a wrong length are a
+    ``DecodeError``.
     """
     first = bytes(data[:1])
     if first == b"{":
-        return _read_compact(data, columns, head) or _read_table(data)
-    if first != OBJECTS:
-        problem = "rows must be a list of objects or a table"
-        raise DecodeError(problem, excerpt=codec.excerpt(bytes(data[:_EXAMINED])))
-    for likely in (columns, first_columns(data)):
-        cells = read_list(data, OBJECTS, likely) if likely else None
-        if cells:
-            return Decoded(likely, cells, OBJECTS)
-    return _read_unlike(bytes(data))
+        return _read_compact(data) or _read_table(data)
+    if first == OBJECTS:
+        return _read_objects(data) or _read_unlike(bytes(data))
+    problem = "rows must be a list of objects or a table"
+    raise DecodeError(problem, excerpt=codec.excerpt(bytes(data[:_EXAMINED])))
+
+
+def read_piece(head: bytes, piece: bytes) -> Decoded | None:
+    """Decode rows with the text around them; ``None`` if the piece is anything else."""
+    try:
+        found = read_rows(memoryview(head + piece + tail_of(head)))
+    except DecodeError:
+        return None
+    return found if found.head == head else None
+
+
+class Checked(NamedTuple):
+    """What :func:`check_rows` finds out; the head is that of :class:`Decoded`."""
+
+    columns: Columns
+    length: int
+    head: bytes
+
+
+def check_rows(data: memoryview) -> Checked | None:
+    """Decode rows in pieces, and count them; no piece is kept in memory.
+
+    ``None`` means that the rows must be read together to know that, or that a value is a
+    list or an object.
+
+    A piece is cut where the next row seems to begin, which may be within a string. But
+    it begins with a row, and JSON that was cut within a string or a row is invalid, so
+    if it can be decoded, then a row begins after it, too.
+    """
+    head = OBJECTS if bytes(data[:1]) == OBJECTS else _compact_head(data)
+    tail, between = tail_of(head), b"},{" if head == OBJECTS else b"],["
+    start, end = len(head), len(data) - len(tail)
+    if not head or bytes(data[end:]) != tail:
+        return None
+    columns: Columns | None = None
+    length = 0
+    while True:
+        piece = bytes(data[start : min(start + _PIECE, end)])
+        if start + _PIECE < end:
+            piece = piece[: piece.rfind(between) + 1]
+        found = read_piece(head, piece)
+        if found is None or not piece or not are_flat(found.cells):
+            return None
+        if found.columns != (columns or found.columns):
+            return None
+        columns = found.columns
+        length += len(found.cells)
+        start += len(piece) + 1
+        if start > end:
+            return Checked(columns, length, head)
 
 
 def tail_of(head: bytes) -> bytes:
@@ -101,32 +150,31 @@ def tail_of(head: bytes) -> bytes:
     return b"]" if head == OBJECTS else b"]}"
 
 
-def read_list(
-    data: bytes | memoryview, head: bytes, columns: Columns
-) -> list[Cells] | None:
-    """Decode a JSON list of rows of the form of a head.
+def _read_objects(data: memoryview) -> Decoded | None:
+    """Decode objects with the keys of the first one; ``None`` for any others.
 
-    Return ``None`` if not all of them have exactly these columns. A repeated key is a
-    ``DecodeError``; only the first 64 kB are checked, because all rows have the same
-    keys, those of the query, and counting takes time.
+    Repeated keys are searched for in the first 64 kB only, because all rows have the
+    same keys, those of the query, and counting takes time.
     """
+    start = bytes(data[:_EXAMINED])
+    if not start.startswith(b"[{"):
+        return None
     try:
-        if head != OBJECTS:
-            return _array_decoder(len(columns)).decode(data)
-        decoder = _object_decoder(columns)
-        if decoder is None:
-            return None
-        rows = list(map(astuple, decoder.decode(data)))
+        first, _ = _first_row(start.decode(errors="replace"), 1)
+        columns = tuple(sorted(first))
+        cells = list(map(astuple, _object_decoder(columns).decode(data)))
     except codec.UNREADABLE:
         return None
-    start = bytes(data[:_EXAMINED])
     if len(data) > _EXAMINED:
-        start = start[: start.rfind(b'},{"') + 1]
-    count = start.count(b'},{"') + (len(start) > len("[]"))
+        start = start[: start.rfind(b'{"')]
     # Other colons after quotes belong to repeated keys, or are within a value.
-    if start.count(b'":') != count * len(columns):
+    if start.count(b'":') != start.count(b'{"') * len(columns):
         _check_keys(bytes(data))
-    return rows
+    return Decoded(columns, cells, OBJECTS)
+
+
+# Digits of any length stay strings: only the keys are used.
+_first_row: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
 @lru_cache(maxsize=64)
@@ -137,45 +185,24 @@ def _array_decoder(length: int) -> msgspec.json.Decoder[list[Cells]]:
 
 
 @lru_cache(maxsize=64)
-def _object_decoder(columns: Columns) -> msgspec.json.Decoder[Any] | None:
+def _object_decoder(columns: Columns) -> msgspec.json.Decoder[Any]:
     """Return the decoder of objects with these keys; building one takes about 50 µs.
 
     A structure is decoded about twice as fast as a dictionary. msgspec supports no names
-    with quotes, backslashes or control characters: for these, return ``None``.
+    with quotes, backslashes or control characters: these are a ``ValueError``.
     """
     fields: list[Any] = [
         (f"c{i}", Any, msgspec.field(name=name)) for i, name in enumerate(columns)
     ]
-    try:
-        cells: Any = msgspec.defstruct(
-            "Cells", fields, gc=False, forbid_unknown_fields=True
-        )
-        of_rows: Any = list[cells]
-        return msgspec.json.Decoder(of_rows, float_hook=Decimal)
-    except ValueError:
-        return None
-
-
-def first_columns(data: memoryview) -> Columns:
-    """Return the keys of the first object; none if they are not easily found."""
-    start = bytes(data[:_EXAMINED])
-    end = 0
-    for _ in range(_TRIES):
-        end = start.find(b"}", end) + 1
-        if not end:
-            break
-        try:
-            # Valid JSON at the start of the list is the whole first row: a brace
-            # within a value cuts the row off within that value.
-            row = codec.loads(start[1:end])
-        except DecodeError:
-            continue
-        return tuple(sorted(row)) if isinstance(row, dict) else ()
-    return ()
+    cells: Any = msgspec.defstruct(
+        "Cells", fields, gc=False, forbid_unknown_fields=True
+    )
+    of_rows: Any = list[cells]
+    return msgspec.json.Decoder(of_rows, float_hook=Decimal)
 
 
 def _read_unlike(data: bytes) -> Decoded:
-    """Decode objects that differ in their keys, or that ``read_list`` rejects."""
+    """Decode objects that differ in their keys, or whose first one is not easily read."""
     rows = codec.loads(data)
     keys: set[str] = set()
     for i, row in enumerate(rows):
@@ -196,23 +223,33 @@ def _check_keys(data: bytes) -> None:
         raise DecodeError(f"a row has {names} more than once")
 
 
-def _read_compact(data: memoryview, columns: Columns, head: bytes) -> Decoded | None:
+def _read_compact(data: memoryview) -> Decoded | None:
     """Decode the compact form as servers write it; ``None`` for any other table."""
-    if not head or bytes(data[: len(head)]) != head:
-        match = _match_head(bytes(data[:_EXAMINED]))
-        if match is None:
-            return None
-        head = match[0]
-        try:
-            columns = _members.decode(match[1])
-        except codec.UNREADABLE:
-            return None
-        if len(set(columns)) < len(columns):
-            return None
-    cells = read_list(data[len(head) - 1 : -1], head, columns)
-    if cells is None or bytes(data[-1:]) != b"}":
+    head = _compact_head(data)
+    columns = _columns_of(head)
+    if columns is None or bytes(data[-1:]) != b"}":
+        return None
+    try:
+        cells = _array_decoder(len(columns)).decode(data[len(head) - 1 : -1])
+    except codec.UNREADABLE:
         return None
     return Decoded(columns, cells, head)
+
+
+def _compact_head(data: memoryview) -> bytes:
+    match = _match_head(data[:_EXAMINED])
+    return match[0] if match else b""
+
+
+@lru_cache(maxsize=64)
+def _columns_of(head: bytes) -> Columns | None:
+    """Return the columns that a head names; ``None`` if it is not a proper head."""
+    match = _match_head(head)
+    try:
+        columns = _members.decode(match[1]) if match else ()
+    except codec.UNREADABLE:
+        return None
+    return columns if match and len(set(columns)) == len(columns) else None
 
 
 class _Table(msgspec.Struct):

@@ -26,10 +26,12 @@ from ortege_watch.results.decode import (
     ANY_FORM,
     OBJECTS,
     Cells,
+    Columns,
+    Decoded,
     Layout,
     are_flat,
     canonical,
-    read_list,
+    read_piece,
     sort_key,
     tail_of,
 )
@@ -85,11 +87,11 @@ def difference(before: Result | None, after: Result) -> Difference:
     All rows are added if ``before`` is ``None``. Values that cannot be read are compared
     as they were sent. Rows that cannot be read at all are a ``DecodeError``.
     """
+    new = after._snapshot  # noqa: SLF001 - texts and cells
     if before is None:
-        return Difference(added=after[:])
-    old, new = before._snapshot, after._snapshot  # noqa: SLF001 - texts and cells
-    if not old.checked:
-        old.open()
+        return Difference(added=new.rows())
+    old = before._snapshot  # noqa: SLF001
+    old.check()
     new.follow(old)
     if old.part.data == new.part.data:
         new.adopt(old)
@@ -147,8 +149,10 @@ def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
     if windows is None or not before.is_flat():
         return None
     columns = layout.columns
-    old = read_list(_joined(window[0] for window in windows), head, columns)
-    new = read_list(_joined(window[1] for window in windows), head, columns)
+    old, new = (
+        _read_pieces(head, columns, [window[side] for window in windows])
+        for side in (0, 1)
+    )
     # In a list of a new row, a separator may be proven that is within that row.
     if old is None or new is None or not are_flat(new):
         return None
@@ -158,8 +162,13 @@ def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
     return _by_values(Table(layout, old), Table(after.lay_out(columns), new))
 
 
-def _joined(pieces: Iterable[bytes]) -> bytes:
-    return b"[" + b",".join(filter(None, pieces)) + b"]"
+def _read_pieces(
+    head: bytes, columns: Columns, pieces: Iterable[bytes]
+) -> list[Cells] | None:
+    """Read pieces of rows; ``None`` if these do not have the columns."""
+    text = b",".join(filter(None, pieces))
+    found = read_piece(head, text) if text else Decoded(columns, [], head)
+    return found.cells if found and found.columns == columns else None
 
 
 def find_windows(

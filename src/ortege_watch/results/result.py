@@ -31,6 +31,7 @@ from ortege_watch.results.decode import (
     Layout,
     Place,
     are_flat,
+    check_rows,
     form_of,
     lay_out,
     read_column,
@@ -55,6 +56,9 @@ _ROWS_SHOWN: Final = 3
 
 _TOGETHER: Final = 256
 """Rows whose columns are read together."""
+
+_LARGE: Final = 1 << 16
+"""Bytes; the rows of larger snapshots are not kept unless they are accessed."""
 
 _MOST_KEPT: Final = 32
 """Columns that are found by identity: members may be made for each access."""
@@ -426,16 +430,41 @@ class Table(msgspec.Struct, eq=False):
         return True
 
 
+class _LazyCells(Sequence[Cells]):
+    """The rows of a checked snapshot, which are read when one of them is accessed."""
+
+    __slots__ = ("_snapshot",)
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def __len__(self) -> int:
+        assert self._snapshot.length is not None  # noqa: S101 - for the type checkers
+        return self._snapshot.length
+
+    @overload
+    def __getitem__(self, index: int) -> Cells: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Cells]: ...
+    def __getitem__(self, index: int | slice) -> Cells | Sequence[Cells]:
+        return self._snapshot.open()[1][index]
+
+    def __iter__(self) -> Iterator[Cells]:
+        return iter(self._snapshot.open()[1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list, (self._snapshot.open()[1],)
+
+
 class Snapshot(msgspec.Struct, eq=False):
     """One answer, decoded as far as it was needed; the inside of a :class:`Result`."""
 
     part: ResultPart
     query: Query | None = None
-    # the columns and their types, and the text before the first row, see Decoded; or
-    # what these are expected to be, until the rows are checked
+    # the columns and their types, or what these are expected to be
     layout: Layout | None = None
-    head: bytes = b""
-    checked: bool = False
+    head: bytes = b""  # the text before the first row, see Decoded
+    checked: bool = False  # whether all rows can be read
     cells: list[Cells] | None = None  # None until they are read
     length: int | None = None  # the number of rows; None until it is known
     # the number of rows that the answer may have; None until it is needed
@@ -451,13 +480,13 @@ class Snapshot(msgspec.Struct, eq=False):
         """Expect the columns and the limit of an earlier answer to the same query."""
         if self.query is other.query:
             if self.layout is None and self.part.annotation == other.part.annotation:
-                self.layout, self.head = other.layout, other.head
+                self.layout = other.layout
             if self.part.query == other.part.query:
                 self.limit = other.limit
 
     def adopt(self, other: Snapshot) -> None:
         """Reuse what is known of a snapshot with the same text."""
-        self.length, self.flat = other.length, other.flat
+        self.length, self.flat, self.head = other.length, other.flat, other.head
         if self.layout is other.layout:
             self.cells, self.checked = other.cells, other.checked
 
@@ -465,14 +494,30 @@ class Snapshot(msgspec.Struct, eq=False):
         """Return the columns and all rows; the first call reads them, see ``read_rows``."""
         layout, cells = self.layout, self.cells
         if layout is None or cells is None:
-            columns = () if layout is None else layout.columns
-            columns, cells, self.head = read_rows(
-                memoryview(self.part.data), columns, self.head
-            )
-            if layout is None or layout.columns is not columns:
-                layout = self.lay_out(columns)
+            columns, cells, self.head = read_rows(memoryview(self.part.data))
+            layout = self.lay_out(columns)
             self.cells, self.length, self.checked = cells, len(cells), True
         return layout, cells
+
+    def check(self) -> None:
+        """Make sure that all rows can be read, without keeping them if they are many."""
+        if self.checked:
+            return
+        data = memoryview(self.part.data)
+        found = check_rows(data) if data.nbytes >= _LARGE else None
+        if found is None:
+            self.open()
+            return
+        columns, self.length, self.head = found
+        self.lay_out(columns)
+        self.flat = self.checked = True
+
+    def rows(self) -> Rows[Row]:
+        """Return the rows, which are read when one of them is accessed."""
+        self.check()
+        assert self.layout is not None  # noqa: S101 - for the type checkers
+        cells = _LazyCells(self) if self.cells is None else self.cells
+        return Rows(self.layout, cells, range(len(cells)))
 
     def compared(self) -> Table:
         """Return all rows for a comparison."""

@@ -26,6 +26,7 @@ from ortege_watch.watchbus import (
     RetryAlert,
     SQLiteHandled,
 )
+from ortege_watch.watchbus.inbox import handle_all
 
 pytestmark = pytest.mark.anyio
 
@@ -163,7 +164,7 @@ class Raising:
 
 
 async def answer(inbox, handler, *numbers) -> tuple[int, str | None, float | None]:
-    told = await inbox.answer([alert(n) for n in numbers], "app", handler)
+    told = await handle_all(inbox, [alert(n) for n in numbers], "app", handler)
     body = json.loads(told.body)
     assert (told.status == 200) == (body["status"] == "OK")
     assert body["code"] == ("000000000" if told.status == 200 else "000001")
@@ -307,7 +308,7 @@ async def test_the_other_alerts_of_a_request_are_handled_although_one_hangs():
             await asyncio.Event().wait()
 
     with anyio.fail_after(10):
-        answer = await inbox.answer([alert(1), alert(2)], "app", handler)
+        answer = await handle_all(inbox, [alert(1), alert(2)], "app", handler)
     assert (answer.status, taken) == (500, [1, 2])
 
 

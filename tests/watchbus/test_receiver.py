@@ -27,6 +27,7 @@ from ortege_watch.watchbus import (
     SignatureError,
     SignatureReason,
 )
+from ortege_watch.watchbus.verifier import RequestChecks
 
 BODY = alert_body()
 
@@ -299,7 +300,7 @@ def test_secrets_in_a_mapping_are_those_of_its_creation():
 
 
 def verify(made: RequestVerifier, **changes: str) -> None:
-    made.check_headers(headers_for(BODY, **changes))
+    RequestChecks.of(made).check_headers(headers_for(BODY, **changes))
     assert made.verify(headers_for(BODY, **changes), BODY) == APP_ID
     assert made.alerts(headers_for(BODY, **changes), BODY).app_id == APP_ID
 
@@ -467,7 +468,7 @@ def test_of_many_threads_one_gets_in():
 
 
 def test_a_verifier_for_another_method_shares_everything_else():
-    made = verifier(nonce_shape="any", max_body=1000)
+    made = RequestChecks.of(verifier(nonce_shape="any", max_body=1000))
     other = made.for_method("GET")
     assert (other.method, other.path, other.max_body) == ("GET", PATH, 1000)
     assert made.method == "POST"
@@ -482,7 +483,7 @@ def test_a_verifier_for_another_method_shares_everything_else():
 
 
 def test_a_verifier_for_another_path_shares_everything_else():
-    made = verifier(nonce_shape="any", max_body=1000)
+    made = RequestChecks.of(verifier(nonce_shape="any", max_body=1000))
     other = made.for_path("/other")
     assert (other.method, other.path, other.max_body) == ("POST", "/other", 1000)
     assert made.path == PATH
@@ -500,7 +501,7 @@ def test_a_verifier_for_another_path_shares_everything_else():
 
 def test_a_verifier_for_an_invalid_method_is_not_made():
     with pytest.raises(InvalidArgument, match="method must be"):
-        verifier().for_method("get")
+        RequestChecks.of(verifier()).for_method("get")
 
 
 # ---------------------------------------------------------------------------- secrets
@@ -589,7 +590,10 @@ def test_one_changed_byte_of_what_is_asked_is_a_bad_signature(field, change):
 
 def test_the_verifier_tells_what_it_expects():
     made = verifier(max_body=5, method="GET")
-    assert (made.path, made.method, made.max_body) == (PATH, "GET", 5)
+    assert (made.path, made.method) == (PATH, "GET")
+    assert {each for each in dir(made) if not each.startswith("_")} == {
+        *("alerts", "is_current", "method", "nonces", "path", "verify")
+    }
     assert made.verify(headers_for(b"{}", method="GET"), b"{}") == APP_ID
     assert json.loads(BODY)  # the examples above are what they claim to be
 

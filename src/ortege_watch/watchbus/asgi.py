@@ -32,6 +32,7 @@ from ortege_watch.watchbus.inbox import (
     check_method,
     check_receiver,
     error_response,
+    handle_all,
     logger,
     run_verifier,
     shown_request,
@@ -42,6 +43,7 @@ from ortege_watch.watchbus.signing import CONTENT_TYPE
 from ortege_watch.watchbus.verifier import (
     Head,
     MemoryNonces,
+    RequestChecks,
     RequestVerifier,
     body_too_large,
 )
@@ -179,7 +181,7 @@ async def serve_request(
     scope: Message,
     receive: Receive,
     send: Send,
-    verifier: RequestVerifier,
+    verifier: RequestChecks,
     check: Callable[[Head, bytes], T],
     act: Callable[[T], Awaitable[HttpAnswer]],
     places: anyio.Semaphore,
@@ -227,7 +229,7 @@ async def refuse_request(
         await respond(send, answer)
 
 
-async def _check_head(scope: Message, verifier: RequestVerifier) -> Head:
+async def _check_head(scope: Message, verifier: RequestChecks) -> Head:
     """Refuse a request by what is known of it before its body is read."""
     verifier.check_target(whole_target(scope, verifier.path))
     if scope["method"] != verifier.method:
@@ -333,7 +335,7 @@ class SignedApp:
     its own kind.
     """
 
-    _verifier: RequestVerifier
+    _verifier: RequestChecks
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._verifier!r})"
@@ -402,19 +404,19 @@ def alert_app(
     check_int("large_bodies", large_bodies)
     inbox = AlertInbox() if inbox is None else inbox
     warn_of_workers(verifier.nonces, inbox.handled)
-    frames = None
+    frames, checks = None, RequestChecks.of(verifier)
     if channel:
-        get = verifier.for_method("GET")
+        get = checks.for_method("GET")
         frames = FrameReceiver(get, handler, inbox, CHECK_EVERY)
     places = anyio.Semaphore(large_bodies)
-    return AlertApp(verifier, handler, inbox, read_within, places, frames)
+    return AlertApp(checks, handler, inbox, read_within, places, frames)
 
 
 @define(eq=False, repr=False)
 class AlertApp(SignedApp):
     """The application that :func:`alert_app` returns."""
 
-    _verifier: RequestVerifier
+    _verifier: RequestChecks
     _handler: AlertHandler
     _inbox: AlertInbox
     _read_within: float
@@ -424,7 +426,7 @@ class AlertApp(SignedApp):
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         async def act(alerts: Alerts) -> HttpAnswer:
             return http_answer(
-                await self._inbox.answer(alerts, alerts.app_id, self._handler)
+                await handle_all(self._inbox, alerts, alerts.app_id, self._handler)
             )
 
         verifier = self._verifier

@@ -110,7 +110,7 @@ from ortege_watch.watchbus.signing import (
     request_line,
     signed_headers,
 )
-from ortege_watch.watchbus.verifier import RequestVerifier
+from ortege_watch.watchbus.verifier import RequestChecks, RequestVerifier
 from ortege_watch.watchbus.wire import (
     DOCUMENTED,
     UnreadableAnswer,
@@ -781,9 +781,9 @@ async def serve_alert_channel(
     check_int("port", port, "an int, 0 to 65535", first=0, last=65535)
     check_seconds("ping_every", ping_every)
     check_seconds("close_within", close_within, or_zero=True)
-    verifier = verifier.for_method("GET")
+    checks = RequestChecks.of(verifier).for_method("GET")
     inbox = AlertInbox() if inbox is None else inbox
-    receiver = _Connections(FrameReceiver(verifier, handler, inbox, ping_every))
+    receiver = _Connections(FrameReceiver(checks, handler, inbox, ping_every))
     try:
         server = await serve(
             receiver.converse,
@@ -793,7 +793,7 @@ async def serve_alert_channel(
             logger=SILENT,
             ssl=ssl,
             compression=None,
-            max_size=verifier.max_body + OVERHEAD,
+            max_size=checks.max_body + OVERHEAD,
             max_queue=_READ_AHEAD,
             ping_interval=ping_every,
             ping_timeout=ping_every,

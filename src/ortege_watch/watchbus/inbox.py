@@ -226,16 +226,6 @@ class AlertInbox:
             call.finished.set()
         return call.outcome
 
-    async def answer(
-        self, alerts: Sequence[AlertInfo], app_id: str, handler: AlertHandler
-    ) -> InboxAnswer:
-        """Handle alerts one after the other, as :meth:`handle`.
-
-        Returns:
-            The response to the sender.
-        """
-        return answer_of([await self.handle(each, app_id, handler) for each in alerts])
-
     async def _claim(self, app_id: str, key: str) -> Claim:
         deadline = anyio.current_time() + CLAIM_WITHIN
         while True:
@@ -301,6 +291,13 @@ def _close(result: object) -> None:
     """Close a coroutine that is not awaited, of which Python would warn."""
     if inspect.iscoroutine(result):
         result.close()
+
+
+async def handle_all(
+    inbox: AlertInbox, alerts: Sequence[AlertInfo], app_id: str, handler: AlertHandler
+) -> InboxAnswer:
+    """Handle alerts one after the other; return the answer to the sender."""
+    return answer_of([await inbox.handle(each, app_id, handler) for each in alerts])
 
 
 def store_outcome(
@@ -602,5 +599,5 @@ def check_method(verifier: RequestVerifier) -> None:
     """Raise :class:`InvalidArgument` unless the verifier accepts POSTs, as alerts are."""
     if verifier.method != "POST":
         rule = "verifier must be one for POST, with which alerts are sent"
-        advice = "leave method= out, or pass verifier.for_method('POST')"
+        advice = "leave method= out"
         raise InvalidArgument(f"{rule}, got one for {verifier.method}: {advice}")

@@ -59,6 +59,7 @@ from ortege_watch.watchbus.verifier import (
     FindSecrets,
     Head,
     NonceStore,
+    RequestChecks,
     RequestVerifier,
 )
 from ortege_watch.watchbus.wire import (
@@ -282,8 +283,9 @@ def provider_app(
     )
     warn_of_workers(verifier.nonces)
     endpoints = endpoints_at(paths)
+    checks = RequestChecks.of(verifier)
     return ProviderApp(
-        verifier, provider, endpoints, page_size, rate_limit, answer_within
+        checks, provider, endpoints, page_size, rate_limit, answer_within
     )
 
 
@@ -291,7 +293,7 @@ def provider_app(
 class ProviderApp(SignedApp):
     """The application that :func:`provider_app` returns."""
 
-    _verifier: RequestVerifier
+    _verifier: RequestChecks
     _provider: Provider
     _endpoints: Mapping[str, Endpoint]
     _page_size: int
@@ -317,7 +319,7 @@ class ProviderApp(SignedApp):
 
         await serve_request(scope, receive, send, verifier, check, act, self._places)
 
-    def _route(self, scope: Message) -> tuple[RequestVerifier, Endpoint] | None:
+    def _route(self, scope: Message) -> tuple[RequestChecks, Endpoint] | None:
         whole, root = whole_path(scope), scope.get("root_path", "")
         raw_path = (scope.get("raw_path") or b"").decode("latin-1")
         for each in (whole, raw_path):

@@ -22,12 +22,13 @@ from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
     error_response,
+    handle_all,
     logger,
     run_verifier,
 )
 from ortege_watch.watchbus.models import read_alerts
 from ortege_watch.watchbus.signing import Headers, signature_headers
-from ortege_watch.watchbus.verifier import RequestVerifier
+from ortege_watch.watchbus.verifier import RequestChecks
 
 OVERHEAD: Final = 256
 """The most bytes of a frame of alerts beyond its body."""
@@ -99,7 +100,7 @@ class FrameReceiver:
     is checked that the secret of an idle connection is still valid.
     """
 
-    verifier: RequestVerifier
+    verifier: RequestChecks
     handler: AlertHandler
     inbox: AlertInbox
     check_every: float
@@ -148,7 +149,7 @@ class FrameReceiver:
         except DecodeError as error:
             told = error_response(error, f"app {app_id!r}, a frame")
         else:
-            told = await self.inbox.answer(alerts, app_id, self.handler)
+            told = await handle_all(self.inbox, alerts, app_id, self.handler)
         body = msgspec.Raw(told.body)
         return AnswerFrame(frame.id, told.status, body, told.retry_after)
 

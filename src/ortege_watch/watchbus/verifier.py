@@ -247,16 +247,16 @@ class RequestVerifier:
             raise InvalidArgument(
                 f"nonce_shape must be 'hex32' or 'any', got {nonce_shape!r}"
             )
-        self.max_body: Final = max_body
+        self._max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         expected = "a NonceStore, such as SQLiteNonces(path)"
         record = {"record": ("app_id", "nonce", "now", "until")}
         check_methods("nonces", self.nonces, record, expected)
         self._keys_of = _key_finder(given)
         # What waits for a file or calls a function is called in a thread.
-        self.secrets_may_block: Final = not isinstance(given.value, Mapping)
+        self._secrets_may_block: Final = not isinstance(given.value, Mapping)
         is_on_disk = not isinstance(self.nonces, MemoryNonces)
-        self.may_block: Final = self.secrets_may_block or is_on_disk
+        self._may_block: Final = self._secrets_may_block or is_on_disk
         self._line = signing.request_line(method, path)
         self._tolerance = tolerance
         self._nonce_age = 2 * tolerance
@@ -265,39 +265,6 @@ class RequestVerifier:
 
     def __repr__(self) -> str:
         return f"RequestVerifier(method={self.method!r}, path={self.path!r})"
-
-    def for_method(self, method: str) -> RequestVerifier:
-        """Return a verifier of requests with another HTTP method.
-
-        Everything else is the same and the nonces are shared, so a nonce that one of
-        the two accepted is a replay to the other.
-
-        Args:
-            method: the method in capitals, such as ``"GET"``.
-
-        Raises:
-            InvalidArgument: it is not an HTTP method in capitals.
-        """
-        return self._copy(method, self.path)
-
-    def for_path(self, path: str) -> RequestVerifier:
-        """Return a verifier of requests with another path.
-
-        Everything else is the same and the nonces are shared.
-
-        Args:
-            path: the whole path of the requests.
-
-        Raises:
-            InvalidArgument: it is not a path that can be signed.
-        """
-        return self._copy(self.method, path)
-
-    def _copy(self, method: str, path: str) -> RequestVerifier:
-        other = copy.copy(self)
-        other._line = signing.request_line(method, path)  # noqa: SLF001 - its own
-        other.method, other.path = method, path
-        return other
 
     def verify(
         self, headers: Headers, body: bytes, *, target: str | bytes | None = None
@@ -317,7 +284,9 @@ class RequestVerifier:
             SignatureError: it is not accepted; ``.reason`` says why.
             DecodeError: the signature is good, but the body is not JSON.
         """
-        return self.accept(self._head(headers, body, target), body)
+        head = self._head(headers, body, target)
+        self._accept(head, body, _check_json)
+        return head[0]
 
     def alerts(
         self, headers: Headers, body: bytes, *, target: str | bytes | None = None
@@ -337,26 +306,14 @@ class RequestVerifier:
         alerts._app_id = head[0]  # noqa: SLF001 - as Alerts(), without a call
         return alerts
 
-    def accept(self, head: Head, body: bytes) -> str:
-        """Return what :meth:`verify` does, for a result of :meth:`check_headers`.
-
-        The body has at most ``max_body`` bytes.
-        """
-        self._accept(head, body, _check_json)
-        return head[0]
-
-    def accept_alerts(self, head: Head, body: bytes) -> Alerts:
-        """Return what :meth:`alerts` does, as :meth:`accept` does it."""
-        return Alerts(self._accept(head, body, read_alerts), head[0])
-
     def _head(self, headers: Headers, body: bytes, target: str | bytes | None) -> Head:
         if target is not None:
-            self.check_target(target)
+            self._check_target(target)
         if type(body) is not bytes:
             check_kind("body", body, bytes, "the bytes that arrived")
-        if len(body) > self.max_body:
-            raise body_too_large(self.max_body)
-        return self.check_headers(headers)
+        if len(body) > self._max_body:
+            raise body_too_large(self._max_body)
+        return self._check_headers(headers)
 
     def _accept(self, head: Head, body: bytes, read: Callable[[bytes, str], T]) -> T:
         app_id, timestamp, nonce, signature, keys, now = head
@@ -378,16 +335,7 @@ class RequestVerifier:
             raise SignatureError(SignatureReason.REPLAY, problem)
         return result
 
-    def check_headers(self, headers: Headers) -> Head:
-        """Refuse a request by its headers alone, before its body is read.
-
-        Returns:
-            What :meth:`accept` needs of them, and the secrets, which are found once.
-
-        Raises:
-            SignatureError: a header is missing or malformed, the request is too old, or
-                its app id is unknown.
-        """
+    def _check_headers(self, headers: Headers) -> Head:
         app_id, timestamp, nonce, signature = signature_headers(headers)
         try:
             sent = _milliseconds(timestamp) if timestamp.isdecimal() else None
@@ -408,20 +356,6 @@ class RequestVerifier:
             raise SignatureError(SignatureReason.UNKNOWN_APP, "the app id is unknown")
         return app_id, timestamp, nonce, signature, keys, now
 
-    def check_again(self, head: Head) -> Head:
-        """Refuse a request that has become too old while its body was read.
-
-        Its nonce may have been deleted in the meantime.
-
-        Raises:
-            SignatureError: with ``EXPIRED``.
-        """
-        now, sent = self._clock(), int(head[1])
-        age = now - sent / 1000
-        if not -self._tolerance <= age <= self._tolerance:
-            raise self._untimely(age, sent)
-        return (*head[:5], now)
-
     def is_current(self, headers: Headers, body: bytes) -> bool:
         """Return whether the secret that signed a request is still valid.
 
@@ -439,12 +373,7 @@ class RequestVerifier:
         message = signing.canonical(app_id, timestamp, nonce, self._line, body)
         return keys is not None and signing.matches(keys, message, signature)
 
-    def check_target(self, target: str | bytes) -> None:
-        """Refuse a request with another path or with a query.
-
-        Raises:
-            SignatureError: with ``OTHER_PATH`` or ``QUERY_PRESENT``.
-        """
+    def _check_target(self, target: str | bytes) -> None:
         check_kind("target", target, str | bytes, "a path, str or bytes")
         text = target.decode("latin-1") if isinstance(target, bytes) else target
         path, mark, _ = text.partition("?")
@@ -465,6 +394,111 @@ class RequestVerifier:
         if sent < _LAST_SECONDS:
             problem += "; the timestamp looks like seconds; it must be milliseconds"
         return SignatureError(reason, problem, delta=age)
+
+
+class RequestChecks(RequestVerifier):
+    """A verifier whose checks are made one by one, as applications do."""
+
+    @classmethod
+    def of(cls, verifier: RequestVerifier) -> RequestChecks:
+        """Return the checks of a verifier, with which they share the nonces."""
+        checks = cls.__new__(cls)
+        vars(checks).update(vars(verifier))
+        return checks
+
+    @property
+    def max_body(self) -> int:
+        """The size in bytes of the largest body that is read."""
+        return self._max_body
+
+    @property
+    def secrets_may_block(self) -> bool:
+        """Whether :meth:`check_headers` is to be called in a thread."""
+        return self._secrets_may_block
+
+    @property
+    def may_block(self) -> bool:
+        """Whether the other methods are to be called in a thread."""
+        return self._may_block
+
+    def for_method(self, method: str) -> RequestChecks:
+        """Return a verifier of requests with another HTTP method.
+
+        Everything else is the same and the nonces are shared, so a nonce that one of
+        the two accepted is a replay to the other.
+
+        Args:
+            method: the method in capitals, such as ``"GET"``.
+
+        Raises:
+            InvalidArgument: it is not an HTTP method in capitals.
+        """
+        return self._copy(method, self.path)
+
+    def for_path(self, path: str) -> RequestChecks:
+        """Return a verifier of requests with another path.
+
+        Everything else is the same and the nonces are shared.
+
+        Args:
+            path: the whole path of the requests.
+
+        Raises:
+            InvalidArgument: it is not a path that can be signed.
+        """
+        return self._copy(self.method, path)
+
+    def _copy(self, method: str, path: str) -> RequestChecks:
+        other = copy.copy(self)
+        other._line = signing.request_line(method, path)  # noqa: SLF001 - its own
+        other.method, other.path = method, path
+        return other
+
+    def check_target(self, target: str | bytes) -> None:
+        """Refuse a request with another path or with a query.
+
+        Raises:
+            SignatureError: with ``OTHER_PATH`` or ``QUERY_PRESENT``.
+        """
+        self._check_target(target)
+
+    def check_headers(self, headers: Headers) -> Head:
+        """Refuse a request by its headers alone, before its body is read.
+
+        Returns:
+            What :meth:`accept` needs of them, and the secrets, which are found once.
+
+        Raises:
+            SignatureError: a header is missing or malformed, the request is too old, or
+                its app id is unknown.
+        """
+        return self._check_headers(headers)
+
+    def check_again(self, head: Head) -> Head:
+        """Refuse a request that has become too old while its body was read.
+
+        Its nonce may have been deleted in the meantime.
+
+        Raises:
+            SignatureError: with ``EXPIRED``.
+        """
+        now, sent = self._clock(), int(head[1])
+        age = now - sent / 1000
+        if not -self._tolerance <= age <= self._tolerance:
+            raise self._untimely(age, sent)
+        return (*head[:5], now)
+
+    def accept(self, head: Head, body: bytes) -> str:
+        """Return what :meth:`verify` does, for a result of :meth:`check_headers`.
+
+        The body has at most ``max_body`` bytes.
+        """
+        self._accept(head, body, _check_json)
+        return head[0]
+
+    def accept_alerts(self, head: Head, body: bytes) -> Alerts:
+        """Return what :meth:`alerts` does, as :meth:`accept` does it."""
+        return Alerts(self._accept(head, body, read_alerts), head[0])
 
 
 def body_too_large(limit: int) -> SignatureError:

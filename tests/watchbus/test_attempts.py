@@ -8,10 +8,15 @@ import socket
 import pytest
 from driving import CREDENTIALS, Play, alert, error, link, said, success
 
-from ortege_watch import InvalidArgument, Retry, TransportError
-from ortege_watch.watchbus import AsyncAlertPublisher, Outbox, WatchBusError, WireStyle
+from ortege_watch import (
+    InvalidArgument,
+    OrtegeWatchError,
+    Retry,
+    TransportError,
+)
+from ortege_watch.watchbus import AsyncAlertPublisher, Outbox, WireStyle
 from ortege_watch.watchbus.outbox import queue_of
-from ortege_watch.watchbus.sending import Sender, prepare_alerts
+from ortege_watch.watchbus.sending import BatchSize, Sender, prepare_alerts
 
 PAGE = said(b"<html>no</html>", status=400)
 FAILED = error("000001", "an alert was not handled", status=500)
@@ -23,7 +28,7 @@ def box(tmp_path, clock):
         yield box
 
 
-def send(outbox, answer, alerts=(), **options):
+def send(outbox, answer, alerts=(), batches=None, **options):
     """Send what is due to a bus that answers ``answer``, or what it returns."""
     config = link(retry=Retry(attempts=1), **options)
     endpoint = config.endpoint("/api/v1/watch/alert")
@@ -32,9 +37,10 @@ def send(outbox, answer, alerts=(), **options):
     sender = Sender(
         config=config, endpoint=endpoint, outbox=queue_of(outbox), alerts=queued
     )
+    sender.batches = batches or sender.batches
     try:
         return server, server.run(sender.run())
-    except WatchBusError as caught:
+    except OrtegeWatchError as caught:
         return server, caught.published
 
 
@@ -208,6 +214,64 @@ def test_a_wrong_setting_is_reported_with_the_path(box, status):
     accept(box, 1)
     _, result = send(box, said(b"<html>no</html>", status=status))
     assert str(result.error).endswith("(POST /api/v1/watch/alert)")
+
+
+LOOKS_WRONG = [
+    error("000001", "unknown entity", status=404),
+    error("000007", status=404),
+    said({"detail": "unknown entity"}, status=404),
+    said(b"", status=405),
+    said(b"", status=410),
+    error("000001", status=401),
+    error("000003", "invalid appid", status=401),
+    said(b"<html>blocked</html>"),
+    said(b"", status=302, location="https://waf.example.com/blocked"),
+]
+
+
+@pytest.mark.parametrize("answer", LOOKS_WRONG)
+@pytest.mark.parametrize("poison", [0, 20, 59])
+def test_one_alert_that_makes_a_setting_look_wrong_stops_no_others(
+    box, clock, answer, poison
+):
+    accept(box, *range(60))
+    server, batches = bus({poison}, answer), BatchSize(5)
+    for _ in range(5):
+        send(box, server, batches=batches)
+    assert [each.alert for each in box.waiting()] == [alert(poison)]
+    for number in range(100, 103):
+        clock.now += 6
+        accept(box, number)
+        send(box, server, batches=batches)
+    assert len(box) == 0
+    [letter] = box.dead
+    assert (letter.alert, letter.attempts) == (alert(poison), 2)
+
+
+@pytest.mark.parametrize("answer", LOOKS_WRONG)
+def test_without_an_outbox_such_an_alert_stops_no_others_either(answer):
+    alerts = [alert(n) for n in range(60)]
+    _, result = send(None, bus({20}, answer), alerts, batches=BatchSize(5))
+    assert result.unsent == (alert(20),)
+    assert len(result.sent) == 59
+
+
+@pytest.mark.parametrize("answer", LOOKS_WRONG)
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_a_setting_that_becomes_wrong_costs_no_attempts(box, clock, answer, count):
+    batches = BatchSize(100)
+    accept(box, 99)
+    send(box, success(), batches=batches)
+    accept(box, *range(count))
+    for _ in range(20):
+        server, result = send(box, answer, batches=batches)
+        assert 1 <= len(server.requests) <= 8
+        assert isinstance(result.error, OrtegeWatchError)
+        clock.now += 3600
+    assert {each.attempts for each in box.waiting()} == {0}
+    assert (len(box), box.dead) == (count, [])
+    send(box, success(), batches=batches)
+    assert len(box) == 0
 
 
 @pytest.mark.anyio

@@ -89,12 +89,12 @@ async def test_an_alert_on_which_a_server_breaks_down_stops_no_others(server, tm
 def test_batches_grow_again_with_each_that_succeeds():
     batches = BatchSize(10)
     assert (batches.size, batches.is_reduced) == (10, False)
-    batches.on_success()
+    batches.on_success(10)
     assert batches.size == 10
     batches.on_failure()
     sizes = []
     while batches.is_reduced:
         sizes.append(batches.size)
-        batches.on_success()
+        batches.on_success(batches.size)
     assert sizes == [1, 2, 4, 8]
     assert batches.size == 10

@@ -13,6 +13,7 @@ from channels import (
     Inbox,
     acknowledge,
     alert,
+    answer_to,
     number_of,
     scripted,
     verifier,
@@ -28,6 +29,7 @@ from ortege_watch.watchbus import (
     RetryAlert,
     serve_alert_channel,
 )
+from ortege_watch.watchbus.wire import ResultCode, error_answer
 
 pytestmark = pytest.mark.anyio
 
@@ -162,13 +164,19 @@ async def test_a_receiver_that_fails_for_every_alert_is_given_a_pause(path, capl
     assert sorted(set(calls)) == [0, 1, 2, 3]
 
 
-async def test_an_alert_on_which_a_receiver_breaks_down_stops_no_others(path):
-    """After an outage alerts are sent alone at first, and so this one is found."""
+@pytest.mark.parametrize("status", [None, 401, 404, 405])
+async def test_an_alert_on_which_a_receiver_breaks_down_stops_no_others(path, status):
+    """After an outage alerts are sent alone at first, and so this one is found.
+
+    With a status it looks as if a setting were wrong.
+    """
 
     def play(frame):
         [wire] = frame["body"]["alert_info_list"]
-        is_poison = wire["event_values"]["block_number"] == "3"
-        return Drop if is_poison else acknowledge(frame)
+        if wire["event_values"]["block_number"] != "3":
+            return acknowledge(frame)
+        body = error_answer(ResultCode.SERVER_ERROR, "no")
+        return Drop if status is None else answer_to(frame, status, body)
 
     with Outbox(path, max_attempts=1) as outbox:
         async with (

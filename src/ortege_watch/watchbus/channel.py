@@ -86,7 +86,6 @@ from ortege_watch.watchbus.receiving import (
 from ortege_watch.watchbus.requests import (
     NO_PASSWORD,
     is_misconfigured,
-    is_of_server,
     log_skew,
     read_acknowledgement,
     server_ahead,
@@ -537,21 +536,22 @@ class AlertChannel:
             error = frame.error
             if error is None:
                 results.add_sent([queued])
+                self._batches.is_confirmed = True
             elif self._ends_batch(frame, error, is_alone=len(batch) == 1):
                 results.error = error
-                if not is_misconfigured(error):
-                    self._batches.on_failure()
+                self._batches.on_failure()
             elif not results.add_failure(queued, error):
                 is_streak = self._streak.is_of_server(error)
                 if is_streak and not results.sent:
                     results.error = error
+                    if is_misconfigured(error):
+                        self._batches.on_failure()
 
         results = BatchResults()
         await asyncio.gather(*map(attempt, batch))
         if results.sent:
             self._streak.reset()
-        if len(results.sent) == self._batches.size:
-            self._batches.on_success()
+            self._batches.on_success(len(results.sent))
         return results
 
     def _ends_batch(
@@ -561,10 +561,9 @@ class AlertChannel:
 
         That of a single alert after an outage may concern either: the next one decides.
         """
-        if not frame.was_sent or is_misconfigured(error):
-            return True
         is_single = is_alone and self._batches.is_reduced
-        return is_of_server(error) and not is_single
+        is_of_server = self._batches.is_of_server(error)
+        return not frame.was_sent or (is_of_server and not is_single)
 
     async def _run(self) -> Never:
         while True:

@@ -463,7 +463,7 @@ def is_rejection(error: OrtegeWatchError) -> TypeGuard[WatchBusError]:
 
 
 def is_misconfigured(error: OrtegeWatchError) -> bool:
-    """Return whether every request will fail until somebody corrects a setting.
+    """Return whether it seems that every request will fail until a setting is corrected.
 
     A plain 403 is not one: a firewall may refuse the content of one request.
     """

@@ -464,21 +464,38 @@ class BatchSize:
 
     One alert may be why a server does not answer. So after a failure of the server
     alerts are sent alone at first, and each batch that succeeds doubles the size.
+
+    Nor is a setting wrong because of one alert: what looks so is the server's failure only
+    if no alert was acknowledged since the last one.
     """
 
     largest: int
     size: int = field(default=Factory(lambda self: self.largest, takes_self=True))
     is_reduced: bool = False
     """Whether the server has failed, and no full batch has succeeded since."""
+    is_confirmed: bool = False
+    """Whether an alert was acknowledged since the server has failed: settings are right."""
 
-    def on_success(self) -> None:
-        """Double a reduced size, up to the largest."""
-        self.size = min(2 * self.size, self.largest)
-        self.is_reduced = self.is_reduced and self.size < self.largest
+    @property
+    def is_down(self) -> bool:
+        """Whether the server has failed, and nothing was acknowledged since."""
+        return self.is_reduced and not self.is_confirmed
+
+    def on_success(self, count: int) -> None:
+        """Note that alerts were acknowledged; a whole batch doubles a reduced size."""
+        self.is_confirmed = True
+        if self.is_reduced and count == self.size:
+            self.size = min(2 * self.size, self.largest)
+            self.is_reduced = self.size < self.largest
 
     def on_failure(self) -> None:
         """Begin with single alerts."""
-        self.size, self.is_reduced = 1, True
+        self.size, self.is_reduced, self.is_confirmed = 1, True, False
+
+    def is_of_server(self, error: OrtegeWatchError) -> bool:
+        """Return whether a failure is the server's, and not that of alerts."""
+        is_excluded = self.is_confirmed and is_misconfigured(error)
+        return is_of_server(error) and not is_excluded
 
 
 @mutable
@@ -556,7 +573,8 @@ class Sender:
             error.published = self._result(self.alerts)
             raise
         result = self._result(unsent)
-        why = result.error if self.outbox is None else self._error
+        is_raised = self.outbox is None or self.batches.is_down
+        why = result.error if is_raised else self._error
         if why is not None:
             if self.outbox is None or not self.alerts or is_misconfigured(why):
                 why.published = result
@@ -644,8 +662,7 @@ class Sender:
             except OrtegeWatchError as error:
                 if self._ends_call(part, error):
                     results.error = error
-                    if not is_misconfigured(error):
-                        self.batches.on_failure()
+                    self.batches.on_failure()
                 elif len(part) > 1:
                     size = -(-len(part) // _PARTS)
                     starts = range(0, len(part), size)
@@ -655,8 +672,7 @@ class Sender:
             else:
                 self._streak.reset()
                 results.add_sent(part)
-                if self.batches.is_reduced and len(part) == self.batches.size:
-                    self.batches.on_success()
+                self.batches.on_success(len(part))
         return results
 
     def _ends_call(self, part: Sequence[QueuedAlert], error: OrtegeWatchError) -> bool:
@@ -664,13 +680,13 @@ class Sender:
 
         That of a single alert after an outage may concern either: the next alert decides.
         """
-        if not is_of_server(error):
+        if not self.batches.is_of_server(error):
             return False
         is_late = isinstance(error, DeadlineExceeded) and self.started is not None
         causes = (error, error.__cause__)
         is_unsent = any(isinstance(x, TransportError) and x.unsent for x in causes)
         is_single = len(part) == 1 and self.batches.is_reduced
-        return not is_single or is_late or is_unsent or is_misconfigured(error)
+        return not is_single or is_late or is_unsent
 
     def _post(
         self, part: Sequence[QueuedAlert], *, is_whole: bool
@@ -699,6 +715,8 @@ class Sender:
         is_known = is_rejection(error) and queued.is_suspect
         if not is_known and self._streak.is_of_server(error):
             results.error = error
+            if is_misconfigured(error):
+                self.batches.on_failure()
 
 
 def log_failures(sender: str, done: Resolution, moved: str) -> None:

@@ -91,7 +91,8 @@ def difference(before: Result | None, after: Result) -> Difference:
     if before is None:
         return Difference(added=new.rows())
     old = before._snapshot  # noqa: SLF001
-    old.check()
+    if not old.checked:
+        old.check()
     new.follow(old)
     if old.part.data == new.part.data:
         new.adopt(old)

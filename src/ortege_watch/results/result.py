@@ -495,7 +495,8 @@ class Snapshot(msgspec.Struct, eq=False):
         layout, cells = self.layout, self.cells
         if layout is None or cells is None:
             columns, cells, self.head = read_rows(memoryview(self.part.data))
-            layout = self.lay_out(columns)
+            if layout is None or layout.columns != columns:
+                layout = self.lay_out(columns)
             self.cells, self.length, self.checked = cells, len(cells), True
         return layout, cells
 

@@ -577,7 +577,43 @@ async def test_run_survives_an_outbox_that_cannot_be_written(ask, bus, path, cap
         await until(lambda: caplog.text.count("cannot use the outbox") >= 2)
         queue_of(box)._db.execute("PRAGMA query_only = OFF")
         await until(lambda: not len(box))
-    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+    assert numbers(alerts_of(bus.requests)) == [0, 1, 2, 3, 4]
+
+
+async def test_alerts_that_cannot_be_removed_are_sent_once_and_others_go(
+    ask, bus, path
+):
+    ask.open(outbox=path, batch_size=2)
+    await ask("enqueue", ALERTS)
+    box = ask.client.outbox
+    queue_of(box)._db.execute("PRAGMA query_only = ON")
+    sent = []
+    for _ in range(5):
+        with pytest.raises(OrtegeWatchError, match="cannot use the outbox") as caught:
+            await ask("flush")
+        sent.append(numbers(caught.value.published.sent))
+    assert sent == [[0, 1], [2, 3], [4], [], []]
+    assert len(box) == 5
+    queue_of(box)._db.execute("PRAGMA query_only = OFF")
+    assert (await ask("flush")).sent == ()
+    assert len(box) == 0
+    assert numbers(alerts_of(bus.requests)) == [0, 1, 2, 3, 4]
+
+
+async def test_an_alert_that_is_queued_anew_is_sent_although_it_could_not_be_removed(
+    ask, bus, path
+):
+    ask.open(outbox=path)
+    await ask("enqueue", ALERTS[:2])
+    queue_of(ask.client.outbox)._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(OrtegeWatchError, match="cannot use the outbox"):
+        await ask("flush")
+    with AlertPublisher(bus.url, bus.credentials, outbox=path) as other:
+        other.flush()  # it does not know that they were acknowledged
+        other.enqueue(ALERTS[:1])
+    queue_of(ask.client.outbox)._db.execute("PRAGMA query_only = OFF")
+    assert numbers((await ask("flush")).sent) == [0]
+    assert numbers(alerts_of(bus.requests)) == [0, 1, 0, 1, 0]
 
 
 async def test_flush_says_what_was_sent_before_the_outbox_failed(ask, bus, path):
@@ -587,6 +623,17 @@ async def test_flush_says_what_was_sent_before_the_outbox_failed(ask, bus, path)
     with pytest.raises(OrtegeWatchError, match="cannot use the outbox") as caught:
         await ask("flush")
     assert numbers(caught.value.published.sent) == [0, 1, 2, 3, 4]
+
+
+async def test_run_ends_if_the_publisher_was_closed_before_it_began(bus, path):
+    async with AsyncAlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+        sending = asyncio.create_task(publisher.run())
+    await sending
+    with AlertPublisher(bus.url, bus.credentials, outbox=path) as closed:
+        pass
+    closed.run()
+    with pytest.raises(OrtegeWatchError, match="closed"):
+        closed.enqueue(ALERTS)
 
 
 async def test_run_needs_an_outbox_and_is_ended_by_cancelling(bus, path):

@@ -633,6 +633,13 @@ def test_an_outbox_that_fails_is_an_error_with_what_was_sent():
 
 
 # --------------------------------------------------------------------- in background
+def test_a_pause_grows_while_acknowledged_alerts_cannot_be_removed():
+    errors = [OrtegeWatchError("cannot use the outbox: it is full") for _ in range(4)]
+    for each in errors:
+        each.published = PublishResult(sent=(ALERTS[0],))
+    assert pauses(*errors, base=1.0, cap=5.0) == pytest.approx([1, 2, 4, 5])
+
+
 def pauses(*errors, **retry):
     pace = SendingPace("bus.example.com", Retry(**retry))
     return [pace.next(each, 0.999999999) for each in errors]

@@ -510,10 +510,10 @@ class AlertChannel:
             batch = await to_thread.run_sync(queue.begin_sending, lease, size)
             while batch:
                 results = await self._deliver(batch)
-                if results.sent:
-                    self._pace.reset(has_sent=True)
                 size = self._batches.size
                 batch, done = await to_thread.run_sync(queue.resolve, results, size)
+                if results.sent:
+                    self._pace.reset(has_sent=True)
                 log_failures(self._sender, done, DEAD_LETTERS)
                 if results.error is not None:
                     return results.error

@@ -155,6 +155,9 @@ class OutboxQueue(DatabaseFile):
         # until then; and it has not had it if nobody else has written to the file.
         self._known: list[QueuedAlert] = []
         self._known_since = 0
+        # Alerts that were acknowledged and could not be removed, by their keys, with the
+        # time at which they were accepted: this process does not send them again.
+        self._unremoved: dict[str, float] = {}
         # A lock of its own: releasing the lease must not wait for a transaction.
         self._lease_guard = Guard(f"the outbox {str(path)!r}")
         self._lease: SendLease | None = None
@@ -295,31 +298,42 @@ class OutboxQueue(DatabaseFile):
         with self._guard:
             if self._known and self._changes() != self._known_since:
                 self._known = []
-            return self._first(limit)
+            batch = self._first(limit)
+            if self._unremoved and not batch:
+                self._remove_done(Resolution(()))
+            return batch
 
     def resolve(
         self, results: BatchResults, limit: int
     ) -> tuple[list[QueuedAlert], Resolution]:
         """Remove what was sent or given up; return the next alerts, and what was done."""
         done = self._redelivery.resolve(results, self.now())
-        gone = {each.number for each in done.gone}
-        forgotten = 0
         with self._guard:
             known, self._known = self._known, []
-            try:
-                # A power failure may undo this: then alerts are sent again.
-                self._db.execute("PRAGMA synchronous = NORMAL")
-                forgotten = self._with_room(partial(self._apply, done, gone))
-                self._with_room(self._give_back)
-            finally:
-                self._db.execute("PRAGMA synchronous = FULL")
+            forgotten = self._remove_done(done)
             if not done.failed:
+                gone = {each.number for each in done.gone}
                 self._known = [each for each in known if each.number not in gone]
             batch = self._first(limit)
         if forgotten:
             problem = "%r has more than %d dead letters: the oldest %d were deleted"
             _LOGGER.warning(problem, self, self._limit, forgotten)
         return batch, done
+
+    def _remove_done(self, done: Resolution) -> int:
+        """Write what becomes of a batch; return how many dead letters were deleted."""
+        try:
+            # A power failure may undo this: then alerts are sent again.
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            forgotten = self._with_room(partial(self._apply, done))
+            self._unremoved.clear()
+            self._with_room(self._give_back)
+        except sqlite3.Error:
+            self._unremoved |= {each.key: each.accepted_at for each in done.sent}
+            raise
+        finally:
+            self._db.execute("PRAGMA synchronous = FULL")
+        return forgotten
 
     def _with_room(self, write: Callable[[], T]) -> T:
         """Call what needs room in the log, of which a full disk has only the present."""
@@ -332,11 +346,14 @@ class OutboxQueue(DatabaseFile):
             self._db.execute("PRAGMA wal_checkpoint(RESTART)")
             return write()
 
-    def _apply(self, done: Resolution, gone: set[int]) -> int:
-        """Write what becomes of a batch; return how many dead letters were deleted."""
+    def _apply(self, done: Resolution) -> int:
+        """Do it in a transaction."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            is_empty = self._remove(gone)
+            if self._unremoved:
+                query = "DELETE FROM waiting WHERE key = ? AND accepted_at = ?"
+                self._db.executemany(query, list(self._unremoved.items()))
+            is_empty = self._remove({each.number for each in done.gone})
             if done.sent and not is_empty:
                 self._db.execute(_SUSPECT)
             if done.failed:
@@ -411,8 +428,13 @@ class OutboxQueue(DatabaseFile):
     def _first(self, limit: int) -> list[QueuedAlert]:
         if self._known:
             return self._known[:limit]
-        now = self.now()
-        return list(starmap(QueuedAlert, self._db.execute(_NEXT, (now, now, limit))))
+        now, more = self.now(), len(self._unremoved)
+        rows = self._db.execute(_NEXT, (now, now, limit + more))
+        found = list(starmap(QueuedAlert, rows))
+        if more:
+            skipped = self._unremoved
+            found = [x for x in found if skipped.get(x.key) != x.accepted_at]
+        return found[:limit]
 
 
 class Outbox:

@@ -88,7 +88,6 @@ class _Publishing(BusCalls):
         if self.outbox is None:
             problem = f"{method}() needs an outbox: pass outbox= to the publisher"
             raise InvalidArgument(problem)
-        self._driver.check_open()
 
 
 class AsyncAlertPublisher(AsyncBusClient, _Publishing):
@@ -194,6 +193,7 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
             OrtegeWatchError: the outbox cannot be used.
         """
         self._need_outbox("enqueue")
+        self._driver.check_open()
         await self._accept(alerts)
 
     async def flush(
@@ -215,6 +215,7 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
     async def run(self, *, poll_every: float = 1.0) -> None:
         """Send alerts as they become due, until this is cancelled or the publisher is closed.
 
+        A task that begins after the closing ends at once, without an error.
         What :meth:`enqueue` of this publisher writes is sent at once. Every failure is
         logged and followed by another attempt, after a pause that grows: up to the
         ``cap`` of ``retry`` in an outage, and up to five minutes while a setting is
@@ -229,6 +230,9 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
         """
         self._need_outbox("run")
         check_seconds("poll_every", poll_every)
+        if self._driver.is_closed:
+            return
+        self._driver.check_open()
         await self._driver.until_closed(self._run(poll_every))
 
     async def _run(self, poll_every: float) -> None:
@@ -378,6 +382,7 @@ class AlertPublisher(BusClient, _Publishing):
             OrtegeWatchError: the outbox cannot be used.
         """
         self._need_outbox("enqueue")
+        self._driver.check_open()
         self._accept(alerts)
 
     def flush(
@@ -399,6 +404,7 @@ class AlertPublisher(BusClient, _Publishing):
     def run(self, *, poll_every: float = 1.0) -> None:
         """Send alerts as they become due, until another thread closes the publisher.
 
+        A thread that begins after the closing ends at once, without an error.
         What :meth:`enqueue` of this publisher writes is sent at once. Every failure is
         logged and followed by another attempt, after a pause that grows: up to the
         ``cap`` of ``retry`` in an outage, and up to five minutes while a setting is
@@ -413,6 +419,9 @@ class AlertPublisher(BusClient, _Publishing):
         """
         self._need_outbox("run")
         check_seconds("poll_every", poll_every)
+        if self._driver.is_closed:
+            return
+        self._driver.check_open()
         pace = self._pace()
         while not self._driver.is_closed:
             self._wake.clear()

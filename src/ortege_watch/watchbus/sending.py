@@ -748,7 +748,8 @@ class SendingPace:
         ``backlog`` says what is waiting for that.
         """
         published = getattr(error, "published", None)
-        if published is not None and (published.sent or published.dead):
+        is_stored = type(error) is not OrtegeWatchError  # else the outbox has failed
+        if published is not None and (published.sent or published.dead) and is_stored:
             self.reset(has_sent=bool(published.sent))
         self._is_down = True
         is_ours = isinstance(error, OrtegeWatchError)
@@ -762,7 +763,7 @@ class SendingPace:
             base, cap = cap, max(cap, LONGEST_RETRY_AFTER)
         delay = Backoff(base, cap).delay(self._failures, jitter, retry_after)
         self._failures += 1
-        is_known = is_ours and not lasting and type(error) is not OrtegeWatchError
+        is_known = is_ours and not lasting and is_stored
         logger.log(
             logging.WARNING if is_known else logging.ERROR,
             "%s: cannot send: %s; %s%s",

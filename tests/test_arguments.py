@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial, wraps
 
 import pytest
@@ -367,6 +368,24 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
             "handled must be a HandledStore, such as SQLiteHandled(path), got str with",
         ),
         (lambda: verifier(tolerance="5"), f"tolerance {SECONDS} '5'"),
+        (lambda: verifier(clock=1.5), "clock must be callable, got 1.5"),
+        (lambda: Outbox("never.db", now=1.5), "now must be callable, got 1.5"),
+        (
+            lambda: AlertChannel(WS, GOOD, clock=time.time),
+            "clock must be an object with now() and sleep(), got builtin_function",
+        ),
+        (
+            lambda: AlertPublisher(URL, GOOD, clock=time.time),
+            "clock must be an object with now() and sleep(), got builtin_function",
+        ),
+        (
+            lambda: AsyncAlertPublisher(URL, GOOD, clock=time.time),
+            "clock must be an object with now() and sleep(), got builtin_function",
+        ),
+        (
+            lambda: verifier(secrets=lambda: ["hush"]),
+            "secrets must be callable as secrets(app_id)",
+        ),
         (lambda: verifier(max_body="5"), "max_body must be a positive int, got '5'"),
         (lambda: verifier(nonces=set()), "nonces must be a NonceStore"),
         (lambda: verifier().verify({}, "[]"), "body must be the bytes that arrived"),

@@ -100,6 +100,9 @@ class DatabaseFile:
             if not str(path) or _MEMORY in str(path) or "\0" in str(path):
                 rule = f"path of {kind} must name a file that persists"
                 raise InvalidArgument(f"{rule}, got {shown(path)}")
+            if Path(str(path)).is_dir():
+                rule = f"path of {kind} must name a file"
+                raise InvalidArgument(f"{rule}, got the directory {shown(str(path))}")
         self._path = _MEMORY if path is None else str(path)
         self._guard = Guard(f"{kind} {str(path)!r}")
         with self._guard:
@@ -125,9 +128,12 @@ class DatabaseFile:
                 raise
 
     def _check_version(self, version: int | None, name: str) -> None:
-        if version is None:
-            return
         [found] = self._db.execute("PRAGMA user_version").fetchone()
+        if version is None and found == 0:
+            return
+        if version is None:
+            problem = f"{name} is a file of another kind: use another path"
+            raise OrtegeWatchError(problem)
         [tables] = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if found == 0 and tables == 0:  # a new file
             self._db.execute(f"PRAGMA user_version = {version}")

@@ -232,6 +232,10 @@ async def test_a_handler_that_raises_cancelled_error_has_failed(plain, caplog):
     assert await inbox.handle(alert(1), "app", Inbox()) == DONE
 
 
+def test_a_retry_is_shown_as_a_sentence():
+    assert str(RetryAlert(60)) == "to be retried in 60 s: try again later"
+
+
 @pytest.mark.parametrize(
     "error", [RejectAlert("no"), RetryAlert(5), RetryAlert(0, "later")]
 )

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 from driving import alert
 
-from ortege_watch import OrtegeWatchError
+from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
     AlertInbox,
     Outbox,
@@ -115,6 +115,27 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     problem = "is a file of another kind: use another path"
     with pytest.raises(OrtegeWatchError, match=problem):
         Outbox(path)
+
+
+@pytest.mark.parametrize("kind", [SQLiteNonces, SQLiteHandled])
+def test_an_outbox_is_no_file_of_what_was_received(kind, tmp_path):
+    path = tmp_path / "alerts.db"
+    Outbox(path).close()
+    problem = "is a file of another kind: use another path"
+    with pytest.raises(OrtegeWatchError, match=problem):
+        kind(path)
+    Outbox(path).close()  # it was left as it is
+
+
+@pytest.mark.parametrize("kind", [Outbox, SQLiteNonces, SQLiteHandled])
+def test_a_directory_is_no_file(kind, tmp_path):
+    with pytest.raises(InvalidArgument, match="must name a file, got the directory"):
+        kind(tmp_path)
+
+
+def test_an_empty_outbox_is_true(tmp_path):
+    with Outbox(tmp_path / "alerts.db") as outbox:
+        assert (bool(outbox), len(outbox)) == (True, 0)
 
 
 def test_a_store_shows_its_file(tmp_path):

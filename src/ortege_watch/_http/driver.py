@@ -29,7 +29,7 @@ import httpx
 from anyio import to_thread
 from anyio.lowlevel import RunVar
 
-from ortege_watch._checks import check_int, check_kind
+from ortege_watch._checks import check_int, check_kind, check_methods
 from ortege_watch._http.body import Body
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
@@ -156,6 +156,13 @@ class AsyncClock(Protocol):
     async def sleep(self, seconds: float, /) -> object:
         """Wait so many seconds."""
         ...
+
+
+def check_clock(clock: object) -> None:
+    """Raise :class:`InvalidArgument` unless a given clock can be read and can sleep."""
+    if clock is not None:
+        methods = {"now": (), "sleep": ("seconds",)}
+        check_methods("clock", clock, methods, "an object with now() and sleep()")
 
 
 class SystemClock:
@@ -387,6 +394,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
     ) -> None:
         super().__init__(http, httpx.Client, httpx.BaseTransport, max_size, tls)
         self._closing = Future[None]()
+        check_clock(clock)
         self.clock: Clock = clock or SystemClock(self._closing)
         # What uses a client of the caller may go on.
         self._sockets = Sockets(self._closing if self._is_ours else Future())
@@ -494,6 +502,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         super().__init__(
             http, httpx.AsyncClient, httpx.AsyncBaseTransport, max_size, tls
         )
+        check_clock(clock)
         self.clock: AsyncClock = clock or AsyncSystemClock()
         self._loop: object = None  # stands for the event loop of the connections
         self._running = set[anyio.CancelScope]()  # what the closing ends

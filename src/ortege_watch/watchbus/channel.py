@@ -39,6 +39,7 @@ from ortege_watch._http.conversation import (
 from ortege_watch._http.driver import (
     AsyncClock,
     AsyncSystemClock,
+    check_clock,
     check_environment,
     is_bad_certificate,
 )
@@ -357,6 +358,7 @@ class AlertChannel:
         check_seconds("pong_within", pong_within)
         check_seconds("connect_within", connect_within)
         check_environment(ssl)
+        check_clock(clock)
         self._url, self._path = parse_address(address)
         self._host = self._url.split("/")[2]
         self._credentials = signer

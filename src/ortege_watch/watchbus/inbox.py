@@ -88,7 +88,9 @@ class RetryAlert(Exception):
 
     Args:
         after: the time after which to retry it, in seconds or as a ``timedelta``; at
-            least 0.
+            least 0. Of it, senders of this library respect at most 300 s: an outbox
+            sends the alert again after that, or after its own delay if that is longer.
+            For more time, let the handler store the alert and return.
         reason: for the sender; its ``str()`` is sent, so it may be an exception.
 
     Raises:
@@ -103,6 +105,9 @@ class RetryAlert(Exception):
         self.after: Final = seconds
         self.reason: Final = str(reason) or "try again later"
         super().__init__(self.after, self.reason)
+
+    def __str__(self) -> str:
+        return f"to be retried in {self.after:g} s: {self.reason}"
 
 
 @frozen

@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 
 from attrs import frozen
 
-from ortege_watch._checks import check_int, check_list
+from ortege_watch._checks import check_callable, check_int, check_list
 from ortege_watch._sqlite import FULL, DatabaseFile, Guard, connect, use_wal
 from ortege_watch.errors import OrtegeWatchError, OutboxFull
 from ortege_watch.watchbus.models import AlertInfo
@@ -484,6 +484,7 @@ class Outbox:
         now: Callable[[], float] = time.time,
     ) -> None:
         check_int("limit", limit)
+        check_callable("now", now)
         redelivery = Redelivery(max_attempts=max_attempts, max_age=max_age)
         self._queue = OutboxQueue(path, limit, redelivery, now)
         self.path: Final = Path(path)
@@ -495,6 +496,10 @@ class Outbox:
     def __len__(self) -> int:
         """Return the number of queued alerts."""
         return len(self._queue)
+
+    def __bool__(self) -> bool:
+        """Return ``True``, also without queued alerts."""
+        return True
 
     def waiting(self) -> list[WaitingAlert]:
         """Return the queued alerts, in order, also those that are sent again later."""

@@ -15,6 +15,7 @@ import msgspec
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import (
+    check_callable,
     check_int,
     check_kind,
     check_methods,
@@ -243,6 +244,7 @@ class RequestVerifier:
         self.method = method
         check_seconds("tolerance", tolerance)
         check_int("max_body", max_body)
+        check_callable("clock", clock)
         if nonce_shape not in {"hex32", "any"}:
             raise InvalidArgument(
                 f"nonce_shape must be 'hex32' or 'any', got {nonce_shape!r}"
@@ -519,8 +521,18 @@ def _key_finder(secrets: Concealed) -> Callable[[str], Keys | None]:
     kind = type(secrets.value)
     is_odd = issubclass(kind, type) or inspect.iscoroutinefunction(secrets.value)
     if is_odd or not callable(secrets.value):
+        is_async = inspect.iscoroutinefunction(secrets.value)
+        got = "an async function" if is_async else kind.__name__
         rule = "secrets must be a mapping of app ids to lists, or a plain function"
-        raise InvalidArgument(f"{rule}, got {kind.__name__}")
+        raise InvalidArgument(f"{rule}, got {got}")
+    try:
+        check_callable("secrets", secrets.value, "app_id")
+        is_callable = True
+    except InvalidArgument:  # which shows defaults of arguments, perhaps secrets
+        is_callable = False
+    if not is_callable:
+        rule = "secrets must be callable as secrets(app_id)"
+        raise InvalidArgument(f"{rule}, got {kind.__name__} with other arguments")
 
     def find(app_id: str) -> Keys | None:
         if not _is_short(app_id):

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
+import subprocess
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from comparing import check_same
 from memory import MEMORY
 from peers import PYPI, Missing, from_pypi, javascript
-from processes import Failed, LoadServer, Program, PushServer, loader, receiver
+from processes import HERE, Failed, LoadServer, Program, PushServer, loader, receiver
 from receiving import CASES, JAVASCRIPT, RECEIVING, TUTORIAL
 from rest import REST
 from startup import START
@@ -26,6 +29,11 @@ from tables import Plan, Record
 TABLES = {
     each.name: each for each in (RECEIVING, JAVASCRIPT, TUTORIAL, MEMORY, REST, START)
 }
+
+
+# The programs that are compared run in this Python; docs/speed.md has the same command.
+NEEDED = ("ortege_watch", "orjson", "websocket")
+INSTALL = "pip install -e . orjson websocket-client"
 
 
 def check(*, offline: bool) -> None:
@@ -66,14 +74,42 @@ def _kept(records: Iterator[Record], kept: list[Record]) -> Iterator[Record]:
         yield record
 
 
-def main() -> None:
-    """Print every ratio beside its goal."""
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _figures(path: Path) -> dict[str, list[Record]]:
+    figures = json.loads(path.read_text("utf-8"))
+    if not isinstance(figures, dict) or figures.keys() - TABLES.keys():
+        raise ValueError(f"expected an object with keys of {', '.join(TABLES)}")
+    return figures
+
+
+def _about(plan: Plan) -> str:
+    """Say what was run, on which Python and which commit, where git knows it."""
+    try:
+        command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        commit = f"commit {done.stdout.strip()}"
+    except (OSError, subprocess.CalledProcessError):
+        commit = "no git commit"
+    quick = "with --quick: small sizes, " if plan.quick else ""
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    rounds = f"{plan.rounds} round{'s' * (plan.rounds != 1)}"
+    return f"Measured {quick}{rounds}, {python}, {commit}"
+
+
+def _options() -> argparse.Namespace:
+    """Read the command line, and refuse what would fail only later."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="*", help=f"only some of {', '.join(TABLES)}")
     parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
-    parser.add_argument("--rounds", type=int, help="of each comparison (3 or 5)")
+    parser.add_argument("--rounds", type=_positive, help="of each comparison (3 or 5)")
     parser.add_argument(
-        "--sleep", type=int, help="seconds that a loop sleeps (3 or 30)"
+        "--sleep", type=_positive, help="seconds that a loop sleeps (3 or 30)"
     )
     parser.add_argument("--json", type=Path, help="also write the figures to a file")
     parser.add_argument("--show", type=Path, help="print the figures of such a file")
@@ -82,6 +118,27 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"unknown tables: {', '.join(sorted(unknown))}")
+    options.figures = {}
+    if options.show:
+        try:
+            options.figures = _figures(options.show)
+        except (OSError, ValueError) as error:
+            parser.error(f"--show: cannot read {options.show}: {error}")
+    if options.json:
+        try:
+            options.json.open("a", encoding="utf-8").close()
+        except OSError as error:
+            parser.error(f"--json: cannot write {options.json}: {error}")
+    return options
+
+
+def main() -> None:
+    """Print every ratio beside its goal."""
+    options = _options()
+    figures: dict[str, list[Record]] = options.figures
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing and not options.show:
+        raise Failed(f"cannot import {', '.join(missing)}; run: {INSTALL}")
     if options.check:
         check(offline=options.offline)
         return
@@ -90,9 +147,8 @@ def main() -> None:
         rounds=options.rounds or (3 if options.quick else 5),
         sleep=options.sleep or (3 if options.quick else 30),
     )
-    figures: dict[str, list[Record]] = {}
-    if options.show:
-        figures = json.loads(options.show.read_text("utf-8"))
+    if not options.show:
+        print(_about(plan), flush=True)
     for name, table in TABLES.items():
         if options.tables and name not in options.tables:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,17 +64,20 @@ class Program:
 
     def run(self, port: int, count: int, *arguments: str) -> Outcome:
         command = [*map(str, self.command), str(port), str(count), *arguments]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            env=os.environ | self.environment,
-            timeout=TIMEOUT,
-            check=False,
-        )
+        name = f"{Path(command[1]).name} {command[2]}"
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                env=os.environ | self.environment,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{name} did not end within {TIMEOUT} s") from None
         if done.returncode:
-            name = f"{Path(command[1]).name} {command[2]}"
             raise Failed(f"{name}: {done.stderr.strip()[-2000:]}")
         said = json.loads(done.stdout)
         return Outcome(**said | {"sum": Decimal(said["sum"])})
@@ -97,11 +101,21 @@ def _server(*arguments: object) -> Iterator[tuple[int, IO[str]]]:
     )
     try:
         assert process.stdout is not None
-        yield int(process.stdout.readline()), process.stdout
+        yield int(_line(process.stdout)), process.stdout
     finally:
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+def _line(output: IO[str]) -> str:
+    """Return the next line of the server, which writes one at a time."""
+    if not select.select([output], [], [], TIMEOUT)[0]:
+        raise Failed(f"server.py wrote nothing within {TIMEOUT} s")
+    line = output.readline()
+    if not line.endswith("\n"):
+        raise Failed("server.py ended before the program that is measured")
+    return line
 
 
 @dataclass
@@ -123,11 +137,14 @@ class PushServer:
     def run(
         self, program: Program, *arguments: str, count: int | None = None
     ) -> Outcome:
-        """Let a program receive everything; pass it ``count`` as its second argument."""
-        try:
-            outcome = program.run(self.port, count or self.count, *arguments)
-        finally:
-            said = json.loads(self.output.readline())
+        """Let a program receive everything; pass it ``count`` as its second argument.
+
+        Raises:
+            Failed: the program or the server failed; this server cannot be used again.
+        """
+        outcome = program.run(self.port, count or self.count, *arguments)
+        # Of a program that never connected, the server writes nothing.
+        said = json.loads(_line(self.output))
         outcome.bytes = said["bytes"]
         sent = said["sent"]
         outcome.latencies = [when - sent[step] for step, when in outcome.seen]

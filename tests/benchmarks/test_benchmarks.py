@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,9 +32,11 @@ def replay(*outcomes: Outcome):
     return lambda program: next(left)
 
 
-def benchmark(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def benchmark(
+    *arguments: str, python: tuple[str, ...] = (sys.executable,), **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(HERE), *arguments],
+        [*python, str(HERE), *arguments],
         capture_output=True,
         text=True,
         timeout=240,
@@ -177,6 +180,71 @@ def test_clients_that_cannot_be_installed_are_skipped_with_the_reason():
     )
     assert skipped[2].startswith(
         "skipped: cube-http-client==0.6.1: python failed: ERROR"
+    )
+
+
+def test_the_error_of_a_receiver_ends_the_run():
+    with (
+        PushServer.start(1, "few", 1, 0.01) as server,
+        pytest.raises(
+            Failed, match=r"^receivers.py nobody: (?s:.*)invalid choice: 'nobody'"
+        ),
+    ):
+        server.run(receiver("nobody"))
+
+
+def test_the_error_of_a_receiver_that_was_connected_ends_the_run():
+    script = (
+        "import socket, sys\n"
+        "socket.create_connection(('127.0.0.1', int(sys.argv[1]))).close()\n"
+        "raise SystemExit('lost')"
+    )
+    with (
+        PushServer.start(1, "few", 1, 0.01) as server,
+        pytest.raises(Failed, match="lost"),
+    ):
+        server.run(Program((sys.executable, "-c", script)))
+
+
+def test_what_is_missing_is_said_at_the_start_with_the_command_of_the_docs():
+    # Without site-packages.
+    done = benchmark(python=(sys.executable, "-S"))
+    assert done.returncode == 1
+    command = "pip install -e . orjson websocket-client"
+    assert done.stderr == (
+        f"error: cannot import ortege_watch, orjson, websocket; run: {command}\n"
+    )
+    assert command in (HERE.parents[1] / "docs" / "speed.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "-1"], "argument --rounds: must be at least 1, got -1"),
+        (["--rounds", "0"], "argument --rounds: must be at least 1, got 0"),
+        (["--sleep", "0"], "argument --sleep: must be at least 1, got 0"),
+        (["--show", "/nope.json"], "--show: cannot read /nope.json: [Errno 2]"),
+        (["--show", __file__], f"--show: cannot read {__file__}: Extra data"),
+        (["start", "--json", "/nope/a"], "--json: cannot write /nope/a: [Errno 2]"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused_before_anything_is_measured(
+    arguments, message
+):
+    done = benchmark(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_output_says_what_was_run():
+    done = benchmark("start", "--quick", "--rounds", "1")
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.splitlines()[0]
+    assert re.fullmatch(
+        r"Measured with --quick: small sizes, 1 rounds?, \w+ 3[.]\d+[.]\d+, .*commit.*",
+        first,
     )
 
 

@@ -239,6 +239,64 @@ def test_nulls_are_ordered_as_postgresql_does():
     ]
 
 
+NAN = [
+    {"n": 1, "name": "a", "score": Decimal("Infinity")},
+    {"n": 2, "name": "b", "score": Decimal("NaN")},
+    {"n": 3, "name": "c", "score": Decimal(5)},
+    {"n": 4, "name": "d", "score": None},
+    {"n": 5, "name": "e", "score": Decimal("-NaN")},
+]
+
+
+@pytest.mark.parametrize("generation", ["strict", "classic"])
+@pytest.mark.parametrize("way", ["asc", "desc"])
+def test_nan_is_ordered_above_all_numbers(generation, way):
+    query = {"measures": ["t.total"], "dimensions": ["t.name"]}
+    rows = ask(
+        {**query, "order": {"t.total": way}}, generation=generation, rows=NAN[:4]
+    )
+    expected = ["c", "a", "b", "d"]
+    assert [r["t.name"] for r in rows] == expected[:: 1 if way == "asc" else -1]
+
+
+@pytest.mark.parametrize("generation", ["strict", "classic"])
+@pytest.mark.parametrize(
+    ("operator", "value", "expected"),
+    [
+        ("lt", "1000000", {"c"}),
+        ("lte", "NaN", {"a", "b", "c", "e"}),
+        ("gt", "5", {"a", "b", "e"}),
+        ("gt", "Infinity", {"b", "e"}),
+        ("gte", "NaN", {"b", "e"}),
+        ("equals", "NaN", {"b", "e"}),
+        ("notEquals", "NaN", {"a", "c", "d"}),
+        ("equals", "5", {"c"}),
+    ],
+)
+def test_nan_is_compared_as_postgresql_does(generation, operator, value, expected):
+    for member in ("total", "score"):
+        query = {"measures": ["t.total"], "dimensions": ["t.name"]}
+        query["filters"] = [leaf(member, operator, value)]
+        rows = ask(query, generation=generation, rows=NAN)
+        assert {r["t.name"] for r in rows} == expected
+
+
+def test_nan_in_aggregates_and_groups():
+    measures = ["t.total", "t.mean", "t.low", "t.high"]
+    assert list(ask({"measures": measures}, rows=NAN)[0].values()) == [
+        *("NaN", "NaN", "5", "NaN"),
+    ]
+    infinite = [{"score": Decimal("Infinity")}, {"score": Decimal("-Infinity")}]
+    assert ask({"measures": ["t.total", "t.mean"]}, rows=infinite) == [
+        {"t.total": "NaN", "t.mean": "NaN"}
+    ]
+    query = {"measures": ["t.count"], "dimensions": ["t.score"]}
+    groups = ask({**query, "order": {"t.score": "asc"}}, rows=NAN)
+    assert [tuple(r.values()) for r in groups] == [
+        *(("5", "1"), ("Infinity", "1"), ("NaN", "2"), (None, "1")),
+    ]
+
+
 def test_order_by_several():
     query = {"dimensions": ["t.ok", "t.n"], "order": [["t.ok", "desc"], ["t.n", "asc"]]}
     assert [row["t.n"] for row in ask(query)] == ["4", "1", "3", "2"]

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from ortege_watch import InvalidArgument
-from ortege_watch.testing import Table
+from ortege_watch.testing import FakeCube, Table
 
 
 def table(rows=()):
@@ -126,3 +126,44 @@ def test_unknown_dimension_types_are_refused():
         InvalidArgument, match=r"type of dimension 'x' must be one of .*, got 'geo'"
     ):
         Table("t", dimensions={"x": "geo"})
+
+
+@pytest.mark.parametrize("rows", [5, "STX", None, b"x"])
+def test_rows_are_a_sequence_of_mappings(rows):
+    message = rf"rows of prices must be a sequence of mappings, got {rows!r}"
+    for act in (table().insert, table().replace, table):
+        with pytest.raises(InvalidArgument, match=message):
+            act(rows)
+
+
+def test_a_row_is_a_mapping():
+    with pytest.raises(
+        InvalidArgument,
+        match=r"^a row of prices must be a mapping of its columns price, .*, got 5",
+    ):
+        table().insert([{"token": "STX"}, 5])
+
+
+def test_a_fake_refuses_what_is_not_a_table():
+    for tables in (["x"], "x"):
+        with pytest.raises(InvalidArgument, match=r"^tables must be Tables, got 'x'$"):
+            FakeCube(tables=tables)
+    with pytest.raises(InvalidArgument, match=r"^tables must be Tables, got <Table 'p"):
+        FakeCube(tables=table())
+    with pytest.raises(
+        InvalidArgument, match=r"^tables\['x'\] must be a Table, got 5$"
+    ):
+        FakeCube().tables["x"] = 5
+
+
+def test_a_table_that_a_fake_does_not_have_is_refused_with_the_names():
+    tables = FakeCube(tables=[table()]).tables
+    message = (
+        r"^unknown table 'nope': the tables are stacks_contract_events, .*, prices"
+    )
+    with pytest.raises(InvalidArgument, match=message):
+        tables["nope"]
+    with pytest.raises(InvalidArgument, match=message):
+        del tables["nope"]
+    assert tables.get("nope") is None
+    assert "nope" not in tables

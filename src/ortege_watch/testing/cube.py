@@ -26,7 +26,7 @@ from ortege_watch.testing._cube.gateway import (
     presented,
     respond,
 )
-from ortege_watch.testing._cube.table import Tables, known_tables
+from ortege_watch.testing._cube.table import Tables
 from ortege_watch.testing._messages import (
     HttpRequest,
     HttpResponse,
@@ -198,7 +198,7 @@ class FakeCube(Fake[_CubeServer]):
         self.generation = generation
         self._push = push
         self._now = now
-        self._tables = Tables([*known_tables(), *tables])
+        self._tables = Tables(tables)
         gateway = Gateway(
             generation=generation,
             tables=self._tables,

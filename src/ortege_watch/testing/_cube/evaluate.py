@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
+from functools import partial
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -81,8 +82,8 @@ def condition(
         if first is None:
             raise Refusal.internal("Error: Expected one parameter but nothing found")
         bound = _read(first, kind)
-    compare = _COMPARE[operator]
-    return lambda value: value is not None and compare(value, bound)
+    compare, bound = _COMPARE[operator], _comparable(bound)
+    return lambda value: value is not None and compare(_comparable(value), bound)
 
 
 def _syntax(near: str) -> Refusal:
@@ -99,15 +100,27 @@ class Small(int):
 
 
 def _equality(operator: str, values: Sequence[str | None], kind: str) -> Condition:
-    wanted = {_read(v, kind) for v in values if v is not None}
+    wanted = {_comparable(_read(v, kind)) for v in values if v is not None}
     null = None in values
     is_list = len(values) > 1 or operator in {"in", "notIn"}
     if is_list and not wanted:
         raise _syntax(")")  # IN ()
     if _EQUAL[operator]:
         # Without NULL among the values, NULL rows are returned as well.
-        return lambda value: not null if value is None else value not in wanted
-    return lambda value: null if value is None else value in wanted
+        return lambda value: (
+            not null if value is None else _comparable(value) not in wanted
+        )
+    return lambda value: null if value is None else _comparable(value) in wanted
+
+
+def _comparable(value: Any) -> Any:
+    """Return a value whose comparisons are those of PostgreSQL.
+
+    There NaN equals itself and is greater than every other number, infinity included.
+    """
+    if isinstance(value, Decimal):
+        return (value.is_nan(), Decimal() if value.is_nan() else value)
+    return (False, value)
 
 
 def _likeness(
@@ -483,7 +496,7 @@ class _Scope:
                 lines,
                 key=lambda line, i=index: (  # type: ignore[misc]
                     line[i] is None,
-                    0 if line[i] is None else line[i],
+                    0 if line[i] is None else _comparable(line[i]),
                 ),
                 reverse=direction == "desc",
             )
@@ -579,10 +592,19 @@ def _single(aggregate: Aggregate, row: Row) -> Any:
     return Small(1) if counted else None
 
 
+def _sum(values: list[Any]) -> Any:
+    # Infinity and -infinity have no sum: NaN, as in PostgreSQL.
+    with localcontext() as context:
+        context.traps[InvalidOperation] = False
+        return sum(values)
+
+
 def _average(values: list[Any]) -> Decimal:
     # PostgreSQL divides with at least sixteen significant digits, counted in groups of
     # four, and with the places of the operands.
-    total = Decimal(sum(values))
+    total = Decimal(_sum(values))
+    if not total.is_finite():
+        return total
     (weight, first), (by_weight, by_first) = _leading(total), _leading(len(values))
     groups = weight - by_weight - (first <= by_first)
     places = max(16 - 4 * groups, -int(total.as_tuple().exponent), 0)
@@ -600,8 +622,8 @@ def _leading(number: Decimal | int) -> tuple[int, int]:
 
 
 _AGGREGATES: Final[dict[str, Callable[[list[Any]], Any]]] = {
-    "sum": sum,
-    "min": min,
-    "max": max,
+    "sum": _sum,
+    "min": partial(min, key=_comparable),
+    "max": partial(max, key=_comparable),
     "avg": _average,
 }

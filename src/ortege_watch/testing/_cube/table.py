@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias, cast, overload
 
 import attrs
 
+from ortege_watch._checks import shown
 from ortege_watch.errors import InvalidArgument
 from ortege_watch.testing._cube import dates
 
@@ -27,6 +28,11 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "boolean": (bool,),
     "time": (datetime,),
 }
+
+
+# One object for all, because NaN equals itself in PostgreSQL: sets and dicts compare
+# by identity first.
+_NAN: Final = Decimal("NaN")
 
 
 @attrs.frozen
@@ -109,7 +115,7 @@ class Table:
         }
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
-        self._rows: list[dict[str, Cell]] = [self._checked(row) for row in rows]
+        self._rows: list[dict[str, Cell]] = self._all_checked(rows)
 
     def __repr__(self) -> str:
         return f"<Table {self.name!r} with {len(self._rows)} rows>"
@@ -164,7 +170,7 @@ class Table:
                 is added then.
         """
         several = [cast("Row", rows)] if isinstance(rows, Mapping) else rows
-        checked = [self._checked(row) for row in several]
+        checked = self._all_checked(several)
         with self._lock:
             self._rows.extend(checked)
         self._notify()
@@ -205,7 +211,7 @@ class Table:
 
     def replace(self, rows: Iterable[Row]) -> None:
         """Replace all rows."""
-        checked = [self._checked(row) for row in rows]
+        checked = self._all_checked(rows)
         with self._lock:
             self._rows = checked
         self._notify()
@@ -215,7 +221,19 @@ class Table:
         for listener in tuple(self._listeners):
             listener()
 
+    def _all_checked(self, rows: Iterable[Row]) -> list[dict[str, Cell]]:
+        if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+            raise InvalidArgument(
+                f"rows of {self.name} must be a sequence of mappings, got {shown(rows)}"
+            )
+        return [self._checked(row) for row in rows]
+
     def _checked(self, row: Row) -> dict[str, Cell]:
+        if not isinstance(row, Mapping):
+            raise InvalidArgument(
+                f"a row of {self.name} must be a mapping of its columns "
+                f"{', '.join(self._types)}, got {shown(row)}"
+            )
         unknown = row.keys() - self._types.keys()
         if unknown:
             raise InvalidArgument(
@@ -228,6 +246,8 @@ class Table:
         }
 
     def _cell(self, column: str, kind: str, value: Cell) -> Cell:
+        if isinstance(value, Decimal) and value.is_nan() and kind in {"number", "any"}:
+            return _NAN
         if value is None or kind == "any":
             return value
         path = f"{self.name}.{column}"
@@ -272,18 +292,43 @@ def _condition(
     return lambda row: all(row.get(column) == value for column, value in wanted.items())
 
 
+class UnknownTable(InvalidArgument, KeyError):
+    """A name that no table has; a KeyError, too, so that ``get()`` works."""
+
+    def __str__(self) -> str:  # that of KeyError quotes the message
+        return str(self.args[0])
+
+
 class Tables(UserDict[str, Table]):
-    """Tables by name; ``listener`` is called after every change of any of them."""
+    """The known tables and further ones, by name.
+
+    ``listener`` is called after every change of any of them.
+    """
 
     def __init__(self, tables: Iterable[Table]) -> None:
         self.listener: Callable[[], None] = lambda: None
         self._stops: dict[str, Callable[[], None]] = {}
-        super().__init__({table.name: table for table in tables})
+        if not isinstance(tables, Iterable):
+            raise InvalidArgument(f"tables must be Tables, got {shown(tables)}")
+        super().__init__()
+        for table in (*known_tables(), *tables):
+            if not isinstance(table, Table):
+                raise InvalidArgument(f"tables must be Tables, got {shown(table)}")
+            self[table.name] = table
 
     def _changed(self) -> None:
         self.listener()
 
+    def __missing__(self, name: object) -> Table:
+        raise UnknownTable(
+            f"unknown table {shown(name)}: the tables are {', '.join(self)}"
+        )
+
     def __setitem__(self, name: str, table: Table) -> None:
+        if not isinstance(table, Table):
+            raise InvalidArgument(
+                f"tables[{shown(name)}] must be a Table, got {shown(table)}"
+            )
         if name != table.name:
             raise InvalidArgument(
                 f"name must be the table's name {table.name!r}, got {name!r}"
@@ -295,6 +340,7 @@ class Tables(UserDict[str, Table]):
         self._changed()
 
     def __delitem__(self, name: str) -> None:
+        self[name]  # raises an error that lists the names
         super().__delitem__(name)
         self._stops.pop(name)()
         self._changed()

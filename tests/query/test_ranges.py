@@ -99,6 +99,55 @@ def test_words_may_not_end_before_they_start():
         check_range("from 2024-05-02 to 2024-05-01", "x")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "from now to 2 hours ago",
+        "from now to 1 second ago",
+        "from now to 1 year ago",
+        "from 1 hour ago to 2 hours ago",
+        "from 1 days ago to 3 days ago",
+        "from 13 days ago to 2 weeks ago",
+        "from 20 months ago to 21 months ago",
+        "from 11 months ago to 1 year ago",
+        "from 1 day from now to now",
+        "from 2 weeks from now to 13 days from now",
+        "from 5 minutes ago to 2 days ago",
+        "from 1 hour ago to 1 day ago",
+        "from 27 days ago to 1 month ago",
+        "from 32 days from now to 1 month from now",
+        "from 1 month from now to 600 hours from now",
+    ],
+)
+def test_words_relative_to_now_may_not_end_before_they_start(words):
+    with pytest.raises(
+        QueryError,
+        match=f"^x: range ends before it starts: '{words}'; the earlier point is first$",
+    ):
+        check_range(f" {words.upper()}", "x")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "from now to now",
+        "from 2 hours ago to 120 minutes ago",
+        "from 7 days ago to 1 week ago",
+        "from 1 year ago to 12 months ago",
+        "from 1 day ago to 24 hours ago",
+        # It depends on the day, or on whether clocks have been set back.
+        "from 23 hours ago to 1 day ago",
+        "from 30 days ago to 1 month ago",
+        "from 1 year ago to 366 days ago",
+        "from 1 month from now to 29 days from now",
+        "from 2124-05-01 to now",
+        "from now to 2024-05-01",
+    ],
+)
+def test_words_that_may_be_in_order_are_taken(words):
+    assert check_range(words, "x") == words
+
+
 def test_takes_a_day_and_pairs():
     assert check_range(MAY_1, "x") == (MAY_1, MAY_1)
     assert check_range((MAY_1, MAY_2), "x") == (MAY_1, MAY_2)

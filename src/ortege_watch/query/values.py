@@ -217,6 +217,21 @@ _RELATIVE = re.compile(
     f"today|yesterday|tomorrow|(?:this|last|next) {_UNIT}"
     f"|(?:last|next) {_COUNT} {_UNIT}s?|from {_POINT} to {_POINT}"
 )
+_AGO_PARTS = re.compile(f"({_COUNT}) ({_UNIT})s? (ago|from now)")
+# Seconds, days and months: units of one kind are multiples of each other.
+_LENGTHS = {
+    "second": ("seconds", 1),
+    "minute": ("seconds", 60),
+    "hour": ("seconds", 3600),
+    "day": ("days", 1),
+    "week": ("days", 7),
+    "month": ("months", 1),
+    "quarter": ("months", 3),
+    "year": ("months", 12),
+}
+_DAY_SECONDS = 86_400
+# More than clocks are set back or forward between the two points.
+_CLOCK_CHANGE = 4 * 3600
 _EMPTY = re.compile(f" *(?:last|next) +0+ +{_UNIT}s? *", re.IGNORECASE)
 _MONTH = re.compile("[0-9]{4}-[0-9]{2}")
 _DAY = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -258,6 +273,9 @@ def check_range(value: Any, what: str = "range") -> Range:
                 return check_range(_parse(value.strip(), what), what)
             if words := relative_words(value):
                 check_ordered([_parse(x, what) for x in _DAY.findall(words)], what)
+                if _ends_before_start(words):
+                    message = f"range ends before it starts: {words!r}"
+                    raise QueryError(f"{what}: {message}; the earlier point is first")
                 return words
             if _EMPTY.fullmatch(value):
                 message = f"{what}: {shown(value)} is empty: n must be at least 1"
@@ -280,6 +298,40 @@ def check_ordered(moments: Sequence[date], what: str) -> None:
         start, end = moments[0], moments[-1]
         if start > end:
             raise QueryError(f"{what}: range ends before it starts: {start} to {end}")
+
+
+def _ends_before_start(words: str) -> bool:
+    """Return whether two points that are relative to now are certainly in this order."""
+    start, _, end = words.removeprefix("from ").partition(" to ")
+    points = _distance(start), _distance(end)
+    match points:
+        case [(kind, first), (other, last)] if kind == other or not first or not last:
+            return first > last
+        case [(_, _) as first, (_, _) as last]:
+            return _seconds(first)[0] > _seconds(last)[1]
+        case _:  # a day, or not two points
+            return False
+
+
+def _distance(point: str) -> tuple[str, int] | None:
+    """Return how far a point is from now, and in what; negative in the past."""
+    if point == "now":
+        return "seconds", 0
+    parts = _AGO_PARTS.fullmatch(point)
+    if parts is None:
+        return None
+    kind, length = _LENGTHS[parts[2]]
+    return kind, int(parts[1]) * length * (-1 if parts[3] == "ago" else 1)
+
+
+def _seconds(distance: tuple[str, int]) -> tuple[int, int]:
+    """Return the least and the greatest number of seconds that a distance can be."""
+    kind, count = distance
+    if kind == "seconds":
+        return count, count
+    days = sorted((28 * count, 31 * count)) if kind == "months" else (count, count)
+    low, high = (_DAY_SECONDS * each for each in days)
+    return low - _CLOCK_CHANGE, high + _CLOCK_CHANGE
 
 
 def range_to_wire(

@@ -540,12 +540,11 @@ class Snapshot(msgspec.Struct, eq=False):
 
     def row_limit(self) -> int:
         """Return the limit of the query, of the server's copy of it, or the default."""
-        if self.limit is None:
-            limit = None if self.query is None else self.query.limit
-            if limit is None:
-                normalized = read_object(self.part.query)
-                limit = normalized.get("limit", normalized.get("rowLimit"))
-            self.limit = limit if isinstance(limit, int) else DEFAULT_LIMIT
+        limit = None if self.query is None else self.query.limit
+        if limit is None:
+            normalized = read_object(self.part.query)
+            limit = normalized.get("limit", normalized.get("rowLimit"))
+        self.limit = limit if isinstance(limit, int) else DEFAULT_LIMIT
         return self.limit
 
 

@@ -348,6 +348,10 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
             "app_id must be visible ASCII characters without ';', got ''",
         ),
         (
+            lambda: Credentials("provider 1", "hush"),
+            "app_id must be visible ASCII characters without ';', got one with ' ' at",
+        ),
+        (
             lambda: Credentials(5, "s"),
             "app_id must be visible ASCII characters without ';', got int",
         ),

@@ -676,3 +676,8 @@ def test_a_received_alert_knows_the_sender_of_its_key():
     assert received.dedupe_key("other") != received.dedupe_key()
     with pytest.raises(InvalidArgument, match="has no app_id: pass that of its sender"):
         OWN.dedupe_key()
+
+
+def test_a_wrong_argument_is_an_error_of_the_class_that_was_called():
+    with pytest.raises(TypeError, match=r"AlertInfo.*unexpected keyword.*'chain'"):
+        AlertInfo(chain=56)

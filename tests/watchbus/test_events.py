@@ -123,6 +123,11 @@ def test_values_are_a_mapping_of_what_came():
         ({"block_number": True}, "block_number", "expected an integer, got True"),
         ({"block_number": "9" * 5000}, "block_number", "expected an integer, got '999"),
         ({"current_value": "much"}, "current_value", "expected a number, got 'much'"),
+        (
+            {"current_value": 1500.5},
+            "current_value",
+            "got 1500.5; use Decimal, which is",
+        ),
         ({"current_value": "NaN"}, "current_value", "expected a number, got 'NaN'"),
         (
             {"current_value": "1e99999"},

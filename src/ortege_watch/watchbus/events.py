@@ -143,6 +143,8 @@ class _Field:
         value = self.kind.read(given)
         if value is None:
             problem = f"expected {self.kind.expected}, got {shown(given)}"
+            if isinstance(given, float):
+                problem += "; use Decimal, which is exact"
             raise DecodeError(f"{self._where(values)}: {problem}")
         return value
 

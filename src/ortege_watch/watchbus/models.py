@@ -301,6 +301,8 @@ class _CheckedCall(msgspec.StructMeta):
             raw,
         )
 
+    __call__.__qualname__ = "AlertInfo.__init__"  # in the TypeError of a wrong argument
+
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(partial(_CheckedCall.__call__, self))

@@ -42,6 +42,7 @@ SIGNATURE_HEADERS: Final = (
 """The four headers of a signed request, in the specification's spelling."""
 
 _FIELD: Final = re.compile(r"[!-:<-~]+")  # visible ASCII without ";"
+_NO_FIELD: Final = re.compile(r"[^!-:<-~]")
 _METHOD: Final = re.compile(r"[A-Z]+")
 _PATH: Final = re.compile(r"/[!\"$-:<->@-~]*")  # ... and without "?" and "#"
 
@@ -62,6 +63,10 @@ def check_app_id(app_id: Concealed) -> None:
         rule = "app_id must be visible ASCII characters without ';'"
         # Not its value, which is a secret where the two are swapped.
         got = "''" if app_id.value == "" else type(app_id.value).__name__
+        if isinstance(app_id.value, str) and app_id.value:
+            found = _NO_FIELD.search(app_id.value)
+            assert found is not None  # noqa: S101 - it is no field
+            got = f"one with {found[0]!r} at index {found.start()}"
         raise InvalidArgument(f"{rule}, got {got}")
 
 

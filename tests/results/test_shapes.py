@@ -170,6 +170,12 @@ def test_the_head_is_what_precedes_nothing_but_rows(data, head):
         assert head_of(data) == head
 
 
+@pytest.mark.parametrize("head", [OBJECTS, COMPACT, COMPACT.replace(b'"a"', b'"c"')])
+@pytest.mark.parametrize("data", [b'[{"a":1,"b":2}]', COMPACT + b"[1,2]]}"])
+def test_another_head_than_the_expected_one_is_found(data, head):
+    assert read_rows(memoryview(data), head) == read_rows(memoryview(data))
+
+
 def test_a_head_that_only_looks_like_one_is_a_name():
     # A head within a string, and the same head in another place.
     name = '],"dataset":[['

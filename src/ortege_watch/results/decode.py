@@ -42,7 +42,7 @@ Kind: TypeAlias = type[Any] | None
 Reader: TypeAlias = Callable[[Any], Any]
 """Reads one value that is not NULL; raises ``ValueError`` with the reason."""
 
-_EXAMINED: Final = 1 << 16
+_EXAMINED: Final = 1 << 14
 _PIECE: Final = 1 << 16
 """Bytes of rows that are decoded at a time to check them."""
 
@@ -80,40 +80,27 @@ class Decoded(NamedTuple):
     head: bytes
 
 
-def read_rows(data: memoryview) -> Decoded:
+def read_rows(data: memoryview, head: bytes = b"") -> Decoded:
     """Decode the JSON text of rows in any form: default, compact or columnar.
 
-    Another form, a row that is not an object, a repeated key and a wrong length are a
+    The text probably has this head. Another form, a row that is not an object, a repeated key and a wrong length are a
     ``DecodeError``.
     """
     first = bytes(data[:1])
     if first == b"{":
-        return _read_compact(data) or _read_table(data)
+        return _read_compact(data, head) or _read_table(data)
     if first == OBJECTS:
-        return _read_objects(data) or _read_unlike(bytes(data))
+        columns = _first_columns(data)
+        rows = None if columns is None else read_list(data, OBJECTS, columns)
+        if columns is None or rows is None:
+            return _read_unlike(bytes(data))
+        return Decoded(columns, rows, OBJECTS)
     problem = "rows must be a list of objects or a table"
     raise DecodeError(problem, excerpt=codec.excerpt(bytes(data[:_EXAMINED])))
 
 
-def read_piece(head: bytes, piece: bytes) -> Decoded | None:
-    """Decode rows with the text around them; ``None`` if the piece is anything else."""
-    try:
-        found = read_rows(memoryview(head + piece + tail_of(head)))
-    except DecodeError:
-        return None
-    return found if found.head == head else None
-
-
-class Checked(NamedTuple):
-    """What :func:`check_rows` finds out; the head is that of :class:`Decoded`."""
-
-    columns: Columns
-    length: int
-    head: bytes
-
-
-def check_rows(data: memoryview) -> Checked | None:
-    """Decode rows in pieces, and count them; no piece is kept in memory.
+def check_rows(data: memoryview) -> tuple[Columns, int, bytes] | None:
+    """Decode rows in pieces, of which none is kept; return the columns, count and head.
 
     ``None`` means that the rows must be read together to know that, or that a value is a
     list or an object.
@@ -122,27 +109,23 @@ def check_rows(data: memoryview) -> Checked | None:
     it begins with a row, and JSON that was cut within a string or a row is invalid, so
     if it can be decoded, then a row begins after it, too.
     """
-    head = OBJECTS if bytes(data[:1]) == OBJECTS else _compact_head(data)
-    tail, between = tail_of(head), b"},{" if head == OBJECTS else b"],["
-    start, end = len(head), len(data) - len(tail)
-    if not head or bytes(data[end:]) != tail:
+    is_list = bytes(data[:1]) == OBJECTS
+    head = OBJECTS if is_list else _compact_head(data)
+    columns = _first_columns(data) if is_list else _columns_of(head)
+    tail, between = tail_of(head), b"},{" if is_list else b"],["
+    start, end, length = len(head), len(data) - len(tail), 0
+    if columns is None or bytes(data[end:]) != tail:
         return None
-    columns: Columns | None = None
-    length = 0
-    while True:
+    while start <= end:
         piece = bytes(data[start : min(start + _PIECE, end)])
         if start + _PIECE < end:
             piece = piece[: piece.rfind(between) + 1]
-        found = read_piece(head, piece)
-        if found is None or not piece or not are_flat(found.cells):
+        cells = read_list(b"[" + piece + b"]", head, columns)
+        if not cells or not are_flat(cells):
             return None
-        if found.columns != (columns or found.columns):
-            return None
-        columns = found.columns
-        length += len(found.cells)
+        length += len(cells)
         start += len(piece) + 1
-        if start > end:
-            return Checked(columns, length, head)
+    return columns, length, head
 
 
 def tail_of(head: bytes) -> bytes:
@@ -150,27 +133,38 @@ def tail_of(head: bytes) -> bytes:
     return b"]" if head == OBJECTS else b"]}"
 
 
-def _read_objects(data: memoryview) -> Decoded | None:
-    """Decode objects with the keys of the first one; ``None`` for any others.
+def read_list(
+    data: bytes | memoryview, head: bytes, columns: Columns
+) -> list[Cells] | None:
+    """Decode a JSON list of rows of the form of a head.
 
-    Repeated keys are searched for in the first 64 kB only, because all rows have the
-    same keys, those of the query, and counting takes time.
+    Return ``None`` if not all of them have exactly these columns. A repeated key is a
+    ``DecodeError``; only the first 16 kB are checked, because all rows have the same
+    keys, those of the query, and counting takes time.
     """
-    start = bytes(data[:_EXAMINED])
-    if not start.startswith(b"[{"):
-        return None
     try:
-        first, _ = _first_row(start.decode(errors="replace"), 1)
-        columns = tuple(sorted(first))
-        cells = list(map(astuple, _object_decoder(columns).decode(data)))
+        if head != OBJECTS:
+            return _array_decoder(len(columns)).decode(data)
+        rows = list(map(astuple, _object_decoder(columns).decode(data)))
     except codec.UNREADABLE:
         return None
+    start = bytes(data[:_EXAMINED])
     if len(data) > _EXAMINED:
         start = start[: start.rfind(b'{"')]
     # Other colons after quotes belong to repeated keys, or are within a value.
     if start.count(b'":') != start.count(b'{"') * len(columns):
         _check_keys(bytes(data))
-    return Decoded(columns, cells, OBJECTS)
+    return rows
+
+
+def _first_columns(data: memoryview) -> Columns | None:
+    """Return the keys of the first object; ``None`` if they are not easily found."""
+    start = bytes(data[:_EXAMINED])
+    try:
+        first, _ = _first_row(start.decode(errors="replace"), 1)
+    except codec.UNREADABLE:
+        return None
+    return tuple(sorted(first)) if isinstance(first, dict) else None
 
 
 # Digits of any length stay strings: only the keys are used.
@@ -223,17 +217,15 @@ def _check_keys(data: bytes) -> None:
         raise DecodeError(f"a row has {names} more than once")
 
 
-def _read_compact(data: memoryview) -> Decoded | None:
+def _read_compact(data: memoryview, head: bytes) -> Decoded | None:
     """Decode the compact form as servers write it; ``None`` for any other table."""
-    head = _compact_head(data)
+    if not head or bytes(data[: len(head)]) != head:
+        head = _compact_head(data)
     columns = _columns_of(head)
     if columns is None or bytes(data[-1:]) != b"}":
         return None
-    try:
-        cells = _array_decoder(len(columns)).decode(data[len(head) - 1 : -1])
-    except codec.UNREADABLE:
-        return None
-    return Decoded(columns, cells, head)
+    cells = read_list(data[len(head) - 1 : -1], head, columns)
+    return None if cells is None else Decoded(columns, cells, head)
 
 
 def _compact_head(data: memoryview) -> bytes:
@@ -244,12 +236,11 @@ def _compact_head(data: memoryview) -> bytes:
 @lru_cache(maxsize=64)
 def _columns_of(head: bytes) -> Columns | None:
     """Return the columns that a head names; ``None`` if it is not a proper head."""
-    match = _match_head(head)
     try:
-        columns = _members.decode(match[1]) if match else ()
+        columns = _members.decode(head[len('{"members":') : -len(',"dataset":[')])
     except codec.UNREADABLE:
         return None
-    return columns if match and len(set(columns)) == len(columns) else None
+    return columns if len(set(columns)) == len(columns) else None
 
 
 class _Table(msgspec.Struct):

@@ -26,12 +26,10 @@ from ortege_watch.results.decode import (
     ANY_FORM,
     OBJECTS,
     Cells,
-    Columns,
-    Decoded,
     Layout,
     are_flat,
     canonical,
-    read_piece,
+    read_list,
     sort_key,
     tail_of,
 )
@@ -150,10 +148,8 @@ def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
     if windows is None or not before.is_flat():
         return None
     columns = layout.columns
-    old, new = (
-        _read_pieces(head, columns, [window[side] for window in windows])
-        for side in (0, 1)
-    )
+    old = read_list(_joined(window[0] for window in windows), head, columns)
+    new = read_list(_joined(window[1] for window in windows), head, columns)
     # In a list of a new row, a separator may be proven that is within that row.
     if old is None or new is None or not are_flat(new):
         return None
@@ -163,13 +159,8 @@ def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
     return _by_values(Table(layout, old), Table(after.lay_out(columns), new))
 
 
-def _read_pieces(
-    head: bytes, columns: Columns, pieces: Iterable[bytes]
-) -> list[Cells] | None:
-    """Read pieces of rows; ``None`` if these do not have the columns."""
-    text = b",".join(filter(None, pieces))
-    found = read_piece(head, text) if text else Decoded(columns, [], head)
-    return found.cells if found and found.columns == columns else None
+def _joined(pieces: Iterable[bytes]) -> bytes:
+    return b"[" + b",".join(filter(None, pieces)) + b"]"
 
 
 def find_windows(

@@ -442,11 +442,7 @@ class _LazyCells(Sequence[Cells]):
         assert self._snapshot.length is not None  # noqa: S101 - for the type checkers
         return self._snapshot.length
 
-    @overload
-    def __getitem__(self, index: int) -> Cells: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Cells]: ...
-    def __getitem__(self, index: int | slice) -> Cells | Sequence[Cells]:
+    def __getitem__(self, index: Any) -> Any:
         return self._snapshot.open()[1][index]
 
     def __iter__(self) -> Iterator[Cells]:
@@ -461,9 +457,10 @@ class Snapshot(msgspec.Struct, eq=False):
 
     part: ResultPart
     query: Query | None = None
-    # the columns and their types, or what these are expected to be
+    # the columns and their types, and the text before the first row, see Decoded; or
+    # what these are expected to be, until the rows are checked
     layout: Layout | None = None
-    head: bytes = b""  # the text before the first row, see Decoded
+    head: bytes = b""
     checked: bool = False  # whether all rows can be read
     cells: list[Cells] | None = None  # None until they are read
     length: int | None = None  # the number of rows; None until it is known
@@ -480,13 +477,13 @@ class Snapshot(msgspec.Struct, eq=False):
         """Expect the columns and the limit of an earlier answer to the same query."""
         if self.query is other.query:
             if self.layout is None and self.part.annotation == other.part.annotation:
-                self.layout = other.layout
+                self.layout, self.head = other.layout, other.head
             if self.part.query == other.part.query:
                 self.limit = other.limit
 
     def adopt(self, other: Snapshot) -> None:
         """Reuse what is known of a snapshot with the same text."""
-        self.length, self.flat, self.head = other.length, other.flat, other.head
+        self.length, self.flat = other.length, other.flat
         if self.layout is other.layout:
             self.cells, self.checked = other.cells, other.checked
 
@@ -494,7 +491,7 @@ class Snapshot(msgspec.Struct, eq=False):
         """Return the columns and all rows; the first call reads them, see ``read_rows``."""
         layout, cells = self.layout, self.cells
         if layout is None or cells is None:
-            columns, cells, self.head = read_rows(memoryview(self.part.data))
+            columns, cells, self.head = read_rows(memoryview(self.part.data), self.head)
             if layout is None or layout.columns != columns:
                 layout = self.lay_out(columns)
             self.cells, self.length, self.checked = cells, len(cells), True

@@ -38,6 +38,7 @@ SHELLS = {
     "ortege_watch.watchbus.publisher",
     "ortege_watch.watchbus.subscribers",
     "ortege_watch.watchbus.receiving",
+    "ortege_watch.watchbus.threads",
     "ortege_watch.watchbus.verifier",
     "ortege_watch.watchbus.view",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import threading
@@ -15,6 +16,7 @@ from functools import partial
 import anyio
 import httpx
 import pytest
+from attrs import evolve
 from channels import Gate
 from driving import UnixClock
 from fastapi import FastAPI
@@ -31,6 +33,7 @@ from ortege_watch.watchbus import (
     RejectAlert,
     RequestVerifier,
     RetryAlert,
+    SQLiteHandled,
     SQLiteNonces,
     alert_app,
 )
@@ -408,6 +411,31 @@ def test_secrets_from_a_function_are_looked_up_in_a_thread(alerts, caplog):
     assert all("worker" in name for name in threads)
 
 
+async def test_secrets_that_hang_for_one_app_delay_no_other(alerts):
+    release = threading.Event()
+
+    def find(app_id: str) -> list[str]:
+        if app_id == "hangs":
+            assert release.wait(60)
+        return [SECRET]
+
+    app = alert_app(RequestVerifier(find, path=PATH), alerts.append)
+    headers = now_headers(app_id="hangs").items()
+    listed = [(name.lower().encode(), value.encode()) for name, value in headers]
+    stuck = [Upload(app, scope_of(headers=listed)) for _ in range(200)]
+    async with anyio.create_task_group() as tasks:
+        for each in stuck:
+            each.arrive(BODY, more=False)
+            tasks.start_soon(each.run)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(20):
+            start, _ = await call(app, scope_of(), request())
+        assert start["status"] == 200
+        release.set()
+    # Only one of them: the others are replays.
+    assert sorted(each.status for each in stuck) == [200] + [401] * 199
+
+
 def test_nonces_in_a_file_hold_after_a_restart(tmp_path, alerts):
     headers = now_headers()
     for expected in (200, 401):
@@ -662,15 +690,78 @@ async def test_few_large_bodies_are_in_memory_at_once_and_small_ones_do_not_wait
 
 
 async def test_a_large_body_that_waits_for_too_long_is_to_be_sent_again(alerts, caplog):
-    app = alert_app(verifier(), alerts.append, large_bodies=1, read_within=0.05)
-    first, second = Upload(app, scope_of()), Upload(app, scope_of())
+    app = alert_app(verifier(), alerts.append, large_bodies=1)
+    headers = [(n.encode(), v.encode()) for n, v in now_headers(LARGE).items()]
+    first = Upload(app, scope_of(headers=headers))
+    # It shares the places, and only its time passes.
+    hasty = Upload(evolve(app, read_within=0.01), scope_of())
     async with anyio.create_task_group() as tasks:
-        for each in (first, second):
-            each.arrive(LARGE[:HALF], more=True)
-            tasks.start_soon(each.run)
-    assert (first.status, second.status) == (408, 503)
-    assert (b"retry-after", b"5") in second.headers
+        first.arrive(LARGE[:HALF], more=True)
+        tasks.start_soon(first.run)
+        await anyio.wait_all_tasks_blocked()
+        hasty.arrive(LARGE, more=True)
+        hasty.arrive(b"", more=False)
+        with anyio.fail_after(20):
+            await hasty.run()
+        first.arrive(LARGE[HALF:], more=False)
+    assert (first.status, hasty.status) == (200, 503)
+    assert (b"retry-after", b"5") in hasty.headers
     assert "too many large requests at once" in caplog.text
+
+
+async def test_a_body_that_stops_to_arrive_is_to_be_sent_again(alerts, caplog):
+    app = alert_app(verifier(), alerts.append, read_within=0.01)
+    upload = Upload(app, scope_of())
+    upload.arrive(LARGE[:HALF], more=True)
+    with anyio.fail_after(20):
+        await upload.run()
+    assert upload.status == 408
+    assert "the body did not arrive in time" in caplog.text
+
+
+def failing_handler(alert: AlertInfo) -> None:
+    raise RuntimeError
+
+
+async def failing_later(alert: AlertInfo) -> None:
+    raise RuntimeError
+
+
+@pytest.mark.parametrize("secret", [SECRET, "another"])
+@pytest.mark.parametrize("handler", [failing_handler, failing_later])
+@pytest.mark.parametrize("secrets", [{APP_ID: [SECRET]}, lambda _: [SECRET]])
+async def test_the_memory_of_a_refused_request_is_free_without_a_garbage_collection(
+    secret, handler, secrets, tmp_path, caplog
+):
+    caplog.set_level(logging.CRITICAL)  # it keeps the tracebacks, which have frames
+    size = 200 * 1024
+    values = {"comment": "x" * size}
+    with (
+        SQLiteNonces(tmp_path / "nonces.sqlite") as nonces,
+        SQLiteHandled(tmp_path / "handled.sqlite") as handled,
+    ):
+        made = RequestVerifier(secrets, path=PATH, nonces=nonces)
+        app = alert_app(made, handler, inbox=AlertInbox(handled))
+
+        async def send_one(number: int) -> int:
+            body = alert_body(alert_object(timestamp=number, event_values=values))
+            headers = now_headers(body, secret=secret).items()
+            listed = [(name.lower().encode(), v.encode()) for name, v in headers]
+            start, _ = await call(app, scope_of(headers=listed), request(body))
+            return start["status"]
+
+        expected = 500 if secret == SECRET else 401
+        assert await send_one(0) == expected  # what is made once
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            assert [await send_one(n) for n in range(1, 11)] == [expected] * 10
+            kept = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert kept < 5 * size  # a thread may still have the last one; it was 20
 
 
 async def test_a_client_that_disconnects_gives_its_place_to_the_next(alerts):

@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import pickle
+import signal
 import threading
 from datetime import timedelta
 from functools import partial
@@ -418,15 +419,75 @@ async def test_an_interrupt_in_a_thread_is_a_failure_of_the_handler(caplog):
     assert "the handler failed" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt(), BaseExceptionGroup("", [KeyboardInterrupt()])]
-)
-def test_an_interrupt_in_an_async_handler_ends_the_program(error):
-    async def handler(alert):
-        raise error
+class Stop(BaseException):
+    """An error that is not an Exception."""
 
-    with pytest.raises(type(error)):
-        asyncio.run(AlertInbox().handle(alert(1), "app", handler))
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        Stop(),
+        BaseExceptionGroup("", [KeyboardInterrupt(), OSError()]),
+    ],
+)
+def test_other_errors_of_an_async_handler_are_failures_of_one_alert(caplog, error):
+    handled = []
+
+    async def handler(alert):
+        if alert == alerts[0]:
+            raise error
+        handled.append(alert)
+
+    alerts = [alert(1), alert(2)]
+    inbox = AlertInbox()
+    answer = asyncio.run(handle_all(inbox, alerts, "app", handler))
+    assert answer.status == 500
+    assert handled == alerts[1:]
+    assert caplog.records[-2].exc_info[1] is error
+
+
+def interrupted(times):
+    """Return a handler that runs while Ctrl-C is pressed."""
+
+    async def handler(alert):
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        await anyio.lowlevel.checkpoint()
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "times", [1, 2]
+)  # the first one cancels, the second interrupts
+def test_ctrl_c_while_an_async_handler_is_running_ends_the_program(times):
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(AlertInbox().handle(alert(1), "app", interrupted(times)))
+
+
+def test_ctrl_c_in_a_loop_without_a_handler_of_signals_ends_the_program():
+    loop = asyncio.new_event_loop()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(AlertInbox().handle(alert(1), "app", interrupted(1)))
+    loop.close()
+
+
+def test_an_exit_by_the_handler_of_a_signal_ends_the_program():
+    def leave(number, frame):
+        raise SystemExit(number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+
+    async def handler(alert):
+        signal.raise_signal(signal.SIGTERM)
+
+    try:
+        with pytest.raises(SystemExit):
+            asyncio.run(AlertInbox().handle(alert(1), "app", handler))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 HELPED = []

@@ -34,12 +34,12 @@ from ortege_watch.watchbus.inbox import (
     error_response,
     handle_all,
     logger,
-    run_verifier,
     shown_request,
 )
 from ortege_watch.watchbus.models import Alerts
 from ortege_watch.watchbus.receiving import FrameReceiver
 from ortege_watch.watchbus.signing import CONTENT_TYPE
+from ortege_watch.watchbus.threads import run_verifier
 from ortege_watch.watchbus.verifier import (
     Head,
     MemoryNonces,
@@ -203,25 +203,38 @@ async def serve_request(
     """
     body = RequestBody(receive, read_within, places)
     try:
-        head = await _check_head(scope, verifier)
-        with body:
-            content = await body.read(verifier.max_body, _length(scope["headers"]))
-            if body.disconnected:
-                return
-            head = verifier.check_again(head)
-            checked = await run_verifier(verifier.may_block, check, head, content)
-            del content  # it is not kept while the response is made
+        checked = await _read_and_check(scope, body, verifier, check)
     except Exception as error:  # noqa: BLE001 - it is logged
-        await refuse_request(scope, body, send, error)
+        # The error ends here: its traceback has the frames that have the content.
+        refusal = refusal_of(error, scope)
     else:
-        await respond(send, await act(checked))
+        if checked:
+            await respond(send, await act(*checked))
+        return
+    await refuse_request(scope, body, send, refusal)
+
+
+async def _read_and_check(
+    scope: Message,
+    body: RequestBody,
+    verifier: RequestChecks,
+    check: Callable[[Head, bytes], T],
+) -> tuple[T] | None:
+    """Return the result of ``check``; ``None`` if the client has disconnected."""
+    head = await _check_head(scope, verifier)
+    with body:
+        content = await body.read(verifier.max_body, _length(scope["headers"]))
+        if body.disconnected:
+            return None
+        head = verifier.check_again(head)
+        may_block = verifier.nonces_may_block
+        return (await run_verifier(may_block, check, head, content),)
 
 
 async def refuse_request(
-    scope: Message, body: RequestBody, send: Send, error: Exception
+    scope: Message, body: RequestBody, send: Send, answer: HttpAnswer
 ) -> None:
-    """Log why a request is refused, and send the response to it."""
-    answer = _refusal(error, scope)
+    """Send the response to a request that is refused."""
     await body.drain()
     if not body.ended and str(scope.get("http_version", "1.1")) < "2":
         answer = evolve(answer, headers=(*answer.headers, (b"connection", b"close")))
@@ -235,8 +248,7 @@ async def _check_head(scope: Message, verifier: RequestChecks) -> Head:
     if scope["method"] != verifier.method:
         allowed = (b"allow", verifier.method.encode())
         raise _Refused(405, "method not allowed", allowed)
-    may_block = verifier.secrets_may_block
-    return await run_verifier(may_block, verifier.check_headers, scope["headers"])
+    return await verifier.find_head(scope["headers"])
 
 
 def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
@@ -245,7 +257,8 @@ def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
     return int(length) if length.isdigit() and len(length) < 20 else 0
 
 
-def _refusal(error: Exception, scope: Message) -> HttpAnswer:
+def refusal_of(error: Exception, scope: Message) -> HttpAnswer:
+    """Log why a request is refused, and return the response to it."""
     method, path = scope.get("method", "WebSocket"), whole_path(scope)
     request = shown_request(scope["headers"], method, path, scope.get("client"))
     if isinstance(error, _Refused):
@@ -454,7 +467,7 @@ class AlertApp(SignedApp):
         try:
             await self._frames.admit(target, scope["headers"])
         except Exception as error:  # noqa: BLE001 - it is logged
-            await _refuse_websocket(scope, send, _refusal(error, scope))
+            await _refuse_websocket(scope, send, refusal_of(error, scope))
             return
         try:
             await send({"type": "websocket.accept"})

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import math
+import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final, Literal, TypeAlias, TypeVar
 
 import anyio
-import sniffio
-from anyio import to_thread
 from attrs import define, field, frozen
 
 from ortege_watch._checks import (
@@ -41,6 +40,7 @@ from ortege_watch.watchbus.handled import (
 )
 from ortege_watch.watchbus.models import AlertInfo, shown_alert
 from ortege_watch.watchbus.signing import Headers, is_field, signature_headers
+from ortege_watch.watchbus.threads import Overdue, in_thread
 from ortege_watch.watchbus.verifier import RequestVerifier
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
 
@@ -266,7 +266,7 @@ class AlertInbox:
         """Call the store, in a thread if it may block."""
         if isinstance(self.handled, MemoryHandled):
             return function(*arguments)
-        return await _in_thread(function, *arguments)
+        return await in_thread(function, *arguments)
 
 
 def handled_store(handled: HandledStore | None) -> HandledStore:
@@ -417,14 +417,9 @@ class _Call:
         """
         try:
             await self._run(handler, alert, anyio.current_time() + within, late)
-        except _Overdue:
+        except Overdue:
             problem = "the handler took more than %g s, alert to be retried: %s"
             logger.error(problem, within, self.name)  # noqa: TRY400 - no traceback
-        except anyio.get_cancelled_exc_class() as error:
-            if is_cancellation(error):
-                raise
-            # It awaited something that was cancelled.
-            logger.exception("the handler failed: %s", self.name)
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -443,7 +438,7 @@ class _Call:
             result = handler(alert)
         else:
             try:
-                result = await _in_thread(
+                result = await in_thread(
                     self._call, handler, alert, late, deadline=deadline
                 )
             finally:  # also where this is cancelled
@@ -456,7 +451,7 @@ class _Call:
                     result = await result
                 self.outcome = outcome_of(result, self.name)
             if scope.cancelled_caught:
-                raise _Overdue
+                raise Overdue
 
     def _call(
         self,
@@ -485,74 +480,30 @@ class _Call:
         return result
 
 
-class _Overdue(Exception):
-    """Raised when the time of a call in a thread is over; it may go on there."""
-
-
 def is_failure(error: BaseException) -> bool:
-    """Return whether an error of a function must not end the program.
+    """Return whether an error of a handler must not end the task or the program.
 
-    asyncio ends it after a ``SystemExit``; a ``KeyboardInterrupt`` may be Ctrl-C.
+    A cancellation of the task must, as must an error that a signal has caused.
     """
     if isinstance(error, BaseExceptionGroup):
         group: BaseExceptionGroup[BaseException] = error
         return all(map(is_failure, group.exceptions))
-    return isinstance(error, Exception | SystemExit)
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return not is_cancellation(error)  # it awaited something that was cancelled
+    return isinstance(error, Exception) or not _is_of_signal(error)
 
 
-async def _in_thread(
-    function: Callable[..., T], *arguments: object, deadline: float = math.inf
-) -> T:
-    """Call a function in a thread, and wait for it even where this is cancelled.
-
-    After a ``Task.cancel()`` of asyncio, anyio does not wait for the thread.
-    """
-    if sniffio.current_async_library() != "asyncio":
-        with anyio.CancelScope(shield=True, deadline=deadline):
-            return await to_thread.run_sync(
-                in_worker, function, *arguments, abandon_on_cancel=True
-            )
-        raise _Overdue
-    task = asyncio.ensure_future(to_thread.run_sync(in_worker, function, *arguments))
-    cancelled = False
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            left = deadline - anyio.current_time()
-            if left <= 0:
-                task.cancel()  # the thread is left, its place is free
-                break
-            try:
-                await asyncio.wait([task], timeout=None if left == math.inf else left)
-            except asyncio.CancelledError:
-                cancelled = True
-    if cancelled:
-        raise asyncio.CancelledError from task.exception() if task.done() else None
-    if not task.done():
-        raise _Overdue
-    return task.result()
-
-
-def in_worker(function: Callable[..., T], *arguments: object) -> T:
-    """Call a function of the application in a worker thread.
-
-    What it raises must be an :class:`Exception`: asyncio takes a ``CancelledError`` for
-    its own, and ends the program after a ``SystemExit`` or ``KeyboardInterrupt``.
-    """
-    try:
-        return function(*arguments)
-    except Exception:
-        raise
-    except BaseException as error:
-        raise RuntimeError(f"it raised {type(error).__name__}") from error
-
-
-async def run_verifier(
-    may_block: bool, check: Callable[..., T], *arguments: object
-) -> T:
-    """Call a method of a verifier; in a thread if it may block."""
-    if may_block:
-        return await to_thread.run_sync(in_worker, check, *arguments)
-    return check(*arguments)
+def _is_of_signal(error: BaseException) -> bool:
+    """Return whether the handler of a signal has raised an error, or may have."""
+    if isinstance(error, KeyboardInterrupt):
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is signal.default_int_handler:  # it leaves no trace
+            return True
+    handlers = map(signal.getsignal, signal.valid_signals())
+    functions = [getattr(each, "func", each) for each in handlers]
+    codes = [getattr(each, "__code__", None) for each in functions]
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code in codes for frame, _ in frames)
 
 
 def error_response(error: Exception, request: str) -> InboxAnswer:

@@ -24,7 +24,6 @@ from ortege_watch._checks import (
     is_async,
     shown,
 )
-from ortege_watch._http.token_source import is_cancellation
 from ortege_watch.errors import (
     DecodeError,
     InvalidArgument,
@@ -42,19 +41,17 @@ from ortege_watch.watchbus.asgi import (
     Send,
     SignedApp,
     http_answer,
+    refusal_of,
     refuse_request,
     serve_request,
     warn_of_workers,
     whole_path,
 )
-from ortege_watch.watchbus.inbox import (
-    error_response,
-    in_worker,
-    logger,
-)
+from ortege_watch.watchbus.inbox import error_response, is_failure, logger
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
 from ortege_watch.watchbus.reading import read_json
 from ortege_watch.watchbus.requests import WatchPaths
+from ortege_watch.watchbus.threads import in_worker
 from ortege_watch.watchbus.verifier import (
     FindSecrets,
     Head,
@@ -307,7 +304,7 @@ class ProviderApp(SignedApp):
             problem = f"the provider has no endpoint at {shown(scope['path'])}"
             error = SignatureError(SignatureReason.OTHER_PATH, problem)
             body = RequestBody(receive, READ_WITHIN, self._places)
-            await refuse_request(scope, body, send, error)
+            await refuse_request(scope, body, send, refusal_of(error, scope))
             return
         verifier, endpoint = found
 
@@ -369,18 +366,22 @@ class ProviderApp(SignedApp):
 async def _call(function: Callable[..., Any], *arguments: object) -> Any:
     """Call a function, a plain one in a thread, and wait for its result."""
     if not is_async(function):
-        result = await to_thread.run_sync(
+        outcome = await to_thread.run_sync(
             in_worker, function, *arguments, abandon_on_cancel=True
         )
+        try:
+            result = outcome.get()
+        finally:
+            del outcome  # it may have an error, whose traceback has this frame
         if not inspect.isawaitable(result):
             return result
     else:
         result = function(*arguments)
     try:
         return await result
-    except anyio.get_cancelled_exc_class() as error:
-        if is_cancellation(error):
+    except Exception:
+        raise
+    except BaseException as error:
+        if not is_failure(error):
             raise
-        raise RuntimeError("it awaited something that was cancelled") from error
-    except SystemExit as error:  # asyncio would end the server
-        raise RuntimeError("it raised SystemExit") from error
+        raise RuntimeError(f"it raised {type(error).__name__}") from error

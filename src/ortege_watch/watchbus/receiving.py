@@ -17,17 +17,17 @@ import msgspec
 from attrs import frozen
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import DecodeError
+from ortege_watch.errors import DecodeError, SignatureError
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
     error_response,
     handle_all,
     logger,
-    run_verifier,
 )
 from ortege_watch.watchbus.models import read_alerts
 from ortege_watch.watchbus.signing import Headers, signature_headers
+from ortege_watch.watchbus.threads import run_verifier
 from ortege_watch.watchbus.verifier import RequestChecks
 
 OVERHEAD: Final = 256
@@ -109,7 +109,9 @@ class FrameReceiver:
         """Verify a handshake, and raise if it is not accepted."""
         verifier = self.verifier
         verifier.check_target(target)
-        await run_verifier(verifier.may_block, verifier.verify, headers, b"")
+        head = verifier.check_again(await verifier.find_head(headers))
+        may_block = verifier.nonces_may_block
+        await run_verifier(may_block, verifier.accept, head, b"")
 
     async def converse(self, socket: FrameSocket, headers: Headers) -> None:
         """Handle the frames of an admitted connection until it ends."""
@@ -128,9 +130,11 @@ class FrameReceiver:
             await socket.close(end.code, end.reason)
 
     async def _check_secret(self, headers: Headers) -> None:
-        may_block, check = self.verifier.secrets_may_block, self.verifier.is_current
         try:
-            is_current = await run_verifier(may_block, check, headers, b"")
+            verifier = await self.verifier.with_secrets_of(headers)
+            is_current = verifier.is_current(headers, b"")
+        except SignatureError:  # the function refuses the app
+            is_current = False
         except Exception as error:
             logger.exception("the secret of a connection could not be checked")
             raise _HangUp(_TRY_AGAIN_LATER, "try again") from error

@@ -33,6 +33,7 @@ from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus import signing
 from ortege_watch.watchbus.models import Alerts, read_alerts
 from ortege_watch.watchbus.signing import Headers, signature_headers
+from ortege_watch.watchbus.threads import LimitedCalls
 
 T = TypeVar("T")
 
@@ -256,9 +257,10 @@ class RequestVerifier:
         check_methods("nonces", self.nonces, record, expected)
         self._keys_of = _key_finder(given)
         # What waits for a file or calls a function is called in a thread.
-        self._secrets_may_block: Final = not isinstance(given.value, Mapping)
-        is_on_disk = not isinstance(self.nonces, MemoryNonces)
-        self._may_block: Final = self._secrets_may_block or is_on_disk
+        self._nonces_may_block: Final = not isinstance(self.nonces, MemoryNonces)
+        self._calls: LimitedCalls[Keys | None] | None = None
+        if not isinstance(given.value, Mapping):
+            self._calls = LimitedCalls(self._keys_of, "secrets")
         self._line = signing.request_line(method, path)
         self._tolerance = tolerance
         self._nonce_age = 2 * tolerance
@@ -414,14 +416,9 @@ class RequestChecks(RequestVerifier):
         return self._max_body
 
     @property
-    def secrets_may_block(self) -> bool:
-        """Whether :meth:`check_headers` is to be called in a thread."""
-        return self._secrets_may_block
-
-    @property
-    def may_block(self) -> bool:
-        """Whether the other methods are to be called in a thread."""
-        return self._may_block
+    def nonces_may_block(self) -> bool:
+        """Whether :meth:`accept` and its like are to be called in a thread."""
+        return self._nonces_may_block
 
     def for_method(self, method: str) -> RequestChecks:
         """Return a verifier of requests with another HTTP method.
@@ -475,6 +472,37 @@ class RequestChecks(RequestVerifier):
                 its app id is unknown.
         """
         return self._check_headers(headers)
+
+    async def find_head(self, headers: Headers) -> Head:
+        """Return what :meth:`check_headers` does; call a function of secrets in a thread.
+
+        Raises:
+            SignatureError: as :meth:`check_headers`.
+            OrtegeWatchError: the function took too long.
+        """
+        if self._calls is not None:  # what is refused anyhow needs no call
+            app_id = signature_headers(headers)[0]
+            self._knowing(app_id, ()).check_headers(headers)
+        return (await self.with_secrets_of(headers)).check_headers(headers)
+
+    async def with_secrets_of(self, headers: Headers) -> RequestChecks:
+        """Return a verifier that knows the secrets of the app that sent a request.
+
+        Raises:
+            SignatureError: a header is missing or malformed, or the function refuses
+                the app.
+            OrtegeWatchError: the function took too long.
+        """
+        if self._calls is None:
+            return self
+        app_id = signature_headers(headers)[0]
+        keys = await self._calls.get(app_id) if _is_short(app_id) else None
+        return self._knowing(app_id, keys)
+
+    def _knowing(self, app_id: str, keys: Keys | None) -> RequestChecks:
+        other = copy.copy(self)
+        other._keys_of = {app_id: keys}.get  # noqa: SLF001 - its own
+        return other
 
     def check_again(self, head: Head) -> Head:
         """Refuse a request that has become too old while its body was read.

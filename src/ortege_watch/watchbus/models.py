@@ -453,7 +453,7 @@ class AlertInfo(
     @property
     def timestamp_was_milliseconds(self) -> bool:
         """Whether the sender gave 13 digits, against the specification."""
-        given = self.raw.get("timestamp")
+        given = None if self._raw is None else self._raw.get("timestamp")
         found = SECONDS.read(given)
         return found is not None and found != NUMBER.read(given)
 
@@ -464,9 +464,9 @@ class AlertInfo(
 
     @property
     def raw(self) -> Mapping[str, Any]:
-        """The alert as it was received."""
+        """The alert as it was received; a copy, which is made on access."""
         if self._raw is not None and self._raw is not _BY_FIELDS:
-            return self._raw
+            return {name: _copied(value) for name, value in self._raw.items()}
         return {
             "watch_entity": self._entity,
             "chain_id": self._chain_id,
@@ -539,6 +539,16 @@ class AlertInfo(
         raw = None if self._raw is _BY_FIELDS else self._raw
         what = self._entity_type, self._event_code, self._timestamp, self._values
         return _create, (self._entity, self._chain_id, *what, raw, self._app_id)
+
+
+def _copied(value: object) -> object:
+    """Return a copy of a value of a JSON document, with copies of all that is in it."""
+    if isinstance(value, dict):
+        items = cast("dict[str, object]", value).items()
+        return {name: _copied(each) for name, each in items}
+    if isinstance(value, list):
+        return list(map(_copied, cast("list[object]", value)))
+    return value
 
 
 def _create(

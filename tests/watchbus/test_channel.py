@@ -813,3 +813,25 @@ async def test_no_log_line_shows_a_secret_or_a_signature(caplog):
     assert script.headers[0]["X-Signature-signature"] not in caplog.text
     assert "x-signature" not in caplog.text.lower()
     assert SECRET not in repr(vars(channel))
+
+
+async def test_alerts_that_make_the_receiver_close_the_connection_stop_no_others():
+    def play(frame):
+        [wire] = frame["body"]["alert_info_list"]
+        is_poison = wire["event_values"]["block_number"] == "3"
+        return Drop if is_poison else acknowledge(frame)
+
+    quick = Reconnect(base=0.01, cap=0.02)
+    async with (
+        scripted(play) as script,
+        AlertChannel(
+            script.url, CREDENTIALS, reconnect=quick, max_attempts=1
+        ) as channel,
+        asyncio.timeout(WITHIN),
+    ):
+        sending = {n: asyncio.create_task(channel.send([alert(n)])) for n in range(40)}
+        poison = sending.pop(3)
+        await asyncio.gather(*sending.values())
+        with pytest.raises(TransportError, match="the connection was lost"):
+            await poison
+        assert len(script.connections) < 6

@@ -66,9 +66,64 @@ def test_frames_without_an_answer_are_sent_again_on_a_new_connection():
     assert not frames.on_answer(handled("2"), 0, 0)
     assert each["2"].resolved.is_set()
     assert each["2"].error is None
-    frames.connection_lost(LOST)
-    assert frames.due(0) == texts("1", "3")
-    assert len(frames) == 2
+    frames.connection_lost(LOST, 0, 0)
+    assert frames.due(0) == texts("1")  # alone, for it may be the cause
+    frames.on_answer(handled("1"), 0, 0)
+    assert frames.due(0) == texts("3")
+    assert len(frames) == 1
+
+
+def answer_all(frames, *keys, without=()):
+    """Send what is due, and acknowledge it, until nothing is; return what was sent."""
+    sent = []
+    while due := frames.due(0):
+        sent.append([text.removeprefix("text of ") for text in due])
+        for key in sent[-1]:
+            if key not in without:
+                frames.on_answer(handled(key), 0, 0)
+    return sent
+
+
+def test_frames_are_sent_alone_at_first_after_a_lost_connection():
+    frames, _ = pending(*"abcdefgh", limit=4)
+    assert frames.due(0) == texts(*"abcd")
+    frames.connection_lost(LOST, 0, 0)
+    assert answer_all(frames) == [["a"], ["b", "c"], ["d", "e", "f", "g"], ["h"]]
+
+
+def test_a_frame_with_which_connections_are_lost_stops_no_others():
+    frames, each = pending(*"abcd", max_attempts=2)
+    frames.due(0)
+    frames.on_answer(handled("a"), 0, 0)
+    frames.connection_lost(LOST, 0, 0)
+    assert frames.due(0) == texts("b")
+    frames.connection_lost(LOST, 0, 0)  # alone: perhaps because of it
+    assert answer_all(frames, without="b") == [["c"], ["d"], ["b"]]
+    frames.connection_lost(LOST, 0, 0.5)  # an attempt: others were acknowledged
+    assert frames.due(0) == []
+    assert frames.next_at() == 0.75
+    for _ in range(5):  # but these are not
+        assert frames.due(1) == texts("b")
+        frames.connection_lost(LOST, 1, 0)
+    assert frames.due(1) == texts("b")
+    frames.add("e", "text of e")
+    assert frames.due(1) == []  # "b" is sent alone
+    frames.connection_lost(LOST, 1, 0)
+    assert frames.due(1) == texts("e")
+    frames.on_answer(handled("e"), 1, 0)
+    assert frames.due(1) == texts("b")
+    frames.connection_lost(LOST, 1, 0)
+    assert each["b"].resolved.is_set()
+    assert str(each["b"].error) == f"{LOST} (given up after 2 attempts)"
+    assert len(frames) == 0
+
+
+def test_an_outage_costs_a_frame_no_attempts():
+    frames, each = pending("a", max_attempts=1)
+    for _ in range(20):
+        assert frames.due(0) == texts("a")
+        frames.connection_lost(LOST, 0, 0)
+    assert not each["a"].resolved.is_set()
 
 
 def test_a_frame_that_is_sent_once_fails_with_its_connection():
@@ -77,7 +132,7 @@ def test_a_frame_that_is_sent_once_fails_with_its_connection():
     later = frames.add("3", "text of 3", retry=False)
     frames.due(0)
     frames.on_answer(handled("3"), 0, 0)
-    frames.connection_lost(LOST)
+    frames.connection_lost(LOST, 0, 0)
     assert (once.error, once.was_sent, later.error) == (LOST, True, None)
     assert not each["1"].resolved.is_set()
     assert frames.due(0) == texts("1")
@@ -88,7 +143,7 @@ def test_a_dropped_frame_is_not_sent_again():
     frames.due(0)
     frames.drop("1")
     frames.drop("1")
-    frames.connection_lost(LOST)
+    frames.connection_lost(LOST, 0, 0)
     assert frames.due(0) == texts("2")
     assert not frames.on_answer(handled("1"), 0, 0)
     assert not each["1"].resolved.is_set()
@@ -126,7 +181,7 @@ def test_a_new_connection_does_not_shorten_a_delay():
     frames, _ = pending("1")
     frames.due(0)
     frames.on_answer(failed("1"), 10, 0)
-    frames.connection_lost(LOST)
+    frames.connection_lost(LOST, 0, 0)
     assert frames.due(10.4) == []
     assert frames.due(10.5) == texts("1")
 
@@ -224,6 +279,9 @@ class Deliveries(RuleBasedStateMachine):
         self.now = 0.0
         self.given: dict[str, PendingFrame] = {}  # not resolved
         self.failures: Counter[str] = Counter()
+        self.size, self.is_reduced = self.LIMIT, False
+        self.acknowledged = 0
+        self.lost_after: dict[str, int] = {}  # frames that lost a connection alone
         self.queue: list[str] = []
         self.sent: list[str] = []
         self.delayed: list[tuple[float, str]] = []  # in the order of their failures
@@ -239,23 +297,57 @@ class Deliveries(RuleBasedStateMachine):
         due = [each for each in self.delayed if each[0] <= self.now]
         self.delayed = [each for each in self.delayed if each not in due]
         self.queue += [key for _, key in sorted(due, key=itemgetter(0))]
-        room = self.LIMIT - len(self.sent)
-        expected, self.queue = self.queue[:room], self.queue[room:]
-        self.sent += expected
+        expected = []
+        while self.queue and self.has_room(self.queue[0]):
+            expected.append(self.queue.pop(0))
+            self.sent.append(expected[-1])
         assert self.frames.due(self.now) == texts(*expected)
 
+    def has_room(self, key):
+        is_suspect = not self.lost_after.keys().isdisjoint({key, *self.sent})
+        return not self.sent or (len(self.sent) < self.size and not is_suspect)
+
+    def answered(self, key):
+        self.sent.remove(key)
+        self.size = min(2 * self.size, self.LIMIT)
+        self.is_reduced = self.is_reduced and self.size < self.LIMIT
+
+    @precondition(lambda self: self.sent)
     @rule()
     def lose(self):
-        self.frames.connection_lost(LOST)
-        self.queue = self.sent + self.queue
+        self.frames.connection_lost(LOST, self.now, 0.5)
+        if len(self.sent) == 1 and self.is_reduced:
+            self.lose_alone(self.sent[0])
+        else:
+            self.queue = self.sent + self.queue
         self.sent = []
+        self.size, self.is_reduced = 1, True
+
+    def lose_alone(self, key):
+        before = self.lost_after.get(key)
+        self.lost_after[key] = self.acknowledged
+        if before in {None, self.acknowledged}:
+            self.queue.append(key)
+            return
+        self.failures[key] += 1
+        if self.failures[key] < self.ATTEMPTS:
+            delay = 0.75 * 2 ** (self.failures[key] - 1)
+            self.delayed.append((self.now + delay, key))
+        else:
+            assert isinstance(self.given.pop(key).error, TransportError)
+
+    @precondition(lambda self: not self.sent)
+    @rule()
+    def lose_an_idle_connection(self):
+        self.frames.connection_lost(LOST, self.now, 0.5)
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def acknowledge(self, data):
         key = data.draw(st.sampled_from(self.sent))
         assert not self.frames.on_answer(handled(key), self.now, 0)
-        self.sent.remove(key)
+        self.answered(key)
+        self.acknowledged += 1
         assert self.given.pop(key).error is None
 
     @precondition(lambda self: self.sent)
@@ -265,7 +357,7 @@ class Deliveries(RuleBasedStateMachine):
         self.failures[key] += 1
         is_retried = self.failures[key] < self.ATTEMPTS
         retried_in = self.frames.on_answer(failed(key), self.now, 0.5)
-        self.sent.remove(key)
+        self.answered(key)
         assert (retried_in is not None) is is_retried
         if is_retried:
             delay = 0.75 * 2 ** (self.failures[key] - 1)

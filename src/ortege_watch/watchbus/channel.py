@@ -147,6 +147,14 @@ class PendingFrame:
     """Once resolved: why the receiver did not handle it; ``None`` if it did."""
     was_sent: bool = False
     """Whether the receiver may have seen it: only then may the error be of its alerts."""
+    lost_after: int | None = None
+    """After how many acknowledgements a connection was lost with this frame alone."""
+
+    @property
+    def given_up(self) -> str:
+        """What an error says after several attempts."""
+        attempts = self.failures.count
+        return f" (given up after {attempts} attempts)" if attempts > 1 else ""
 
     def resolve(self, error: OrtegeWatchError | None = None) -> None:
         """Set the outcome."""
@@ -161,12 +169,18 @@ class PendingFrames:
     them until it is sent again, after a delay. So frames that fail do not stop others.
     A new connection sends the frames without an answer again, except those that are
     sent once.
+
+    One frame may be why the receiver dies. So after a connection was lost, frames are
+    sent alone at first, and each answer doubles how many may be without one. A frame
+    that loses a connection alone goes behind the others, and is sent alone from then on;
+    if it does so again after others were acknowledged, it has failed.
     """
 
     def __init__(
         self, reconnect: Reconnect, limit: int = 16, max_attempts: int = 10
     ) -> None:
-        self._limit = limit
+        self._window = BatchSize(limit)  # how many may be without an answer
+        self._acknowledged = 0  # frames
         self._retries = evolve(reconnect, attempts=max_attempts)
         self._frames: dict[str, PendingFrame] = {}
         # A frame that was dropped stays in these two until its turn comes.
@@ -196,32 +210,81 @@ class PendingFrames:
         while self._delayed and self._delayed[0][0] <= now:
             self._queue.append(heapq.heappop(self._delayed)[2])
         frames: list[PendingFrame] = []
-        while self._queue and len(self._sent) < self._limit:
-            frame = self._queue.popleft()
+        while self._queue:
+            frame = self._queue[0]
             if frame.id in self._frames:
+                if not self._has_room(frame):
+                    break
                 self._sent[frame.id] = frame
                 frame.was_sent = True
                 frames.append(frame)
+            self._queue.popleft()
         return [frame.text for frame in frames]
+
+    def _has_room(self, frame: PendingFrame) -> bool:
+        if not self._sent:
+            return True
+        suspects = (x.lost_after is not None for x in (frame, *self._sent.values()))
+        return len(self._sent) < self._window.size and not any(suspects)
 
     def next_at(self) -> float | None:
         """Return when a frame is due again, or ``None`` if none is delayed."""
         return self._delayed[0][0] if self._delayed else None
 
-    def connection_lost(self, error: OrtegeWatchError) -> None:
+    def connection_lost(
+        self, error: OrtegeWatchError, now: float, jitter: float
+    ) -> None:
         """Send the frames without an answer again, or resolve them with the error."""
-        for frame in list(self._sent.values()):
+        lost = list(self._sent.values())
+        is_alone = len(lost) == 1 and self._window.is_reduced
+        if lost:
+            self._window.on_failure()
+        for frame in lost:
             if not frame.is_repeated:
                 self.drop(frame.id)
                 frame.resolve(error)
-        self._queue.extendleft(reversed(self._sent.values()))
+            elif is_alone:
+                self._blame(frame, error, now, jitter)
+        if not is_alone:
+            self._queue.extendleft(reversed(self._sent.values()))
         self._sent.clear()
+
+    def _blame(
+        self, frame: PendingFrame, error: OrtegeWatchError, now: float, jitter: float
+    ) -> None:
+        """Send a frame with which a connection was lost later, or give it up.
+
+        It has failed only if others were acknowledged since the last time: otherwise
+        every connection may be lost.
+        """
+        before, frame.lost_after = frame.lost_after, self._acknowledged
+        if before in {None, self._acknowledged}:
+            self._queue.append(frame)
+        elif self._retry(frame, now, jitter) is None:
+            given_up = TransportError(error.text + frame.given_up)
+            given_up.__cause__ = error.__cause__
+            self._frames.pop(frame.id).resolve(given_up)
+
+    def _retry(
+        self,
+        frame: PendingFrame,
+        now: float,
+        jitter: float,
+        retry_after: float | None = None,
+    ) -> float | None:
+        """Count a failure, and return the delay; ``None`` if there were too many."""
+        delay = frame.failures.next_delay(jitter, retry_after)
+        if frame.failures.exhausted:
+            return None
+        heapq.heappush(self._delayed, (now + delay, next(self._count), frame))
+        return delay
 
     def on_answer(self, answer: AnswerFrame, now: float, jitter: float) -> float | None:
         """Resolve the frame of an answer, or return in how many seconds it is sent again."""
         frame = self._sent.pop(answer.id, None)
         if frame is None:
             return None
+        self._window.on_success(self._window.size)
         failure: OrtegeWatchError | None = None
         try:
             read_acknowledgement(bytes(answer.body), answer.status)
@@ -229,17 +292,16 @@ class PendingFrames:
             if isinstance(error, WatchBusError):
                 asked = answer.retry_after
                 error.retry_after = None if asked is None else at_most_a_day(asked)
-            failures = frame.failures
-            delay = failures.next_delay(jitter, answer.retry_after)
             is_unreadable = isinstance(error, UnreadableAnswer)
             if is_unreadable or _is_transient(answer.status):
-                if not failures.exhausted:
-                    entry = (now + delay, next(self._count), frame)
-                    heapq.heappush(self._delayed, entry)
+                delay = self._retry(frame, now, jitter, answer.retry_after)
+                if delay is not None:
                     return delay
-                if isinstance(error, WatchBusError) and failures.count > 1:
-                    error.message += f" (given up after {failures.count} attempts)"
+                if isinstance(error, WatchBusError):
+                    error.message += frame.given_up
             failure = error
+        else:
+            self._acknowledged += 1
         self._frames.pop(answer.id).resolve(failure)
         return None
 
@@ -309,8 +371,9 @@ class AlertChannel:
         style: the form in which alerts are written.
         max_pending: how many frames may be without an answer. Further calls of
             :meth:`send` wait, so a slow receiver slows down its senders.
-        max_attempts: how often the receiver may fail to handle the alerts of a frame;
-            :meth:`send` fails then. Other frames do not wait for one that fails.
+        max_attempts: how often the receiver may fail to handle the alerts of a frame, or
+            close the connection because of them; :meth:`send` fails then. Other frames
+            do not wait for one that fails.
         max_body: the size in bytes of the largest body to send; the limit of the
             receiver is ``max_body`` of its verifier.
         outbox: an :class:`Outbox` for :meth:`enqueue`, or the path of one, which is
@@ -406,7 +469,8 @@ class AlertChannel:
                 failed to handle the alerts ``max_attempts`` times; ``.code``,
                 ``.reason`` and ``.status`` say why.
             TransportError: there were as many failed connections in a row as
-                ``reconnect`` allows.
+                ``reconnect`` allows, or ``max_attempts`` connections were lost with this
+                frame alone, while others were acknowledged.
             OrtegeWatchError: the channel is closed.
         """
         body = encode_alerts(alerts, self._style)
@@ -596,7 +660,8 @@ class AlertChannel:
         opened_at = self._clock.now()
         try:
             ended = await self._converse(connection)
-            self._pending.connection_lost(ended)
+            jitter = random.random()  # noqa: S311
+            self._pending.connection_lost(ended, self._clock.now(), jitter)
             return ended, False
         finally:
             self._failures.connection_lost(self._clock.now() - opened_at)

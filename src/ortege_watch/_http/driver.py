@@ -158,11 +158,12 @@ class AsyncClock(Protocol):
         ...
 
 
-def check_clock(clock: object) -> None:
+def check_clock(clock: object, *, may_be_async: bool = False) -> None:
     """Raise :class:`InvalidArgument` unless a given clock can be read and can sleep."""
     if clock is not None:
         methods = {"now": (), "sleep": ("seconds",)}
-        check_methods("clock", clock, methods, "an object with now() and sleep()")
+        expected = "an object with now() and sleep()"
+        check_methods("clock", clock, methods, expected, may_be_async=may_be_async)
 
 
 class SystemClock:
@@ -502,7 +503,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         super().__init__(
             http, httpx.AsyncClient, httpx.AsyncBaseTransport, max_size, tls
         )
-        check_clock(clock)
+        check_clock(clock, may_be_async=True)
         self.clock: AsyncClock = clock or AsyncSystemClock()
         self._loop: object = None  # stands for the event loop of the connections
         self._running = set[anyio.CancelScope]()  # what the closing ends

@@ -421,7 +421,7 @@ class AlertChannel:
         check_seconds("pong_within", pong_within)
         check_seconds("connect_within", connect_within)
         check_environment(ssl)
-        check_clock(clock)
+        check_clock(clock, may_be_async=True)
         self._url, self._path = parse_address(address)
         self._host = self._url.split("/")[2]
         self._credentials = signer

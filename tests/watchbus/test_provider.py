@@ -713,11 +713,14 @@ def raising_later(error):
     return function
 
 
-# Not Ctrl-C on the event loop; and secrets is a plain function.
-ENDS = [asyncio.CancelledError(), SystemExit(3)]
+ENDS = [
+    asyncio.CancelledError(),
+    SystemExit(3),
+    KeyboardInterrupt(),
+    GeneratorExit(),
+]
 CASES = [
     *product(["events", "rate_limit"], [raising, raising_later], ENDS),
-    *product(["events", "rate_limit", "secrets"], [raising], [KeyboardInterrupt()]),
     *product(["secrets"], [raising], ENDS),
 ]
 

@@ -495,6 +495,8 @@ def is_failure(error: BaseException) -> bool:
 
 def _is_of_signal(error: BaseException) -> bool:
     """Return whether the handler of a signal has raised an error, or may have."""
+    if threading.current_thread() is not threading.main_thread():
+        return False  # signals are handled in the main thread
     if isinstance(error, KeyboardInterrupt):
         handler = signal.getsignal(signal.SIGINT)
         if handler is signal.default_int_handler:  # it leaves no trace

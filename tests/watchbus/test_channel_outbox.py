@@ -259,3 +259,29 @@ async def test_an_alert_that_is_too_large_is_not_enqueued(path):
         with pytest.raises(InvalidArgument, match="alerts is empty"):
             await channel.enqueue([])
         assert len(outbox) == 0
+
+
+async def test_a_setting_that_becomes_wrong_costs_no_attempts(path, caplog):
+    is_wrong = False
+
+    def play(frame):
+        body = error_answer(ResultCode.SERVER_ERROR, "no")
+        return answer_to(frame, 404, body) if is_wrong else acknowledge(frame)
+
+    with Outbox(path, max_attempts=1) as outbox:
+        async with (
+            scripted(play) as script,
+            AlertChannel(
+                script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
+            ) as channel,
+        ):
+            await channel.enqueue([alert(0)])
+            await until(lambda: not len(outbox))
+            is_wrong = True
+            await channel.enqueue([alert(n) for n in range(1, 6)])
+            await until(lambda: caplog.text.count("cannot send") >= 3)
+            assert (len(outbox), outbox.dead) == (5, [])
+            assert {each.attempts for each in outbox.waiting()} == {0}
+            is_wrong = False
+            await until(lambda: not len(outbox))
+        assert outbox.dead == []

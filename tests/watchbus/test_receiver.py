@@ -366,7 +366,9 @@ def test_an_async_function_is_refused_when_it_is_passed():
     async def find(_app_id: str) -> list[str]:
         raise AssertionError
 
-    with pytest.raises(InvalidArgument, match="or a plain function, got function"):
+    with pytest.raises(
+        InvalidArgument, match="or a plain function, got an async function"
+    ):
         verifier(secrets=find)
 
 

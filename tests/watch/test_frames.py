@@ -43,6 +43,7 @@ def test_every_captured_frame_of_a_server_is_read(line):
             assert (status, message) == (wire["status"], wire["message"]["error"])
         case frames.Answer(message_id=key, body=body, status=status):
             assert (key, status) == (wire["messageId"], wire["status"])
+            assert frames.query_of(line.encode()) == key
             assert body.error == wire["message"].get("error")
             rows = [json.loads(bytes(part.data)) for part in body.parts]
             assert rows == [r["data"] for r in wire["message"].get("results", [])]
@@ -133,6 +134,25 @@ def test_anything_else_is_one_error_of_ours(data):
     with pytest.raises(DecodeError) as caught:
         frames.read(data)
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("data", "query"),
+    [
+        (b'{"messageId":"17","message":{"data":[', "17"),
+        (b'{"messageId":"17","message":', "17"),
+        (b'{"messageId":"17","message"', None),
+        (b' {"messageId":"17","message":', None),
+        (b'{"messageId":"a","message":', None),
+        (b'{"messageId":17,"message":', None),
+        (b'{"messageId":"1234567890","message":', None),
+        (b'{"messageId":"17","status":200,"message":', "17"),
+        (b'{"messageId":"17","status":"200","message":', None),
+        (b'{"messageProcessedId":"17"}', None),
+    ],
+)
+def test_only_the_beginning_of_an_answer_names_its_query(data, query):
+    assert frames.query_of(data) == query
 
 
 @given(st.binary() | st.text().map(str.encode))

@@ -9,11 +9,12 @@ import traceback
 
 import pytest
 from peers import HANDSHAKE, frame, peer, saying
-from watching import QUERY, States
+from watching import FUNCTIONS, QUERY, States
 
 from ortege_watch import (
     AsyncCubeClient,
     AuthenticationError,
+    DecodeError,
     OrtegeWatchError,
     Reconnect,
     SubscriptionLost,
@@ -98,14 +99,39 @@ async def test_garbage_instead_of_an_upgrade_is_an_outage(data):
         frame(b""),
         frame(b"[" * 100_000),
         frame(b'{"messageId":"1","status":null,"message":{"data":[]}}'),
-        frame(b'{"messageId":"1","message":{"data":[{"a.b":"\xff"}]}}'),
         frame(b'{"messageId":true,"message":[],"status":"x"}'),
-        frame(b'{"messageId":"1","message":{"error":"\\ud800"},"status":400}'),
     ],
 )
 async def test_garbage_on_a_live_socket_is_an_outage(data):
     states, error = await watched(saying(frame(HANDSHAKE), data))
     assert (states, error) == (["connecting", "live", "waiting"], None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b'{"data":[{"a.b":"\\ud800"}]}',  # what JSON.stringify makes of half a character
+        b'{"data":[{"a.b":"\xff"}]}',
+        b'{"data":[{"a.b":' + b"[" * 5000 + b"]" * 5000 + b"}]}",
+        b'{"error":"\\ud800"},"status":400',
+        b'{"data":[',
+    ],
+)
+async def test_an_unreadable_answer_is_an_error_of_its_query_alone(message, caplog):
+    unreadable = frame(b'{"messageId":"1","message":' + message + b"}")
+    good = frame(b'{"messageId":"2","message":{"data":[{"a.b":"x"}]}}')
+    states, errors = States(), []
+    talk = saying(frame(HANDSHAKE), unreadable, unreadable, good)
+    async with peer(talk) as url, AsyncCubeClient(url, TOKEN) as client:
+        watch = client.watch(QUERY, FUNCTIONS, on_state=states, on_error=errors.append)
+        async with asyncio.timeout(20), watch as updates:
+            update = await anext(updates)
+    assert update.query == FUNCTIONS
+    [error] = errors
+    assert isinstance(error, DecodeError)
+    assert error.query == QUERY
+    assert f"{url.removeprefix('http://')}: query 1 [" in caplog.text
+    assert states == ["connecting", "live", "closed"]
 
 
 async def test_a_server_that_refuses_the_size_of_a_query_ends_that_query():

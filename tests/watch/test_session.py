@@ -828,6 +828,33 @@ def test_what_cannot_be_understood_costs_the_socket_and_nothing_else(event):
     assert kinds(script.receive(answer())) == [Deliver]
 
 
+def test_an_unreadable_answer_is_an_error_of_its_query_and_keeps_the_socket():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    error = DecodeError("cannot decode a frame")
+    assert script.on(Unreadable(error, "1")) == [Fail("1", error, final=False)]
+    assert script.on(Unreadable(DecodeError("again"), "1")) == []  # reported once
+    assert kinds(script.receive(answer(key="2"))) == [Deliver]
+    assert kinds(script.wait()) == [Send, Send]  # by the timer, not at once
+    assert kinds(script.receive(answer(key="1"))) == [Deliver]
+    assert kinds(script.on(Unreadable(error, "1"))) == [Fail]
+
+
+def test_an_unreadable_answer_is_a_sign_of_life():
+    script = Script()
+    script.go_live()
+    script.now += 30
+    silent_at = script.state.silent_at
+    script.on(Unreadable(DecodeError("cannot decode a frame"), "1"))
+    assert script.state.silent_at == silent_at + 30
+
+
+def test_an_unreadable_answer_to_an_unknown_query_costs_the_socket():
+    script = Script()
+    script.go_live()
+    assert script.on(Unreadable(DecodeError("x"), "99")) == [Disconnect()]
+
+
 # ------------------------------------------------------------------ frames too big
 
 
@@ -1344,6 +1371,7 @@ EVENTS: list[Event] = [
     OpenFailed(TransportError("x")),
     Received(frames.Handshake()),
     Unreadable(DecodeError("x")),
+    Unreadable(DecodeError("x"), "1"),
     Pong(),
     GONE,
     Polled("1", part()),

@@ -27,6 +27,7 @@ from ortege_watch.watch.states import (
     Disconnect,
     Dropped,
     Event,
+    Fail,
     Finish,
     Live,
     Open,
@@ -116,6 +117,8 @@ class World(RuleBasedStateMachine):
                 self.polls.add(key)
             case Deliver() | Finish():
                 pass
+            case Fail(final=final):
+                assert not final, "no query is refused for good here"
             case _:
                 raise AssertionError(effect)
 
@@ -217,6 +220,11 @@ class World(RuleBasedStateMachine):
     @rule()
     def the_server_speaks_in_tongues(self) -> None:
         self.tell(Unreadable(DecodeError("x")))
+
+    @precondition(lambda self: self.socket == "open")
+    @rule(key=st.sampled_from(sorted(QUERIES)))
+    def an_answer_cannot_be_decoded(self, key: str) -> None:
+        self.tell(Unreadable(DecodeError("x"), key))
 
     @precondition(lambda self: self.socket == "open")
     @rule()

@@ -9,6 +9,7 @@ members of filters under the legacy key ``dimension``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -205,6 +206,21 @@ def _read_around(data: bytes | bytearray, known: _Known) -> Frame | None:
     return frame
 
 
+_names_query = re.compile(
+    rb'\{"messageId":"([0-9]{1,9})",(?:"status":[0-9]{3},)?"message":'
+).match
+
+
+def query_of(data: bytes | bytearray) -> str | None:
+    """Return the id of the query that a frame names at its beginning, if it does.
+
+    Every answer of Cube begins like this (``status`` comes first in some of 1.7.43), so it
+    is known even where the rest of the frame cannot be decoded.
+    """
+    match = _names_query(data)
+    return match[1].decode() if match else None
+
+
 def _only_part(frame: Frame) -> ResultPart | None:
     """Return the result in an answer, unless there are several, or none."""
     parts = frame.body.parts if isinstance(frame, Answer) else ()
@@ -214,7 +230,8 @@ def _only_part(frame: Frame) -> ResultPart | None:
 def read(data: bytes | bytearray) -> Frame:
     """Decode one frame; its rows are checked, but stay JSON until they are accessed.
 
-    After a ``DecodeError`` its content is lost: the queries must be sent again.
+    After a ``DecodeError`` its content is lost: the query that :func:`query_of` returns,
+    or every query, must be sent again.
     """
     try:
         if not data.isascii():

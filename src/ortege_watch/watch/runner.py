@@ -466,7 +466,8 @@ class SessionRunner:
         try:
             frame = self._reader.read(data)
         except DecodeError as error:
-            self.feed(states.Unreadable(self._without_excerpt_of_tokens(error, data)))
+            error = self._without_excerpt_of_tokens(error, data)
+            self.feed(states.Unreadable(error, frames.query_of(data)))
             return
         match frame:
             case frames.FrameError(status=status, message=message):

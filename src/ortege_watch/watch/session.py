@@ -296,9 +296,14 @@ class Session:
                     return self._reconnect(state, error)
                 self._log(logging.WARNING, f"{error.text}; keeping the current token")
                 return replace(state, renew_at=self._now + _ASK_AGAIN_AFTER)
-            case states.Unreadable(error=error):
-                # What it held is unknown, and the server pushes a result only once.
-                return self._reconnect(state, error)
+            case states.Unreadable(error=error, message_id=key):
+                if key is None or key not in self._queries.ids:
+                    # Its query is unknown, and the server pushes a result only once.
+                    return self._reconnect(state, error)
+                # On a new connection the same answer would come again, and would keep
+                # the other queries from theirs.
+                self._do(*self._queries.on_error(key, error, final=False))
+                return state.after_frame(self._now, self._settings.stale_after)
             case states.Dropped():
                 return self._on_dropped(state, event)
             case _:

@@ -232,9 +232,10 @@ class Received(msgspec.Struct, frozen=True):
 
 @attrs.frozen
 class Unreadable:
-    """A frame arrived that cannot be decoded."""
+    """A frame arrived that cannot be decoded; ``message_id`` if it names a query."""
 
     error: OrtegeWatchError
+    message_id: str | None = None
 
 
 @attrs.frozen

@@ -313,6 +313,12 @@ def test_load_raw_takes_one_mapping(play, raw):
     assert server.effects == []
 
 
+@pytest.mark.parametrize("raw", ["{}", b"{}"])
+def test_load_raw_says_how_to_read_json(play, raw):
+    with pytest.raises(QueryError, match=r"got (str|bytes): read JSON with json"):
+        play([]).run(calls.load_raw(call(), raw))
+
+
 def test_compare_gives_a_result_for_each_range(play, answer):
     server = play([answer(200, multi(part({"events.count": "1"}), part()))])
     results = server.run(calls.compare(call(), COMPARED))

@@ -443,3 +443,8 @@ def test_an_unknown_option_is_refused(kind):
         TypeError, match="unexpected argument 'time_out': did you mean 'timeout'"
     ):
         kind("https://cube.example", "token", time_out=5)
+    with pytest.raises(
+        TypeError,
+        match=r"unexpected argument 'verify': expected one of .*'ssl'.*'http', 'clock'",
+    ):
+        kind("https://cube.example", "token", verify=False)

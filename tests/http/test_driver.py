@@ -32,6 +32,7 @@ from ortege_watch.errors import (
     OrtegeWatchError,
     TransportError,
 )
+from ortege_watch.testing import FakeCube
 
 HOST = "cube.example.com"
 TOKENS = TokenSource("secret-token")
@@ -399,6 +400,14 @@ async def test_tls_to_a_server_without(sync):
         url = server.url.replace("http:", "https:")
         failure = await outcome(request(url), sync=sync)
     assert isinstance(failure.error, TransportError)
+
+
+@both
+async def test_tls_to_a_server_without_that_closes_the_connection(sync):
+    with FakeCube() as fake:
+        url = fake.url.replace("http:", "https:")
+        failure = await outcome(request(url), sync=sync)
+    assert "if the port does not speak TLS, correct the scheme" in str(failure.error)
 
 
 @both

@@ -217,3 +217,19 @@ def test_refuses_other_selections_with_advice(make, advice):
 
 def test_granularities_of_a_cube_s_own_have_at_most_128_characters():
     assert seen.by("x" * 128).granularity == "x" * 128
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("eq", r"; use \.on\(...\)"),
+        ("gt", r"; use \.after\(...\)"),
+        ("lte", r"; use \.on_or_before\(...\)"),
+        ("is_sett", ""),
+    ],
+)
+def test_an_unknown_method_of_a_time_names_the_one_for_times(name, advice):
+    with pytest.raises(
+        AttributeError, match=f"^a TimeDimension has no '{name}'{advice}$"
+    ):
+        getattr(TimeDimension("calls.seen"), name)

@@ -370,7 +370,10 @@ class Unresolved:
     ("cls", "problem"),
     [
         (Missing, "Missing.other matches none of the columns e.sender, .*metadata"),
-        (Misnamed, "Misnamed.count matches none of the columns"),
+        (
+            Misnamed,
+            r"Misnamed\.count is to have the column 'e\.other' .* metadata, which is none of e\.sender, .*; correct the metadata, or add",
+        ),
         (Float, "Float.amount: float is not exact; use Decimal"),
         (Unresolved, "annotations of Unresolved cannot be resolved"),
         (int, "cls must be an attrs class or a dataclass, got <class 'int'>"),

@@ -156,6 +156,7 @@ def test_a_row_is_a_mapping_of_its_columns():
     each = row(amount=None)
     names = ["e.sender", "e.active", "e.at.day", "e.at", "e.amount", "e.count"]
     assert list(each) == list(each.keys()) == names
+    assert list(reversed(each)) == names[::-1]
     assert len(each) == 6
     assert dict(each) == {**each} == each.as_dict()
     assert list(each.values()) == ["SP1", True, DAY, DAY, None, 5]

@@ -322,9 +322,12 @@ class ClientOptions(TypedDict, total=False):
     ssl: SSLContext | None
 
 
-def check_names(options: Mapping[str, object], known: type) -> None:
-    """Raise TypeError for keyword arguments that a ``TypedDict`` does not have."""
-    names = list(known.__annotations__)
+def check_names(options: Mapping[str, object], known: type, *others: str) -> None:
+    """Raise TypeError for keyword arguments that a ``TypedDict`` does not have.
+
+    ``others`` are keyword arguments that the function has besides, for the message.
+    """
+    names = [*known.__annotations__, *others]
     for name in sorted(options.keys() - set(names)):
         near = get_close_matches(name, names, n=1)
         advice = f"expected one of {', '.join(map(repr, names))}"

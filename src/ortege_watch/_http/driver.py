@@ -92,6 +92,8 @@ _NO_CLIENT_CERTIFICATE: Final = "load the client certificate that it requires in
 _TLS_ADVICE: Final = {
     "WRONG_VERSION_NUMBER": _NO_TLS,
     "RECORD_LAYER_FAILURE": _NO_TLS,  # the same since OpenSSL 3.2
+    # By a server that closes the connection; it may do that for another reason.
+    "UNEXPECTED_EOF_WHILE_READING": f"if {_NO_TLS.replace(':', ',')}",
     "TLSV1_ALERT_PROTOCOL_VERSION": _OLD_TLS,
     "UNSUPPORTED_PROTOCOL": _OLD_TLS,
     "SSLV3_ALERT_HANDSHAKE_FAILURE": _NO_CLIENT_CERTIFICATE,  # by TLS 1.2

@@ -358,10 +358,11 @@ def snapshot(call: Call, query: Query) -> Conversation[ResultPart]:
 def load_raw(call: Call, query: Mapping[str, Any]) -> Conversation[Result]:
     """Return the rows of a query in Cube's JSON form, which is sent unchanged."""
     if not isinstance(query, Mapping):
-        raise QueryError(
-            f"load_raw() takes one mapping, got {type(query).__name__}: pass a Query to"
-            " load(), several to blend()"
-        )
+        advice = "pass a Query to load(), several to blend()"
+        if isinstance(query, str | bytes | bytearray):
+            advice = "read JSON with json.loads()"
+        got = type(query).__name__
+        raise QueryError(f"load_raw() takes one mapping, got {got}: {advice}")
     if _ranges(query):
         raise _several_results("load_raw()")
     try:

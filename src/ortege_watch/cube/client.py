@@ -114,7 +114,7 @@ class Settings:
         *,
         in_thread: bool = False,
     ) -> None:
-        check_names(options, ClientOptions)
+        check_names(options, ClientOptions, "url", "token", "http", "clock")
         if url.value is None:
             url = Concealed(os.environ.get("ORTEGE_URL"))
         if not url.value:

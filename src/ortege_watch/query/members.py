@@ -11,7 +11,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
 from datetime import date, datetime, tzinfo
 from decimal import Decimal
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NoReturn,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
 import attrs
 from attrs.converters import optional
@@ -239,6 +248,17 @@ def _several(member: Member[Any], method: str, values: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
+# What compares other members, and what does so for times.
+_TIME_METHODS = {
+    "eq": "on",
+    "gt": "after",
+    "gte": "on_or_after",
+    "lt": "before",
+    "lte": "on_or_before",
+    "ne": "not_in_range",
+}
+
+
 class TimeDimension(Column[datetime]):
     """A dimension of time.
 
@@ -252,6 +272,14 @@ class TimeDimension(Column[datetime]):
 
     def __init__(self, name: str) -> None:
         self._set(name, datetime)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            message = f"a TimeDimension has no {name!r}"
+            if name in _TIME_METHODS:
+                message += f"; use .{_TIME_METHODS[name]}(...)"
+            raise AttributeError(message, name=name, obj=self)
 
     def in_range(self, start: date, end: date) -> Condition:
         """Keep rows from ``start`` to ``end``, both included."""

@@ -206,9 +206,14 @@ def _source(
     default = field.default
     if default is attrs.NOTHING or default is factory is dataclasses.MISSING:
         listed = codec.excerpt(", ".join(columns))
-        problem = (
-            f"{where} matches none of the columns {listed}; {advice}, or add a default"
-        )
+        problem = f"{where} matches none of the columns {listed}; {advice}"
+        if named is not None:
+            asked = shown(getattr(named, "name", named))
+            problem = (
+                f"{where} is to have the column {asked} according to its metadata,"
+                f" which is none of {listed}; correct the metadata"
+            )
+        problem += ", or add a default"
         raise InvalidArgument(problem)
     return None
 

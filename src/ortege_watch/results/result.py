@@ -194,6 +194,9 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns())
 
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._columns())
+
     def __len__(self) -> int:
         return len(self._columns())
 

@@ -198,7 +198,7 @@ class BusConfig:
         if not isinstance(credentials, Concealed):
             credentials = Concealed(credentials)
         signer = check_credentials(credentials)
-        check_names(options, BusOptions)
+        check_names(options, BusOptions, "http", "clock")
         batch_size = options.get("batch_size", 100)
         check_int("batch_size", batch_size)
         style = options.get("style", DOCUMENTED)

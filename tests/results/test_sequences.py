@@ -7,6 +7,7 @@ import json
 import pickle
 from decimal import Decimal
 
+import attrs
 import msgspec
 import pytest
 
@@ -23,7 +24,7 @@ from ortege_watch import (
 )
 from ortege_watch._json import ResultPart
 from ortege_watch.results.diff import difference
-from ortege_watch.results.result import in_order
+from ortege_watch.results.result import Rows, in_order
 
 AMOUNT = Measure("e.amount", Decimal)
 SENDER = Dimension("e.sender")
@@ -83,6 +84,58 @@ def test_they_behave_as_a_tuple_of_the_same_rows(name):
 
 
 @each_sequence
+def test_the_sum_with_any_sequence_of_rows_is_a_tuple(name):
+    rows = SEQUENCES[name]
+    few = BEFORE[:2]
+    for other in (few, tuple(few), list(few), FOUND.changed[:2]):
+        assert rows + other == (*rows, *other)
+        assert other + rows == (*other, *rows)
+        assert type(rows + other) is type(other + rows) is tuple
+    for wrong in ("ab", 5, None):
+        with pytest.raises(TypeError):
+            rows + wrong
+        with pytest.raises(TypeError):
+            wrong + rows
+
+
+@attrs.frozen
+class Amounts:
+    sender: str
+    amount: Decimal | None
+
+
+@each_sequence
+def test_they_become_objects_of_a_class(name):
+    rows = SEQUENCES[name]
+    assert rows.into(Amounts) == [row.into(Amounts) for row in rows]
+
+
+def test_an_error_of_such_an_object_names_the_row_of_the_result():
+    amounts = ["1"] * 9
+    amounts[6] = "many"
+    rows = result(amounts)
+    for some, place in ((rows[5:], "row 6"), (rows[::2], "a row")):
+        with pytest.raises(DecodeError, match=f"e.amount in {place} is not a decimal"):
+            some.into(Amounts)
+
+
+def test_rows_that_are_none_are_of_the_same_type():
+    for same in (difference(BEFORE, BEFORE), difference(None, result([]))):
+        for none in (same.added, same.changed, same.removed):
+            assert type(none) is Rows
+            assert repr(none) == "<Rows rows=0 []>"
+            assert none.into(Amounts) == []
+
+
+@each_sequence
+def test_a_console_completes_only_what_is_of_use(name):
+    rows = SEQUENCES[name]
+    assert {each for each in dir(rows) if not each.startswith("_")} == {
+        *("count", "index", "into"),
+    }
+
+
+@each_sequence
 @pytest.mark.parametrize(
     "way", [lambda each: pickle.loads(pickle.dumps(each)), copy.copy, copy.deepcopy]
 )
@@ -129,8 +182,13 @@ def test_the_rows_of_two_are_put_in_the_order_of_the_result():
     found = difference(before, after)
     assert [row[SENDER] for row in found.added] == ["SP0", "SP4"]
     assert [row[SENDER] for row in found.changed] == ["SP1"]
-    names = [row[SENDER] for row in in_order(found.added, found.changed)]
-    assert names == ["SP0", "SP1", "SP4"]
+    both = in_order(found.added, found.changed)
+    assert [row[SENDER] for row in both] == ["SP0", "SP1", "SP4"]
+    assert list(map(type, both)) == [Row, ChangedRow, Row]
+    assert both[1].before == found.changed[0].before
+    assert [type(both[i]) for i in range(3)] == [Row, ChangedRow, Row]
+    assert pickle.loads(pickle.dumps(both)) == both[:] == both
+    assert [row.sender for row in both.into(Amounts)] == ["SP0", "SP1", "SP4"]
 
 
 @pytest.mark.parametrize("bad", [None, "many", "NaN", [1]])

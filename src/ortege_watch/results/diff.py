@@ -33,7 +33,15 @@ from ortege_watch.results.decode import (
     sort_key,
     tail_of,
 )
-from ortege_watch.results.result import ChangedRow, Row, Rows, Snapshot, Table
+from ortege_watch.results.result import (
+    NO_ROWS,
+    ChangedRow,
+    Row,
+    Rows,
+    Snapshot,
+    Table,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from ortege_watch.results import Result
@@ -71,9 +79,9 @@ class Difference(msgspec.Struct, frozen=True):
         removed: rows whose key is gone, in the order of the older snapshot.
     """
 
-    added: Sequence[Row] = ()
-    changed: Sequence[ChangedRow] = ()
-    removed: Sequence[Row] = ()
+    added: Rows[Row] = NO_ROWS
+    changed: Rows[ChangedRow] = NO_ROWS
+    removed: Rows[Row] = NO_ROWS
 
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed)
@@ -429,16 +437,15 @@ def _difference(
 ) -> Difference:
     """Return the rows at some places of the newer side, and of the older side."""
     layout, row_at = after.layout, after.cells.__getitem__
-    upserted: Sequence[Row] = ()
-    updated: Sequence[ChangedRow] = ()
+    new = updated = gone = NO_ROWS
     if added:
-        upserted = Rows(layout, list(map(row_at, added)), None, None, added)
+        new = rows_of(layout, list(map(row_at, added)), None, added)
     if changed:
-        rows, old_rows = list(map(row_at, changed)), Rows[Row](before.layout, olds)
-        updated = Rows(layout, rows, None, old_rows, changed)
-    return Difference(
-        upserted, updated, Rows(before.layout, removed) if removed else ()
-    )
+        was = before.layout, olds
+        updated = rows_of(layout, list(map(row_at, changed)), was, changed)
+    if removed:
+        gone = rows_of(before.layout, removed)
+    return Difference(new, updated, gone)
 
 
 Values: TypeAlias = "tuple[Hashable, ...]"

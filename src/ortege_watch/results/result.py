@@ -34,6 +34,7 @@ from ortege_watch.results.decode import (
     check_rows,
     form_of,
     lay_out,
+    layout_of,
     read_column,
     read_object,
     read_rows,
@@ -72,7 +73,7 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
     values are, whether these were sent as ``"1.0"`` or as ``1``, and hashable.
     """
 
-    _rows: Rows[Row]  # a few rows, among them this one
+    _rows: _Block  # a few rows, among them this one
     _place: int
 
     @overload
@@ -216,7 +217,8 @@ class Row(msgspec.Struct, frozen=True, eq=False, gc=False):
         return hash(frozenset(self._canonical().items()))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return operator.getitem, (self._rows[self._place : self._place + 1], 0)
+        part = self._rows.part(slice(self._place, self._place + 1))
+        return operator.getitem, (Rows(part), 0)
 
     def __repr__(self) -> str:
         columns, entries, size = self._columns(), list[str](), 0
@@ -244,18 +246,16 @@ class ChangedRow(Row, frozen=True, eq=False, gc=False):
         return Row(self._rows.before, self._place)
 
 
-class Rows(Sequence[R_co]):
-    """Rows that are made when they are accessed; equal to a tuple of the same rows.
-
-    In an iteration, the values of a column are read together for a few rows: that takes
-    a third of the time. A row keeps these few in memory, and not the whole sequence.
+class _Block:
+    """Rows that are not objects yet: what :class:`Rows` and each row refer to.
 
     Attributes:
         layout: the columns and their types.
         cells: the rows.
         numbers: their positions in the result, for error messages; ``None`` if these
             are not known.
-        before: the same rows as they were; then these are changed rows.
+        before: the same rows as they were, with ``None`` in place of one that is new;
+            ``None`` if these are not changed rows.
         order: numbers that sort the rows of several sequences.
         read: the values of columns that were read together, by the id of the column.
     """
@@ -276,7 +276,7 @@ class Rows(Sequence[R_co]):
         layout: Layout,
         cells: Sequence[Cells],
         numbers: Sequence[int] | None = None,
-        before: Rows[Row] | None = None,
+        before: _Block | None = None,
         order: Sequence[int] = (),
     ) -> None:
         self.layout = layout
@@ -319,21 +319,65 @@ class Rows(Sequence[R_co]):
             self._columns[key] = values
         return self._columns[key]
 
-    def _some(self, start: int, size: int = _TOGETHER) -> list[R_co]:
+    def some(self, start: int, size: int = _TOGETHER) -> list[Any]:
         """Return some rows, whose columns are read together."""
-        kind: Any = Row if self.before is None else ChangedRow
         is_all = start == 0 and len(self.cells) <= size
-        rows = self if is_all else self[start : start + size]
-        return list(map(kind, repeat(rows), range(len(rows.cells))))
+        block = self if is_all else self.part(slice(start, start + size))
+        kind: Any = Row
+        if block.before is not None:
+            kind = ChangedRow
+            olds: Sequence[Any] = block.before.cells
+            if None in olds:
+                return [
+                    (Row if old is None else kind)(block, place)
+                    for place, old in enumerate(olds)
+                ]
+        return list(map(kind, repeat(block), range(len(block.cells))))
+
+    def part(self, part: slice) -> _Block:
+        """Return some of the rows."""
+        return _Block(
+            self.layout,
+            self.cells[part],
+            None if self.numbers is None else self.numbers[part],
+            None if self.before is None else self.before.part(part),
+            self.order[part],
+        )
+
+
+class Rows(Sequence[R_co]):
+    """Rows that are made when they are accessed; equal to a tuple of the same rows.
+
+    ``+`` with any sequence of rows gives a tuple.
+
+    In an iteration, the values of a column are read together for a few rows: that takes
+    a third of the time. A row keeps these few in memory, and not the whole sequence.
+    """
+
+    __slots__ = ("_block",)
+
+    def __init__(self, block: _Block) -> None:
+        self._block = block
+
+    def into(self, cls: type[T]) -> list[T]:
+        """Return the rows as instances of your own class, see :meth:`Result.into`."""
+        block = self._block
+        numbers, first = block.numbers, -1
+        if isinstance(numbers, range) and numbers.step == 1:
+            first = numbers.start
+        return convert(block.layout, block.cells, cls, first)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._block,)
 
     def __len__(self) -> int:
-        return len(self.cells)
+        return len(self._block.cells)
 
     def __iter__(self) -> Iterator[R_co]:
-        length = len(self.cells)
+        some, length = self._block.some, len(self)
         if length <= _TOGETHER:
-            return iter(self._some(0))
-        return chain.from_iterable(map(self._some, range(0, length, _TOGETHER)))
+            return iter(some(0))
+        return chain.from_iterable(map(some, range(0, length, _TOGETHER)))
 
     @overload
     def __getitem__(self, index: int) -> R_co: ...
@@ -352,15 +396,19 @@ class Rows(Sequence[R_co]):
                 problem = f"index the row, not the result: result[0][{shown(index)}]"
             raise InvalidArgument(problem) from None
         if isinstance(places, int):
-            return self._some(places, 1)[0]
-        part = cast("slice", index)
-        return Rows(
-            self.layout,
-            self.cells[part],
-            None if self.numbers is None else self.numbers[part],
-            None if self.before is None else self.before[part],
-            self.order[part],
-        )
+            row: R_co = self._block.some(places, 1)[0]
+            return row
+        return Rows(self._block.part(cast("slice", index)))
+
+    def __add__(self, other: Sequence[Row]) -> tuple[Row, ...]:
+        if not isinstance(cast("object", other), Rows | tuple | list):
+            return NotImplemented
+        return (*self, *other)
+
+    def __radd__(self, other: Sequence[Row]) -> tuple[Row, ...]:
+        if not isinstance(cast("object", other), Rows | tuple | list):
+            return NotImplemented
+        return (*other, *self)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Rows | tuple):
@@ -374,11 +422,33 @@ class Rows(Sequence[R_co]):
         return f"<Rows rows={len(self)} [{_first(self)}]>"
 
 
-def in_order(*parts: Sequence[Row]) -> tuple[Row, ...]:
-    """Return the rows of several sequences in the order of their result."""
-    rows = list(chain.from_iterable(parts))
-    order = [place for part in parts for place in cast("Rows[Row]", part).order]
-    return tuple([rows[i] for i in sorted(range(len(rows)), key=order.__getitem__)])
+def rows_of(
+    layout: Layout,
+    cells: Sequence[Cells],
+    before: tuple[Layout, Sequence[Cells]] | None = None,
+    order: Sequence[int] = (),
+) -> Rows[Any]:
+    """Return rows whose positions in the result are not known."""
+    olds = None if before is None else _Block(*before)
+    return Rows(_Block(layout, cells, None, olds, order))
+
+
+NO_ROWS: Final[Rows[Any]] = Rows(_Block(layout_of((), (), (), UTC), ()))
+
+
+def in_order(added: Rows[Row], changed: Rows[ChangedRow]) -> Rows[Row]:
+    """Return the rows of both in the order of their result."""
+    one, other = added._block, changed._block  # noqa: SLF001
+    assert other.before is not None  # noqa: S101 - for the type checkers
+    olds: Any = [*repeat(None, len(one.cells)), *other.before.cells]
+    cells, order = [*one.cells, *other.cells], [*one.order, *other.order]
+    places = sorted(range(len(cells)), key=order.__getitem__)
+    return rows_of(
+        one.layout,
+        [cells[place] for place in places],
+        (other.before.layout, [olds[place] for place in places]),
+        [order[place] for place in places],
+    )
 
 
 def _first(rows: Sequence[Row]) -> str:
@@ -518,7 +588,7 @@ class Snapshot(msgspec.Struct, eq=False):
         self.check()
         assert self.layout is not None  # noqa: S101 - for the type checkers
         cells = _LazyCells(self) if self.cells is None else self.cells
-        return Rows(self.layout, cells, range(len(cells)))
+        return Rows(_Block(self.layout, cells, range(len(cells))))
 
     def compared(self) -> Table:
         """Return all rows for a comparison."""
@@ -642,8 +712,8 @@ class Result(Sequence[Row]):
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+    def __getitem__(self, index: slice) -> Rows[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows[Row]:
         return self._rows()[index]
 
     def __iter__(self) -> Iterator[Row]:
@@ -651,7 +721,7 @@ class Result(Sequence[Row]):
 
     def _rows(self) -> Rows[Row]:
         layout, cells = self._snapshot.open()
-        return Rows(layout, cells, range(len(cells)))
+        return Rows(_Block(layout, cells, range(len(cells))))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Result):

@@ -21,7 +21,7 @@ from ortege_watch.query import Query
 from ortege_watch.query.query import summary
 from ortege_watch.results import ChangedRow, Result, Row
 from ortege_watch.results.diff import difference
-from ortege_watch.results.result import in_order
+from ortege_watch.results.result import Rows, in_order
 from ortege_watch.watch.session import LOGGER
 from ortege_watch.watch.tracker import query_name
 
@@ -53,16 +53,16 @@ class Update:
 
     query: Query
     result: Result
-    added: Sequence[Row]
-    changed: Sequence[ChangedRow]
-    removed: Sequence[Row]
+    added: Rows[Row]
+    changed: Rows[ChangedRow]
+    removed: Rows[Row]
     first: bool
     resumed: bool
     stale: bool
     received_at: datetime
 
     @property
-    def upserted(self) -> Sequence[Row]:
+    def upserted(self) -> Rows[Row]:
         """The rows with a new key or new measures, in the order of the result.
 
         These are the rows to react to: a second event with the key of an earlier one is

@@ -212,6 +212,13 @@ def test_only_a_limit_without_an_order_is_warned_about(limit, order, caplog):
         assert f"its limit of {limit or 10_000} rows" in message
 
 
+def test_the_warning_names_the_limit_and_not_the_number_of_rows(caplog):
+    box = Box(QUERY.limit_to(2))
+    box.snapshot({"SP1": 1, "SP2": 2, "SP3": 3})
+    assert box.take().truncated
+    assert "its limit of 2 rows" in caplog.text
+
+
 def test_the_newest_error_replaces_the_one_before_it_and_keeps_its_place():
     box = Box()
     box.snapshot({})

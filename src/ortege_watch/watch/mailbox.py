@@ -246,8 +246,9 @@ class Mailbox:
         is_top = slot.query.limit is not None and slot.query.order
         if truncated and not is_top and not slot.warned:
             slot.warned = True
+            limit = result._snapshot.row_limit()  # noqa: SLF001 - the result may be longer
             problem = (
-                f"the result has reached its limit of {len(result)} rows, and rows"
+                f"the result has reached its limit of {limit} rows, and rows"
                 " beyond it are missing: narrow the query, or raise its limit"
             )
             self._log(logging.WARNING, message_id, problem)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, tzinfo
-from decimal import Decimal
+from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from functools import lru_cache, partial
 from itertools import chain
 from operator import itemgetter
@@ -414,6 +414,7 @@ def canonical(value: Any, kind: Kind, zone: tzinfo) -> Hashable:
 
     ``"1.0"``, ``1`` and ``1.0`` are one number, and a time is its instant. A value that
     cannot be read is compared as it was sent, so that comparing rows raises nothing.
+    A number is never equal to a boolean or a string. See :func:`hashed` for its hash.
     """
     if value is None or value is msgspec.UNSET:
         return cast("Hashable", value)
@@ -435,7 +436,7 @@ _NESTED: Final = frozenset({dict, list})
 def _frozen(value: Any) -> Hashable:
     """Return a hashable copy of a JSON value, flat, so that it may be nested deeply."""
     if not isinstance(value, dict | list):
-        return cast("Hashable", value)
+        return cast("Hashable", hashed(value))
     flat: list[Hashable] = []
     left: list[Any] = [value]
     while left:
@@ -449,8 +450,36 @@ def _frozen(value: Any) -> Hashable:
             flat.append((list, len(item)))
             left += item
         else:
-            flat.append(item)
+            flat.append(hashed(item))
     return tuple(flat)
+
+
+_EXACT: Final = Context(prec=MAX_PREC, Emax=MAX_EMAX, Emin=MIN_EMIN, clamp=0)
+"""A context in which removing the zeros at the end of a number rounds nothing."""
+
+NUMBERS: Final = frozenset({int, Decimal})
+
+
+def hashed(value: Any) -> Any:
+    """Return the canonical bytes of a number, and anything else as it is.
+
+    Python's hashes of numbers are no secret, unlike those of strings and bytes: with
+    numbers whose hashes are the same, anybody who can put them on a chain could make a
+    dict compare each with all others. JSON has no bytes, so they mean nothing else.
+    """
+    if type(value) not in NUMBERS:
+        return value
+    number = _EXACT.normalize(value)
+    return str(number).encode() if number else b"0"
+
+
+def has_numbers(values: Iterable[Any]) -> bool:
+    """Return whether some values are numbers, and not strings or anything else."""
+    try:
+        "".join(values)  # takes a third of the time of a look at each type
+    except TypeError:
+        return not NUMBERS.isdisjoint(map(type, values))
+    return False
 
 
 ANY_FORM: Final = "any"
@@ -495,8 +524,8 @@ def sort_key(value: Hashable) -> tuple[int, Any]:
     """Return a key that sorts canonical values of different types."""
     if isinstance(value, str):
         return (1, value)
-    if isinstance(value, int | Decimal):
-        return (2, value)
+    if isinstance(value, bytes):
+        return (2, Decimal(value.decode()))
     return (3, repr(value))
 
 

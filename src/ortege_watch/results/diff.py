@@ -24,6 +24,7 @@ import msgspec
 
 from ortege_watch.results.decode import (
     ANY_FORM,
+    NUMBERS,
     OBJECTS,
     Cells,
     Layout,
@@ -360,8 +361,8 @@ def _as_sent(before: Table, after: Table) -> Difference:
         )
         differ = list(map(operator.ne, old, new))
     else:
-        keys = list(map(layout.get_key, after.cells))
-        by_key = dict(zip(map(layout.get_key, was), was, strict=True))
+        keys = list(after.hashable_keys())
+        by_key = dict(zip(before.hashable_keys(), was, strict=True))
         kept = set(keys)
         before.is_unique = len(by_key) == len(was)
         after.is_unique = len(kept) == len(keys)
@@ -406,21 +407,20 @@ def _differ(layout: Layout, olds: Sequence[Cells], news: Sequence[Cells]) -> lis
         for pair, (old_row, new_row) in enumerate(zip(olds, news, strict=True)):
             old, new = old_row[place], new_row[place]
             if old != new and not differ[pair]:
-                differ[pair] = (kind in _NUMBERS and _are_unequal(old, new)) or (
+                differ[pair] = (kind in NUMBERS and _are_unequal(old, new)) or (
                     canonical(old, kind, zone) != canonical(new, kind, zone)
                 )
     return differ
 
 
-_NUMBERS: Final = frozenset({Decimal, int})
-
-
 def _are_unequal(one: Any, other: Any) -> bool:
-    """Return whether two strings are different numbers; ``False`` proves nothing.
+    """Return whether two values are different numbers; ``False`` proves nothing.
 
     ``Decimal`` accepts more than servers may send, but strings that are different
     numbers to it are never the same number.
     """
+    if type(one) in NUMBERS and type(other) in NUMBERS:
+        return bool(one != other)
     try:
         return type(one) is type(other) is str and Decimal(one) != Decimal(other)
     except ArithmeticError:
@@ -508,9 +508,12 @@ def _in_order(rows: list[tuple[Values, int]]) -> list[int]:
 
 def _without_common(before: Table, after: Table) -> tuple[Table, Table]:
     """Leave out rows that were sent alike on both sides."""
-    olds = [(row, row) for row in before.cells]
-    news = [(row, row) for row in after.cells]
-    olds, news = _without_equal(olds, news)
+    olds, news = _without_equal(
+        *(
+            list(zip(side.hashable_rows(), side.cells, strict=True))
+            for side in (before, after)
+        )
+    )
     old_rows = Table(before.layout, [row for _, row in olds])
     return old_rows, Table(after.layout, [row for _, row in news])
 

@@ -7,6 +7,7 @@ import operator
 from collections.abc import (
     Hashable,
     ItemsView,
+    Iterable,
     Iterator,
     KeysView,
     Mapping,
@@ -33,6 +34,8 @@ from ortege_watch.results.decode import (
     are_flat,
     check_rows,
     form_of,
+    has_numbers,
+    hashed,
     lay_out,
     layout_of,
     read_column,
@@ -488,6 +491,21 @@ class Table(msgspec.Struct, eq=False):
                 [form_of(self.column(name), kinds[name], zone) for name in names]
             )
         return self.known_forms[names]
+
+    def hashable_keys(self) -> Iterable[Any]:
+        """Return the keys of rows as they were sent, with :func:`hashed` numbers."""
+        names, keys = self.layout.keys, map(self.layout.get_key, self.cells)
+        if not any(has_numbers(self.column(name)) for name in names):
+            return keys
+        if len(names) == 1:
+            return map(hashed, keys)
+        return [tuple(map(hashed, key)) for key in keys]
+
+    def hashable_rows(self) -> Iterable[Cells]:
+        """Return the rows as they were sent, with :func:`hashed` numbers."""
+        if not any(has_numbers(self.column(name)) for name in self.layout.columns):
+            return self.cells
+        return [tuple(map(hashed, row)) for row in self.cells]
 
     def has_keys_of(self, other: Table) -> bool:
         """Return whether the rows have the same keys in the same order, each once."""

@@ -178,7 +178,7 @@ def receive(port: str, path: str, log: str) -> None:
                 channels.verifier(nonces=nonces),
                 handler,
                 port=int(port),
-                inbox=AlertInbox(handled),
+                inbox=AlertInbox(handled, handle_within=0.04),
             ):
                 await asyncio.Event().wait()
 

@@ -285,3 +285,18 @@ async def test_a_setting_that_becomes_wrong_costs_no_attempts(path, caplog):
             is_wrong = False
             await until(lambda: not len(outbox))
         assert outbox.dead == []
+
+
+async def test_the_outbox_of_another_receiver_is_refused(path):
+    url = "wss://bus.example.com/alerts/ws"
+    with Outbox(path) as outbox:
+        await AlertChannel(url, CREDENTIALS, outbox=outbox).enqueue([alert(1)])
+        for other, credentials in (
+            ("wss://bus.example.com/ws", CREDENTIALS),
+            (url, Credentials("other-app", "hush")),
+        ):
+            for given in (path, outbox):
+                with pytest.raises(InvalidArgument, match="use one file for each app"):
+                    AlertChannel(other, credentials, outbox=given)
+        await AlertChannel(url, CREDENTIALS, outbox=path).enqueue([alert(2)])
+        assert len(outbox) == 2

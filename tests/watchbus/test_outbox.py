@@ -363,6 +363,39 @@ def test_a_closed_outbox(box):
             use()
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_file_that_was_deleted_accepts_nothing(path, tmp_path, is_replaced):
+    """What is written to it would be lost when the last process closes it."""
+    with Outbox(path) as box:
+        queue_of(box).accept(ready(1, 2))
+        queue_of(box).resolve(rejected(first(box, 1)[0]), 9)
+        for each in path.parent.glob(f"{path.name}*"):
+            each.unlink()
+        if is_replaced:
+            Outbox(path).close()
+        with pytest.raises(
+            OrtegeWatchError, match=r"deleted or replaced.*none of these 1"
+        ):
+            queue_of(box).accept(ready(3))
+        with pytest.raises(
+            OrtegeWatchError, match=r"deleted or replaced.*open the outbox"
+        ):
+            box.requeue()
+        assert (numbers(box), len(box.dead)) == ([2], 1)  # they can still be sent
+        with Outbox(path) as other:
+            queue_of(other).accept(ready(3))
+            assert numbers(other) == [3]
+
+
+def test_the_working_directory_may_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Outbox("alerts.sqlite3") as box:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        queue_of(box).accept(ready(1))
+        assert numbers(box) == [1]
+
+
 def test_its_repr(box, path):
     assert repr(box) == f"Outbox({str(path)!r})"
 
@@ -424,8 +457,8 @@ def test_an_alert_that_fails_is_the_only_one_that_stays(box, clock):
 
 def test_completion_shows_what_is_for_users(box):
     assert {name for name in dir(box) if not name.startswith("_")} == {
-        *("close", "dead", "forget", "limit", "path", "requeue", "retry_now"),
-        "waiting",
+        *("close", "dead", "forget", "forget_bus", "limit", "path", "requeue"),
+        *("retry_now", "waiting"),
     }
 
 

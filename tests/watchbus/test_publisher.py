@@ -349,6 +349,131 @@ def test_threads_share_a_publisher(bus, path):
     assert sum(map(len, bus.deliveries)) == 10
 
 
+@pytest.fixture
+def other_bus():
+    with FakeWatchBus(app_id="other-app") as bus:
+        yield bus
+
+
+@pytest.mark.parametrize("differs", ["app", "host", "path"])
+async def test_one_file_is_for_one_app_and_one_bus(ask, bus, path, differs):
+    ask.open(outbox=path)
+    await ask("enqueue", ALERTS[:1])
+    first = ask.client
+    url, credentials, options = bus.url, bus.credentials, {}
+    if differs == "app":
+        credentials = Credentials("other-app", "hush")
+    elif differs == "host":
+        url = "https://bus.example.com"
+    else:
+        options["path"] = "/alerts"
+    with Outbox(path) as shared:
+        for outbox in (path, shared):
+            with pytest.raises(InvalidArgument) as caught:
+                ask.open(url, credentials, outbox=outbox, **options)
+            problem = str(caught.value)
+            assert (
+                f"{str(path)!r} cannot be used for app {credentials.app_id!r} at"
+                in problem
+            )
+            assert f"it has 1 alerts of app 'fake-app' at {bus.url[7:]}/api/" in problem
+            assert "use one file for each app and receiver" in problem
+        assert len(shared) == 1  # it stays open
+    ask.client = first
+    await ask("publish", ALERTS[1:])
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+    ask.open(outbox=path)  # the same again
+    await ask("publish", [alert(5)])
+
+
+async def test_the_alerts_of_a_bus_that_moves_can_be_sent_to_it(
+    ask, bus, other_bus, path, caplog
+):
+    ask.open(outbox=path)
+    await ask("enqueue", ALERTS)
+    await ask.close()
+    with Outbox(path) as outbox:
+        outbox.forget_bus()
+        assert f"is not for app 'fake-app' at {bus.url[7:]}/api" in caplog.text
+        assert "any more: 5 queued alerts wait for the next" in caplog.text
+        outbox.forget_bus()
+        ask.open(other_bus.url, other_bus.credentials, outbox=outbox)
+        with pytest.raises(InvalidArgument, match="needs an outbox that no publisher"):
+            outbox.forget_bus()
+        await ask("flush")
+        await ask("publish", [alert(5)])
+    assert (numbers(bus.alerts), numbers(other_bus.alerts)) == ([], [*range(6)])
+
+
+async def test_a_program_for_the_old_bus_sends_nothing_to_it(ask, bus, other_bus, path):
+    ask.open(outbox=path)
+    await ask("publish", ALERTS[:1])
+    await ask("enqueue", ALERTS[1:2])
+    old = ask.client
+    with Outbox(path) as outbox:
+        outbox.forget_bus()
+    for call, problem in (
+        (("enqueue", ALERTS[2:3]), "forget_bus.. was called; restart"),
+        (("flush",), "forget_bus.. was called; restart"),
+        (None, None),
+        (("enqueue", ALERTS[2:3]), "it has 1 alerts of app 'other-app'"),
+        (("publish", ALERTS[2:3]), "it has 1 alerts of app 'other-app'"),
+        (("flush",), "it has 1 alerts of app 'other-app'"),
+    ):
+        if call is None:
+            ask.open(other_bus.url, other_bus.credentials, outbox=path)
+        else:
+            ask.client = old
+            with pytest.raises(OrtegeWatchError, match=problem):
+                await ask(*call)
+    ask.client = ask.clients[-1]
+    await ask("flush")
+    assert (numbers(bus.alerts), numbers(other_bus.alerts)) == ([0], [1])
+
+
+async def test_one_object_serves_one_app_whatever_the_file_says(ask, other_bus, path):
+    with Outbox(path) as shared, Outbox(path) as another:
+        ask.open(outbox=shared)
+        another.forget_bus()
+        other = other_bus.url, other_bus.credentials
+        with pytest.raises(InvalidArgument, match=r"forget_bus.. was called"):
+            ask.open(*other, outbox=shared)
+        ask.open(*other, outbox=path)
+        with pytest.raises(InvalidArgument, match="used by a publisher of another app"):
+            ask.open(*other, outbox=shared)
+
+
+async def test_closing_says_what_nobody_tried_to_send(ask, bus, path, caplog):
+    ask.open(outbox=path)
+    await ask("enqueue", ALERTS)
+    for _ in range(2):
+        await ask("close" if ask.sync else "aclose")
+    [line] = [each for each in caplog.messages if "closed before it sent" in each]
+    assert f"5 alerts stay queued in Outbox({str(path)!r})" in line
+    assert line.startswith(bus.url.removeprefix("http://"))
+    caplog.clear()
+    bus.down()
+    with Outbox(path) as outbox:
+        ask.open(outbox=outbox, retry=ONCE)
+        await ask("publish", [alert(5)])
+        await ask("close" if ask.sync else "aclose")
+        assert len(outbox) == 6
+    ask.open(outbox=path)
+    ask.client.outbox.close()  # it cannot be read then
+    await ask("close" if ask.sync else "aclose")
+    assert "closed before it sent" not in caplog.text
+
+
+async def test_a_plain_publisher_does_not_block_an_event_loop(bus, path):
+    with AlertPublisher(bus.url, bus.credentials, outbox=path) as publisher:
+        with pytest.raises(OrtegeWatchError, match="use an AsyncAlertPublisher, or"):
+            publisher.run()
+        sending = asyncio.create_task(asyncio.to_thread(publisher.run))
+        publisher.enqueue(ALERTS)
+        await bus.wait_until_async(lambda: len(bus.alerts) == 5)
+    await sending
+
+
 @pytest.mark.parametrize("kind", [AlertPublisher, AsyncAlertPublisher])
 def test_invalid_arguments_of_the_constructors(kind, path):
     good = Credentials("app", "hush")

@@ -75,7 +75,7 @@ from ortege_watch.watchbus.inbox import (
     shown_request,
 )
 from ortege_watch.watchbus.models import AlertInfo
-from ortege_watch.watchbus.outbox import Outbox, OutboxQueue, queue_of
+from ortege_watch.watchbus.outbox import Outbox, OutboxQueue, open_outbox, queue_of
 from ortege_watch.watchbus.receiving import (
     OVERHEAD,
     AlertFrame,
@@ -444,7 +444,7 @@ class AlertChannel:
         self._pace = SendingPace(
             self._sender, Retry(base=reconnect.base, cap=reconnect.cap)
         )
-        self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
+        self.outbox = open_outbox(outbox, signer.app_id, self._host + self._path)
         self._owns_outbox = self.outbox is not outbox
         self._queue = queue_of(self.outbox)
         self._batches, self._streak = BatchSize(_READ_AHEAD), FailureStreak()

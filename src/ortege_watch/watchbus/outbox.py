@@ -17,7 +17,7 @@ from attrs import frozen
 
 from ortege_watch._checks import check_callable, check_int, check_list
 from ortege_watch._sqlite import FULL, DatabaseFile, Guard, connect, use_wal
-from ortege_watch.errors import OrtegeWatchError, OutboxFull
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError, OutboxFull
 from ortege_watch.watchbus.models import AlertInfo
 from ortege_watch.watchbus.sending import (
     DELAYS,
@@ -60,7 +60,8 @@ _SCHEMA: Final = """
         status INTEGER,
         attempts INTEGER NOT NULL,
         time REAL NOT NULL
-    )
+    );
+    CREATE TABLE IF NOT EXISTS bus (app_id TEXT NOT NULL, address TEXT NOT NULL)
 """
 
 _ROOM: Final = 8 * 1024 * 1024
@@ -93,6 +94,11 @@ _ADD: Final = """
 _TOGETHER: Final = 50
 """Alerts that one statement adds, which takes less time than one statement for each."""
 _ADD_MANY: Final = _ADD.replace("(?, ?, ?)", ", ".join(["(?, ?, ?)"] * _TOGETHER))
+
+_BUS: Final = "SELECT app_id, address FROM bus"
+_USE: Final = """
+    INSERT INTO bus (app_id, address) SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM bus)
+"""
 
 _AGAIN: Final = """
     UPDATE waiting SET attempts = ?, failures = ?, is_suspect = ?, next_attempt_at = ?,
@@ -149,7 +155,12 @@ class OutboxQueue(DatabaseFile):
         super().__init__(
             path, "the outbox", _SCHEMA, synchronous="FULL", version=_VERSION
         )
-        self._folder = Path(path).parent
+        # Absolute, as SQLite's own: the working directory may change.
+        self._file = Path(path).absolute()
+        self._folder = self._file.parent
+        self._identity = _identity(self._file)
+        self._bus: tuple[str, str] | None = None  # the app id and the address
+        self._bus_since: int | None = None
         # The first alerts of the file that are due, if this process has them in memory.
         # Another one deletes them only while it has the lease, so that they are known
         # until then; and it has not had it if nobody else has written to the file.
@@ -224,9 +235,9 @@ class OutboxQueue(DatabaseFile):
         with self._guard:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
+                changes = self._check_bus()
                 first, are_all = self.add(rows)
                 self.forget(rows)
-                changes = self._changes()
             if are_all and now > 0 and len(alerts) <= _MOST_KNOWN:
                 for number, queued in enumerate(alerts, first):
                     queued.accepted_at, queued.number = now, number
@@ -247,6 +258,69 @@ class OutboxQueue(DatabaseFile):
                 " of these alerts was accepted; make room on it"
             )
 
+    def use_for(self, app_id: str, address: str) -> None:
+        """Use the file for the alerts of one app to one receiver; refuse that of another.
+
+        Raises:
+            InvalidArgument: it is used for another.
+        """
+        bus = app_id, address
+        is_ours = self._bus in {None, bus}  # publishers may share this object
+        with self._guard:
+            if is_ours and self._db.execute(_BUS).fetchone() is None:
+                with self._db:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    self._db.execute(_USE, bus)
+            problem = self._problem_of(bus)
+        if not (problem or is_ours):
+            problem = (
+                f"the outbox {self._path!r} is used by a publisher of another app or"
+                " receiver: close that, and open the outbox again"
+            )
+        if problem:
+            raise InvalidArgument(problem)
+        self._bus = bus
+
+    def _problem_of(self, bus: tuple[str, str]) -> str:
+        """Return why the file cannot be used for this app and address, or an empty string."""
+        found = self._db.execute(_BUS).fetchone()
+        if found == bus:
+            return ""
+        problem = f"the outbox {self._path!r} cannot be used for app {_shown(*bus)}"
+        if found is None:
+            return f"{problem} any more: forget_bus() was called; restart the program"
+        [count] = self._db.execute(_COUNT).fetchone()
+        return (
+            f"{problem}: it has {count} alerts of app {_shown(*found)}; use one file for"
+            " each app and receiver, or call Outbox.forget_bus() if they have moved"
+        )
+
+    def _check_bus(self) -> int:
+        """Raise if the file is used for another app by now; return :meth:`_changes`."""
+        changes = self._changes()
+        if self._bus is not None and changes != self._bus_since:
+            if problem := self._problem_of(self._bus):
+                raise OrtegeWatchError(problem)
+            self._bus_since = changes
+        return changes
+
+    def forget_bus(self) -> None:
+        """Let the next publisher or channel decide for whom the file is."""
+        if self._bus is not None:
+            raise InvalidArgument(
+                "forget_bus() needs an outbox that no publisher uses: close the"
+                f" publisher, and call Outbox({self._path!r}).forget_bus()"
+            )
+        with self.write() as db:
+            found = db.execute(_BUS).fetchone()
+            [count] = db.execute(_COUNT).fetchone()
+            db.execute("DELETE FROM bus")
+        if found is not None:
+            problem = (
+                "%r is not for app %s any more: %d queued alerts wait for the next"
+            )
+            _LOGGER.warning(problem, self, _shown(*found), count)
+
     def _changes(self) -> int:
         """Return a number that changes when another connection writes to the file."""
         [changes] = self._db.execute("PRAGMA data_version").fetchone()
@@ -256,8 +330,18 @@ class OutboxQueue(DatabaseFile):
         """Add alerts; return the first number in use, and whether they are all there are.
 
         This is for a transaction.
+
+        Raises:
+            OrtegeWatchError: the file was deleted, and what is added would be lost.
+            OutboxFull: they do not fit.
         """
         self._known = []
+        if _identity(self._file) != self._identity:
+            raise OrtegeWatchError(
+                f"the file of the outbox {self._path!r} was deleted or replaced while it"
+                f" was open: none of these {len(rows)} alerts was accepted; open the"
+                " outbox again, such as by a restart"
+            )
         rest = len(rows) % _TOGETHER
         added = self._db.executemany(_ADD, rows[:rest]).rowcount if rest else 0
         for start in range(rest, len(rows), _TOGETHER):
@@ -296,7 +380,7 @@ class OutboxQueue(DatabaseFile):
                 raise
             self._lease = lease
         with self._guard:
-            if self._known and self._changes() != self._known_since:
+            if self._check_bus() != self._known_since:
                 self._known = []
             batch = self._first(limit)
             if self._unremoved and not batch:
@@ -443,9 +527,13 @@ class Outbox:
     An alert that was accepted survives a crash and a power failure. Alerts are sent in
     the order in which they were accepted, **at least once**: an alert whose response is
     lost is sent again, and so may be those that were sent right before a power failure;
-    the receiver recognises them by their dedupe keys. Several
-    processes and publishers may share a file: all accept alerts, one at a time sends.
-    The file must be on a local disk, and be opened after a fork, not before.
+    the receiver recognises them by their dedupe keys. The file must be on a local disk,
+    and be opened after a fork, not before.
+
+    **A file is for one app and one receiver**: the first publisher or channel that uses it
+    decides which, and one with another app id or another address is refused. Several
+    processes and publishers of that app may share it: all accept alerts, one at a time
+    sends.
 
     An alert that fails alone delays no others. The failure counts as an attempt only if
     another alert was acknowledged since the one before: an outage costs no attempts.
@@ -515,6 +603,19 @@ class Outbox:
         with self._queue.write() as db:
             return db.execute(_RETRY_NOW, (now, now)).rowcount
 
+    def forget_bus(self) -> None:
+        """Let the next publisher or channel decide for which app and receiver the file is.
+
+        It then sends the queued alerts, and the dead letters if they are queued again.
+        For a receiver that has another address from now on, or an app with another id.
+        Programs that still use the file for the old one accept and send nothing more.
+
+        Raises:
+            InvalidArgument: a publisher or channel has used this object: call it on
+                another ``Outbox(path)``.
+        """
+        self._queue.forget_bus()
+
     @property
     def dead(self) -> list[DeadLetter]:
         """The dead letters, oldest first."""
@@ -572,6 +673,39 @@ class Outbox:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def open_outbox(
+    outbox: Outbox | str | Path | None, app_id: str, address: str
+) -> Outbox | None:
+    """Return the outbox of a publisher or a channel, for the alerts of its app.
+
+    Raises:
+        InvalidArgument: it is used for another app or another address.
+        OrtegeWatchError: it cannot be opened.
+    """
+    if outbox is None:
+        return None
+    opened = outbox if isinstance(outbox, Outbox) else Outbox(outbox)
+    with ExitStack() as undo:
+        if opened is not outbox:
+            undo.callback(opened.close)
+        opened._queue.use_for(app_id, address)  # noqa: SLF001 - same module
+        undo.pop_all()
+    return opened
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Return what two files of one path differ in; ``None`` if there is none."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _shown(app_id: str, address: str) -> str:
+    return f"{app_id!r} at {address}"
 
 
 def queue_of(outbox: Outbox | None) -> OutboxQueue | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import random
 from typing import Final, Unpack
@@ -14,11 +17,11 @@ from anyio import to_thread
 from ortege_watch._checks import check_seconds
 from ortege_watch._http.conversation import Limits
 from ortege_watch._http.driver import AsyncClock, AsyncHttp, Clock, Http
-from ortege_watch.errors import InvalidArgument
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus.client import AsyncBusClient, BusCalls, BusClient
 from ortege_watch.watchbus.models import AlertInfo
-from ortege_watch.watchbus.outbox import Outbox, queue_of
+from ortege_watch.watchbus.outbox import Outbox, open_outbox, queue_of
 from ortege_watch.watchbus.requests import (
     ALERT_PATH,
     MAX_ACKNOWLEDGEMENT,
@@ -37,6 +40,8 @@ from ortege_watch.watchbus.sending import (
 )
 from ortege_watch.watchbus.signing import Credentials
 
+_LOGGER: Final = logging.getLogger("ortege_watch.watchbus")
+
 _BATCHES: Final = 10
 """Batches after which ``run()`` forgets the results and releases the lease."""
 
@@ -48,13 +53,16 @@ class _Publishing(BusCalls):
         self, endpoint: Endpoint, batch_size: int, outbox: Outbox | str | Path | None
     ) -> None:
         self._endpoint = endpoint
-        self.outbox = outbox if isinstance(outbox, Outbox | None) else Outbox(outbox)
+        address = endpoint.url.partition("//")[2]
+        self.outbox = open_outbox(outbox, self._config.credentials.app_id, address)
         self._owns_outbox = self.outbox is not outbox
         self._queue = queue_of(self.outbox)
         self._batches = BatchSize(batch_size)
+        self._has_begun = False  # a call that sends
 
     def _sender(self, limits: Limits, progress: Progress | None = None) -> Sender:
         """Return a sender without alerts, whose deadline counts from now."""
+        self._has_begun = True
         return Sender(
             config=self._begin(limits, progress),
             endpoint=self._endpoint,
@@ -66,6 +74,7 @@ class _Publishing(BusCalls):
 
     def _background_sender(self) -> Sender:
         """Return a sender of a few batches, each request of which has a deadline."""
+        self._has_begun = True
         return Sender(
             config=self._begin({}),
             endpoint=self._endpoint,
@@ -88,6 +97,22 @@ class _Publishing(BusCalls):
         if self.outbox is None:
             problem = f"{method}() needs an outbox: pass outbox= to the publisher"
             raise InvalidArgument(problem)
+
+    def _close_outbox(self) -> None:
+        """Close the outbox if it was opened here; log what nobody has tried to send."""
+        if self.outbox is None:
+            return
+        if not self._has_begun:
+            self._has_begun = True  # it is logged once
+            with suppress(OrtegeWatchError):  # it is closed, or cannot be read
+                if count := len(self.outbox):
+                    problem = (
+                        "%s: the publisher was closed before it sent anything: %d alerts"
+                        " stay queued in %r; run(), flush() or publish() sends them"
+                    )
+                    _LOGGER.warning(problem, self._config.sender, count, self.outbox)
+        if self._owns_outbox:
+            self.outbox.close()
 
 
 class AsyncAlertPublisher(AsyncBusClient, _Publishing):
@@ -147,8 +172,8 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
     async def aclose(self) -> None:
         """Close the connections, and the outbox if it was opened here; end ``run()``."""
         await super().aclose()
-        if self.outbox is not None and self._owns_outbox:
-            await to_thread.run_sync(self.outbox.close)
+        if self.outbox is not None:
+            await to_thread.run_sync(self._close_outbox)
 
     async def publish(
         self,
@@ -336,8 +361,7 @@ class AlertPublisher(BusClient, _Publishing):
         """Close the connections, and the outbox if it was opened here; end ``run()``."""
         super().close()
         self._wake.set()
-        if self.outbox is not None and self._owns_outbox:
-            self.outbox.close()
+        self._close_outbox()
 
     def publish(
         self,
@@ -404,7 +428,9 @@ class AlertPublisher(BusClient, _Publishing):
     def run(self, *, poll_every: float = 1.0) -> None:
         """Send alerts as they become due, until another thread closes the publisher.
 
-        A thread that begins after the closing ends at once, without an error.
+        A thread that begins after the closing ends at once, without an error. It blocks
+        its thread, so it refuses to run in that of an event loop.
+
         What :meth:`enqueue` of this publisher writes is sent at once. Every failure is
         logged and followed by another attempt, after a pause that grows: up to the
         ``cap`` of ``retry`` in an outage, and up to five minutes while a setting is
@@ -416,12 +442,20 @@ class AlertPublisher(BusClient, _Publishing):
 
         Raises:
             InvalidArgument: the publisher has no outbox.
+            OrtegeWatchError: it is called in the thread of an event loop of asyncio.
         """
         self._need_outbox("run")
         check_seconds("poll_every", poll_every)
         if self._driver.is_closed:
             return
         self._driver.check_open()
+        with suppress(RuntimeError):
+            asyncio.get_running_loop()
+            raise OrtegeWatchError(
+                "run() of an AlertPublisher would block the event loop: use an"
+                " AsyncAlertPublisher, or call it in a thread, such as by"
+                " asyncio.to_thread(publisher.run)"
+            )
         pace = self._pace()
         while not self._driver.is_closed:
             self._wake.clear()

@@ -101,7 +101,7 @@ def check_methods(
     methods: Mapping[str, Sequence[str]],
     expected: str,
     *,
-    may_be_async: bool = False,
+    is_plain: bool = False,
 ) -> None:
     """Raise :class:`InvalidArgument` unless the value is an object with these methods.
 
@@ -119,7 +119,7 @@ def check_methods(
     for each, arguments in methods.items():
         method = getattr(value, each)
         check_callable(f"{name}.{each}", method, *arguments)
-        if is_async(method) and not may_be_async:
+        if is_plain and is_async(method):
             raise InvalidArgument(
                 f"{name}.{each} must be a plain method, got an async one: it is called"
                 " without await, in a thread; use a client that is not async"

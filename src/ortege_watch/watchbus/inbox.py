@@ -279,7 +279,7 @@ def handled_store(handled: HandledStore | None) -> HandledStore:
         "release": ("app_id", "key"),
     }
     expected = "a HandledStore, such as SQLiteHandled(path)"
-    check_methods("handled", handled, methods, expected)
+    check_methods("handled", handled, methods, expected, is_plain=True)
     return handled
 
 

@@ -267,7 +267,7 @@ def provider_app(
     check_seconds("answer_within", answer_within)
     check_int("page_size", page_size, "an int from 1 to 50", last=MAX_PAGE_SIZE)
     methods = {each.name: each.parameters for each in _ENDPOINTS}
-    check_methods("provider", provider, methods, "a Provider", may_be_async=True)
+    check_methods("provider", provider, methods, "a Provider")
     if rate_limit is not None:
         check_callable("rate_limit", rate_limit, "app_id")
     verifier = RequestVerifier(

@@ -254,7 +254,7 @@ class RequestVerifier:
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         expected = "a NonceStore, such as SQLiteNonces(path)"
         record = {"record": ("app_id", "nonce", "now", "until")}
-        check_methods("nonces", self.nonces, record, expected)
+        check_methods("nonces", self.nonces, record, expected, is_plain=True)
         self._keys_of = _key_finder(given)
         # What waits for a file or calls a function is called in a thread.
         self._nonces_may_block: Final = not isinstance(self.nonces, MemoryNonces)

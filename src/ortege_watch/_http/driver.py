@@ -165,7 +165,7 @@ def check_clock(clock: object, *, may_be_async: bool = False) -> None:
     if clock is not None:
         methods = {"now": (), "sleep": ("seconds",)}
         expected = "an object with now() and sleep()"
-        check_methods("clock", clock, methods, expected, may_be_async=may_be_async)
+        check_methods("clock", clock, methods, expected, is_plain=not may_be_async)
 
 
 class SystemClock:

@@ -240,7 +240,7 @@ def _columns_of(head: bytes) -> Columns | None:
         columns = _members.decode(head[len('{"members":') : -len(',"dataset":[')])
     except codec.UNREADABLE:
         return None
-    return columns if len(set(columns)) == len(columns) else None
+    return columns if columns and len(set(columns)) == len(columns) else None
 
 
 class _Table(msgspec.Struct):
@@ -261,7 +261,10 @@ def _read_table(data: memoryview) -> Decoded:
         table = _table.decode(data)
         members, columns = table.members, table.columns
         if table.dataset is not msgspec.UNSET:
-            cells = _array_decoder(len(members)).decode(table.dataset)
+            # Rows of a table without columns are not decoded: they could be millions.
+            cells = _array_decoder(len(members) or 1).decode(table.dataset)
+            if cells and not members:
+                raise ValueError("it has rows, but no columns")
         elif columns is msgspec.UNSET:
             raise ValueError("it needs dataset or columns")
         elif len(columns) != len(members):

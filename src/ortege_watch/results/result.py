@@ -249,7 +249,7 @@ class ChangedRow(Row, frozen=True, eq=False, gc=False):
         return Row(self._rows.before, self._place)
 
 
-class _Block:
+class _Block(msgspec.Struct, eq=False):
     """Rows that are not objects yet: what :class:`Rows` and each row refer to.
 
     Attributes:
@@ -263,33 +263,14 @@ class _Block:
         read: the values of columns that were read together, by the id of the column.
     """
 
-    __slots__ = (
-        "_columns",
-        "_keep",
-        "before",
-        "cells",
-        "layout",
-        "numbers",
-        "order",
-        "read",
-    )
-
-    def __init__(
-        self,
-        layout: Layout,
-        cells: Sequence[Cells],
-        numbers: Sequence[int] | None = None,
-        before: _Block | None = None,
-        order: Sequence[int] = (),
-    ) -> None:
-        self.layout = layout
-        self.cells = cells
-        self.numbers = numbers
-        self.before = before
-        self.order = order
-        self.read: dict[int, list[Any]] = {}
-        self._keep: list[object] = []  # the columns, so that no id is used again
-        self._columns: dict[tuple[int, Kind], list[Any] | None] = {}
+    layout: Layout
+    cells: Sequence[Cells]
+    numbers: Sequence[int] | None = None
+    before: _Block | None = None
+    order: Sequence[int] = ()
+    read: dict[int, list[Any]] = {}
+    _keep: list[object] = []  # the columns, so that no id is used again
+    _columns: dict[tuple[int, Kind], list[Any] | None] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = self.layout, self.cells, self.numbers, self.before, self.order

@@ -341,12 +341,16 @@ class Bus(BaseHTTPRequestHandler):
     """Accept alerts with a valid signature."""
 
     taken: ClassVar = []
+    is_away: ClassVar = False
     verifier = RequestVerifier(
         {"bot": ["what-we-sign-with"]}, path="/api/v1/watch/alert"
     )
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.is_away:
+            self.close_connection = True
+            return
         self.taken += self.verifier.alerts(self.headers.items(), body)
         answer = b'{"status": "OK", "code": "000000000", "data": null}'
         self.send_response(200)
@@ -385,13 +389,17 @@ def test_plans_go_out_as_alerts(fake, world, alert_bus):
 
 
 @pytest.mark.usefixtures("danger")
-def test_alerts_wait_in_the_outbox_for_a_bus_that_is_away(fake, alert_bus, tmp_path):
+def test_alerts_wait_in_the_outbox_for_a_bus_that_is_away(
+    fake, alert_bus, tmp_path, monkeypatch
+):
     box = ["--outbox", tmp_path / "outbox"]
-    with start(fake, "--alerts-to", "http://127.0.0.1:1", *box, **ALERTS) as bot:
+    monkeypatch.setattr(Bus, "is_away", True)
+    with start(fake, "--alerts-to", alert_bus, *box, **ALERTS) as bot:
         hear(bot, "link", "unsent alerts stay in Outbox(")
         bot.terminate()
         assert bot.wait(10) == 0
     assert Bus.taken == []
+    monkeypatch.setattr(Bus, "is_away", False)
     limit = ["--min-profit", 1000]  # no plan this time
     with start(fake, *limit, "--alerts-to", alert_bus, *box, **ALERTS) as bot:
         hear(bot, "alert", "liquidation_plan about SPAZ…S6AK: sent")

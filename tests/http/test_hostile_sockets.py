@@ -18,7 +18,13 @@ from loopback import Peer, Talk, close, relay, silent
 from peers import HANDSHAKE, frame, upgrade
 from watching import QUERY
 
-from ortege_watch import AsyncCubeClient, Reconnect, SubscriptionLost, TransportError
+from ortege_watch import (
+    AsyncCubeClient,
+    DecodeError,
+    Reconnect,
+    SubscriptionLost,
+    TransportError,
+)
 from ortege_watch.testing import FakeCube, ManualClock
 from ortege_watch.watchbus import AlertChannel, AlertInfo, Credentials, WatchBusError
 
@@ -244,9 +250,6 @@ async def test_a_server_that_stops_is_left(name):
 GARBAGE: dict[str, bytes] = {
     "nested lists": frame(b"[" * 100_000),
     "nested objects": frame(b'{"a":' * 100_000),
-    "a nested message": frame(
-        b'{"messageId":"1","message":' + b"[" * 90_000 + b"]" * 90_000 + b"}"
-    ),
     "NaN": frame(b'{"messageId":"1","status":NaN}'),
     "900,000 digits": frame(b'{"messageId":"1","status":' + b"9" * 900_000 + b"}"),
     "a huge exponent": frame(b'{"messageId":"1","status":1e999999999,"message":{}}'),
@@ -275,6 +278,20 @@ async def measured(bound: int) -> AsyncIterator[None]:
         assert time.process_time() - started < 15
     finally:
         tracemalloc.stop()
+
+
+NESTED = b'{"messageId":"1","message":' + b"[" * 90_000 + b"]" * 90_000 + b"}"
+
+
+async def test_an_answer_that_is_nested_too_deeply_is_an_error_of_its_query():
+    async with (
+        measured(30 * MAX_SIZE),
+        watching(sending(READY, frame(NESTED))) as (updates, server),
+    ):
+        with pytest.raises(DecodeError, match="cannot decode a frame"):
+            await anext(updates)
+        assert updates.state == "live"
+        assert server.attempts == 1
 
 
 @pytest.mark.parametrize("name", GARBAGE)

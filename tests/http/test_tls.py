@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 import traceback
 import warnings
@@ -291,7 +292,7 @@ async def refused_often(server: Peer, caplog: Any, words: str) -> None:
         while server.attempts < attempts + 4 or caplog.text.count(words) < 3:
             await asyncio.sleep(0.001)
     assert server.served == served
-    assert f"{server.host}: " in caplog.text
+    assert re.search(rf"{server.host}(/\S+, app \S+)?: ", caplog.text)
 
 
 @later

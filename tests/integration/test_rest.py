@@ -221,8 +221,9 @@ def test_past_the_cache_is_what_was_just_inserted(
     counts = [one[Events.count] for one in ask(cube, "load", query)]
     if cache == "must-revalidate" and not generation.classic:
         # 1.7.43 compares with the refresh key that it has, and renews that one in the
-        # background: it returns the old rows once more, as the default mode does.
-        assert counts == [0]
+        # background: it returns the old rows once more, as the default mode does, unless
+        # it has renewed the key by then.
+        assert counts in ([0], [1])
 
         def renewed():
             [one] = ask(cube, "load", query)

@@ -126,6 +126,12 @@ def check_methods(
             )
 
 
+def close_coroutine(result: object) -> None:
+    """Close a coroutine that is not awaited, of which Python would warn."""
+    if inspect.iscoroutine(result):
+        result.close()
+
+
 def is_async(function: object) -> bool:
     """Return whether a function, or an object that can be called, is an async one."""
     call = getattr(type(function), "__call__", None)  # noqa: B004 - an object's

@@ -22,7 +22,7 @@ _PAUSE: Final = 0.01
 
 
 _INCREMENTAL: Final = 2
-"""The number of the mode in which a file gives free pages back when it is told to."""
+"""The value of ``auto_vacuum`` for files whose free pages are returned on request."""
 
 _SPARE: Final = 256
 """Free pages that a file keeps for what is written next."""

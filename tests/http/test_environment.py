@@ -90,6 +90,13 @@ async def proxy_to(port):
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
 
 
+async def load_and_watch(url, token):
+    async with asyncio.timeout(20), AsyncCubeClient(url, token) as client:
+        await client.load(QUERY)
+        async with client.watch(QUERY) as updates:
+            await anext(updates)
+
+
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "all_proxy", "HTTP_PROXY"])
 @pytest.mark.parametrize("scheme", ["http://", ""])
 async def test_requests_and_subscriptions_take_the_same_proxy(
@@ -101,13 +108,7 @@ async def test_requests_and_subscriptions_take_the_same_proxy(
                 monkeypatch.delenv("REQUEST_METHOD", raising=False)
             monkeypatch.setenv(variable, scheme + proxy)
             url = f"http://cube.invalid:{cube.port}"
-            async with (
-                asyncio.timeout(20),
-                AsyncCubeClient(url, cube.token()) as client,
-            ):
-                await client.load(QUERY)
-                async with client.watch(QUERY) as updates:
-                    await anext(updates)
+            await load_and_watch(url, cube.token())
             assert asked == ["POST", "CONNECT"]
 
 
@@ -115,13 +116,7 @@ async def test_hosts_of_no_proxy_are_reached_directly(monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeCube() as cube:
-        async with (
-            asyncio.timeout(20),
-            AsyncCubeClient(cube.url, cube.token()) as client,
-        ):
-            await client.load(QUERY)
-            async with client.watch(QUERY) as updates:
-                await anext(updates)
+        await load_and_watch(cube.url, cube.token())
 
 
 @pytest.mark.parametrize("no_proxy", ["::1", "[::1]:{}"])
@@ -133,13 +128,7 @@ async def test_an_address_of_ipv6_is_reached_directly(no_proxy, monkeypatch):
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     with FakeCube() as cube, Peer(relay(cube.port), host="::1") as server:
         monkeypatch.setenv("NO_PROXY", no_proxy.format(server.port))
-        async with (
-            asyncio.timeout(20),
-            AsyncCubeClient(f"http://[::1]:{server.port}", cube.token()) as client,
-        ):
-            await client.load(QUERY)
-            async with client.watch(QUERY) as updates:
-                await anext(updates)
+        await load_and_watch(f"http://[::1]:{server.port}", cube.token())
 
 
 BAD = {
@@ -265,15 +254,7 @@ async def test_requests_and_subscriptions_accept_the_same_proxies(proxy, monkeyp
     with FakeCube() as cube:
         async with proxy_to(cube.port) as (address, asked):
             monkeypatch.setenv("ALL_PROXY", proxy.format(address))
-            async with (
-                asyncio.timeout(20),
-                AsyncCubeClient(
-                    f"http://cube.invalid:{cube.port}", cube.token()
-                ) as client,
-            ):
-                await client.load(QUERY)
-                async with client.watch(QUERY) as updates:
-                    await anext(updates)
+            await load_and_watch(f"http://cube.invalid:{cube.port}", cube.token())
             assert asked == ["POST", "CONNECT"]
 
 
@@ -341,13 +322,7 @@ async def test_both_transports_trust_the_authorities_of_the_environment(
     authority.issue_cert("127.0.0.1").configure_cert(context)
     monkeypatch.setenv(variable, str(value))
     with FakeCube() as cube, Peer(relay(cube.port), context) as server:
-        async with (
-            asyncio.timeout(20),
-            AsyncCubeClient(f"https://{server.host}", cube.token()) as client,
-        ):
-            await client.load(QUERY)
-            async with client.watch(QUERY) as updates:
-                await anext(updates)
+        await load_and_watch(f"https://{server.host}", cube.token())
 
 
 def test_every_request_names_the_library_and_its_version():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from itertools import count
 
@@ -41,6 +42,13 @@ def link(url="https://bus.example.com", **settings):
 
 def entity(number, code="big_amount_txn", **changes):
     return EntityInfo(f"0x{number:040x}", 56, "ERC20", code)
+
+
+def fill(file):
+    """Write to a file until its disk is full."""
+    with contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
 
 
 def alert(number, **values):

@@ -11,6 +11,7 @@ from channels import (
     WITHIN,
     Drop,
     Inbox,
+    Script,
     acknowledge,
     alert,
     answer_to,
@@ -46,6 +47,10 @@ class Clock:
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "outbox.db"
+
+
+def sending(script: Script, outbox: Outbox) -> AlertChannel:
+    return AlertChannel(script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -179,12 +184,7 @@ async def test_an_alert_on_which_a_receiver_breaks_down_stops_no_others(path, st
         return Drop if status is None else answer_to(frame, status, body)
 
     with Outbox(path, max_attempts=1) as outbox:
-        async with (
-            scripted(play) as script,
-            AlertChannel(
-                script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
-            ) as channel,
-        ):
+        async with scripted(play) as script, sending(script, outbox) as channel:
             await channel.enqueue([alert(n) for n in range(20)])
             await until(lambda: not len(outbox))
         assert [number_of(each.alert) for each in outbox.dead] == [3]
@@ -213,9 +213,7 @@ async def test_a_refused_handshake_costs_no_attempt_and_makes_no_dead_letter(
     with Outbox(path, max_attempts=1) as outbox:
         async with scripted() as script:
             script.refusals += [(status, b"<html>no</html>", {})] * 4
-            async with AlertChannel(
-                script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
-            ) as channel:
+            async with sending(script, outbox) as channel:
                 await channel.enqueue([alert(n) for n in range(20)])
                 await until(lambda: not (len(outbox) or script.refusals))
         assert outbox.dead == []
@@ -231,12 +229,7 @@ async def test_an_answer_that_cannot_be_decoded_costs_no_attempt(path):
         return f'{{"id": "{frame["id"]}", "status": 200, "body": {twice}}}'
 
     with Outbox(path, max_attempts=1) as outbox:
-        async with (
-            scripted(play) as script,
-            AlertChannel(
-                script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
-            ) as channel,
-        ):
+        async with scripted(play) as script, sending(script, outbox) as channel:
             await channel.enqueue([alert(1)])
             await until(lambda: not len(outbox))
         assert outbox.dead == []
@@ -269,12 +262,7 @@ async def test_a_setting_that_becomes_wrong_costs_no_attempts(path, caplog):
         return answer_to(frame, 404, body) if is_wrong else acknowledge(frame)
 
     with Outbox(path, max_attempts=1) as outbox:
-        async with (
-            scripted(play) as script,
-            AlertChannel(
-                script.url, CREDENTIALS, outbox=outbox, reconnect=QUICK
-            ) as channel,
-        ):
+        async with scripted(play) as script, sending(script, outbox) as channel:
             await channel.enqueue([alert(0)])
             await until(lambda: not len(outbox))
             is_wrong = True

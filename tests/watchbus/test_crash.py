@@ -234,7 +234,7 @@ def test_an_outbox_whose_log_cannot_grow_is_drained(tmp_path):
 
 SMALL_DISK = """
 import os, sys
-from driving import alert
+from driving import alert, fill
 from ortege_watch.watchbus import AlertPublisher, Credentials, OutboxFull
 
 url, path = sys.argv[1:]
@@ -249,11 +249,7 @@ with AlertPublisher(url, credentials, outbox=path + "/outbox") as publisher:
     except OutboxFull as error:
         print("make room" in str(error))
     with open(path + "/other", "wb", 0) as other:
-        try:
-            while True:
-                other.write(bytes(4096))
-        except OSError:
-            pass
+        fill(other)
     print(accepted == len(publisher.flush().sent), len(publisher.outbox))
 """
 
@@ -269,16 +265,13 @@ def test_an_outbox_leaves_room_on_its_disk_for_the_removal_of_alerts(tmp_path):
 
 FULL_AT_FIRST = """
 import os, sys
+from driving import fill
 from ortege_watch import OrtegeWatchError
 from ortege_watch.watchbus import Outbox
 
 [folder] = sys.argv[1:]
 with open(folder + "/other", "wb", 0) as other:
-    try:
-        while True:
-            other.write(bytes(4096))
-    except OSError:
-        pass
+    fill(other)
     size = other.tell()
     used = len(os.listdir("/proc/self/fd"))
     for free in range(0, 512, 4):

@@ -257,7 +257,7 @@ def _no_proxy_problem(value: str) -> str:
         return "separate them by commas"
     for host in map(str.strip, value.split(",")):
         _, colon, port = host.partition(":")
-        # An address of IPv6 has several colons, and a port that is none is no host's.
+        # An IPv6 address has several colons; after a single one, a port must follow.
         if "//" in host or (colon and ":" not in port and not port.isdecimal()):
             return f"expected a host, perhaps with a port, in place of {host!r}"
     return ""

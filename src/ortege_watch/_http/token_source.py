@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 import anyio
 
+from ortege_watch._checks import close_coroutine
 from ortege_watch._http.conversation import TOKEN_TIMEOUT, TokenTimeout
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 from ortege_watch.tokens import (
@@ -154,8 +155,7 @@ def _call(ask: Callable[[], object]) -> object:
     with _calling_token_function():
         answer = ask()
     if inspect.isawaitable(answer):
-        if inspect.iscoroutine(answer):
-            answer.close()  # or Python warns that nobody awaited it
+        close_coroutine(answer)
         raise OrtegeWatchError(
             "the token function is async, but this client is not: use a plain"
             " function, or AsyncCubeClient"

@@ -466,7 +466,7 @@ NUMBERS: Final = frozenset({int, Decimal})
 def hashed(value: Any) -> Any:
     """Return the canonical bytes of a number, and anything else as it is.
 
-    Python's hashes of numbers are no secret, unlike those of strings and bytes: with
+    Python randomises the hashes of strings and bytes, but not those of numbers: with
     numbers whose hashes are the same, anybody who can put them on a chain could make a
     dict compare each with all others. JSON has no bytes, so they mean nothing else.
     """

@@ -144,7 +144,7 @@ class _Known(NamedTuple):
 class Reader:
     """Decodes frames; rows that are the same as before are not decoded again.
 
-    It remembers the latest rows of each query, of so many as it is told.
+    It remembers the latest rows of up to ``queries`` queries.
     """
 
     def __init__(self, queries: int) -> None:

@@ -159,7 +159,7 @@ class _Field:
 
 
 def _unknown_names(values: EventValues) -> list[str]:
-    """Return the names that are no typed fields; a hostile alert may have many."""
+    """Return names without a typed field: a few, because an alert may have many."""
     names = (str(name) for name in islice(values, 50))
     return [name for name in names if name not in values._fields and len(name) < 50]
 

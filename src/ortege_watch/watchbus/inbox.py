@@ -21,6 +21,7 @@ from ortege_watch._checks import (
     check_kind,
     check_methods,
     check_seconds,
+    close_coroutine,
     is_async,
     shown,
 )
@@ -209,9 +210,7 @@ class AlertInbox:
             else:
                 logger.debug("duplicate, was being handled: %s", running.name)
             return running.outcome
-        call = self._running[key] = _Call(
-            f"{shown_alert(alert, key)}, from app {app_id}"
-        )
+        call = self._running[key] = _Call(shown_alert(alert, key, app_id))
         try:
             claim = await self._claim(app_id, key)
             if claim.state == "claimed":
@@ -287,15 +286,9 @@ def claim_alert(handled: HandledStore, app_id: str, key: str) -> Claim:
     """Claim an alert; what is not a :class:`Claim` is an error of the store."""
     claim: object = handled.claim(app_id, key)
     if not isinstance(claim, Claim):
-        _close(claim)
+        close_coroutine(claim)
         raise OrtegeWatchError(f"claim() must return a Claim, got {shown(claim)}")
     return claim
-
-
-def _close(result: object) -> None:
-    """Close a coroutine that is not awaited, of which Python would warn."""
-    if inspect.iscoroutine(result):
-        result.close()
 
 
 async def handle_all(
@@ -341,7 +334,7 @@ def outcome_of(result: object, name: str) -> AlertOutcome:
     A result that must not be thrown away is a failure, and is logged.
     """
     if inspect.isawaitable(result):
-        _close(result)
+        close_coroutine(result)
         advice = "await it in an async handler, and use alert_app"
     elif isinstance(result, BaseException) or (
         isinstance(result, type) and issubclass(result, BaseException)

@@ -661,13 +661,15 @@ def dedupe_keys(
     return keys
 
 
-def shown_alert(alert: AlertInfo, key: str) -> str:
+def shown_alert(alert: AlertInfo, key: str, app_id: str = "") -> str:
     """Return what log lines call an alert, the same for its sender and its receiver.
 
-    ``key`` is its dedupe key, which tells alerts of one entity apart.
+    ``key`` is its dedupe key, which tells alerts of one entity apart. A receiver passes
+    the app that sent it, too.
     """
     what = f"{alert.event_code[:100]} at {alert.entity[:100]}"
-    return f"{printable(what)} on chain {alert.chain_id} ({key[:12]})"
+    sender = f", from app {app_id}" if app_id else ""
+    return f"{printable(what)} on chain {alert.chain_id} ({key[:12]}){sender}"
 
 
 def _key_start(app_id: str, alert: AlertInfo) -> bytes:

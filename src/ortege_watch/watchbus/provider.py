@@ -51,7 +51,7 @@ from ortege_watch.watchbus.inbox import error_response, is_failure, logger
 from ortege_watch.watchbus.models import EntityInfo, SubscriptionPage, SupportedEvent
 from ortege_watch.watchbus.reading import read_json
 from ortege_watch.watchbus.requests import WatchPaths
-from ortege_watch.watchbus.threads import in_worker
+from ortege_watch.watchbus.threads import as_exception, in_worker
 from ortege_watch.watchbus.verifier import (
     FindSecrets,
     Head,
@@ -384,4 +384,4 @@ async def _call(function: Callable[..., Any], *arguments: object) -> Any:
     except BaseException as error:
         if not is_failure(error):
             raise
-        raise RuntimeError(f"it raised {type(error).__name__}") from error
+        raise as_exception(error) from error

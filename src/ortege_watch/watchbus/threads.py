@@ -75,10 +75,11 @@ def in_worker(function: Callable[..., T], *arguments: object) -> Outcome[T]:
     except Exception as error:  # noqa: BLE001 - raised by whoever waits
         return Outcome((), error)
     except BaseException as error:  # noqa: BLE001 - as above
-        return Outcome((), _as_exception(error))
+        return Outcome((), as_exception(error))
 
 
-def _as_exception(error: BaseException) -> RuntimeError:
+def as_exception(error: BaseException) -> RuntimeError:
+    """Return an :class:`Exception` in place of an error that would end a program."""
     made = RuntimeError(f"it raised {type(error).__name__}")
     made.__cause__ = error
     return made

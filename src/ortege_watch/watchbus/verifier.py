@@ -20,6 +20,7 @@ from ortege_watch._checks import (
     check_kind,
     check_methods,
     check_seconds,
+    close_coroutine,
     shown,
 )
 from ortege_watch._sqlite import DatabaseFile
@@ -590,8 +591,7 @@ def _keys(app_id: str, secrets: Concealed) -> Keys:
 
 def _not_bool(result: object) -> OrtegeWatchError:
     """Return the error of a nonce store, after which no request must be accepted."""
-    if inspect.iscoroutine(result):
-        result.close()  # or Python would warn of it
+    close_coroutine(result)
     rule = "record() of the nonce store must return True or False"
     return OrtegeWatchError(f"{rule}, got {shown(result)}")
 

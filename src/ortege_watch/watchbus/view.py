@@ -126,7 +126,7 @@ class AlertView:
 
     def _handle(self, alert: AlertInfo, app_id: str) -> AlertOutcome:
         key = alert.dedupe_key(app_id)
-        name = f"{shown_alert(alert, key)}, from app {app_id}"
+        name = shown_alert(alert, key, app_id)
         try:
             claim = self._claim(app_id, key)
             if claim.state != "claimed":

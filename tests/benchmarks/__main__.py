@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from command_line import parser as command_line, positive, rounds_of
 from comparing import check_same
 from memory import MEMORY
 from peers import PYPI, Missing, from_pypi, javascript
@@ -74,13 +75,6 @@ def _kept(records: Iterator[Record], kept: list[Record]) -> Iterator[Record]:
         yield record
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
 def _figures(path: Path) -> dict[str, list[Record]]:
     figures = json.loads(path.read_text("utf-8"))
     if not isinstance(figures, dict) or figures.keys() - TABLES.keys():
@@ -104,12 +98,10 @@ def _about(plan: Plan) -> str:
 
 def _options() -> argparse.Namespace:
     """Read the command line, and refuse what would fail only later."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__, rounds=5)
     parser.add_argument("tables", nargs="*", help=f"only some of {', '.join(TABLES)}")
-    parser.add_argument("--quick", action="store_true", help="few rounds, small sizes")
-    parser.add_argument("--rounds", type=_positive, help="of each comparison (3 or 5)")
     parser.add_argument(
-        "--sleep", type=_positive, help="seconds that a loop sleeps (3 or 30)"
+        "--sleep", type=positive, help="seconds that a loop sleeps (3 or 30)"
     )
     parser.add_argument("--json", type=Path, help="also write the figures to a file")
     parser.add_argument("--show", type=Path, help="print the figures of such a file")
@@ -144,7 +136,7 @@ def main() -> None:
         return
     plan = Plan(
         quick=options.quick,
-        rounds=options.rounds or (3 if options.quick else 5),
+        rounds=rounds_of(options),
         sleep=options.sleep or (3 if options.quick else 30),
     )
     if not options.show:

@@ -8,6 +8,7 @@ counts as a call, too.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import collections
 import sys
@@ -129,6 +130,9 @@ def publish() -> Calls:
 
 def main() -> int:
     """Print each case's count and limit; with ``-v`` also every function."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--verbose", "-v", action="store_true", help="every function")
+    options = parser.parse_args()
     cases: dict[str, Callable[[], Calls | Awaitable[Calls]]] = {
         "load": load,
         "push, new row": lambda: asyncio.run(push(new=True)),
@@ -142,7 +146,7 @@ def main() -> int:
         total = calls.total()
         too_many |= total > LIMITS[name]
         print(f"{name:17} {total:4} calls, limit {LIMITS[name]}")
-        if "-v" in sys.argv[1:]:
+        if options.verbose:
             for (path, function), count in calls.items():
                 print(f"    {count:3}  {path}  {function}")
     return int(too_many)

@@ -94,6 +94,13 @@ def loader(name: str, python: str | Path = sys.executable) -> Program:
 
 
 @contextmanager
+def call_server() -> Iterator[str]:
+    """Run a server that responds to each call of the watch-bus; yield its URL."""
+    with _server("call") as (port, _):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
 def _server(*arguments: object) -> Iterator[tuple[int, IO[str]]]:
     command = [sys.executable, HERE / "server.py", *arguments]
     process = subprocess.Popen(

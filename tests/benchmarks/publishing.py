@@ -3,7 +3,7 @@
 CPU time of this process, and with an outbox also wall time, in which the disk is; the
 server is another process, on loopback. Rounds are interleaved, and the bare post is also
 compared with itself: a run where that is outside 0.97 to 1.03 was disturbed.
-``python tests/benchmarks/publishing.py [rounds]``
+``python tests/benchmarks/publishing.py [--quick] [--rounds N]``
 
 Goals: a batch of 100 within 2 times the bare post, one alert within 1.3 times; with an
 outbox within 4 times.
@@ -12,8 +12,6 @@ outbox within 4 times.
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from functools import partial
@@ -21,6 +19,8 @@ from itertools import count
 from pathlib import Path
 
 import httpx
+from command_line import parser, rounds_of
+from processes import call_server
 from signed_calls import CREDENTIALS, HEADERS
 
 from ortege_watch.watchbus import AlertInfo, AlertPublisher
@@ -58,13 +58,12 @@ def post_to(url, body, client, _alerts):
     client.post(url, content=body, headers=HEADERS)
 
 
-def main(port, rounds):
-    url = f"http://127.0.0.1:{port}"
+def compare_publishers(url, sizes, rounds):
     with tempfile.TemporaryDirectory() as folder:
         bare, again = httpx.Client(), httpx.Client()
         publisher = AlertPublisher(url, CREDENTIALS)
         queued = AlertPublisher(url, CREDENTIALS, outbox=Path(folder) / "outbox.db")
-        for size, calls in ((1, 100), (100, 20)):
+        for size, calls in sizes.items():
             body = encode_alerts(alerts(size))
             post = partial(post_to, url + PATH, body)
             acts = {
@@ -88,12 +87,12 @@ def main(port, rounds):
                 print(f"  {name:28} {cpu:.2f}  {wall:.2f}")
 
 
+def main():
+    options = parser(__doc__, rounds=11).parse_args()
+    sizes = {1: 10, 100: 2} if options.quick else {1: 100, 100: 20}
+    with call_server() as url:
+        compare_publishers(url, sizes, rounds_of(options))
+
+
 if __name__ == "__main__":
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("signed_calls.py")), "serve"],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        main(int(process.stdout.readline()), int((sys.argv[1:] or ["11"])[0]))
-    finally:
-        process.kill()
+    main()

@@ -1,4 +1,4 @@
-"""A process that sends answers prepared beforehand: ``server.py push|load …``.
+"""A process that sends answers prepared beforehand: ``server.py push|load|call …``.
 
 Nothing is parsed or built while it sends, so the client alone is measured. Pushes come
 at a steady pace that is slower than any receiver: each is handled before the next one
@@ -78,22 +78,12 @@ class Pushes:
             await server.serve_forever()
 
 
-class Loads:
+class Responder:
     """Responds to each HTTP request on a connection that stays open."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._responses = {
-            form: self._response(next(answers(options.rows, "none", 1, form)).encode())
-            for form in ("default", "compact")
-        }
-
-    @staticmethod
-    def _response(body: bytes) -> bytes:
-        head = (
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+    def respond(self, line: str, body: str) -> bytes:
+        """Return the response to a request, from its first line and its body."""
+        raise NotImplementedError
 
     async def _connection(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -106,8 +96,7 @@ class Loads:
                     if line.startswith("content-length:"):
                         length = int(line.partition(":")[2])
                 body = (await reader.readexactly(length)).decode()
-                request = unquote_plus(head.partition("\r\n")[0]) + body
-                writer.write(self._responses[form_of(request)])
+                writer.write(self.respond(head.partition("\r\n")[0], body))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -116,6 +105,45 @@ class Loads:
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
         print(server.sockets[0].getsockname()[1], flush=True)
         await server.serve_forever()
+
+
+class Loads(Responder):
+    """Responds with a result, in the form that the query asks for."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._responses = {
+            form: _response(next(answers(options.rows, "none", 1, form)).encode())
+            for form in ("default", "compact")
+        }
+
+    def respond(self, line: str, body: str) -> bytes:
+        return self._responses[form_of(unquote_plus(line) + body)]
+
+
+class Calls(Responder):
+    """Responds to every call of the watch-bus alike."""
+
+    def __init__(self, _options: argparse.Namespace) -> None:
+        entity = {
+            "entity": "0x" + "ab" * 20,
+            "chain_id": "56",
+            "entity_type": "ERC20",
+            "event_code": "big_amount_txn",
+        }
+        data = {"watch_result": [entity]}
+        body = {"status": "OK", "code": "000000000", "data": data}
+        self._answer = _response(json.dumps(body).encode())
+
+    def respond(self, line: str, body: str) -> bytes:
+        return self._answer
+
+
+def _response(body: bytes) -> bytes:
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def main() -> None:
@@ -130,6 +158,7 @@ def main() -> None:
     load = kinds.add_parser("load")
     load.add_argument("rows", type=int)
     load.set_defaults(kind=Loads)
+    kinds.add_parser("call").set_defaults(kind=Calls)
     options = parser.parse_args()
     asyncio.run(options.kind(options).run())
 

@@ -33,10 +33,13 @@ def replay(*outcomes: Outcome):
 
 
 def benchmark(
-    *arguments: str, python: tuple[str, ...] = (sys.executable,), **environment: str
+    *arguments: str,
+    script: str = "",
+    python: tuple[str, ...] = (sys.executable,),
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*python, str(HERE), *arguments],
+        [*python, str(HERE / script), *arguments],
         capture_output=True,
         text=True,
         timeout=240,
@@ -236,6 +239,44 @@ def test_arguments_that_cannot_be_used_are_refused_before_anything_is_measured(
     assert done.stdout == ""
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+SCRIPTS = ("signed_calls.py", "publishing.py", "verifying.py")
+
+
+@pytest.mark.parametrize(
+    ("script", "last"),
+    [
+        ("signed_calls.py", "AsyncAlertPublisher"),
+        ("publishing.py", "publish() with an outbox"),
+        ("verifying.py", "standardwebhooks"),
+    ],
+)
+def test_a_script_takes_the_options_of_the_benchmark(script, last):
+    done = benchmark("--quick", "--rounds", "1", script=script)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].strip().startswith(last)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--rounds=0", "argument --rounds: must be at least 1, got 0"),
+        ("--fast", "unrecognized arguments: --fast"),
+    ],
+)
+def test_a_script_refuses_what_it_does_not_know(script, argument, message):
+    done = benchmark(argument, script=script)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_misspelt_option_of_the_call_counts_is_refused():
+    done = benchmark("--verbos", "--quik", script="calls.py")
+    assert done.returncode == 2
+    assert "unrecognized arguments: --quik" in done.stderr
 
 
 def test_the_output_says_what_was_run():

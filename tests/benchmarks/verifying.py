@@ -5,7 +5,7 @@ compared is ``standardwebhooks``, which verifies another scheme with an HMAC and
 no nonces, and reads the body with ``json.loads``. CPU time of this process; the rounds are
 interleaved, and the baseline is also compared with itself: a run where that is outside
 0.97 to 1.03 was disturbed.
-``python tests/benchmarks/verifying.py [rounds]``
+``python tests/benchmarks/verifying.py [--quick] [--rounds N]``
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import sys
 from datetime import UTC, datetime
 
 import orjson
+from command_line import parser, rounds_of
 from signed_calls import ALERT, CREDENTIALS, compare
 from standardwebhooks import Webhook
 
@@ -27,7 +27,7 @@ NOW = 1_700_000_000
 SECRET = CREDENTIALS.secret.encode()
 
 
-def main(rounds: int) -> None:
+def compare_verifiers(rounds: int) -> None:
     for count in (1, 10, 100):
         body = json.dumps({"alert_info_list": [ALERT.to_wire()] * count}).encode()
         requests = [
@@ -79,5 +79,10 @@ def main(rounds: int) -> None:
         compare(compared, rounds)
 
 
+def main() -> None:
+    options = parser(__doc__, rounds=41).parse_args()
+    compare_verifiers(rounds_of(options))
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 41)
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial, wraps
 
@@ -17,6 +18,7 @@ from ortege_watch import (
     Reconnect,
     Retry,
 )
+from ortege_watch.testing import FakeCube, FakeProvider, FakeWatchBus, ManualClock
 from ortege_watch.watchbus import (
     AlertChannel,
     AlertInbox,
@@ -116,6 +118,105 @@ def test_a_handler_must_take_one_alert(make, handler, got):
 def test_a_handler_that_would_not_run_is_refused(make, handler):
     with pytest.raises(InvalidArgument, match="generator function: remove its yield"):
         make(verifier(), handler)
+
+
+class PlainClock:
+    now = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
+
+
+class AsyncNow(ManualClock):
+    async def now(self):
+        return 0.0
+
+
+ASYNC_CLIENTS = [
+    lambda clock: AsyncCubeClient(URL, "token", clock=clock),
+    lambda clock: AsyncWatchBusClient(URL, GOOD, clock=clock),
+    lambda clock: AsyncAlertPublisher(URL, GOOD, clock=clock),
+    lambda clock: AlertChannel(WS, GOOD, clock=clock),
+]
+SYNC_CLIENTS = [
+    lambda clock: CubeClient(URL, "token", clock=clock),
+    lambda clock: WatchBusClient(URL, GOOD, clock=clock),
+    lambda clock: AlertPublisher(URL, GOOD, clock=clock),
+]
+FAKES = [
+    lambda clock: FakeCube(clock=clock),
+    lambda clock: FakeProvider(clock=clock),
+    lambda clock: FakeWatchBus(clock=clock),
+]
+PLAIN = "must be a plain function, got an async one: define it with 'def'"
+
+
+@pytest.mark.parametrize("make", ASYNC_CLIENTS)
+def test_an_async_client_needs_a_clock_with_an_async_sleep(make):
+    with pytest.raises(InvalidArgument) as caught:
+        make(PlainClock())
+    message = "must be async, got a plain function: define it with 'async def'"
+    assert str(caught.value) == f"clock.sleep {message}"
+
+
+@pytest.mark.parametrize("make", SYNC_CLIENTS)
+def test_a_sync_client_needs_a_clock_with_a_plain_sleep(make):
+    with pytest.raises(InvalidArgument) as caught:
+        make(ManualClock())
+    assert str(caught.value) == f"clock.sleep {PLAIN}"
+
+
+@pytest.mark.parametrize("make", [*ASYNC_CLIENTS, *SYNC_CLIENTS, *FAKES])
+def test_reading_a_clock_is_not_async(make):
+    with pytest.raises(InvalidArgument) as caught:
+        make(AsyncNow())
+    assert str(caught.value) == f"clock.now {PLAIN}"
+
+
+@pytest.mark.parametrize("make", FAKES)
+def test_the_clock_of_a_fake_can_be_read(make):
+    with pytest.raises(InvalidArgument) as caught:
+        make(time.time)
+    message = "clock must be an object with now(), got builtin_function_or_method"
+    assert str(caught.value) == f"{message} without now"
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("clock", lambda: verifier(clock=asynchronous)),
+        ("clock", lambda: SQLiteHandled("never.db", clock=asynchronous)),
+        ("now", lambda: Outbox("never.db", now=asynchronous)),
+        ("now", lambda: FakeProvider(now=asynchronous)),
+        ("now", lambda: FakeWatchBus(now=asynchronous)),
+    ],
+)
+def test_a_function_that_returns_the_time_is_not_async(name, make):
+    with pytest.raises(InvalidArgument) as caught:
+        make()
+    assert str(caught.value) == f"{name} {PLAIN}"
+
+
+def decorated(function):
+    @wraps(function)
+    def call(*arguments):
+        return function(*arguments)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "sleep",
+    [
+        asyncio.sleep,
+        partial(asyncio.sleep, result=None),
+        decorated(asyncio.sleep),
+        ManualClock().sleep,
+    ],
+)
+@pytest.mark.parametrize("make", ASYNC_CLIENTS)
+def test_an_async_sleep_may_be_decorated(make, sleep):
+    clock = PlainClock()
+    clock.sleep = sleep
+    make(clock)
 
 
 def injected(function):

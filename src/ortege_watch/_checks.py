@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar, cast
 
 from ortege_watch import _json as codec
 from ortege_watch.errors import InvalidArgument
@@ -101,11 +101,12 @@ def check_methods(
     methods: Mapping[str, Sequence[str]],
     expected: str,
     *,
-    is_plain: bool = False,
+    awaited: Collection[str] | None = None,
 ) -> None:
     """Raise :class:`InvalidArgument` unless the value is an object with these methods.
 
-    ``methods`` has the names of the arguments with which each is called.
+    ``methods`` has the names of the arguments with which each is called. ``awaited`` are
+    the async ones among them; the others are plain. Without it, each may be either.
     """
     rule = f"{name} must be {expected}"
     if isinstance(value, type):
@@ -117,13 +118,24 @@ def check_methods(
         got = f"{type(value).__name__} without {', '.join(missing)}"
         raise InvalidArgument(f"{rule}, got {got}")
     for each, arguments in methods.items():
+        is_awaited = None if awaited is None else each in awaited
         method = getattr(value, each)
-        check_callable(f"{name}.{each}", method, *arguments)
-        if is_plain and is_async(method):
-            raise InvalidArgument(
-                f"{name}.{each} must be a plain method, got an async one: it is called"
-                " without await, in a thread; use a client that is not async"
-            )
+        check_callable(f"{name}.{each}", method, *arguments, awaited=is_awaited)
+
+
+def check_clock(clock: object, *, sleep: Literal["plain", "async"] | None) -> None:
+    """Raise :class:`InvalidArgument` unless a given clock has what is called of it.
+
+    That is a plain ``now()``, and with ``sleep`` also a ``sleep()`` of that kind.
+    """
+    if clock is None:
+        return
+    methods: dict[str, Sequence[str]] = {"now": ()}
+    if sleep:
+        methods["sleep"] = ("seconds",)
+    expected = f"an object with {' and '.join(f'{each}()' for each in methods)}"
+    awaited = ("sleep",) if sleep == "async" else ()
+    check_methods("clock", clock, methods, expected, awaited=awaited)
 
 
 def close_coroutine(result: object) -> None:
@@ -138,14 +150,26 @@ def is_async(function: object) -> bool:
     return any(map(inspect.iscoroutinefunction, (function, call)))
 
 
-def check_callable(name: str, value: object, *arguments: str) -> None:
+def check_callable(
+    name: str, value: object, *arguments: str, awaited: bool | None = None
+) -> None:
     """Raise :class:`InvalidArgument` unless the value can be called with arguments.
 
     ``arguments`` are their names, for the message; they are passed by position.
+    ``awaited`` is whether the result is awaited; without it, it may be either.
     """
     call = f"{name}({', '.join(arguments)})"
     if not callable(value):
         raise InvalidArgument(f"{name} must be callable, got {shown(value)}")
+    if awaited is False and is_async(value):
+        raise InvalidArgument(
+            f"{name} must be a plain function, got an async one: define it with 'def'"
+        )
+    # What decorates an async function often is a plain one that returns its coroutine.
+    if awaited and not (is_async(value) or is_async(inspect.unwrap(value))):
+        raise InvalidArgument(
+            f"{name} must be async, got a plain function: define it with 'async def'"
+        )
     try:
         # Not what a decorator wraps: that may get further arguments from it.
         signature = inspect.signature(value, follow_wrapped=False)

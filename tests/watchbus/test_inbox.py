@@ -569,9 +569,7 @@ class OddStore(MemoryHandled):
 
 
 def test_an_async_store_is_refused():
-    with pytest.raises(
-        InvalidArgument, match=r"handled\.resolve must be a plain method"
-    ):
+    with pytest.raises(InvalidArgument, match=r"handled\.resolve must be a plain func"):
         AlertInbox(AsyncStore())
 
 

@@ -156,7 +156,7 @@ class OddNonces:
 
 
 def test_an_async_store_is_refused():
-    with pytest.raises(InvalidArgument, match=r"nonces\.record must be a plain method"):
+    with pytest.raises(InvalidArgument, match=r"nonces\.record must be a plain func"):
         RequestVerifier({APP_ID: [SECRET]}, path=PATH, nonces=AsyncNonces())
 
 

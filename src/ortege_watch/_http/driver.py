@@ -29,7 +29,7 @@ import httpx
 from anyio import to_thread
 from anyio.lowlevel import RunVar
 
-from ortege_watch._checks import check_int, check_kind, check_methods
+from ortege_watch._checks import check_clock, check_int, check_kind
 from ortege_watch._http.body import Body
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
@@ -158,14 +158,6 @@ class AsyncClock(Protocol):
     async def sleep(self, seconds: float, /) -> object:
         """Wait so many seconds."""
         ...
-
-
-def check_clock(clock: object, *, may_be_async: bool = False) -> None:
-    """Raise :class:`InvalidArgument` unless a given clock can be read and can sleep."""
-    if clock is not None:
-        methods = {"now": (), "sleep": ("seconds",)}
-        expected = "an object with now() and sleep()"
-        check_methods("clock", clock, methods, expected, is_plain=not may_be_async)
 
 
 class SystemClock:
@@ -397,7 +389,7 @@ class HttpDriver(_Driver[httpx.Client, httpx.BaseTransport]):
     ) -> None:
         super().__init__(http, httpx.Client, httpx.BaseTransport, max_size, tls)
         self._closing = Future[None]()
-        check_clock(clock)
+        check_clock(clock, sleep="plain")
         self.clock: Clock = clock or SystemClock(self._closing)
         # What uses a client of the caller may go on.
         self._sockets = Sockets(self._closing if self._is_ours else Future())
@@ -505,7 +497,7 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
         super().__init__(
             http, httpx.AsyncClient, httpx.AsyncBaseTransport, max_size, tls
         )
-        check_clock(clock, may_be_async=True)
+        check_clock(clock, sleep="async")
         self.clock: AsyncClock = clock or AsyncSystemClock()
         self._loop: object = None  # stands for the event loop of the connections
         self._running = set[anyio.CancelScope]()  # what the closing ends

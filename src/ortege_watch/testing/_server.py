@@ -35,7 +35,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from ortege_watch._checks import check_int, check_seconds
+from ortege_watch._checks import check_clock, check_int, check_seconds
 from ortege_watch.testing._messages import HttpRequest, HttpResponse, page, response
 
 if TYPE_CHECKING:
@@ -361,6 +361,7 @@ class Server:
     def __init__(self, clock: HasNow | None, tick: float, port: int) -> None:
         check_seconds("tick", tick)
         check_int("port", port, "between 0 and 65535", first=0, last=65535)
+        check_clock(clock, sleep=None)
         self.lock = threading.RLock()
         self.happened = threading.Condition(self.lock)  # notified after every event
         self.watchers: list[Callable[[], None]] = []

@@ -20,6 +20,7 @@ from weakref import finalize
 import attrs
 import msgspec
 
+from ortege_watch._checks import check_callable
 from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.testing._messages import (
     HttpRequest,
@@ -82,6 +83,7 @@ class _SignedServer(Server):
         port: int,
     ) -> None:
         super().__init__(clock, 60.0, port)
+        check_callable("now", now, awaited=False)
         self.credentials = credentials
         self.tolerance = tolerance
         self.ahead = 0.0  # seconds by which the server's clock is wrong

@@ -29,7 +29,13 @@ from attrs import define, evolve, field, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ortege_watch._checks import check_int, check_kind, check_seconds, check_text
+from ortege_watch._checks import (
+    check_clock,
+    check_int,
+    check_kind,
+    check_seconds,
+    check_text,
+)
 from ortege_watch._http.conversation import (
     Headers,
     Response as Answer,
@@ -39,7 +45,6 @@ from ortege_watch._http.conversation import (
 from ortege_watch._http.driver import (
     AsyncClock,
     AsyncSystemClock,
-    check_clock,
     check_environment,
     is_bad_certificate,
 )
@@ -421,7 +426,7 @@ class AlertChannel:
         check_seconds("pong_within", pong_within)
         check_seconds("connect_within", connect_within)
         check_environment(ssl)
-        check_clock(clock, may_be_async=True)
+        check_clock(clock, sleep="async")
         self._url, self._path = parse_address(address)
         self._host = self._url.split("/")[2]
         self._credentials = signer

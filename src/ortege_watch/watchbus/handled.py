@@ -143,7 +143,7 @@ class SQLiteHandled(DatabaseFile):
     ) -> None:
         check_seconds("max_age", max_age)
         check_seconds("claim_for", claim_for)
-        check_callable("clock", clock)
+        check_callable("clock", clock, awaited=False)
         super().__init__(
             path, "the file of handled alerts", _SCHEMA, synchronous="NORMAL"
         )

@@ -278,7 +278,7 @@ def handled_store(handled: HandledStore | None) -> HandledStore:
         "release": ("app_id", "key"),
     }
     expected = "a HandledStore, such as SQLiteHandled(path)"
-    check_methods("handled", handled, methods, expected, is_plain=True)
+    check_methods("handled", handled, methods, expected, awaited=())
     return handled
 
 

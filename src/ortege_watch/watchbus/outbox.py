@@ -572,7 +572,7 @@ class Outbox:
         now: Callable[[], float] = time.time,
     ) -> None:
         check_int("limit", limit)
-        check_callable("now", now)
+        check_callable("now", now, awaited=False)
         redelivery = Redelivery(max_attempts=max_attempts, max_age=max_age)
         self._queue = OutboxQueue(path, limit, redelivery, now)
         self.path: Final = Path(path)

@@ -246,7 +246,7 @@ class RequestVerifier:
         self.method = method
         check_seconds("tolerance", tolerance)
         check_int("max_body", max_body)
-        check_callable("clock", clock)
+        check_callable("clock", clock, awaited=False)
         if nonce_shape not in {"hex32", "any"}:
             raise InvalidArgument(
                 f"nonce_shape must be 'hex32' or 'any', got {nonce_shape!r}"
@@ -255,7 +255,7 @@ class RequestVerifier:
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         expected = "a NonceStore, such as SQLiteNonces(path)"
         record = {"record": ("app_id", "nonce", "now", "until")}
-        check_methods("nonces", self.nonces, record, expected, is_plain=True)
+        check_methods("nonces", self.nonces, record, expected, awaited=())
         self._keys_of = _key_finder(given)
         # What waits for a file or calls a function is called in a thread.
         self._nonces_may_block: Final = not isinstance(self.nonces, MemoryNonces)

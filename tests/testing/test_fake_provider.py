@@ -83,6 +83,21 @@ def test_subscribe_and_unsubscribe(provider, prefix):
     assert provider.watched == [ONE]
 
 
+def test_a_body_that_is_too_large_is_refused():
+    path, body = "/api/watch/subscribe", {"entity_list": wire(ONE)}
+    size = len(json.dumps(body))
+    for max_body, status in ((size, 200), (size - 1, 413)):
+        with FakeProvider(events=EVENTS, max_body=max_body) as provider:
+            answer = ask(provider, path, body)
+            assert answer.status_code == status
+            assert len(provider.watched) == (status == 200)
+    assert answer.json() == {
+        "status": "ERROR",
+        "code": "000001",
+        "message": "body too large",
+    }
+
+
 @both_prefixes
 def test_subscriptions_are_listed_in_pages(provider, prefix):
     provider.watch(ONE, TWO, THREE, EntityInfo(ONE.entity, 56, "ERC20", "y"))

@@ -16,7 +16,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import Reconnect
 from ortege_watch.testing import FakeWatchBus
-from ortege_watch.watchbus import AlertChannel, AlertInfo, Credentials, WatchBusError
+from ortege_watch.watchbus import (
+    AlertChannel,
+    AlertInfo,
+    AlertPublisher,
+    Credentials,
+    RequestVerifier,
+    WatchBusError,
+    alert_app,
+)
 
 _serial = count(1)
 SOON = Reconnect(base=0.001, cap=0.01)
@@ -58,8 +66,11 @@ def signed(credentials, method, path, content=b""):
 
 def post(bus, *alerts, bare=False, path=PATH):
     body = list(alerts) if bare else {"alert_info_list": list(alerts)}
-    content = json.dumps(body).encode()
-    headers = signed(bus.credentials, "POST", path, content)
+    return post_body(bus, json.dumps(body).encode(), path=path)
+
+
+def post_body(bus, content, *, credentials=None, path=PATH):
+    headers = signed(credentials or bus.credentials, "POST", path, content)
     with httpx.Client(trust_env=False) as client:
         return client.post(bus.url + path, content=content, headers=headers)
 
@@ -121,6 +132,48 @@ def test_the_path_can_be_chosen():
     with FakeWatchBus(path="/alerts") as bus:
         assert post(bus, alert(1), path="/alerts").status_code == 200
         assert post(bus, alert(1)).status_code == 404
+
+
+async def receiver_s_answer(content, credentials):
+    """Return what an app that receives alerts answers to the same request."""
+    app = alert_app(RequestVerifier({"fake-app": ["s"]}, path=PATH), lambda _: None)
+    url, headers = "http://bus", signed(credentials, "POST", PATH, content)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        return await client.post(url + PATH, content=content, headers=headers)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("app_id", "secret", "size", "status"),
+    [
+        ("fake-app", "s", 2**20, 400),  # read: it is not a list of alerts
+        ("fake-app", "s", 2**20 + 1, 413),
+        ("fake-app", "wrong", 2**20 + 1, 413),
+        ("unknown", "s", 2**20 + 1, 401),
+    ],
+)
+async def test_a_large_body_is_answered_as_by_a_receiver(app_id, secret, size, status):
+    credentials, content = Credentials(app_id, secret), b"1".rjust(size)
+    with FakeWatchBus(secret="s") as bus:
+        answer = post_body(bus, content, credentials=credentials)
+        assert post(bus, alert(1)).status_code == 200
+    real = await receiver_s_answer(content, credentials)
+    assert answer.status_code == real.status_code == status
+    for name in ("status", "code"):
+        assert answer.json()[name] == real.json()[name]
+    if status != 400:
+        assert answer.json()["message"] == real.json()["error_data"]
+
+
+def test_a_publisher_splits_what_is_too_large():
+    large = AlertInfo("0x" + "1" * 40, 56, "ERC20", "x", 1, {"note": "x" * 1_000})
+    with (
+        FakeWatchBus(max_body=1_000) as bus,
+        AlertPublisher(bus.url, bus.credentials) as publisher,
+    ):
+        result = publisher.publish([*map(info, range(9)), large])
+    assert [each.alert for each in result.dead] == [large]
+    assert entities(bus.alerts) == list(range(9))
 
 
 # By WebSocket
@@ -323,6 +376,16 @@ async def test_a_frame_that_is_too_large_is_refused(bus):
     async with channel_to(bus, max_body=2**21) as channel:
         with pytest.raises(WatchBusError) as caught:
             await channel.send([large])
+        await channel.send([info(1)])
+    assert caught.value.status == 413
+    assert entities(bus.alerts) == [1]
+
+
+@pytest.mark.anyio
+async def test_the_largest_frame_can_be_chosen():
+    async with FakeWatchBus(max_body=1_000) as bus, channel_to(bus) as channel:
+        with pytest.raises(WatchBusError) as caught:
+            await channel.send([info(number) for number in range(10)])
         await channel.send([info(1)])
     assert caught.value.status == 413
     assert entities(bus.alerts) == [1]

@@ -20,7 +20,7 @@ from weakref import finalize
 import attrs
 import msgspec
 
-from ortege_watch._checks import check_callable
+from ortege_watch._checks import check_callable, check_int
 from ortege_watch.errors import DecodeError, InvalidArgument
 from ortege_watch.testing._messages import (
     HttpRequest,
@@ -81,11 +81,14 @@ class _SignedServer(Server):
         now: Callable[[], float],
         clock: HasNow | None,
         port: int,
+        max_body: int,
     ) -> None:
         super().__init__(clock, 60.0, port)
         check_callable("now", now, awaited=False)
+        check_int("max_body", max_body)
         self.credentials = credentials
         self.tolerance = tolerance
+        self.max_body = max_body
         self.ahead = 0.0  # seconds by which the server's clock is wrong
         self.endpoints: dict[str, Callable[[HttpRequest], Any]] = {}
         self._nonces: set[str] = set()
@@ -117,8 +120,10 @@ class _SignedServer(Server):
     def check(self, request: HttpRequest) -> None:
         """Check a signature, in the order of the documented reasons.
 
+        The body may be too large; receivers see that before they compute a signature.
+
         Raises:
-            _Refused: the signature is not valid.
+            _Refused: the signature is not valid, or the body is too large.
         """
         given = [request.headers.get(f"x-signature-{name}", "") for name in _HEADERS]
         app_id, timestamp, nonce, signature = given
@@ -130,6 +135,8 @@ class _SignedServer(Server):
             raise _Refused(401, "000005", "timestamp has illegal")
         if abs(int(timestamp) / 1000 - self.now()) > self.tolerance:
             raise _Refused(401, "000005", "timestamp is expired")
+        if len(request.content) > self.max_body:
+            raise _Refused(413, _BAD_REQUEST, "body too large")
         start = f"{app_id};{timestamp};{nonce};{request.method};{request.path};"
         message = start.encode() + request.content
         secret = self.credentials.secret.encode()
@@ -277,6 +284,7 @@ class FakeProvider(_SignedFake):
         now: unix seconds.
         clock: what requests are timed with; ``now()`` in seconds.
         port: 0 for any free one.
+        max_body: the size in bytes of the largest body that is read.
     """
 
     def __init__(
@@ -290,9 +298,10 @@ class FakeProvider(_SignedFake):
         now: Callable[[], float] = time.time,
         clock: HasNow | None = None,
         port: int = 0,
+        max_body: int = 2**20,
     ) -> None:
         credentials = Credentials(app_id, secret)
-        server = _SignedServer(credentials, tolerance, now, clock, port)
+        server = _SignedServer(credentials, tolerance, now, clock, port, max_body)
         super().__init__(server)
         self._page_size = page_size
         self._provider = _FaultyProvider(events)
@@ -357,7 +366,6 @@ def _read(decode: Callable[[bytes], T], body: bytes) -> T:
 class _AlertServer(_SignedServer):
     """A server that accepts alerts by POST, and over WebSocket as the same alerts."""
 
-    max_frame = 2**20 + frames.OVERHEAD
     channel_path: str  # the only path where a WebSocket opens
     take: Callable[[bytes], None]  # keeps the alerts of a body, or raises _Refused
 
@@ -431,6 +439,7 @@ class FakeWatchBus(_SignedFake):
         now: unix seconds.
         clock: what requests are timed with; ``now()`` in seconds.
         port: 0 for any free one.
+        max_body: the size in bytes of the largest body that is read.
     """
 
     def __init__(
@@ -444,10 +453,12 @@ class FakeWatchBus(_SignedFake):
         now: Callable[[], float] = time.time,
         clock: HasNow | None = None,
         port: int = 0,
+        max_body: int = 2**20,
     ) -> None:
         credentials = Credentials(app_id, secret)
-        server = _AlertServer(credentials, tolerance, now, clock, port)
+        server = _AlertServer(credentials, tolerance, now, clock, port, max_body)
         super().__init__(server)
+        server.max_frame = max_body + frames.OVERHEAD
         self._deliveries: list[list[AlertInfo]] = []
         self._invalid: Callable[[AlertInfo], object] = lambda _: False
         self._answer = (400, _BAD_REQUEST, "illegal alert")

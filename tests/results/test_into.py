@@ -372,7 +372,7 @@ class Unresolved:
         (Missing, "Missing.other matches none of the columns e.sender, .*metadata"),
         (
             Misnamed,
-            r"Misnamed\.count is to have the column 'e\.other' .* metadata, which is none of e\.sender, .*; correct the metadata, or add",
+            r"the metadata of Misnamed\.count names the column 'e\.other', but the columns are e\.sender, .*; correct the name, or add a default",
         ),
         (Float, "Float.amount: float is not exact; use Decimal"),
         (Unresolved, "annotations of Unresolved cannot be resolved"),

@@ -210,8 +210,8 @@ def _source(
         if named is not None:
             asked = shown(getattr(named, "name", named))
             problem = (
-                f"{where} is to have the column {asked} according to its metadata,"
-                f" which is none of {listed}; correct the metadata"
+                f"the metadata of {where} names the column {asked}, but the columns are"
+                f" {listed}; correct the name"
             )
         problem += ", or add a default"
         raise InvalidArgument(problem)

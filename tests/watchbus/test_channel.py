@@ -772,7 +772,13 @@ async def test_arguments_are_checked(options, problem):
         AlertChannel(options.pop("url", "ws://h/"), CREDENTIALS, **options)
 
 
-async def test_alerts_that_were_not_handled_are_logged_with_the_next_attempt(caplog):
+@pytest.mark.parametrize(
+    ("alerts", "more"),
+    [([alert(1)], ""), ([alert(1), alert(2), alert(3)], " and 2 more")],
+)
+async def test_alerts_that_were_not_handled_are_logged_with_the_next_attempt(
+    alerts, more, caplog
+):
     caplog.set_level(logging.INFO)
     answers = [503, 200]
 
@@ -783,12 +789,13 @@ async def test_alerts_that_were_not_handled_are_logged_with_the_next_attempt(cap
         scripted(play) as script,
         channel_to(script, reconnect=Reconnect(base=0.01)) as channel,
     ):
-        await channel.send([alert(1)])
+        await channel.send(iter(alerts))
     [line] = [each for each in caplog.messages if "not handled" in each]
-    host = script.url.split("/")[2]
-    assert line.startswith(
-        f"{host}/alerts/ws, app {CREDENTIALS.app_id}: alerts were not handled (status 503); next attempt"
-    )
+    sender = f"{script.url.split('/')[2]}/alerts/ws, app {CREDENTIALS.app_id}"
+    key = alerts[0].dedupe_key(CREDENTIALS.app_id)[:12]
+    name = f"{alerts[0].event_code} at {alerts[0].entity} on chain 56 ({key}){more}"
+    problem = f"{sender}: alert {name} not handled (status 503); next attempt in 0.0"
+    assert line.startswith(problem)
 
 
 async def test_its_repr_has_the_address_and_no_secret():

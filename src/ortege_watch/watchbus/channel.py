@@ -33,6 +33,7 @@ from ortege_watch._checks import (
     check_clock,
     check_int,
     check_kind,
+    check_list,
     check_seconds,
     check_text,
 )
@@ -79,7 +80,7 @@ from ortege_watch.watchbus.inbox import (
     logger,
     shown_request,
 )
-from ortege_watch.watchbus.models import AlertInfo
+from ortege_watch.watchbus.models import AlertInfo, shown_alert
 from ortege_watch.watchbus.outbox import Outbox, OutboxQueue, open_outbox, queue_of
 from ortege_watch.watchbus.receiving import (
     OVERHEAD,
@@ -147,6 +148,7 @@ class PendingFrame:
     text: str
     failures: FailureCount  # of its alerts
     is_repeated: bool = True  # also over another connection
+    alerts: Sequence[AlertInfo] = ()  # for log lines
     resolved: asyncio.Event = field(factory=asyncio.Event, init=False)
     error: OrtegeWatchError | None = None
     """Once resolved: why the receiver did not handle it; ``None`` if it did."""
@@ -197,13 +199,24 @@ class PendingFrames:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def add(self, frame_id: str, text: str, *, retry: bool = True) -> PendingFrame:
+    def add(
+        self,
+        frame_id: str,
+        text: str,
+        alerts: Sequence[AlertInfo] = (),
+        *,
+        retry: bool = True,
+    ) -> PendingFrame:
         """Add a frame, to be sent in its turn; without ``retry``, only once."""
         retries = self._retries if retry else _ONCE
-        frame = PendingFrame(frame_id, text, FailureCount(retries), retry)
+        frame = PendingFrame(frame_id, text, FailureCount(retries), retry, alerts)
         self._frames[frame_id] = frame
         self._queue.append(frame)
         return frame
+
+    def alerts_of(self, frame_id: str) -> Sequence[AlertInfo]:
+        """Return the alerts of a frame that is not resolved."""
+        return self._frames[frame_id].alerts
 
     def drop(self, frame_id: str) -> None:
         """Remove a frame, if it is still there."""
@@ -478,9 +491,10 @@ class AlertChannel:
                 frame alone, while others were acknowledged.
             OrtegeWatchError: the channel is closed.
         """
-        body = encode_alerts(alerts, self._style)
+        checked = check_list("alerts", alerts, AlertInfo)
+        body = encode_alerts(checked, self._style)
         self._check_size(len(body), "send fewer at once")
-        frame = await self._send_body(body)
+        frame = await self._send_body(body, checked)
         if frame.error is not None:
             error = copy(frame.error)  # it may be the error of several callers
             error.host = self._host
@@ -513,7 +527,9 @@ class AlertChannel:
                 f" {size}: {advice}"
             )
 
-    async def _send_body(self, body: bytes, *, retry: bool = True) -> PendingFrame:
+    async def _send_body(
+        self, body: bytes, alerts: Sequence[AlertInfo], *, retry: bool = True
+    ) -> PendingFrame:
         """Send a body in a frame, and return the frame when it is resolved."""
         frame_id = uuid.uuid4().hex
         if self._closed is not None:
@@ -521,7 +537,7 @@ class AlertChannel:
         if self._task is None:
             raise OrtegeWatchError("use `async with` to open the alert channel")
         text = encode_frame(AlertFrame(frame_id, msgspec.Raw(body)))
-        frame = self._pending.add(frame_id, text, retry=retry)
+        frame = self._pending.add(frame_id, text, alerts, retry=retry)
         self._wake.set()
         try:
             await frame.resolved.wait()
@@ -600,7 +616,7 @@ class AlertChannel:
         async def attempt(queued: QueuedAlert) -> None:
             body = alerts_body([queued.data], self._style)
             try:
-                frame = await self._send_body(body, retry=False)
+                frame = await self._send_body(body, [queued.alert], retry=False)
             except OrtegeWatchError as closed:
                 results.error = closed
                 return
@@ -751,11 +767,16 @@ class AlertChannel:
             jitter = random.random()  # noqa: S311
             delay = self._pending.on_answer(answer, self._clock.now(), jitter)
             if delay is not None:
-                problem = (
-                    "%s: alerts were not handled (status %d); next attempt in %.1f s"
-                )
-                logger.info(problem, self._sender, answer.status, delay)
+                problem = "%s: alert %s not handled (status %d); next attempt in %.1f s"
+                name = self._shown(self._pending.alerts_of(answer.id))
+                logger.info(problem, self._sender, name, answer.status, delay)
             self._wake.set()  # another frame may be sent
+
+    def _shown(self, alerts: Sequence[AlertInfo]) -> str:
+        """Return what a log line calls the alerts of a frame."""
+        first = alerts[0]
+        name = shown_alert(first, first.dedupe_key(self._credentials.app_id))
+        return f"{name} and {len(alerts) - 1} more" if len(alerts) > 1 else name
 
     async def _ping(self, connection: ClientConnection) -> Never:
         while True:

@@ -630,6 +630,65 @@ def test_a_change_of_raw_changes_nothing_else(values):
         assert alert.dedupe_key("app") == key
 
 
+def change(values):
+    """Change everything in the values of an alert that can be changed."""
+    values["l"][0]["a"].append("c")
+    values["l"].append("d")
+    values["o"]["p"] = "e"
+
+
+NESTED = {"q": "1", "l": [{"a": ["b"]}], "o": {"p": {}}}
+
+
+def nested_wire():
+    wire = {**OWN.to_wire(), "watch_event_code": "x", "event_values": NESTED}
+    return copy.deepcopy(wire)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        AlertInfo.from_wire,
+        lambda wire: read_alerts(json.dumps([wire]).encode())[0],
+        lambda wire: AlertInfo(
+            *(wire["watch_entity"], 56, wire["watch_entity_type"], "x"),
+            *(wire["timestamp"], wire["event_values"], wire),
+        ),
+    ],
+)
+def test_lists_and_objects_among_the_values_of_an_alert_cannot_be_changed(make):
+    wire = nested_wire()
+    alert = make(wire)
+    key = alert.dedupe_key("app")
+    change(wire["event_values"])
+    change(alert.event_values)
+    change(dict(alert.event_values.items()))
+    change(alert.to_wire()["event_values"])
+    assert alert.event_values == NESTED
+    assert alert.to_wire() == alert.raw == nested_wire()
+    assert alert.dedupe_key("app") == key
+
+
+def test_values_that_were_not_sent_yet_cannot_be_changed_either():
+    given = copy.deepcopy(NESTED)
+    values = EventValues(given)
+    change(given)
+    change(values)
+    assert values == NESTED
+
+
+def test_values_that_contain_themselves_are_refused():
+    endless = []
+    endless.append(endless)
+    for make in (lambda: EventValues(q=endless), lambda: alert_with(q=endless)):
+        with pytest.raises(InvalidArgument, match="nested too deeply"):
+            make()
+
+
+def alert_with(**values):
+    return AlertInfo(ADDRESS, 56, "ERC20", "x", OWN.timestamp, values)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

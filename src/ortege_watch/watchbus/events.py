@@ -12,7 +12,17 @@ from difflib import get_close_matches
 from itertools import islice
 from operator import itemgetter
 from types import UnionType
-from typing import Any, ClassVar, Final, Self, Union, get_args, get_origin
+from typing import (
+    Any,
+    ClassVar,
+    Final,
+    Self,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from attrs import frozen
 
@@ -23,11 +33,15 @@ from ortege_watch.watchbus.reading import INTEGER, NUMBER, STRING, Kind
 # The set of codes is open: the specification lists five, uses a sixth in an example and
 # says that there will be more.
 _classes: Final[dict[str, type[EventValues]]] = {}
+T = TypeVar("T")
+
 _KINDS: Final[Mapping[object, Kind[Any]]] = {str: STRING, int: INTEGER, Decimal: NUMBER}
 
 
 class EventValues(Mapping[str, Any]):
     """The values of an event: a mapping of names to values as they were received.
+
+    It cannot be changed: of a list or an object among the values, it returns a copy.
 
     A subclass with a ``code`` has typed fields, which are read from the mapping on
     access: ``str``, ``int`` for block numbers and times, ``Decimal`` for amounts and
@@ -55,7 +69,7 @@ class EventValues(Mapping[str, Any]):
     def __init__(
         self, values: Mapping[str, Any] | None = None, /, **fields: Any
     ) -> None:
-        self._values = {**(values or {}), **fields}
+        self._values = copy_of({**(values or {}), **fields})
 
     def __init_subclass__(cls, *, code: str | None = None, **rest: Any) -> None:
         """Create the fields from the annotations and register the code."""
@@ -111,7 +125,8 @@ class EventValues(Mapping[str, Any]):
                 yield name, error.problems[0]
 
     def __getitem__(self, name: str) -> Any:
-        return self._values[name]
+        value = self._values[name]
+        return value if type(value) is str else copied(value)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
@@ -156,6 +171,31 @@ class _Field:
 
     def __set__(self, values: EventValues, _value: object) -> None:
         raise AttributeError(f"{self._where(values)} cannot be set")
+
+
+def copy_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the values of an event, or of another JSON object.
+
+    Raises:
+        InvalidArgument: they are nested too deeply.
+    """
+    try:
+        return {
+            name: value if type(value) is str else copied(value)
+            for name, value in values.items()
+        }
+    except RecursionError:
+        raise InvalidArgument("the values of an event are nested too deeply") from None
+
+
+def copied(value: T) -> T:
+    """Return a copy of a value of a JSON document, with copies of all that is in it."""
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return cast("T", {name: copied(each) for name, each in items})
+    if isinstance(value, list):
+        return cast("T", list(map(copied, cast("list[Any]", value))))
+    return value
 
 
 def _unknown_names(values: EventValues) -> list[str]:

@@ -28,7 +28,7 @@ from attrs import field, frozen
 from ortege_watch import _json as codec
 from ortege_watch._checks import check_int, check_kind, check_list, check_text, shown
 from ortege_watch.errors import DecodeError, InvalidArgument, printable
-from ortege_watch.watchbus.events import EventValues, kind_of
+from ortege_watch.watchbus.events import EventValues, copied, copy_of, kind_of
 from ortege_watch.watchbus.reading import (
     ADDRESS,
     COUNT,
@@ -297,8 +297,8 @@ class _CheckedCall(msgspec.StructMeta):
             entity_type,
             event_code,
             int(timestamp),
-            dict(event_values or {}),
-            raw,
+            copy_of(event_values or {}),
+            None if raw is None else copy_of(raw),
         )
 
     __call__.__qualname__ = "AlertInfo.__init__"  # in the TypeError of a wrong argument
@@ -466,7 +466,7 @@ class AlertInfo(
     def raw(self) -> Mapping[str, Any]:
         """The alert as it was received; a copy, which is made on access."""
         if self._raw is not None and self._raw is not _BY_FIELDS:
-            return {name: _copied(value) for name, value in self._raw.items()}
+            return copy_of(self._raw)
         return {
             "watch_entity": self._entity,
             "chain_id": self._chain_id,
@@ -539,16 +539,6 @@ class AlertInfo(
         raw = None if self._raw is _BY_FIELDS else self._raw
         what = self._entity_type, self._event_code, self._timestamp, self._values
         return _create, (self._entity, self._chain_id, *what, raw, self._app_id)
-
-
-def _copied(value: object) -> object:
-    """Return a copy of a value of a JSON document, with copies of all that is in it."""
-    if isinstance(value, dict):
-        items = cast("dict[str, object]", value).items()
-        return {name: _copied(each) for name, each in items}
-    if isinstance(value, list):
-        return list(map(_copied, cast("list[object]", value)))
-    return value
 
 
 def _create(
@@ -682,14 +672,14 @@ def _key_start(app_id: str, alert: AlertInfo) -> bytes:
 
 
 def as_text(value: Any) -> Any:
-    """Return a number as an exact string, mostly without exponent; else the value."""
+    """Return a number as an exact string, mostly without exponent; else a copy."""
     match value:
         case Decimal() if value.is_finite():
             return format(value, "f") if abs(value.adjusted()) < 1000 else str(value)
         case int() if not isinstance(value, bool) and value.bit_length() <= _MOST_BITS:
             return str(value)
         case _:
-            return value
+            return copied(value)
 
 
 def read_alerts(body: bytes, app_id: str | None = None) -> list[AlertInfo]:

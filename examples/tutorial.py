@@ -10,7 +10,15 @@ noticed (docs/delivery.md, "What no client can see").
 import sys
 from decimal import Decimal
 
-from ortege_watch import CubeClient, Dimension, Measure, Query, TimeDimension
+from ortege_watch import (
+    CubeClient,
+    DecodeError,
+    Dimension,
+    Measure,
+    Query,
+    Row,
+    TimeDimension,
+)
 
 HELPER = "SP2VCQJGH7PHP2DJK7Z0V48AGBHQAW3R3ZW1QF4N.borrow-helper-v1-3"
 
@@ -28,10 +36,19 @@ query = Query(
     order=[date.desc()],
 )
 
+
+def show(row: Row) -> None:
+    """Print a row; one that cannot be read must not end the program."""
+    try:
+        print(row[date], row.get(function), row.get(sender), row.get(amount))
+    except DecodeError as error:  # such as an amount that is NaN
+        print("skipped:", error, file=sys.stderr)
+
+
 if __name__ == "__main__":
     with CubeClient() as cube, cube.watch(query) as updates:
         for update in updates:
             if update.truncated:
                 print("rows may be missing: use a shorter window", file=sys.stderr)
             for row in update.upserted:
-                print(row[date], row.get(function), row.get(sender), row.get(amount))
+                show(row)

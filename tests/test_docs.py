@@ -55,10 +55,11 @@ def no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture
 def server(no_server: None) -> Iterator[FakeCube]:
-    """Name a server in the environment, with one row that is NULL but for its time."""
+    """Name a server in the environment, with a sum that is NULL and one that is NaN."""
     with FakeCube() as fake:
-        table = fake.tables["stacks_contract_events"]
-        table.insert({"function_name": "supply", "tx_date": datetime.now(UTC)})
+        row = {"function_name": "supply", "tx_date": datetime.now(UTC)}
+        nan = {"sender_address": "SP1", "asset_amount": Decimal("NaN")}
+        fake.tables["stacks_contract_events"].insert([row, row | nan])
         os.environ["ORTEGE_URL"] = fake.url
         os.environ["ORTEGE_TOKEN"] = fake.token()
         yield fake

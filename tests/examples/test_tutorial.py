@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -30,20 +31,25 @@ def event(function, sender, contract=HELPER):
 
 
 @pytest.mark.parametrize("generation", ["strict", "classic", "tutorial"])
-def test_it_prints_what_is_there_and_what_comes(generation):
+def test_it_prints_what_is_there_and_what_comes(generation, tmp_path):
     with FakeCube(generation) as cube:
         events = cube.tables["stacks_contract_events"]
         events.insert(event("supply", "SP1"))
         events.insert(event("repay", "SP2"))
         events.insert(event("borrow", "SP3", contract="SP1.other"))
         env = {**os.environ, "ORTEGE_URL": cube.url, "ORTEGE_TOKEN": cube.token()}
-        with subprocess.Popen(
-            [sys.executable, "-u", "tutorial.py"],
-            cwd=EXAMPLES,
-            env=env,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as program:
+        log = tmp_path / "log.txt"
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(
+                [sys.executable, "-u", "tutorial.py"],
+                cwd=EXAMPLES,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            ) as program,
+        ):
             try:
                 assert program.stdout is not None
                 first = program.stdout.readline()
@@ -54,7 +60,9 @@ def test_it_prints_what_is_there_and_what_comes(generation):
                 assert " borrow SP4 14" in program.stdout.readline()
                 events.insert(event("borrow", "SP5") | {"asset_amount": None})
                 assert " borrow SP5 None" in program.stdout.readline()
+                events.insert(event("borrow", "SP6") | {"asset_amount": Decimal("NaN")})
                 events.insert(event("borrow", None))
                 assert " borrow None 7" in program.stdout.readline()
+                assert "skipped: stacks_contract_events.asset_amount" in log.read_text()
             finally:
                 program.kill()

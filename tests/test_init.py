@@ -115,7 +115,11 @@ ATTRIBUTES = {
     "Query": (
         "cache columns compares dimensions filter from_wire having join_hints limit"
         " limit_to measures members offset order order_by response_format segments time"
-        " timezone to_wire total ungrouped validate where zone"
+        " timezone to_wire total ungrouped validate where"
+    ),
+    "Condition": "conditions kind member operator to_wire values",
+    "TimeSelection": (
+        "asc by compare desc dimension granularity name over range to_wire type"
     ),
     "Meta": "cube cubes member read",
 }

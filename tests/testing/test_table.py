@@ -9,6 +9,7 @@ import pytest
 
 from ortege_watch import InvalidArgument
 from ortege_watch.testing import FakeCube, Table
+from ortege_watch.testing._cube.table import Tables, on_change
 
 
 def table(rows=()):
@@ -99,18 +100,32 @@ def test_update_and_delete():
     assert prices.rows == []
 
 
-def test_listeners_are_called_after_every_change():
+def test_a_listener_is_called_after_every_change():
     prices, heard = table(), []
-    stop = prices.on_change(lambda: heard.append(len(prices.rows)))
+    tables = Tables([prices])
+    on_change(tables, lambda: heard.append(len(prices.rows)))
     prices.insert({})
     prices.insert([{}, {}])
     prices.update({}, {"price": 1})
     prices.delete({})
     prices.replace([{}])
     assert heard == [1, 3, 3, 0, 1]
-    stop()
+    tables["prices"] = table()
     prices.insert({})
-    assert len(heard) == 5
+    assert len(heard) == 6
+    del tables["prices"]
+    assert len(heard) == 7
+
+
+def test_an_editor_offers_what_a_test_needs():
+    assert {name for name in dir(table()) if name[0] != "_"} == {
+        *("name", "measures", "dimensions", "segments"),
+        *("primary_key", "drill_members", "granularities"),
+        *("rows", "insert", "update", "delete", "replace"),
+    }
+    with FakeCube() as fake:
+        offered = {name for name in dir(fake.tables) if name[0] != "_"}
+    assert offered - {"data"} <= set(dir(dict))
 
 
 @pytest.mark.parametrize("spec", ["median", "sum()", "sum(a", "", "SUM"])

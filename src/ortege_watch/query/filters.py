@@ -211,19 +211,14 @@ class Condition(Filter):
         if not isinstance(self.values, tuple):
             message = f"{self._what}: values must be a tuple, got {shown(self.values)}"
             raise QueryError(message)
-        check = _check_moments if self.dated else _check_values
-        takes = OPERATORS[self.operator].takes
-        checked = check(self.member, takes, self.values, self._what)
+        operator = OPERATORS[self.operator]
+        check = _check_moments if operator.dated else _check_values
+        checked = check(self.member, operator.takes, self.values, self._what)
         object.__setattr__(self, "values", checked)
 
     @property
     def _what(self) -> str:
         return f"{self.member.name}.{OPERATORS[self.operator].method or self.operator}"
-
-    @property
-    def dated(self) -> bool:
-        """Whether the values are read in the query's time zone."""
-        return OPERATORS[self.operator].dated
 
     def conditions(self) -> Iterator[Condition]:
         """Yield the condition itself."""
@@ -239,7 +234,7 @@ class Condition(Filter):
         so that no row is lost.
         """
         leaf: dict[str, Any] = {"member": self.member.name, "operator": self.operator}
-        if self.dated:
+        if OPERATORS[self.operator].dated:
             leaf["values"] = self._moments(zone)
         elif self.values:
             leaf["values"] = [value_to_wire(value) for value in self.values]
@@ -264,7 +259,7 @@ class Condition(Filter):
 
     def __repr__(self) -> str:
         operator = OPERATORS[self.operator]
-        words = self.dated and isinstance(self.values[0], str)
+        words = operator.dated and isinstance(self.values[0], str)
         if words or not hasattr(self.member, operator.method):
             call = (self.member, self.operator, self.values)
             return f"Condition({', '.join(map(repr, call))})"

@@ -367,7 +367,9 @@ class TimeSelection:
         dimension: the time dimension.
         granularity: what rows are grouped by; ``None``: no column, only a filter.
         range: words, or a pair of dates or datetimes; ``None`` is all of time.
-        compared: the ranges of a comparison, instead of ``range``.
+
+    Args:
+        compared: the ranges of a comparison, instead of ``range``; see :meth:`compare`.
 
     Raises:
         QueryError: a malformed argument, or ``range`` and ``compared`` together.
@@ -382,7 +384,7 @@ class TimeSelection:
     range: Range | None = attrs.field(
         default=None, kw_only=True, converter=optional(check_range)
     )
-    compared: tuple[Range, ...] | None = attrs.field(
+    _compared: tuple[Range, ...] | None = attrs.field(
         default=None, kw_only=True, converter=optional(_check_ranges)
     )
 
@@ -390,7 +392,7 @@ class TimeSelection:
         if not isinstance(self.dimension, TimeDimension):
             message = f"dimension must be a TimeDimension, got {shown(self.dimension)}"
             raise QueryError(message)
-        if self.range is not None and self.compared is not None:
+        if self.range is not None and self._compared is not None:
             name = self.dimension.name
             raise QueryError(f"{name}: use .over(range) or .compare(ranges), not both")
 
@@ -430,9 +432,9 @@ class TimeSelection:
             wire["granularity"] = self.granularity
         if self.range is not None:
             wire["dateRange"] = range_to_wire(self.range, zone, f"{name}.over")
-        if self.compared is not None:
+        if self._compared is not None:
             wire["compareDateRange"] = [
-                range_to_wire(item, zone, f"{name}.compare") for item in self.compared
+                range_to_wire(item, zone, f"{name}.compare") for item in self._compared
             ]
         return wire
 
@@ -442,9 +444,14 @@ class TimeSelection:
             text += f".by({self.granularity!r})"
         if self.range is not None:
             text += f".over({self.range!r})"
-        if self.compared is not None:
-            text += f".compare({list(self.compared)!r})"
+        if self._compared is not None:
+            text += f".compare({list(self._compared)!r})"
         return text
+
+
+def is_comparison(selection: TimeSelection) -> bool:
+    """Return whether a selection has several ranges, with a result for each."""
+    return selection._compared is not None  # noqa: SLF001 - same module
 
 
 @attrs.frozen(repr=False)

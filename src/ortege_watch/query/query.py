@@ -14,7 +14,13 @@ import attrs
 from ortege_watch import _json as codec
 from ortege_watch._checks import shown
 from ortege_watch.errors import InvalidArgument, QueryError
-from ortege_watch.query.filters import Condition, Filter, Member, check_filter
+from ortege_watch.query.filters import (
+    OPERATORS,
+    Condition,
+    Filter,
+    Member,
+    check_filter,
+)
 from ortege_watch.query.from_wire import QueryReader
 from ortege_watch.query.members import (
     Dimension,
@@ -25,6 +31,7 @@ from ortege_watch.query.members import (
     TimeDimension,
     TimeSelection,
     columns_of,
+    is_comparison,
     orders_by,
 )
 from ortege_watch.query.values import (
@@ -314,7 +321,7 @@ class Query:
         both = {x.name for x in self.measures} & {x.name for x in self.dimensions}
         if both:
             raise QueryError(f"dimensions: {min(both)} is also listed in measures")
-        if sum(selection.compared is not None for selection in self.time) > 1:
+        if sum(map(is_comparison, self.time)) > 1:
             message = "time: only one time selection of a query can .compare(ranges)"
             raise QueryError(message)
         if self.ungrouped and self.having:
@@ -425,14 +432,9 @@ class Query:
             yield from item.conditions()
 
     @property
-    def zone(self) -> ZoneInfo:
-        """The time zone of the days and times of the query and of its result."""
-        return ZoneInfo(self.timezone)
-
-    @property
     def compares(self) -> bool:
         """Whether the query has several results, one for each compared range."""
-        return any(selection.compared is not None for selection in self.time)
+        return any(map(is_comparison, self.time))
 
     def validate(self, meta: _Meta) -> list[str]:
         """Return what is wrong with the members of the query, one string each.
@@ -512,7 +514,7 @@ class Query:
         if (
             self.timezone != "UTC"
             or self.time
-            or any(condition.dated for condition in self._conditions())
+            or any(OPERATORS[each.operator].dated for each in self._conditions())
         ):
             wire["timezone"] = self.timezone
         return wire

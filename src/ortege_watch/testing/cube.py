@@ -26,7 +26,7 @@ from ortege_watch.testing._cube.gateway import (
     presented,
     respond,
 )
-from ortege_watch.testing._cube.table import Tables
+from ortege_watch.testing._cube.table import Tables, on_change
 from ortege_watch.testing._messages import (
     HttpRequest,
     HttpResponse,
@@ -218,7 +218,7 @@ class FakeCube(Fake[_CubeServer]):
             gateway, dialect, websockets=websockets, clock=clock, tick=tick, port=port
         )
         super().__init__(server)
-        self._tables.listener = self.refresh
+        on_change(self._tables, self.refresh)
 
     def __repr__(self) -> str:
         where = self.url if self._server.running else "not running"

@@ -147,11 +147,6 @@ class Table:
         with self._lock:
             return list(self._rows)
 
-    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call a function after every change; return a function that ends this."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
-
     # Overloads, not a union: else checkers take a dict of mixed values for a
     # dict[str, object].
     @overload
@@ -300,14 +295,10 @@ class UnknownTable(InvalidArgument, KeyError):
 
 
 class Tables(UserDict[str, Table]):
-    """The known tables and further ones, by name.
-
-    ``listener`` is called after every change of any of them.
-    """
+    """The known tables and further ones, by name."""
 
     def __init__(self, tables: Iterable[Table]) -> None:
-        self.listener: Callable[[], None] = lambda: None
-        self._stops: dict[str, Callable[[], None]] = {}
+        self._listener: Callable[[], None] = lambda: None
         if not isinstance(tables, Iterable):
             raise InvalidArgument(f"tables must be Tables, got {shown(tables)}")
         super().__init__()
@@ -317,7 +308,10 @@ class Tables(UserDict[str, Table]):
             self[table.name] = table
 
     def _changed(self) -> None:
-        self.listener()
+        self._listener()
+
+    def _forget(self, table: Table) -> None:
+        table._listeners.remove(self._changed)  # noqa: SLF001 - same module
 
     def __missing__(self, name: object) -> Table:
         raise UnknownTable(
@@ -334,19 +328,23 @@ class Tables(UserDict[str, Table]):
                 f"name must be the table's name {table.name!r}, got {name!r}"
             )
         if name in self:
-            self._stops[name]()
-        self._stops[name] = table.on_change(self._changed)
+            self._forget(self[name])
+        table._listeners.append(self._changed)  # noqa: SLF001 - same module
         super().__setitem__(name, table)
         self._changed()
 
     def __delitem__(self, name: str) -> None:
-        self[name]  # raises an error that lists the names
+        self._forget(self[name])  # raises an error that lists the names
         super().__delitem__(name)
-        self._stops.pop(name)()
         self._changed()
 
     def __iter__(self) -> Iterator[str]:
         return iter(tuple(self.data))  # other threads may change the tables
+
+
+def on_change(tables: Tables, listener: Callable[[], None]) -> None:
+    """Call a function after every change of a table, and of what tables there are."""
+    tables._listener = listener  # noqa: SLF001 - same module
 
 
 # Measures of the known tables that are not sums, and dimensions that are not strings.

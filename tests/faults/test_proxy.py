@@ -210,6 +210,19 @@ def test_a_truncated_answer_ends_the_connection(proxy):
     assert proxy.effects == {Fault.TRUNCATE: 1}
 
 
+def test_what_has_a_string_is_corrupted_once(proxy):
+    with client(proxy) as sock:
+        assert echoed(sock, b"a marker")
+        proxy.spoil("marker")
+        assert echoed(sock, b"another")
+        assert not proxy.has_spoiled
+        sock.sendall(b"the marker, the marker")
+        assert receive(sock, 22) == b"the \xff\xff\xff\xff\xff\xff, the marker"
+        assert proxy.has_spoiled
+        assert echoed(sock, b"the marker")
+    assert proxy.effects == {Fault.CORRUPT: 1}
+
+
 def test_a_schedule_runs_in_order_and_leaves_nothing_behind(proxy):
     with client(proxy) as sock:
         assert echoed(sock, b"before")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from harness.cube_server import TICK_SECONDS
@@ -13,10 +15,15 @@ from harness.raw import raw_socket
 from harness.waiting import await_until
 from harness.watching import Arrivals, hashes, rows_of
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))  # for injection/
+
+from injection.proxy import LoopThread, Proxy
+
 from ortege_watch import (
     AsyncCubeClient,
     AuthenticationError,
     CubeClient,
+    DecodeError,
     Measure,
     Query,
     QueryRejected,
@@ -77,6 +84,46 @@ async def test_equal_snapshots_are_not_delivered(client, cube, generation, ledge
         update = await anext(updates)
     assert pushed == [pushed[0]] * len(pushed)
     assert hashes(update.added) == [inserted]
+
+
+async def test_a_query_that_is_unsubscribed_and_subscribed_again_gets_its_data(
+    cube, generation, ledger
+):
+    query = rows_of(ledger).to_wire()
+    ledger.insert()
+    async with raw_socket(cube) as socket:
+        await socket.authorize(cube.token())
+        await socket.subscribe(query)
+        rows = await socket.receive_rows()
+        assert len(rows) == 1
+        if not generation.classic:  # the classic one pushes equal rows at each refresh
+            await socket.subscribe(query)
+            for _ in range(3):
+                assert await socket.receive() == {"messageProcessedId": "1"}
+        for _ in range(3):
+            await socket.send({"unsubscribe": "1"})
+            await socket.subscribe(query)
+            assert await socket.receive_rows() == rows
+
+
+async def test_an_update_whose_answer_was_corrupted_arrives(cube, ledger):
+    errors, query = [], rows_of(ledger)
+    port = cube.host.rpartition(":")[2]
+    with LoopThread() as thread, Proxy(thread, int(port)) as proxy:
+        url = cube.url.replace(port, str(proxy.port))
+        async with (
+            AsyncCubeClient(url, cube.token()) as client,
+            client.watch(query, on_error=errors.append, poll_every=0.5) as updates,
+        ):
+            assert (await anext(updates)).first
+            proxy.spoil("0x00000001")
+            [inserted] = ledger.insert()
+            update = await anext(updates)
+            assert (hashes(update.added), update.resumed) == ([inserted], False)
+            assert (proxy.has_spoiled, updates.state) == (True, "live")
+    [error] = errors
+    assert isinstance(error, DecodeError)
+    assert error.query == query
 
 
 async def test_several_queries_have_their_own_updates(client, ledger):

@@ -267,6 +267,20 @@ async def test_an_identical_subscription_on_a_live_socket_gets_no_data():
         assert cube.subscriptions == [other]
 
 
+@pytest.mark.parametrize("generation", ["classic", "strict"])
+async def test_a_query_that_is_unsubscribed_and_subscribed_again_gets_its_data(
+    generation,
+):
+    async with fake(generation) as cube, await authorized(cube) as ws:
+        first = await call(ws, subscribe())
+        await ws.recv()
+        for _ in range(2):
+            await ws.send('{"unsubscribe":"1"}')
+            again = await call(ws, subscribe())
+            assert rows(again) == rows(first)
+            assert (await ws.recv()).startswith(HEARTBEAT)
+
+
 async def test_with_push_tick_changes_are_sent_at_the_tick():
     async with (
         FakeCube(tables=[events()], tick=0.05, push="tick") as cube,

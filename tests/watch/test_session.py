@@ -835,9 +835,116 @@ def test_an_unreadable_answer_is_an_error_of_its_query_and_keeps_the_socket():
     assert script.on(Unreadable(error, "1")) == [Fail("1", error, final=False)]
     assert script.on(Unreadable(DecodeError("again"), "1")) == []  # reported once
     assert kinds(script.receive(answer(key="2"))) == [Deliver]
-    assert kinds(script.wait()) == [Send, Send]  # by the timer, not at once
+    assert asked_again(script.wait()) == ["1"]  # by the timer, not at once
     assert kinds(script.receive(answer(key="1"))) == [Deliver]
     assert kinds(script.on(Unreadable(error, "1"))) == [Fail]
+
+
+def asked_again(effects: list[Effect]) -> list[str]:
+    """Return the queries that are unsubscribed and subscribed again, and nothing else."""
+    asked = sent(effects)
+    before, after = asked[::2], asked[1::2]
+    keys = [frame["messageId"] for frame in after]
+    assert before == [{"unsubscribe": key} for key in keys]
+    assert {frame["method"] for frame in after} <= {"subscribe"}
+    assert len(asked) == len(effects) == 2 * len(keys)
+    return keys
+
+
+def unread(*keys: str, queries: int = 3) -> Script:
+    """Return a live session with answers that could not be decoded."""
+    script = Script({str(number): COUNT for number in range(1, queries + 1)})
+    script.go_live()
+    script.now += 10.0
+    for key in keys:
+        script.on(Unreadable(DecodeError("x"), key))
+    return script
+
+
+def test_an_unreadable_answer_is_asked_for_again_until_it_can_be_decoded():
+    script = unread("3", "2")
+    for _ in range(3):  # the server believes that it has sent the result
+        script.receive(frames.Processed("3"))
+        script.now += Settings().poll_every / 2
+        assert script.on(DeadlinePassed()) == []
+        script.now += Settings().poll_every / 2
+        assert asked_again(script.on(DeadlinePassed())) == ["2", "3"]
+    assert kinds(script.receive(answer(key="3"))) == [Deliver]
+    assert asked_again(script.wait()) == ["2"]
+    assert kinds(script.receive(answer(key="2"))) == [Deliver]
+    assert script.wait() == []
+    assert script.state.ask_at is None
+    script.on(Unreadable(DecodeError("x"), "2"))
+    assert asked_again(script.wait()) == ["2"]
+
+
+def test_a_late_unreadable_answer_is_asked_for_again_too():
+    script = unread("1")
+    assert asked_again(script.wait()) == ["1"]
+    assert script.on(Unreadable(DecodeError("late"), "1")) == []
+    assert kinds(script.receive(answer())) == [Deliver]
+    script.on(Unreadable(DecodeError("later"), "1"))  # may have been newer
+    assert asked_again(script.wait()) == ["1"]
+
+
+ASKED = [["1"], ["1"]]
+
+
+@pytest.mark.parametrize(
+    ("event", "asked"),
+    [
+        (Received(answer()), [[]]),
+        (Received(frames.Answer("1", codec.decode_body(b'{"results":[]}'), 200)), [[]]),
+        (Received(answer(key="2")), ASKED),
+        (Received(frames.Processed("1")), ASKED),
+        # The server may have kept what it sent, or has not subscribed.
+        (Received(refusal("Error: timeout", 500)), ASKED),
+        (Received(refusal("Continue wait", 200)), ASKED),
+        # The query has ended.
+        (Received(refusal("'x' not found for path 'y.x'")), [[]]),
+        (Unreadable(DecodeError("again"), "1"), ASKED),
+        (TokenReady("new", 2000.0), ASKED),
+        (Pong(), ASKED),
+    ],
+)
+def test_only_a_result_ends_the_asking_or_the_end_of_the_query(event, asked):
+    script = unread("1", queries=2)
+    script.on(event)
+    script.receive(frames.Handshake())
+    assert [asked_again(script.wait()) for _ in asked] == asked
+
+
+def test_after_a_reconnect_nothing_is_left_to_be_asked_for_again():
+    script = unread("1", queries=1)
+    script.on(GONE)
+    script.go_live()
+    assert script.state.ask_at is None
+    script.on(Unreadable(DecodeError("x"), "1"))
+    script.on(GONE)
+    script.go_live()
+    script.receive(answer())
+    assert [each["method"] for each in sent(script.wait(50.0))] == ["subscribe"]
+
+
+def test_a_held_snapshot_that_is_released_does_not_end_the_asking():
+    hold = Settings(hold_stale_for=1.0)
+    script = Script(settings=hold)
+    script.go_live()
+    script.receive(answer(at="2026-11-22T06:00:09.000Z"))
+    script.receive(answer("[1]", at="2026-11-22T06:00:01.000Z"))
+    script.on(Unreadable(DecodeError("x"), "1"))
+    assert kinds(script.wait()) == [Deliver]
+    assert asked_again(script.wait()) == ["1"]
+
+
+@pytest.mark.parametrize("key", [None, "1"])
+def test_in_the_tutorial_dialect_an_unreadable_answer_costs_the_socket(key):
+    script = Script(dialect="ortege")
+    script.go_live()
+    script.receive(answer(key=None))
+    assert script.on(Unreadable(DecodeError("x"), key)) == [Disconnect()]
+    script.go_live()
+    assert kinds(script.receive(answer(key=None))) == [Deliver]
 
 
 def test_an_unreadable_answer_is_a_sign_of_life():

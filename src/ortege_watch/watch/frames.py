@@ -230,8 +230,8 @@ def _only_part(frame: Frame) -> ResultPart | None:
 def read(data: bytes | bytearray) -> Frame:
     """Decode one frame; its rows are checked, but stay JSON until they are accessed.
 
-    After a ``DecodeError`` its content is lost: the query that :func:`query_of` returns,
-    or every query, must be sent again.
+    After a ``DecodeError`` its content is lost: the query that :func:`query_of` returns
+    must be unsubscribed and sent again, or every query on a new connection.
     """
     try:
         if not data.isascii():

@@ -198,7 +198,9 @@ class Settings:
     pong_within: float = 10.0  # for the response to a ping
     # A server silently drops a subscription that it could not process for four minutes.
     resend_every: float = 50.0
-    poll_every: float = 5.0  # the pause between two polls over REST
+    # The pause between two polls over REST, and before an answer that could not be
+    # decoded is asked for again.
+    poll_every: float = 5.0
     # Before the expiry of a token; at most a quarter of the remaining time.
     renew_before: float = 60.0
     # For a snapshot that is older than the last one: the first answer after a reconnect
@@ -224,7 +226,8 @@ class WatchOptions(TypedDict, total=False):
             delivered one (a cache of another server, or from before a reconnect); 0
             delivers it at once; 30 by default. Cover the refresh key of the cube and a
             tick: 130 for two minutes, the default of BigQuery, Snowflake and Presto.
-        poll_every: seconds between two rounds of polling; 5 by default.
+        poll_every: seconds between two rounds of polling, and before an answer that could
+            not be decoded is asked for again; 5 by default.
         on_state: called with each new :class:`ConnectionState`: on the event loop or, with
             :class:`CubeClient`, in the thread of the subscription.
         on_error: called with transient errors (:class:`ApiError`,

@@ -297,13 +297,11 @@ class Session:
                 self._log(logging.WARNING, f"{error.text}; keeping the current token")
                 return replace(state, renew_at=self._now + _ASK_AGAIN_AFTER)
             case states.Unreadable(error=error, message_id=key):
-                if key is None or key not in self._queries.ids:
-                    # Its query is unknown, and the server pushes a result only once.
-                    return self._reconnect(state, error)
-                # On a new connection the same answer would come again, and would keep
-                # the other queries from theirs.
-                self._do(*self._queries.on_error(key, error, final=False))
-                return state.after_frame(self._now, self._settings.stale_after)
+                if self.dialect == "cube" and key in self._queries.ids:
+                    return self._on_unreadable(state, key, error)
+                # The server sends a result once. Which query's it was is unknown, or
+                # the dialect has no way to ask for it again on this socket.
+                return self._reconnect(state, error)
             case states.Dropped():
                 return self._on_dropped(state, event)
             case _:
@@ -390,8 +388,10 @@ class Session:
             return self._report(state, queries.on_error(key, error, final=True))
         if state.since is None:
             state = self._confirm(state)
+        queries.on_readable(key)
         parts = answer.body.parts
         if len(parts) != 1:
+            # Not asked for again: it could be decoded, so the same would come again.
             problem = f"expected one result in a response, got {len(parts)}"
             self._do(*queries.on_error(key, DecodeError(problem), final=False))
             return state
@@ -409,6 +409,18 @@ class Session:
             name = self._queries.name(key)
             text = f"{name}: older snapshot held for up to {seconds:g} s"
             self._log(logging.INFO, text)
+
+    def _on_unreadable(self, state: Live, key: str, error: OrtegeWatchError) -> Live:
+        """Report an answer that cannot be decoded to its query, and keep the socket.
+
+        On a new connection the same answer might come again, and would keep the other
+        queries from theirs.
+        """
+        self._do(*self._queries.on_unreadable(key, error))
+        state = state.after_frame(self._now, self._settings.stale_after)
+        if state.ask_at is not None or not self._queries.unread:
+            return state
+        return replace(state, ask_at=self._now + self._settings.poll_every)
 
     def _report(self, state: Live, failures: list[states.Fail]) -> Live | Closed:
         self._do(*failures)
@@ -442,6 +454,8 @@ class Session:
             return replace(state, release_at=self._queries.release_at)
         if is_over(state.renew_at):
             return self._renew_token(state)
+        if is_over(state.ask_at):
+            return self._ask_again(state)
         if is_over(state.resend_at):
             return self._resend(state)
         seconds = self._settings.stale_after
@@ -597,11 +611,44 @@ class Session:
         """Send every open query; on a live socket that renews its subscription."""
         for key, query in self._queries.open.items():
             if self.dialect == "cube":
-                sent = self._queries.on_send(key)
-                frame = frames.subscribe(key, sent, self._new_id())
+                self._subscribe(key)
             else:
                 frame = frames.tutorial_subscribe(query, self._new_id())
-            self._do(states.Send(frame))
+                self._do(states.Send(frame))
+
+    def _subscribe(self, key: str) -> None:
+        """Send one query in Cube's dialect."""
+        sent = self._queries.on_send(key)
+        self._do(states.Send(frames.subscribe(key, sent, self._new_id())))
+
+    def _ask_again(self, state: Live) -> Live:
+        """Ask for each answer that could not be decoded, until one can be.
+
+        The server believes that it has sent this result: to the same query it answers
+        only ``messageProcessedId``. ``unsubscribe`` makes it forget, so it answers the
+        ``subscribe`` that follows in full.
+
+        A refresh of the query that is in progress meanwhile cannot swallow that answer
+        (read in the source of 0.35.81 and 1.7.43). The server forgets the result while
+        it reads the frame, before it reads the next one. A refresh compares its result
+        with the one that was sent last, and notes it as sent in the same turn of the
+        event loop, or in the turn in which it sends it. So what it takes for sent after
+        ``unsubscribe``, it has sent after ``unsubscribe``, and it arrives here. If that
+        frame cannot be decoded either, it is asked for again.
+
+        An error ends nothing: where the server fails before it has a result (in
+        ``contextByReq``), it sends an error, and goes on believing that the result was
+        sent, or does not subscribe at all.
+        """
+        unread = self._queries.unread
+        for key in unread:
+            name = self._queries.name(key)
+            text = f"{name}: asking again for an answer that could not be decoded"
+            self._log(logging.DEBUG, text)
+            self._do(states.Send(frames.unsubscribe(key)))
+            self._subscribe(key)
+        ask_at = self._now + self._settings.poll_every if unread else None
+        return replace(state, ask_at=ask_at)
 
     def _resend(self, state: Live) -> Live:
         """Send every open query of Cube's dialect again."""

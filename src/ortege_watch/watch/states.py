@@ -91,6 +91,7 @@ class Live(msgspec.Struct, frozen=True):
         renew_at: when the token function is called for the next token.
         handshake_by: when an unanswered authentication counts as a lost connection.
         release_at: when a held snapshot is delivered although it looks outdated.
+        ask_at: when the answers that could not be decoded are asked for again.
     """
 
     token: str
@@ -103,6 +104,7 @@ class Live(msgspec.Struct, frozen=True):
     renew_at: float | None = None
     handshake_by: float | None = None
     release_at: float | None = None
+    ask_at: float | None = None
 
     def __repr__(self) -> str:
         shown = [name for name in self.__struct_fields__ if name != "token"]
@@ -131,6 +133,7 @@ class Live(msgspec.Struct, frozen=True):
             self.renew_at,
             self.handshake_by,
             self.release_at,
+            self.ask_at,
         ):
             if other is not None and other < deadline:
                 deadline = other

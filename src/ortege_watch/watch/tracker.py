@@ -33,6 +33,7 @@ class _Entry:
     added: Mapping[str, Any] = attrs.field(factory=dict)  # keys of the frame sent last
     # keys of the frame before it, which the server may still refuse
     dropped: Mapping[str, Any] = attrs.field(factory=dict)
+    unread: bool = False  # an answer could not be decoded, and none arrived since
     fresh: bool = True  # nothing has arrived since the last connect
     delivered: bool = False
     failing: bool = False
@@ -107,10 +108,11 @@ class QueryTracker:
     def on_reconnect(self) -> None:
         """Mark every query as waiting for its first snapshot after an outage.
 
-        What was held is dropped: the server sends its answer again.
+        What was held is dropped, and nothing has to be asked for again: the server of
+        a new connection knows no query, and answers each that is sent.
         """
         for entry in self._entries.values():
-            entry.fresh = True
+            entry.fresh, entry.unread = True, False
             entry.held = entry.held_until = None
         self.release_at = None
 
@@ -173,6 +175,22 @@ class QueryTracker:
             return True
         again, entry.unauthorized = entry.unauthorized, True
         return again
+
+    def on_unreadable(self, key: str, error: OrtegeWatchError) -> list[Fail]:
+        """Note that an answer of a query could not be decoded; return its error."""
+        if (entry := self._entries.get(key)) is not None:
+            entry.unread = True
+        return self.on_error(key, error, final=False)
+
+    def on_readable(self, key: str) -> None:
+        """Note that an answer with a result could be decoded."""
+        if (entry := self._entries.get(key)) is not None:
+            entry.unread = False
+
+    @property
+    def unread(self) -> list[str]:
+        """The open queries whose latest answer could not be decoded."""
+        return [key for key, entry in self._entries.items() if entry.unread]
 
     def on_error(self, key: str, error: OrtegeWatchError, *, final: bool) -> list[Fail]:
         """Return an error of one query, unless it was reported already.

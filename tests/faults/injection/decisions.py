@@ -102,6 +102,12 @@ def _payload_length(head: bytes) -> int | None:
     return int.from_bytes(head[2 : 2 + extra], "big") if extra else short
 
 
+def spoiled(data: bytes, marker: bytes) -> bytes | None:
+    """Return bytes in which the first marker is broken; ``None`` if there is none."""
+    before, found, after = data.partition(marker)
+    return before + BREAKING[1] * len(marker) + after if found else None
+
+
 class Flow:
     """One direction of one connection.
 

@@ -75,6 +75,8 @@ class Proxy:
         self._thread = thread
         self._server = server
         self._seed = seed
+        self._marker: bytes | None = None
+        self._spoiled = threading.Event()
         self._active: list[Entry] = []
         self._links: set[_Link] = set()
         self._accepted = 0
@@ -115,6 +117,30 @@ class Proxy:
     def finish(self, entry: Entry) -> None:
         """Let a fault end that has begun."""
         self._thread.run(self._finish(entry))
+
+    def spoil(self, marker: str) -> None:
+        """Corrupt the next frame or body for a client with this string, and no other.
+
+        It is short, so it is expected within one chunk.
+        """
+        self._spoiled.clear()
+        self._marker = marker.encode()
+
+    @property
+    def has_spoiled(self) -> bool:
+        """Whether that has happened."""
+        return self._spoiled.is_set()
+
+    def pass_on(self, data: bytes) -> bytes:
+        """Return what is forwarded to a client for these bytes."""
+        if self._marker is None or self._spoiled.is_set():
+            return data
+        spoiled = decisions.spoiled(data, self._marker)
+        if spoiled is None:
+            return data
+        self._spoiled.set()
+        self.effects[Fault.CORRUPT] += 1
+        return spoiled
 
     def wait_idle(self, seconds: float) -> bool:
         """Wait until no connection is left; return whether that came true in time."""
@@ -402,6 +428,8 @@ class _Link:
                 data = backlog or await reader.read(_CHUNK)
                 if not data:
                     break
+                if direction == "down":
+                    data = self._proxy.pass_on(data)
                 backlog = await self._until_open(direction, reader)
                 for step in flow.decide(data, self._proxy.active):
                     match step:

@@ -13,7 +13,14 @@ from injection.leaks import PATIENCE_SECONDS, leaks
 from injection.oracle import Verdict
 from injection.proxy import LoopThread, Proxy
 from injection.schedule import Entry, Fault, draw
-from injection.watches import FINAL, Progress, TaskWatch, ThreadWatch, make_watches
+from injection.watches import (
+    FINAL,
+    SPOILED,
+    Progress,
+    TaskWatch,
+    ThreadWatch,
+    make_watches,
+)
 from injection.writers import Writer
 
 if TYPE_CHECKING:
@@ -141,7 +148,11 @@ class _Trial:
             }
             try:
                 await self._inject()
-                await self._quiet_update()
+                await self._progress.until(self._is_decided, server.patience)
+                if self._all_show_it():
+                    await self._spoiled_update()
+                if self._all_show_it():
+                    await self._quiet_update()
             finally:
                 await self._stop()
         self._judge()
@@ -182,16 +193,27 @@ class _Trial:
             await asyncio.to_thread(writer.stop)
         await asyncio.gather(*running)
 
+    async def _spoiled_update(self) -> None:
+        """Corrupt the answer with the last change, in each watch once, and wait.
+
+        The server has sent it, and sends nothing more by itself.
+        """
+        for proxy in self._proxies.values():
+            proxy.spoil(SPOILED)
+        for writer in self._writers:
+            writer.insert(SPOILED)
+        await self._progress.until(self._is_decided, self._server.patience)
+        for name, proxy in self._proxies.items():
+            if not proxy.has_spoiled:
+                wrong = "the last change was not corrupted"
+                self._report.verdicts[f"{name}, spoiled"] = Verdict(wrong=[wrong])
+
     async def _quiet_update(self) -> None:
-        """Wait until all have the newest version, then for exactly one more update."""
-        patience = self._server.patience
-        await self._progress.until(self._is_decided, patience)
-        if not self._all_show_it():
-            return
+        """Wait for exactly one update of one more change."""
         before = {watch.name: watch.updates for watch in self._watches}
         for writer in self._writers:
             writer.insert(FINAL)
-        await self._progress.until(self._is_decided, patience)
+        await self._progress.until(self._is_decided, self._server.patience)
         for watch in self._watches:
             count = watch.updates - before[watch.name]
             if count != len(watch.contracts):

@@ -23,6 +23,10 @@ FINAL = "0xfinal"
 """The key of the last row; a watch that has it in every query ends."""
 
 
+SPOILED = "0xspoiled"
+"""The key of the row before it, whose first answer is corrupted."""
+
+
 class Progress:
     """Wakes a task when something has happened in any thread."""
 

@@ -114,6 +114,18 @@ def test_rows_that_stay_unreadable_are_reported_once():
         box.take()
 
 
+def test_rows_that_are_unreadable_again_after_the_last_delivered_ones_are_an_error():
+    box = Box()
+    box.snapshot({"SP1": 1})
+    box.take()
+    for number in range(2):
+        box.garbage(number)
+        with pytest.raises(DecodeError):
+            box.take()
+        box.snapshot({"SP1": 1})
+        assert box.take() is None
+
+
 def test_a_snapshot_that_fails_half_way_does_not_count_as_delivered():
     box = Box()
     box.snapshot({})

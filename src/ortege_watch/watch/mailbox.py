@@ -146,9 +146,11 @@ class Mailbox:
             resumed = resumed or older.resumed
             if slot.error in self._ready:  # that error came before this snapshot
                 self._ready.remove(message_id)
-        elif (last := slot.last_part) is not None and (
+        elif (
+            (last := slot.last_part) is not None
+            and not slot.unreadable  # else _compare() notes that the query works again
             # The reader of frames returns rows that it knows as the same object.
-            part.data is last.data or part.data == last.data
+            and (part.data is last.data or part.data == last.data)
         ):
             slot.refreshed = part.lastRefreshTime or ""
             return False  # nothing has changed

@@ -331,6 +331,32 @@ def test_a_form_that_is_refused_without_being_asked_for_is_reported():
     assert script.receive(refusal(FORM_REFUSED)) == []  # of an ended query
 
 
+def test_a_refusal_of_the_query_without_the_form_is_reported():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    assert len(sent(script.receive(refusal(FORM_REFUSED)))) == 2
+    script.receive(frames.Processed("1"))
+    for _ in range(2):  # of the first frame, and of a refresh before the second one
+        assert script.receive(refusal(FORM_REFUSED, key="2")) == []
+    script.receive(frames.Processed("2"))
+    for key in ("1", "2"):
+        assert script.receive(refusal(FORM_REFUSED, key=key)) == []
+        script.receive(frames.Processed(key))  # the second one was processed
+        [fail, *_] = script.receive(refusal(FORM_REFUSED, key=key))
+        assert (fail.message_id, fail.final) == (key, True)
+
+
+def test_a_new_socket_knows_nothing_of_the_form_of_the_last_one():
+    known = AddedKeys()
+    script, other = Script(added_keys=known), Script(added_keys=known)
+    for each in (script, other):
+        each.go_live()
+    other.receive(refusal(FORM_REFUSED))
+    script.on(GONE)
+    script.go_live()
+    assert isinstance(script.receive(refusal(FORM_REFUSED))[0], Fail)
+
+
 def test_the_form_that_the_caller_names_is_refused_for_good():
     script = Script({"1": COUNT | {"responseFormat": "columnar"}, "2": SUM})
     script.go_live()

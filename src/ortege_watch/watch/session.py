@@ -335,6 +335,7 @@ class Session:
         match frame:
             case frames.Processed(message_id=key):
                 if key in self._queries.ids:
+                    self._queries.on_processed(key)
                     return state
                 return self._unknown_id(state)
             case frames.Answer():

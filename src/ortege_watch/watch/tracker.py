@@ -33,6 +33,7 @@ class _Entry:
     added: Mapping[str, Any] = attrs.field(factory=dict)  # keys of the frame sent last
     # keys of the frame before it, which the server may still refuse
     dropped: Mapping[str, Any] = attrs.field(factory=dict)
+    unprocessed: int = 0  # frames that were sent and not yet processed by the server
     unread: bool = False  # an answer could not be decoded, and none arrived since
     fresh: bool = True  # nothing has arrived since the last connect
     delivered: bool = False
@@ -84,7 +85,14 @@ class QueryTracker:
         added = self._added_keys.for_query(entry.query)
         entry.dropped = {k: entry.added[k] for k in entry.added if k not in added}
         entry.added = added
+        entry.unprocessed += 1
         return {**entry.query, **added}
+
+    def on_processed(self, key: str) -> None:
+        """Note that the server has processed a frame, or has refreshed the query."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.unprocessed:
+            entry.unprocessed -= 1
 
     def refused_key(self, key: str, error: ApiError) -> str | None:
         """Return which added key an error refuses: the query is to be sent without it."""
@@ -96,11 +104,12 @@ class QueryTracker:
     def is_late_refusal(self, key: str, error: ApiError) -> bool:
         """Return whether an error refuses a key that was dropped with the latest send.
 
-        The server repeats errors, until it has read the query without the key.
+        The server repeats errors, until it has processed the query without the key.
         """
         entry = self._entries.get(key)
         return (
             entry is not None
+            and entry.unprocessed > 0
             and isinstance(error, QueryRejected)
             and self._added_keys.refused_by(error, entry.dropped) is not None
         )
@@ -112,7 +121,8 @@ class QueryTracker:
         a new connection knows no query, and answers each that is sent.
         """
         for entry in self._entries.values():
-            entry.fresh, entry.unread = True, False
+            entry.fresh, entry.unread, entry.unprocessed = True, False, 0
+            entry.added = {}
             entry.held = entry.held_until = None
         self.release_at = None
 

@@ -67,24 +67,6 @@ def test_rows_with_such_numbers_have_hashes_of_their_own(kind, numbers, form, co
     assert number_of_hashes(found) == N
 
 
-@pytest.mark.parametrize("numbers", [COLLIDING, SHORT])
-@pytest.mark.parametrize("kind", [Decimal, int, str, object])
-@pytest.mark.parametrize("form", [as_number, as_string])
-def test_so_have_their_keys_and_cells_as_they_were_sent(kind, numbers, form):
-    found = result(kind, *[(form(n), form(n), "1") for n in numbers])
-    table = found._snapshot.compared()
-    assert number_of_hashes(table.hashable_keys()) == N
-    assert number_of_hashes(table.hashable_rows()) == N
-
-
-def test_cells_that_were_sent_alike_stay_as_they_are_if_none_is_a_number():
-    table = result(
-        str, ('"a"', '"1"', '"1"'), ('"b"', "true", "null")
-    )._snapshot.compared()
-    assert table.hashable_rows() is table.cells
-    assert list(table.hashable_keys()) == ["a", "b"]
-
-
 @pytest.mark.parametrize("kind", [Decimal, object])
 @pytest.mark.parametrize("other", ["1.0", "1e0", "10e-1"])
 def test_a_key_that_is_a_number_is_found_however_it_is_written(kind, other):

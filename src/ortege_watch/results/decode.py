@@ -15,7 +15,6 @@ from copy import deepcopy
 from datetime import UTC, datetime, tzinfo
 from decimal import MAX_EMAX, MAX_PREC, MIN_EMIN, Context, Decimal
 from functools import lru_cache, partial
-from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 from zoneinfo import ZoneInfo
@@ -59,107 +58,122 @@ _is_time = re.compile(
 _DIGITS_TO_ZERO: Final = str.maketrans("123456789", "000000000")
 
 
-OBJECTS: Final = b"["
-"""The head of rows in the default form."""
-
-_match_head = re.compile(rb'\{"members":(\[[^\]]*\]),"dataset":\[').match
-
-
-class Decoded(NamedTuple):
-    """Rows, and where they stand in the text.
+class Form(NamedTuple):
+    """How rows are written, apart from their values.
 
     Attributes:
-        columns: the columns; a row that lacks one has ``msgspec.UNSET`` there.
-        cells: the rows.
-        head: the text before the first row, if nothing follows it but rows that have
-            all columns, and the brackets that end the text; else empty.
+        columns: the columns of every row.
+        head: the text before the first row.
+        between: what separates two rows, with the brackets of both.
+        tail: the text after the last row.
     """
 
     columns: Columns
-    cells: list[Cells]
     head: bytes
+    between: bytes
+    tail: bytes
+
+    def read(self, rows: bytes | memoryview) -> list[Cells] | None:
+        """Decode a JSON list of rows; ``None`` unless all have exactly these columns."""
+        is_compact = self.tail == _COMPACT_TAIL
+        try:
+            if is_compact:
+                return _array_decoder(len(self.columns)).decode(rows)
+            cells = list(map(astuple, _object_decoder(self.columns).decode(rows)))
+        except codec.UNREADABLE:
+            return None
+        _check_some_keys(rows, len(self.columns))
+        return cells
+
+    def read_piece(self, piece: bytes) -> list[Cells] | None:
+        """Decode rows that were cut out of a text; ``None`` if that is not possible.
+
+        That is so, too, if what separates rows stands anywhere else: in a string, or in
+        a value that is a list or an object. It is counted, and white space between rows,
+        which no server writes, would be a separator that is not.
+        """
+        cells = self.read(b"[%b]" % piece)
+        if cells is None or piece.count(self.between) != max(len(cells) - 1, 0):
+            return None
+        return None if len(cells) > 1 and _has_space_between_rows(piece) else cells
 
 
-def read_rows(data: memoryview, head: bytes = b"") -> Decoded:
+_COMPACT_TAIL: Final = b"]}"
+_has_space_between_rows = re.compile(rb"[\]}](?:\s+,\s*|,\s+)[\[{]").search
+_match_compact_head = re.compile(rb'\{"members":(\[[^\]]*\]),"dataset":\[').match
+
+
+def form_of(data: memoryview) -> Form | None:
+    """Return how rows are written; ``None`` if that is not easily seen."""
+    start = bytes(data[:_EXAMINED])
+    if start[:1] == b"[":
+        columns = _first_columns(start)
+        form = None if columns is None else Form(columns, b"[", b"},{", b"]")
+    else:
+        match = _match_compact_head(start)
+        form = _compact_form(match[0], match[1]) if match else None
+    return form if form and bytes(data[-len(form.tail) :]) == form.tail else None
+
+
+@lru_cache(maxsize=64)
+def _compact_form(head: bytes, members: bytes) -> Form | None:
+    try:
+        columns = _members.decode(members)
+    except codec.UNREADABLE:
+        return None
+    if not columns or len(set(columns)) < len(columns):
+        return None
+    return Form(columns, head, b"],[", _COMPACT_TAIL)
+
+
+def read_rows(data: memoryview) -> tuple[Columns, list[Cells]]:
     """Decode the JSON text of rows in any form: default, compact or columnar.
 
-    The text probably has this head. Another form, a row that is not an object, a repeated key and a wrong length are a
-    ``DecodeError``.
+    A row that lacks a column has ``msgspec.UNSET`` there. Another form, a row that is not
+    an object, a repeated key and a wrong length are a ``DecodeError``.
     """
+    form = form_of(data)
+    if form is not None:
+        rows = data[len(form.head) - 1 : len(data) - len(form.tail) + 1]
+        cells = form.read(rows)
+        if cells is not None:
+            return form.columns, cells
     first = bytes(data[:1])
+    if first == b"[":
+        return _read_objects(bytes(data))
     if first == b"{":
-        return _read_compact(data, head) or _read_table(data)
-    if first == OBJECTS:
-        columns = _first_columns(data)
-        rows = None if columns is None else read_list(data, OBJECTS, columns)
-        if columns is None or rows is None:
-            return _read_unlike(bytes(data))
-        return Decoded(columns, rows, OBJECTS)
+        return _read_table(data)
     problem = "rows must be a list of objects or a table"
     raise DecodeError(problem, excerpt=codec.excerpt(bytes(data[:_EXAMINED])))
 
 
-def check_rows(data: memoryview) -> tuple[Columns, int, bytes] | None:
-    """Decode rows in pieces, of which none is kept; return the columns, count and head.
+def check_rows(data: memoryview) -> tuple[Form, int] | None:
+    """Decode rows in pieces, of which none is kept; return their form and their number.
 
-    ``None`` means that the rows must be read together to know that, or that a value is a
-    list or an object.
+    ``None`` means that the rows must be decoded together, or that what separates them
+    stands anywhere else, too.
 
-    A piece is cut where the next row seems to begin, which may be within a string. But
-    it begins with a row, and JSON that was cut within a string or a row is invalid, so
-    if it can be decoded, then a row begins after it, too.
+    Each piece begins with a row. It is cut where the next one seems to begin; as it can be
+    decoded, it ends with a row, and so the next piece begins with one.
     """
-    is_list = bytes(data[:1]) == OBJECTS
-    head = OBJECTS if is_list else _compact_head(data)
-    columns = _first_columns(data) if is_list else _columns_of(head)
-    tail, between = tail_of(head), b"},{" if is_list else b"],["
-    start, end, length = len(head), len(data) - len(tail), 0
-    if columns is None or bytes(data[end:]) != tail:
+    form = form_of(data)
+    if form is None:
         return None
-    while start <= end:
+    start, end, length = len(form.head), len(data) - len(form.tail), 0
+    while start < end:
         piece = bytes(data[start : min(start + _PIECE, end)])
         if start + _PIECE < end:
-            piece = piece[: piece.rfind(between) + 1]
-        cells = read_list(b"[" + piece + b"]", head, columns)
-        if not cells or not are_flat(cells):
+            piece = piece[: piece.rfind(form.between) + 1]
+        cells = form.read_piece(piece)
+        if not cells:
             return None
         length += len(cells)
         start += len(piece) + 1
-    return columns, length, head
+    return form, length
 
 
-def tail_of(head: bytes) -> bytes:
-    """Return what follows the last row."""
-    return b"]" if head == OBJECTS else b"]}"
-
-
-def read_list(
-    data: bytes | memoryview, head: bytes, columns: Columns
-) -> list[Cells] | None:
-    """Decode a JSON list of rows of the form of a head.
-
-    Return ``None`` if not all of them have exactly these columns. A repeated key is a
-    ``DecodeError``; only the first 16 kB are checked, because all rows have the same
-    keys, those of the query, and counting takes time.
-    """
-    try:
-        if head != OBJECTS:
-            return _array_decoder(len(columns)).decode(data)
-        rows = list(map(astuple, _object_decoder(columns).decode(data)))
-    except codec.UNREADABLE:
-        return None
-    start = bytes(data[:_EXAMINED])
-    if len(data) > _EXAMINED:
-        start = start[: start.rfind(b'{"')]
-    # Other colons after quotes belong to repeated keys, or are within a value.
-    if start.count(b'":') != start.count(b'{"') * len(columns):
-        _check_keys(bytes(data))
-    return rows
-
-
-def _first_columns(data: memoryview) -> Columns | None:
+def _first_columns(start: bytes) -> Columns | None:
     """Return the keys of the first object; ``None`` if they are not easily found."""
-    start = bytes(data[:_EXAMINED])
     try:
         first, _ = _first_row(start.decode(errors="replace"), 1)
     except codec.UNREADABLE:
@@ -195,7 +209,7 @@ def _object_decoder(columns: Columns) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(of_rows, float_hook=Decimal)
 
 
-def _read_unlike(data: bytes) -> Decoded:
+def _read_objects(data: bytes) -> tuple[Columns, list[Cells]]:
     """Decode objects that differ in their keys, or whose first one is not easily read."""
     rows = codec.loads(data)
     keys: set[str] = set()
@@ -206,8 +220,23 @@ def _read_unlike(data: bytes) -> Decoded:
         keys.update(row)
     _check_keys(data)
     columns = tuple(sorted(keys))
-    cells = [tuple([row.get(name, msgspec.UNSET) for name in columns]) for row in rows]
-    return Decoded(columns, cells, b"")
+    return columns, [
+        tuple([row.get(name, msgspec.UNSET) for name in columns]) for row in rows
+    ]
+
+
+def _check_some_keys(rows: bytes | memoryview, length: int) -> None:
+    """Raise a DecodeError if an object has a key twice; all have so many other keys.
+
+    Only the first 16 kB are checked: all rows have the keys of the query, and counting
+    takes time.
+    """
+    start = bytes(rows[:_EXAMINED])
+    if len(rows) > _EXAMINED:
+        start = start[: start.rfind(b'{"')]
+    # Other colons after quotes belong to repeated keys, or are within a value.
+    if start.count(b'":') != start.count(b'{"') * length:
+        _check_keys(bytes(rows))
 
 
 def _check_keys(data: bytes) -> None:
@@ -215,32 +244,6 @@ def _check_keys(data: bytes) -> None:
     if repeated := codec.repeated_keys(data.decode()):
         names = codec.excerpt(", ".join(repeated))
         raise DecodeError(f"a row has {names} more than once")
-
-
-def _read_compact(data: memoryview, head: bytes) -> Decoded | None:
-    """Decode the compact form as servers write it; ``None`` for any other table."""
-    if not head or bytes(data[: len(head)]) != head:
-        head = _compact_head(data)
-    columns = _columns_of(head)
-    if columns is None or bytes(data[-1:]) != b"}":
-        return None
-    cells = read_list(data[len(head) - 1 : -1], head, columns)
-    return None if cells is None else Decoded(columns, cells, head)
-
-
-def _compact_head(data: memoryview) -> bytes:
-    match = _match_head(data[:_EXAMINED])
-    return match[0] if match else b""
-
-
-@lru_cache(maxsize=64)
-def _columns_of(head: bytes) -> Columns | None:
-    """Return the columns that a head names; ``None`` if it is not a proper head."""
-    try:
-        columns = _members.decode(head[len('{"members":') : -len(',"dataset":[')])
-    except codec.UNREADABLE:
-        return None
-    return columns if columns and len(set(columns)) == len(columns) else None
 
 
 class _Table(msgspec.Struct):
@@ -255,7 +258,7 @@ _members = msgspec.json.Decoder(Columns)
 _table = msgspec.json.Decoder(_Table, float_hook=Decimal)
 
 
-def _read_table(data: memoryview) -> Decoded:
+def _read_table(data: memoryview) -> tuple[Columns, list[Cells]]:
     """Decode the columnar form, or a table whose text is unusual or invalid."""
     try:
         table = _table.decode(data)
@@ -276,7 +279,7 @@ def _read_table(data: memoryview) -> Decoded:
     except codec.UNREADABLE as error:
         problem = f"invalid table of rows ({error})"
         raise DecodeError(problem, excerpt=codec.excerpt(bytes(data))) from error
-    return Decoded(members, cells, b"")
+    return members, cells
 
 
 # Servers send numbers as strings, as JSON integers and, from the native pipeline of Cube
@@ -428,14 +431,6 @@ def canonical(value: Any, kind: Kind, zone: tzinfo) -> Hashable:
         return _frozen(value)
 
 
-def are_flat(rows: Iterable[Cells]) -> bool:
-    """Return whether no value is a list or an object."""
-    return _NESTED.isdisjoint(map(type, chain.from_iterable(rows)))
-
-
-_NESTED: Final = frozenset({dict, list})
-
-
 def _frozen(value: Any) -> Hashable:
     """Return a hashable copy of a JSON value, flat, so that it may be nested deeply."""
     if not isinstance(value, dict | list):
@@ -476,32 +471,27 @@ def hashed(value: Any) -> Any:
     return str(number).encode() if number else b"0"
 
 
-def has_numbers(values: Iterable[Any]) -> bool:
-    """Return whether some values are numbers, and not strings or anything else."""
-    try:
-        "".join(values)  # takes a third of the time of a look at each type
-    except TypeError:
-        return not NUMBERS.isdisjoint(map(type, values))
-    return False
+ANY_WRITING: Final = "any"
+"""That of a column that has no value apart from NULL."""
 
 
-ANY_FORM: Final = "any"
-"""The form of a column that has no value apart from NULL."""
+def writing_of(values: Sequence[Any], kind: Kind, zone: tzinfo) -> Hashable:
+    """Return how the values of a column are written: alike, or ``None``.
 
-
-def form_of(values: Sequence[Any], kind: Kind, zone: tzinfo) -> Hashable:
-    """Return in which form the values of a column were sent.
-
-    In columns of one form, values are equal only if they were sent alike. ``None`` means
-    that they may be equal in other cases, too.
+    Values that are written alike are equal only if they are the same, and those that are
+    not numbers may be keys of a dict.
     """
     kinds = set(map(type, values)) - _NULL
     if not kinds:
-        return ANY_FORM
-    if kind in {None, str} or str not in kinds:
-        return "as sent" if kind in {None, str} else "no string"
-    if kind is bool or len(kinds) > 1:
+        return ANY_WRITING
+    if kinds <= NUMBERS:
+        return "number"
+    if kinds == {bool}:
+        return "boolean"
+    if kinds != {str} or kind is bool:
         return None
+    if kind in {None, str}:
+        return "text"
     texts = (
         values if None not in values else [each for each in values if each is not None]
     )

@@ -7,7 +7,6 @@ import operator
 from collections.abc import (
     Hashable,
     ItemsView,
-    Iterable,
     Iterator,
     KeysView,
     Mapping,
@@ -28,14 +27,11 @@ from ortege_watch.query import Member, Query, TimeSelection
 from ortege_watch.results.decode import (
     Cells,
     Columns,
+    Form,
     Kind,
     Layout,
     Place,
-    are_flat,
     check_rows,
-    form_of,
-    has_numbers,
-    hashed,
     lay_out,
     layout_of,
     read_column,
@@ -43,6 +39,7 @@ from ortege_watch.results.decode import (
     read_rows,
     read_time,
     unreadable,
+    writing_of,
 )
 from ortege_watch.results.into import convert
 
@@ -446,59 +443,40 @@ class Table(msgspec.Struct, eq=False):
     Attributes:
         layout: the columns and their types.
         cells: the rows.
-        is_unique: whether no two rows have the same key, as it was sent; ``None`` if
+        unique_keys: whether no two rows have the same key, as it was sent; ``None`` if
             that has not been checked.
-        columns: the values of columns by their names, as far as they were needed.
-        known_forms: the forms of some columns, as far as they were needed.
     """
 
     layout: Layout
     cells: Sequence[Cells]
-    is_unique: bool | None = None
-    columns: dict[str, list[Any]] = {}
-    known_forms: dict[tuple[str, ...], tuple[Hashable, ...]] = {}
+    unique_keys: bool | None = None
+    _columns: dict[str, list[Any]] = {}
+    _writings: dict[str, Hashable] = {}
 
     def column(self, name: str) -> list[Any]:
         """Return the values of a column as they were sent."""
-        if name not in self.columns:
-            self.columns[name] = self.layout.column(name, self.cells)
-        return self.columns[name]
+        if name not in self._columns:
+            self._columns[name] = self.layout.column(name, self.cells)
+        return self._columns[name]
 
-    def forms(self, names: tuple[str, ...]) -> tuple[Hashable, ...]:
-        """Return the forms of columns, see :func:`form_of`."""
-        if names not in self.known_forms:
-            kinds, zone = self.layout.kinds, self.layout.zone
-            self.known_forms[names] = tuple(
-                [form_of(self.column(name), kinds[name], zone) for name in names]
-            )
-        return self.known_forms[names]
-
-    def hashable_keys(self) -> Iterable[Any]:
-        """Return the keys of rows as they were sent, with :func:`hashed` numbers."""
-        names, keys = self.layout.keys, map(self.layout.get_key, self.cells)
-        if not any(has_numbers(self.column(name)) for name in names):
-            return keys
-        if len(names) == 1:
-            return map(hashed, keys)
-        return [tuple(map(hashed, key)) for key in keys]
-
-    def hashable_rows(self) -> Iterable[Cells]:
-        """Return the rows as they were sent, with :func:`hashed` numbers."""
-        if not any(has_numbers(self.column(name)) for name in self.layout.columns):
-            return self.cells
-        return [tuple(map(hashed, row)) for row in self.cells]
+    def writing(self, name: str) -> Hashable:
+        """Return how the values of a column are written, see :func:`writing_of`."""
+        if name not in self._writings:
+            kind, zone = self.layout.kinds[name], self.layout.zone
+            self._writings[name] = writing_of(self.column(name), kind, zone)
+        return self._writings[name]
 
     def has_keys_of(self, other: Table) -> bool:
         """Return whether the rows have the same keys in the same order, each once."""
         keys = self.layout.keys
         if not (
-            other.is_unique
+            other.unique_keys
             and len(self.cells) == len(other.cells)
             and all(self.column(name) == other.column(name) for name in keys)
         ):
             return False
-        self.is_unique = True
-        self.known_forms[keys] = other.forms(keys)
+        self.unique_keys = True
+        self._writings.update((name, other.writing(name)) for name in keys)
         return True
 
 
@@ -529,33 +507,36 @@ class Snapshot(msgspec.Struct, eq=False):
 
     part: ResultPart
     query: Query | None = None
-    # the columns and their types, and the text before the first row, see Decoded; or
-    # what these are expected to be, until the rows are checked
+    # the columns and their types; until the rows are checked, what is expected of them
     layout: Layout | None = None
-    head: bytes = b""
+    # how the rows are written, if these can be cut where two rows seem to be separated
+    form: Form | None = None
     checked: bool = False  # whether all rows can be read
     cells: list[Cells] | None = None  # None until they are read
     length: int | None = None  # the number of rows; None until it is known
     # the number of rows that the answer may have; None until it is needed
     limit: int | None = None
-    # whether no value is a list or an object; None if that has not been checked
-    flat: bool | None = None
     # whether many rows differed from the snapshot before
     has_changed: bool = False
     # the rows in a comparison; None if all were not compared
     table: Table | None = None
 
+    @property
+    def text(self) -> memoryview:
+        """The rows as JSON text."""
+        return memoryview(self.part.data)
+
     def follow(self, other: Snapshot) -> None:
         """Expect the columns and the limit of an earlier answer to the same query."""
         if self.query is other.query:
             if self.layout is None and self.part.annotation == other.part.annotation:
-                self.layout, self.head = other.layout, other.head
+                self.layout = other.layout
             if self.part.query == other.part.query:
                 self.limit = other.limit
 
     def adopt(self, other: Snapshot) -> None:
         """Reuse what is known of a snapshot with the same text."""
-        self.length, self.flat = other.length, other.flat
+        self.length, self.form = other.length, other.form
         if self.layout is other.layout:
             self.cells, self.checked = other.cells, other.checked
 
@@ -563,9 +544,8 @@ class Snapshot(msgspec.Struct, eq=False):
         """Return the columns and all rows; the first call reads them, see ``read_rows``."""
         layout, cells = self.layout, self.cells
         if layout is None or cells is None:
-            columns, cells, self.head = read_rows(memoryview(self.part.data), self.head)
-            if layout is None or layout.columns != columns:
-                layout = self.lay_out(columns)
+            columns, cells = read_rows(self.text)
+            layout = self.lay_out(columns)
             self.cells, self.length, self.checked = cells, len(cells), True
         return layout, cells
 
@@ -573,14 +553,13 @@ class Snapshot(msgspec.Struct, eq=False):
         """Make sure that all rows can be read, without keeping them if they are many."""
         if self.checked:
             return
-        data = memoryview(self.part.data)
-        found = check_rows(data) if data.nbytes >= _LARGE else None
+        found = check_rows(self.text) if self.text.nbytes >= _LARGE else None
         if found is None:
             self.open()
             return
-        columns, self.length, self.head = found
-        self.lay_out(columns)
-        self.flat = self.checked = True
+        self.form, self.length = found
+        self.lay_out(self.form.columns)
+        self.checked = True
 
     def rows(self) -> Rows[Row]:
         """Return the rows, which are read when one of them is accessed."""
@@ -600,12 +579,6 @@ class Snapshot(msgspec.Struct, eq=False):
         if self.layout is None or self.layout.columns != columns:
             self.layout = lay_out(columns, self.part, self.query)
         return self.layout
-
-    def is_flat(self) -> bool:
-        """Return whether no value is a list or an object."""
-        if self.flat is None:
-            self.flat = are_flat(self.open()[1])
-        return self.flat
 
     def row_limit(self) -> int:
         """Return the limit of the query, of the server's copy of it, or the default."""

@@ -889,19 +889,47 @@ def unread(*keys: str, queries: int = 3) -> Script:
 
 def test_an_unreadable_answer_is_asked_for_again_until_it_can_be_decoded():
     script = unread("3", "2")
-    for _ in range(3):  # the server believes that it has sent the result
+    # The server believes that it has sent the result.
+    for pause in (5.0, 10.0):
         script.receive(frames.Processed("3"))
-        script.now += Settings().poll_every / 2
+        script.now += pause / 2
         assert script.on(DeadlinePassed()) == []
-        script.now += Settings().poll_every / 2
+        script.now += pause / 2
         assert asked_again(script.on(DeadlinePassed())) == ["2", "3"]
     assert kinds(script.receive(answer(key="3"))) == [Deliver]
     assert asked_again(script.wait()) == ["2"]
     assert kinds(script.receive(answer(key="2"))) == [Deliver]
-    assert script.wait() == []
     assert script.state.ask_at is None
     script.on(Unreadable(DecodeError("x"), "2"))
     assert asked_again(script.wait()) == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("poll_every", "pauses"),
+    [(5.0, [5, 10, 20, 40, 60, 60]), (0.5, [0.5, 1, 2, 4]), (90.0, [90, 90])],
+)
+def test_the_pauses_grow_to_a_minute(poll_every, pauses):
+    settings = Settings(poll_every=poll_every, resend_every=1e9, stale_after=1e9)
+    script = Script(settings=settings)
+    script.go_live()
+    script.now += 10.0
+    for _ in range(2):
+        script.on(Unreadable(DecodeError("x"), "1"))
+        for pause in pauses:
+            assert script.state.until == pytest.approx(script.now + pause)
+            assert asked_again(script.wait()) == ["1"]
+        script.receive(answer())
+        assert script.state.ask_at is None
+
+
+def test_another_query_does_not_wait_for_the_pause_of_the_first_one():
+    script = unread("1")
+    for _ in range(2):
+        assert asked_again(script.wait()) == ["1"]
+    script.now += 1.0
+    script.on(Unreadable(DecodeError("x"), "2"))
+    assert script.state.ask_at == script.now + Settings().poll_every
+    assert asked_again(script.wait()) == ["1", "2"]
 
 
 def test_a_late_unreadable_answer_is_asked_for_again_too():
@@ -919,8 +947,8 @@ ASKED = [["1"], ["1"]]
 @pytest.mark.parametrize(
     ("event", "asked"),
     [
-        (Received(answer()), [[]]),
-        (Received(frames.Answer("1", codec.decode_body(b'{"results":[]}'), 200)), [[]]),
+        (Received(answer()), None),
+        (Received(frames.Answer("1", codec.decode_body(b'{"results":[]}'), 200)), None),
         (Received(answer(key="2")), ASKED),
         (Received(frames.Processed("1")), ASKED),
         # The server may have kept what it sent, or has not subscribed.
@@ -937,7 +965,8 @@ def test_only_a_result_ends_the_asking_or_the_end_of_the_query(event, asked):
     script = unread("1", queries=2)
     script.on(event)
     script.receive(frames.Handshake())
-    assert [asked_again(script.wait()) for _ in asked] == asked
+    assert (script.state.ask_at is None) is (asked is None)
+    assert [asked_again(script.wait()) for _ in asked or []] == (asked or [])
 
 
 def test_after_a_reconnect_nothing_is_left_to_be_asked_for_again():

@@ -199,7 +199,7 @@ class Settings:
     # A server silently drops a subscription that it could not process for four minutes.
     resend_every: float = 50.0
     # The pause between two polls over REST, and before an answer that could not be
-    # decoded is asked for again.
+    # decoded is asked for again; later pauses are longer.
     poll_every: float = 5.0
     # Before the expiry of a token; at most a quarter of the remaining time.
     renew_before: float = 60.0
@@ -227,7 +227,7 @@ class WatchOptions(TypedDict, total=False):
             delivers it at once; 30 by default. Cover the refresh key of the cube and a
             tick: 130 for two minutes, the default of BigQuery, Snowflake and Presto.
         poll_every: seconds between two rounds of polling, and before an answer that could
-            not be decoded is asked for again; 5 by default.
+            not be decoded is asked for again for the first time; 5 by default.
         on_state: called with each new :class:`ConnectionState`: on the event loop or, with
             :class:`CubeClient`, in the thread of the subscription.
         on_error: called with transient errors (:class:`ApiError`,

@@ -53,6 +53,9 @@ restarting behind a proxy, for half a minute by the default delays."""
 _ASK_AGAIN_AFTER: Final = 10.0
 """Seconds after which a token function that has no newer token is called again."""
 
+_LONGEST_ASKING_PAUSE: Final = 60.0
+"""Seconds between two requests for an answer that could not be decoded, at most."""
+
 _FRAME_TOO_BIG: Final = 1009
 """The close code for a frame that exceeds the receiver's limit."""
 
@@ -141,6 +144,8 @@ class Session:
         """Whether no query of the latest round has succeeded."""
         self._poll_errors: dict[str, tuple[object, ...]] = {}
         """The latest error of each query, until a poll of it succeeds."""
+        self._asked = 0
+        """How often in a row answers that could not be decoded were asked for again."""
         self._refused_upgrades = 0
         """Upgrades in a row that were answered as if WebSockets were off."""
         self._early_drops = 0
@@ -390,6 +395,8 @@ class Session:
         if state.since is None:
             state = self._confirm(state)
         queries.on_readable(key)
+        if state.ask_at is not None and not queries.unread:
+            state = replace(state, ask_at=None)
         parts = answer.body.parts
         if len(parts) != 1:
             # Not asked for again: it could be decoded, so the same would come again.
@@ -417,10 +424,12 @@ class Session:
         On a new connection the same answer might come again, and would keep the other
         queries from theirs.
         """
+        before = self._queries.unread
         self._do(*self._queries.on_unreadable(key, error))
         state = state.after_frame(self._now, self._settings.stale_after)
-        if state.ask_at is not None or not self._queries.unread:
+        if self._queries.unread == before:
             return state
+        self._asked = 0
         return replace(state, ask_at=self._now + self._settings.poll_every)
 
     def _report(self, state: Live, failures: list[states.Fail]) -> Live | Closed:
@@ -625,6 +634,9 @@ class Session:
     def _ask_again(self, state: Live) -> Live:
         """Ask for each answer that could not be decoded, until one can be.
 
+        The pauses grow: an answer that can never be decoded may be large, and the server
+        may need longer for it than the first pause.
+
         The server believes that it has sent this result: to the same query it answers
         only ``messageProcessedId``. ``unsubscribe`` makes it forget, so it answers the
         ``subscribe`` that follows in full.
@@ -648,8 +660,12 @@ class Session:
             self._log(logging.DEBUG, text)
             self._do(states.Send(frames.unsubscribe(key)))
             self._subscribe(key)
-        ask_at = self._now + self._settings.poll_every if unread else None
-        return replace(state, ask_at=ask_at)
+        if not unread:
+            return replace(state, ask_at=None)
+        self._asked += 1
+        settings = self._settings
+        pause = min(settings.poll_every * 2.0**self._asked, _LONGEST_ASKING_PAUSE)
+        return replace(state, ask_at=self._now + max(pause, settings.poll_every))
 
     def _resend(self, state: Live) -> Live:
         """Send every open query of Cube's dialect again."""

@@ -17,13 +17,8 @@ from hypothesis.stateful import (
 
 from ortege_watch import InvalidArgument, Reconnect, TransportError
 from ortege_watch.watchbus import WatchBusError
-from ortege_watch.watchbus.channel import (
-    AnswerFrame,
-    PendingFrame,
-    PendingFrames,
-    parse_address,
-    refused_upgrade,
-)
+from ortege_watch.watchbus.channel import parse_address, refused_upgrade
+from ortege_watch.watchbus.frames import AnswerFrame, PendingFrame, PendingFrames
 from ortege_watch.watchbus.requests import server_ahead
 from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
 
@@ -64,7 +59,7 @@ def test_frames_without_an_answer_are_sent_again_on_a_new_connection():
     frames, each = pending("1", "2", "3")
     frames.due(0)
     assert not frames.on_answer(handled("2"), 0, 0)
-    assert each["2"].resolved.is_set()
+    assert each["2"].is_resolved
     assert each["2"].error is None
     frames.connection_lost(LOST, 0, 0)
     assert frames.due(0) == texts("1")  # alone, for it may be the cause
@@ -113,7 +108,7 @@ def test_a_frame_with_which_connections_are_lost_stops_no_others():
     frames.on_answer(handled("e"), 1, 0)
     assert frames.due(1) == texts("b")
     frames.connection_lost(LOST, 1, 0)
-    assert each["b"].resolved.is_set()
+    assert each["b"].is_resolved
     assert str(each["b"].error) == f"{LOST} (given up after 2 attempts)"
     assert len(frames) == 0
 
@@ -123,7 +118,7 @@ def test_an_outage_costs_a_frame_no_attempts():
     for _ in range(20):
         assert frames.due(0) == texts("a")
         frames.connection_lost(LOST, 0, 0)
-    assert not each["a"].resolved.is_set()
+    assert not each["a"].is_resolved
 
 
 def test_a_frame_that_is_sent_once_fails_with_its_connection():
@@ -134,7 +129,7 @@ def test_a_frame_that_is_sent_once_fails_with_its_connection():
     frames.on_answer(handled("3"), 0, 0)
     frames.connection_lost(LOST, 0, 0)
     assert (once.error, once.was_sent, later.error) == (LOST, True, None)
-    assert not each["1"].resolved.is_set()
+    assert not each["1"].is_resolved
     assert frames.due(0) == texts("1")
 
 
@@ -146,7 +141,7 @@ def test_a_dropped_frame_is_not_sent_again():
     frames.connection_lost(LOST, 0, 0)
     assert frames.due(0) == texts("2")
     assert not frames.on_answer(handled("1"), 0, 0)
-    assert not each["1"].resolved.is_set()
+    assert not each["1"].is_resolved
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 599])
@@ -162,7 +157,7 @@ def test_frames_that_were_not_handled_are_sent_again_with_back_off(status):
         assert frames.due(now) == texts("1")
         assert frames.next_at() is None
     assert not frames.on_answer(handled("1"), now, 0)
-    assert each["1"].resolved.is_set()
+    assert each["1"].is_resolved
     assert each["1"].error is None
 
 
@@ -191,7 +186,7 @@ def test_a_frame_that_is_refused_for_good_is_resolved(status):
     frames, each = pending("1")
     frames.due(0)
     assert not frames.on_answer(failed("1", status), 0, 0)
-    assert each["1"].resolved.is_set()
+    assert each["1"].is_resolved
     assert isinstance(each["1"].error, WatchBusError)
     assert each["1"].error.reason == "an alert was not handled"
     assert len(frames) == 0
@@ -202,7 +197,7 @@ def test_a_success_without_an_error_code_is_an_acknowledgement(body):
     frames, each = pending("1")
     frames.due(0)
     assert not frames.on_answer(handled("1", body), 0, 0)
-    assert each["1"].resolved.is_set()
+    assert each["1"].is_resolved
     assert each["1"].error is None
 
 
@@ -210,7 +205,7 @@ def test_an_answer_that_cannot_be_decoded_is_no_acknowledgement():
     frames, each = pending("1")
     frames.due(0)
     assert frames.on_answer(handled("1", b'{"code":"0","code":"1"}'), 0, 0)
-    assert not each["1"].resolved.is_set()
+    assert not each["1"].is_resolved
     assert frames.due(60) == texts("1")
 
 
@@ -220,7 +215,7 @@ def test_an_envelope_of_success_has_precedence_over_the_status(status):
     frames.due(0)
     answer = AnswerFrame("1", status, msgspec.Raw(ok_answer()))
     assert not frames.on_answer(answer, 0, 0)
-    assert each["1"].resolved.is_set()
+    assert each["1"].is_resolved
     assert each["1"].error is None
 
 
@@ -228,7 +223,7 @@ def test_a_success_that_contradicts_itself_is_an_error():
     frames, each = pending("1")
     frames.due(0)
     assert not frames.on_answer(handled("1", FAILED), 0, 0)
-    assert each["1"].resolved.is_set()
+    assert each["1"].is_resolved
     assert isinstance(each["1"].error, WatchBusError)
 
 
@@ -250,7 +245,7 @@ def test_the_largest_sent_frame_is_the_one_that_is_too_large():
     frames.due(0)
     frames.add("4444", "text of 4444")
     frames.on_too_large()
-    assert [key for key in each if each[key].resolved.is_set()] == ["333"]
+    assert [key for key in each if each[key].is_resolved] == ["333"]
     assert isinstance(each["333"].error, WatchBusError)
     assert each["333"].error.status == 413
     assert len(frames) == 3
@@ -263,7 +258,7 @@ def test_a_failure_resolves_only_pending_frames():
     error = TransportError("no")
     frames.fail(error)
     assert (each["1"].error, each["2"].error) == (None, error)
-    assert each["2"].resolved.is_set()
+    assert each["2"].is_resolved
     assert len(frames) == 0
 
 
@@ -384,7 +379,7 @@ class Deliveries(RuleBasedStateMachine):
     def nothing_is_lost(self):
         assert len(self.frames) == len(self.given)
         assert len(self.given) == len(self.queue) + len(self.sent) + len(self.delayed)
-        assert not any(frame.resolved.is_set() for frame in self.given.values())
+        assert not any(frame.is_resolved for frame in self.given.values())
 
 
 TestDeliveries = Deliveries.TestCase

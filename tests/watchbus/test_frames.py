@@ -11,14 +11,14 @@ from hypothesis import given, strategies as st
 
 from ortege_watch import DecodeError
 from ortege_watch.watchbus import AlertInfo
-from ortege_watch.watchbus.models import read_alerts
-from ortege_watch.watchbus.receiving import (
+from ortege_watch.watchbus.frames import (
     OVERHEAD,
     AlertFrame,
     AnswerFrame,
     decode_frame,
     encode_frame,
 )
+from ortege_watch.watchbus.models import read_alerts
 from ortege_watch.watchbus.wire import (
     ResultCode,
     encode_alerts,

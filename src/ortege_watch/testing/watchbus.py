@@ -30,7 +30,7 @@ from ortege_watch.testing._messages import (
     response,
 )
 from ortege_watch.testing._server import Connection, Fake, HasNow, Server
-from ortege_watch.watchbus import receiving as frames
+from ortege_watch.watchbus import frames
 from ortege_watch.watchbus.models import (
     AlertInfo,
     EntityInfo,

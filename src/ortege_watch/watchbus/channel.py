@@ -3,29 +3,26 @@
 **Experimental**: it may change in any release. The page recommends WebSocket for alerts and documents nothing about it, so this channel
 is ours: it works between two programs that use this library. The upgrade is signed with
 the four headers of any request: method ``GET``, the path of the channel, an empty body.
-Its frames are described in ``receiving.py``.
+Its frames are described in ``frames.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import random
 import ssl as tls
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from copy import copy
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Never, Self
 
 import anyio
 import msgspec
 from anyio import to_thread
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -49,12 +46,7 @@ from ortege_watch._http.driver import (
     check_environment,
     is_bad_certificate,
 )
-from ortege_watch._http.statuses import (
-    REDIRECTED,
-    TRANSIENT,
-    at_most_a_day,
-    redirect_target,
-)
+from ortege_watch._http.statuses import REDIRECTED, redirect_target
 from ortege_watch._websocket import (
     CLOSE_TIMEOUT,
     SILENT,
@@ -72,6 +64,16 @@ from ortege_watch.errors import (
 )
 from ortege_watch.tokens import Concealed, Secrets, redact, safe_cause
 from ortege_watch.watch.options import FailureCount, Reconnect
+from ortege_watch.watchbus.frames import (
+    OVERHEAD,
+    AlertFrame,
+    AnswerFrame,
+    PendingFrame,
+    PendingFrames,
+    decode_frame,
+    encode_frame,
+    is_transient,
+)
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
@@ -82,19 +84,11 @@ from ortege_watch.watchbus.inbox import (
 )
 from ortege_watch.watchbus.models import AlertInfo, shown_alert
 from ortege_watch.watchbus.outbox import Outbox, OutboxQueue, open_outbox, queue_of
-from ortege_watch.watchbus.receiving import (
-    OVERHEAD,
-    AlertFrame,
-    AnswerFrame,
-    FrameReceiver,
-    decode_frame,
-    encode_frame,
-)
+from ortege_watch.watchbus.receiving import FrameReceiver
 from ortege_watch.watchbus.requests import (
     NO_PASSWORD,
     is_misconfigured,
     log_skew,
-    read_acknowledgement,
     server_ahead,
 )
 from ortege_watch.watchbus.sending import (
@@ -119,7 +113,6 @@ from ortege_watch.watchbus.signing import (
 from ortege_watch.watchbus.verifier import RequestChecks, RequestVerifier
 from ortege_watch.watchbus.wire import (
     DOCUMENTED,
-    UnreadableAnswer,
     WireStyle,
     alerts_body,
     encode_alerts,
@@ -136,215 +129,7 @@ _READ_AHEAD: Final = 64
 _GOING_AWAY: Final = 1001
 _TOO_LARGE: Final = 1009
 _RECONNECT: Final = Reconnect()
-_ONCE: Final = Reconnect(attempts=1)
 _POLL_EVERY: Final = 1.0  # seconds between two looks at an outbox
-
-
-@define(eq=False)
-class PendingFrame:
-    """A frame that the receiver has neither acknowledged nor rejected."""
-
-    id: str
-    text: str
-    failures: FailureCount  # of its alerts
-    is_repeated: bool = True  # also over another connection
-    alerts: Sequence[AlertInfo] = ()  # for log lines
-    resolved: asyncio.Event = field(factory=asyncio.Event, init=False)
-    error: OrtegeWatchError | None = None
-    """Once resolved: why the receiver did not handle it; ``None`` if it did."""
-    was_sent: bool = False
-    """Whether the receiver may have seen it: only then may the error be of its alerts."""
-    lost_after: int | None = None
-    """After how many acknowledgements a connection was lost with this frame alone."""
-
-    @property
-    def given_up(self) -> str:
-        """What an error says after several attempts."""
-        attempts = self.failures.count
-        return f" (given up after {attempts} attempts)" if attempts > 1 else ""
-
-    def resolve(self, error: OrtegeWatchError | None = None) -> None:
-        """Set the outcome."""
-        self.error = error
-        self.resolved.set()
-
-
-class PendingFrames:
-    """The frames to send, in order; each until it is resolved.
-
-    At most ``limit`` are without an answer; a frame whose alerts failed is not one of
-    them until it is sent again, after a delay. So frames that fail do not stop others.
-    A new connection sends the frames without an answer again, except those that are
-    sent once.
-
-    One frame may be why the receiver dies. So after a connection was lost, frames are
-    sent alone at first, and each answer doubles how many may be without one. A frame
-    that loses a connection alone goes behind the others, and is sent alone from then on;
-    if it does so again after others were acknowledged, it has failed.
-    """
-
-    def __init__(
-        self, reconnect: Reconnect, limit: int = 16, max_attempts: int = 10
-    ) -> None:
-        self._window = BatchSize(limit)  # how many may be without an answer
-        self._acknowledged = 0  # frames
-        self._retries = evolve(reconnect, attempts=max_attempts)
-        self._frames: dict[str, PendingFrame] = {}
-        # A frame that was dropped stays in these two until its turn comes.
-        self._queue = deque[PendingFrame]()
-        self._delayed: list[tuple[float, int, PendingFrame]] = []  # a heap, by time
-        self._count = count()
-        self._sent: dict[str, PendingFrame] = {}  # without an answer
-
-    def __len__(self) -> int:
-        return len(self._frames)
-
-    def add(
-        self,
-        frame_id: str,
-        text: str,
-        alerts: Sequence[AlertInfo] = (),
-        *,
-        retry: bool = True,
-    ) -> PendingFrame:
-        """Add a frame, to be sent in its turn; without ``retry``, only once."""
-        retries = self._retries if retry else _ONCE
-        frame = PendingFrame(frame_id, text, FailureCount(retries), retry, alerts)
-        self._frames[frame_id] = frame
-        self._queue.append(frame)
-        return frame
-
-    def alerts_of(self, frame_id: str) -> Sequence[AlertInfo]:
-        """Return the alerts of a frame that is not resolved."""
-        return self._frames[frame_id].alerts
-
-    def drop(self, frame_id: str) -> None:
-        """Remove a frame, if it is still there."""
-        self._frames.pop(frame_id, None)
-        self._sent.pop(frame_id, None)
-
-    def due(self, now: float) -> list[str]:
-        """Return the frames to send now; they count as sent."""
-        while self._delayed and self._delayed[0][0] <= now:
-            self._queue.append(heapq.heappop(self._delayed)[2])
-        frames: list[PendingFrame] = []
-        while self._queue:
-            frame = self._queue[0]
-            if frame.id in self._frames:
-                if not self._has_room(frame):
-                    break
-                self._sent[frame.id] = frame
-                frame.was_sent = True
-                frames.append(frame)
-            self._queue.popleft()
-        return [frame.text for frame in frames]
-
-    def _has_room(self, frame: PendingFrame) -> bool:
-        if not self._sent:
-            return True
-        suspects = (x.lost_after is not None for x in (frame, *self._sent.values()))
-        return len(self._sent) < self._window.size and not any(suspects)
-
-    def next_at(self) -> float | None:
-        """Return when a frame is due again, or ``None`` if none is delayed."""
-        return self._delayed[0][0] if self._delayed else None
-
-    def connection_lost(
-        self, error: OrtegeWatchError, now: float, jitter: float
-    ) -> None:
-        """Send the frames without an answer again, or resolve them with the error."""
-        lost = list(self._sent.values())
-        is_alone = len(lost) == 1 and self._window.is_reduced
-        if lost:
-            self._window.on_failure()
-        for frame in lost:
-            if not frame.is_repeated:
-                self.drop(frame.id)
-                frame.resolve(error)
-            elif is_alone:
-                self._blame(frame, error, now, jitter)
-        if not is_alone:
-            self._queue.extendleft(reversed(self._sent.values()))
-        self._sent.clear()
-
-    def _blame(
-        self, frame: PendingFrame, error: OrtegeWatchError, now: float, jitter: float
-    ) -> None:
-        """Send a frame with which a connection was lost later, or give it up.
-
-        It has failed only if others were acknowledged since the last time: otherwise
-        every connection may be lost.
-        """
-        before, frame.lost_after = frame.lost_after, self._acknowledged
-        if before in {None, self._acknowledged}:
-            self._queue.append(frame)
-        elif self._retry(frame, now, jitter) is None:
-            given_up = TransportError(error.text + frame.given_up)
-            given_up.__cause__ = error.__cause__
-            self._frames.pop(frame.id).resolve(given_up)
-
-    def _retry(
-        self,
-        frame: PendingFrame,
-        now: float,
-        jitter: float,
-        retry_after: float | None = None,
-    ) -> float | None:
-        """Count a failure, and return the delay; ``None`` if there were too many."""
-        delay = frame.failures.next_delay(jitter, retry_after)
-        if frame.failures.exhausted:
-            return None
-        heapq.heappush(self._delayed, (now + delay, next(self._count), frame))
-        return delay
-
-    def on_answer(self, answer: AnswerFrame, now: float, jitter: float) -> float | None:
-        """Resolve the frame of an answer, or return in how many seconds it is sent again."""
-        frame = self._sent.pop(answer.id, None)
-        if frame is None:
-            return None
-        self._window.on_success(self._window.size)
-        failure: OrtegeWatchError | None = None
-        try:
-            read_acknowledgement(bytes(answer.body), answer.status)
-        except (DecodeError, WatchBusError) as error:
-            if isinstance(error, WatchBusError):
-                asked = answer.retry_after
-                error.retry_after = None if asked is None else at_most_a_day(asked)
-            is_unreadable = isinstance(error, UnreadableAnswer)
-            if is_unreadable or _is_transient(answer.status):
-                delay = self._retry(frame, now, jitter, answer.retry_after)
-                if delay is not None:
-                    return delay
-                if isinstance(error, WatchBusError):
-                    error.message += frame.given_up
-            failure = error
-        else:
-            self._acknowledged += 1
-        self._frames.pop(answer.id).resolve(failure)
-        return None
-
-    def on_too_large(self) -> None:
-        """Resolve the largest frame that was sent: the receiver refuses its size."""
-        # The close code does not say which frame was too large.
-        if self._sent:
-            largest = max(self._sent, key=lambda key: len(self._sent[key].text))
-            problem = "too large for the receiver: send fewer alerts at once"
-            frame = self._frames[largest]
-            self.drop(largest)
-            frame.resolve(WatchBusError(problem, status=413))
-
-    def fail(self, error: OrtegeWatchError) -> None:
-        """Resolve every frame with an error."""
-        for frame in self._frames.values():
-            frame.was_sent = False  # no frame is to blame
-            frame.resolve(error)
-        for frames in (self._frames, self._sent, self._queue, self._delayed):
-            frames.clear()
-
-
-def _is_transient(status: int) -> bool:
-    """Return whether to retry; a 500 is what a handler that raised is answered with."""
-    return status >= 500 or status in TRANSIENT
 
 
 def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
@@ -352,7 +137,7 @@ def refused_upgrade(status: int, body: bytes) -> tuple[OrtegeWatchError, bool]:
     try:
         read_answer(body, status)
     except WatchBusError as error:
-        return error, not _is_transient(status)
+        return error, not is_transient(status)
     except DecodeError:
         pass  # a success of a server that is not a receiver
     problem = f"expected an alert channel, got HTTP status {status}"
@@ -537,10 +322,13 @@ class AlertChannel:
         if self._task is None:
             raise OrtegeWatchError("use `async with` to open the alert channel")
         text = encode_frame(AlertFrame(frame_id, msgspec.Raw(body)))
-        frame = self._pending.add(frame_id, text, alerts, retry=retry)
+        resolved = asyncio.Event()
+        frame = self._pending.add(
+            frame_id, text, alerts, retry=retry, on_resolved=resolved.set
+        )
         self._wake.set()
         try:
-            await frame.resolved.wait()
+            await resolved.wait()
         finally:
             self._pending.drop(frame_id)
             self._wake.set()

@@ -1,23 +1,21 @@
-"""The receiving side of the alert channel, over any kind of WebSocket.
-
-A frame is the body of an alert POST with an id, and its answer is the response to that
-POST (status, envelope, ``Retry-After``) with the same id, both as JSON in text frames::
-
-    frame:  {"id": "5f3c...", "body": {"alert_info_list": [...]}}
-    answer: {"id": "5f3c...", "status": 200, "body": {"status": "OK", "code": "000000000", ...}}
-    answer: {"id": "5f3c...", "status": 503, "body": {...}, "retry_after": 30.0}
-"""
+"""The receiving side of the alert channel, over any kind of WebSocket."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol
 
 import anyio
 import msgspec
 from attrs import frozen
 
-from ortege_watch import _json as codec
 from ortege_watch.errors import DecodeError, SignatureError
+from ortege_watch.watchbus.frames import (
+    OVERHEAD,
+    AlertFrame,
+    AnswerFrame,
+    decode_frame,
+    encode_frame,
+)
 from ortege_watch.watchbus.inbox import (
     AlertHandler,
     AlertInbox,
@@ -30,50 +28,10 @@ from ortege_watch.watchbus.signing import Headers, signature_headers
 from ortege_watch.watchbus.threads import run_verifier
 from ortege_watch.watchbus.verifier import RequestChecks
 
-OVERHEAD: Final = 256
-"""The most bytes of a frame of alerts beyond its body."""
-
 _INVALID_DATA: Final = 1007
 _POLICY_VIOLATION: Final = 1008
 _TOO_LARGE: Final = 1009
 _TRY_AGAIN_LATER: Final = 1013
-
-_Id: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
-_Status: TypeAlias = Annotated[int, msgspec.Meta(ge=100, lt=600)]
-_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
-
-
-class AlertFrame(msgspec.Struct, frozen=True):
-    """A frame of alerts; a frame that is sent again keeps its id."""
-
-    id: _Id
-    body: msgspec.Raw
-
-
-class AnswerFrame(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer to the frame with the same id."""
-
-    id: _Id
-    status: _Status
-    body: msgspec.Raw
-    retry_after: _Seconds | None = None  # as in the header Retry-After
-
-
-F = TypeVar("F", AlertFrame, AnswerFrame)
-
-
-def encode_frame(frame: AlertFrame | AnswerFrame) -> str:
-    """Return the JSON of a frame; its body is copied as it is."""
-    return msgspec.json.encode(frame).decode()
-
-
-def decode_frame(kind: type[F], data: bytes) -> F:
-    """Return a frame, or raise a DecodeError; the contents of its body are not checked."""
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except codec.UNREADABLE as error:
-        problem = f"invalid {kind.__name__} ({error})"
-        raise DecodeError(problem, excerpt=codec.excerpt(data)) from error
 
 
 class FrameSocket(Protocol):

@@ -195,6 +195,46 @@ def test_a_function_that_returns_the_time_is_not_async(name, make):
     assert str(caught.value) == f"{name} {PLAIN}"
 
 
+class AsyncCallable:
+    async def __call__(self, *arguments): ...
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("on_state", lambda it: CubeClient(URL, "token").watch(QUERY, on_state=it)),
+        ("on_error", lambda it: CubeClient(URL, "token").watch(QUERY, on_error=it)),
+        ("progress", lambda it: new(AlertPublisher).publish([ALERT], progress=it)),
+        ("progress", lambda it: new(AlertPublisher).flush(progress=it)),
+        ("progress", lambda it: new(WatchBusClient).subscribe([ENTITY], progress=it)),
+        ("progress", lambda it: new(WatchBusClient).unsubscribe([ENTITY], progress=it)),
+        ("invalid", lambda it: FakeWatchBus().reject_alerts(it)),
+    ],
+)
+@pytest.mark.parametrize("callback", [AsyncCallable(), AsyncCallable().__call__])
+def test_a_callback_whose_result_is_not_awaited_is_not_async(name, make, callback):
+    with pytest.raises(InvalidArgument) as caught:
+        make(callback)
+    assert str(caught.value) == f"{name} {PLAIN}"
+
+
+@pytest.mark.parametrize("kind", [AsyncAlertPublisher, AsyncWatchBusClient])
+async def test_a_callback_of_an_async_client_is_not_async_either(kind):
+    async with new(kind) as client:
+        with pytest.raises(InvalidArgument, match=PLAIN):
+            if kind is AsyncAlertPublisher:
+                await client.publish([ALERT], progress=AsyncCallable())
+            else:
+                await client.subscribe([ENTITY], progress=AsyncCallable())
+
+
+def test_a_function_of_secrets_is_not_async():
+    with pytest.raises(
+        InvalidArgument, match="a plain function, got an async function"
+    ):
+        verifier(AsyncCallable())
+
+
 def decorated(function):
     @wraps(function)
     def call(*arguments):

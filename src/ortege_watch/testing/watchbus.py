@@ -504,6 +504,7 @@ class FakeWatchBus(_SignedFake):
                 answered 408, 425, 429 or 500 and above.
             code: the result code.
         """
+        check_callable("invalid", invalid, "alert", awaited=False)
         with self._server.lock:
             self._invalid = invalid
             self._answer = (status, code, reason)

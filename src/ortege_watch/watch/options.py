@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, TypedDict
 
@@ -16,7 +15,7 @@ from ortege_watch._checks import (
     check_seconds,
 )
 from ortege_watch._http.conversation import Backoff, check_names
-from ortege_watch.errors import InvalidArgument, OrtegeWatchError, QueryError
+from ortege_watch.errors import OrtegeWatchError, QueryError
 from ortege_watch.query import Query
 from ortege_watch.watch.states import ConnectionState
 
@@ -278,11 +277,7 @@ def settings_of(options: WatchOptions) -> Settings:
     for name, argument in {"on_state": "state", "on_error": "error"}.items():
         callback: object = options.get(name)
         if callback is not None:
-            check_callable(name, callback, argument)
-        if inspect.iscoroutinefunction(callback):
-            raise InvalidArgument(
-                f"{name} must be a plain function, got an async function"
-            )
+            check_callable(name, callback, argument, awaited=False)
     for name in ("stale_after", "poll_every"):
         check_seconds(name, options.get(name, 1.0))
     check_seconds("hold_stale_for", options.get("hold_stale_for", 0.0), or_zero=True)

@@ -204,7 +204,7 @@ class BusCalls:
         """Check that the client is open and the arguments; return a call's options."""
         self._driver.check_open()
         if progress is not None:
-            check_callable("progress", progress, "done", "of")
+            check_callable("progress", progress, "done", "of", awaited=False)
         return self._config.override(limits)
 
 

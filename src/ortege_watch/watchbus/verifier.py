@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import threading
 import time
 from binascii import unhexlify
@@ -21,6 +20,7 @@ from ortege_watch._checks import (
     check_methods,
     check_seconds,
     close_coroutine,
+    is_async,
     shown,
 )
 from ortege_watch._sqlite import DatabaseFile
@@ -548,10 +548,9 @@ def _key_finder(secrets: Concealed) -> Callable[[str], Keys | None]:
         lists = {app_id: Concealed(each) for app_id, each in secrets.value.items()}
         return {app_id: _keys(app_id, each) for app_id, each in lists.items()}.get
     kind = type(secrets.value)
-    is_odd = issubclass(kind, type) or inspect.iscoroutinefunction(secrets.value)
-    if is_odd or not callable(secrets.value):
-        is_async = inspect.iscoroutinefunction(secrets.value)
-        got = "an async function" if is_async else kind.__name__
+    has_async = is_async(secrets.value)
+    if issubclass(kind, type) or has_async or not callable(secrets.value):
+        got = "an async function" if has_async else kind.__name__
         rule = "secrets must be a mapping of app ids to lists, or a plain function"
         raise InvalidArgument(f"{rule}, got {got}")
     try:

@@ -94,7 +94,8 @@ def test_a_body_that_is_too_large_is_refused():
     assert answer.json() == {
         "status": "ERROR",
         "code": "000001",
-        "message": "body too large",
+        "data": None,
+        "error_data": "body too large",
     }
 
 
@@ -172,14 +173,14 @@ def test_a_body_without_a_list_of_entities_is_refused(provider, body):
 def test_a_wrong_signature_is_refused(provider, changes, code, reason):
     answer = ask(provider, "/api/watch/event/list", **changes)
     assert answer.status_code == 401
-    assert (answer.json()["code"], answer.json()["message"]) == (code, reason)
+    assert (answer.json()["code"], answer.json()["error_data"]) == (code, reason)
 
 
 def test_a_nonce_is_accepted_once(provider):
     for code in ("000000000", "000005"):
         answer = ask(provider, "/api/watch/event/list", nonce="ab" * 16)
         assert answer.json()["code"] == code
-    assert answer.json()["message"] == "replay request"
+    assert answer.json()["error_data"] == "replay request"
 
 
 def test_other_paths_and_methods_are_not_found(provider):
@@ -192,7 +193,7 @@ def test_other_paths_and_methods_are_not_found(provider):
 def test_the_date_header_shows_a_clock_that_is_wrong(provider):
     provider.skew(1000)
     answer = ask(provider, "/api/watch/event/list")
-    assert answer.json()["message"] == "timestamp is expired"
+    assert answer.json()["error_data"] == "timestamp is expired"
     ahead = parsedate_to_datetime(answer.headers["date"]).timestamp() - time.time()
     assert 990 < ahead < 1001
 

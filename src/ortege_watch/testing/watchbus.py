@@ -51,8 +51,8 @@ _BAD_REQUEST: Final = "000001"
 _HEADERS: Final = ("appid", "timestamp", "nonce", "signature")
 
 
-def _error_body(code: str, reason: str) -> dict[str, str]:
-    return {"status": "ERROR", "code": code, "message": reason}
+def _error_body(code: str, reason: str) -> dict[str, str | None]:
+    return {"status": "ERROR", "code": code, "data": None, "error_data": reason}
 
 
 class _Refused(Exception):

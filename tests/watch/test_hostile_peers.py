@@ -285,5 +285,8 @@ async def test_a_frame_beyond_the_limit_is_one_error():
     async with peer(saying(frame(HANDSHAKE), frame(b"x" * 5000))) as url:
         client = AsyncCubeClient(url, TOKEN, max_size=1000)
         async with client, client.watch(QUERY) as updates:
-            with pytest.raises(SubscriptionLost, match="max_size"):
+            with pytest.raises(SubscriptionLost, match="max_size") as caught:
                 await anext(updates)
+            assert "(1000 bytes): narrow or limit query 1 [" in str(caught.value)
+            assert caught.value.query == QUERY
+            assert await anext(updates, None) is None

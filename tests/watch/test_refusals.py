@@ -332,7 +332,7 @@ async def test_a_query_that_fails_is_logged_once(transport, callback, caplog):
     ]
     problem = "Error: the database is not there (status 400)"
     episode = [f"failed for now: {problem}", "works again"]
-    refusal = "refused for good: 'x' not found for path 'y.x' (status 400)"
+    refusal = "failed for good: 'x' not found for path 'y.x' (status 400)"
     assert said == [*episode, *episode, refusal]
     assert kinds == ["WARNING", "INFO", "WARNING", "INFO", "ERROR"]
 

@@ -1021,20 +1021,29 @@ def test_an_unreadable_answer_to_an_unknown_query_costs_the_socket():
 
 
 def test_a_frame_beyond_our_limit_ends_it_with_advice():
-    script = Script()
+    script = Script({"1": COUNT, "2": SUM})
     script.go_live()
-    effects = script.on(Dropped(1006, TransportError("x"), too_big=True))
+    effects = script.on(Dropped(1006, TransportError("x"), max_size=1000))
+    assert kinds(effects) == [Disconnect, Finish]
     assert isinstance(effects[-1].error, SubscriptionLost)
-    assert "max_size" in str(effects[-1].error)
+    assert effects[-1].error.text == (
+        "the server sent a frame larger than max_size (1000 bytes): narrow or limit"
+        " query 1 [events.count], query 2 [events.asset_amount, events.sender_address],"
+        " or raise max_size"
+    )
 
 
+@pytest.mark.parametrize("dialect", ["cube", "ortege"])
 @pytest.mark.parametrize("code", [1006, 1009])
-def test_in_the_tutorial_dialect_it_ends_only_the_query_of_the_socket(code):
-    script = Script(dialect="ortege", confirmed=True)
+def test_if_it_can_be_of_one_query_only_it_ends_that_query(code, dialect):
+    script = Script(dialect=dialect, confirmed=True)
     script.go_live()
-    effects = script.on(Dropped(code, TransportError("x"), too_big=True))
+    effects = script.on(Dropped(code, TransportError("x"), max_size=1000))
     assert kinds(effects) == [Fail, Disconnect, Finish]
     assert isinstance(effects[0].error, SubscriptionLost)
+    assert "(1000 bytes): narrow or limit query 1 [events.count], or" in str(
+        effects[0].error
+    )
     assert effects[0].final
     assert effects[-1] == Finish(None)  # the other sockets go on
 

@@ -166,7 +166,7 @@ class Mailbox:
         slot = self._slots[message_id]
         error.query, error.host = slot.query, self._server
         if final:
-            self._log(logging.ERROR, message_id, f"refused for good: {error.text}")
+            self._log(logging.ERROR, message_id, f"failed for good: {error.text}")
         elif not slot.failing:
             slot.failing = True
             self._log(logging.WARNING, message_id, f"failed for now: {error.text}")

@@ -551,7 +551,7 @@ class _Socket:
             runner.on_socket(self, states.Opened())
             await connection.read(partial(runner.on_frame, self))
         except ConnectionClosed as error:
-            runner.on_socket(self, self._dropped(error))
+            runner.on_socket(self, self._dropped(error, target.max_size))
         finally:
             writer.cancel()
             await close(connection)
@@ -590,13 +590,13 @@ class _Socket:
             retry_after=retry_after(answer),
         )
 
-    def _dropped(self, error: ConnectionClosed) -> states.Dropped:
+    def _dropped(self, error: ConnectionClosed, max_size: int) -> states.Dropped:
         received, sent = error.rcvd, error.sent
         code = 1006 if received is None else received.code
         problem = f"the connection was lost ({error})"
         too_big = sent is not None and sent.code == 1009 and not error.rcvd_then_sent
         failure = transport_error(problem, error, self._runner.tokens)
-        return states.Dropped(code, failure, too_big=too_big)
+        return states.Dropped(code, failure, max_size if too_big else None)
 
     async def ping(self) -> bool:
         """Send a ping; return whether it was answered."""

@@ -474,15 +474,15 @@ class Session:
         return replace(state, pong_by=now + self._settings.pong_within)
 
     def _on_dropped(self, state: Live, event: states.Dropped) -> Waiting | Closed:
-        if event.too_big:
+        if event.max_size is not None:
             error = SubscriptionLost(
-                "the server sent a frame larger than max_size; raise max_size, or"
-                " narrow or limit the query"
+                f"the server sent a frame larger than max_size ({event.max_size} bytes):"
+                f" narrow or limit {self._queries}, or raise max_size"
             )
-            if self.dialect == "cube":
+            if len(self._queries.open) > 1:  # whose it was is unknown
                 return self._finish(error)
-            (key,) = self._queries.ids  # the other sockets go on
-            self._do(*self._queries.on_error(key, error, final=True))
+            for key in self._queries.open:  # sessions of other queries go on
+                self._do(*self._queries.on_error(key, error, final=True))
         elif event.code == _FRAME_TOO_BIG:
             # Sent again, it would be refused again.
             problem = "the server refuses a frame of this size (close code 1009)"

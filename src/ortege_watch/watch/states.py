@@ -250,13 +250,13 @@ class Pong:
 class Dropped:
     """The connection was lost.
 
-    ``code`` is the peer's close code, or 1006 without one; ``too_big`` means that this
-    side closed it, because a frame exceeded ``max_size``.
+    ``code`` is the peer's close code, or 1006 without one; ``max_size`` is the limit in
+    bytes if this side closed it, because a frame exceeded that.
     """
 
     code: int
     error: OrtegeWatchError
-    too_big: bool = False
+    max_size: int | None = None
 
 
 @attrs.frozen

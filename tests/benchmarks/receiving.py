@@ -29,11 +29,10 @@ from tables import (
 ANSWERS = {1: 200, 10: 200, 100: 150, 1_000: 60, 10_000: 16, 50_000: 9}
 CASES = {"few": "0.1 %", "none": "none", "all": "all"}
 GOALS = {
-    "few": {1_000: 0.5, 10_000: 0.35, 50_000: 0.3},
-    "none": {1_000: 0.35, 10_000: 0.25, 50_000: 0.2},
-    "all": {1_000: 2.0, 10_000: 2.0, 50_000: 2.0},
+    "few": {1: 1.5, 10: 1.5, 100: 1.5, 1_000: 0.5, 10_000: 0.35, 50_000: 0.3},
+    "none": {1: 0.9, 10: 0.9, 100: 0.9, 1_000: 0.35, 10_000: 0.25, 50_000: 0.2},
+    "all": {1: 1.5, 10: 1.5, 100: 2.0, 1_000: 2.0, 10_000: 2.0, 50_000: 2.0},
 }
-SMALL_GOAL = 1.5
 TUTORIAL_GOAL = 100.0
 JAVASCRIPT_GOAL = 0.15
 
@@ -84,7 +83,7 @@ def measure(plan: Plan) -> Iterator[Record]:
                 "rows": rows,
                 "case": name,
                 **_compared(result, result.ratios("library")),
-                "goal": GOALS[case].get(rows, SMALL_GOAL),
+                "goal": GOALS[case][rows],
                 "faults": [_faults(floor, counted), _faults(library, counted)],
                 "floor_delay": _delays(floor),
                 "delay": _delays(library) if case != "none" else [],

@@ -100,23 +100,20 @@ class Form(NamedTuple):
 
 _COMPACT_TAIL: Final = b"]}"
 _has_space_between_rows = re.compile(rb"[\]}](?:\s+,\s*|,\s+)[\[{]").search
-_match_compact_head = re.compile(rb'\{"members":(\[[^\]]*\]),"dataset":\[').match
+_match_compact_head = re.compile(rb'\{"members":\[[^\]]*\],"dataset":\[').match
 
 
 def form_of(data: memoryview) -> Form | None:
     """Return how rows are written; ``None`` if that is not easily seen."""
-    start = bytes(data[:_EXAMINED])
-    if start[:1] == b"[":
-        columns = _first_columns(start)
-        form = None if columns is None else Form(columns, b"[", b"},{", b"]")
-    else:
-        match = _match_compact_head(start)
-        form = _compact_form(match[0], match[1]) if match else None
+    start = data[:_EXAMINED]
+    match = _match_compact_head(start)
+    form = _compact_form(match[0]) if match else _objects_form(bytes(start))
     return form if form and bytes(data[-len(form.tail) :]) == form.tail else None
 
 
 @lru_cache(maxsize=64)
-def _compact_form(head: bytes, members: bytes) -> Form | None:
+def _compact_form(head: bytes) -> Form | None:
+    members = head[len(b'{"members":') : -len(b',"dataset":[')]
     try:
         columns = _members.decode(members)
     except codec.UNREADABLE:
@@ -124,6 +121,23 @@ def _compact_form(head: bytes, members: bytes) -> Form | None:
     if not columns or len(set(columns)) < len(columns):
         return None
     return Form(columns, head, b"],[", _COMPACT_TAIL)
+
+
+def _objects_form(start: bytes) -> Form | None:
+    """Return the form of a list of objects; its columns are the keys of the first one."""
+    if not start.startswith(b"["):
+        return None
+    try:
+        first, _ = _first_row(start.decode(errors="replace"), 1)
+    except codec.UNREADABLE:
+        return None
+    if not isinstance(first, dict):
+        return None
+    return Form(tuple(sorted(first)), b"[", b"},{", b"]")
+
+
+# Digits of any length stay strings: only the keys are used.
+_first_row: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
 def read_rows(data: memoryview) -> tuple[Columns, list[Cells]]:
@@ -170,19 +184,6 @@ def check_rows(data: memoryview) -> tuple[Form, int] | None:
         length += len(cells)
         start += len(piece) + 1
     return form, length
-
-
-def _first_columns(start: bytes) -> Columns | None:
-    """Return the keys of the first object; ``None`` if they are not easily found."""
-    try:
-        first, _ = _first_row(start.decode(errors="replace"), 1)
-    except codec.UNREADABLE:
-        return None
-    return tuple(sorted(first)) if isinstance(first, dict) else None
-
-
-# Digits of any length stay strings: only the keys are used.
-_first_row: Final = json.JSONDecoder(parse_int=str, parse_float=str).raw_decode
 
 
 @lru_cache(maxsize=64)

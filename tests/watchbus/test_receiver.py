@@ -7,6 +7,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from attrs import evolve
 from hypothesis import assume, given, strategies as st
 from signed import (
     APP_ID,
@@ -27,7 +28,7 @@ from ortege_watch.watchbus import (
     SignatureError,
     SignatureReason,
 )
-from ortege_watch.watchbus.verifier import RequestChecks
+from ortege_watch.watchbus.verifier import checks_of
 
 BODY = alert_body()
 
@@ -300,7 +301,7 @@ def test_secrets_in_a_mapping_are_those_of_its_creation():
 
 
 def verify(made: RequestVerifier, **changes: str) -> None:
-    RequestChecks.of(made).check_headers(headers_for(BODY, **changes))
+    checks_of(made).check(headers_for(BODY, **changes), BODY, None)
     assert made.verify(headers_for(BODY, **changes), BODY) == APP_ID
     assert made.alerts(headers_for(BODY, **changes), BODY).app_id == APP_ID
 
@@ -469,41 +470,45 @@ def test_of_many_threads_one_gets_in():
         assert sum(pool.map(accepted, range(64))) == 1
 
 
-def test_a_verifier_for_another_method_shares_everything_else():
-    made = RequestChecks.of(verifier(nonce_shape="any", max_body=1000))
-    other = made.for_method("GET")
-    assert (other.method, other.path, other.max_body) == ("GET", PATH, 1000)
-    assert made.method == "POST"
-    headers = headers_for(b"", method="GET", nonce="once")
+@pytest.mark.parametrize("change", [{"method": "GET"}, {"path": "/other"}])
+def test_checks_of_other_requests_share_everything_else(change):
+    made = verifier(nonce_shape="any", max_body=1000)
+    other = evolve(checks_of(made), **change)
+    expected = {"method": "POST", "path": PATH, **change}
+    assert {"method": other.method, "path": other.path} == expected
+    assert (made.method, made.path, other.max_body) == ("POST", PATH, 1000)
+    headers = headers_for(b"", nonce="once", **change)
     with pytest.raises(SignatureError) as caught:
         made.verify(headers, b"")
     assert caught.value.reason == SignatureReason.BAD_SIGNATURE
-    assert other.verify(headers, b"") == APP_ID
+    head = other.check(headers, b"", expected["path"])
+    assert other.accept(head, b"", lambda _, app_id: app_id) == APP_ID
     with pytest.raises(SignatureError) as caught:
         made.verify(headers_for(b"", nonce="once"), b"")
     assert caught.value.reason == SignatureReason.REPLAY
 
 
-def test_a_verifier_for_another_path_shares_everything_else():
-    made = RequestChecks.of(verifier(nonce_shape="any", max_body=1000))
-    other = made.for_path("/other")
-    assert (other.method, other.path, other.max_body) == ("POST", "/other", 1000)
-    assert made.path == PATH
-    headers = headers_for(b"", path="/other", nonce="once")
-    with pytest.raises(SignatureError) as caught:
-        made.verify(headers, b"")
-    assert caught.value.reason == SignatureReason.BAD_SIGNATURE
-    assert other.verify(headers, b"", target="/other") == APP_ID
-    with pytest.raises(SignatureError) as caught:
-        made.verify(headers_for(b"", nonce="once"), b"")
-    assert caught.value.reason == SignatureReason.REPLAY
-    with pytest.raises(InvalidArgument, match="path must be"):
-        made.for_path("/other;")
+@pytest.mark.parametrize("change", [{"method": "get"}, {"path": "/other;"}])
+def test_checks_of_invalid_requests_are_not_made(change):
+    with pytest.raises(InvalidArgument, match=f"{next(iter(change))} must be"):
+        evolve(checks_of(verifier()), **change)
 
 
-def test_a_verifier_for_an_invalid_method_is_not_made():
-    with pytest.raises(InvalidArgument, match="method must be"):
-        RequestChecks.of(verifier()).for_method("get")
+class CountedHeaders(dict):
+    reads = 0
+
+    def items(self):
+        self.reads += 1
+        return super().items()
+
+
+@pytest.mark.anyio
+async def test_with_a_function_of_secrets_the_headers_are_read_once():
+    headers = CountedHeaders(headers_for(BODY))
+    checks = checks_of(verifier(secrets={APP_ID: [SECRET]}.get))
+    head = await checks.find_head(headers)
+    assert headers.reads == 1
+    assert checks.accept(head, BODY, lambda _, app_id: app_id) == APP_ID
 
 
 # ---------------------------------------------------------------------------- secrets

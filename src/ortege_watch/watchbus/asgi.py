@@ -36,7 +36,7 @@ from ortege_watch.watchbus.inbox import (
     logger,
     shown_request,
 )
-from ortege_watch.watchbus.models import Alerts
+from ortege_watch.watchbus.models import Alerts, read_alerts
 from ortege_watch.watchbus.receiving import FrameReceiver
 from ortege_watch.watchbus.signing import CONTENT_TYPE
 from ortege_watch.watchbus.threads import run_verifier
@@ -46,6 +46,7 @@ from ortege_watch.watchbus.verifier import (
     RequestChecks,
     RequestVerifier,
     body_too_large,
+    checks_of,
 )
 from ortege_watch.watchbus.wire import ResultCode, error_answer
 
@@ -181,8 +182,8 @@ async def serve_request(
     scope: Message,
     receive: Receive,
     send: Send,
-    verifier: RequestChecks,
-    check: Callable[[Head, bytes], T],
+    checks: RequestChecks,
+    read: Callable[[bytes, str], T],
     act: Callable[[T], Awaitable[HttpAnswer]],
     places: anyio.Semaphore,
     *,
@@ -194,22 +195,22 @@ async def serve_request(
         scope: an ASGI scope of type ``http``.
         receive: the function of the ASGI server.
         send: the function of the ASGI server.
-        verifier: has the path, the method and the largest body of the request.
-        check: verifies the body, such as ``verifier.accept_alerts``; called in a thread
-            if the verifier may block.
-        act: returns the response; called with the result of ``check``.
+        checks: those of the request's path and method.
+        read: decodes the body, and is given the app id; called before the nonce is
+            stored, and in a thread if that may block.
+        act: returns the response; called with the result of ``read``.
         places: what limits the number of large bodies of the application.
         read_within: seconds in which the whole body must arrive.
     """
     body = RequestBody(receive, read_within, places)
     try:
-        checked = await _read_and_check(scope, body, verifier, check)
+        accepted = await _read_and_check(scope, body, checks, read)
     except Exception as error:  # noqa: BLE001 - it is logged
         # The error ends here: its traceback has the frames that have the content.
         refusal = refusal_of(error, scope)
     else:
-        if checked:
-            await respond(send, await act(*checked))
+        if accepted:
+            await respond(send, await act(*accepted))
         return
     await refuse_request(scope, body, send, refusal)
 
@@ -217,18 +218,18 @@ async def serve_request(
 async def _read_and_check(
     scope: Message,
     body: RequestBody,
-    verifier: RequestChecks,
-    check: Callable[[Head, bytes], T],
+    checks: RequestChecks,
+    read: Callable[[bytes, str], T],
 ) -> tuple[T] | None:
-    """Return the result of ``check``; ``None`` if the client has disconnected."""
-    head = await _check_head(scope, verifier)
+    """Return the result of ``read``; ``None`` if the client has disconnected."""
+    head = await _check_head(scope, checks)
     with body:
-        content = await body.read(verifier.max_body, _length(scope["headers"]))
+        content = await body.read(checks.max_body, _length(scope["headers"]))
         if body.disconnected:
             return None
-        head = verifier.check_again(head)
-        may_block = verifier.nonces_may_block
-        return (await run_verifier(may_block, check, head, content),)
+        head = checks.check_again(head)
+        may_block = checks.nonces_may_block
+        return (await run_verifier(may_block, checks.accept, head, content, read),)
 
 
 async def refuse_request(
@@ -242,13 +243,13 @@ async def refuse_request(
         await respond(send, answer)
 
 
-async def _check_head(scope: Message, verifier: RequestChecks) -> Head:
+async def _check_head(scope: Message, checks: RequestChecks) -> Head:
     """Refuse a request by what is known of it before its body is read."""
-    verifier.check_target(whole_target(scope, verifier.path))
-    if scope["method"] != verifier.method:
-        allowed = (b"allow", verifier.method.encode())
+    checks.check_target(whole_target(scope, checks.path))
+    if scope["method"] != checks.method:
+        allowed = (b"allow", checks.method.encode())
         raise _Refused(405, "method not allowed", allowed)
-    return await verifier.find_head(scope["headers"])
+    return await checks.find_head(scope["headers"])
 
 
 def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
@@ -348,10 +349,10 @@ class SignedApp:
     its own kind.
     """
 
-    _verifier: RequestChecks
+    _checks: RequestChecks
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._verifier!r})"
+        return f"{type(self).__name__}({self._checks!r})"
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -417,9 +418,9 @@ def alert_app(
     check_int("large_bodies", large_bodies)
     inbox = AlertInbox() if inbox is None else inbox
     warn_of_workers(verifier.nonces, inbox.handled)
-    frames, checks = None, RequestChecks.of(verifier)
+    frames, checks = None, checks_of(verifier)
     if channel:
-        get = checks.for_method("GET")
+        get = evolve(checks, method="GET")
         frames = FrameReceiver(get, handler, inbox, CHECK_EVERY)
     places = anyio.Semaphore(large_bodies)
     return AlertApp(checks, handler, inbox, read_within, places, frames)
@@ -429,7 +430,7 @@ def alert_app(
 class AlertApp(SignedApp):
     """The application that :func:`alert_app` returns."""
 
-    _verifier: RequestChecks
+    _checks: RequestChecks
     _handler: AlertHandler
     _inbox: AlertInbox
     _read_within: float
@@ -442,13 +443,12 @@ class AlertApp(SignedApp):
                 await handle_all(self._inbox, alerts, alerts.app_id, self._handler)
             )
 
-        verifier = self._verifier
         await serve_request(
             scope,
             receive,
             send,
-            verifier,
-            verifier.accept_alerts,
+            self._checks,
+            _read,
             act,
             self._places,
             read_within=self._read_within,
@@ -463,7 +463,7 @@ class AlertApp(SignedApp):
             await super()._websocket(scope, receive, send)
             return
         await receive()  # that a client wants to connect
-        target = whole_target(scope, self._verifier.path)
+        target = whole_target(scope, self._checks.path)
         try:
             await self._frames.admit(target, scope["headers"])
         except Exception as error:  # noqa: BLE001 - it is logged
@@ -474,6 +474,10 @@ class AlertApp(SignedApp):
             await self._frames.converse(_Socket(receive, send), scope["headers"])
         except OSError as error:
             logger.debug("a sender has disconnected: %s", error)
+
+
+def _read(body: bytes, app_id: str) -> Alerts:
+    return Alerts(read_alerts(body, app_id), app_id)
 
 
 async def _refuse_websocket(scope: Message, send: Send, answer: HttpAnswer) -> None:

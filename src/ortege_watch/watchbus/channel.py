@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Never, Self
 import anyio
 import msgspec
 from anyio import to_thread
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -110,7 +110,7 @@ from ortege_watch.watchbus.signing import (
     request_line,
     signed_headers,
 )
-from ortege_watch.watchbus.verifier import RequestChecks, RequestVerifier
+from ortege_watch.watchbus.verifier import RequestVerifier, checks_of
 from ortege_watch.watchbus.wire import (
     DOCUMENTED,
     WireStyle,
@@ -661,7 +661,7 @@ async def serve_alert_channel(
     check_int("port", port, "an int, 0 to 65535", first=0, last=65535)
     check_seconds("ping_every", ping_every)
     check_seconds("close_within", close_within, or_zero=True)
-    checks = RequestChecks.of(verifier).for_method("GET")
+    checks = evolve(checks_of(verifier), method="GET")
     inbox = AlertInbox() if inbox is None else inbox
     receiver = _Connections(FrameReceiver(checks, handler, inbox, ping_every))
     try:

@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeAlias, cast
 
 import anyio
 from anyio import to_thread
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import (
@@ -54,10 +54,11 @@ from ortege_watch.watchbus.requests import WatchPaths
 from ortege_watch.watchbus.threads import as_exception, in_worker
 from ortege_watch.watchbus.verifier import (
     FindSecrets,
-    Head,
     NonceStore,
     RequestChecks,
     RequestVerifier,
+    check_json,
+    checks_of,
 )
 from ortege_watch.watchbus.wire import (
     MAX_PAGE_SIZE,
@@ -280,9 +281,9 @@ def provider_app(
     )
     warn_of_workers(verifier.nonces)
     endpoints = endpoints_at(paths)
-    checks = RequestChecks.of(verifier)
     return ProviderApp(
-        checks, provider, endpoints, page_size, rate_limit, answer_within
+        *(checks_of(verifier), provider, endpoints),
+        *(page_size, rate_limit, answer_within),
     )
 
 
@@ -290,7 +291,7 @@ def provider_app(
 class ProviderApp(SignedApp):
     """The application that :func:`provider_app` returns."""
 
-    _verifier: RequestChecks
+    _checks: RequestChecks
     _provider: Provider
     _endpoints: Mapping[str, Endpoint]
     _page_size: int
@@ -306,15 +307,12 @@ class ProviderApp(SignedApp):
             body = RequestBody(receive, READ_WITHIN, self._places)
             await refuse_request(scope, body, send, refusal_of(error, scope))
             return
-        verifier, endpoint = found
+        checks, endpoint = found
 
-        def check(head: Head, body: bytes) -> tuple[str, bytes]:
-            return verifier.accept(head, body), body
+        async def act(request: tuple[str, bytes]) -> HttpAnswer:
+            return await self._answer(endpoint, *request)
 
-        async def act(checked: tuple[str, bytes]) -> HttpAnswer:
-            return await self._answer(endpoint, *checked)
-
-        await serve_request(scope, receive, send, verifier, check, act, self._places)
+        await serve_request(scope, receive, send, checks, _read, act, self._places)
 
     def _route(self, scope: Message) -> tuple[RequestChecks, Endpoint] | None:
         whole, root = whole_path(scope), scope.get("root_path", "")
@@ -324,7 +322,7 @@ class ProviderApp(SignedApp):
                 if (endpoint := self._endpoints.get(tail)) is not None:
                     # A prefix with parameters may be one that cannot be signed.
                     with suppress(InvalidArgument):
-                        return self._verifier.for_path(each), endpoint
+                        return evolve(self._checks, path=each), endpoint
         return None
 
     async def _answer(self, endpoint: Endpoint, app_id: str, body: bytes) -> HttpAnswer:
@@ -361,6 +359,11 @@ class ProviderApp(SignedApp):
             line = "%s of app %s: %d of %d entities"
             logger.info(line, endpoint.name, app_id, *counts)
         return HttpAnswer(200, ok_answer(endpoint.data(result)))
+
+
+def _read(body: bytes, app_id: str) -> tuple[str, bytes]:
+    check_json(body, app_id)
+    return app_id, body
 
 
 async def _call(function: Callable[..., Any], *arguments: object) -> Any:

@@ -24,9 +24,9 @@ from ortege_watch.watchbus.inbox import (
     logger,
 )
 from ortege_watch.watchbus.models import read_alerts
-from ortege_watch.watchbus.signing import Headers, signature_headers
+from ortege_watch.watchbus.signing import Fields, Headers, signature_headers
 from ortege_watch.watchbus.threads import run_verifier
-from ortege_watch.watchbus.verifier import RequestChecks
+from ortege_watch.watchbus.verifier import RequestChecks, check_json
 
 _INVALID_DATA: Final = 1007
 _POLICY_VIOLATION: Final = 1008
@@ -54,32 +54,33 @@ class FrameSocket(Protocol):
 class FrameReceiver:
     """What handles the frames of senders, one after the other for each of them.
 
-    ``verifier`` is that of the handshakes; ``check_every`` the seconds after which it
+    ``checks`` are those of the handshakes; ``check_every`` the seconds after which it
     is checked that the secret of an idle connection is still valid.
     """
 
-    verifier: RequestChecks
+    checks: RequestChecks
     handler: AlertHandler
     inbox: AlertInbox
     check_every: float
 
     async def admit(self, target: str, headers: Headers) -> None:
         """Verify a handshake, and raise if it is not accepted."""
-        verifier = self.verifier
-        verifier.check_target(target)
-        head = verifier.check_again(await verifier.find_head(headers))
-        may_block = verifier.nonces_may_block
-        await run_verifier(may_block, verifier.accept, head, b"")
+        checks = self.checks
+        checks.check_target(target)
+        head = checks.check_again(await checks.find_head(headers))
+        may_block = checks.nonces_may_block
+        await run_verifier(may_block, checks.accept, head, b"", check_json)
 
     async def converse(self, socket: FrameSocket, headers: Headers) -> None:
         """Handle the frames of an admitted connection until it ends."""
-        app_id = signature_headers(headers)[0]
+        fields = signature_headers(headers)
+        app_id = fields[0]
         try:
             while True:
                 data: bytes | None = None
                 with anyio.move_on_after(self.check_every):
                     data = await socket.receive()
-                await self._check_secret(headers)
+                await self._check_secret(fields)
                 if data is not None:
                     answer = await self._answer(data, app_id)
                     await socket.send(encode_frame(answer))
@@ -87,20 +88,19 @@ class FrameReceiver:
             logger.warning("closing the connection of app %s: %s", app_id, end)
             await socket.close(end.code, end.reason)
 
-    async def _check_secret(self, headers: Headers) -> None:
+    async def _check_secret(self, fields: Fields) -> None:
         try:
-            verifier = await self.verifier.with_secrets_of(headers)
-            is_current = verifier.is_current(headers, b"")
+            keys = await self.checks.find_keys(fields[0])
         except SignatureError:  # the function refuses the app
-            is_current = False
+            keys = None
         except Exception as error:
             logger.exception("the secret of a connection could not be checked")
             raise _HangUp(_TRY_AGAIN_LATER, "try again") from error
-        if not is_current:
+        if not self.checks.is_signed(fields, keys, b""):
             raise _HangUp(_POLICY_VIOLATION, "the secret has been revoked")
 
     async def _answer(self, data: bytes, app_id: str) -> AnswerFrame:
-        if len(data) > self.verifier.max_body + OVERHEAD:
+        if len(data) > self.checks.max_body + OVERHEAD:
             raise _HangUp(_TOO_LARGE, "the frame is too large")
         try:
             frame = decode_frame(AlertFrame, data)

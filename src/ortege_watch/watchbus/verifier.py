@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from binascii import unhexlify
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
+from attrs import Factory, field, frozen
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import (
@@ -33,7 +33,7 @@ from ortege_watch.errors import (
 from ortege_watch.tokens import Concealed
 from ortege_watch.watchbus import signing
 from ortege_watch.watchbus.models import Alerts, read_alerts
-from ortege_watch.watchbus.signing import Headers, signature_headers
+from ortege_watch.watchbus.signing import Headers, request_line, signature_headers
 from ortege_watch.watchbus.threads import LimitedCalls
 
 T = TypeVar("T")
@@ -198,6 +198,170 @@ Head: TypeAlias = tuple[str, str, str, str, Keys, float]
 """App id, timestamp, nonce, signature, the app's keys, and the unix time in seconds."""
 
 
+@frozen(eq=False, repr=False)
+class RequestChecks:
+    """The checks of a verifier, which applications make one by one.
+
+    Attributes:
+        method: the HTTP method of the requests.
+        path: their whole path.
+        nonces: stores their nonces.
+        max_body: the size in bytes of the largest body that is read.
+        keys_of: returns the keys of an app id; it may call a function of secrets.
+    """
+
+    method: str
+    path: str
+    nonces: NonceStore
+    max_body: int
+    keys_of: Callable[[str], Keys | None]
+    calls: LimitedCalls[Keys | None] | None  # of keys_of, if that calls a function
+    tolerance: float
+    clock: Callable[[], float]
+    is_nonce: Callable[[str], bool]
+    line: str = field(  # what is signed of the method and the path
+        default=Factory(lambda self: request_line(self.method, self.path), True),
+        init=False,
+    )
+
+    def __repr__(self) -> str:
+        return f"RequestVerifier(method={self.method!r}, path={self.path!r})"
+
+    @property
+    def nonces_may_block(self) -> bool:
+        """Whether :meth:`accept` is to be called in a thread."""
+        return not isinstance(self.nonces, MemoryNonces)
+
+    def check_target(self, target: str | bytes) -> None:
+        """Refuse a request with another path or with a query."""
+        check_kind("target", target, str | bytes, "a path, str or bytes")
+        text = target.decode("latin-1") if isinstance(target, bytes) else target
+        path, mark, _ = text.partition("?")
+        if path != self.path:
+            problem = f"the path of the request is {path!r}; path= is {self.path!r}"
+            raise SignatureError(SignatureReason.OTHER_PATH, problem)
+        if mark:
+            problem = "the request has a query, which the signature does not cover"
+            raise SignatureError(SignatureReason.QUERY_PRESENT, problem)
+
+    def check(self, headers: Headers, body: bytes, target: str | bytes | None) -> Head:
+        """Refuse a request by all but its signature and the contents of its body."""
+        if target is not None:
+            self.check_target(target)
+        if type(body) is not bytes:
+            check_kind("body", body, bytes, "the bytes that arrived")
+        if len(body) > self.max_body:
+            raise body_too_large(self.max_body)
+        return self._check_headers(headers, self.keys_of)
+
+    def _check_headers(
+        self, headers: Headers, keys_of: Callable[[str], Keys | None]
+    ) -> Head:
+        app_id, timestamp, nonce, signature = signature_headers(headers)
+        try:
+            sent = _milliseconds(timestamp) if timestamp.isdecimal() else None
+        except ValueError:  # digits that are not ASCII, or too many of them
+            sent = None
+        if sent is None:
+            problem = "the timestamp must be unix milliseconds"
+            raise SignatureError(SignatureReason.MALFORMED_TIMESTAMP, problem)
+        now = self.clock()
+        age = now - sent / 1000
+        if not -self.tolerance <= age <= self.tolerance:
+            raise self._untimely(age, sent)
+        if not self.is_nonce(nonce):
+            problem = "the nonce has another shape than the verifier's nonce_shape"
+            raise SignatureError(SignatureReason.MALFORMED_NONCE, problem)
+        keys = keys_of(app_id)
+        if keys is None:
+            raise _unknown_app()
+        return app_id, timestamp, nonce, signature, keys, now
+
+    async def find_head(self, headers: Headers) -> Head:
+        """Refuse a request by its headers alone, before its body is read.
+
+        Returns:
+            What :meth:`accept` needs of them, and the keys, as of :meth:`find_keys`.
+
+        Raises:
+            SignatureError: a header is missing or malformed, the request is too old, or
+                its app id is unknown.
+            OrtegeWatchError: a function of secrets took too long.
+        """
+        # What is refused anyhow needs no call.
+        head = self._check_headers(headers, _no_keys)
+        keys = await self.find_keys(head[0])
+        if keys is None:
+            raise _unknown_app()
+        return (*head[:4], keys, head[5])
+
+    async def find_keys(self, app_id: str) -> Keys | None:
+        """Return what ``keys_of`` does; call a function of secrets in a thread.
+
+        Raises:
+            SignatureError: the function refuses the app.
+            OrtegeWatchError: it took too long.
+        """
+        if self.calls is None:
+            return self.keys_of(app_id)
+        return await self.calls.get(app_id) if _is_short(app_id) else None
+
+    def is_signed(self, fields: signing.Fields, keys: Keys | None, body: bytes) -> bool:
+        """Return whether one of the keys has signed a request with these headers."""
+        message = signing.canonical(*fields[:3], self.line, body)
+        return keys is not None and signing.matches(keys, message, fields[3])
+
+    def check_again(self, head: Head) -> Head:
+        """Refuse a request that has become too old while its body was read.
+
+        Its nonce may have been deleted in the meantime.
+
+        Raises:
+            SignatureError: with ``EXPIRED``.
+        """
+        now, sent = self.clock(), int(head[1])
+        age = now - sent / 1000
+        if not -self.tolerance <= age <= self.tolerance:
+            raise self._untimely(age, sent)
+        return (*head[:5], now)
+
+    def accept(self, head: Head, body: bytes, read: Callable[[bytes, str], T]) -> T:
+        """Check the signature and the nonce; return what ``read`` makes of the body.
+
+        ``head`` is the result of :meth:`check` or :meth:`find_head`; the body has at most
+        ``max_body`` bytes.
+        """
+        app_id, timestamp, nonce, signature, keys, now = head
+        # as signing.canonical(), without a call
+        message = f"{app_id};{timestamp};{nonce};{self.line}".encode() + body
+        if not signing.matches(keys, message, signature):
+            problem = (
+                "the signature is of another secret or another request; a proxy may have"
+                " changed the path or the body"
+            )
+            raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
+        result = read(body, app_id)
+        # Last: a request that is not accepted must not use up a nonce.
+        is_new = self.nonces.record(app_id, nonce, now, now + 2 * self.tolerance)
+        if is_new is not True:
+            if is_new is not False:
+                raise _not_bool(is_new)
+            problem = "the nonce was used before: the request is a replay"
+            raise SignatureError(SignatureReason.REPLAY, problem)
+        return result
+
+    def _untimely(self, age: float, sent: int) -> SignatureError:
+        if age < 0:
+            reason, offset = SignatureReason.IN_THE_FUTURE, "in the future"
+        else:
+            reason, offset = SignatureReason.EXPIRED, "old"
+        tolerance = f"the tolerance is {self.tolerance:g} s"
+        problem = f"the request is {abs(age):.3f} s {offset}; {tolerance}"
+        if sent < _LAST_SECONDS:
+            problem += "; the timestamp looks like seconds; it must be milliseconds"
+        return SignatureError(reason, problem, delta=age)
+
+
 class RequestVerifier:
     """Verifies that requests are signed by a known app, fresh and not replayed.
 
@@ -251,22 +415,24 @@ class RequestVerifier:
             raise InvalidArgument(
                 f"nonce_shape must be 'hex32' or 'any', got {nonce_shape!r}"
             )
-        self._max_body: Final = max_body
         self.nonces: Final = MemoryNonces() if nonces is None else nonces
         expected = "a NonceStore, such as SQLiteNonces(path)"
         record = {"record": ("app_id", "nonce", "now", "until")}
         check_methods("nonces", self.nonces, record, expected, awaited=())
-        self._keys_of = _key_finder(given)
-        # What waits for a file or calls a function is called in a thread.
-        self._nonces_may_block: Final = not isinstance(self.nonces, MemoryNonces)
-        self._calls: LimitedCalls[Keys | None] | None = None
+        keys_of, calls = _key_finder(given), None
         if not isinstance(given.value, Mapping):
-            self._calls = LimitedCalls(self._keys_of, "secrets")
-        self._line = signing.request_line(method, path)
-        self._tolerance = tolerance
-        self._nonce_age = 2 * tolerance
-        self._clock = clock
-        self._is_nonce = _is_hex if nonce_shape == "hex32" else _is_short
+            calls = LimitedCalls(keys_of, "secrets")
+        self._checks: Final = RequestChecks(
+            method=method,
+            path=path,
+            nonces=self.nonces,
+            max_body=max_body,
+            tolerance=tolerance,
+            keys_of=keys_of,
+            calls=calls,
+            clock=clock,
+            is_nonce=_is_hex if nonce_shape == "hex32" else _is_short,
+        )
 
     def __repr__(self) -> str:
         return f"RequestVerifier(method={self.method!r}, path={self.path!r})"
@@ -289,8 +455,8 @@ class RequestVerifier:
             SignatureError: it is not accepted; ``.reason`` says why.
             DecodeError: the signature is good, but the body is not JSON.
         """
-        head = self._head(headers, body, target)
-        self._accept(head, body, _check_json)
+        head = self._checks.check(headers, body, target)
+        self._checks.accept(head, body, check_json)
         return head[0]
 
     def alerts(
@@ -306,60 +472,10 @@ class RequestVerifier:
             DecodeError: the signature is good, but the body is not a list of alerts or
                 contradicts itself; the problems have the paths.
         """
-        head = self._head(headers, body, target)
-        alerts = tuple.__new__(Alerts, self._accept(head, body, read_alerts))
+        head = self._checks.check(headers, body, target)
+        alerts = tuple.__new__(Alerts, self._checks.accept(head, body, read_alerts))
         alerts._app_id = head[0]  # noqa: SLF001 - as Alerts(), without a call
         return alerts
-
-    def _head(self, headers: Headers, body: bytes, target: str | bytes | None) -> Head:
-        if target is not None:
-            self._check_target(target)
-        if type(body) is not bytes:
-            check_kind("body", body, bytes, "the bytes that arrived")
-        if len(body) > self._max_body:
-            raise body_too_large(self._max_body)
-        return self._check_headers(headers)
-
-    def _accept(self, head: Head, body: bytes, read: Callable[[bytes, str], T]) -> T:
-        app_id, timestamp, nonce, signature, keys, now = head
-        # as signing.canonical(), without a call
-        message = f"{app_id};{timestamp};{nonce};{self._line}".encode() + body
-        if not signing.matches(keys, message, signature):
-            problem = (
-                "the signature is of another secret or another request; a proxy may have"
-                " changed the path or the body"
-            )
-            raise SignatureError(SignatureReason.BAD_SIGNATURE, problem)
-        result = read(body, app_id)
-        # Last: a request that is not accepted must not use up a nonce.
-        is_new = self.nonces.record(app_id, nonce, now, now + self._nonce_age)
-        if is_new is not True:
-            if is_new is not False:
-                raise _not_bool(is_new)
-            problem = "the nonce was used before: the request is a replay"
-            raise SignatureError(SignatureReason.REPLAY, problem)
-        return result
-
-    def _check_headers(self, headers: Headers) -> Head:
-        app_id, timestamp, nonce, signature = signature_headers(headers)
-        try:
-            sent = _milliseconds(timestamp) if timestamp.isdecimal() else None
-        except ValueError:  # digits that are not ASCII, or too many of them
-            sent = None
-        if sent is None:
-            problem = "the timestamp must be unix milliseconds"
-            raise SignatureError(SignatureReason.MALFORMED_TIMESTAMP, problem)
-        now = self._clock()
-        age = now - sent / 1000
-        if not -self._tolerance <= age <= self._tolerance:
-            raise self._untimely(age, sent)
-        if not self._is_nonce(nonce):
-            problem = "the nonce has another shape than the verifier's nonce_shape"
-            raise SignatureError(SignatureReason.MALFORMED_NONCE, problem)
-        keys = self._keys_of(app_id)
-        if keys is None:
-            raise SignatureError(SignatureReason.UNKNOWN_APP, "the app id is unknown")
-        return app_id, timestamp, nonce, signature, keys, now
 
     def is_current(self, headers: Headers, body: bytes) -> bool:
         """Return whether the secret that signed a request is still valid.
@@ -370,166 +486,17 @@ class RequestVerifier:
         Raises:
             SignatureError: a header is missing or malformed.
         """
-        app_id, timestamp, nonce, signature = signature_headers(headers)
+        fields = signature_headers(headers)
         try:
-            keys = self._keys_of(app_id)
+            keys = self._checks.keys_of(fields[0])
         except SignatureError:  # the function refuses the app
             return False
-        message = signing.canonical(app_id, timestamp, nonce, self._line, body)
-        return keys is not None and signing.matches(keys, message, signature)
-
-    def _check_target(self, target: str | bytes) -> None:
-        check_kind("target", target, str | bytes, "a path, str or bytes")
-        text = target.decode("latin-1") if isinstance(target, bytes) else target
-        path, mark, _ = text.partition("?")
-        if path != self.path:
-            problem = f"the path of the request is {path!r}; path= is {self.path!r}"
-            raise SignatureError(SignatureReason.OTHER_PATH, problem)
-        if mark:
-            problem = "the request has a query, which the signature does not cover"
-            raise SignatureError(SignatureReason.QUERY_PRESENT, problem)
-
-    def _untimely(self, age: float, sent: int) -> SignatureError:
-        if age < 0:
-            reason, offset = SignatureReason.IN_THE_FUTURE, "in the future"
-        else:
-            reason, offset = SignatureReason.EXPIRED, "old"
-        tolerance = f"the tolerance is {self._tolerance:g} s"
-        problem = f"the request is {abs(age):.3f} s {offset}; {tolerance}"
-        if sent < _LAST_SECONDS:
-            problem += "; the timestamp looks like seconds; it must be milliseconds"
-        return SignatureError(reason, problem, delta=age)
+        return self._checks.is_signed(fields, keys, body)
 
 
-class RequestChecks(RequestVerifier):
-    """A verifier whose checks are made one by one, as applications do."""
-
-    @classmethod
-    def of(cls, verifier: RequestVerifier) -> RequestChecks:
-        """Return the checks of a verifier, with which they share the nonces."""
-        checks = cls.__new__(cls)
-        vars(checks).update(vars(verifier))
-        return checks
-
-    @property
-    def max_body(self) -> int:
-        """The size in bytes of the largest body that is read."""
-        return self._max_body
-
-    @property
-    def nonces_may_block(self) -> bool:
-        """Whether :meth:`accept` and its like are to be called in a thread."""
-        return self._nonces_may_block
-
-    def for_method(self, method: str) -> RequestChecks:
-        """Return a verifier of requests with another HTTP method.
-
-        Everything else is the same and the nonces are shared, so a nonce that one of
-        the two accepted is a replay to the other.
-
-        Args:
-            method: the method in capitals, such as ``"GET"``.
-
-        Raises:
-            InvalidArgument: it is not an HTTP method in capitals.
-        """
-        return self._copy(method, self.path)
-
-    def for_path(self, path: str) -> RequestChecks:
-        """Return a verifier of requests with another path.
-
-        Everything else is the same and the nonces are shared.
-
-        Args:
-            path: the whole path of the requests.
-
-        Raises:
-            InvalidArgument: it is not a path that can be signed.
-        """
-        return self._copy(self.method, path)
-
-    def _copy(self, method: str, path: str) -> RequestChecks:
-        other = copy.copy(self)
-        other._line = signing.request_line(method, path)  # noqa: SLF001 - its own
-        other.method, other.path = method, path
-        return other
-
-    def check_target(self, target: str | bytes) -> None:
-        """Refuse a request with another path or with a query.
-
-        Raises:
-            SignatureError: with ``OTHER_PATH`` or ``QUERY_PRESENT``.
-        """
-        self._check_target(target)
-
-    def check_headers(self, headers: Headers) -> Head:
-        """Refuse a request by its headers alone, before its body is read.
-
-        Returns:
-            What :meth:`accept` needs of them, and the secrets, which are found once.
-
-        Raises:
-            SignatureError: a header is missing or malformed, the request is too old, or
-                its app id is unknown.
-        """
-        return self._check_headers(headers)
-
-    async def find_head(self, headers: Headers) -> Head:
-        """Return what :meth:`check_headers` does; call a function of secrets in a thread.
-
-        Raises:
-            SignatureError: as :meth:`check_headers`.
-            OrtegeWatchError: the function took too long.
-        """
-        if self._calls is not None:  # what is refused anyhow needs no call
-            app_id = signature_headers(headers)[0]
-            self._knowing(app_id, ()).check_headers(headers)
-        return (await self.with_secrets_of(headers)).check_headers(headers)
-
-    async def with_secrets_of(self, headers: Headers) -> RequestChecks:
-        """Return a verifier that knows the secrets of the app that sent a request.
-
-        Raises:
-            SignatureError: a header is missing or malformed, or the function refuses
-                the app.
-            OrtegeWatchError: the function took too long.
-        """
-        if self._calls is None:
-            return self
-        app_id = signature_headers(headers)[0]
-        keys = await self._calls.get(app_id) if _is_short(app_id) else None
-        return self._knowing(app_id, keys)
-
-    def _knowing(self, app_id: str, keys: Keys | None) -> RequestChecks:
-        other = copy.copy(self)
-        other._keys_of = {app_id: keys}.get  # noqa: SLF001 - its own
-        return other
-
-    def check_again(self, head: Head) -> Head:
-        """Refuse a request that has become too old while its body was read.
-
-        Its nonce may have been deleted in the meantime.
-
-        Raises:
-            SignatureError: with ``EXPIRED``.
-        """
-        now, sent = self._clock(), int(head[1])
-        age = now - sent / 1000
-        if not -self._tolerance <= age <= self._tolerance:
-            raise self._untimely(age, sent)
-        return (*head[:5], now)
-
-    def accept(self, head: Head, body: bytes) -> str:
-        """Return what :meth:`verify` does, for a result of :meth:`check_headers`.
-
-        The body has at most ``max_body`` bytes.
-        """
-        self._accept(head, body, _check_json)
-        return head[0]
-
-    def accept_alerts(self, head: Head, body: bytes) -> Alerts:
-        """Return what :meth:`alerts` does, as :meth:`accept` does it."""
-        return Alerts(self._accept(head, body, read_alerts), head[0])
+def checks_of(verifier: RequestVerifier) -> RequestChecks:
+    """Return the checks of a verifier."""
+    return verifier._checks  # noqa: SLF001 - no part of the public interface
 
 
 def body_too_large(limit: int) -> SignatureError:
@@ -588,6 +555,14 @@ def _keys(app_id: str, secrets: Concealed) -> Keys:
     return tuple(signing.prepare(each, name) for each in map(Concealed, secrets.value))
 
 
+def _unknown_app() -> SignatureError:
+    return SignatureError(SignatureReason.UNKNOWN_APP, "the app id is unknown")
+
+
+def _no_keys(_app_id: str) -> Keys:
+    return ()
+
+
 def _not_bool(result: object) -> OrtegeWatchError:
     """Return the error of a nonce store, after which no request must be accepted."""
     close_coroutine(result)
@@ -595,7 +570,8 @@ def _not_bool(result: object) -> OrtegeWatchError:
     return OrtegeWatchError(f"{rule}, got {shown(result)}")
 
 
-def _check_json(body: bytes, _app_id: str) -> None:
+def check_json(body: bytes, _app_id: str) -> None:
+    """Raise a :class:`DecodeError` unless a body is JSON, or empty."""
     if body:
         codec.loads(body)
 

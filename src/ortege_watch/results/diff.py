@@ -78,55 +78,45 @@ def difference(before: Result | None, after: Result) -> Difference:
     if before is None:
         return Difference(added=new.rows())
     old = before._snapshot  # noqa: SLF001
-    old.check()
+    if not old.checked:
+        old.check()
     new.follow(old)
     if old.part.data == new.part.data:
         new.adopt(old)
         return Difference()
-    is_large = old.text.nbytes >= _LARGE
+    is_large = memoryview(old.part.data).nbytes >= _LARGE
     if is_large and not old.has_changed:
         found = _by_text(old, new)
         if found is not None:
             return found
     sides = old.compared(), new.compared()
-    found = _by_values(*(sides if is_large else _without_same(*sides)))
+    found = _by_values(*(sides if is_large else _without_ends(*sides)))
     new.has_changed = is_large and len(found.changed) > len(after) // _MANY
     return found
 
 
-def _without_same(before: Table, after: Table) -> tuple[Table, Table]:
-    """Leave out rows that are the same at the same place, if these are most rows.
-
-    Where one side has more rows, places are counted from an end that is the same.
-    """
+def _without_ends(before: Table, after: Table) -> tuple[Table, Table]:
+    """Leave out the rows at both ends that are the same, if these are most rows."""
     was, now = before.cells, after.cells
-    if before.layout is not after.layout or not was or not now:
-        return before, after
     size = min(len(was), len(now))
-    start = other_start = 0
-    if was[0] != now[0]:
-        if was[-1] != now[-1]:
-            return before, after
-        start, other_start = len(was) - size, len(now) - size
-    end, other_end = start + size, other_start + size
-    differ = list(map(operator.ne, was[start:end], now[other_start:other_end]))
-    if 2 * sum(differ) > size:
+    start = next(compress(count(), map(operator.ne, was, now)), size)
+    ends = map(operator.ne, reversed(was), reversed(now))
+    end = min(next(compress(count(), ends), size), size - start)
+    if before.layout is not after.layout or 2 * (start + end) <= size:
         return before, after
-    old = *was[:start], *compress(was[start:end], differ), *was[end:]
-    middle = compress(now[other_start:other_end], differ)
-    new = *now[:other_start], *middle, *now[other_end:]
+    old, new = was[start : len(was) - end], now[start : len(now) - end]
     return Table(before.layout, old), Table(after.layout, new)
 
 
 def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
     """Compare the rows that differ as text; ``None`` if all rows must be compared."""
-    form, layout, length = before.form, before.layout, before.length
-    if form is None:
-        form = form_of(before.text)
-    windows = form and read_windows(before.text, after.text, form)
+    layout, length = before.layout, before.length
+    text, other_text = memoryview(before.part.data), memoryview(after.part.data)
+    form = before.form or form_of(text)
+    windows = form and read_windows(text, other_text, form)
     if form is None or windows is None or layout is None or length is None:
         return None
-    if before.form is None and check_rows(before.text) is None:
+    if before.form is None and check_rows(text) is None:
         return None
     old, new = windows
     after.form, after.checked, after.length = form, True, length - len(old) + len(new)

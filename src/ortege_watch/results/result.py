@@ -521,11 +521,6 @@ class Snapshot(msgspec.Struct, eq=False):
     # the rows in a comparison; None if all were not compared
     table: Table | None = None
 
-    @property
-    def text(self) -> memoryview:
-        """The rows as JSON text."""
-        return memoryview(self.part.data)
-
     def follow(self, other: Snapshot) -> None:
         """Expect the columns and the limit of an earlier answer to the same query."""
         if self.query is other.query:
@@ -544,7 +539,7 @@ class Snapshot(msgspec.Struct, eq=False):
         """Return the columns and all rows; the first call reads them, see ``read_rows``."""
         layout, cells = self.layout, self.cells
         if layout is None or cells is None:
-            columns, cells = read_rows(self.text)
+            columns, cells = read_rows(memoryview(self.part.data))
             layout = self.lay_out(columns)
             self.cells, self.length, self.checked = cells, len(cells), True
         return layout, cells
@@ -553,7 +548,8 @@ class Snapshot(msgspec.Struct, eq=False):
         """Make sure that all rows can be read, without keeping them if they are many."""
         if self.checked:
             return
-        found = check_rows(self.text) if self.text.nbytes >= _LARGE else None
+        data = memoryview(self.part.data)
+        found = check_rows(data) if data.nbytes >= _LARGE else None
         if found is None:
             self.open()
             return

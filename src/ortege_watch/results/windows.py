@@ -23,7 +23,7 @@ from ortege_watch.results.decode import Cells, Form
 Window: TypeAlias = tuple[bytes, bytes]
 """Rows of one text and the rows of the other in their place, separated by commas."""
 
-_REACHES: Final = (1 << 10, 1 << 16)
+_REACHES: Final = (1 << 10, 1 << 13, 1 << 16)
 """Bytes in which the texts may agree again after a difference, one after the other."""
 
 _FIRST_CHUNK: Final = 1 << 12

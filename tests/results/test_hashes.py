@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 
 from ortege_watch import _json as codec
 from ortege_watch.query import Dimension, Measure, Query
-from ortege_watch.results import Result
+from ortege_watch.results import Result, diff
 from ortege_watch.results.diff import difference
 
 N = 500
@@ -65,6 +65,15 @@ def test_rows_with_such_numbers_have_hashes_of_their_own(kind, numbers, form, co
         ],
     )
     assert number_of_hashes(found) == N
+
+
+@pytest.mark.parametrize("numbers", [COLLIDING, SHORT])
+@pytest.mark.parametrize("kind", [Decimal, int, str, object])
+@pytest.mark.parametrize("form", [as_number, as_string])
+def test_so_have_the_keys_by_which_rows_are_found(kind, numbers, form):
+    table = result(kind, *[(form(n), '"1"', "1") for n in numbers])._snapshot.compared()
+    as_sent = diff._may_be_keys(table, table, [KEY])
+    assert number_of_hashes(diff._keys(table, [KEY], as_sent=as_sent)) == N
 
 
 @pytest.mark.parametrize("kind", [Decimal, object])

@@ -475,18 +475,20 @@ def hashed(value: Any) -> Any:
 ANY_WRITING: Final = "any"
 """That of a column that has no value apart from NULL."""
 
+NUMBER: Final = "number"
+"""That of a column of numbers in JSON: keys need :func:`hashed` ones."""
+
 
 def writing_of(values: Sequence[Any], kind: Kind, zone: tzinfo) -> Hashable:
     """Return how the values of a column are written: alike, or ``None``.
 
-    Values that are written alike are equal only if they are the same, and those that are
-    not numbers may be keys of a dict.
+    Values that are written alike are equal only if they are the same.
     """
     kinds = set(map(type, values)) - _NULL
     if not kinds:
         return ANY_WRITING
     if kinds <= NUMBERS:
-        return "number"
+        return NUMBER
     if kinds == {bool}:
         return "boolean"
     if kinds != {str} or kind is bool:

@@ -23,11 +23,13 @@ import msgspec
 
 from ortege_watch.results.decode import (
     ANY_WRITING,
+    NUMBER,
     NUMBERS,
     Cells,
     Layout,
     check_rows,
     form_of,
+    hashed,
     sort_key,
 )
 from ortege_watch.results.result import (
@@ -153,7 +155,7 @@ def _by_values(before: Table, after: Table) -> Difference:
         changed = list(compress(count(), reduce(partial(map, operator.or_), columns)))
         olds = [was[place] for place in changed]
     else:
-        as_sent = same_layout and _may_be_keys(before, after, names)
+        as_sent = same_layout and _are_alike(before, after, names)
         old_keys = _keys(before, names, as_sent=as_sent)
         new_keys = _keys(after, names, as_sent=as_sent)
         by_key, kept = dict(zip(old_keys, was, strict=True)), set(new_keys)
@@ -188,27 +190,19 @@ def _are_alike(before: Table, after: Table, names: Iterable[str]) -> bool:
     return True
 
 
-def _may_be_keys(before: Table, after: Table, names: Iterable[str]) -> bool:
-    """Return whether values of these columns can be looked up as they were sent.
-
-    Numbers cannot, because many may have the same hash, see :func:`hashed`.
-    """
-    return _are_alike(before, after, names) and all(
-        "number" not in {before.writing(name), after.writing(name)} for name in names
-    )
-
-
 def _keys(side: Table, names: Sequence[str], *, as_sent: bool) -> list[Hashable]:
-    """Return the key of each row."""
-    if as_sent and len(names) == 1:
-        return side.column(names[0])
+    """Return the key of each row, as it was sent or, for comparisons, as it is meant."""
     columns: list[Iterable[Hashable]] = []
     for name in names:
-        if as_sent:
-            columns.append(side.column(name))
-        else:
+        if not as_sent:
             columns.append([_canonical(side.layout, name, row) for row in side.cells])
-    return list(zip(*columns, strict=True)) if names else [()] * len(side.cells)
+        elif side.writing(name) == NUMBER:
+            columns.append(map(hashed, side.column(name)))
+        else:
+            columns.append(side.column(name))
+    if len(columns) == 1:
+        return list(columns[0])
+    return list(zip(*columns, strict=True)) if columns else [()] * len(side.cells)
 
 
 def _canonical(layout: Layout, name: str, row: Cells) -> Hashable:

@@ -272,9 +272,19 @@ def test_attempts_may_be_limited():
 
 
 def forms(effects: list[Effect]) -> dict[str, str | None]:
-    """Return in which form each query was sent."""
-    asked = {each["messageId"]: each["params"]["query"] for each in sent(effects)}
-    return {key: query.get("responseFormat") for key, query in asked.items()}
+    """Return in which form each query was sent, by message id."""
+    asked = [each for each in sent(effects) if "unsubscribe" not in each]
+    queries = {each["messageId"]: each["params"]["query"] for each in asked}
+    return {key: query.get("responseFormat") for key, query in queries.items()}
+
+
+def unsubscribed(effects: list[Effect]) -> list[str]:
+    return [each["unsubscribe"] for each in sent(effects) if "unsubscribe" in each]
+
+
+def renewed(key: str, times: int = 1) -> str:
+    """Return the message id of a query that was sent without a key."""
+    return f"{times}{int(key):06}"
 
 
 def test_a_query_that_names_a_form_is_sent_as_it_is():
@@ -289,17 +299,19 @@ def test_a_server_that_refuses_the_form_is_sent_every_query_without_it(caplog):
     caplog.set_level(logging.INFO)
     script.now += 20.0
     resent = script.receive(refusal(FORM_REFUSED, key="2"))
-    assert [each["params"]["query"] for each in sent(resent)] == [COUNT, SUM]
-    assert script.receive(refusal(FORM_REFUSED)) == []
-    assert script.receive(refusal(FORM_REFUSED, key="2")) == []
+    assert unsubscribed(resent) == ["1", "2"]
+    assert forms(resent) == {renewed("1"): None, renewed("2"): None}
     said = "the server does not know 'responseFormat' in a query"
     assert caplog.messages[-1] == (
         f"cube.example: {said}; sending the queries without it"
     )
-    assert kinds(script.receive(answer())) == [Deliver]
+    [deliver] = script.receive(answer(key=renewed("1")))
+    assert deliver.message_id == "1"
     assert script.state.resend_at == script.now + 50.0
     script.now += 50.0
-    assert forms(script.on(DeadlinePassed())) == {"1": None, "2": None}
+    again = script.on(DeadlinePassed())
+    assert forms(again) == {renewed("1"): None, renewed("2"): None}
+    assert unsubscribed(again) == []
 
 
 def test_no_other_session_of_the_client_asks_for_a_refused_form():
@@ -307,9 +319,10 @@ def test_no_other_session_of_the_client_asks_for_a_refused_form():
     first, second = Script(added_keys=known), Script(added_keys=known)
     second.go_live()
     first.go_live()
-    assert forms(first.receive(refusal(FORM_REFUSED))) == {"1": None}
-    assert forms(second.wait(50.0)) == {"1": None}
-    assert second.receive(refusal(FORM_REFUSED)) == []  # of what it sent before
+    assert forms(first.receive(refusal(FORM_REFUSED))) == {renewed("1"): None}
+    assert forms(second.wait(50.0)) == {renewed("1"): None}
+    late = second.receive(refusal(FORM_REFUSED))  # of what it sent before
+    assert sent(late) == [{"unsubscribe": "1"}]
     third = Script(added_keys=known)
     third.wait()
     third.on(TokenReady("t"))
@@ -319,31 +332,49 @@ def test_no_other_session_of_the_client_asks_for_a_refused_form():
     assert isinstance(fail, Fail)
 
 
-def test_a_form_that_is_refused_without_being_asked_for_is_reported():
+def test_refusals_of_the_first_frame_may_arrive_late_and_in_any_number():
     script = Script({"1": COUNT, "2": SUM})
     script.go_live()
     script.receive(refusal(FORM_REFUSED))
-    assert script.receive(refusal(FORM_REFUSED)) == []
-    script.wait(50.0)
-    [fail, unsubscribe] = script.receive(refusal(FORM_REFUSED))
-    assert (fail.message_id, fail.final) == ("1", True)
-    assert json.loads(unsubscribe.text) == {"unsubscribe": "1"}
-    assert script.receive(refusal(FORM_REFUSED)) == []  # of an ended query
+    for key in ("1", "2", "1", "1", "2"):
+        late = [refusal(FORM_REFUSED, key=key), answer(key=key)]
+        for frame in late:  # it is not delivered, or reported
+            assert sent(script.receive(frame)) == [{"unsubscribe": key}]
+        assert script.receive(frames.Processed(key)) == []
+        assert script.on(Unreadable(DecodeError("x"), key)) == []
+    assert script.state.ask_at is None
+    assert kinds(script.receive(answer(key=renewed("2")))) == [Deliver]
 
 
 def test_a_refusal_of_the_query_without_the_form_is_reported():
     script = Script({"1": COUNT, "2": SUM})
     script.go_live()
-    assert len(sent(script.receive(refusal(FORM_REFUSED)))) == 2
-    script.receive(frames.Processed("1"))
-    for _ in range(2):  # of the first frame, and of a refresh before the second one
-        assert script.receive(refusal(FORM_REFUSED, key="2")) == []
-    script.receive(frames.Processed("2"))
-    for key in ("1", "2"):
-        assert script.receive(refusal(FORM_REFUSED, key=key)) == []
-        script.receive(frames.Processed(key))  # the second one was processed
-        [fail, *_] = script.receive(refusal(FORM_REFUSED, key=key))
-        assert (fail.message_id, fail.final) == (key, True)
+    script.receive(refusal(FORM_REFUSED))
+    [fail, unsubscribe] = script.receive(refusal(FORM_REFUSED, key=renewed("1")))
+    assert (fail.message_id, fail.final) == ("1", True)
+    assert json.loads(unsubscribe.text) == {"unsubscribe": renewed("1")}
+    assert script.receive(refusal(FORM_REFUSED, key=renewed("1"))) == []  # it has ended
+    assert kinds(script.receive(answer(key=renewed("2")))) == [Deliver]
+
+
+@pytest.mark.parametrize(
+    "key", ["3", renewed("3"), renewed("1", 2), "x", "-1", "9" * 30]
+)
+def test_an_id_that_no_query_had_costs_the_socket(key):
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    script.receive(refusal(FORM_REFUSED))
+    assert script.receive(answer(key=key)) == [Disconnect()]
+
+
+def test_an_unreadable_answer_is_asked_for_by_its_new_id():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    script.receive(refusal(FORM_REFUSED))
+    [fail] = script.on(Unreadable(DecodeError("x"), renewed("2")))
+    assert fail.message_id == "2"
+    asked = script.wait()
+    assert unsubscribed(asked) == list(forms(asked)) == [renewed("2")]
 
 
 def test_a_new_socket_knows_nothing_of_the_form_of_the_last_one():
@@ -352,9 +383,10 @@ def test_a_new_socket_knows_nothing_of_the_form_of_the_last_one():
     for each in (script, other):
         each.go_live()
     other.receive(refusal(FORM_REFUSED))
-    script.on(GONE)
-    script.go_live()
-    assert isinstance(script.receive(refusal(FORM_REFUSED))[0], Fail)
+    for each in (script, other):
+        each.on(GONE)
+        each.go_live()
+        assert isinstance(each.receive(refusal(FORM_REFUSED))[0], Fail)
 
 
 def test_the_form_that_the_caller_names_is_refused_for_good():
@@ -374,15 +406,6 @@ def test_other_errors_say_nothing_of_the_form():
     ):
         assert isinstance(script.receive(refusal(error, status))[0], Fail)
     assert forms(script.wait(50.0)) == {"2": "compact"}
-
-
-def test_a_reconnect_forgets_what_was_sent_on_the_last_socket():
-    script = Script()
-    script.go_live()
-    script.receive(refusal(FORM_REFUSED))
-    script.on(GONE)
-    script.go_live()
-    assert isinstance(script.receive(refusal(FORM_REFUSED))[0], Fail)
 
 
 # ----------------------------------------------------------------------- back-off

@@ -301,9 +301,12 @@ class Session:
                     return self._reconnect(state, error)
                 self._log(logging.WARNING, f"{error.text}; keeping the current token")
                 return replace(state, renew_at=self._now + _ASK_AGAIN_AFTER)
-            case states.Unreadable(error=error, message_id=key):
-                if self.dialect == "cube" and key in self._queries.ids:
-                    return self._on_unreadable(state, key, error)
+            case states.Unreadable(error=error, message_id=message_id):
+                if self.dialect == "cube" and message_id is not None:
+                    if (key := self._queries.key_of(message_id)) is not None:
+                        return self._on_unreadable(state, key, error)
+                    if self._queries.was_id(message_id):
+                        return state.after_frame(self._now, self._settings.stale_after)
                 # The server sends a result once. Which query's it was is unknown, or
                 # the dialect has no way to ask for it again on this socket.
                 return self._reconnect(state, error)
@@ -338,9 +341,9 @@ class Session:
 
     def _on_frame(self, state: Live, frame: frames.Frame) -> Live | Waiting | Closed:
         match frame:
-            case frames.Processed(message_id=key):
-                if key in self._queries.ids:
-                    self._queries.on_processed(key)
+            case frames.Processed(message_id=message_id):
+                queries = self._queries
+                if queries.key_of(message_id) or queries.was_id(message_id):
                     return state
                 return self._unknown_id(state)
             case frames.Answer():
@@ -364,10 +367,16 @@ class Session:
         assert_never(frame)
 
     def _on_answer(self, state: Live, answer: frames.Answer) -> Live | Waiting | Closed:
-        queries, key = self._queries, answer.message_id
-        if key is None and self.dialect == "ortege":
-            (key,) = queries.ids
-        if key is None or key not in queries.ids:
+        queries, message_id = self._queries, answer.message_id
+        if message_id is not None:
+            key = queries.key_of(message_id)
+            if key is None and queries.was_id(message_id):
+                # A refresh that was in progress may have subscribed to it again.
+                self._do(states.Send(frames.unsubscribe(message_id)))
+                return state
+        else:
+            key = next(iter(queries.ids)) if self.dialect == "ortege" else None
+        if key is None:
             return self._unknown_id(state)
         message = answer.body.error
         if message == frames.CONTINUE_WAIT:  # the server continues by itself
@@ -382,9 +391,6 @@ class Session:
                 problem = f"the server does not know {refused!r} in a query"
                 self._log(logging.INFO, f"{problem}; sending the queries without it")
                 return self._resend(state)
-            if queries.is_late_refusal(key, error):
-                self._log(logging.DEBUG, f"{queries.name(key)}: {error.text}, again")
-                return state
             if not isinstance(error, AuthenticationError):
                 return self._report(state, queries.on_api_error(key, error))
             # The server forgot the token, and repeats this on every frame; or it
@@ -436,7 +442,8 @@ class Session:
         self._do(*failures)
         for failure in failures:
             if failure.final and self.dialect == "cube":
-                self._do(states.Send(frames.unsubscribe(failure.message_id)))
+                message_id = self._queries.message_id(failure.message_id)
+                self._do(states.Send(frames.unsubscribe(message_id)))
         return state if self._queries.open else self._finish(None)
 
     def _unknown_id(self, state: Live) -> Waiting | Closed:
@@ -628,8 +635,8 @@ class Session:
 
     def _subscribe(self, key: str) -> None:
         """Send one query in Cube's dialect."""
-        sent = self._queries.on_send(key)
-        self._do(states.Send(frames.subscribe(key, sent, self._new_id())))
+        message_id, sent = self._queries.message_id(key), self._queries.on_send(key)
+        self._do(states.Send(frames.subscribe(message_id, sent, self._new_id())))
 
     def _ask_again(self, state: Live) -> Live:
         """Ask for each answer that could not be decoded, until one can be.
@@ -658,7 +665,8 @@ class Session:
             name = self._queries.name(key)
             text = f"{name}: asking again for an answer that could not be decoded"
             self._log(logging.DEBUG, text)
-            self._do(states.Send(frames.unsubscribe(key)))
+            message_id = self._queries.message_id(key)
+            self._do(states.Send(frames.unsubscribe(message_id)))
             self._subscribe(key)
         if not unread:
             return replace(state, ask_at=None)
@@ -669,6 +677,9 @@ class Session:
 
     def _resend(self, state: Live) -> Live:
         """Send every open query of Cube's dialect again."""
+        self._do(
+            *(states.Send(frames.unsubscribe(old)) for old in self._queries.renew_ids())
+        )
         self._subscribe_all()
         return replace(state, resend_at=self._now + self._settings.resend_every)
 

@@ -6,6 +6,7 @@ that each error of a query is reported once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,6 +18,11 @@ from ortege_watch.errors import ApiError, OrtegeWatchError, QueryRejected
 from ortege_watch.query.added_keys import AddedKeys
 from ortege_watch.query.query import summary
 from ortege_watch.watch.states import Deliver, Fail
+
+_IDS: Final = 1_000_000
+"""Each time that queries get new message ids, these are higher by so much."""
+
+is_short_number = re.compile(r"[0-9]{1,9}").fullmatch
 
 _SHOWN: Final = 5
 """So many queries of a session are named in one log line."""
@@ -30,10 +36,8 @@ def query_name(key: str, wire: Mapping[str, Any]) -> str:
 @attrs.define
 class _Entry:
     query: Mapping[str, Any]
-    added: Mapping[str, Any] = attrs.field(factory=dict)  # keys of the frame sent last
-    # keys of the frame before it, which the server may still refuse
-    dropped: Mapping[str, Any] = attrs.field(factory=dict)
-    unprocessed: int = 0  # frames that were sent and not yet processed by the server
+    # the added keys of the frame that was sent last; None if none was on this socket
+    added: Mapping[str, Any] | None = None
     unread: bool = False  # an answer could not be decoded, and none arrived since
     fresh: bool = True  # nothing has arrived since the last connect
     delivered: bool = False
@@ -59,6 +63,7 @@ class QueryTracker:
         self._hold_stale_for = hold_stale_for
         self.ids = frozenset(queries)  # also of ended ones, which a late frame may name
         self.release_at: float | None = None  # of the first held snapshot
+        self._renewed = 0  # how often the queries got new message ids on this socket
 
     def __str__(self) -> str:
         shown = [self.name(key) for key in list(self._entries)[:_SHOWN]]
@@ -79,40 +84,52 @@ class QueryTracker:
         """Return the id of the query with the longest JSON."""
         return max(self._entries, key=lambda key: len(dumps(self._entries[key].query)))
 
+    def message_id(self, key: str) -> str:
+        """Return the message id of a query on this socket, for now."""
+        return str(int(key) + self._renewed * _IDS) if self._renewed else key
+
+    def key_of(self, message_id: str) -> str | None:
+        """Return the id of the query with this message id; ``None`` if it has another."""
+        if not self._renewed:
+            return message_id if message_id in self.ids else None
+        number = int(message_id) if is_short_number(message_id) else -1
+        key = str(number - self._renewed * _IDS)
+        return key if key in self.ids else None
+
+    def was_id(self, message_id: str) -> bool:
+        """Return whether a query had this message id on this socket before."""
+        number = int(message_id) if is_short_number(message_id) else -1
+        is_earlier = 0 <= number < self._renewed * _IDS
+        return is_earlier and str(number % _IDS) in self.ids
+
+    def renew_ids(self) -> list[str]:
+        """Return the ids to unsubscribe because queries are sent without a key from now on.
+
+        Then every query has a new message id. The server repeats its refusal of the key
+        on every tick, so that nothing else tells the refusals of the old frame, which
+        may be under way still, from those of the new one.
+        """
+        if all(
+            entry.added in (None, self._added_keys.for_query(entry.query))
+            for entry in self._entries.values()
+        ):
+            return []
+        old = [self.message_id(key) for key in self._entries]
+        self._renewed += 1
+        return old
+
     def on_send(self, key: str) -> dict[str, Any]:
         """Return an open query as it is sent now, with added keys."""
         entry = self._entries[key]
-        added = self._added_keys.for_query(entry.query)
-        entry.dropped = {k: entry.added[k] for k in entry.added if k not in added}
-        entry.added = added
-        entry.unprocessed += 1
-        return {**entry.query, **added}
-
-    def on_processed(self, key: str) -> None:
-        """Note that the server has processed a frame, or has refreshed the query."""
-        entry = self._entries.get(key)
-        if entry is not None and entry.unprocessed:
-            entry.unprocessed -= 1
+        entry.added = self._added_keys.for_query(entry.query)
+        return {**entry.query, **entry.added}
 
     def refused_key(self, key: str, error: ApiError) -> str | None:
         """Return which added key an error refuses: the query is to be sent without it."""
         entry = self._entries.get(key)
-        if entry is None or not isinstance(error, QueryRejected):
+        if entry is None or not (entry.added and isinstance(error, QueryRejected)):
             return None
         return self._added_keys.refused_by(error, entry.added)
-
-    def is_late_refusal(self, key: str, error: ApiError) -> bool:
-        """Return whether an error refuses a key that was dropped with the latest send.
-
-        The server repeats errors, until it has processed the query without the key.
-        """
-        entry = self._entries.get(key)
-        return (
-            entry is not None
-            and entry.unprocessed > 0
-            and isinstance(error, QueryRejected)
-            and self._added_keys.refused_by(error, entry.dropped) is not None
-        )
 
     def on_reconnect(self) -> None:
         """Mark every query as waiting for its first snapshot after an outage.
@@ -121,10 +138,10 @@ class QueryTracker:
         a new connection knows no query, and answers each that is sent.
         """
         for entry in self._entries.values():
-            entry.fresh, entry.unread, entry.unprocessed = True, False, 0
-            entry.added = {}
+            entry.fresh, entry.unread, entry.added = True, False, None
             entry.held = entry.held_until = None
         self.release_at = None
+        self._renewed = 0
 
     def on_snapshot(self, key: str, part: ResultPart, now: float) -> list[Deliver]:
         """Return the snapshot to deliver, or nothing while an older one is held.

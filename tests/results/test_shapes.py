@@ -115,7 +115,7 @@ def test_escapes_are_read():
         (b'{"members":["a","b"],"columns":[[1]]}', "expected 2 columns, got 1"),
         (
             b'{"members":["a","b"],"columns":[[1],[]]}',
-            "argument 2 is shorter",
+            "its columns have different lengths",
         ),
         (b'{"members":["a"],"dataset":[["\\ud800"]]}', "invalid table of rows"),
         (

@@ -273,6 +273,8 @@ def _read_table(data: memoryview) -> tuple[Columns, list[Cells]]:
             raise ValueError("it needs dataset or columns")
         elif len(columns) != len(members):
             raise ValueError(f"expected {len(members)} columns, got {len(columns)}")
+        elif len(set(map(len, columns))) > 1:
+            raise ValueError("its columns have different lengths")
         else:
             cells = list(zip(*columns, strict=True))
         if len(set(members)) < len(members):

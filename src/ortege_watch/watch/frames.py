@@ -206,16 +206,19 @@ def _read_around(data: bytes | bytearray, known: _Known) -> Frame | None:
     return frame
 
 
+_STATUS: Final = rb'(?:"status"\s*:\s*[0-9]{3}\s*,\s*)?'
 _names_query = re.compile(
-    rb'\{"messageId":"([0-9]{1,9})",(?:"status":[0-9]{3},)?"message":'
+    rb'\s*\{\s*%b"messageId"\s*:\s*"([0-9]{1,9})"\s*,\s*%b"message"\s*:'
+    % (_STATUS, _STATUS)
 ).match
 
 
 def query_of(data: bytes | bytearray) -> str | None:
     """Return the id of the query that a frame names at its beginning, if it does.
 
-    Every answer of Cube begins like this (``status`` comes first in some of 1.7.43), so it
-    is known even where the rest of the frame cannot be decoded.
+    Every answer of Cube begins like this (``status`` comes before the message in some of
+    1.7.43), so it is known even where the rest of the frame cannot be decoded. White space
+    may come from a gateway that writes the JSON anew.
     """
     match = _names_query(data)
     return match[1].decode() if match else None

@@ -378,13 +378,38 @@ def test_a_file_that_was_deleted_accepts_nothing(path, tmp_path, is_replaced):
         ):
             queue_of(box).accept(ready(3))
         with pytest.raises(
-            OrtegeWatchError, match=r"deleted or replaced.*open the outbox"
+            OrtegeWatchError, match=r"deleted or replaced.*open the outbox again"
         ):
             box.requeue()
         assert (numbers(box), len(box.dead)) == ([2], 1)  # they can still be sent
         with Outbox(path) as other:
             queue_of(other).accept(ready(3))
             assert numbers(other) == [3]
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+@pytest.mark.parametrize("deleted", [["-wal"], ["-shm"], ["-wal", "-shm"]])
+def test_a_file_beside_the_outbox_that_was_deleted_accepts_nothing(
+    path, tmp_path, deleted, is_link
+):
+    """SQLite writes to the deleted one, and nobody reads it after a kill."""
+    used = path
+    if is_link:
+        (tmp_path / "links").mkdir()
+        used = tmp_path / "links" / "outbox.db"
+        used.symlink_to(path)
+    with Outbox(used) as box:
+        queue_of(box).accept(ready(1))
+        for ending in deleted:
+            path.with_name(path.name + ending).unlink()
+        problem = rf"{deleted[0]}' was deleted or replaced.*none of these 1.*open"
+        with pytest.raises(OrtegeWatchError, match=problem):
+            queue_of(box).accept(ready(2))
+        assert numbers(box) == [1]
+    with Outbox(used) as again:  # closing it has kept what was accepted before
+        assert numbers(again) == [1]
+        queue_of(again).accept(ready(2))
+        assert numbers(again) == [1, 2]
 
 
 def test_the_working_directory_may_change(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sqlite3
 import time
@@ -156,9 +157,10 @@ class OutboxQueue(DatabaseFile):
             path, "the outbox", _SCHEMA, synchronous="FULL", version=_VERSION
         )
         # Absolute, as SQLite's own: the working directory may change.
-        self._file = Path(path).absolute()
-        self._folder = self._file.parent
-        self._identity = _identity(self._file)
+        self._folder = Path(path).absolute().parent
+        found = os.path.realpath(path)  # the others are beside it, not beside a link
+        self._files = os.path.abspath(path), f"{found}-wal", f"{found}-shm"  # noqa: PTH100
+        self._identities = list(map(_identity, self._files))
         self._bus: tuple[str, str] | None = None  # the app id and the address
         self._bus_since: int | None = None
         # The first alerts of the file that are due, if this process has them in memory.
@@ -332,16 +334,17 @@ class OutboxQueue(DatabaseFile):
         This is for a transaction.
 
         Raises:
-            OrtegeWatchError: the file was deleted, and what is added would be lost.
+            OrtegeWatchError: a file was deleted, and what is added would be lost.
             OutboxFull: they do not fit.
         """
         self._known = []
-        if _identity(self._file) != self._identity:
-            raise OrtegeWatchError(
-                f"the file of the outbox {self._path!r} was deleted or replaced while it"
-                f" was open: none of these {len(rows)} alerts was accepted; open the"
-                " outbox again, such as by a restart"
-            )
+        for file, identity in zip(self._files, self._identities, strict=True):
+            if _identity(file) != identity:
+                raise OrtegeWatchError(
+                    f"the file {file!r} was deleted or replaced while the outbox was"
+                    f" open: none of these {len(rows)} alerts was accepted; close and"
+                    " open the outbox again, such as by a restart"
+                )
         rest = len(rows) % _TOGETHER
         added = self._db.executemany(_ADD, rows[:rest]).rowcount if rest else 0
         for start in range(rest, len(rows), _TOGETHER):
@@ -695,10 +698,10 @@ def open_outbox(
     return opened
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def _identity(file: str) -> tuple[int, int] | None:
     """Return what two files of one path differ in; ``None`` if there is none."""
     try:
-        found = file.stat()
+        found = os.stat(file)  # noqa: PTH116 - twice as fast, for each call of enqueue()
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino

@@ -564,6 +564,7 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
         ),
         (lambda: AlertChannel(WS, GOOD, outbox=5), "path of the outbox must be a str"),
         (lambda: AlertChannel(WS, GOOD, pong_within=0), f"pong_within {SECONDS} 0"),
+        (lambda: AlertChannel(WS, GOOD, answer_within=0), f"answer_within {SECONDS} 0"),
         (
             lambda: AlertChannel(WS, GOOD, connect_within=None),
             f"connect_within {SECONDS} None",

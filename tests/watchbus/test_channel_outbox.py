@@ -21,6 +21,7 @@ from channels import (
 )
 
 from ortege_watch import InvalidArgument, OrtegeWatchError, Reconnect
+from ortege_watch.testing import ManualClock
 from ortege_watch.watchbus import (
     AlertChannel,
     AlertInbox,
@@ -188,6 +189,40 @@ async def test_an_alert_on_which_a_receiver_breaks_down_stops_no_others(path, st
             await channel.enqueue([alert(n) for n in range(20)])
             await until(lambda: not len(outbox))
         assert [number_of(each.alert) for each in outbox.dead] == [3]
+
+
+async def test_an_alert_that_is_never_answered_stops_no_others(path, caplog):
+    """The receiver answers all others, and pings."""
+
+    def play(frame):
+        [wire] = frame["body"]["alert_info_list"]
+        is_hanging = wire["event_values"]["block_number"] == "3"
+        return None if is_hanging else acknowledge(frame)
+
+    clock = ManualClock()
+    with Outbox(path, max_attempts=1) as outbox:
+        async with (
+            asyncio.timeout(WITHIN),
+            scripted(play) as script,
+            AlertChannel(
+                script.url,
+                CREDENTIALS,
+                outbox=outbox,
+                reconnect=QUICK,
+                clock=clock,
+                ping_every=1e6,
+            ) as channel,
+        ):
+            await channel.enqueue([alert(n) for n in range(20)])
+            await script.frames.reach(20)
+            await channel.enqueue([alert(20)])
+            while len(outbox):
+                await clock.advance(10)
+                await asyncio.sleep(0.001)
+        assert [number_of(each.alert) for each in outbox.dead] == [3]
+        assert "no answer within 120 s to alert big_amount_txn" in outbox.dead[0].reason
+    lines = [line for line in caplog.messages if "no answer within 120 s" in line]
+    assert f"{script.url[5:]}, app {CREDENTIALS.app_id}: closing" in lines[0]
 
 
 async def test_wrong_credentials_cost_no_attempt(path):

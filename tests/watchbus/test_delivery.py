@@ -68,6 +68,30 @@ def test_frames_without_an_answer_are_sent_again_on_a_new_connection():
     assert len(frames) == 1
 
 
+def test_the_time_of_a_frame_begins_when_those_before_it_were_answered():
+    frames, each = pending("1", "2", "3")
+    assert frames.awaited() is None
+    frames.due(5)
+    assert frames.awaited() == (each["1"], 5)
+    frames.on_answer(handled("2"), 6, 0)
+    assert frames.awaited() == (each["1"], 5)  # others are answered, it is not
+    frames.on_answer(handled("1"), 7, 0)
+    assert frames.awaited() == (each["3"], 7)
+    frames.connection_lost(LOST, 8, 0)
+    assert frames.awaited() is None
+    frames.due(9)
+    assert frames.awaited() == (each["3"], 9)
+
+
+def test_the_late_answer_to_a_frame_that_was_dropped_counts():
+    frames, each = pending("1", "2")
+    frames.due(5)
+    frames.drop("1")
+    assert frames.awaited() == (each["2"], 5)
+    frames.on_answer(handled("1"), 50, 0)
+    assert frames.awaited() == (each["2"], 50)
+
+
 def answer_all(frames, *keys, without=()):
     """Send what is due, and acknowledge it, until nothing is; return what was sent."""
     sent = []

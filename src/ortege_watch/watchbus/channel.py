@@ -183,6 +183,10 @@ class AlertChannel:
             then closed with this channel; ``None`` for no outbox.
         ping_every: seconds between two pings.
         pong_within: seconds for the answer to a ping; without one, reconnect.
+        answer_within: seconds for the answer to a frame, for each alert in it, from when
+            those before it were answered; more than the ``handle_within`` of the
+            receiver. Without one, reconnect; the frame is sent again as after any lost
+            connection, and goes behind the others.
         connect_within: seconds for connecting, TLS and the handshake.
         ssl: TLS settings for ``wss://``; by default the authorities of ``certifi``.
         clock: returns the time and sleeps; for tests.
@@ -208,6 +212,7 @@ class AlertChannel:
         outbox: Outbox | str | Path | None = None,
         ping_every: float = 20.0,
         pong_within: float = 10.0,
+        answer_within: float = 120.0,
         connect_within: float = 20.0,
         ssl: tls.SSLContext | None = None,
         clock: AsyncClock | None = None,
@@ -222,6 +227,7 @@ class AlertChannel:
         check_int("max_body", max_body)
         check_seconds("ping_every", ping_every)
         check_seconds("pong_within", pong_within)
+        check_seconds("answer_within", answer_within)
         check_seconds("connect_within", connect_within)
         check_environment(ssl)
         check_clock(clock, sleep="async")
@@ -234,6 +240,7 @@ class AlertChannel:
         self._max_body = max_body
         self._ping_every = ping_every
         self._pong_within = pong_within
+        self._answer_within = answer_within
         self._connect_within = connect_within
         self._ssl = ssl
         self._clock = clock or AsyncSystemClock()
@@ -522,7 +529,10 @@ class AlertChannel:
     async def _converse(self, connection: ClientConnection) -> OrtegeWatchError:
         try:
             await _race(
-                self._write(connection), self._read(connection), self._ping(connection)
+                self._write(connection),
+                self._read(connection),
+                self._ping(connection),
+                self._await_answers(),
             )
         except ConnectionClosed as error:
             # If our side refused the size, the receiver only repeats the code.
@@ -559,6 +569,21 @@ class AlertChannel:
                 name = self._shown(self._pending.alerts_of(answer.id))
                 logger.info(problem, self._sender, name, answer.status, delay)
             self._wake.set()  # another frame may be sent
+
+    async def _await_answers(self) -> Never:
+        """Raise once a frame is not answered in time."""
+        while True:
+            left = self._answer_within
+            if (awaited := self._pending.awaited()) is not None:
+                frame, since = awaited
+                within = self._answer_within * len(frame.alerts)
+                left = min(left, since + within - self._clock.now())
+                if left <= 0:
+                    name = self._shown(frame.alerts)
+                    raise TransportError(
+                        f"no answer within {within:g} s to alert {name}"
+                    )
+            await self._clock.sleep(left)
 
     def _shown(self, alerts: Sequence[AlertInfo]) -> str:
         """Return what a log line calls the alerts of a frame."""

@@ -91,6 +91,7 @@ class PendingFrame:
     """Once resolved: why the receiver did not handle it; ``None`` if it did."""
     was_sent: bool = False
     """Whether the receiver may have seen it: only then may the error be of its alerts."""
+    sent_at: float = 0.0
     lost_after: int | None = None
     """After how many acknowledgements a connection was lost with this frame alone."""
 
@@ -133,6 +134,7 @@ class PendingFrames:
         self._delayed: list[tuple[float, int, PendingFrame]] = []  # a heap, by time
         self._count = count()
         self._sent: dict[str, PendingFrame] = {}  # without an answer
+        self._begun_at = 0.0  # when the receiver may have begun with the first of these
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -175,7 +177,7 @@ class PendingFrames:
                 if not self._has_room(frame):
                     break
                 self._sent[frame.id] = frame
-                frame.was_sent = True
+                frame.was_sent, frame.sent_at = True, now
                 frames.append(frame)
             self._queue.popleft()
         return [frame.text for frame in frames]
@@ -189,6 +191,17 @@ class PendingFrames:
     def next_at(self) -> float | None:
         """Return when a frame is due again, or ``None`` if none is delayed."""
         return self._delayed[0][0] if self._delayed else None
+
+    def awaited(self) -> tuple[PendingFrame, float] | None:
+        """Return the frame that is to be answered first, and since when.
+
+        A receiver handles the frames of a connection one after the other, so that time
+        counts for one of them only: from when it was sent, or the one before it was
+        answered.
+        """
+        for frame in self._sent.values():
+            return frame, max(frame.sent_at, self._begun_at)
+        return None
 
     def connection_lost(
         self, error: OrtegeWatchError, now: float, jitter: float
@@ -240,6 +253,9 @@ class PendingFrames:
 
     def on_answer(self, answer: AnswerFrame, now: float, jitter: float) -> float | None:
         """Resolve the frame of an answer, or return in how many seconds it is sent again."""
+        # A frame that was dropped was before all others, or nobody knows.
+        if answer.id not in self._sent or answer.id == next(iter(self._sent)):
+            self._begun_at = now
         frame = self._sent.pop(answer.id, None)
         if frame is None:
             return None

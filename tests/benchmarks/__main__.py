@@ -14,10 +14,9 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
-from command_line import parser as command_line, positive, rounds_of
+from command_line import check_installed, parser as command_line, positive, rounds_of
 from comparing import check_same
 from memory import MEMORY
 from peers import PYPI, Missing, from_pypi, javascript
@@ -128,9 +127,8 @@ def main() -> None:
     """Print every ratio beside its goal."""
     options = _options()
     figures: dict[str, list[Record]] = options.figures
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing and not options.show:
-        raise Failed(f"cannot import {', '.join(missing)}; run: {INSTALL}")
+    if not options.show:
+        check_installed(INSTALL, *NEEDED)
     if options.check:
         check(offline=options.offline)
         return

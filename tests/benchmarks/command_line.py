@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 
-QUICK_ROUNDS = 3
+QUICK_ROUNDS = 2
 
 
 def positive(text: str) -> int:
@@ -30,6 +31,13 @@ def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     )
     made.set_defaults(usual_rounds=rounds)
     return made
+
+
+def check_installed(command: str, *modules: str) -> None:
+    """End the program if modules are missing, with the command that installs them."""
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"error: cannot import {', '.join(missing)}; run: {command}")
 
 
 def rounds_of(options: argparse.Namespace) -> int:

@@ -42,6 +42,10 @@ def _pace(rows: int, case: str) -> float:
     return max(0.008, rows * (40e-6 if case == "all" else 12e-6))
 
 
+def _answers(plan: Plan, rows: int) -> int:
+    return ANSWERS[rows] // 2 if plan.quick else ANSWERS[rows]
+
+
 def _compared(comparison: Comparison, ratios: list[float]) -> Record:
     return {
         "ratio": quartiles(ratios),
@@ -68,10 +72,10 @@ def _delays(outcomes: list[Outcome]) -> list[float]:
 def measure(plan: Plan) -> Iterator[Record]:
     programs = {name: receiver(name) for name in ("floor", "library")}
     for case, name in CASES.items():
-        for rows, planned in ANSWERS.items():
+        for rows in ANSWERS:
             if plan.quick and (rows, case) != (10, "few") and rows != 1_000:
                 continue
-            answers = planned // 2 if plan.quick else planned
+            answers = _answers(plan, rows)
             with PushServer.start(rows, case, answers, _pace(rows, case)) as server:
                 run, updates, counted = server.run, answers, answers - 1
                 if case == "none":
@@ -94,7 +98,7 @@ def measure_tutorial(plan: Plan) -> Iterator[Record]:
     programs = {name: receiver(name) for name in ("library", "tutorial")}
     for rows in (1_000,) if plan.quick else (1_000, 10_000):
         # The tutorial's stack is later than that, which does not change its CPU time.
-        answers, rounds = ANSWERS[rows], min(plan.rounds, 3)
+        answers, rounds = _answers(plan, rows), min(plan.rounds, 3)
         with PushServer.start(rows, "few", answers, _pace(rows, "few")) as server:
             result = compare(programs, server.run, rounds, updates=answers)
         ratios = result.ratios("tutorial")
@@ -113,7 +117,7 @@ def measure_javascript(plan: Plan) -> Iterator[Record]:
             "library": receiver("library"),
         }
         for rows in (1_000,) if plan.quick else (1_000, 10_000):
-            answers = ANSWERS[rows]
+            answers = _answers(plan, rows)
             with PushServer.start(rows, "few", answers, _pace(rows, "few")) as server:
                 result = compare(programs, server.run, plan.rounds, updates=answers)
             ratios = result.ratios("library")

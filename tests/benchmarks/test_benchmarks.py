@@ -258,6 +258,17 @@ def test_a_script_takes_the_options_of_the_benchmark(script, last):
     assert done.stdout.splitlines()[-1].strip().startswith(last)
 
 
+def test_a_script_says_which_package_is_missing(tmp_path):
+    hidden = "import sys; sys.modules.update(orjson=None, standardwebhooks=None)"
+    (tmp_path / "sitecustomize.py").write_text(hidden, "ascii")
+    done = benchmark(script="verifying.py", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    command = "pip install -e . orjson standardwebhooks"
+    assert done.stderr == (
+        f"error: cannot import orjson, standardwebhooks; run: {command}\n"
+    )
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize(
     ("argument", "message"),

@@ -15,19 +15,21 @@ import hmac
 import json
 from datetime import UTC, datetime
 
-import orjson
-from command_line import parser, rounds_of
+from command_line import check_installed, parser, rounds_of
 from signed_calls import ALERT, CREDENTIALS, compare
-from standardwebhooks import Webhook
 
 from ortege_watch.watchbus import RequestVerifier, signed_headers
 
 PATH = "/api/v1/watch/alert"
 NOW = 1_700_000_000
+INSTALL = "pip install -e . orjson standardwebhooks"
 SECRET = CREDENTIALS.secret.encode()
 
 
 def compare_verifiers(rounds: int) -> None:
+    import orjson
+    from standardwebhooks import Webhook
+
     for count in (1, 10, 100):
         body = json.dumps({"alert_info_list": [ALERT.to_wire()] * count}).encode()
         requests = [
@@ -81,6 +83,7 @@ def compare_verifiers(rounds: int) -> None:
 
 def main() -> None:
     options = parser(__doc__, rounds=41).parse_args()
+    check_installed(INSTALL, "orjson", "standardwebhooks")
     compare_verifiers(rounds_of(options))
 
 

@@ -113,12 +113,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--execute is not for --demo or --replay")
     if "node" in (chosen.positions, chosen.prices) and not chosen.node:
         parser.error("--positions node and --prices node need --node URL")
+    if chosen.market is not None and (chosen.demo or chosen.replay):
+        parser.error("--market is not for --demo or --replay, which have their own")
     if (chosen.alerts_to or chosen.alerts_from) and (chosen.demo or chosen.replay):
         parser.error("--alerts-to and --alerts-from are not for --demo or --replay")
     if chosen.alerts_from and chosen.once:
         parser.error("--alerts-from is not for --once, which does not wait for alerts")
     if chosen.outbox and not (chosen.alerts_to or "").startswith("http"):
         parser.error("--outbox needs --alerts-to with an http(s) URL")
+    chosen.market = chosen.market or _MARKET
     return chosen
 
 
@@ -140,7 +143,6 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--market",
         type=Path,
-        default=_MARKET,
         metavar="FILE",
         help="the market file (default: the shipped one for Zest V1, unverified)",
     )

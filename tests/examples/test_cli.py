@@ -37,8 +37,8 @@ def environment(fake, **more):
 
 
 def program(*arguments):
-    demo_market = ["--market", str(demo.MARKET)]
-    return [sys.executable, "-m", "liquidation_bot", *demo_market, *arguments]
+    market = [] if "--replay" in arguments else ["--market", str(demo.MARKET)]
+    return [sys.executable, "-m", "liquidation_bot", *market, *arguments]
 
 
 def run(fake, *arguments, **env):
@@ -488,6 +488,8 @@ def test_one_secret_for_both_directions_is_wrong_use(fake):
         (["--resync", "1.5"], "must be a whole number between 1 and"),
         (["--liquidator", "me"], "invalid Stacks address"),
         (["--demo", "--alerts-to", "http://x"], "not for --demo"),
+        (["--demo", "--market", "none.toml"], "--market is not for --demo"),
+        (["--replay", "x", "--market", "none.toml"], "not for --demo or --replay"),
         (["--replay", "x", "--alerts-from", "x:1/a"], "not for --demo or --replay"),
         (["--once", "--alerts-from", "x:1/a"], "not for --once"),
         (["--outbox", "x"], "--outbox needs"),

@@ -3,8 +3,8 @@
 Set ORTEGE_URL (such as https://host/cubejs-api/v1) and ORTEGE_TOKEN, then run it. The
 contract is the tutorial's and has been replaced since. Amounts with the same sender,
 function and time are summed into one row; `upserted` includes the rows that change.
-Events with amount 0 or NULL, or that cancel out, leave the row as it is and are not
-noticed (docs/delivery.md, "What no client can see").
+Events that do not change the sum of a row, because their amount is 0 or NULL or because
+they cancel out, are not noticed (docs/delivery.md, "What no client can see").
 """
 
 import sys

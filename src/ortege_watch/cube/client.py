@@ -76,7 +76,7 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str | Concealed) -> Endpoint:
-        """Parse a URL: a host, perhaps with ``/cubejs-api``, ``/v1`` or ``/load``.
+        """Parse a URL: a scheme, a host, perhaps ``/cubejs-api``, ``/v1`` or ``/load``.
 
         ``ws`` and ``wss`` stand for ``http`` and ``https``. A path that ends in ``/v1``
         is taken as it is (a server may have another base path); any other path is a
@@ -178,7 +178,7 @@ class AsyncCubeClient(AsyncHttpClient, _Calls):
     failed.
 
     Args:
-        url: the server, such as ``https://host/cubejs-api/v1``; the host alone, the
+        url: the server, such as ``https://host/cubejs-api/v1``; ``https://host``, the
             ``wss://`` form and trailing slashes are accepted. Default: the environment
             variable ``ORTEGE_URL``.
         token: a JWT, or a function or async function that returns one; it is called
@@ -340,7 +340,7 @@ class CubeClient(HttpClient, _Calls):
     not have a connection pool of httpx; there it is checked after each part of a body.
 
     Args:
-        url: the server, such as ``https://host/cubejs-api/v1``; the host alone, the
+        url: the server, such as ``https://host/cubejs-api/v1``; ``https://host``, the
             ``wss://`` form and trailing slashes are accepted. Default: the environment
             variable ``ORTEGE_URL``.
         token: a JWT, or a plain function that returns one; it is called for each call,

@@ -43,6 +43,11 @@ def test_what_is_written_is_read_back_exactly(value):
     assert number_forms(codec.loads(codec.dumps(value))) == number_forms(value)
 
 
+def test_every_error_of_msgspec_is_one_of_decoding():
+    with pytest.raises(codec.UNREADABLE):
+        raise msgspec.MsgspecError  # before msgspec 0.21, its errors are no ValueErrors
+
+
 @given(values)
 def test_text_and_bytes_read_alike(value):
     text = codec.dumps(value)

@@ -26,9 +26,14 @@ from ortege_watch.errors import DecodeError, InvalidArgument, printable
 
 T = TypeVar("T")
 
-UNREADABLE: Final = (ValueError, ArithmeticError, RecursionError)
-"""What decoding raises: msgspec's errors and bad UTF-8 are ``ValueError``s, a number
-like ``1e99999999999999999999`` overflows even ``Decimal``, and nesting may be deep."""
+UNREADABLE: Final = (
+    msgspec.MsgspecError,
+    ValueError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What decoding raises. msgspec's errors are ``ValueError``s only since 0.21, as bad
+UTF-8 is; a number like ``1e99999999999999999999`` overflows even ``Decimal``, and nesting may be deep."""
 
 is_number: Final = re.compile(
     r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"

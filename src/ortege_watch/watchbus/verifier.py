@@ -260,7 +260,7 @@ class RequestChecks:
         app_id, timestamp, nonce, signature = signature_headers(headers)
         try:
             sent = _milliseconds(timestamp) if timestamp.isdecimal() else None
-        except ValueError:  # digits that are not ASCII, or too many of them
+        except codec.UNREADABLE:  # digits that are not ASCII, or too many of them
             sent = None
         if sent is None:
             problem = "the timestamp must be unix milliseconds"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial, wraps
+from pathlib import Path
 
 import pytest
 
@@ -205,7 +206,6 @@ class AsyncCallable:
         ("on_state", lambda it: CubeClient(URL, "token").watch(QUERY, on_state=it)),
         ("on_error", lambda it: CubeClient(URL, "token").watch(QUERY, on_error=it)),
         ("progress", lambda it: new(AlertPublisher).publish([ALERT], progress=it)),
-        ("progress", lambda it: new(AlertPublisher).flush(progress=it)),
         ("progress", lambda it: new(WatchBusClient).subscribe([ENTITY], progress=it)),
         ("progress", lambda it: new(WatchBusClient).unsubscribe([ENTITY], progress=it)),
         ("invalid", lambda it: FakeWatchBus().reject_alerts(it)),
@@ -447,6 +447,26 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
         (lambda: Outbox(None), f"{UNNAMED} NoneType"),
         (lambda: SQLiteNonces(":memory:"), f"{UNSTORED} ':memory:'"),
         (lambda: SQLiteNonces("a\0b"), f"{UNSTORED} 'a\\x00b'"),
+        (
+            lambda: SQLiteNonces("file:n?mode=memory"),
+            f"{UNSTORED} 'file:n?mode=memory'; pass a path, not a URI",
+        ),
+        (
+            lambda: SQLiteHandled("file:n?mode=memory"),
+            "path of the file of handled alerts must name a file that persists, got",
+        ),
+        (
+            lambda: SQLiteProvider(Path("file:n?mode=memory"), [EVENT]),
+            "path of the provider's file must name a file that persists, got",
+        ),
+        (
+            lambda: Outbox("file:n?mode=memory"),
+            "path of the outbox must name a file that persists, got",
+        ),
+        (
+            lambda: SQLiteNonces("n\ud800"),
+            "path of the nonce file cannot be encoded: 'utf-8' codec can't encode",
+        ),
         (lambda: SQLiteNonces(None), "path of the nonce file must be a string or"),
         (lambda: SQLiteNonces("nonces", 0), "limit must be a positive int, got 0"),
         (lambda: MemoryNonces(0), "limit must be a positive int, got 0"),

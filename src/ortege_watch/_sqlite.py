@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -96,13 +97,7 @@ class DatabaseFile:
         may_be_in_memory: bool = False,
     ) -> None:
         if path is not None or not may_be_in_memory:
-            check_kind(f"path of {kind}", path, str | Path, "a string or a Path")
-            if not str(path) or _MEMORY in str(path) or "\0" in str(path):
-                rule = f"path of {kind} must name a file that persists"
-                raise InvalidArgument(f"{rule}, got {shown(path)}")
-            if Path(str(path)).is_dir():
-                rule = f"path of {kind} must name a file"
-                raise InvalidArgument(f"{rule}, got the directory {shown(str(path))}")
+            _check_path(path, f"path of {kind}")
         self._path = _MEMORY if path is None else str(path)
         self._guard = Guard(f"{kind} {str(path)!r}")
         with self._guard:
@@ -168,6 +163,27 @@ class DatabaseFile:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _check_path(path: object, name: str) -> None:
+    """Raise :class:`InvalidArgument` unless a path may be that of a file."""
+    check_kind(name, path, str | Path, "a string or a Path")
+    text = str(path)
+    # Many builds of SQLite read "file:x?mode=memory" as a URI, and keep it in memory.
+    is_uri = text.startswith("file:")
+    if not text or is_uri or _MEMORY in text or "\0" in text:
+        advice = "; pass a path, not a URI" if is_uri else ""
+        rule = f"{name} must name a file that persists"
+        raise InvalidArgument(f"{rule}, got {shown(text)}{advice}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        problem = f"{name} cannot be encoded: {error}"
+        raise InvalidArgument(problem) from error
+    with suppress(OSError):  # SQLite says why it cannot open it
+        if Path(text).is_dir():
+            rule = f"{name} must name a file"
+            raise InvalidArgument(f"{rule}, got the directory {shown(text)}")
 
 
 def connect(path: str | Path, *, wait: float = _WAIT) -> sqlite3.Connection:

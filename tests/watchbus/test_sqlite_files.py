@@ -57,6 +57,12 @@ def test_an_outbox_of_another_version_is_refused_and_stays_as_it_is(path, versio
     assert pragma(path, "user_version") == version
 
 
+@pytest.mark.parametrize("kind", [Outbox, SQLiteNonces, SQLiteHandled])
+def test_a_name_that_is_too_long_is_an_error_of_the_library(kind, tmp_path):
+    with pytest.raises(OrtegeWatchError, match="unable to open database file"):
+        kind(tmp_path / ("x" * 300))
+
+
 def test_another_database_is_not_an_outbox(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE customers (name TEXT)")

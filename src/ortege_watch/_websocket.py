@@ -29,7 +29,7 @@ from ortege_watch._http.driver import (
     tls_advice,
     user_agent,
 )
-from ortege_watch.errors import TransportError
+from ortege_watch.errors import OrtegeWatchError, TransportError
 from ortege_watch.tokens import Secrets, redact, safe_cause
 
 if TYPE_CHECKING:
@@ -212,6 +212,15 @@ class Connection(ClientConnection):
         parser.receive_data(head + b"Content-Length: 0\r\n\r\n")
         failure = parser.handshake_exc
         return failure if isinstance(failure, InvalidStatus) else None
+
+
+def running_loop(what: str, instead: str) -> asyncio.AbstractEventLoop:
+    """Return the event loop of asyncio; elsewhere, say what to use instead."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError as error:
+        problem = f"{what} needs asyncio; elsewhere, use {instead}"
+        raise OrtegeWatchError(problem) from error
 
 
 async def open_websocket(

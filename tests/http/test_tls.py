@@ -366,6 +366,18 @@ async def test_a_server_without_tls_on_the_port(use, trusting, caplog):
     check(error, server, caplog, "correct the scheme or port of the url")
 
 
+async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Close the connection at what is not HTTP, as a fake Cube does."""
+    await reader.read(1)
+
+
+@every
+async def test_a_server_without_tls_that_closes_the_connection(use, trusting, caplog):
+    with Peer(closing) as server:
+        error = await failure_of(use, server, ssl=trusting)
+    check(error, server, caplog, "if the port does not speak TLS, correct the scheme")
+
+
 async def alerting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer with an alert of TLS: a protocol version that is not supported."""
     await reader.read(1)

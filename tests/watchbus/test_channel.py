@@ -33,6 +33,7 @@ from ortege_watch.watchbus import (
     AlertChannel,
     AlertInbox,
     Credentials,
+    RequestVerifier,
     WatchBusError,
     WireStyle,
     serve_alert_channel,
@@ -842,3 +843,18 @@ async def test_alerts_that_make_the_receiver_close_the_connection_stop_no_others
         with pytest.raises(TransportError, match="the connection was lost"):
             await poison
         assert len(script.connections) < 6
+
+
+def test_without_asyncio_a_channel_says_so():
+    opening = AlertChannel("ws://127.0.0.1:9/", Credentials("app", SECRET)).__aenter__()
+    with pytest.raises(OrtegeWatchError, match="AlertChannel needs asyncio; elsewhere"):
+        opening.send(None)  # as another event loop would
+
+
+def test_without_asyncio_a_server_of_channels_says_so():
+    verifier = RequestVerifier({"app": [SECRET]}, path="/")
+    opening = serve_alert_channel(verifier, print).__aenter__()
+    with pytest.raises(
+        OrtegeWatchError, match="needs asyncio; elsewhere, use alert_app"
+    ):
+        opening.send(None)

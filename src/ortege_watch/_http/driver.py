@@ -803,5 +803,8 @@ def _tls_reason(error: BaseException | None) -> str:
             # Without a reason where a test, or a transport of the caller, makes it.
             is_bad = isinstance(error, ssl.SSLCertVerificationError)
             return "CERTIFICATE_VERIFY_FAILED" if is_bad else error.reason or ""
+        # asyncio raises this one, without arguments, if a handshake ends early.
+        if isinstance(error, ConnectionResetError) and not error.args:
+            return "UNEXPECTED_EOF_WHILE_READING"
         error = error.__cause__ or error.__context__
     return ""

@@ -20,6 +20,7 @@ from weakref import WeakSet
 from ortege_watch._checks import check_seconds
 from ortege_watch._http.driver import not_copyable
 from ortege_watch._http.token_source import WAIT_AT_MOST, call_in_thread
+from ortege_watch._websocket import running_loop
 from ortege_watch.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -83,11 +84,7 @@ class AsyncUpdates:
     async def __aenter__(self) -> Self:
         if self._loop is not None or self._closed:
             raise InvalidArgument(_CLOSED if self._closed else _USED)
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError as error:
-            problem = "watch() needs asyncio; elsewhere, use CubeClient in a thread"
-            raise OrtegeWatchError(problem) from error
+        self._loop = running_loop("watch()", "CubeClient in a thread")
         self._pid = os.getpid()
         self._subscription.start()
         return self

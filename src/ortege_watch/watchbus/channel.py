@@ -52,6 +52,7 @@ from ortege_watch._websocket import (
     SILENT,
     close,
     open_websocket,
+    running_loop,
     transport_error,
 )
 from ortege_watch.errors import (
@@ -344,7 +345,8 @@ class AlertChannel:
     async def __aenter__(self) -> Self:
         if self._task is not None:
             raise OrtegeWatchError("an alert channel can be opened only once")
-        self._task = asyncio.create_task(self._work())
+        loop = running_loop("AlertChannel", "AsyncAlertPublisher")
+        self._task = loop.create_task(self._work())
         self._task.add_done_callback(self._ended)
         return self
 
@@ -686,6 +688,7 @@ async def serve_alert_channel(
     check_int("port", port, "an int, 0 to 65535", first=0, last=65535)
     check_seconds("ping_every", ping_every)
     check_seconds("close_within", close_within, or_zero=True)
+    running_loop("serve_alert_channel()", "alert_app()")
     checks = evolve(checks_of(verifier), method="GET")
     inbox = AlertInbox() if inbox is None else inbox
     receiver = _Connections(FrameReceiver(checks, handler, inbox, ping_every))

@@ -138,10 +138,15 @@ def check_clock(clock: object, *, sleep: Literal["plain", "async"] | None) -> No
     check_methods("clock", clock, methods, expected, awaited=awaited)
 
 
-def close_coroutine(result: object) -> None:
-    """Close a coroutine that is not awaited, of which Python would warn."""
+def close_coroutine(result: object) -> bool:
+    """Close a coroutine that is not awaited, of which Python would warn.
+
+    Return whether the result was one.
+    """
     if inspect.iscoroutine(result):
         result.close()
+        return True
+    return False
 
 
 def is_async(function: object) -> bool:

@@ -167,7 +167,7 @@ async def rate_limit(app_id: str) -> float | None:
 def a_provider_is_plain_or_async(stored: SQLiteProvider) -> None:
     secrets = {"app": ["secret"]}
     provider_app(secrets, AsyncProvider(), page_size=10, rate_limit=rate_limit)
-    provider_app(secrets, stored, rate_limit=lambda app_id: app_id == "app")
+    provider_app(secrets, stored, rate_limit=lambda app_id: len(app_id))
     found = stored.matching("0x", 56, "big_amount_txn")
     assert_type(found, list[Subscriber])
     assert_type(found[0].entity, EntityInfo)

@@ -832,6 +832,24 @@ async def test_a_callback_that_fails_ends_it_loudly(which):
             assert updates.state == "closed"
 
 
+@pytest.mark.parametrize("which", ["on_state", "on_error"])
+async def test_a_callback_that_returns_a_coroutine_ends_it_loudly(which):
+    async def alarm(text) -> None:
+        raise AssertionError
+
+    with FakeCube() as cube:
+        client = AsyncCubeClient(cube.url, cube.token())
+        options = {which: lambda about: alarm(str(about))}
+        async with client, client.watch(QUERY, **options) as updates:
+            cube.fail_query("Error: the database is gone")
+            async with asyncio.timeout(10):
+                with pytest.raises(
+                    OrtegeWatchError, match=f"callback {which} is async and was not"
+                ):
+                    await anext(updates)
+            assert updates.state == "closed"
+
+
 async def test_a_failure_that_no_one_expects_ends_it_loudly():
     class Bug(BaseException):
         """Be more than an Exception, as SystemExit is."""

@@ -288,7 +288,7 @@ def test_apps_over_their_rate_are_refused(provider):
 
     async def awaited(app_id):
         await anyio.lowlevel.checkpoint()
-        return app_id == APP_ID
+        return 0.5 if app_id == APP_ID else 0
 
     path = "/api/watch/event/list"
     with served(provider_app(SECRETS, provider, rate_limit=plain)) as http:
@@ -741,7 +741,9 @@ def test_no_error_of_the_application_leaves_it(caplog, make, error, where):
     assert type(error).__name__ in caplog.text
 
 
-@pytest.mark.parametrize("wait", [-5, 10**400, float("nan"), float("inf"), "3"])
+@pytest.mark.parametrize(
+    "wait", [True, False, -5, 10**400, float("nan"), float("inf"), "3"]
+)
 def test_a_rate_limit_that_returns_something_else_has_failed(caplog, wait):
     app = provider_app(SECRETS, Plain(), rate_limit=lambda _: wait)
     with served(app) as http:

@@ -201,10 +201,6 @@ async def test_a_wrong_secret_rejects_no_alert(ask):
     assert "hush" not in str(caught.value)
 
 
-async def test_a_flush_without_an_outbox_does_nothing(ask):
-    assert await ask.open()("flush") == PublishResult()
-
-
 async def test_a_bus_that_is_unreachable(ask, bus, path):
     ask.open(outbox=path, retry=ONCE)
     bus.down()
@@ -580,8 +576,9 @@ async def test_a_call_has_one_deadline(ask, bus, path, with_outbox):
     begin = time.monotonic()
     with contextlib.suppress(DeadlineExceeded):
         await ask("publish", ALERTS, deadline=0.3)
-    with contextlib.suppress(DeadlineExceeded):
-        await ask("flush", deadline=0.3)
+    if with_outbox:
+        with contextlib.suppress(DeadlineExceeded):
+            await ask("flush", deadline=0.3)
     assert time.monotonic() - begin < 5
     assert numbers(alerts_of(bus.requests)) == [0] * len(bus.requests)
 
@@ -623,6 +620,29 @@ async def test_enqueue_does_not_use_the_network(ask, bus, path):
     ]
     await ask("flush")
     assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+
+
+async def test_flush_needs_an_outbox(ask, bus):
+    ask.open(retry=Retry(attempts=1))
+    bus.refuse(503)
+    with pytest.raises(OrtegeWatchError) as caught:
+        await ask("publish", ALERTS)
+    assert caught.value.published.unsent == tuple(ALERTS)
+    bus.heal()
+    with pytest.raises(
+        InvalidArgument, match=r"flush\(\) needs an outbox: pass outbox="
+    ):
+        await ask("flush")
+
+
+async def test_a_progress_that_returns_a_coroutine_is_logged(ask, bus, caplog):
+    async def tell(percent):
+        raise AssertionError
+
+    ask.open()
+    await ask("publish", ALERTS, progress=lambda done, of: tell(100 * done // of))
+    assert numbers(bus.alerts) == [0, 1, 2, 3, 4]
+    assert "progress is async and was not awaited" in caplog.text
 
 
 async def test_enqueue_needs_an_outbox_and_alerts_that_can_be_sent(ask, path):

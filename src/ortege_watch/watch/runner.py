@@ -22,6 +22,7 @@ import attrs
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ortege_watch import _json as codec
+from ortege_watch._checks import close_coroutine
 from ortege_watch._http.conversation import Response
 from ortege_watch._http.driver import AsyncClock, is_bad_certificate
 from ortege_watch._http.statuses import (
@@ -288,11 +289,19 @@ class Subscription:
         """Call the caller's callback; if it fails, the iteration ends with an error."""
         if self._callback_failed:
             return
+        failure: BaseException | None = None
         try:
-            callback(argument)
+            # A lambda may return the coroutine of an async function.
+            if close_coroutine(callback(argument)):
+                failure = OrtegeWatchError(
+                    f"the callback {name} is async and was not awaited: use a plain"
+                    " function"
+                )
         except BaseException as error:  # noqa: BLE001 - callers' code may raise anything
+            failure = _failure(f"the callback {name} failed", error)
+        if failure is not None:
             self._callback_failed = True
-            self.end(_failure(f"the callback {name} failed", error))
+            self.end(failure)
 
 
 def _failure(problem: str, error: BaseException) -> BaseException:

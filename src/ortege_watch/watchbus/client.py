@@ -35,6 +35,7 @@ from ortege_watch.watchbus.requests import (
     Endpoint,
     Progress,
     WatchPaths,
+    report_progress,
     signed_exchange,
 )
 from ortege_watch.watchbus.signing import Credentials
@@ -100,7 +101,7 @@ class Provider:
             answered += named
             done += len(batch)
             if progress is not None:
-                progress(done, len(asked))
+                report_progress(progress, done, len(asked))
         return WatchResult.compare(asked, answered)
 
     def page(

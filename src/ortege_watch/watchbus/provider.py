@@ -75,8 +75,8 @@ from ortege_watch.watchbus.wire import (
 )
 
 RateLimit: TypeAlias = Callable[[str], "float | Awaitable[float | None] | None"]
-"""A function, plain or async, that gets an app id and returns ``None`` (or ``False``) if
-the app may send a request now, else the seconds after which it may (or ``True``)."""
+"""A function, plain or async, that gets an app id and returns ``None`` or 0 if the
+app may send a request now, else the seconds after which it may."""
 
 _PREFIXES: Final = ("/api/watch/", "/api/v1/watch/")
 
@@ -197,8 +197,8 @@ def _checked(endpoint: Endpoint, result: Any) -> Any:
 
 def _seconds(wait: object) -> int:
     """Return the seconds that a rate limit asks for; 0 if the request may be sent."""
-    if wait is None or isinstance(wait, bool):
-        return int(wait or 0)
+    if wait is None:
+        return 0
     try:
         check_seconds("the result of rate_limit()", wait, or_zero=True)
     except InvalidArgument as error:
@@ -253,7 +253,7 @@ def provider_app(
         tolerance: the largest age of a request in seconds, also ahead of the clock.
         max_body: the size in bytes of the largest body that is read.
         rate_limit: called with the app id of each verified request. If it returns
-            seconds (or ``True``), the request is refused with status 429, the code
+            seconds greater than 0, the request is refused with status 429, the code
             ``000002`` and ``Retry-After``.
         answer_within: seconds in which the provider must answer; then it has failed. A
             plain method that takes longer goes on in its thread.

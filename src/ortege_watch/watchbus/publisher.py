@@ -224,7 +224,7 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
     async def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
     ) -> PublishResult:
-        """Send the alerts that are due, unless another process is sending them.
+        """Send the queued alerts that are due, unless another process is sending them.
 
         Args:
             progress: called after each batch.
@@ -232,9 +232,11 @@ class AsyncAlertPublisher(AsyncBusClient, _Publishing):
                 the wait of up to 10 s for an outbox that another process has locked.
 
         Raises:
+            InvalidArgument: the publisher has no outbox.
             OrtegeWatchError: a request failed, or the outbox cannot be used; see
                 :attr:`OrtegeWatchError.published`.
         """
+        self._need_outbox("flush")
         return await self._send(self._sender(limits, progress))
 
     async def run(self, *, poll_every: float = 1.0) -> None:
@@ -412,7 +414,7 @@ class AlertPublisher(BusClient, _Publishing):
     def flush(
         self, *, progress: Progress | None = None, **limits: Unpack[Limits]
     ) -> PublishResult:
-        """Send the alerts that are due, unless another process is sending them.
+        """Send the queued alerts that are due, unless another process is sending them.
 
         Args:
             progress: called after each batch.
@@ -420,9 +422,11 @@ class AlertPublisher(BusClient, _Publishing):
                 the wait of up to 10 s for an outbox that another process has locked.
 
         Raises:
+            InvalidArgument: the publisher has no outbox.
             OrtegeWatchError: a request failed, or the outbox cannot be used; see
                 :attr:`OrtegeWatchError.published`.
         """
+        self._need_outbox("flush")
         return self._send(self._sender(limits, progress))
 
     def run(self, *, poll_every: float = 1.0) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, TypeGuard, TypeVar, Unpack
 
 from attrs import asdict, evolve, field, frozen, mutable
 
-from ortege_watch._checks import check_int, check_kind, check_match
+from ortege_watch._checks import check_int, check_kind, check_match, close_coroutine
 from ortege_watch._http.conversation import (
     HTTP_SCHEMES,
     Attempts,
@@ -75,9 +75,16 @@ from ortege_watch.watchbus.wire import (
 T = TypeVar("T")
 
 Progress: TypeAlias = Callable[[int, int], object]
-"""A callable that gets the number of entries that are done, and the number of all."""
+"""A plain function that gets the number of entries that are done, and of all."""
 
 _LOGGER: Final = logging.getLogger("ortege_watch.watchbus")
+
+
+def report_progress(progress: Progress, done: int, of: int) -> None:
+    """Call the function; one that turns out to be async is logged."""
+    if close_coroutine(progress(done, of)):
+        _LOGGER.error("progress is async and was not awaited: use a plain function")
+
 
 ALERT_PATH: Final = "/api/v1/watch/alert"
 NO_PASSWORD: Final = "pass credentials, which sign the requests"

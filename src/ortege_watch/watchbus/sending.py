@@ -46,6 +46,7 @@ from ortege_watch.watchbus.requests import (
     is_misconfigured,
     is_of_server,
     is_rejection,
+    report_progress,
     signed_exchange,
 )
 from ortege_watch.watchbus.wire import WireStyle, alerts_body, encode_each
@@ -641,7 +642,7 @@ class Sender:
         if self.progress is not None:
             count = len(self._sent) + len(self._dead)
             left = yield from _use(queue, queue.__len__)
-            self.progress(count, count + left)
+            report_progress(self.progress, count, count + left)
         return following
 
     def deliver(self, batch: Sequence[QueuedAlert]) -> Conversation[BatchResults]:

@@ -435,7 +435,8 @@ class AlertChannel:
         await asyncio.gather(*map(attempt, batch))
         if results.sent:
             self._streak.reset()
-            self._batches.on_success(len(results.sent))
+            if results.error is None:  # else the next one is to be alone
+                self._batches.on_success(len(results.sent))
         return results
 
     def _ends_batch(

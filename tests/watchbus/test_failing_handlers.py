@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 
+import httpx
 import pytest
 from channels import CREDENTIALS, PATH, alert, number_of, verifier
 from serving import served
@@ -19,8 +20,10 @@ from ortege_watch.watchbus import (
     Outbox,
     RejectAlert,
     alert_app,
+    read_alerts,
     serve_alert_channel,
 )
+from ortege_watch.watchbus.wire import ResultCode, error_answer, ok_answer
 
 pytestmark = pytest.mark.anyio
 
@@ -148,3 +151,74 @@ async def test_of_many_alerts_one_that_always_fails_becomes_a_dead_letter(
     assert sorted(n for n in taken if n < 1000) == [n for n in range(250) if n != 123]
     assert number_of(dead.alert) == 123
     assert (dead.reason, dead.attempts) == (reason, attempts)
+
+
+class BusyClock:
+    """A clock that moves with each look at it, and over each pause."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        self.time += 0.01
+        return self.time
+
+    def unix(self) -> float:
+        return 1_700_000_000 + self.now()
+
+    async def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        await asyncio.sleep(0)
+
+
+class FailingBus(httpx.AsyncBaseTransport):
+    """A bus that fails on the alerts whose numbers are odd, and takes the others."""
+
+    def __init__(self, clock: BusyClock, status: int, **headers: str) -> None:
+        self.clock, self.status, self.headers = clock, status, headers
+        self.taken: dict[int, float] = {}  # when each alert was, by its number
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.clock.time += 0.01
+        numbers = [number_of(each) for each in read_alerts(await request.aread())]
+        if any(number % 2 for number in numbers):
+            body = error_answer(ResultCode.SERVER_ERROR, "an alert was not handled")
+            return httpx.Response(self.status, headers=self.headers, content=body)
+        self.taken |= dict.fromkeys(numbers, self.clock.time)
+        return httpx.Response(200, content=ok_answer())
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [(500, {}), (503, {"Retry-After": "30"})]
+)
+async def test_many_alerts_that_always_fail_stop_no_others(tmp_path, status, headers):
+    clock = BusyClock()
+    bus = FailingBus(clock, status, **headers)
+    bad = [alert(2 * n + 1) for n in range(300)]
+    good = [alert(2 * n) for n in range(30)]
+    options = {"http": bus, "clock": clock, "path": PATH}
+    with Outbox(tmp_path / "outbox.db", max_attempts=3, now=clock.unix) as outbox:
+        async with (
+            AsyncAlertPublisher(
+                "http://bus", CREDENTIALS, outbox=outbox, **options
+            ) as publisher,
+            asyncio.TaskGroup() as tasks,
+        ):
+            await publisher.enqueue([*bad, *good])
+            sending = tasks.create_task(publisher.run(poll_every=0.0001))
+            async with asyncio.timeout(60):
+                while len(bus.taken) < len(good) and clock.time < 600:
+                    await asyncio.sleep(0)
+                in_time, later = len(bus.taken), 1000
+                while in_time == len(good) and len(outbox.dead) < len(bad):
+                    begun = clock.time
+                    await publisher.enqueue([alert(later)])  # so that failures count
+                    while later not in bus.taken:
+                        await asyncio.sleep(0)
+                    assert bus.taken[later] - begun < 60
+                    later += 2
+                while in_time == len(good) and len(outbox):
+                    await asyncio.sleep(0)
+            sending.cancel()
+        assert in_time == len(good)
+        assert {each.attempts for each in outbox.dead} == {3}

@@ -488,6 +488,7 @@ def test_three_alerts_that_fail_in_a_row_are_the_server_s_failure():
     results = server.run(sender(link(), outbox=Store()).deliver(batch))
     assert [each for each, _ in results.failed] == batch[:3]
     assert results.error is results.failed[-1][1]
+    assert results.undecided == batch[3:]
     assert len(server.requests) < 15
 
 

@@ -41,17 +41,17 @@ def pragma(path, name):
 
 def test_an_outbox_has_a_version(path):
     Outbox(path).close()
-    assert pragma(path, "user_version") == 1
+    assert pragma(path, "user_version") == 2
     Outbox(path).close()
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 1, 99])
 def test_an_outbox_of_another_version_is_refused_and_stays_as_it_is(path, version):
     with Outbox(path) as box:
         queue_of(box).accept(ready([1]))
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {version}")
-    problem = f"version {version}.*version 1" if version else "another kind"
+    problem = f"version {version}.*version 2" if version else "another kind"
     with pytest.raises(OrtegeWatchError, match=problem):
         Outbox(path)
     assert pragma(path, "user_version") == version

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 _LOGGER: Final = logging.getLogger("ortege_watch.watchbus")
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 """The version of the schema, which every change of it raises."""
 
 _SCHEMA: Final = """
@@ -47,9 +47,11 @@ _SCHEMA: Final = """
         attempts INTEGER NOT NULL DEFAULT 0,
         failures INTEGER NOT NULL DEFAULT 0,
         is_suspect INTEGER NOT NULL DEFAULT 0,
+        passes INTEGER NOT NULL DEFAULT 0,
         next_attempt_at REAL NOT NULL DEFAULT 0,
         not_before REAL NOT NULL DEFAULT 0
     );
+    CREATE INDEX IF NOT EXISTS sending_order ON waiting (passes, number);
     CREATE INDEX IF NOT EXISTS doubtful ON waiting (number)
         WHERE failures > 0 AND is_suspect = 0;
     CREATE TABLE IF NOT EXISTS dead (
@@ -80,9 +82,11 @@ _ENDS: Final = """
 _DUE: Final = "next_attempt_at NOT BETWEEN ? AND ? + 30000"
 assert max(DELAYS) < 30_000  # noqa: S101 - seconds; a rule for who changes them
 
+# An alert passes once for each batch that failed with it. Those with fewer passes go
+# first, so that those that always fail stop no others, however many they are.
 _NEXT: Final = f"""
     SELECT key, data, attempts, accepted_at, failures, is_suspect, NULL, number
-    FROM waiting WHERE {_DUE} ORDER BY number LIMIT ?
+    FROM waiting WHERE {_DUE} ORDER BY passes, number LIMIT ?
 """  # noqa: S608 - no input
 
 _WAITING: Final = f"""
@@ -103,9 +107,9 @@ _USE: Final = """
 
 _AGAIN: Final = """
     UPDATE waiting SET attempts = ?, failures = ?, is_suspect = ?, next_attempt_at = ?,
-    not_before = ?, number = iif(?, (SELECT max(number) + 1 FROM waiting), number)
-    WHERE number = ?
+    not_before = ?, passes = passes + 1 WHERE number = ?
 """
+_LATER: Final = "UPDATE waiting SET passes = passes + 1 WHERE number = ?"
 _DEAD: Final = """
     INSERT OR REPLACE INTO dead (key, data, reason, code, status, attempts, time)
     VALUES (?, ?, ?, ?, ?, ?, ?)
@@ -398,7 +402,7 @@ class OutboxQueue(DatabaseFile):
         with self._guard:
             known, self._known = self._known, []
             forgotten = self._remove_done(done)
-            if not done.failed:
+            if not (done.failed or done.undecided):
                 gone = {each.number for each in done.gone}
                 self._known = [each for each in known if each.number not in gone]
             batch = self._first(limit)
@@ -448,17 +452,19 @@ class OutboxQueue(DatabaseFile):
                     (
                         *(each.queued.attempts, each.queued.failures),
                         *(each.queued.is_suspect, each.at, each.not_before),
-                        *(each.is_last, each.queued.number),
+                        each.queued.number,
                     )
                     for each in done.failed
                 ]
                 self._db.executemany(_AGAIN, rows)
+            numbers = [(each.number,) for each in done.undecided]
+            self._db.executemany(_LATER, numbers)
             return self._keep_dead(done) if done.dead else 0
 
     def _remove(self, numbers: set[int]) -> bool:
         """Delete alerts; return whether they were all there are.
 
-        Only who has the lease deletes alerts or changes their numbers.
+        Only who has the lease deletes alerts.
         """
         if not numbers:
             return False
@@ -528,10 +534,11 @@ class Outbox:
     """A queue of alerts on disk, which keeps them until the bus acknowledges them.
 
     An alert that was accepted survives a crash and a power failure. Alerts are sent in
-    the order in which they were accepted, **at least once**: an alert whose response is
-    lost is sent again, and so may be those that were sent right before a power failure;
-    the receiver recognises them by their dedupe keys. The file must be on a local disk,
-    and be opened after a fork, not before.
+    the order in which they were accepted, those that have failed after those that have
+    not, **at least once**: an alert whose response is lost is sent again, and so may be
+    those that were sent right before a power failure; the receiver recognises them by
+    their dedupe keys. The file must be on a local disk, and be opened after a fork, not
+    before.
 
     **A file is for one app and one receiver**: the first publisher or channel that uses it
     decides which, and one with another app id or another address is refused. Several
@@ -593,7 +600,7 @@ class Outbox:
         return True
 
     def waiting(self) -> list[WaitingAlert]:
-        """Return the queued alerts, in order, also those that are sent again later."""
+        """Return the queued alerts as accepted, also those that are sent again later."""
         now = self._queue.now()
         return [
             WaitingAlert(read_data(data), attempts, None if is_due else at)

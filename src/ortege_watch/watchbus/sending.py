@@ -126,7 +126,7 @@ class Redelivery:
 
     def resolve(self, results: BatchResults, now: float) -> Resolution:
         """Count the failures of a batch, and decide what becomes of its alerts."""
-        done = Resolution(results.sent)
+        done = Resolution(results.sent, results.undecided)
         for queued, rejection in results.rejected:
             queued.attempts += 1
             done.give_up(queued, rejection, now)
@@ -164,7 +164,7 @@ class Redelivery:
             nominal = DELAYS[min(queued.failures, len(DELAYS)) - 1]
             nominal = min(nominal, LONGEST_DOUBT)
             if is_of_server(error):
-                nominal = 0.0  # it goes to the end of the queue
+                nominal = 0.0  # others go first anyway
             what = "failed, perhaps with all others"
         if now - queued.accepted_at >= self.max_age:
             return None
@@ -180,8 +180,6 @@ class Redelivery:
             f"{what}; next in {at - now:.0f} s" if at else SENT_AGAIN,
             at,
             not_before,
-            # Others go first if the server failed with this one, or with all of them.
-            is_last=is_of_server(error) and not is_attempt,
         )
 
 
@@ -195,7 +193,6 @@ class FailedAlert:
         note: what failed and when the next attempt is, for the log.
         at: when it is sent again, in unix seconds; 0 for at once.
         not_before: the same, once another alert was acknowledged.
-        is_last: whether it goes to the end of the queue.
     """
 
     queued: QueuedAlert
@@ -203,7 +200,6 @@ class FailedAlert:
     note: str = "failed"
     at: float = 0.0
     not_before: float = 0.0
-    is_last: bool = False
 
 
 @mutable
@@ -212,12 +208,14 @@ class Resolution:
 
     Attributes:
         sent: those that are done.
+        undecided: those that failed together with others, and stay queued.
         given_up: those that are not sent again.
         dead: the dead letters of these, in the same order.
         failed: those that stay queued.
     """
 
     sent: Sequence[QueuedAlert]
+    undecided: Sequence[QueuedAlert] = ()
     given_up: list[QueuedAlert] = field(factory=list)
     dead: list[DeadLetter] = field(factory=list)
     failed: list[FailedAlert] = field(factory=list)
@@ -308,6 +306,8 @@ class BatchResults:
     failed: list[tuple[QueuedAlert, OrtegeWatchError]] = field(factory=list)
     # so many of these, from the first, failed before another alert was acknowledged
     suspects: int = 0
+    # they failed together with others, and were not sent alone
+    undecided: list[QueuedAlert] = field(factory=list)
     # why nothing more was sent; None if everything was
     error: OrtegeWatchError | None = None
 
@@ -324,12 +324,16 @@ class BatchResults:
         if is_rejection(error) and error.code is not None:
             self.rejected.append((queued, error))
             return True
+        if self.sent and queued.failures:
+            queued.is_suspect = True  # these were acknowledged since it has failed
         self.failed.append((queued, error))
         return False
 
 
 class AlertQueue(Protocol):
     """Alerts in the order in which they are sent, for one sender at a time.
+
+    In an outbox, those that have failed come after those that have not.
 
     Attributes:
         on_disk: a call may have to wait for a disk, or for another process.
@@ -664,7 +668,8 @@ class Sender:
                 if self._ends_call(part, error):
                     results.error = error
                     self.batches.on_failure()
-                elif len(part) > 1:
+                    return results
+                if len(part) > 1:
                     size = -(-len(part) // _PARTS)
                     starts = range(0, len(part), size)
                     parts += [part[i : i + size] for i in reversed(starts)]
@@ -674,6 +679,7 @@ class Sender:
                 self._streak.reset()
                 results.add_sent(part)
                 self.batches.on_success(len(part))
+        results.undecided = [each for part in reversed(parts) for each in part]
         return results
 
     def _ends_call(self, part: Sequence[QueuedAlert], error: OrtegeWatchError) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib.util import find_spec
 
-QUICK_ROUNDS = 2
+QUICK_ROUNDS = 1
 
 
 def positive(text: str) -> int:
@@ -23,7 +23,7 @@ def parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
         rounds: how many rounds it runs without these options.
     """
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--quick", action="store_true", help="few rounds, small sizes")
+    made.add_argument("--quick", action="store_true", help="one round, small sizes")
     made.add_argument(
         "--rounds",
         type=positive,

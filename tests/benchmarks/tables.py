@@ -15,7 +15,7 @@ class Plan:
     """How much to measure.
 
     Attributes:
-        quick: small sizes and few rounds.
+        quick: small sizes and one round.
         rounds: how many undisturbed rounds of each comparison.
         sleep: for how many seconds a loop sleeps while updates arrive.
     """

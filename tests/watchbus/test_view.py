@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from email.utils import formatdate
 
@@ -186,15 +189,72 @@ def now():
     return headers_for(BODY, timestamp=int(time.time() * 1000)), BODY
 
 
-def test_a_worker_that_exits_in_the_handler_gives_its_claim_up(alerts):
-    def leaving(alert):
-        raise SystemExit
+class Timeout(BaseException):
+    """As that of gevent, which is raised in whatever the handler does."""
 
+
+def stop(number, frame):
+    raise SystemExit(number)
+
+
+def interrupted():
+    signal.raise_signal(signal.SIGINT)
+
+
+def stopped():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def timed_out():
+    raise Timeout
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [(interrupted, KeyboardInterrupt), (stopped, SystemExit), (timed_out, Timeout)],
+)
+def test_a_worker_that_ends_in_the_handler_gives_its_claim_up(end, error, alerts):
     handled = MemoryHandled()
-    with pytest.raises(SystemExit):
-        ask(alert_view(verifier(), leaving, handled=handled))
+    before = signal.signal(signal.SIGTERM, stop)  # as servers do
+    try:
+        with pytest.raises(error):
+            ask(alert_view(verifier(), lambda _: end(), handled=handled))
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert ask(alert_view(verifier(), alerts.append, handled=handled)) == OK
     assert len(alerts) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit(3),
+        GeneratorExit(),
+        asyncio.CancelledError(),
+        BaseExceptionGroup("two", [SystemExit(3), OSError()]),
+    ],
+)
+def test_a_handler_that_exits_has_failed_for_one_alert(error, alerts, caplog):
+    def handler(alert):
+        if alert.timestamp == 1:
+            raise error
+        alerts.append(alert)
+
+    body = alert_body(alert_object(timestamp=1), alert_object(timestamp=2))
+    view = alert_view(verifier(), handler)
+    assert ask(view, body) == (500, "an alert was not handled", None)
+    assert [each.timestamp for each in alerts] == [2]
+    [logged] = filter(None, (each.exc_info for each in caplog.records))
+    assert logged[1] is error
+
+
+def test_an_interrupt_that_is_raised_in_a_thread_is_a_failure():
+    def handler(alert):
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as threads:
+        answer = threads.submit(ask, alert_view(verifier(), handler)).result(10)
+    assert answer == (500, "an alert was not handled", None)
 
 
 async def later(alert):

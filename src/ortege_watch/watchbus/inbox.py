@@ -483,10 +483,10 @@ def is_failure(error: BaseException) -> bool:
         return all(map(is_failure, group.exceptions))
     if isinstance(error, anyio.get_cancelled_exc_class()):
         return not is_cancellation(error)  # it awaited something that was cancelled
-    return isinstance(error, Exception) or not _is_of_signal(error)
+    return isinstance(error, Exception) or not is_of_signal(error)
 
 
-def _is_of_signal(error: BaseException) -> bool:
+def is_of_signal(error: BaseException) -> bool:
     """Return whether the handler of a signal has raised an error, or may have."""
     if threading.current_thread() is not threading.main_thread():
         return False  # signals are handled in the main thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from ortege_watch.watchbus.inbox import (
     claim_alert,
     error_response,
     handled_store,
+    is_of_signal,
     logger,
     outcome_after,
     outcome_before,
@@ -37,6 +39,7 @@ from ortege_watch.watchbus.models import AlertInfo, shown_alert
 from ortege_watch.watchbus.signing import CONTENT_TYPE, Headers
 from ortege_watch.watchbus.verifier import RequestVerifier
 
+_ENDING: Final = (SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
 _NO_TARGET: Final = "(unknown path: pass target= to the view)"
 
 
@@ -71,7 +74,10 @@ def alert_view(
         verifier: accepts the requests. Several workers need a shared store of nonces,
             such as :class:`SQLiteNonces`.
         handler: a plain function, called with each alert in the thread of the view. It
-            may raise :class:`RejectAlert` and :class:`RetryAlert`.
+            may raise :class:`RejectAlert` and :class:`RetryAlert`. If it raises
+            ``SystemExit``, it has failed for this alert. The view raises what a signal
+            has caused, such as Ctrl-C, and what is no error of Python or asyncio, such
+            as a timeout of gevent; the alert is retried.
         handled: remembers what became of alerts; by default a :class:`MemoryHandled`, of
             this process alone. Several workers need :class:`SQLiteHandled`.
 
@@ -134,7 +140,7 @@ class AlertView:
             outcome = FAILED
             try:
                 outcome = self._call(alert, name)
-            finally:  # also after SystemExit
+            finally:  # also where the worker is to end
                 store_outcome(self._handled, app_id, key, outcome)
         except Exception as error:  # noqa: BLE001 - it is logged
             return outcome_without(self._handled, error, name)
@@ -143,7 +149,9 @@ class AlertView:
     def _call(self, alert: AlertInfo, name: str) -> AlertOutcome:
         try:
             outcome = outcome_of(self._handler(alert), name)
-        except Exception as error:  # noqa: BLE001 - it is logged
+        except BaseException as error:
+            if not _is_failure(error):
+                raise
             return outcome_after(error, name)
         if outcome is ACKNOWLEDGE:
             logger.debug("alert handled: %s", name)
@@ -156,3 +164,12 @@ class AlertView:
             if claim.state != "busy" or time.monotonic() >= deadline:
                 return claim
             time.sleep(CLAIM_EVERY)
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Return whether an error is one of the handler, and not to end the worker."""
+    if isinstance(error, BaseExceptionGroup):
+        group: BaseExceptionGroup[BaseException] = error
+        return all(map(_is_failure, group.exceptions))
+    is_ending = isinstance(error, _ENDING) and not is_of_signal(error)
+    return is_ending or isinstance(error, Exception)

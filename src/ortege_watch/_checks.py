@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar, cast
 
 from ortege_watch import _json as codec
-from ortege_watch.errors import InvalidArgument
+from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 
 T = TypeVar("T")
 
@@ -147,6 +147,12 @@ def close_coroutine(result: object) -> bool:
         result.close()
         return True
     return False
+
+
+def bad_result(call: str, expected: str, result: object) -> OrtegeWatchError:
+    """Return the error for what a function of the application has returned."""
+    close_coroutine(result)
+    return OrtegeWatchError(f"{call} must return {expected}, got {shown(result)}")
 
 
 def is_async(function: object) -> bool:

@@ -592,6 +592,18 @@ async def test_an_answer_that_is_not_a_stores_is_a_failure_that_says_so(
     assert problem in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("handler", "method"), [(lambda _: None, "resolve"), (raising(OSError), "release")]
+)
+async def test_a_store_that_hides_an_async_method_fails(handler, method, caplog):
+    """Such as behind a decorator; what it should do is not done."""
+    store = MemoryHandled()
+    setattr(store, method, lambda *arguments: helper(None))
+    outcome = await AlertInbox(store).handle(alert(1), "app", handler)
+    assert outcome == AlertOutcome("retry", "try again", 5.0)
+    assert f"{method}() must return None, got <coroutine" in caplog.text
+
+
 @pytest.mark.parametrize(("claim_for", "within"), [(1, 60), (60, 60), (5, 10)])
 def test_a_claim_must_last_longer_than_the_handler(claim_for, within, tmp_path):
     with SQLiteHandled(tmp_path / "handled.db", claim_for=claim_for) as handled:

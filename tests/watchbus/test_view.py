@@ -133,6 +133,11 @@ class Away(MemoryHandled):
         raise OSError("the disk is full")
 
 
+class Hidden(MemoryHandled):
+    def resolve(self, app_id, key, reason):
+        return later(self)
+
+
 class NoNonces:
     def record(self, app_id, nonce, now, until):
         raise OSError("the disk is full")
@@ -150,6 +155,11 @@ def test_a_store_that_fails_asks_for_a_retry(given, stores, named, alerts, caplo
     assert ask(view) == (503, "try again", "5")
     assert named in caplog.text
     assert "the disk is full" in caplog.text
+
+
+def test_a_store_that_hides_an_async_method_fails(alerts, caplog):
+    assert ask(alert_view(verifier(), alerts.append, handled=Hidden()))[0] == 503
+    assert "resolve() must return None, got <coroutine" in caplog.text
 
 
 def test_workers_share_what_was_handled(tmp_path):

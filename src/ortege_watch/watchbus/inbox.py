@@ -17,6 +17,7 @@ import anyio
 from attrs import define, field, frozen
 
 from ortege_watch._checks import (
+    bad_result,
     check_callable,
     check_kind,
     check_methods,
@@ -237,7 +238,7 @@ class AlertInbox:
                 claim = await self._stored(claim_alert, self.handled, app_id, key)
             except anyio.get_cancelled_exc_class():  # it may be claimed all the same
                 with anyio.CancelScope(shield=True):
-                    await self._stored(self.handled.release, app_id, key)
+                    await self._stored(store_outcome, self.handled, app_id, key, FAILED)
                 raise
             if claim.state != "busy" or anyio.current_time() >= deadline:
                 return claim
@@ -286,8 +287,7 @@ def claim_alert(handled: HandledStore, app_id: str, key: str) -> Claim:
     """Claim an alert; what is not a :class:`Claim` is an error of the store."""
     claim: object = handled.claim(app_id, key)
     if not isinstance(claim, Claim):
-        close_coroutine(claim)
-        raise OrtegeWatchError(f"claim() must return a Claim, got {shown(claim)}")
+        raise bad_result("claim()", "a Claim", claim)
     return claim
 
 
@@ -302,11 +302,14 @@ def store_outcome(
     handled: HandledStore, app_id: str, key: str, outcome: AlertOutcome
 ) -> None:
     """Store what became of a claimed alert."""
+    store: Callable[[], object]
     if outcome.action == "retry":
-        handled.release(app_id, key)
+        name, store = "release()", partial(handled.release, app_id, key)
     else:
         reason = outcome.reason if outcome.action == "reject" else None
-        handled.resolve(app_id, key, reason)
+        name, store = "resolve()", partial(handled.resolve, app_id, key, reason)
+    if inspect.isawaitable(result := store()):
+        raise bad_result(name, "None", result)
 
 
 def outcome_before(claim: Claim, name: str) -> AlertOutcome:

@@ -14,19 +14,17 @@ from attrs import Factory, field, frozen
 
 from ortege_watch import _json as codec
 from ortege_watch._checks import (
+    bad_result,
     check_callable,
     check_int,
     check_kind,
     check_methods,
     check_seconds,
-    close_coroutine,
     is_async,
-    shown,
 )
 from ortege_watch._sqlite import DatabaseFile
 from ortege_watch.errors import (
     InvalidArgument,
-    OrtegeWatchError,
     SignatureError,
     SignatureReason,
 )
@@ -345,7 +343,8 @@ class RequestChecks:
         is_new = self.nonces.record(app_id, nonce, now, now + 2 * self.tolerance)
         if is_new is not True:
             if is_new is not False:
-                raise _not_bool(is_new)
+                record = "record() of the nonce store"
+                raise bad_result(record, "True or False", is_new)
             problem = "the nonce was used before: the request is a replay"
             raise SignatureError(SignatureReason.REPLAY, problem)
         return result
@@ -561,13 +560,6 @@ def _unknown_app() -> SignatureError:
 
 def _no_keys(_app_id: str) -> Keys:
     return ()
-
-
-def _not_bool(result: object) -> OrtegeWatchError:
-    """Return the error of a nonce store, after which no request must be accepted."""
-    close_coroutine(result)
-    rule = "record() of the nonce store must return True or False"
-    return OrtegeWatchError(f"{rule}, got {shown(result)}")
 
 
 def check_json(body: bytes, _app_id: str) -> None:

@@ -285,6 +285,24 @@ async def test_a_task_is_told_why_it_cannot_connect():
             await publisher.publish([alert(1)])
 
 
+def test_a_call_says_what_became_of_alerts_that_another_has_sent(box):
+    accept(box, 0, 1, 2, 3)  # by the call; another sender is faster
+    unknown = error("000001", "unknown entity", status=422)
+    rejecting, failing = bus({1}, unknown), bus({2}, FAILED)
+
+    def both(request):
+        rejected, failed = rejecting(request), failing(request)
+        return failed if failed is FAILED else rejected
+
+    _, others = send(box, both)
+    server, result = send(box, success(), map(alert, range(4)))
+    assert server.requests == []
+    assert result.sent == others.sent == (alert(0), alert(3))
+    assert result.dead == tuple(box.dead)
+    assert [each.alert for each in result.dead] == [alert(1)]
+    assert result.unsent == (alert(2),)
+
+
 def test_queued_alerts_can_be_made_due(box, clock):
     accept(box, 1, 2)
     send(box, FAILED)

@@ -93,7 +93,7 @@ def test_sent_alerts_are_removed_and_the_next_are_returned(box):
     following, done = queue_of(box).resolve(sent(one, three), 9)
     assert (following, done.dead) == ([two], [])
     assert first(box, 9) == [two]
-    assert [each.key for each in queue_of(box).still_queued(items)] == [two.key]
+    assert queue_of(box).look_up(items) == ([items[1]], [])
 
 
 def test_of_many_alerts_each_is_queued_once_and_in_order(box):

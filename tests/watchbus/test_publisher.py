@@ -292,6 +292,7 @@ async def test_concurrent_calls_send_everything_once(ask, bus, path):
     async def one(number):
         result = await ask("publish", [alert(number)])
         assert result.unsent == ()
+        assert number in numbers(result.sent)
 
     async with anyio.create_task_group() as tasks:
         for number in range(20):

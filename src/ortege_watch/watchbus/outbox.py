@@ -109,6 +109,9 @@ _AGAIN: Final = """
     UPDATE waiting SET attempts = ?, failures = ?, is_suspect = ?, next_attempt_at = ?,
     not_before = ?, passes = passes + 1 WHERE number = ?
 """
+_IS_QUEUED: Final = "SELECT 1 FROM waiting WHERE key = ?"
+_LETTERS: Final = "SELECT data, reason, code, status, attempts, time, key FROM dead"
+_DEAD_OF: Final = f"{_LETTERS} WHERE key = ?"
 _LATER: Final = "UPDATE waiting SET passes = passes + 1 WHERE number = ?"
 _DEAD: Final = """
     INSERT OR REPLACE INTO dead (key, data, reason, code, status, attempts, time)
@@ -512,11 +515,25 @@ class OutboxQueue(DatabaseFile):
         with self._guard:
             return bool(self._first(1))
 
-    def still_queued(self, alerts: Iterable[QueuedAlert]) -> list[QueuedAlert]:
-        """Return those of the alerts that are queued."""
-        query = "SELECT 1 FROM waiting WHERE key = ?"
+    def look_up(
+        self, alerts: Iterable[QueuedAlert]
+    ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
+        """Return those of the alerts that are queued, and the dead letters of others.
+
+        The rest was acknowledged.
+        """
+        queued: list[QueuedAlert] = []
+        dead: list[DeadLetter] = []
         with self._guard:
-            return [x for x in alerts if self._db.execute(query, (x.key,)).fetchone()]
+            # One transaction: meanwhile a dead letter may be queued again.
+            self._db.execute("BEGIN")
+            with self._db:
+                for each in alerts:
+                    if self._db.execute(_IS_QUEUED, (each.key,)).fetchone():
+                        queued.append(each)
+                    elif found := self._db.execute(_DEAD_OF, (each.key,)).fetchone():
+                        dead.append(DeadLetter(each.alert, *found[1:]))
+        return queued, dead
 
     def _first(self, limit: int) -> list[QueuedAlert]:
         if self._known:
@@ -629,10 +646,7 @@ class Outbox:
     @property
     def dead(self) -> list[DeadLetter]:
         """The dead letters, oldest first."""
-        rows = self._queue.read(
-            "SELECT data, reason, code, status, attempts, time, key FROM dead"
-            " ORDER BY number"
-        )
+        rows = self._queue.read(f"{_LETTERS} ORDER BY number")
         return [DeadLetter(read_data(data), *rest) for data, *rest in rows]
 
     def requeue(self, letters: Iterable[DeadLetter] | None = None) -> int:

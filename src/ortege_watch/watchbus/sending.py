@@ -99,9 +99,11 @@ class PublishResult:
 
     Attributes:
         sent: those that the bus acknowledged, in order; with an outbox, this includes
-            alerts that were queued before.
+            alerts that were queued before, and last those of this call that another
+            sender has sent.
         dead: those that were given up: the bus rejected them, or, with an outbox, they
-            have failed too often. They are not sent again.
+            have failed too often, also while another sender sent them. They are not
+            sent again.
         unsent: those of this call that were not sent. With an outbox they stay queued;
             without one this is the only place that has them.
         error: why the last alert that failed was not sent; ``None`` if none is left.
@@ -363,8 +365,13 @@ class AlertQueue(Protocol):
         """Return whether an alert is to be sent now."""
         ...
 
-    def still_queued(self, alerts: Iterable[QueuedAlert], /) -> list[QueuedAlert]:
-        """Return those of the alerts that are in the queue."""
+    def look_up(
+        self, alerts: Iterable[QueuedAlert], /
+    ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
+        """Return those of the alerts that are queued, and the dead letters of others.
+
+        The rest was acknowledged.
+        """
         ...
 
 
@@ -423,9 +430,11 @@ class MemoryQueue:
         """Return ``False``: nobody adds alerts."""
         return False
 
-    def still_queued(self, alerts: Iterable[QueuedAlert]) -> list[QueuedAlert]:
-        """Return those of the alerts that are in the queue."""
-        return [each for each in alerts if each.key in self._alerts]
+    def look_up(
+        self, alerts: Iterable[QueuedAlert]
+    ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
+        """Return those of the alerts that are in the queue; there are no dead letters."""
+        return [each for each in alerts if each.key in self._alerts], []
 
 
 SENT_AGAIN: Final = "failed; sent again at once"
@@ -571,9 +580,17 @@ class Sender:
                 left.pop(queued.key, None)
             for letter in self._dead:
                 left.pop(letter.key, None)
-            unsent: Iterable[QueuedAlert] = left.values()
+            unsent: Iterable[QueuedAlert] = ()
             if left:
-                unsent = yield from _use(queue, queue.still_queued, unsent)
+                unsent, dead = yield from _use(queue, queue.look_up, left.values())
+                for queued in unsent:
+                    del left[queued.key]
+                for gone in left:  # another sender has sent it or given it up
+                    self._failures.pop(gone, None)
+                for letter in dead:
+                    del left[letter.key]
+                self._dead += dead
+                self._sent += left.values()
         except OrtegeWatchError as error:  # the outbox cannot be used
             error.published = self._result(self.alerts)
             raise

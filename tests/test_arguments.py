@@ -473,6 +473,12 @@ UNSTORED = "path of the nonce file must name a file that persists, got"
         (lambda: Credentials("app", "s\n"), "secret begins or ends with whitespace"),
         (lambda: sign(("a", "s"), "GET", "/", b"", **SIGNED), PAIR),
         (lambda: signed_headers(("a", "s"), "GET", "/", b"", **SIGNED), PAIR),
+        (
+            lambda: sign(
+                GOOD, "GET", "/", b"", timestamp=10**5000, nonce=SIGNED["nonce"]
+            ),
+            "timestamp must be an int of unix milliseconds, got <int too large",
+        ),
         (lambda: sign(GOOD, None, "/", b"", **SIGNED), "method must be an HTTP method"),
         (
             lambda: sign(GOOD, "GET", None, b"", **SIGNED),

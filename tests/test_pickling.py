@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
@@ -12,10 +13,16 @@ from ortege_watch import Measure, Reconnect, Result, Retry, _json as codec
 from ortege_watch.cube.calls import DryRun, Sql
 from ortege_watch.cube.meta import Meta
 from ortege_watch.watchbus import (
+    AlertChannel,
     AlertInfo,
+    Credentials,
     DeadLetter,
     EntityInfo,
+    Outbox,
     PublishResult,
+    RequestVerifier,
+    SQLiteHandled,
+    SQLiteNonces,
     Subscription,
     SupportedEvent,
     WatchEvent,
@@ -55,6 +62,21 @@ MODELS = [
     DeadLetter(ALERT, "no", None, 400),
     PublishResult(sent=(ALERT,), error=Contradiction("x", status=200)),
 ]
+
+
+def test_what_has_a_file_or_a_socket_is_neither_pickled_nor_copied(tmp_path):
+    with (
+        Outbox(tmp_path / "outbox") as outbox,
+        closing(SQLiteNonces(tmp_path / "nonces")) as nonces,
+        closing(SQLiteHandled(tmp_path / "handled")) as handled,
+    ):
+        verifier = RequestVerifier({"app": ["secret"]}, path="/")
+        channel = AlertChannel("ws://127.0.0.1:9/", Credentials("app", "secret"))
+        for each in (outbox, nonces, handled, verifier, channel):
+            name = type(each).__name__
+            for duplicate in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match=f"{name} cannot be pickled or"):
+                    duplicate(each)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)

@@ -8,6 +8,7 @@ as SVG: ``python -m liquidation_bot.demo > ../docs/demo.svg``.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -422,4 +423,6 @@ async def _alerts(world: _World) -> None:
 
 
 if __name__ == "__main__":
+    if importlib.util.find_spec("rich") is None:
+        sys.exit("the picture needs rich: pip install rich")
     sys.stdout.write(asyncio.run(draw()) + "\n")

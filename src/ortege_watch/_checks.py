@@ -155,6 +155,12 @@ def bad_result(call: str, expected: str, result: object) -> OrtegeWatchError:
     return OrtegeWatchError(f"{call} must return {expected}, got {shown(result)}")
 
 
+def not_copyable(value: object) -> TypeError:
+    """Return the error of an object that is pickled or copied."""
+    name = type(value).__name__
+    return TypeError(f"{name} cannot be pickled or copied; create one in each process")
+
+
 def is_async(function: object) -> bool:
     """Return whether a function, or an object that can be called, is an async one."""
     call = getattr(type(function), "__call__", None)  # noqa: B004 - an object's

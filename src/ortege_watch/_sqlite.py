@@ -8,9 +8,9 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
-from ortege_watch._checks import check_kind, shown
+from ortege_watch._checks import check_kind, not_copyable, shown
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError
 
 _WAIT: Final = 10.0
@@ -147,6 +147,9 @@ class DatabaseFile:
         if free > _SPARE:
             # Not execute(), which would free one page only.
             self._db.executescript(f"PRAGMA incremental_vacuum({_SPARE})")
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copyable(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._path!r})"

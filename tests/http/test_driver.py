@@ -337,7 +337,8 @@ async def test_a_closed_client_of_the_users_is_said_to_be_closed(sync):
         await http.aclose()
     failure = await outcome(request(), sync=sync, http=http)
     assert type(failure.error) is OrtegeWatchError
-    assert str(failure.error) == "the client is closed; create a new one"
+    expected = "the client passed as http= is closed; create a new one"
+    assert str(failure.error) == expected
     assert not failure.retry
 
 

@@ -227,3 +227,10 @@ def test_a_token_in_ortege_url_is_not_shown(monkeypatch):
     with pytest.raises(InvalidArgument) as caught:
         CubeClient()
     check(caught.value, [TOKEN])
+
+
+def test_a_proxy_that_is_not_one_is_not_shown(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", f"htp://user:{TOKEN}@proxy:1")
+    with pytest.raises(InvalidArgument, match="HTTPS_PROXY is not a usable") as caught:
+        CubeClient("https://cube.example.com", "another-token")
+    check(caught.value, [TOKEN])

@@ -159,6 +159,18 @@ def test_a_row_is_a_mapping():
         table().insert([{"token": "STX"}, 5])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.update({"tokn": "STX"}, {"price": 2}),
+        lambda t: t.delete({"tokn": "STX"}),
+    ],
+)
+def test_a_condition_with_an_unknown_column_is_refused(change):
+    with pytest.raises(InvalidArgument, match=r"^unknown column 'tokn' of prices: the"):
+        change(table([{"token": "STX", "price": 1}]))
+
+
 def test_a_fake_refuses_what_is_not_a_table():
     for tables in (["x"], "x"):
         with pytest.raises(InvalidArgument, match=r"^tables must be Tables, got 'x'$"):

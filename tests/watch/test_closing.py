@@ -277,7 +277,7 @@ async def test_closing_the_http_client_ends_polling_with_an_error(cube):
     ):
         assert (await anext(updates)).first
         await mine.aclose()
-        with pytest.raises(SubscriptionLost, match="client is closed"):
+        with pytest.raises(SubscriptionLost, match="passed as http= is closed"):
             async with asyncio.timeout(10):
                 await anext(updates)
         assert updates.state == "closed"

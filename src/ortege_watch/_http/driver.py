@@ -29,7 +29,7 @@ import httpx
 from anyio import to_thread
 from anyio.lowlevel import RunVar
 
-from ortege_watch._checks import check_clock, check_int, check_kind
+from ortege_watch._checks import check_clock, check_int, check_kind, not_copyable
 from ortege_watch._http.body import Body
 from ortege_watch._http.conversation import (
     DEFAULT_MAX_SIZE,
@@ -58,7 +58,7 @@ from ortege_watch.errors import (
     OrtegeWatchError,
     TransportError,
 )
-from ortege_watch.tokens import redact, safe_cause
+from ortege_watch.tokens import Concealed, redact, safe_cause
 
 T = TypeVar("T")
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
@@ -118,6 +118,7 @@ _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 """The environment variables, also in upper case, that name a proxy."""
 
 _CLOSED: Final = "the client is closed; create a new one"
+_CLOSED_HTTP: Final = "the client passed as http= is closed; create a new one"
 
 _EXPECTED: Final = "expected a URL such as http://proxy.example.com:3128"
 
@@ -230,8 +231,8 @@ def check_environment(tls: ssl.SSLContext | None) -> None:
     if tls is None and any(map(os.environ.get, _AUTHORITIES)):
         ssl_context()
     for name in (*_PROXIES, *map(str.upper, _PROXIES)):
-        value = os.environ.get(name)
-        if value and (problem := _proxy_problem(_with_scheme(value))):
+        proxy = Concealed(os.environ.get(name))
+        if proxy.value and (problem := _proxy_problem(_with_scheme(proxy.value))):
             raise InvalidArgument(
                 f"the environment variable {name} is not a usable proxy: {problem}"
             )
@@ -368,7 +369,7 @@ class _Driver(Generic[C, B]):
         """
         # As is_closed, without a call: every request does this several times.
         if self._closed or (self._client is not None and self._client.is_closed):
-            raise OrtegeWatchError(_CLOSED)
+            raise OrtegeWatchError(_CLOSED if self._closed else _CLOSED_HTTP)
         self._used_in = self._used_in or os.getpid()
         if self._used_in != os.getpid():
             raise OrtegeWatchError(
@@ -603,12 +604,6 @@ class AsyncHttpDriver(_Driver[httpx.AsyncClient, httpx.AsyncBaseTransport]):
             raise OrtegeWatchError(
                 "the client was used in another event loop; create one client per loop"
             )
-
-
-def not_copyable(client: object) -> TypeError:
-    """Return the error of a client that is pickled or copied."""
-    name = type(client).__name__
-    return TypeError(f"{name} cannot be pickled or copied; create one in each process")
 
 
 class HttpClient:

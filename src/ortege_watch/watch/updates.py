@@ -17,8 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, NoReturn, Self, TypeAlias, TypeVar, TypeVarTuple
 from weakref import WeakSet
 
-from ortege_watch._checks import check_seconds
-from ortege_watch._http.driver import not_copyable
+from ortege_watch._checks import check_seconds, not_copyable
 from ortege_watch._http.token_source import WAIT_AT_MOST, call_in_thread
 from ortege_watch._websocket import running_loop
 from ortege_watch.errors import (

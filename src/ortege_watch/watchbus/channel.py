@@ -17,7 +17,7 @@ import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Never, Self
+from typing import TYPE_CHECKING, Any, Final, Never, NoReturn, Self
 
 import anyio
 import msgspec
@@ -33,6 +33,7 @@ from ortege_watch._checks import (
     check_list,
     check_seconds,
     check_text,
+    not_copyable,
 )
 from ortege_watch._http.conversation import (
     Headers,
@@ -261,6 +262,9 @@ class AlertChannel:
         self._batches, self._streak = BatchSize(_READ_AHEAD), FailureStreak()
         self._task: asyncio.Task[None] | None = None
         self._closed: OrtegeWatchError | None = None
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copyable(self)
 
     def __repr__(self) -> str:
         # A traceback also shows a channel that could not be created.

@@ -12,11 +12,11 @@ from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from itertools import chain, starmap
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeVar
 
 from attrs import frozen
 
-from ortege_watch._checks import check_callable, check_int, check_list
+from ortege_watch._checks import check_callable, check_int, check_list, not_copyable
 from ortege_watch._sqlite import FULL, DatabaseFile, Guard, connect, use_wal
 from ortege_watch.errors import InvalidArgument, OrtegeWatchError, OutboxFull
 from ortege_watch.watchbus.models import AlertInfo
@@ -604,6 +604,9 @@ class Outbox:
         self._queue = OutboxQueue(path, limit, redelivery, now)
         self.path: Final = Path(path)
         self.limit: Final = limit
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copyable(self)
 
     def __repr__(self) -> str:
         return repr(self._queue)

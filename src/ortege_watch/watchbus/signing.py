@@ -169,6 +169,8 @@ def request_line(method: str, path: str) -> str:
 
 _FIRST: Final = 10**11
 """The least timestamp in milliseconds, in 1973: less is taken for seconds."""
+_LAST: Final = 10**15 - 1
+"""The largest one that a :class:`RequestVerifier` reads."""
 
 
 def canonical(app_id: str, timestamp: str, nonce: str, line: str, body: bytes) -> bytes:
@@ -220,7 +222,8 @@ def _sign(
     nonce: str,
 ) -> str:
     line = request_line(method, path)
-    check_int("timestamp", timestamp, "an int of unix milliseconds", first=_FIRST)
+    expected = "an int of unix milliseconds"
+    check_int("timestamp", timestamp, expected, first=_FIRST, last=_LAST)
     if not is_field(nonce) or _DASHED.fullmatch(nonce):
         raise InvalidArgument(f"invalid nonce {shown(nonce)}: pass uuid4().hex")
     check_kind("body", body, bytes, "the bytes that are sent")

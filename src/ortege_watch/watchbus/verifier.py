@@ -7,7 +7,7 @@ import time
 from binascii import unhexlify
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal, NoReturn, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from attrs import Factory, field, frozen
@@ -21,6 +21,7 @@ from ortege_watch._checks import (
     check_methods,
     check_seconds,
     is_async,
+    not_copyable,
 )
 from ortege_watch._sqlite import DatabaseFile
 from ortege_watch.errors import (
@@ -432,6 +433,9 @@ class RequestVerifier:
             clock=clock,
             is_nonce=_is_hex if nonce_shape == "hex32" else _is_short,
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copyable(self)
 
     def __repr__(self) -> str:
         return f"RequestVerifier(method={self.method!r}, path={self.path!r})"

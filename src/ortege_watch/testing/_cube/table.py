@@ -180,8 +180,11 @@ class Table:
         Args:
             where: a condition on a row, or the values that its columns must have.
             changes: the new values, or a function from the row to them.
+
+        Raises:
+            InvalidArgument: a column is unknown, or a value has the wrong type.
         """
-        matches = _condition(where)
+        matches = self._condition(where)
         count = 0
         with self._lock:
             rows = list(self._rows)
@@ -196,7 +199,7 @@ class Table:
 
     def delete(self, where: Mapping[str, Cell] | Callable[[Row], bool]) -> int:
         """Remove the rows that match and return their number; see :meth:`update`."""
-        matches = _condition(where)
+        matches = self._condition(where)
         with self._lock:
             before = len(self._rows)
             self._rows = [row for row in self._rows if not matches(row)]
@@ -223,18 +226,30 @@ class Table:
             )
         return [self._checked(row) for row in rows]
 
-    def _checked(self, row: Row) -> dict[str, Cell]:
-        if not isinstance(row, Mapping):
-            raise InvalidArgument(
-                f"a row of {self.name} must be a mapping of its columns "
-                f"{', '.join(self._types)}, got {shown(row)}"
-            )
+    def _check_columns(self, row: Row) -> None:
         unknown = row.keys() - self._types.keys()
         if unknown:
             raise InvalidArgument(
                 f"unknown column {min(unknown)!r} of {self.name}: "
                 f"the columns are {', '.join(self._types)}"
             )
+
+    def _condition(
+        self, where: Mapping[str, Cell] | Callable[[Row], bool]
+    ) -> Callable[[Row], bool]:
+        if callable(where):
+            return where
+        wanted = dict(where)
+        self._check_columns(wanted)
+        return lambda row: all(row[column] == value for column, value in wanted.items())
+
+    def _checked(self, row: Row) -> dict[str, Cell]:
+        if not isinstance(row, Mapping):
+            raise InvalidArgument(
+                f"a row of {self.name} must be a mapping of its columns "
+                f"{', '.join(self._types)}, got {shown(row)}"
+            )
+        self._check_columns(row)
         return {
             column: self._cell(column, kind, row.get(column))
             for column, kind in self._types.items()
@@ -276,15 +291,6 @@ def _aggregate(name: str, spec: str) -> Aggregate:
     if column is None and function != "count":
         column = name
     return Aggregate(function, column)
-
-
-def _condition(
-    where: Mapping[str, Cell] | Callable[[Row], bool],
-) -> Callable[[Row], bool]:
-    if callable(where):
-        return where
-    wanted = dict(where)
-    return lambda row: all(row.get(column) == value for column, value in wanted.items())
 
 
 class UnknownTable(InvalidArgument, KeyError):

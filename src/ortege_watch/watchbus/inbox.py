@@ -92,6 +92,8 @@ class RetryAlert(Exception):
         after: the time after which to retry it, in seconds or as a ``timedelta``; at
             least 0. Of it, senders of this library respect at most 300 s: an outbox
             sends the alert again after that, or after its own delay if that is longer.
+            An alert that shared a request with others is sent again sooner: the sender
+            splits the request at once, to delay only the alerts that failed.
             For more time, let the handler store the alert and return.
         reason: for the sender; its ``str()`` is sent, so it may be an exception.
 

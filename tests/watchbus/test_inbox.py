@@ -9,6 +9,7 @@ import logging
 import pickle
 import signal
 import threading
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
@@ -301,6 +302,86 @@ async def test_an_async_handler_that_hangs_is_cancelled_and_the_alert_retried(ca
     with anyio.fail_after(10):
         assert await inbox.handle(alert(1), "app", gate) == FAILED
     assert "the handler took more than 0.05 s, alert to be retried: " in caplog.text
+    assert await inbox.handle(alert(1), "app", Inbox()) == DONE
+
+
+async def test_a_handler_that_was_cut_off_is_not_acknowledged_though_it_returns():
+    async def handler(alert):
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    store = MemoryHandled()
+    inbox = AlertInbox(store, handle_within=0.05)
+    with anyio.fail_after(10):
+        assert await inbox.handle(alert(1), "app", handler) == FAILED
+    assert await inbox.handle(alert(1), "app", Inbox()) == DONE
+
+
+@pytest.mark.parametrize("error", [None, RejectAlert("no"), KeyError()])
+async def test_an_async_handler_that_survives_its_cancellation_is_left(caplog, error):
+    let_on, calls = asyncio.Event(), Inbox()
+
+    async def handler(alert):
+        await calls(alert)
+        while not let_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_on.wait()
+        if error is not None:
+            raise error
+
+    store = MemoryHandled()
+    inbox = AlertInbox(store, handle_within=0.05)
+    with anyio.fail_after(10):
+        assert await inbox.handle(alert(1), "app", handler) == FAILED
+        assert "the handler is running although it was cancelled" in caplog.text
+        assert await inbox.handle(alert(1), "app", handler) == FAILED  # not called
+        assert calls == [1]
+        assert await inbox.handle(alert(2), "app", Inbox()) == DONE
+        let_on.set()
+        while "has returned after its limit" not in caplog.text:
+            await asyncio.sleep(0.001)
+        # It was cut off, so that what it did does not count.
+        assert await inbox.handle(alert(1), "app", Inbox()) == DONE
+
+
+async def test_the_handlers_that_are_left_are_limited(caplog):
+    let_on = asyncio.Event()
+
+    async def handler(alert):
+        while not let_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_on.wait()
+
+    inbox, taken = AlertInbox(handle_within=0.01), Inbox()
+    with anyio.fail_after(20):
+        handling = [inbox.handle(alert(n), "app", handler) for n in range(100)]
+        assert set(await asyncio.gather(*handling)) == {FAILED}
+        outcome = await inbox.handle(alert(100), "app", taken)
+        assert (outcome, taken) == (AlertOutcome("retry", "try again", 5.0), [])
+        assert "100 calls of the handler are running after their limit" in caplog.text
+        let_on.set()
+        while caplog.text.count("has returned after its limit") < 100:
+            await asyncio.sleep(0.001)
+        assert await inbox.handle(alert(100), "app", taken) == DONE
+
+
+async def test_a_request_that_is_cancelled_cancels_its_handler():
+    gate, ended = Gate(), []
+
+    async def handler(alert):
+        try:
+            await gate(alert)
+        finally:
+            ended.append(alert)
+
+    inbox = AlertInbox()
+    task = asyncio.create_task(inbox.handle(alert(1), "app", handler))
+    with anyio.fail_after(10):
+        await gate.entered.reach(1)
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert ended == [alert(1)]
     assert await inbox.handle(alert(1), "app", Inbox()) == DONE
 
 

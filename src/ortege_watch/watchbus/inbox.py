@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import math
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio
+import sniffio
 from attrs import define, field, frozen
 
 from ortege_watch._checks import (
@@ -59,6 +61,8 @@ exception the sender retries it.
 """
 
 _LONGEST_APP_ID: Final = 100  # in log lines
+_CANCEL_WITHIN: Final = 1.0  # seconds that an async handler has after its cancellation
+_LEFT_AT_ONCE: Final = 100  # handlers that are running after their limit
 
 CLAIM_WITHIN: Final = 2.0
 """Seconds to wait for another process that is handling the same alert."""
@@ -158,9 +162,9 @@ class AlertInbox:
         handled: remembers what became of alerts; by default a :class:`MemoryHandled`,
             of this process alone.
         handle_within: seconds in which the handler must return for an alert; then the
-            alert is retried. An async handler is cancelled; a plain one goes on in its
-            thread, and the alert is not handled again before that has returned. The
-            ``claim_for`` of a :class:`SQLiteHandled` must be longer.
+            alert is retried. An async handler is cancelled, and has a second to end; a
+            plain one goes on in its thread. The alert is not handled again before it has
+            returned. The ``claim_for`` of a :class:`SQLiteHandled` must be longer.
 
     Raises:
         InvalidArgument: an argument cannot be used.
@@ -213,15 +217,23 @@ class AlertInbox:
             else:
                 logger.debug("duplicate, was being handled: %s", running.name)
             return running.outcome
-        call = self._running[key] = _Call(shown_alert(alert, key, app_id))
+        call = _Call(shown_alert(alert, key, app_id))
+        if sum(each.is_left for each in self._running.values()) >= _LEFT_AT_ONCE:
+            problem = "%d calls of the handler are running after their limit: retry %s"
+            logger.error(problem, _LEFT_AT_ONCE, call.name)
+            return _NO_STORE
+        self._running[key] = call
         try:
             claim = await self._claim(app_id, key)
             if claim.state == "claimed":
+                late = partial(self._late, app_id, key)
                 try:
-                    late = partial(self._late, app_id, key)
                     await call.run(handler, alert, self._handle_within, late)
                 finally:  # a call that is cancelled may have returned in its thread
-                    if not call.is_left:
+                    if call.is_left and call.left is not None:
+                        ended = self._release_later(call.left, late)
+                        call.releasing = asyncio.create_task(ended)
+                    elif not call.is_left:
                         await self._resolve(app_id, key, call)
             else:
                 call.outcome = outcome_before(claim, call.name)
@@ -253,8 +265,15 @@ class AlertInbox:
             await self._stored(store_outcome, self.handled, app_id, key, outcome)
         call.outcome = outcome
 
+    async def _release_later(
+        self, left: asyncio.Task[Any], late: Callable[[AlertOutcome], None]
+    ) -> None:
+        """Release the claim once an async handler that was cancelled has ended."""
+        await asyncio.wait([left])
+        await self._stored(late, FAILED)
+
     def _late(self, app_id: str, key: str, outcome: AlertOutcome) -> None:
-        """Store the outcome of a call that was left in its thread, and has returned."""
+        """Store the outcome of a call that was left, and has returned."""
         name = self._running[key].name
         try:
             store_outcome(self.handled, app_id, key, outcome)
@@ -397,10 +416,13 @@ class _Call:
     name: str  # of the alert, in log lines
     finished: anyio.Event = field(factory=anyio.Event)
     outcome: AlertOutcome = FAILED
-    is_left: bool = False  # it is still running in its thread
+    is_left: bool = False  # it is still running, in its thread or task
+    left: asyncio.Task[BaseException | None] | None = None
+    releasing: asyncio.Task[None] | None = None  # once that has ended
     _lock: threading.Lock = field(factory=threading.Lock)
     _in_thread: bool = False
     _expired: bool = False
+    _is_cut_off: bool = False  # and so to be retried, whatever it returns
 
     async def run(
         self,
@@ -418,6 +440,10 @@ class _Call:
         except Overdue:
             problem = "the handler took more than %g s, alert to be retried: %s"
             logger.error(problem, within, self.name)  # noqa: TRY400 - no traceback
+            if self.is_left and self.left is not None:
+                problem = "the handler is running although it was cancelled: %s: let it"
+                problem += " re-raise CancelledError, which `except:` catches"
+                logger.error(problem, self.name)  # noqa: TRY400 - no traceback
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -444,12 +470,64 @@ class _Call:
                     self._expired = True
                     self.is_left = self._in_thread
         if inspect.isawaitable(result):
+            try:
+                await self._finish(self._await(result), deadline)
+            finally:
+                if not self.is_left:  # or it may not have begun
+                    close_coroutine(result)
+
+    async def _finish(
+        self, work: Coroutine[Any, Any, BaseException | None], deadline: float
+    ) -> None:
+        """Wait for an async handler, and cancel it at the deadline.
+
+        It may go on all the same. On trio this waits for it; on asyncio it runs in a
+        task of its own, which is left then.
+        """
+        error: BaseException | None = None
+        if sniffio.current_async_library() != "asyncio":
             with anyio.CancelScope(deadline=deadline) as scope:
-                while inspect.isawaitable(result):  # an async one may forget an await
-                    result = await result
-                self.outcome = outcome_of(result, self.name)
-            if scope.cancelled_caught:
-                raise Overdue
+                error = await work
+            self._is_cut_off = scope.cancel_called
+        else:
+            error = await self._finish_task(asyncio.create_task(work), deadline)
+        if self._is_cut_off:
+            self.outcome = FAILED
+            raise Overdue
+        if error is not None:
+            raise error
+
+    async def _finish_task(
+        self, task: asyncio.Task[BaseException | None], deadline: float
+    ) -> BaseException | None:
+        try:
+            left = max(0.0, deadline - anyio.current_time())
+            await asyncio.wait([task], timeout=left)
+        finally:  # also where this is cancelled
+            self._is_cut_off = not task.done()
+            if self._is_cut_off:
+                task.cancel()
+                self.left, self.is_left = task, True
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([task], timeout=_CANCEL_WITHIN)
+                self.is_left = not task.done()
+        return None if self._is_cut_off else task.result()
+
+    async def _await(self, result: object) -> BaseException | None:
+        """Await a handler; return what must be raised by who waits for it."""
+        try:
+            while inspect.isawaitable(result):  # an async one may forget an await
+                result = await result
+            outcome = outcome_of(result, self.name)
+        except BaseException as error:
+            if not is_failure(error):
+                if self.is_left and not isinstance(error, asyncio.CancelledError):
+                    raise  # nobody waits
+                return error
+            outcome = outcome_after(error, self.name)
+        if not self._is_cut_off:
+            self.outcome = outcome
+        return None
 
     def _call(
         self,

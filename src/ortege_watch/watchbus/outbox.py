@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from itertools import chain, starmap
+from itertools import chain, compress, starmap
+from operator import ne
 from pathlib import Path
 from typing import Any, Final, NoReturn, Self, TypeVar
 
@@ -167,7 +168,7 @@ class OutboxQueue(DatabaseFile):
         self._folder = Path(path).absolute().parent
         found = os.path.realpath(path)  # the others are beside it, not beside a link
         self._files = os.path.abspath(path), f"{found}-wal", f"{found}-shm"  # noqa: PTH100
-        self._identities = list(map(_identity, self._files))
+        self._identities = _identities(self._files)
         self._bus: tuple[str, str] | None = None  # the app id and the address
         self._bus_since: int | None = None
         # The first alerts of the file that are due, if this process has them in memory.
@@ -345,13 +346,14 @@ class OutboxQueue(DatabaseFile):
             OutboxFull: they do not fit.
         """
         self._known = []
-        for file, identity in zip(self._files, self._identities, strict=True):
-            if _identity(file) != identity:
-                raise OrtegeWatchError(
-                    f"the file {file!r} was deleted or replaced while the outbox was"
-                    f" open: none of these {len(rows)} alerts was accepted; close and"
-                    " open the outbox again, such as by a restart"
-                )
+        found = _identities(self._files)
+        if found != self._identities:
+            gone = next(compress(self._files, map(ne, found, self._identities)))
+            raise OrtegeWatchError(
+                f"the file {gone!r} was deleted or replaced while the outbox was open:"
+                f" none of these {len(rows)} alerts was accepted; close and open the"
+                " outbox again, such as by a restart"
+            )
         rest = len(rows) % _TOGETHER
         added = self._db.executemany(_ADD, rows[:rest]).rowcount if rest else 0
         for start in range(rest, len(rows), _TOGETHER):
@@ -722,13 +724,17 @@ def open_outbox(
     return opened
 
 
-def _identity(file: str) -> tuple[int, int] | None:
-    """Return what two files of one path differ in; ``None`` if there is none."""
-    try:
-        found = os.stat(file)  # noqa: PTH116 - twice as fast, for each call of enqueue()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+def _identities(files: Iterable[str]) -> list[tuple[int, int] | None]:
+    """Return for each path what tells its file from another; ``None`` if there is none."""
+    found: list[tuple[int, int] | None] = []
+    for file in files:
+        try:
+            stat = os.stat(file)  # noqa: PTH116 - twice as fast, for each enqueue()
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((stat.st_dev, stat.st_ino))
+    return found
 
 
 def _shown(app_id: str, address: str) -> str:

@@ -992,6 +992,14 @@ def test_only_a_result_ends_the_asking_or_the_end_of_the_query(event, asked):
     assert [asked_again(script.wait()) for _ in asked or []] == (asked or [])
 
 
+def test_an_ended_query_is_not_asked_for_again():
+    script = unread(queries=2)
+    script.receive(refusal("'x' not found for path 'y.x'"))
+    assert script.on(Unreadable(DecodeError("late"), "1")) == []
+    assert script.receive(answer()) == []
+    assert script.state.ask_at is None
+
+
 def test_after_a_reconnect_nothing_is_left_to_be_asked_for_again():
     script = unread("1", queries=1)
     script.on(GONE)

@@ -144,9 +144,7 @@ def _by_values(before: Table, after: Table) -> Difference:
         names = tuple(sorted({*before.layout.keys, *names}))
         others = {*before.layout.kinds, *layout.kinds}.difference(names)
         measures = tuple(sorted(others))
-    if same_layout and after.has_keys_of(before):
-        if not measures:
-            return Difference()
+    if same_layout and measures and after.has_keys_of(before):
         as_sent, added, removed = True, list[int](), list[Cells]()
         columns = [
             map(operator.ne, before.column(name), after.column(name))

@@ -25,7 +25,7 @@ from ortege_watch.watchbus import AlertInfo, AlertPublisher, Outbox
 
 LIBRARY = str(Path(ortege_watch.__file__).parent)
 FAKES = str(Path(LIBRARY) / "testing")
-LIMITS = {"load": 70, "push, new row": 50, "push, changed row": 50, "publish": 150}
+LIMITS = {"load": 70, "push, new row": 50, "push, changed row": 50, "publish": 155}
 ON_FRAME = ("watch/runner.py", "SessionRunner.on_frame")
 
 QUERY = Query(

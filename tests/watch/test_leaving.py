@@ -290,7 +290,6 @@ def interrupt_at(number: int, kinds: set[str]) -> Iterator[None]:
         else (sys.setprofile, sys.getprofile())
     )
     # Python drops what is raised in a finaliser, such as that of an iterator of before.
-    gc.collect()
     gc.disable()
     set_trace(trace)
     try:

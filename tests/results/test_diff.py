@@ -426,6 +426,14 @@ def test_the_newest_rows_of_a_limited_result_move_it():
     assert len(found.added) == len(found.removed) == 5
 
 
+def test_a_snapshot_that_is_compared_several_times_is_checked_once():
+    before = result(BASE)
+    assert len(before) == 400  # its rows were read, and not in pieces
+    assert snapshot_of(before).form is None
+    assert not difference(before, result(BASE[1::-1] + BASE[2:]))
+    assert snapshot_of(before).form is not None
+
+
 def test_all_rows_may_go():
     before, after = result(BASE), result([])
     assert len(difference(before, after).removed) == 400

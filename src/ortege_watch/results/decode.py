@@ -477,7 +477,7 @@ def hashed(value: Any) -> Any:
 ANY_WRITING: Final = "any"
 """That of a column that has no value apart from NULL."""
 
-NUMBER: Final = "number"
+NUMBER_WRITING: Final = "number"
 """That of a column of numbers in JSON: keys need :func:`hashed` ones."""
 
 
@@ -490,7 +490,7 @@ def writing_of(values: Sequence[Any], kind: Kind, zone: tzinfo) -> Hashable:
     if not kinds:
         return ANY_WRITING
     if kinds <= NUMBERS:
-        return NUMBER
+        return NUMBER_WRITING
     if kinds == {bool}:
         return "boolean"
     if kinds != {str} or kind is bool:

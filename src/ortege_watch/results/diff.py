@@ -23,7 +23,7 @@ import msgspec
 
 from ortege_watch.results.decode import (
     ANY_WRITING,
-    NUMBER,
+    NUMBER_WRITING,
     NUMBERS,
     Cells,
     Layout,
@@ -120,6 +120,7 @@ def _by_text(before: Snapshot, after: Snapshot) -> Difference | None:
         return None
     if before.form is None and check_rows(text) is None:
         return None
+    before.form = form  # it is compared again if no row differs by value
     old, new = windows
     after.form, after.checked, after.length = form, True, length - len(old) + len(new)
     return _by_values(Table(layout, old), Table(after.lay_out(form.columns), new))
@@ -194,7 +195,7 @@ def _keys(side: Table, names: Sequence[str], *, as_sent: bool) -> list[Hashable]
     for name in names:
         if not as_sent:
             columns.append([_canonical(side.layout, name, row) for row in side.cells])
-        elif side.writing(name) == NUMBER:
+        elif side.writing(name) == NUMBER_WRITING:
             columns.append(map(hashed, side.column(name)))
         else:
             columns.append(side.column(name))

@@ -6,7 +6,6 @@ that each error of a query is reported once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,8 +20,6 @@ from ortege_watch.watch.states import Deliver, Fail
 
 _IDS: Final = 1_000_000
 """Each time that queries get new message ids, these are higher by so much."""
-
-is_short_number = re.compile(r"[0-9]{1,9}").fullmatch
 
 _SHOWN: Final = 5
 """So many queries of a session are named in one log line."""
@@ -63,7 +60,10 @@ class QueryTracker:
         self._hold_stale_for = hold_stale_for
         self.ids = frozenset(queries)  # also of ended ones, which a late frame may name
         self.release_at: float | None = None  # of the first held snapshot
-        self._renewed = 0  # how often the queries got new message ids on this socket
+        # Message ids on this socket by query, and the reverse; queries get new ones.
+        self._message_ids = {key: key for key in queries}
+        self._keys = dict(self._message_ids)
+        self._earlier_ids = set[str]()
 
     def __str__(self) -> str:
         shown = [self.name(key) for key in list(self._entries)[:_SHOWN]]
@@ -86,21 +86,15 @@ class QueryTracker:
 
     def message_id(self, key: str) -> str:
         """Return the message id of a query on this socket, for now."""
-        return str(int(key) + self._renewed * _IDS) if self._renewed else key
+        return self._message_ids[key]
 
     def key_of(self, message_id: str) -> str | None:
         """Return the id of the query with this message id; ``None`` if it has another."""
-        if not self._renewed:
-            return message_id if message_id in self.ids else None
-        number = int(message_id) if is_short_number(message_id) else -1
-        key = str(number - self._renewed * _IDS)
-        return key if key in self.ids else None
+        return self._keys.get(message_id)
 
     def was_id(self, message_id: str) -> bool:
         """Return whether a query had this message id on this socket before."""
-        number = int(message_id) if is_short_number(message_id) else -1
-        is_earlier = 0 <= number < self._renewed * _IDS
-        return is_earlier and str(number % _IDS) in self.ids
+        return message_id in self._earlier_ids
 
     def renew_ids(self) -> list[str]:
         """Return the ids to unsubscribe because queries are sent without a key from now on.
@@ -114,9 +108,14 @@ class QueryTracker:
             for entry in self._entries.values()
         ):
             return []
-        old = [self.message_id(key) for key in self._entries]
-        self._renewed += 1
-        return old
+        old = self._message_ids
+        self._earlier_ids.update(self._keys)
+        self._use({key: str(int(old[key]) + _IDS) for key in old})
+        return [old[key] for key in self._entries]
+
+    def _use(self, message_ids: dict[str, str]) -> None:
+        self._message_ids = message_ids
+        self._keys = {message_ids[key]: key for key in message_ids}
 
     def on_send(self, key: str) -> dict[str, Any]:
         """Return an open query as it is sent now, with added keys."""
@@ -141,7 +140,8 @@ class QueryTracker:
             entry.fresh, entry.unread, entry.added = True, False, None
             entry.held = entry.held_until = None
         self.release_at = None
-        self._renewed = 0
+        self._use({key: key for key in self.ids})
+        self._earlier_ids.clear()
 
     def on_snapshot(self, key: str, part: ResultPart, now: float) -> list[Deliver]:
         """Return the snapshot to deliver, or nothing while an older one is held.

@@ -462,8 +462,9 @@ class OutboxQueue(DatabaseFile):
                     for each in done.failed
                 ]
                 self._db.executemany(_AGAIN, rows)
-            numbers = [(each.number,) for each in done.undecided]
-            self._db.executemany(_LATER, numbers)
+            if done.undecided:
+                numbers = [(each.number,) for each in done.undecided]
+                self._db.executemany(_LATER, numbers)
             return self._keep_dead(done) if done.dead else 0
 
     def _remove(self, numbers: set[int]) -> bool:
@@ -725,7 +726,7 @@ def open_outbox(
 
 
 def _identities(files: Iterable[str]) -> list[tuple[int, int] | None]:
-    """Return for each path what tells its file from another; ``None`` if there is none."""
+    """Return the device and the inode of each file; ``None`` if it does not exist."""
     found: list[tuple[int, int] | None] = []
     for file in files:
         try:

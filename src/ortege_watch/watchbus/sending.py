@@ -433,7 +433,7 @@ class MemoryQueue:
     def look_up(
         self, alerts: Iterable[QueuedAlert]
     ) -> tuple[list[QueuedAlert], list[DeadLetter]]:
-        """Return those of the alerts that are in the queue; there are no dead letters."""
+        """Return the alerts that are in the queue, and no dead letters."""
         return [each for each in alerts if each.key in self._alerts], []
 
 

@@ -167,9 +167,9 @@ def request_line(method: str, path: str) -> str:
     return f"{method};{path};"
 
 
-_FIRST: Final = 10**11
+FIRST_TIMESTAMP: Final = 10**11
 """The least timestamp in milliseconds, in 1973: less is taken for seconds."""
-_LAST: Final = 10**15 - 1
+LAST_TIMESTAMP: Final = 10**15 - 1
 """The largest one that a :class:`RequestVerifier` reads."""
 
 
@@ -223,7 +223,9 @@ def _sign(
 ) -> str:
     line = request_line(method, path)
     expected = "an int of unix milliseconds"
-    check_int("timestamp", timestamp, expected, first=_FIRST, last=_LAST)
+    check_int(
+        "timestamp", timestamp, expected, first=FIRST_TIMESTAMP, last=LAST_TIMESTAMP
+    )
     if not is_field(nonce) or _DASHED.fullmatch(nonce):
         raise InvalidArgument(f"invalid nonce {shown(nonce)}: pass uuid4().hex")
     check_kind("body", body, bytes, "the bytes that are sent")

@@ -184,10 +184,8 @@ def _full(app_id: str, limit: int) -> SignatureError:
 
 _NONCE_BYTES: Final = 16
 _LONGEST_FIELD: Final = 200
-_LAST_SECONDS: Final = 10**11
-"""Less than the milliseconds of any moment after 1973, and more than any seconds."""
 _milliseconds: Final = msgspec.json.Decoder(
-    Annotated[int, msgspec.Meta(lt=10**15)]
+    Annotated[int, msgspec.Meta(le=signing.LAST_TIMESTAMP)]
 ).decode
 
 
@@ -357,7 +355,7 @@ class RequestChecks:
             reason, offset = SignatureReason.EXPIRED, "old"
         tolerance = f"the tolerance is {self.tolerance:g} s"
         problem = f"the request is {abs(age):.3f} s {offset}; {tolerance}"
-        if sent < _LAST_SECONDS:
+        if sent < signing.FIRST_TIMESTAMP:
             problem += "; the timestamp looks like seconds; it must be milliseconds"
         return SignatureError(reason, problem, delta=age)
 

@@ -75,9 +75,9 @@ def alert_view(
             such as :class:`SQLiteNonces`.
         handler: a plain function, called with each alert in the thread of the view. It
             may raise :class:`RejectAlert` and :class:`RetryAlert`. If it raises
-            ``SystemExit``, it has failed for this alert. The view raises what a signal
-            has caused, such as Ctrl-C, and what is no error of Python or asyncio, such
-            as a timeout of gevent; the alert is retried.
+            ``SystemExit``, it has failed for this alert. The view raises the exception of
+            a signal handler, such as Ctrl-C, and exceptions that other libraries derive
+            from ``BaseException``, such as a timeout of gevent; the alert is retried.
         handled: remembers what became of alerts; by default a :class:`MemoryHandled`, of
             this process alone. Several workers need :class:`SQLiteHandled`.
 

@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import attrs
 
-from liquidation_bot.clarity import c32_decode, c32_encode
 from liquidation_bot.display import Kind, short
 from liquidation_bot.model import exact
+from liquidation_bot.stacks import c32_decode, c32_encode
 from ortege_watch import InvalidArgument, OrtegeWatchError
 from ortege_watch.watchbus import (
     AlertChannel,

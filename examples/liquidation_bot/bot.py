@@ -31,8 +31,8 @@ from liquidation_bot.model import (
     UsageError,
     shown,
 )
-from liquidation_bot.ortege import OrtegePrices, changed, events_query
 from liquidation_bot.reading import Reader
+from liquidation_bot.sources import OrtegePrices, changed, events_query
 from ortege_watch import (
     AsyncCubeClient,
     ConnectionState,

@@ -7,8 +7,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from liquidation_bot.clarity import Principal, UInt, Value, represent, serialize
 from liquidation_bot.model import shown
+from liquidation_bot.stacks import Principal, UInt, Value, represent, serialize
 
 if TYPE_CHECKING:
     from liquidation_bot.decide import Plan

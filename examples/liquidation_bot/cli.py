@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
-from liquidation_bot import alerts, demo, execution, ortege
+from liquidation_bot import alerts, demo, execution, sources
 from liquidation_bot.bot import Bot, Settings
-from liquidation_bot.clarity import ClarityError, check_principal
 from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, Note, open_display
 from liquidation_bot.market import Market
@@ -29,14 +28,8 @@ from liquidation_bot.model import (
     UsageError,
     fixed_exactly,
 )
-from liquidation_bot.node import Node, NodePositions, NodePrices
-from liquidation_bot.record import (
-    FixturePositions,
-    FixturePrices,
-    Recorder,
-    Session,
-    replay,
-)
+from liquidation_bot.record import Recorder, Session, replay
+from liquidation_bot.stacks import ClarityError, Node, check_principal
 from liquidation_bot.zest import ONE
 from ortege_watch import AsyncCubeClient, InvalidArgument, OrtegeWatchError
 
@@ -397,7 +390,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             positions=positions,
             prices=prices,
             borrowers=_borrowers(chosen, cube, market),
-            members=ortege.members(
+            members=sources.members(
                 positions=chosen.positions == "ortege" or chosen.borrowers is None,
                 prices=chosen.prices == "ortege",
             ),
@@ -477,10 +470,10 @@ def _positions(
     market: Market,
 ) -> PositionSource:
     if chosen.positions == "ortege":
-        return ortege.OrtegePositions(cube, market)
+        return sources.OrtegePositions(cube, market)
     if chosen.positions == "node" and node is not None:
-        return NodePositions(node, market)
-    return FixturePositions.load(Path(chosen.positions))
+        return sources.NodePositions(node, market)
+    return sources.FixturePositions.load(Path(chosen.positions))
 
 
 def _prices(
@@ -490,17 +483,17 @@ def _prices(
     market: Market,
 ) -> PriceSource:
     if chosen.prices == "ortege":
-        return ortege.OrtegePrices(cube, market)
+        return sources.OrtegePrices(cube, market)
     if chosen.prices == "node" and node is not None:
-        return NodePrices(node, market)
-    return FixturePrices.load(Path(chosen.prices))
+        return sources.NodePrices(node, market)
+    return sources.FixturePrices.load(Path(chosen.prices))
 
 
 def _borrowers(
     chosen: argparse.Namespace, cube: AsyncCubeClient, market: Market
 ) -> Callable[[int], Awaitable[Sequence[str]]]:
     if chosen.borrowers is None:
-        return ortege.OrtegePositions(cube, market).borrowers
+        return sources.OrtegePositions(cube, market).borrowers
     listed = read_borrowers(chosen.borrowers)
 
     async def first(most: int) -> Sequence[str]:

@@ -36,8 +36,8 @@ from liquidation_bot.display import Display, Note, Picture, short
 from liquidation_bot.engine import Engine
 from liquidation_bot.execution import DryRunExecutor, Executor, Outbox
 from liquidation_bot.market import Market
-from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
 from liquidation_bot.record import Session
+from liquidation_bot.sources import OrtegePositions, OrtegePrices, members
 from ortege_watch import AsyncCubeClient, Reconnect
 from ortege_watch.testing import FakeCube
 from ortege_watch.watchbus import (

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from liquidation_bot.clarity import check_principal
 from liquidation_bot.model import UsageError, fixed_exactly
+from liquidation_bot.stacks import check_principal
 
 __all__ = [
     "FUNCTIONS",

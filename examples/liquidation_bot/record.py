@@ -1,4 +1,4 @@
-"""Sessions, positions and prices as files.
+"""Sessions as files.
 
 A session is recorded as one JSON object a line. The first line holds everything that
 decides (the market file, the limits, ...), so a replay needs only the record, and makes
@@ -7,7 +7,7 @@ the same plans to the last byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -18,11 +18,9 @@ from liquidation_bot.call import document
 from liquidation_bot.decide import Limits, Plan
 from liquidation_bot.engine import Engine, Input
 from liquidation_bot.market import Market
-from liquidation_bot.model import FileError, Position, Price, load_json
+from liquidation_bot.model import FileError
 
 __all__ = [
-    "FixturePositions",
-    "FixturePrices",
     "Recorder",
     "Session",
     "replay",
@@ -127,53 +125,3 @@ def _session(line: bytes) -> Session:
         raise ValueError(f"expected version {_VERSION} of a record, got {version!r}")
     market = Market.read(str(found.get("market")))
     return msgspec.convert({**found, "market": market}, Session)
-
-
-class FixturePositions:
-    """Positions from a file, or set by hand in tests."""
-
-    caveats: Sequence[str] = ("positions are from a file, not from the chain",)
-
-    def __init__(self, positions: Iterable[Position] = ()) -> None:
-        self.by_borrower = {each.borrower: each for each in positions}
-
-    @classmethod
-    def load(cls, path: Path) -> FixturePositions:
-        """Read a JSON list of positions, in the form of a recorded session.
-
-        Raises:
-            FileError: the file cannot be read or is invalid.
-        """
-        return cls(load_json(path, list[Position]))
-
-    async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
-        """Return the positions of these addresses, as if read now."""
-        empty = Position(borrower="", holdings=(), read_at=at)
-        return [
-            msgspec.structs.replace(
-                self.by_borrower.get(borrower, empty), borrower=borrower, read_at=at
-            )
-            for borrower in borrowers
-        ]
-
-
-class FixturePrices:
-    """Prices from a file, or set by hand in tests."""
-
-    caveats: Sequence[str] = ("prices are from a file, not from an oracle",)
-
-    def __init__(self, prices: Iterable[Price] = ()) -> None:
-        self.by_asset = {each.asset: each for each in prices}
-
-    @classmethod
-    def load(cls, path: Path) -> FixturePrices:
-        """Read a JSON list of prices, in the form of a recorded session.
-
-        Raises:
-            FileError: the file cannot be read or is invalid.
-        """
-        return cls(load_json(path, list[Price]))
-
-    async def prices(self) -> Sequence[Price]:
-        """Return all prices."""
-        return list(self.by_asset.values())

@@ -17,9 +17,9 @@ from liquidation_bot.alerts import (
     entity_of,
     plan_alert,
 )
-from liquidation_bot.clarity import ClarityError, c32_encode
 from liquidation_bot.decide import Limits, decide
 from liquidation_bot.model import exact
+from liquidation_bot.stacks import ClarityError, c32_encode
 from ortege_watch.watchbus import AlertInfo, Credentials, RequestVerifier, sign
 
 # The hash that the Stacks namespace of CAIP-10 gives as an example, and its address.

@@ -20,8 +20,14 @@ from liquidation_bot.bot import Bot, MembersMissing, Settings
 from liquidation_bot.decide import Limits, Plan, Reason
 from liquidation_bot.execution import Guard, Outbox, State
 from liquidation_bot.model import SourceError
-from liquidation_bot.ortege import OrtegePositions, OrtegePrices, members
-from liquidation_bot.record import FixturePositions, FixturePrices, Session
+from liquidation_bot.record import Session
+from liquidation_bot.sources import (
+    FixturePositions,
+    FixturePrices,
+    OrtegePositions,
+    OrtegePrices,
+    members,
+)
 from ortege_watch import (
     AsyncCubeClient,
     AuthenticationError,

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from liquidation_bot.call import LIQUIDATOR, canonical, document
-from liquidation_bot.clarity import Principal, UInt, deserialize
 from liquidation_bot.decide import Limits, decide
+from liquidation_bot.stacks import Principal, UInt, deserialize
 
 
 @pytest.fixture

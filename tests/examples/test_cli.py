@@ -21,8 +21,8 @@ import pytest
 
 from liquidation_bot import cli, demo
 from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
-from liquidation_bot.clarity import Ok, Principal, Some, UInt, deserialize, serialize
 from liquidation_bot.model import FileError
+from liquidation_bot.stacks import Ok, Principal, Some, UInt, deserialize, serialize
 from ortege_watch.testing import FakeCube, Table
 from ortege_watch.watchbus import AlertChannel, AlertInfo, Credentials, RequestVerifier
 

@@ -8,8 +8,12 @@ import httpx
 import msgspec
 import pytest
 
-from liquidation_bot.clarity import (
+from liquidation_bot.market import MarketError
+from liquidation_bot.model import Holding, SourceError
+from liquidation_bot.sources import NodePositions, NodePrices
+from liquidation_bot.stacks import (
     Err,
+    Node,
     Ok,
     Principal,
     Some,
@@ -17,9 +21,6 @@ from liquidation_bot.clarity import (
     deserialize,
     serialize,
 )
-from liquidation_bot.market import MarketError
-from liquidation_bot.model import Holding, SourceError
-from liquidation_bot.node import Node, NodePositions, NodePrices
 
 ZERO = "SP000000000000000000002Q6VF78"
 DATA, READER, MODES, PYTH = (

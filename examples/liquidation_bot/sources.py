@@ -1,18 +1,44 @@
-"""Queries to Ortege: events to watch, positions and prices to read.
+"""Where positions and prices come from: Ortege's cubes, a Stacks node, or files.
 
-Only public names of ``ortege_watch`` are used. The cubes and members are those in public
-use; their exact meaning is not documented, so every plan lists what they leave out.
+Of ``ortege_watch`` only public names are used. The cubes and members are those in public
+use; their exact meaning is not documented, so every plan lists what they leave out. A
+node's answers are the contracts' current state, which includes interest, collateral flags
+and e-modes; the function names are those of Zest V1's public contracts, and the market
+file names the contracts.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Final
 
-from liquidation_bot.market import FUNCTIONS, Market
-from liquidation_bot.model import Holding, Position, Price, SourceError, fixed
+import msgspec
+
+from liquidation_bot.market import FUNCTIONS, Market, MarketError, Reserve
+from liquidation_bot.model import (
+    Holding,
+    Position,
+    Price,
+    SourceError,
+    fixed,
+    load_json,
+)
+from liquidation_bot.stacks import (
+    ClarityError,
+    Node,
+    Principal,
+    Value,
+    fields,
+    integer,
+    ok,
+    principals,
+    some,
+    uint,
+)
 from ortege_watch import (
     AsyncCubeClient,
     Dimension,
@@ -27,6 +53,10 @@ from ortege_watch import (
 
 __all__ = [
     "Events",
+    "FixturePositions",
+    "FixturePrices",
+    "NodePositions",
+    "NodePrices",
     "OrtegePositions",
     "OrtegePrices",
     "Positions",
@@ -70,6 +100,7 @@ _CHUNK: Final = 100
 _MAX_ROWS: Final = 50_000
 _MAX_EVENTS: Final = 10_000
 _MAX_PRICES: Final = 10_000
+_NOTHING: Final[Mapping[str, Value]] = {"assets-supplied": (), "assets-borrowed": ()}
 # The sender of these may be somebody else than the borrower.
 _BY_OTHERS: Final = frozenset({"repay", "liquidation-call"})
 
@@ -291,3 +322,211 @@ class OrtegePrices:
 
 def _at_least_zero(value: Decimal | None) -> Decimal:
     return max(value or Decimal(0), Decimal(0))
+
+
+class NodePositions:
+    """Positions from the protocol's own contracts.
+
+    ``[node]`` in the market file names the contracts: ``data``
+    (``get-user-assets-read``, ``get-user-reserve-data-read``), ``reader``
+    (``get-user-borrow-balance``) and, for markets with e-modes, ``e_mode``
+    (``get-user-e-mode-read``).
+
+    Raises:
+        MarketError: the market file does not name ``data`` or ``reader``.
+    """
+
+    caveats: Sequence[str] = (
+        "positions are as of the node's tip, which may lag or be reorganised",
+    )
+
+    def __init__(self, node: Node, market: Market) -> None:
+        self._node = node
+        self._data = _contract(market, "data")
+        self._reader = _contract(market, "reader")
+        self._e_mode = market.node.get("e_mode")
+        self._market = market
+
+    async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
+        """Read the positions of these addresses, in their order."""
+        return await asyncio.gather(*(self._position(each, at) for each in borrowers))
+
+    async def _position(self, borrower: str, at: int) -> Position:
+        who = Principal(borrower)
+        try:
+            used = await self._node.call(self._data, "get-user-assets-read", who)
+            lists = _NOTHING if used is None else fields(some(used))
+            assets = {
+                each
+                for key in ("assets-supplied", "assets-borrowed")
+                for each in principals(lists.get(key))
+            }
+            holdings = await asyncio.gather(
+                *(self._holding(who, asset) for asset in sorted(assets))
+            )
+            e_mode = await self._read_e_mode(who)
+        except ClarityError as error:
+            raise SourceError(f"cannot read the position of {borrower}: {error}") from (
+                error
+            )
+        return Position(
+            borrower=borrower,
+            holdings=tuple(each for each in holdings if each is not None),
+            read_at=at,
+            e_mode=e_mode,
+        )
+
+    async def _holding(self, who: Principal, asset: str) -> Holding | None:
+        reserve = self._market.reserve(asset)
+        data = await self._node.call(
+            self._data, "get-user-reserve-data-read", who, Principal(asset)
+        )
+        if data is None and reserve is None:
+            return None
+        known = fields(some(data)) if data is not None else {}
+        borrowed = 0
+        if known and uint(known["principal-borrow-balance"]):
+            balance = await self._node.call(
+                self._reader, "get-user-borrow-balance", who, Principal(asset)
+            )
+            borrowed = uint(fields(balance)["compounded-balance"])
+        return Holding(
+            asset=asset,
+            supplied=await self._supplied(who, reserve),
+            borrowed=borrowed,
+            as_collateral=known.get("use-as-collateral", False) is True,
+        )
+
+    async def _supplied(self, who: Principal, reserve: Reserve | None) -> int:
+        if reserve is None:
+            return 0
+        return uint(ok(await self._node.call(reserve.z_token, "get-balance", who)))
+
+    async def _read_e_mode(self, who: Principal) -> int:
+        if self._e_mode is None:
+            return 0
+        mode = await self._node.call(self._e_mode, "get-user-e-mode-read", who)
+        if mode is None:
+            return 0
+        flag = some(mode)
+        if not isinstance(flag, bytes) or len(flag) != 1:
+            raise ClarityError(f"e-mode must be one byte, got {flag!r}")
+        return flag[0]
+
+
+class NodePrices:
+    """Prices, with time and confidence, from Pyth's contract on the chain.
+
+    ``[node]`` in the market file names the contract as ``pyth``; each reserve names its
+    ``feed``.
+
+    Raises:
+        MarketError: the contract or every feed is missing from the market file.
+    """
+
+    caveats: Sequence[str] = (
+        "prices are Pyth's as last written on the chain",
+        "the protocol's oracles may convert them (stSTX), or take others",
+    )
+
+    def __init__(self, node: Node, market: Market) -> None:
+        self._node = node
+        self._pyth = _contract(market, "pyth")
+        self._reserves = [each for each in market.reserves if each.feed]
+        if not self._reserves:
+            raise MarketError("market.reserves: at least one reserve needs a feed")
+
+    async def prices(self) -> Sequence[Price]:
+        """Read each feed once, and return the price of each reserve that has one."""
+        feeds = sorted({each.feed for each in self._reserves})
+        found = await asyncio.gather(*(self._read(feed) for feed in feeds))
+        by_feed: Mapping[str, tuple[int, int, int]] = dict(
+            zip(feeds, found, strict=True)
+        )
+        return [
+            Price(
+                asset=reserve.asset,
+                price=by_feed[reserve.feed][0],
+                confidence=by_feed[reserve.feed][1],
+                at=by_feed[reserve.feed][2],
+            )
+            for reserve in self._reserves
+        ]
+
+    async def _read(self, feed: str) -> tuple[int, int, int]:
+        """Return price and confidence, with eight decimals, and the time."""
+        answer = await self._node.call(self._pyth, "get-price", bytes.fromhex(feed))
+        try:
+            found = fields(ok(answer))
+            exponent = integer(found["expo"])
+            return (
+                _eight(integer(found["price"]), exponent),
+                _eight(uint(found["conf"]), exponent),
+                uint(found["publish-time"]),
+            )
+        except (ClarityError, KeyError) as error:
+            raise SourceError(f"cannot read the feed {feed}: {error}") from error
+
+
+def _contract(market: Market, key: str) -> str:
+    try:
+        return market.node[key]
+    except KeyError:
+        raise MarketError(f"market.node.{key} is missing: name the contract") from None
+
+
+def _eight(number: int, exponent: int) -> int:
+    places = exponent + 8
+    if abs(places) > 30 or number < 0:
+        raise ClarityError(f"price out of range: {number} with exponent {exponent}")
+    return number * int(10**places) if places >= 0 else number // int(10**-places)
+
+
+class FixturePositions:
+    """Positions from a file, or set by hand in tests."""
+
+    caveats: Sequence[str] = ("positions are from a file, not from the chain",)
+
+    def __init__(self, positions: Iterable[Position] = ()) -> None:
+        self.by_borrower = {each.borrower: each for each in positions}
+
+    @classmethod
+    def load(cls, path: Path) -> FixturePositions:
+        """Read a JSON list of positions, in the form of a recorded session.
+
+        Raises:
+            FileError: the file cannot be read or is invalid.
+        """
+        return cls(load_json(path, list[Position]))
+
+    async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
+        """Return the positions of these addresses, as if read now."""
+        empty = Position(borrower="", holdings=(), read_at=at)
+        return [
+            msgspec.structs.replace(
+                self.by_borrower.get(borrower, empty), borrower=borrower, read_at=at
+            )
+            for borrower in borrowers
+        ]
+
+
+class FixturePrices:
+    """Prices from a file, or set by hand in tests."""
+
+    caveats: Sequence[str] = ("prices are from a file, not from an oracle",)
+
+    def __init__(self, prices: Iterable[Price] = ()) -> None:
+        self.by_asset = {each.asset: each for each in prices}
+
+    @classmethod
+    def load(cls, path: Path) -> FixturePrices:
+        """Read a JSON list of prices, in the form of a recorded session.
+
+        Raises:
+            FileError: the file cannot be read or is invalid.
+        """
+        return cls(load_json(path, list[Price]))
+
+    async def prices(self) -> Sequence[Price]:
+        """Return all prices."""
+        return list(self.by_asset.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, strategies as st
 
-from liquidation_bot.clarity import (
+from liquidation_bot.stacks import (
     ClarityError,
     Err,
     Name,

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
+
+import attrs
 
 from liquidation_bot import alerts, demo, execution, sources
 from liquidation_bot.bot import Bot, Settings
@@ -30,7 +40,6 @@ from liquidation_bot.model import (
 )
 from liquidation_bot.record import Recorder, Session, replay
 from liquidation_bot.stacks import ClarityError, Node, check_principal
-from liquidation_bot.zest import ONE
 from ortege_watch import AsyncCubeClient, InvalidArgument, OrtegeWatchError
 
 __all__ = ["main", "parse", "read_borrowers"]
@@ -85,182 +94,6 @@ def _check_environment() -> None:
         )
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; end the program with code 2 on a mistake."""
-    parser = argparse.ArgumentParser(
-        prog="liquidation_bot",
-        description=_ABOUT,
-        epilog=_EXITS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_modes(parser)
-    _add_sources(parser)
-    _add_limits(parser)
-    _add_operation(parser)
-    _add_alerts(parser)
-    _add_execution(parser)
-    chosen = parser.parse_args(arguments)
-    if chosen.execute and (chosen.cap is None or chosen.kill_file is None):
-        parser.error("--execute needs --cap and --kill-file")
-    if chosen.execute and (chosen.demo or chosen.replay):
-        parser.error("--execute is not for --demo or --replay")
-    if "node" in (chosen.positions, chosen.prices) and not chosen.node:
-        parser.error("--positions node and --prices node need --node URL")
-    if chosen.market is not None and (chosen.demo or chosen.replay):
-        parser.error("--market is not for --demo or --replay, which have their own")
-    if (chosen.alerts_to or chosen.alerts_from) and (chosen.demo or chosen.replay):
-        parser.error("--alerts-to and --alerts-from are not for --demo or --replay")
-    if chosen.alerts_from and chosen.once:
-        parser.error("--alerts-from is not for --once, which does not wait for alerts")
-    if chosen.outbox and not (chosen.alerts_to or "").startswith("http"):
-        parser.error("--outbox needs --alerts-to with an http(s) URL")
-    chosen.market = chosen.market or _MARKET
-    return chosen
-
-
-def _add_modes(parser: argparse.ArgumentParser) -> None:
-    modes = parser.add_mutually_exclusive_group()
-    modes.add_argument(
-        "--demo", action="store_true", help="run on a made-up market, then end"
-    )
-    modes.add_argument(
-        "--once", action="store_true", help="check everybody once, then end"
-    )
-    modes.add_argument(
-        "--replay", type=Path, metavar="FILE", help="make the plans of a record again"
-    )
-
-
-def _add_sources(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("sources")
-    group.add_argument(
-        "--market",
-        type=Path,
-        metavar="FILE",
-        help="the market file (default: the shipped one for Zest V1, unverified)",
-    )
-    group.add_argument(
-        "--positions",
-        default="ortege",
-        metavar="ortege|node|FILE",
-        help="read positions from Ortege's cubes, a Stacks node, or a JSON file",
-    )
-    group.add_argument(
-        "--prices",
-        default="ortege",
-        metavar="ortege|node|FILE",
-        help="read prices from the same choice of sources",
-    )
-    group.add_argument("--node", metavar="URL", help="the Stacks node's API")
-    group.add_argument(
-        "--borrowers",
-        type=Path,
-        metavar="FILE",
-        help="addresses to start with, one a line (default: asked from Ortege)",
-    )
-    group.add_argument("--most-borrowers", type=_count, default=5_000, metavar="N")
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what is worth a plan (exact dollars)")
-    group.add_argument("--min-profit", type=_dollars, default=ONE, metavar="USD")
-    group.add_argument(
-        "--allow-unprofitable",
-        action="store_true",
-        help="make plans that lose money, too",
-    )
-    group.add_argument(
-        "--transaction-fee", type=_dollars, default=ONE // 10, metavar="USD"
-    )
-    group.add_argument(
-        "--slippage-bps",
-        type=_basis_points,
-        default=100,
-        metavar="N",
-        help="expected loss when the collateral is sold, hundredths of a percent",
-    )
-    group.add_argument(
-        "--wallet-cap", type=_dollars, metavar="USD", help="the most one call may pay"
-    )
-    group.add_argument(
-        "--margin",
-        type=_dollars,
-        default=ONE // 1000,
-        metavar="HEALTH",
-        help="minimum distance from the threshold (default 0.001)",
-    )
-
-
-def _add_operation(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("operation (times in seconds)")
-    group.add_argument("--cool-down", type=_count, default=1_800, metavar="S")
-    group.add_argument("--resync", type=_count, default=300, metavar="S")
-    group.add_argument("--window", type=_count, default=3_600, metavar="S")
-    group.add_argument(
-        "--liquidator", type=_address, metavar="ADDRESS", help="for post-conditions"
-    )
-    group.add_argument(
-        "--plans", type=Path, metavar="DIRECTORY", help="one JSON file for each plan"
-    )
-    group.add_argument(
-        "--state",
-        type=Path,
-        metavar="FILE",
-        help="keeps cool-downs across restarts (default: nothing is kept)",
-    )
-    group.add_argument("--record", type=Path, metavar="FILE", help="for --replay")
-    group.add_argument(
-        "--log",
-        choices=["auto", "table", "lines", "json"],
-        default="auto",
-        help="auto: a table on a terminal with rich installed, else lines",
-    )
-
-
-def _add_alerts(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "alerts (credentials: ALERTS_TO_APP_ID and ALERTS_TO_SECRET, "
-        "ALERTS_FROM_APP_ID and ALERTS_FROM_SECRET)"
-    )
-    group.add_argument(
-        "--alerts-to",
-        metavar="URL",
-        help="send each plan as an alert: POST to http(s)://, a channel to ws(s)://",
-    )
-    group.add_argument(
-        "--outbox",
-        type=Path,
-        metavar="FILE",
-        help="keeps alerts until they are sent (only for POST)",
-    )
-    group.add_argument(
-        "--alerts-from",
-        type=_listen_address,
-        metavar="HOST:PORT/PATH",
-        help="receive alerts over WebSocket: an alert about a borrower is a reason to "
-        "read the position again",
-    )
-
-
-def _add_execution(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("execution (by your own code; none is shipped)")
-    group.add_argument(
-        "--execute", metavar="MODULE:NAME", help="called to create an executor"
-    )
-    group.add_argument(
-        "--cap",
-        type=_dollars,
-        metavar="USD",
-        help="for all executed plans together, of this run or of the state file",
-    )
-    group.add_argument(
-        "--kill-file",
-        type=Path,
-        metavar="FILE",
-        help="while this file exists, nothing is executed",
-    )
-
-
 def _dollars(text: str) -> int:
     try:
         return fixed_exactly(Decimal(text), _MAX_DOLLARS)
@@ -305,6 +138,157 @@ def _address(text: str) -> str:
     except ClarityError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return text
+
+
+_RUN: Final = ("", "--once")
+_WATCH: Final = ("",)
+_SHOWN: Final = ("", "--once", "--demo")
+_MODES: Final = ("", "--once", "--demo", "--replay")
+
+
+@attrs.frozen
+class _Option:
+    """An option, and the modes that use it; the others refuse it.
+
+    Attributes:
+        usage: its name, and what stands for its value.
+        about: the help.
+        read: converts its value, or lists the values; None for a flag.
+        default: its value as it would be given; None without one.
+        modes: those that use it; "" watches.
+    """
+
+    usage: str
+    about: str
+    read: Callable[[str], Any] | tuple[str, ...] | None = str
+    default: str | None = None
+    modes: Sequence[str] = _RUN
+
+    @property
+    def name(self) -> str:
+        return self.usage.partition(" ")[0]
+
+    @property
+    def key(self) -> str:
+        return self.name.removeprefix("--").replace("-", "_")
+
+    def value(self) -> Any:
+        """Return the value that it has without being given."""
+        if self.default is None:
+            return False if self.read is None else None
+        return self.read(self.default) if callable(self.read) else self.default
+
+    def for_argparse(self) -> dict[str, Any]:
+        """Return the arguments of ``add_argument``; no default tells what is given."""
+        notes = "" if self.default is None else f" (default {self.default})"
+        if self.modes != _RUN:
+            notes += f" [{', '.join(each or 'watching' for each in self.modes)}]"
+        common = {"default": argparse.SUPPRESS, "help": self.about + notes}
+        if self.read is None:
+            return {**common, "action": "store_true"}
+        values = {"type": self.read} if callable(self.read) else {"choices": self.read}
+        return {**common, **values, "metavar": self.usage.partition(" ")[2]}
+
+
+_OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
+    "sources": [
+        _Option("--market FILE", "default: the shipped one, Zest V1, unverified", Path),
+        _Option("--positions ortege|node|FILE", "their source", default="ortege"),
+        _Option("--prices ortege|node|FILE", "their source", default="ortege"),
+        _Option("--node URL", "the Stacks node's API"),
+        _Option("--borrowers FILE", "addresses; default: asked from Ortege", Path),
+        _Option("--most-borrowers N", "how many are followed", _count, "5000"),
+    ],
+    "what is worth a plan (exact dollars)": [
+        _Option("--min-profit USD", "after fees and slippage", _dollars, "1"),
+        _Option("--allow-unprofitable", "also plans that lose money", None),
+        _Option("--transaction-fee USD", "expected for the call", _dollars, "0.1"),
+        _Option("--slippage-bps N", "expected when selling", _basis_points, "100"),
+        _Option("--wallet-cap USD", "the most one call may pay", _dollars),
+        _Option("--margin HEALTH", "distance from the threshold", _dollars, "0.001"),
+    ],
+    "operation (times in seconds)": [
+        _Option("--cool-down S", "between plans for one borrower", _count, "1800"),
+        _Option("--resync S", "between readings of all", _count, "300", _WATCH),
+        _Option("--window S", "of events and prices", _count, "3600", _WATCH),
+        _Option("--liquidator ADDRESS", "for post-conditions", _address),
+        _Option("--plans DIRECTORY", "a JSON file for each plan", Path, None, _MODES),
+        _Option("--state FILE", "keeps cool-downs across restarts", Path),
+        _Option("--record FILE", "appends the inputs, for --replay", Path),
+        _Option(
+            "--log auto|table|lines|json",
+            "auto: a table on a terminal with rich installed, else lines",
+            ("auto", "table", "lines", "json"),
+            "auto",
+            _SHOWN,
+        ),
+    ],
+    "alerts (credentials: ALERTS_TO_APP_ID and ALERTS_TO_SECRET, "
+    "ALERTS_FROM_APP_ID and ALERTS_FROM_SECRET)": [
+        _Option(
+            "--alerts-to URL", "for plans: http(s):// (POST) or ws(s):// (channel)"
+        ),
+        _Option("--outbox FILE", "keeps alerts until they are sent by POST", Path),
+        _Option(
+            "--alerts-from HOST:PORT/PATH",
+            "receive alerts over WebSocket: each is a reason to read a position again",
+            _listen_address,
+            modes=_WATCH,
+        ),
+    ],
+    "execution (by your own code; none is shipped)": [
+        _Option("--execute MODULE:NAME", "called to create an executor"),
+        _Option("--cap USD", "for all plans of this run or state file", _dollars),
+        _Option("--kill-file FILE", "while it exists, nothing is executed", Path),
+    ],
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; end the program with code 2 on a mistake."""
+    parser = argparse.ArgumentParser(
+        prog="liquidation_bot",
+        description=_ABOUT,
+        epilog=_EXITS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    modes, flag = parser.add_mutually_exclusive_group().add_argument, "store_true"
+    modes("--demo", action=flag, help="run on a made-up market, then end")
+    modes("--once", action=flag, help="check everybody once, then end")
+    modes(
+        "--replay", type=Path, metavar="FILE", help="make the plans of a record again"
+    )
+    for title, options in _OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            group.add_argument(option.name, **option.for_argparse())
+    chosen = parser.parse_args(arguments)
+    mode = next(each for each in reversed(_MODES) if not each or vars(chosen)[each[2:]])
+    for option in itertools.chain(*_OPTIONS.values()):
+        if not hasattr(chosen, option.key):
+            setattr(chosen, option.key, option.value())
+        elif mode not in option.modes:
+            parser.error(f"{option.name} is not for {mode}, which does not use it")
+    for mistake in _mistakes(chosen):
+        parser.error(mistake)
+    return chosen
+
+
+def _mistakes(chosen: argparse.Namespace) -> Iterator[str]:
+    """Yield what options lack, or exclude."""
+    reads_node = "node" in (chosen.positions, chosen.prices)
+    if chosen.execute and (chosen.cap is None or chosen.kill_file is None):
+        yield "--execute needs --cap and --kill-file"
+    if not chosen.execute and (chosen.cap is not None or chosen.kill_file):
+        yield "--cap and --kill-file need --execute"
+    if chosen.execute and chosen.plans:
+        yield "--plans is not for --execute, which passes plans to your executor"
+    if reads_node and not chosen.node:
+        yield "--positions node and --prices node need --node URL"
+    if chosen.node and not reads_node:
+        yield "--node needs --positions node or --prices node"
+    if chosen.outbox and not (chosen.alerts_to or "").startswith("http"):
+        yield "--outbox needs --alerts-to with an http(s) URL"
 
 
 def _run(
@@ -361,7 +345,7 @@ def _plan_to_stdout(line: str) -> None:
 
 
 async def _live(chosen: argparse.Namespace, display: Display) -> None:
-    market = Market.load(chosen.market)
+    market = Market.load(chosen.market or _MARKET)
     state = execution.State.empty()
     if chosen.state:
         state = execution.State.load(chosen.state)
@@ -438,14 +422,8 @@ async def _alerts(
 
 
 def _limits(chosen: argparse.Namespace) -> Limits:
-    return Limits(
-        min_profit=chosen.min_profit,
-        allow_unprofitable=chosen.allow_unprofitable,
-        transaction_fee=chosen.transaction_fee,
-        slippage_bps=chosen.slippage_bps,
-        wallet_cap=chosen.wallet_cap,
-        margin=chosen.margin,
-    )
+    names = [name for name in Limits.__struct_fields__ if hasattr(chosen, name)]
+    return Limits(**{name: getattr(chosen, name) for name in names})
 
 
 def _outbox(chosen: argparse.Namespace, state: execution.State) -> execution.Outbox:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -489,9 +490,15 @@ def test_one_secret_for_both_directions_is_wrong_use(fake):
         (["--liquidator", "me"], "invalid Stacks address"),
         (["--demo", "--alerts-to", "http://x"], "not for --demo"),
         (["--demo", "--market", "none.toml"], "--market is not for --demo"),
-        (["--replay", "x", "--market", "none.toml"], "not for --demo or --replay"),
-        (["--replay", "x", "--alerts-from", "x:1/a"], "not for --demo or --replay"),
-        (["--once", "--alerts-from", "x:1/a"], "not for --once"),
+        (["--replay", "x", "--market", "none.toml"], "not for --replay"),
+        (["--cap", "1"], "need --execute"),
+        (["--kill-file", "k"], "need --execute"),
+        (
+            ["--execute", "a:b", "--cap", "1", "--kill-file", "k", "--plans", "d"],
+            "--plans is not for --execute",
+        ),
+        (["--node", "http://x"], "--node needs"),
+        (["--log", "loud"], "invalid choice: 'loud'"),
         (["--outbox", "x"], "--outbox needs"),
         (["--outbox", "x", "--alerts-to", "ws://x/"], "--outbox needs"),
         (["--alerts-from", "8700"], "must be like"),
@@ -507,11 +514,57 @@ def test_wrong_options_end_with_code_2(capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_execute_is_not_for_the_demo(capsys):
-    needs = ["--cap", "1", "--kill-file", "k", "--state", "s"]
-    with pytest.raises(SystemExit):
-        cli.parse(["--demo", "--execute", "a:b", *needs])
-    assert "not for --demo" in capsys.readouterr().err
+SHOWN = ["--log json"]
+FILES = ["--plans d"]
+RUN = [
+    *SHOWN,
+    *FILES,
+    "--market f",
+    "--positions f",
+    "--prices f",
+    "--borrowers f",
+    "--most-borrowers 1",
+    "--min-profit 1",
+    "--allow-unprofitable",
+    "--transaction-fee 1",
+    "--slippage-bps 1",
+    "--wallet-cap 1",
+    "--margin 1",
+    "--cool-down 1",
+    "--liquidator SPAZ0AWR4XF9F2K6PB1YTESJY00Z1KAFHBC4S6AK",
+    "--state f",
+    "--record f",
+    "--alerts-to ws://x/",
+    "--node http://x --positions node",
+    "--outbox f --alerts-to http://x",
+    "--execute a:b --cap 1 --kill-file f",
+]
+WATCH = [*RUN, "--resync 1", "--window 1", "--alerts-from x:1/a"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "used"),
+    [
+        ([], WATCH),
+        (["--once"], RUN),
+        (["--demo"], SHOWN + FILES),
+        (["--replay", "f"], FILES),
+    ],
+    ids=["watch", "once", "demo", "replay"],
+)
+def test_a_mode_refuses_the_options_that_it_does_not_use(capsys, mode, used):
+    """All options are here, so a new one has to be put into this list."""
+    names = {each.split()[0] for each in WATCH} | {"--cap", "--kill-file"}
+    assert names == {each.name for each in itertools.chain(*cli._OPTIONS.values())}
+    for option in WATCH:
+        arguments = [*mode, *option.split()]
+        if option in used:
+            assert cli.parse(arguments)
+            continue
+        with pytest.raises(SystemExit) as ended:
+            cli.parse(arguments)
+        assert ended.value.code == 2
+        assert f"is not for {mode[0]}" in capsys.readouterr().err, option
 
 
 def test_a_replay_of_nothing_ends_with_code_2(capsys, tmp_path):
@@ -536,4 +589,15 @@ def test_a_list_of_borrowers_must_be_addresses(tmp_path, content):
 
 
 def test_the_default_market_is_the_one_for_zest_v1():
-    assert cli.parse([]).market.name == "zest-v1.toml"
+    assert cli.parse([]).market is None
+    assert cli._MARKET.name == "zest-v1.toml"
+
+
+def test_defaults_are_read_like_options():
+    chosen = cli.parse([])
+    assert (chosen.min_profit, chosen.margin) == (10**8, 10**5)
+    assert (chosen.resync, chosen.allow_unprofitable, chosen.state) == (
+        300,
+        False,
+        None,
+    )

@@ -6,12 +6,14 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import re
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TextIO, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TextIO, TypeAlias
 
 import attrs
 
@@ -129,7 +131,14 @@ class LiveTable:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._live = Live(console=console, auto_refresh=False)
+        console = console or Console()
+        self._live = Live(
+            console=console,
+            auto_refresh=False,
+            # What is printed elsewhere, such as the plans in a file, must get there.
+            redirect_stdout=_same_file(sys.stdout, console.file),
+            redirect_stderr=_same_file(sys.stderr, console.file),
+        )
         self._notes: deque[Note] = deque(maxlen=_NOTES)
         self._plans: deque[Note] = deque(maxlen=_NOTES)
         self._link = "not connected yet"
@@ -157,6 +166,14 @@ class LiveTable:
             _borrowers(engine),
             *(Text(each.line(), style=_STYLES.get(each.kind, "")) for each in notes),
         )
+
+
+def _same_file(one: IO[str], other: IO[str]) -> bool:
+    """Return whether two streams write to one file, such as the same terminal."""
+    try:
+        return os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError):  # a stream in memory, or a closed one
+        return False
 
 
 class Picture:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -125,6 +127,64 @@ def test_once_writes_plans_to_stdout_and_the_log_to_stderr(fake, world):
     assert "not verified" in done.stderr
     assert re.search(r"plan +SPAZ…S6AK health 0.9800", done.stderr)
     assert fake.token() not in done.stderr + done.stdout
+
+
+def at_a_terminal(fake, stdout, *arguments):
+    """Run the bot with a terminal as stderr; return the exit code and what it shows.
+
+    Without ``stdout`` the terminal is stdout, too.
+    """
+    near, far = pty.openpty()
+    try:
+        with subprocess.Popen(
+            program(*arguments),
+            cwd=EXAMPLES,
+            env=environment(fake, TERM="xterm", COLUMNS="120"),
+            stdin=far,
+            stdout=far if stdout is None else stdout,
+            stderr=far,
+        ) as bot:
+            os.close(far)
+            shown = b""
+            with contextlib.suppress(OSError):  # EIO: the bot has closed its end
+                while part := os.read(near, 65536):
+                    shown += part
+            return bot.wait(60), shown.decode()
+    finally:
+        os.close(near)
+
+
+@pytest.mark.usefixtures("danger")
+def test_plans_reach_a_file_while_the_table_is_on_the_terminal(fake, world, tmp_path):
+    pytest.importorskip("rich")
+    path = tmp_path / "plans.jsonl"
+    with path.open("wb") as file:
+        code, shown = at_a_terminal(fake, file, "--once")
+    assert code == 0, shown
+    [plan] = [json.loads(line) for line in path.read_text().splitlines()]
+    assert plan["borrower"] == world.alice
+    assert "╇" in shown  # the table
+    assert plan["id"] not in shown
+
+
+@pytest.mark.usefixtures("danger")
+def test_plans_reach_a_pipe_while_the_table_is_on_the_terminal(fake, world):
+    pytest.importorskip("rich")
+    near, far = os.pipe()
+    with os.fdopen(near, "rb") as pipe:
+        with os.fdopen(far, "wb") as stdout:
+            code, shown = at_a_terminal(fake, stdout, "--once", "--log", "table")
+        assert code == 0, shown
+        assert json.loads(pipe.read())["borrower"] == world.alice
+
+
+@pytest.mark.usefixtures("danger")
+def test_plans_are_above_the_table_if_both_are_on_the_terminal(fake, world):
+    pytest.importorskip("rich")
+    code, shown = at_a_terminal(fake, None, "--once")
+    assert code == 0, shown
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\s", "", shown)  # it is wrapped
+    assert text.index(f'"borrower":"{world.alice}"') < text.rindex("╇")
 
 
 @pytest.mark.usefixtures("danger")

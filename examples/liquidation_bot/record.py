@@ -1,12 +1,14 @@
 """Sessions as files.
 
-A session is recorded as one JSON object a line. The first line holds everything that
+A session is recorded as one JSON object a line. Its first line holds everything that
 decides (the market file, the limits, ...), so a replay needs only the record, and makes
-the same plans to the last byte.
+the same plans to the last byte. A file may hold several sessions, one after another: each
+run of the bot appends its own.
 """
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +25,12 @@ from liquidation_bot.model import FileError
 __all__ = [
     "Recorder",
     "Session",
+    "read_record",
     "replay",
 ]
 
 _VERSION: Final = 1
+_FIRST: Final = b'{"record":'  # how the first line of a session begins
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,12 +69,43 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Recorder:
-    """A file that receives each input of a session before it is handled."""
+    """A file to which each input of a session is appended before it is handled.
+
+    Raises:
+        FileError: the file cannot be opened, is not a record, or is in use.
+    """
 
     def __init__(self, path: Path, session: Session) -> None:
-        self._file = path.open("wb")
+        try:
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise FileError(f"cannot open the record {path}: {error}") from None
+        try:
+            self._cut(path)
+        except BaseException:
+            self._file.close()
+            raise
         first = {"record": _VERSION, **msgspec.structs.asdict(session)}
         self._write({**first, "market": session.market.text})
+
+    def _cut(self, path: Path) -> None:
+        """Check the file, and cut off a line that ``kill -9`` left incomplete."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileError(
+                f"cannot append to the record {path}: another bot writes to it; stop "
+                "that one or name another file"
+            ) from None
+        self._file.seek(0)
+        end = 0
+        for number, line in enumerate(self._file):
+            if number == 0 and not line.startswith(_FIRST):
+                raise FileError(
+                    f"cannot append to {path}: it is not a record; name another file"
+                )
+            end += len(line) if line.endswith(b"\n") else 0
+        self._file.truncate(end)
 
     def __enter__(self) -> Self:
         return self
@@ -92,30 +127,47 @@ class Recorder:
         self._file.flush()
 
 
-def replay(path: Path) -> Iterator[dict[str, Any]]:
-    """Pass a recorded session to a new engine, and yield each plan as JSON values.
+def read_record(path: Path) -> Iterator[Session | Input]:
+    """Yield each session of a record, followed by its inputs.
 
-    A truncated last line, as after ``kill -9``, ends the replay.
+    A truncated last line, as after ``kill -9``, ends the record.
 
     Raises:
         FileError: the file cannot be read, or a line is invalid.
     """
+    number = 0
     try:
-        first, *lines = path.read_bytes().split(b"\n")[:-1]
+        with path.open("rb") as file:
+            while (line := file.readline()).endswith(b"\n"):
+                number += 1
+                if number == 1 or line.startswith(_FIRST):
+                    yield _session(line)
+                else:
+                    yield msgspec.json.decode(line, type=Input)
     except OSError as error:
         raise FileError(f"cannot read the record {path}: {error}") from None
-    except ValueError:
-        raise FileError(f"cannot read the record {path}: the file is empty") from None
-    number = 1
-    try:
-        session = _session(first)
-        engine = session.engine()
-        for number, line in enumerate(lines, 2):  # noqa: B007 - for the message
-            for decision in engine.handle(msgspec.json.decode(line, type=Input)):
-                if isinstance(decision, Plan):
-                    yield session.document(decision)
     except ValueError as error:
         raise FileError(f"{path}, line {number}: invalid record: {error}") from None
+    if number == 0:
+        raise FileError(f"cannot read the record {path}: the file is empty")
+
+
+def replay(path: Path) -> Iterator[dict[str, Any]]:
+    """Pass each recorded session to a new engine, and yield each plan as JSON values.
+
+    Raises:
+        FileError: the file cannot be read, or a line is invalid.
+    """
+    current: tuple[Session, Engine] | None = None
+    for each in read_record(path):
+        if isinstance(each, Session):
+            current = each, each.engine()
+            continue
+        assert current is not None  # noqa: S101 - for the type checkers
+        session, engine = current
+        for decision in engine.handle(each):
+            if isinstance(decision, Plan):
+                yield session.document(decision)
 
 
 def _session(line: bytes) -> Session:

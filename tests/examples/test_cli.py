@@ -257,6 +257,18 @@ def test_a_replay_of_a_record_gives_the_same_bytes(fake, world, tmp_path):
     assert (again.returncode, again.stdout) == (0, live)
 
 
+@pytest.mark.usefixtures("danger")
+def test_a_record_of_two_runs_gives_the_bytes_of_both(fake, tmp_path):
+    record, live = tmp_path / "session", ""
+    for _ in range(2):
+        done = run(fake, "--once", "--record", record)
+        assert done.returncode == 0, done.stderr
+        live += done.stdout
+    assert len(live.splitlines()) == 2
+    again = run(fake, "--replay", record)
+    assert (again.returncode, again.stdout) == (0, live)
+
+
 def test_members_that_the_server_lacks_are_named(fake):
     fake.tables["stacks_oracle_prices"] = Table(
         "stacks_oracle_prices", dimensions={"token": "string"}

@@ -69,7 +69,8 @@ def test_settings_decide_in_a_replay_as_they_did(tmp_path, world):
     assert len(plans) == 3
     assert [canonical(plan) for plan in replay(path)] == plans
     strict = session(world, limits=Limits(min_profit=10**20))
-    assert recorded(path, strict, story(world)) == list(replay(path)) == []
+    other = tmp_path / "other"
+    assert recorded(other, strict, story(world)) == list(replay(other)) == []
 
 
 @given(st.data())
@@ -93,6 +94,54 @@ def test_any_session_is_replayed(tmp_path_factory, world, data):
         ]
     plans = recorded(path, session(world), inputs)
     assert [canonical(plan) for plan in replay(path)] == plans
+
+
+def test_a_record_goes_on_after_a_restart(tmp_path, world):
+    """Each run has its own limits and starts with the cool-downs of the last one."""
+    path = tmp_path / "session"
+    plans = recorded(path, session(world), story(world))
+    running = {world.alice: world.now + 500}
+    again = session(world, cool_downs=running, liquidator=None)
+    plans += recorded(path, again, story(world))
+    plans += recorded(path, again, story(world))
+    assert len(plans) == 4 + 2 + 2
+    assert [canonical(plan) for plan in replay(path)] == plans
+    lines = path.read_bytes().splitlines()
+    assert [b'"record"' in line for line in lines].count(True) == 3
+
+
+def test_a_line_that_was_cut_off_is_replaced_by_the_next_session(tmp_path, world):
+    path = tmp_path / "session"
+    plans = recorded(path, session(world), story(world))
+    with path.open("ab") as file:
+        file.write(b'{"type": "Tick", "a')
+    plans += recorded(path, session(world), story(world))
+    assert [canonical(plan) for plan in replay(path)] == plans
+    assert b'"a{' not in path.read_bytes()
+
+
+@pytest.mark.parametrize("content", ["my notes", "my notes\n", '{"type":"Tick"}\n'])
+def test_a_file_that_is_not_a_record_is_left_alone(tmp_path, world, content):
+    path = tmp_path / "notes"
+    path.write_text(content)
+    with pytest.raises(FileError, match="not a record; name another file"):
+        Recorder(path, session(world))
+    assert path.read_text() == content
+
+
+def test_two_bots_do_not_write_into_one_record(tmp_path, world):
+    path = tmp_path / "session"
+    with (
+        Recorder(path, session(world)),
+        pytest.raises(FileError, match="another bot writes to it"),
+    ):
+        Recorder(path, session(world))
+    recorded(path, session(world), story(world))  # the first has ended
+
+
+def test_a_record_that_cannot_be_opened(tmp_path, world):
+    with pytest.raises(FileError, match="cannot open the record"):
+        Recorder(tmp_path, session(world))
 
 
 def test_each_line_is_there_before_it_is_handled(tmp_path, world):

@@ -88,7 +88,7 @@ cube('stacks_oracle_prices', {
   sql: 'SELECT * FROM stacks_oracle_prices',
   refreshKey: { every: '1 second' },
   measures: {
-    price: { sql: 'price', type: 'sum' },
+    price: { sql: 'price', type: 'max' },
   },
   dimensions: {
     token: { sql: 'token', type: 'string' },

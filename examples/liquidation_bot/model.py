@@ -10,7 +10,7 @@ import decimal
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -38,7 +38,15 @@ Amount = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class SourceError(Exception):
-    """Raised when a source cannot be read now; the next round tries again."""
+    """Raised when a source cannot be read now; the next round tries again.
+
+    Attributes:
+        read: the positions or prices that were read all the same.
+    """
+
+    def __init__(self, text: str, read: Sequence[Any] = ()) -> None:
+        super().__init__(text)
+        self.read = tuple(read)
 
 
 class UsageError(ValueError):
@@ -116,11 +124,16 @@ class PositionSource(Protocol):
         """What its positions leave out; repeated in every plan."""
         ...
 
+    @property
+    def chunk(self) -> int:
+        """How many addresses to ask for at a time."""
+        ...
+
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
         """Read one position for each address; an unknown address has no holdings.
 
         Raises:
-            SourceError: the positions cannot be read now.
+            SourceError: not all positions can be read now; those that were are in it.
         """
         ...
 
@@ -137,7 +150,7 @@ class PriceSource(Protocol):
         """Read the newest price of each asset.
 
         Raises:
-            SourceError: the prices cannot be read now.
+            SourceError: not all prices can be read now; those that were are in it.
         """
         ...
 

@@ -10,15 +10,15 @@ file names the contracts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
-from liquidation_bot.market import FUNCTIONS, Market, MarketError, Reserve
+from liquidation_bot.market import FUNCTIONS, Market, MarketError
 from liquidation_bot.model import (
     Holding,
     Position,
@@ -67,6 +67,9 @@ __all__ = [
 ]
 
 
+_T = TypeVar("_T")
+
+
 class Events:
     """Events of contracts: they tell that a position changed, not what it is."""
 
@@ -95,8 +98,6 @@ class Prices:
     tx_date = TimeDimension("stacks_oracle_prices.tx_date")
 
 
-# Addresses in one query; each may have a row for every reserve.
-_CHUNK: Final = 100
 _MAX_ROWS: Final = 50_000
 _MAX_EVENTS: Final = 10_000
 _MAX_PRICES: Final = 10_000
@@ -177,6 +178,7 @@ class OrtegePositions:
         "positions are sums from Ortege's cube, without interest",
         "collateral flags and e-modes are not known: read the chain before signing",
     )
+    chunk: int = 100  # each address may have a row for every reserve
 
     def __init__(
         self, cube: AsyncCubeClient, market: Market, *, max_rows: int = _MAX_ROWS
@@ -203,13 +205,15 @@ class OrtegePositions:
         return [each for each in addresses if each is not None]
 
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
-        """Read the sums of these addresses, 100 in each query."""
+        """Read the sums of these addresses, a chunk in each query."""
         found: dict[str, list[Holding]] = {borrower: [] for borrower in borrowers}
-        for start in range(0, len(borrowers), _CHUNK):
+        for start in range(0, len(borrowers), self.chunk):
             query = Query(
                 measures=[Positions.supply, Positions.borrow, Positions.repaid],
                 dimensions=[Positions.lender_address, Positions.asset_id],
-                where=[Positions.lender_address.in_(borrowers[start : start + _CHUNK])],
+                where=[
+                    Positions.lender_address.in_(borrowers[start : start + self.chunk])
+                ],
                 order=[Positions.lender_address.asc(), Positions.asset_id.asc()],
                 limit=self._max_rows,
                 # A position has just changed: a cached answer would be too old.
@@ -327,6 +331,10 @@ def _at_least_zero(value: Decimal | None) -> Decimal:
 class NodePositions:
     """Positions from the protocol's own contracts.
 
+    Each borrower is read on its own, with as few calls as the position needs: nothing
+    more of somebody without a debt, no balance of what is not used as collateral, no
+    e-mode if no asset in the position has one.
+
     ``[node]`` in the market file names the contracts: ``data``
     (``get-user-assets-read``, ``get-user-reserve-data-read``), ``reader``
     (``get-user-borrow-balance``) and, for markets with e-modes, ``e_mode``
@@ -339,6 +347,7 @@ class NodePositions:
     caveats: Sequence[str] = (
         "positions are as of the node's tip, which may lag or be reorganised",
     )
+    chunk: int = 10
 
     def __init__(self, node: Node, market: Market) -> None:
         self._node = node
@@ -349,61 +358,51 @@ class NodePositions:
 
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
         """Read the positions of these addresses, in their order."""
-        return await asyncio.gather(*(self._position(each, at) for each in borrowers))
+        return await _all("positions", [self._position(each, at) for each in borrowers])
 
-    async def _position(self, borrower: str, at: int) -> Position:
-        who = Principal(borrower)
+    async def _position(self, borrower: str, at: int) -> list[Position]:
+        who, holdings, e_mode = Principal(borrower), list[Holding](), 0
         try:
             used = await self._node.call(self._data, "get-user-assets-read", who)
             lists = _NOTHING if used is None else fields(some(used))
-            assets = {
-                each
-                for key in ("assets-supplied", "assets-borrowed")
-                for each in principals(lists.get(key))
-            }
-            holdings = await asyncio.gather(
-                *(self._holding(who, asset) for asset in sorted(assets))
-            )
-            e_mode = await self._read_e_mode(who)
+            supplied = principals(lists.get("assets-supplied"))
+            if borrowed := principals(lists.get("assets-borrowed")):
+                assets = sorted({*supplied, *borrowed})
+                found = [await self._holding(who, asset) for asset in assets]
+                holdings = [each for each in found if each is not None]
+                e_mode = await self._read_e_mode(who, holdings)
         except ClarityError as error:
             raise SourceError(f"cannot read the position of {borrower}: {error}") from (
                 error
             )
-        return Position(
-            borrower=borrower,
-            holdings=tuple(each for each in holdings if each is not None),
-            read_at=at,
-            e_mode=e_mode,
-        )
+        held = tuple(holdings)
+        return [Position(borrower=borrower, holdings=held, read_at=at, e_mode=e_mode)]
 
     async def _holding(self, who: Principal, asset: str) -> Holding | None:
-        reserve = self._market.reserve(asset)
-        data = await self._node.call(
-            self._data, "get-user-reserve-data-read", who, Principal(asset)
-        )
-        if data is None and reserve is None:
+        reserve, args = self._market.reserve(asset), (who, Principal(asset))
+        data = await self._node.call(self._data, "get-user-reserve-data-read", *args)
+        if data is None:
             return None
-        known = fields(some(data)) if data is not None else {}
-        borrowed = 0
-        if known and uint(known["principal-borrow-balance"]):
+        known, owed, supply = fields(some(data)), 0, 0
+        if uint(known.get("principal-borrow-balance")):
             balance = await self._node.call(
-                self._reader, "get-user-borrow-balance", who, Principal(asset)
+                self._reader, "get-user-borrow-balance", *args
             )
-            borrowed = uint(fields(balance)["compounded-balance"])
+            owed = uint(fields(balance).get("compounded-balance"))
+        pledged = known.get("use-as-collateral") is True
+        if not pledged and not owed:
+            return None
+        if pledged and reserve is not None:
+            supply = uint(
+                ok(await self._node.call(reserve.z_token, "get-balance", who))
+            )
         return Holding(
-            asset=asset,
-            supplied=await self._supplied(who, reserve),
-            borrowed=borrowed,
-            as_collateral=known.get("use-as-collateral", False) is True,
+            asset=asset, supplied=supply, borrowed=owed, as_collateral=pledged
         )
 
-    async def _supplied(self, who: Principal, reserve: Reserve | None) -> int:
-        if reserve is None:
-            return 0
-        return uint(ok(await self._node.call(reserve.z_token, "get-balance", who)))
-
-    async def _read_e_mode(self, who: Principal) -> int:
-        if self._e_mode is None:
+    async def _read_e_mode(self, who: Principal, holdings: list[Holding]) -> int:
+        reserves = [self._market.reserve(each.asset) for each in holdings]
+        if self._e_mode is None or not any(each and each.e_mode for each in reserves):
             return 0
         mode = await self._node.call(self._e_mode, "get-user-e-mode-read", who)
         if mode is None:
@@ -439,33 +438,42 @@ class NodePrices:
     async def prices(self) -> Sequence[Price]:
         """Read each feed once, and return the price of each reserve that has one."""
         feeds = sorted({each.feed for each in self._reserves})
-        found = await asyncio.gather(*(self._read(feed) for feed in feeds))
-        by_feed: Mapping[str, tuple[int, int, int]] = dict(
-            zip(feeds, found, strict=True)
-        )
-        return [
-            Price(
-                asset=reserve.asset,
-                price=by_feed[reserve.feed][0],
-                confidence=by_feed[reserve.feed][1],
-                at=by_feed[reserve.feed][2],
-            )
-            for reserve in self._reserves
-        ]
+        return await _all("price feeds", [self._read(each) for each in feeds])
 
-    async def _read(self, feed: str) -> tuple[int, int, int]:
-        """Return price and confidence, with eight decimals, and the time."""
+    async def _read(self, feed: str) -> list[Price]:
+        """Return the price of each reserve that has this feed."""
         answer = await self._node.call(self._pyth, "get-price", bytes.fromhex(feed))
         try:
             found = fields(ok(answer))
-            exponent = integer(found["expo"])
-            return (
-                _eight(integer(found["price"]), exponent),
-                _eight(uint(found["conf"]), exponent),
-                uint(found["publish-time"]),
-            )
-        except (ClarityError, KeyError) as error:
+            exponent = integer(found.get("expo"))
+            price = _eight(integer(found.get("price")), exponent)
+            confidence = _eight(uint(found.get("conf")), exponent)
+            at = uint(found.get("publish-time"))
+        except ClarityError as error:
             raise SourceError(f"cannot read the feed {feed}: {error}") from error
+        return [
+            Price(asset=each.asset, price=price, confidence=confidence, at=at)
+            for each in self._reserves
+            if each.feed == feed
+        ]
+
+
+async def _all(what: str, jobs: Sequence[Awaitable[Sequence[_T]]]) -> list[_T]:
+    """Wait for all jobs; those that fail do not lose what the others have read."""
+    done = await asyncio.gather(*jobs, return_exceptions=True)
+    found: list[_T] = []
+    failed: list[SourceError] = []
+    for each in done:
+        if isinstance(each, SourceError):
+            failed.append(each)
+        elif isinstance(each, BaseException):
+            raise each
+        else:
+            found.extend(each)
+    if failed:
+        count = f"{len(failed)} of {len(jobs)} {what} not read: " if found else ""
+        raise SourceError(f"{count}{failed[0]}", found) from failed[0]
+    return found
 
 
 def _contract(market: Market, key: str) -> str:
@@ -486,6 +494,7 @@ class FixturePositions:
     """Positions from a file, or set by hand in tests."""
 
     caveats: Sequence[str] = ("positions are from a file, not from the chain",)
+    chunk: int = 1000
 
     def __init__(self, positions: Iterable[Position] = ()) -> None:
         self.by_borrower = {each.borrower: each for each in positions}

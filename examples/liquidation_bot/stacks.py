@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from types import NoneType, TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 import attrs
 import httpx
 
-from liquidation_bot.model import SourceError
+from liquidation_bot.model import SourceError, UsageError
 
 __all__ = [
     "ClarityError",
@@ -398,28 +400,58 @@ def principals(value: Value) -> list[str]:
 
 # A read-only call needs a sender, and accepts any: this is the burn address.
 _SENDER: Final = "SP000000000000000000002Q6VF78"
-_MAX_CONCURRENT: Final = 4
+_MAX_CONCURRENT: Final = 8
+_RETRIES: Final = 4
+_LONGEST_PAUSE: Final = 60.0
+_LONGEST_CALL: Final = 150.0
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Node:
-    """A client that calls read-only functions over HTTP.
+    """A client that calls read-only functions over HTTP, within a budget.
+
+    Calls are sent at equal intervals. An answer 429 or 503 stops all calls for as long
+    as its ``Retry-After`` says, a minute at most; then the call is repeated, four times
+    and two and a half minutes at most.
 
     Args:
         url: of the node or of its API, such as ``https://api.hiro.so``.
+        calls_per_minute: how many calls the node allows.
+        key: sent as ``x-api-key``; it is in no log and no error.
         transport: replaces the network in tests.
-        timeout: in seconds, for connecting and for each read.
+        timeout: in seconds, for each request up to the end of its response.
+        now: returns seconds.
+        sleep: sleeps that many seconds.
+
+    Raises:
+        UsageError: the URL or the key cannot be used.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        calls_per_minute: int = 500,
+        key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         timeout: float = 20.0,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        self._host = _check_access(url, key)
         self._http = httpx.AsyncClient(
-            base_url=url, transport=transport, timeout=timeout
+            base_url=url,
+            headers={"x-api-key": key} if key else {},
+            transport=transport,
+            timeout=timeout,
         )
+        self._timeout = timeout
+        self._now = now
+        self._sleep = sleep
+        # A little more than needed: clocks and ways to the node differ.
+        self._interval = 61 / calls_per_minute
+        self._next = now()
+        self._turn = asyncio.Lock()
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     async def __aenter__(self) -> Self:
@@ -446,13 +478,65 @@ class Node:
         }
         path = f"/v2/contracts/call-read/{address}/{name}/{function}"
         try:
-            async with self._slots:
-                response = await self._http.post(path, json=body)
-            response.raise_for_status()
-            return _result(response.json())
-        except (httpx.HTTPError, ValueError, TypeError) as error:
+            return _result(await self._post(path, body))
+        except (httpx.HTTPError, TimeoutError, ValueError, TypeError) as error:
             reason = str(error) or type(error).__name__
-            raise SourceError(f"cannot call {contract} {function}: {reason}") from error
+            raise SourceError(
+                f"cannot call {contract} {function} at {self._host}: {reason}"
+            ) from error
+
+    async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        async with self._slots:
+            response = await self._send(path, body)
+            last = self._now() + _LONGEST_CALL
+            for attempt in range(_RETRIES):
+                if response.status_code not in (429, 503):
+                    break
+                pause = min(_retry_after(response, 2.0**attempt), _LONGEST_PAUSE)
+                self._next = max(self._next, self._now() + pause)
+                if self._next > last:
+                    break
+                response = await self._send(path, body)
+        if response.status_code != 200:
+            raise ValueError(f"HTTP status {response.status_code}")
+        return response.json()
+
+    async def _send(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        async with self._turn:
+            # A shorter wait than a millisecond might not move the clock.
+            while (wait := self._next - self._now()) > 0.001:
+                await self._sleep(wait)
+            self._next = self._now() + self._interval
+        async with asyncio.timeout(self._timeout):
+            return await self._http.post(path, json=body)
+
+
+def _check_access(url: str, key: str | None) -> str:
+    """Return the host of a URL that a key may be sent to."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
+        # A URL may contain a password, so it is not repeated.
+        raise UsageError("the node's URL must be https://host, without a password")
+    if key and not (key.isascii() and key.isprintable()):
+        raise UsageError("STACKS_API_KEY has characters that a header cannot contain")
+    if key and parsed.scheme == "http" and parsed.host not in _LOOPBACK:
+        raise UsageError("STACKS_API_KEY is sent only over https://")
+    return parsed.host
+
+
+def _retry_after(response: httpx.Response, otherwise: float) -> float:
+    """Return for how many seconds the server does not want to be asked."""
+    said = response.headers.get("retry-after", "")
+    if said.isascii() and said.isdecimal():
+        return float(said)
+    try:
+        until, at = map(parsedate_to_datetime, (said, response.headers.get("date", "")))
+        return max((until - at).total_seconds(), 0.0)
+    except (ValueError, TypeError):
+        return otherwise
 
 
 def _result(answer: Any) -> Value:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+from collections import deque
+from itertools import pairwise
 
 import httpx
 import msgspec
 import pytest
 
 from liquidation_bot.market import MarketError
-from liquidation_bot.model import Holding, SourceError
+from liquidation_bot.model import Holding, SourceError, UsageError
 from liquidation_bot.sources import NodePositions, NodePrices
 from liquidation_bot.stacks import (
     Err,
@@ -18,6 +22,7 @@ from liquidation_bot.stacks import (
     Principal,
     Some,
     UInt,
+    c32_encode,
     deserialize,
     serialize,
 )
@@ -62,9 +67,38 @@ def chain():
     return Chain()
 
 
+class Time:
+    """A clock that moves when somebody sleeps."""
+
+    def __init__(self):
+        self.seconds = 1000.0
+
+    def now(self):
+        return self.seconds
+
+    async def sleep(self, seconds):
+        self.seconds += seconds
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
-async def node(chain):
-    async with Node("http://node", transport=httpx.MockTransport(chain)) as node:
+def time():
+    return Time()
+
+
+def open_node(handler, time, **more):
+    return Node(
+        "https://node",
+        transport=httpx.MockTransport(handler),
+        now=time.now,
+        sleep=time.sleep,
+        **more,
+    )
+
+
+@pytest.fixture
+async def node(chain, time):
+    async with open_node(chain, time) as node:
         yield node
 
 
@@ -72,7 +106,7 @@ async def node(chain):
 def on_chain(world):
     """Return the market with the contracts that a node is called for."""
     reserves = tuple(
-        msgspec.structs.replace(each, feed=FEED) if index < 2 else each
+        msgspec.structs.replace(each, feed=FEED, e_mode=1) if index < 2 else each
         for index, each in enumerate(world.market.reserves)
     )
     names = {"data": DATA, "reader": READER, "e_mode": MODES, "pyth": PYTH}
@@ -144,20 +178,52 @@ async def test_her_e_mode(world, chain, node, on_chain):
 async def test_somebody_the_protocol_does_not_know(world, chain, node, on_chain):
     who = Principal(world.alice)
     chain.say(DATA, "get-user-assets-read", who, result=None)
-    chain.say(MODES, "get-user-e-mode-read", who, result=None)
     [found] = await NodePositions(node, on_chain).positions([world.alice], world.now)
     assert found == world.position()
-    assert len(chain.calls) == 2
+    assert len(chain.calls) == 1
+
+
+async def test_of_somebody_without_a_debt_nothing_more_is_read(
+    world, chain, node, on_chain
+):
+    alice_has(chain, world, supplied=[world.ststx, world.aeusdc])
+    [found] = await NodePositions(node, on_chain).positions([world.alice], world.now)
+    assert found == world.position()
+    assert len(chain.calls) == 1
+
+
+@pytest.mark.usefixtures("alice")
+async def test_what_the_position_does_not_touch_is_not_asked_for(
+    world, chain, node, on_chain
+):
+    """No balance of what is not used as collateral, no e-mode where no asset has one."""
+    await NodePositions(node, on_chain).positions([world.alice], world.now)
+    assert sorted(function for _, function, _ in chain.calls) == [
+        "get-balance",
+        "get-user-assets-read",
+        "get-user-borrow-balance",
+        "get-user-e-mode-read",
+        "get-user-reserve-data-read",
+        "get-user-reserve-data-read",
+    ]
+    chain.calls.clear()
+    plain = [msgspec.structs.replace(each, e_mode=0) for each in on_chain.reserves]
+    without = msgspec.structs.replace(on_chain, reserves=tuple(plain))
+    await NodePositions(node, without).positions([world.alice], world.now)
+    assert len(chain.calls) == 5
 
 
 async def test_an_asset_that_the_market_file_does_not_know(
     world, chain, node, on_chain
 ):
     other = f"{ZERO}.other"
-    alice_has(chain, world, supplied=[other], borrowed=[])
+    alice_has(chain, world, supplied=[other], borrowed=[other])
     reserve_data(chain, world, other)
     [found] = await NodePositions(node, on_chain).positions([world.alice], 0)
     assert found.holdings == (Holding(asset=other),)
+    reserve_data(chain, world, other, collateral=False)
+    [found] = await NodePositions(node, on_chain).positions([world.alice], 0)
+    assert found.holdings == ()
     args = (Principal(world.alice), Principal(other))
     chain.say(DATA, "get-user-reserve-data-read", *args, result=None)
     [found] = await NodePositions(node, on_chain).positions([world.alice], 0)
@@ -288,3 +354,193 @@ async def test_what_the_market_file_lacks_is_named(node, world, on_chain):
     without = msgspec.structs.replace(world.market, node={"pyth": PYTH})
     with pytest.raises(MarketError, match="at least one reserve needs a feed"):
         NodePrices(node, without)
+
+
+class Limited:
+    """A node that answers 429 beyond its limit of calls within a minute."""
+
+    def __init__(self, chain, time, limit):
+        self.chain, self.time, self.limit = chain, time, limit
+        self.answered, self.refused = deque(), 0
+
+    def __call__(self, request):
+        now = self.time.now()
+        while self.answered and self.answered[0] <= now - 60:
+            self.answered.popleft()
+        if len(self.answered) >= self.limit:
+            self.refused += 1
+            wait = math.ceil(self.answered[0] + 60 - now)
+            return httpx.Response(429, headers={"retry-after": str(wait)})
+        self.answered.append(now)
+        return self.chain(request)
+
+
+def owes(chain, world, market, who):
+    """Prepare all answers about a borrower with stSTX and a debt in aeUSDC."""
+    ststx, aeusdc, _ = market.reserves
+    user, assets = Principal(who), [Principal(ststx.asset), Principal(aeusdc.asset)]
+    used = {"assets-supplied": (assets[0],), "assets-borrowed": (assets[1],)}
+    chain.say(DATA, "get-user-assets-read", user, result=Some(used))
+    for asset, owed in zip(assets, (0, 1), strict=True):
+        data = {"principal-borrow-balance": UInt(owed), "use-as-collateral": not owed}
+        chain.say(DATA, "get-user-reserve-data-read", user, asset, result=Some(data))
+    balance = {"compounded-balance": UInt(5)}
+    chain.say(READER, "get-user-borrow-balance", user, assets[1], result=balance)
+    chain.say(ststx.z_token, "get-balance", user, result=Ok(UInt(7)))
+    chain.say(MODES, "get-user-e-mode-read", user, result=None)
+
+
+@pytest.mark.parametrize("budget", [500, 5_000])
+async def test_300_borrowers_under_500_calls_a_minute_are_read_in_5_minutes(
+    world, chain, time, on_chain, budget
+):
+    """Also by a bot that was told a budget above what the node allows."""
+    everybody = [c32_encode(22, number.to_bytes(20)) for number in range(300)]
+    for who in everybody:
+        owes(chain, world, on_chain, who)
+    limited = Limited(chain, time, 500)
+    async with open_node(limited, time, calls_per_minute=budget) as node:
+        source, found = NodePositions(node, on_chain), []
+        start = time.now()
+        for first in range(0, 300, source.chunk):
+            found += await source.positions(everybody[first : first + source.chunk], 0)
+    assert [each.borrower for each in found] == everybody
+    assert all(each.has_debt for each in found)
+    assert len(chain.calls) == 1800
+    assert time.now() - start <= 300
+    assert (limited.refused > 0) == (budget > 500)
+
+
+async def test_calls_are_sent_at_equal_intervals(chain, time):
+    chain.say(DATA, "f", result=True)
+    sent = []
+
+    def handler(request):
+        sent.append(time.now())
+        return chain(request)
+
+    async with open_node(handler, time, calls_per_minute=30) as node:
+        await asyncio.gather(*(node.call(DATA, "f") for _ in range(20)))
+    between = [after - before for before, after in pairwise(sent)]
+    assert between == pytest.approx([2.0] * 19, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("headers", "pause"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "3600"}, 60),
+        ({"retry-after": "9" * 400}, 60),
+        ({}, 1),
+        ({"retry-after": "soon"}, 1),
+        ({"retry-after": "-5"}, 1),
+        (
+            {
+                "date": "Fri, 27 Nov 2026 12:00:00 GMT",
+                "retry-after": "Fri, 27 Nov 2026 12:00:09 GMT",
+            },
+            9,
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_stops_all_calls_for_a_minute_at_most(
+    chain, time, status, headers, pause
+):
+    chain.say(DATA, "f", result=True)
+    sent = []
+
+    def handler(request):
+        sent.append(time.now())
+        if len(sent) == 1:
+            return httpx.Response(status, headers=headers)
+        return chain(request)
+
+    async with open_node(handler, time, calls_per_minute=60_000) as node:
+        calls = [node.call(DATA, "f") for _ in range(3)]
+        assert await asyncio.gather(*calls) == [True, True, True]
+    assert len(sent) == 4
+    waits = [at - sent[0] for at in sent[1:]]
+    assert max(waits[0], 0) < pause + 0.1
+    assert sum(wait >= pause for wait in waits) >= 2
+
+
+@pytest.mark.parametrize("headers", [{}, {"retry-after": "60"}], ids=str)
+async def test_a_busy_node_is_given_up_within_bounds(time, headers):
+    sent = []
+
+    def handler(request):
+        sent.append(time.now())
+        return httpx.Response(503, headers=headers)
+
+    async with open_node(handler, time) as node:
+        with pytest.raises(SourceError, match="at node: HTTP status 503"):
+            await node.call(DATA, "f")
+    assert 3 <= len(sent) <= 5
+    assert time.now() - sent[0] <= 150
+
+
+async def test_a_response_that_never_ends_is_given_up(time):
+    async def handler(request):
+        await asyncio.Event().wait()
+
+    async with open_node(handler, time, timeout=0.01) as node:
+        with pytest.raises(SourceError, match=r"cannot call .* TimeoutError"):
+            await node.call(DATA, "f")
+
+
+async def test_a_call_that_fails_loses_only_its_borrower(world, chain, node, on_chain):
+    everybody = [c32_encode(22, number.to_bytes(20)) for number in range(3)]
+    for who in everybody:
+        owes(chain, world, on_chain, who)
+    del chain.answers[DATA, "get-user-assets-read", (Principal(everybody[1]),)]
+    with pytest.raises(SourceError, match="1 of 3 positions not read: ") as raised:
+        await NodePositions(node, on_chain).positions(everybody, 0)
+    assert [each.borrower for each in raised.value.read] == [everybody[0], everybody[2]]
+
+
+async def test_a_feed_that_fails_loses_only_its_price(world, chain, node, on_chain):
+    other, said = "cd" * 32, Ok(feed(7, -1))
+    ststx, aeusdc, sbtc = on_chain.reserves
+    market = msgspec.structs.replace(
+        on_chain, reserves=(ststx, msgspec.structs.replace(aeusdc, feed=other), sbtc)
+    )
+    chain.say(PYTH, "get-price", bytes.fromhex(FEED), result=said)
+    with pytest.raises(SourceError, match="1 of 2 price feeds not read: ") as raised:
+        await NodePrices(node, market).prices()
+    assert [each.asset for each in raised.value.read] == [world.ststx]
+
+
+async def test_the_key_is_sent_and_never_shown(time, caplog):
+    caplog.set_level(0)
+    seen = []
+
+    def handler(request):
+        seen.append(request.headers.get("x-api-key"))
+        return httpx.Response(400, json={"error": "no"})
+
+    async with open_node(handler, time, key="k-123") as node:
+        with pytest.raises(SourceError) as raised:
+            await node.call(DATA, "f")
+    assert seen == ["k-123"]
+    shown = f"{raised.value} {raised.value!r} {node!r} {vars(node)!r} {caplog.text}"
+    assert "k-123" not in shown
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "message"),
+    [
+        ("node", None, "must be https://host"),
+        ("ftp://user:pass-1@node", None, "must be https://host"),
+        ("https://user:pass-1@node", None, "without a password"),
+        ("https://", None, "must be https://host"),
+        ("https://node:pass-1", None, "must be https://host"),
+        ("https://node", "pass-1\n", "a header cannot contain"),
+        ("http://node", "pass-1", "only over https://"),
+    ],
+)
+def test_a_url_or_a_key_that_cannot_be_used(time, url, key, message):
+    with pytest.raises(UsageError, match=message) as raised:
+        Node(url, key=key)
+    assert "pass-1" not in str(raised.value)

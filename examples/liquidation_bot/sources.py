@@ -24,6 +24,8 @@ from liquidation_bot.model import (
     Position,
     Price,
     SourceError,
+    UsageError,
+    exact,
     fixed,
     load_json,
 )
@@ -43,6 +45,8 @@ from ortege_watch import (
     AsyncCubeClient,
     Dimension,
     Measure,
+    MeasureMeta,
+    Meta,
     OrtegeWatchError,
     Query,
     Result,
@@ -52,6 +56,7 @@ from ortege_watch import (
 )
 
 __all__ = [
+    "ASSUMED",
     "Events",
     "FixturePositions",
     "FixturePrices",
@@ -62,6 +67,7 @@ __all__ = [
     "Positions",
     "Prices",
     "changed",
+    "check_cubes",
     "events_query",
     "members",
 ]
@@ -101,9 +107,145 @@ class Prices:
 _MAX_ROWS: Final = 50_000
 _MAX_EVENTS: Final = 10_000
 _MAX_PRICES: Final = 10_000
+# Plausible dollars for one token; beyond, the cube has another unit.
+_CHEAPEST: Final = Decimal("0.000001")
+_DEAREST: Final = Decimal(10_000_000)
+# So many amounts without a fraction are not in whole tokens.
+_ENOUGH_AMOUNTS: Final = 20
 _NOTHING: Final[Mapping[str, Value]] = {"assets-supplied": (), "assets-borrowed": ()}
+# Whatever a decision follows from is never asked from the server's cache. Of the modes
+# that would do, "must-revalidate" gives an outdated result once more on Cube 1.7.43 [seen].
+_FRESH: Final = "no-cache"
 # The sender of these may be somebody else than the borrower.
 _BY_OTHERS: Final = frozenset({"repay", "liquidation-call"})
+
+
+ASSUMED: Final[Mapping[str, str]] = {
+    Events.asset_amount.name: "not used: a query needs a measure",
+    Events.contract_id.name: "the contract that was called",
+    Events.function_name.name: "its public function that was called",
+    Events.sender_address.name: "the caller: the borrower, unless somebody else repays "
+    "or liquidates",
+    Events.tx_date.name: "the time of the block, UTC",
+    Positions.supply.name: "the sum supplied and not withdrawn, in the market's units",
+    Positions.borrow.name: "the sum ever borrowed, without interest, in the same units",
+    Positions.repaid.name: "the sum ever repaid, in the same units",
+    Positions.lender_address.name: "the owner of the position",
+    Positions.asset_id.name: "the asset: one of the market's asset_ids",
+    Prices.price.name: "dollars for one whole token; one row for each token and time",
+    Prices.token.name: "the asset: one of the market's price_tokens",
+    Prices.tx_date.name: "when the price was published, UTC",
+}
+"""What is assumed about each member of Ortege's cubes; nothing of it is documented."""
+
+_AGGREGATIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    Positions.supply.name: ("sum",),
+    Positions.borrow.name: ("sum",),
+    Positions.repaid.name: ("sum",),
+    # A sum of two rows of one time would double the price.
+    Prices.price.name: ("max", "min", "avg"),
+}
+
+
+async def check_cubes(
+    cube: AsyncCubeClient, meta: Meta, market: Market, names: Sequence[str]
+) -> list[str]:
+    """Check what is assumed about the cubes, as far as the server can tell.
+
+    Args:
+        cube: the client.
+        meta: of the server, which has all these members.
+        market: names assets and units.
+        names: the members that the bot queries.
+
+    Returns:
+        What could not be checked, in words.
+
+    Raises:
+        UsageError: an assumption is wrong.
+        SourceError: the server cannot be asked now.
+    """
+    doubts: list[str] = []
+    for name in set(names) & set(_AGGREGATIONS):
+        member, fitting = meta.member(name), _AGGREGATIONS[name]
+        kind = member.agg_type if isinstance(member, MeasureMeta) else "dimension"
+        if kind in (None, "number"):
+            doubts.append(f"the server does not tell how {name} is aggregated")
+        elif kind not in fitting:
+            raise _wrong(
+                f"{name} is aggregated as {kind!r}, not {' or '.join(fitting)}"
+            )
+    if Prices.price.name in names:
+        doubts += await _check_prices(cube, meta, market)
+    if Positions.supply.name in names:
+        await _check_amounts(cube, market)
+    return sorted(doubts)
+
+
+async def _check_prices(cube: AsyncCubeClient, meta: Meta, market: Market) -> list[str]:
+    """Check that there is one row for each token and time, with dollars."""
+    found = {
+        each.asset: each.price for each in await OrtegePrices(cube, market).prices()
+    }
+    doubts = [
+        f"Ortege has no price of {each.symbol} in the last 24 hours"
+        for each in market.reserves
+        if each.asset not in found
+    ]
+    for asset, fixed_price in found.items():
+        price = exact(fixed_price, 8)
+        if not _CHEAPEST <= price <= _DEAREST:
+            raise _wrong(f"the price of {asset} is {price}, not in dollars")
+    count = Measure("stacks_oracle_prices.count", int)
+    if count not in meta:
+        return [*doubts, "without a count it is not known if prices have several rows"]
+    query = Query(
+        measures=[count],
+        dimensions=[Prices.token, Prices.tx_date],
+        time=[Prices.tx_date.over("from 24 hours ago to now")],
+        having=[count.gt(1)],
+        limit=1,
+    )
+    for row in await _load(cube, query, "prices"):
+        raise _wrong(
+            f"{row[Prices.token]!r} has several prices at {row[Prices.tx_date]}"
+        )
+    return doubts
+
+
+async def _check_amounts(cube: AsyncCubeClient, market: Market) -> None:
+    """Check that amounts can be in the units that the market file names."""
+    query = Query(
+        measures=[Positions.supply, Positions.borrow],
+        dimensions=[Positions.lender_address, Positions.asset_id],
+        order=[Positions.borrow.desc()],
+        limit=100,
+    )
+    amounts = [
+        amount
+        for row in await _load(cube, query, "positions")
+        for amount in (row.get(Positions.supply), row.get(Positions.borrow))
+        if amount
+    ]
+    whole = all(amount == amount.to_integral_value() for amount in amounts)
+    if market.units.amounts == "smallest" and not whole:
+        raise _wrong("amounts have fractions, so units.amounts must be 'tokens'")
+    if market.units.amounts == "tokens" and whole and len(amounts) >= _ENOUGH_AMOUNTS:
+        raise _wrong("no amount has a fraction, so units.amounts must be 'smallest'")
+
+
+def _wrong(what: str) -> UsageError:
+    return UsageError(
+        f"Ortege's cubes are not as assumed: {what}; correct the market file, or use "
+        "other sources (--positions, --prices)"
+    )
+
+
+async def _load(cube: AsyncCubeClient, query: Query, what: str) -> Result:
+    try:
+        return await cube.load(query)
+    except OrtegeWatchError as error:
+        raise SourceError(f"cannot read {what} from Ortege: {error}") from error
 
 
 def members(*, positions: bool, prices: bool) -> list[str]:
@@ -198,9 +340,11 @@ class OrtegePositions:
             having=[Positions.borrow.gt(0)],
             order=[Positions.borrow.desc()],
             limit=most,
+            cache=_FRESH,
         )
         addresses = [
-            row.get(Positions.lender_address) for row in await self._load(query)
+            row.get(Positions.lender_address)
+            for row in await _load(self._cube, query, "positions")
         ]
         return [each for each in addresses if each is not None]
 
@@ -216,10 +360,9 @@ class OrtegePositions:
                 ],
                 order=[Positions.lender_address.asc(), Positions.asset_id.asc()],
                 limit=self._max_rows,
-                # A position has just changed: a cached answer would be too old.
-                cache="no-cache",
+                cache=_FRESH,
             )
-            result = await self._load(query)
+            result = await _load(self._cube, query, "positions")
             if result.truncated:  # a debt may be among the rows that are missing
                 raise SourceError(f"positions are truncated at {self._max_rows} rows")
             for row in result:
@@ -250,12 +393,6 @@ class OrtegePositions:
             )
         return holding if holding.supplied or holding.borrowed else None
 
-    async def _load(self, query: Query) -> Result:
-        try:
-            return await self._cube.load(query)
-        except OrtegeWatchError as error:
-            raise SourceError(f"cannot read positions from Ortege: {error}") from error
-
 
 class OrtegePrices:
     """Prices from ``stacks_oracle_prices``, read once or watched."""
@@ -280,7 +417,8 @@ class OrtegePrices:
         """Return the query for published prices, newest first.
 
         Args:
-            since: the start of the window; by default 24 hours ago.
+            since: the start of the window of a subscription; without one, the query is
+                for the last 24 hours, and its result is not from the server's cache.
         """
         window = [Prices.tx_date.after(since)] if since is not None else []
         return Query(
@@ -290,6 +428,7 @@ class OrtegePrices:
             time=[] if window else [Prices.tx_date.over("from 24 hours ago to now")],
             order=[Prices.tx_date.desc()],
             limit=_MAX_PRICES,
+            cache=None if window else _FRESH,  # a subscription takes no mode
         )
 
     def read(self, rows: Iterable[Row]) -> list[Price]:
@@ -318,10 +457,7 @@ class OrtegePrices:
 
     async def prices(self) -> Sequence[Price]:
         """Read the newest price of each asset."""
-        try:
-            return self.read(await self._cube.load(self.query()))
-        except OrtegeWatchError as error:
-            raise SourceError(f"cannot read prices from Ortege: {error}") from error
+        return self.read(await _load(self._cube, self.query(), "prices"))
 
 
 def _at_least_zero(value: Decimal | None) -> Decimal:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from liquidation_bot import sources
 from liquidation_bot.market import FUNCTIONS, Units
-from liquidation_bot.model import FileError, Holding, Position, SourceError
+from liquidation_bot.model import FileError, Holding, Position, SourceError, UsageError
 from liquidation_bot.sources import (
+    ASSUMED,
     FixturePositions,
     FixturePrices,
     OrtegePositions,
     OrtegePrices,
     changed,
+    check_cubes,
     events_query,
     members,
 )
 from ortege_watch import AsyncCubeClient, Retry
-from ortege_watch.testing import FakeCube
+from ortege_watch.testing import FakeCube, Table
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -187,6 +191,28 @@ async def test_the_newest_price_of_each_token(world, fake, client):
     assert source.read(await client.load(since)) == expected[1:]
 
 
+async def test_nothing_that_a_decision_follows_from_is_asked_from_the_cache(
+    world, fake, client
+):
+    positions, prices = (
+        OrtegePositions(client, world.market),
+        OrtegePrices(client, world.market),
+    )
+    await prices.prices()
+    await positions.borrowers(10)
+    await positions.positions([world.alice], 0)
+    asked = [each for each in fake.requests if each.path.endswith("/load")]
+    assert len(asked) >= 3
+    assert {each.json.get("cache") for each in asked} == {"no-cache"}
+
+
+async def test_prices_can_be_watched(world, client):
+    """A subscription takes no cache mode."""
+    query = OrtegePrices(client, world.market).query(NOW - timedelta(hours=1))
+    async with client.watch(query) as updates:
+        assert (await anext(updates)).first
+
+
 def event(market, function, who, *, minutes=1, contract=None):
     return {
         "contract_id": contract or market.contracts.watched[0],
@@ -311,3 +337,142 @@ def test_a_misspelled_key_does_not_become_a_debt_of_0(tmp_path):
     )
     with pytest.raises(FileError, match="unknown field `borowed`"):
         FixturePositions.load(path)
+
+
+def test_every_member_has_an_assumption_and_the_readme_repeats_it():
+    every = members(positions=True, prices=True)
+    assert sorted(ASSUMED) == sorted(every)
+    readme = (Path(sources.__file__).parent / "README.md").read_text("utf-8")
+    assert [
+        name for name in every if f"| `{name}` | {ASSUMED[name]} |" not in readme
+    ] == []
+
+
+class Assumed:
+    """Check the cubes of a fake server whose tables a test has changed."""
+
+    def __init__(self, world, fake, client):
+        self.market, self.fake, self.client = world.market, fake, client
+        self.reserves = world.market.reserves
+
+    def price(self, token, price, minutes=1):
+        at = NOW - timedelta(minutes=minutes)
+        row = {"token": token, "price": Decimal(price), "tx_date": at}
+        self.fake.tables["stacks_oracle_prices"].insert(row)
+
+    def prices(self):
+        for each in self.reserves:
+            self.price(each.price_token, "1.5")
+
+    def aggregate(self, cube, member, function):
+        table = self.fake.tables[cube]
+        measures = dict.fromkeys(table.measures, "sum") | {"price": "max"}
+        measures = {name: measures[name] for name in table.measures}
+        self.fake.tables[cube] = Table(
+            cube,
+            measures=measures | {member: function},
+            dimensions=table.dimensions,
+            rows=table.rows,
+        )
+
+    async def check(self, **units):
+        market = msgspec.structs.replace(self.market, units=Units(**units or TOKENS))
+        names = members(positions=True, prices=True)
+        meta = await self.client.meta()
+        return await check_cubes(self.client, meta, market, names)
+
+
+TOKENS = {"amounts": "tokens"}
+COUNT = "without a count it is not known if prices have several rows"
+
+
+@pytest.fixture
+def assumed(world, fake, client):
+    return Assumed(world, fake, client)
+
+
+async def test_cubes_as_assumed(assumed):
+    assumed.prices()
+    assert await assumed.check() == [COUNT]
+    assumed.aggregate("stacks_oracle_prices", "count", "count")
+    assert await assumed.check() == []
+
+
+async def test_an_asset_without_a_price_is_a_doubt(assumed):
+    assumed.price("stSTX", "0.8")
+    doubts = await assumed.check()
+    assert "Ortege has no price of aeUSDC in the last 24 hours" in doubts
+    assert not any("stSTX" in doubt for doubt in doubts)
+
+
+@pytest.mark.parametrize(
+    ("cube", "member", "function"),
+    [
+        ("stacks_oracle_prices", "price", "sum"),
+        ("stacks_dapp_zest_positions_net", "total_supply", "avg"),
+        ("stacks_dapp_zest_positions_net", "total_borrow", "max"),
+    ],
+)
+async def test_another_aggregation_is_refused(assumed, cube, member, function):
+    assumed.prices()
+    assumed.aggregate(cube, member, function)
+    with pytest.raises(UsageError, match=f"{member} is aggregated as '{function}'"):
+        await assumed.check()
+
+
+async def test_an_aggregation_that_the_server_does_not_tell_is_a_doubt(
+    assumed, client, monkeypatch
+):
+    assumed.prices()
+    meta = await client.meta()
+    prices = meta.cube("stacks_oracle_prices")
+    [price] = prices.measures
+    for kind in (None, "number"):
+        told = msgspec.structs.replace(price, agg_type=kind)
+        cube = msgspec.structs.replace(prices, measures=(told,))
+        changed = msgspec.structs.replace(meta, cubes=(cube,))
+        doubts = await check_cubes(
+            client, changed, assumed.market, members(positions=False, prices=True)[5:]
+        )
+        told = "the server does not tell how stacks_oracle_prices.price is aggregated"
+        assert doubts == sorted([told, COUNT])
+
+
+@pytest.mark.parametrize("price", ["80000000", "0.0000001"])
+async def test_prices_that_cannot_be_dollars_are_refused(assumed, price):
+    assumed.price("stSTX", price)
+    with pytest.raises(UsageError, match="not in dollars"):
+        await assumed.check()
+
+
+async def test_several_prices_at_one_time_are_refused(assumed):
+    assumed.prices()
+    assumed.aggregate("stacks_oracle_prices", "count", "count")
+    assumed.price("stSTX", "0.9", minutes=1)
+    with pytest.raises(UsageError, match="'stSTX' has several prices at 2026-11-22"):
+        await assumed.check()
+
+
+async def test_amounts_in_other_units_are_refused(world, assumed):
+    assumed.prices()
+    table = assumed.fake.tables["stacks_dapp_zest_positions_net"]
+    for number in range(19):
+        table.insert(held(world, f"SP{number}", world.ststx, supply="5000000"))
+    assert await assumed.check() == [COUNT]  # too few to tell
+    table.insert(held(world, "SPx", world.ststx, supply="5000000"))
+    with pytest.raises(UsageError, match=r"units\.amounts must be 'smallest'"):
+        await assumed.check()
+    assert await assumed.check(amounts="smallest") == [COUNT]
+    table.insert(held(world, "SPy", world.ststx, supply="0.5"))
+    with pytest.raises(UsageError, match=r"units\.amounts must be 'tokens'"):
+        await assumed.check(amounts="smallest")
+    assert await assumed.check() == [COUNT]
+
+
+async def test_cubes_that_cannot_be_asked_now_are_a_source_error(assumed):
+    meta = await assumed.client.meta()
+    assumed.fake.refuse(503)
+    with pytest.raises(SourceError, match="cannot read prices from Ortege"):
+        await check_cubes(
+            assumed.client, meta, assumed.market, members(positions=False, prices=True)
+        )

@@ -191,11 +191,12 @@ class _Option:
 
 
 _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
-    "sources": [
+    "sources (the API key for the node: STACKS_API_KEY)": [
         _Option("--market FILE", "default: the shipped one, Zest V1, unverified", Path),
         _Option("--positions ortege|node|FILE", "their source", default="ortege"),
         _Option("--prices ortege|node|FILE", "their source", default="ortege"),
         _Option("--node URL", "the Stacks node's API"),
+        _Option("--node-calls-per-minute N", "what it allows; default 500", _count),
         _Option("--borrowers FILE", "addresses; default: asked from Ortege", Path),
         _Option("--most-borrowers N", "how many are followed", _count, "5000"),
     ],
@@ -287,6 +288,8 @@ def _mistakes(chosen: argparse.Namespace) -> Iterator[str]:
         yield "--positions node and --prices node need --node URL"
     if chosen.node and not reads_node:
         yield "--node needs --positions node or --prices node"
+    if chosen.node_calls_per_minute and not chosen.node:
+        yield "--node-calls-per-minute needs --node URL"
     if chosen.outbox and not (chosen.alerts_to or "").startswith("http"):
         yield "--outbox needs --alerts-to with an http(s) URL"
 
@@ -353,7 +356,13 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
         cube = await stack.enter_async_context(AsyncCubeClient())
         node = None
         if chosen.node:
-            node = await stack.enter_async_context(Node(chosen.node))
+            node = await stack.enter_async_context(
+                Node(
+                    chosen.node,
+                    calls_per_minute=chosen.node_calls_per_minute or 500,
+                    key=os.environ.get("STACKS_API_KEY"),
+                )
+            )
         positions = _positions(chosen, cube, node, market)
         prices = _prices(chosen, cube, node, market)
         session = Session(

@@ -33,7 +33,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def environment(fake, **more):
-    ours = ("ORTEGE_", "ALERTS_")
+    ours = ("ORTEGE_", "ALERTS_", "STACKS_")
     env = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     server = {"ORTEGE_URL": fake.url, "ORTEGE_TOKEN": fake.token()}
     return {**env, **server, **more}
@@ -301,8 +301,10 @@ class Node(BaseHTTPRequestHandler):
     """A node with one borrower: a table of answers."""
 
     answers: ClassVar = {}
+    keys: ClassVar = set()
 
     def do_POST(self):
+        self.keys.add(self.headers.get("x-api-key"))
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         function = self.path.rpartition("/")[2]
         last = deserialize(bytes.fromhex(body["arguments"][-1][2:]))
@@ -364,8 +366,11 @@ def test_positions_and_prices_of_a_node(fake, world, tmp_path, node):
         del fake.tables[table]
     sources = ["--positions", "node", "--prices", "node", "--node", node]
     sources += ["--borrowers", tmp_path / "borrowers", "--market", market]
-    done = run(fake, "--once", *sources)
+    sources += ["--node-calls-per-minute", "5000"]
+    done = run(fake, "--once", *sources, STACKS_API_KEY="key-123")
     assert done.returncode == 0, done.stderr
+    assert Node.keys == {"key-123"}
+    assert "key-123" not in done.stderr + done.stdout
     # All at one price: 10,000 of each, thresholds 0.7 and (aeUSDC's) 0.9, owed 5,000.
     assert "the lowest health: SPAZ…S6AK 3.2000" in done.stderr
 
@@ -563,6 +568,8 @@ def test_one_secret_for_both_directions_is_wrong_use(fake):
         (["--demo", "--alerts-to", "http://x"], "not for --demo"),
         (["--demo", "--market", "none.toml"], "--market is not for --demo"),
         (["--replay", "x", "--market", "none.toml"], "not for --replay"),
+        (["--node-calls-per-minute", "5"], "needs --node URL"),
+        (["--node-calls-per-minute", "0"], "between 1 and"),
         (["--cap", "1"], "need --execute"),
         (["--kill-file", "k"], "need --execute"),
         (
@@ -608,6 +615,7 @@ RUN = [
     "--record f",
     "--alerts-to ws://x/",
     "--node http://x --positions node",
+    "--node-calls-per-minute 5 --node http://x --positions node",
     "--outbox f --alerts-to http://x",
     "--execute a:b --cap 1 --kill-file f",
 ]

@@ -86,7 +86,7 @@ class LiquidationPlan(EventValues, code="liquidation_plan"):
 
     plan_id: str
     borrower: str
-    health: Decimal
+    standing: str
     debt_asset: str
     pays: Decimal
     collateral_asset: str
@@ -127,11 +127,11 @@ def plan_alert(plan: Plan, plan_id: str) -> AlertInfo:
         event_values=LiquidationPlan(
             plan_id=plan_id,
             borrower=plan.borrower,
-            health=exact(plan.health, 8),
+            standing=plan.standing.text,
             debt_asset=plan.debt.symbol,
-            pays=exact(plan.sizing.paid, plan.debt.decimals),
+            pays=exact(plan.offer.paid, plan.debt.decimals),
             collateral_asset=plan.collateral.symbol,
-            gets=exact(plan.sizing.to_liquidator, plan.collateral.decimals),
+            gets=exact(plan.offer.received, plan.collateral.decimals),
             profit_usd=exact(plan.profit_usd, 8),
         ),
     )

@@ -222,15 +222,15 @@ class Bot:
         self._say("start", self._overview())
 
     def _overview(self) -> str:
-        """Return how many borrowers owe something, and the lowest health factors."""
+        """Return how many borrowers owe something, and who is nearest to liquidation."""
         known = [
-            (each.health, borrower)
+            (each.standing.headroom, borrower, each.standing.text)
             for borrower, each in self._engine.decisions.items()
-            if each.health is not None
+            if each.standing is not None
         ]
-        lowest = [f"{short(who)} {shown(value, 8, 4)}" for value, who in sorted(known)]
+        nearest = [f"{short(who)} {text}" for _, who, text in sorted(known)]
         return f"{len(self._engine.positions)} borrowers owe something" + (
-            f"; the lowest health: {', '.join(lowest[:3])}" if lowest else ""
+            f"; nearest to liquidation: {', '.join(nearest[:3])}" if nearest else ""
         )
 
     async def _watch(self) -> None:
@@ -241,7 +241,7 @@ class Bot:
             since = datetime.fromtimestamp(opened, UTC) - timedelta(
                 seconds=self._settings.window
             )
-            events = events_query(self._engine.market, since)
+            events = events_query(self._engine.rules.watched, since)
             queries = [events]
             if isinstance(self._prices, OrtegePrices):
                 queries.append(self._prices.query(since))
@@ -261,7 +261,7 @@ class Bot:
                         break
 
     async def _on_events(self, update: Update) -> None:
-        addresses, everybody = changed(update)
+        addresses, everybody = changed(update, self._engine.rules.watched)
         if update.first:
             hours = self._settings.window / 3600
             self._say(
@@ -277,23 +277,23 @@ class Bot:
         others = self._engine.positions if everybody else ()
         await self._reader.changed({*addresses, *others})
         if not update.first:
-            self._say_health("event", addresses)
+            self._say_standing("event", addresses)
 
     async def _on_alerts(self, addresses: Sequence[str], why: str) -> None:
         self._say("alert", why)
         await self._reader.changed(addresses)
-        self._say_health("alert", addresses)
+        self._say_standing("alert", addresses)
 
-    def _say_health(self, kind: Kind, addresses: Sequence[str]) -> None:
+    def _say_standing(self, kind: Kind, addresses: Sequence[str]) -> None:
         decisions = self._engine.decisions
         known = [(who, decisions.get(who)) for who in addresses[:_MAX_NAMES]]
         words = [
-            f"{short(who)} {shown(each.health, 8, 4)}"
+            f"{short(who)} {each.standing.text}"
             for who, each in known
-            if each is not None and each.health is not None
+            if each is not None and each.standing is not None
         ]
         if words:
-            self._say(kind, f"health is now: {', '.join(words)}")
+            self._say(kind, f"now: {', '.join(words)}")
 
     async def _run_due(self) -> None:
         """Read what is due by time: prices and interest have no events."""
@@ -367,10 +367,10 @@ class Bot:
 
 def in_words(plan: Plan) -> str:
     """Return a plan as a sentence."""
-    paid = shown(plan.sizing.paid, plan.debt.decimals, 2)
-    gets = shown(plan.sizing.to_liquidator, plan.collateral.decimals, 2)
+    paid = shown(plan.offer.paid, plan.debt.decimals, 2)
+    gets = shown(plan.offer.received, plan.collateral.decimals, 2)
     return (
-        f"{short(plan.borrower)} health {shown(plan.health, 8, 4)}: pay {paid} "
+        f"{short(plan.borrower)} {plan.standing.text}: pay {paid} "
         f"{plan.debt.symbol}, get {gets} {plan.collateral.symbol}, "
         f"expect {shown(plan.profit_usd, 8, 2)} USD"
     )

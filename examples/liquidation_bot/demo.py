@@ -203,7 +203,7 @@ class _World:
     def event(self, who: str, function: str, amount: str) -> None:
         self.cube.tables["stacks_contract_events"].insert(
             {
-                "contract_id": self.market.contracts.watched[0],
+                "contract_id": self.engine.rules.watched.contracts[0],
                 "function_name": function,
                 "sender_address": who,
                 "asset_amount": Decimal(amount),
@@ -346,7 +346,7 @@ async def _event(world: _World) -> None:
     world.holds(BOB, "aeUSDC", borrow="150")
     world.event(BOB, "borrow", "150")
     await world.watcher.wait_for("event", "reading again")
-    await world.watcher.wait_for("event", "health is now", "1.0465")
+    await world.watcher.wait_for("event", "now: ", "1.0465")
 
 
 async def _price_drop(world: _World) -> None:
@@ -380,7 +380,7 @@ async def _outage(world: _World) -> None:
     await world.watcher.wait_for("link", "live")
     await world.watcher.wait_for("event", "during the outage")
     await world.watcher.wait_for("skip", "planned already")
-    await world.watcher.wait_for("event", "health is now")
+    await world.watcher.wait_for("event", "now: ")
 
 
 async def _stale_price(world: _World) -> None:
@@ -419,7 +419,7 @@ async def _alerts(world: _World) -> None:
     )
     await world.watcher.wait_for("alert", "skipped", "another kind of entity")
     await world.watcher.wait_for("alert", "position_changed", "reading again")
-    await world.watcher.wait_for("alert", "health is now", "1.2425")
+    await world.watcher.wait_for("alert", "now: ", "1.2425")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import attrs
 
 from liquidation_bot.decide import Plan
 from liquidation_bot.model import UsageError, shown
-from liquidation_bot.zest import MAX, ONE
 
 if TYPE_CHECKING or importlib.util.find_spec("rich") is not None:
     from rich.console import Console, Group, RenderableType
@@ -28,7 +27,8 @@ if TYPE_CHECKING or importlib.util.find_spec("rich") is not None:
     from rich.text import Text
 
 if TYPE_CHECKING:
-    from liquidation_bot.engine import Decision, Engine
+    from liquidation_bot.engine import Engine
+    from liquidation_bot.rules import Standing
 
 __all__ = [
     "Display",
@@ -49,6 +49,7 @@ Kind: TypeAlias = Literal[
 
 _ROWS: Final = 12
 _NOTES: Final = 6
+_NEAR: Final = 10**7  # 10 % of health or LTV
 _STYLES: Final = {
     "plan": "bold green",
     "trouble": "red",
@@ -124,7 +125,7 @@ class JsonLines:
 
 
 class LiveTable:
-    """A table of borrowers by health, with prices, the connection and the last notes.
+    """A table of borrowers, nearest to liquidation first, with prices, the connection and the last notes.
 
     Args:
         console: where to draw; the terminal by default.
@@ -210,37 +211,32 @@ def _prices(engine: Engine, now: int) -> str:
 
 def _borrowers(engine: Engine) -> Table:
     table = Table(expand=True)
-    for title in ("borrower", "health", "owes", "has", "decision"):
+    for title in ("borrower", "standing", "owes", "has", "decision"):
         table.add_column(title, no_wrap=title != "decision")
-    ranked = sorted(engine.decisions.items(), key=lambda item: _rank(item[1]))
+    ranked = sorted(engine.decisions.items(), key=lambda item: _rank(item[1].standing))
     for borrower, decision in ranked[:_ROWS]:
         table.add_row(
             short(borrower),
-            _health(decision.health),
+            "?" if decision.standing is None else decision.standing.text,
             _amounts(engine, borrower, owed=True),
             _amounts(engine, borrower, owed=False),
             "plan" if isinstance(decision, Plan) else decision.reason,
-            style=_style(decision.health),
+            style=_style(decision.standing),
         )
     if len(ranked) > _ROWS:
-        table.caption = f"and {len(ranked) - _ROWS} healthier ones"
+        table.caption = f"and {len(ranked) - _ROWS} farther from liquidation"
     return table
 
 
-def _rank(decision: Decision) -> int:
-    return MAX if decision.health is None else decision.health
+def _rank(standing: Standing | None) -> tuple[bool, int]:
+    return (standing is None, 0 if standing is None else standing.headroom)
 
 
-def _health(health: int | None) -> str:
-    if health is None:
-        return "?"
-    return "-" if health == MAX else shown(health, 8, 4)
-
-
-def _style(health: int | None) -> str:
-    if health is None:
+def _style(standing: Standing | None) -> str:
+    if standing is None:
         return "dim"
-    return "red" if health < ONE else "yellow" if health < ONE * 11 // 10 else ""
+    headroom = standing.headroom
+    return "red" if headroom < 0 else "yellow" if headroom < _NEAR else ""
 
 
 def _amounts(engine: Engine, borrower: str, *, owed: bool) -> str:

@@ -13,13 +13,26 @@ import msgspec
 
 from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
 from liquidation_bot.model import Position, Price, shown
+from liquidation_bot.rules import ChainState, rules_of
+from liquidation_bot.rules.zest_v1 import StateV1
 
 if TYPE_CHECKING:
     from liquidation_bot.market import Market
 
-__all__ = ["Decision", "Engine", "Input", "PositionsRead", "PricesSeen", "Tick"]
+__all__ = [
+    "Decision",
+    "Engine",
+    "Input",
+    "PositionsRead",
+    "PricesSeen",
+    "StateRead",
+    "Tick",
+]
 
 Decision: TypeAlias = Plan | Skip
+
+State: TypeAlias = StateV1
+"""A protocol's state; a union with one struct for each protocol."""
 
 
 class PositionsRead(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -46,6 +59,18 @@ class PricesSeen(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     prices: tuple[Price, ...]
 
 
+class StateRead(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The protocol's state on the chain; every borrower is decided about.
+
+    Attributes:
+        at: unix seconds.
+        state: reserves, pauses, ratios and the like.
+    """
+
+    at: int
+    state: State
+
+
 class Tick(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The passing of time; every borrower is decided about.
 
@@ -56,7 +81,7 @@ class Tick(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     at: int
 
 
-Input: TypeAlias = PositionsRead | PricesSeen | Tick
+Input: TypeAlias = PositionsRead | PricesSeen | StateRead | Tick
 
 
 class Engine:
@@ -64,10 +89,12 @@ class Engine:
 
     Attributes:
         market: the protocol's parameters.
+        rules: the protocol's rules in this market.
         limits: which liquidations are worth a plan.
         cool_down: seconds after a plan in which its borrower gets no other.
         positions: of every borrower that has debt, by address.
-        prices: the newest price of each asset.
+        prices: the newest published price of each asset.
+        state: the protocol's state on the chain; None if it was never read.
         cool_downs: until when a borrower gets no other plan, in unix seconds.
         decisions: the last decision about each borrower.
         skipped: how often each reason was given.
@@ -83,10 +110,12 @@ class Engine:
         cool_downs: Mapping[str, int] | None = None,
     ) -> None:
         self.market = market
+        self.rules = rules_of(market)
         self.limits = limits
         self.cool_down = cool_down
         self.positions: dict[str, Position] = {}
         self.prices: dict[str, Price] = {}
+        self.state: ChainState | None = None
         self.cool_downs = dict(cool_downs or {})
         self.decisions: dict[str, Decision] = {}
         self.skipped: Counter[Reason] = Counter()
@@ -100,6 +129,9 @@ class Engine:
             case PricesSeen(at, prices):
                 moved = {price.asset for price in prices if self._newer(price, at)}
                 return self._look(self._holders(moved), at)
+            case StateRead(at, state):
+                self.state = state
+                return self._look(self.positions.values(), at)
             case Tick(at):
                 self.cool_downs = {
                     borrower: until
@@ -128,7 +160,11 @@ class Engine:
         return price != known
 
     def _holders(self, assets: set[str]) -> list[Position]:
-        return [each for each in self.positions.values() if each.assets & assets]
+        return [
+            each
+            for each in self.positions.values()
+            if self.rules.price_assets(each) & assets
+        ]
 
     def _read(self, position: Position, at: int) -> Decision:
         if position.has_debt:
@@ -145,7 +181,7 @@ class Engine:
 
     def _decide(self, position: Position, at: int) -> Decision:
         decision: Decision = decide(
-            position, self.prices, self.market, self.limits, now=at
+            position, self.prices, self.rules, self.limits, now=at, state=self.state
         )
         if isinstance(decision, Plan):
             until = self.cool_downs.get(position.borrower, 0)
@@ -154,7 +190,7 @@ class Engine:
                     borrower=position.borrower,
                     reason=Reason.COOLING_DOWN,
                     detail=f"the last plan is recent, wait {until - at} s for another",
-                    health=decision.health,
+                    standing=decision.standing,
                 )
             else:
                 self.cool_downs[position.borrower] = at + self.cool_down

@@ -104,7 +104,7 @@ class Executor(Protocol):
     """Something that handles plans."""
 
     async def execute(self, plan: Mapping[str, Any]) -> str:
-        """Handle a plan in the form that ``call.document`` returns.
+        """Handle a plan in the form that ``decide.document`` returns.
 
         Returns:
             What was done with it, in a few words for the log.

@@ -16,11 +16,11 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from liquidation_bot.call import document
-from liquidation_bot.decide import Limits, Plan
+from liquidation_bot.decide import Limits, Plan, document
 from liquidation_bot.engine import Engine, Input
 from liquidation_bot.market import Market
 from liquidation_bot.model import FileError
+from liquidation_bot.rules import rules_of
 
 __all__ = [
     "Recorder",
@@ -33,7 +33,15 @@ _VERSION: Final = 1
 _FIRST: Final = b'{"record":'  # how the first line of a session begins
 
 
-class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    limits: Limits
+    cool_down: int
+    cool_downs: Mapping[str, int]
+    caveats: tuple[str, ...]
+    liquidator: str | None
+
+
+class Session(_Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that decides, apart from the inputs.
 
     Attributes:
@@ -46,11 +54,6 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     market: Market
-    limits: Limits
-    cool_down: int
-    cool_downs: Mapping[str, int]
-    caveats: tuple[str, ...]
-    liquidator: str | None
 
     def engine(self) -> Engine:
         """Return an engine in the state of the start."""
@@ -64,7 +67,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def document(self, plan: Plan) -> dict[str, Any]:
         """Return a plan as JSON values."""
         return document(
-            plan, self.market, caveats=self.caveats, liquidator=self.liquidator
+            plan,
+            self.market,
+            rules_of(self.market),
+            caveats=self.caveats,
+            liquidator=self.liquidator,
         )
 
 
@@ -175,5 +182,6 @@ def _session(line: bytes) -> Session:
     version = found.pop("record", None)
     if version != _VERSION:
         raise ValueError(f"expected version {_VERSION} of a record, got {version!r}")
-    market = Market.read(str(found.get("market")))
-    return msgspec.convert({**found, "market": market}, Session)
+    market = Market.read(str(found.pop("market", "")))
+    settings = msgspec.convert(found, _Settings)
+    return Session(market=market, **msgspec.structs.asdict(settings))

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from liquidation_bot.market import FUNCTIONS, Market, MarketError
+from liquidation_bot.market import Market, MarketError
 from liquidation_bot.model import (
     Holding,
     Position,
@@ -29,6 +29,8 @@ from liquidation_bot.model import (
     fixed,
     load_json,
 )
+from liquidation_bot.rules import Watched
+from liquidation_bot.rules.zest_v1 import MarketV1
 from liquidation_bot.stacks import (
     ClarityError,
     Node,
@@ -116,8 +118,6 @@ _NOTHING: Final[Mapping[str, Value]] = {"assets-supplied": (), "assets-borrowed"
 # Whatever a decision follows from is never asked from the server's cache. Of the modes
 # that would do, "must-revalidate" gives an outdated result once more on Cube 1.7.43 [seen].
 _FRESH: Final = "no-cache"
-# The sender of these may be somebody else than the borrower.
-_BY_OTHERS: Final = frozenset({"repay", "liquidation-call"})
 
 
 ASSUMED: Final[Mapping[str, str]] = {
@@ -264,11 +264,11 @@ def members(*, positions: bool, prices: bool) -> list[str]:
     ]
 
 
-def events_query(market: Market, since: datetime) -> Query:
+def events_query(watched: Watched, since: datetime) -> Query:
     """Return the query for events that change positions, newest first.
 
     Args:
-        market: names the contracts.
+        watched: the contracts and their functions.
         since: the start of the window; a query without one would exceed its limit.
     """
     return Query(
@@ -280,8 +280,8 @@ def events_query(market: Market, since: datetime) -> Query:
             Events.tx_date,
         ],
         where=[
-            Events.contract_id.in_(market.contracts.watched),
-            Events.function_name.in_(FUNCTIONS),
+            Events.contract_id.in_(watched.contracts),
+            Events.function_name.in_(watched.functions),
             Events.tx_date.after(since),
         ],
         order=[Events.tx_date.desc()],
@@ -289,8 +289,12 @@ def events_query(market: Market, since: datetime) -> Query:
     )
 
 
-def changed(update: Update) -> tuple[list[str], bool]:
+def changed(update: Update, watched: Watched) -> tuple[list[str], bool]:
     """Return whose positions an update of the events reports as changed.
+
+    Args:
+        update: of the events.
+        watched: the events that are asked for.
 
     Returns:
         The addresses to read again, and whether every position must be read: if the
@@ -299,7 +303,8 @@ def changed(update: Update) -> tuple[list[str], bool]:
     """
     senders = {row.get(Events.sender_address) for row in update.upserted}
     by_others = not update.first and any(
-        (row.get(Events.function_name) or "") in _BY_OTHERS for row in update.upserted
+        (row.get(Events.function_name) or "") in watched.by_others
+        for row in update.upserted
     )
     addresses = sorted(each for each in senders if each is not None)
     return addresses, update.truncated or None in senders or by_others
@@ -477,7 +482,8 @@ class NodePositions:
     (``get-user-e-mode-read``).
 
     Raises:
-        MarketError: the market file does not name ``data`` or ``reader``.
+        MarketError: the market is not of Zest V1, or its file does not name ``data`` or
+            ``reader``.
     """
 
     caveats: Sequence[str] = (
@@ -486,11 +492,15 @@ class NodePositions:
     chunk: int = 10
 
     def __init__(self, node: Node, market: Market) -> None:
+        if not isinstance(market, MarketV1):
+            raise MarketError(
+                f"positions of {market.protocol} cannot be read from a node"
+            )
         self._node = node
         self._data = _contract(market, "data")
         self._reader = _contract(market, "reader")
         self._e_mode = market.node.get("e_mode")
-        self._market = market
+        self._reserves = {each.asset: each for each in market.reserves}
 
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
         """Read the positions of these addresses, in their order."""
@@ -515,7 +525,7 @@ class NodePositions:
         return [Position(borrower=borrower, holdings=held, read_at=at, e_mode=e_mode)]
 
     async def _holding(self, who: Principal, asset: str) -> Holding | None:
-        reserve, args = self._market.reserve(asset), (who, Principal(asset))
+        reserve, args = self._reserves.get(asset), (who, Principal(asset))
         data = await self._node.call(self._data, "get-user-reserve-data-read", *args)
         if data is None:
             return None
@@ -537,7 +547,7 @@ class NodePositions:
         )
 
     async def _read_e_mode(self, who: Principal, holdings: list[Holding]) -> int:
-        reserves = [self._market.reserve(each.asset) for each in holdings]
+        reserves = [self._reserves.get(each.asset) for each in holdings]
         if self._e_mode is None or not any(each and each.e_mode for each in reserves):
             return 0
         mode = await self._node.call(self._e_mode, "get-user-e-mode-read", who)

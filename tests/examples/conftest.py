@@ -28,7 +28,10 @@ class World:
     bob = "SP3VGRTTC0XNGZ2HNE3REXHC82VJYNGV66BEMBWB7"
 
     def __init__(self, market):
+        from liquidation_bot.rules import rules_of
+
         self.market = market
+        self.rules = rules_of(market)
         self.ststx, self.aeusdc, self.sbtc = (each.asset for each in market.reserves)
 
     def position(self, *holdings, who=None, e_mode=0):

@@ -29,7 +29,7 @@ ADDRESS = "SP2J6ZY48GV1EZ5V2V5RB9MP66SW86PYKKNRV9EJ7"
 
 @pytest.fixture
 def plan(world):
-    return decide(world.danger(), world.prices(), world.market, Limits(), now=world.now)
+    return decide(world.danger(), world.prices(), world.rules, Limits(), now=world.now)
 
 
 def alert(entity=HASH, *, chain_id=CHAIN_ID, entity_type=ENTITY_TYPE):
@@ -65,7 +65,7 @@ def test_a_plan_says_all_in_exact_numbers(plan, world):
     assert dict(values) == {
         "plan_id": "0123",
         "borrower": world.alice,
-        "health": Decimal("0.98"),
+        "standing": "health 0.9800",
         "debt_asset": "aeUSDC",
         "pays": Decimal(2500),
         "collateral_asset": "stSTX",
@@ -76,8 +76,8 @@ def test_a_plan_says_all_in_exact_numbers(plan, world):
 
 def test_a_plan_survives_the_way(plan):
     """What is signed, sent and read again is the same to the last digit."""
-    huge = attrs.evolve(plan.sizing, paid=2**127 + 1)
-    made = plan_alert(attrs.evolve(plan, sizing=huge), "0123")
+    huge = attrs.evolve(plan.offer, paid=2**127 + 1)
+    made = plan_alert(attrs.evolve(plan, offer=huge), "0123")
     from ortege_watch.watchbus.wire import encode_alerts
 
     body, nonce, path = encode_alerts([made]), "0" * 32, "/a"

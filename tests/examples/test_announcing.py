@@ -76,7 +76,7 @@ class Sink:
 
 @pytest.fixture
 def plan(world):
-    return decide(world.danger(), world.prices(), world.market, Limits(), now=world.now)
+    return decide(world.danger(), world.prices(), world.rules, Limits(), now=world.now)
 
 
 @pytest.fixture

@@ -559,7 +559,7 @@ async def test_an_alert_makes_it_read_at_once_and_when_the_source_has_settled(
     async with stage.running(reread_after=60, check=10, resync=10_000):
         await stage.listener.take(alert)
         await stage.heard.hear("alert", "moved about SPAZ…S6AK: reading again")
-        await stage.heard.hear("alert", "health is now: SPAZ…S6AK 1.1200")
+        await stage.heard.hear("alert", "now: SPAZ…S6AK health 1.1200")
         assert stage.positions.asked == [[world.alice]] * 2
         await stage.clock.advance(60)
         await stage.heard.until(lambda: len(stage.positions.asked) == 3)
@@ -569,13 +569,13 @@ async def test_an_alert_alone_plans_nothing(stage, world):
     """Whatever it claims, what counts is what the source of positions says."""
     stage.listener = Listener()
     stage.put(world.danger())
-    values = {"borrower": world.alice, "health": "0.1", "pays": "1000000"}
+    values = {"borrower": world.alice, "standing": "health 0.1", "pays": "1000000"}
     entity = entity_of(world.alice)
     async with stage.running() as bot:
         await stage.listener.take(
             AlertInfo(entity, CHAIN_ID, ENTITY_TYPE, "liquidation_plan", 0, values)
         )
-        await stage.heard.hear("alert", "health is now: SPAZ…S6AK 1.1200")
+        await stage.heard.hear("alert", "now: SPAZ…S6AK health 1.1200")
         assert bot.engine.plans == 0
 
 
@@ -587,7 +587,7 @@ async def test_alerts_are_in_the_record_as_what_was_read(stage, world):
         before = len(stage.given)
         alert = AlertInfo(entity, CHAIN_ID, ENTITY_TYPE, "moved", 0)
         await stage.listener.take(alert)
-        await stage.heard.hear("alert", "health is now")
+        await stage.heard.hear("alert", "now: ")
     [read] = stage.given[before:]
     assert [each.borrower for each in read.positions] == [world.alice]
 

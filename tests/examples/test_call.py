@@ -8,19 +8,19 @@ import attrs
 import msgspec
 import pytest
 
-from liquidation_bot.call import LIQUIDATOR, canonical, document
-from liquidation_bot.decide import Limits, decide
+from liquidation_bot.decide import Limits, canonical, decide, document
+from liquidation_bot.rules import LIQUIDATOR, rules_of
 from liquidation_bot.stacks import Principal, UInt, deserialize
 
 
 @pytest.fixture
 def plan(world):
-    return decide(world.danger(), world.prices(), world.market, Limits(), now=world.now)
+    return decide(world.danger(), world.prices(), world.rules, Limits(), now=world.now)
 
 
 def written(plan, world, **more):
     given = {"caveats": ["beware"], "liquidator": None, **more}
-    return document(plan, world.market, **given)
+    return document(plan, world.market, world.rules, **given)
 
 
 def test_the_ten_arguments_in_their_order(plan, world):
@@ -67,7 +67,7 @@ def test_the_ten_arguments_in_their_order(plan, world):
     assert arguments["liquidated-user"]["repr"] == f"'{world.alice}"
 
 
-def test_deny_mode_allows_three_transfers(plan, world):
+def test_deny_mode_allows_the_transfers_and_the_fee_of_a_price_message(plan, world):
     call = written(plan, world, liquidator=world.bob)["call"]
     ststx, aeusdc, _ = world.market.reserves
     assert call["post_condition_mode"] == "deny"
@@ -80,6 +80,12 @@ def test_deny_mode_allows_three_transfers(plan, world):
             "asset": aeusdc.moves,
         },
         {
+            "type": "stx-postcondition",
+            "address": world.bob,
+            "condition": "lte",
+            "amount": "10",
+        },
+        {
             "type": "ft-postcondition",
             "address": world.market.contracts.vault,
             "condition": "gte",
@@ -90,7 +96,8 @@ def test_deny_mode_allows_three_transfers(plan, world):
             "type": "ft-postcondition",
             "address": world.alice,
             "condition": "lte",
-            "amount": "10000000000",
+            # The z-tokens gain interest between reading and execution.
+            "amount": "11000000001",
             "asset": ststx.z_moves,
         },
     ]
@@ -101,15 +108,39 @@ def test_without_an_address_there_is_a_placeholder(plan, world):
     assert first["address"] == LIQUIDATOR
 
 
-def test_stx_itself_has_a_condition_of_its_own(plan, world):
-    stx = attrs.evolve(plan, debt=msgspec.structs.replace(plan.debt, moves=""))
-    [first, *_] = written(stx, world, liquidator=world.bob)["call"]["post_conditions"]
+def test_stx_that_pays_the_debt_and_the_fee_has_one_condition(plan, world):
+    debt = msgspec.structs.replace(plan.debt, moves="")
+    stx = attrs.evolve(plan, offer=attrs.evolve(plan.offer, debt=debt))
+    # The chain compares each condition with the sum of all STX that the address sends.
+    first, *others = written(stx, world, liquidator=world.bob)["call"][
+        "post_conditions"
+    ]
     assert first == {
         "type": "stx-postcondition",
         "address": world.bob,
         "condition": "lte",
-        "amount": "2500000000",
+        "amount": "2500000010",
     }
+    assert [each["type"] for each in others] == ["ft-postcondition"] * 2
+
+
+def test_a_market_without_a_fee_allows_no_stx(plan, world):
+    rules = msgspec.structs.replace(world.market.rules, message_fee=0)
+    market = msgspec.structs.replace(world.market, rules=rules)
+    given = {"caveats": [], "liquidator": None}
+    call = document(plan, market, rules_of(market), **given)["call"]
+    assert {each["type"] for each in call["post_conditions"]} == {"ft-postcondition"}
+
+
+def test_the_plan_says_what_the_signer_may_insert_and_how_long_it_holds(plan, world):
+    found = written(plan, world)
+    assert found["call"]["complete"] is True
+    assert "10 micro-STX" in found["call"]["signer_inserts"]["price-feed-bytes"]
+    assert found["valid_until"] == world.now + 300
+    assert [(each["asset"], each["age"]) for each in found["prices"]] == [
+        ("stSTX", 0),
+        ("aeUSDC", 0),
+    ]
 
 
 def test_it_says_what_it_is_and_what_is_not_known(plan, world):
@@ -127,7 +158,7 @@ def test_no_number_in_it_can_lose_a_digit(plan, world):
             return [n for each in value.values() for n in numbers(each)]
         if isinstance(value, list):
             return [n for each in value for n in numbers(each)]
-        return [value] if isinstance(value, int | float) else []
+        return [value] if type(value) in {int, float} else []
 
     found = written(plan, world)
     assert json.loads(canonical(found)) == found

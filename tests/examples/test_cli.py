@@ -372,7 +372,7 @@ def test_positions_and_prices_of_a_node(fake, world, tmp_path, node):
     assert Node.keys == {"key-123"}
     assert "key-123" not in done.stderr + done.stdout
     # All at one price: 10,000 of each, thresholds 0.7 and (aeUSDC's) 0.9, owed 5,000.
-    assert "the lowest health: SPAZ…S6AK 3.2000" in done.stderr
+    assert "nearest to liquidation: SPAZ…S6AK health 3.2000" in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--positions", "--prices", "--borrowers"])
@@ -502,7 +502,7 @@ def test_an_alert_makes_it_look_and_a_replay_has_the_same_bytes(fake, world, tmp
         hear(bot, "link", "watching")
         asyncio.run(send(url))
         hear(bot, "alert", "moved about SPAZ…S6AK: reading again")
-        hear(bot, "alert", "health is now")
+        hear(bot, "alert", "now: ")
         bot.terminate()
         live = bot.stdout.read()
         assert bot.wait(10) == 0

@@ -8,17 +8,29 @@ from hypothesis import given, strategies as st
 
 from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
 from liquidation_bot.model import Holding
-from liquidation_bot.zest import MAX, ONE, Sizing
+from liquidation_bot.rules import rules_of
+from liquidation_bot.rules.zest_v1 import (
+    MAX,
+    ONE,
+    Fixed,
+    Ratio,
+    ReserveState,
+    StateV1,
+)
 
 
-def decided(world, position=None, prices=None, limits=None, **changes):
+def decided(
+    world, position=None, prices=None, limits=None, state=None, wallet=None, **changes
+):
     """Decide about the vectors' position, with changes to the market."""
     return decide(
         position or world.danger(),
         world.prices() if prices is None else prices,
-        msgspec.structs.replace(world.market, **changes),
+        rules_of(msgspec.structs.replace(world.market, **changes)),
         limits or Limits(),
         now=world.now,
+        state=state,
+        wallet=wallet,
     )
 
 
@@ -26,15 +38,15 @@ def test_the_derived_vector_is_a_plan(world):
     plan = decided(world)
     assert isinstance(plan, Plan)
     assert plan.borrower == world.alice
-    assert plan.health == 98_000_000
-    assert plan.requested == 2_500_000_000
-    assert plan.sizing == Sizing(
-        2_500_000_000, 3_928_571_428, 357_142_857, 35_714_285, 3_892_857_143
-    )
-    assert plan.paid_usd == 2_500 * ONE
+    assert plan.standing.value == 98_000_000
+    offer = plan.offer
+    assert (offer.requested, offer.paid) == (2_500_000_000, 2_500_000_000)
+    assert (offer.seized, offer.received) == (3_928_571_428, 3_892_857_143)
+    assert offer.facts == {"bonus": "357142857", "fee": "35714285"}
+    assert offer.paid_usd == 2_500 * ONE
     # 3892.857143 stSTX at 0.70, less one percent for selling it
     assert plan.gained_usd == 272_500_000_010 * 99 // 100
-    assert plan.profit_usd == plan.gained_usd - plan.paid_usd - ONE // 10
+    assert plan.profit_usd == plan.gained_usd - offer.paid_usd - ONE // 10
     assert plan.least == 3_928_571_428 * 99 // 100
     assert plan.most_paid_usd == 2_500 * ONE
 
@@ -48,7 +60,7 @@ def reserve(world, index, **changes):
 
 def test_nobody_without_debt(world):
     skip = decided(world, world.position((world.ststx, 10**10, 0)))
-    assert (skip.reason, skip.health) == (Reason.NO_DEBT, None)
+    assert (skip.reason, skip.standing) == (Reason.NO_DEBT, None)
     assert decided(world, world.position()).reason == Reason.NO_DEBT
 
 
@@ -97,13 +109,13 @@ def test_prices_that_are_not_there(world):
     prices = world.prices()
     del prices[world.aeusdc]
     skip = decided(world, prices=prices)
-    assert (skip.reason, skip.health) == (Reason.NO_PRICE, None)
+    assert (skip.reason, skip.standing) == (Reason.NO_PRICE, None)
     assert "aeUSDC" in skip.detail
     assert decided(world, prices=world.prices(ststx=0)).reason == Reason.NO_PRICE
 
 
 @pytest.mark.parametrize(
-    ("age", "stale"), [(0, False), (360, False), (361, True), (-60, False), (-61, True)]
+    ("age", "stale"), [(0, False), (359, False), (360, True), (-60, False), (-61, True)]
 )
 def test_old_prices_and_prices_from_the_future(world, age, stale):
     prices = world.prices()
@@ -111,19 +123,19 @@ def test_old_prices_and_prices_from_the_future(world, age, stale):
     decision = decided(world, prices=prices)
     if stale:
         assert decision.reason == Reason.STALE_PRICE
-        assert decision.health == 98_000_000  # for people to see, not to act on
+        assert decision.standing.value == 98_000_000  # for people to see, not to act on
     else:
         assert isinstance(decision, Plan)
 
 
 @pytest.mark.parametrize(
     ("confidence", "wide"),
-    [(None, False), (0, False), (3_500_000, False), (3_500_001, True)],
+    [(None, False), (0, False), (3_499_999, False), (3_500_000, True)],
 )
 def test_prices_that_are_too_uncertain(world, confidence, wide):
     prices = world.prices()
     prices[world.ststx] = world.price(world.ststx, 70_000_000, confidence=confidence)
-    decision = decided(world, prices=prices)  # five percent are taken
+    decision = decided(world, prices=prices)  # five percent are not taken
     assert isinstance(decision, Skip) == wide
     if wide:
         assert decision.reason == Reason.WIDE_PRICE
@@ -139,13 +151,13 @@ def test_a_stale_price_of_what_does_not_matter_does_not_matter(world):
 
 def test_healthy(world):
     skip = decided(world, prices=world.prices(ststx=80_000_000))
-    assert (skip.reason, skip.health) == (Reason.HEALTHY, 112_000_000)
+    assert (skip.reason, skip.standing.value) == (Reason.HEALTHY, 112_000_000)
 
 
 def test_debt_that_is_worth_nothing_is_healthy(world):
     position = world.position((world.ststx, 10**10, 0), (world.sbtc, 0, 1))
     skip = decided(world, position, world.prices(sbtc=1))
-    assert (skip.reason, skip.health) == (Reason.HEALTHY, MAX)
+    assert (skip.reason, skip.standing.value) == (Reason.HEALTHY, MAX)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +180,7 @@ def test_near_the_threshold_it_is_too_close_to_call(world, threshold, margin, ex
 
 def test_the_wallets_cap_limits_what_is_paid(world):
     plan = decided(world, limits=Limits(wallet_cap=100 * ONE))
-    assert plan.requested == plan.sizing.paid == 100_000_000
+    assert plan.offer.requested == plan.offer.paid == 100_000_000
     assert plan.most_paid_usd == 100 * ONE
     assert decided(world, limits=Limits(wallet_cap=0)).reason == Reason.OVER_CAP
 
@@ -222,7 +234,7 @@ def test_of_two_debts_the_one_that_earns_most(world):
     )
     plan = decided(world, position)
     assert plan.debt.symbol == "sBTC"
-    assert plan.health < ONE
+    assert plan.standing.value < ONE
 
 
 def test_e_mode_has_its_own_threshold_and_bonus(world):
@@ -230,15 +242,101 @@ def test_e_mode_has_its_own_threshold_and_bonus(world):
         world, 0, e_mode=1, e_mode_threshold=85_000_000, e_mode_bonus=5_000_000
     )
     normal = decided(world, reserves=reserves)
-    assert normal.sizing.bonus == 357_142_857
+    assert normal.offer.facts["bonus"] == "357142857"
     position = msgspec.structs.replace(world.danger(), e_mode=1)
     assert decided(world, position, reserves=reserves).reason == Reason.HEALTHY
     lower = decided(world, position, world.prices(ststx=55_000_000), reserves=reserves)
-    assert lower.health == 93_500_000
-    assert lower.sizing.bonus == lower.sizing.seized - 4_545_454_545
-    assert lower.sizing.seized == 4_772_727_272
+    assert lower.standing.value == 93_500_000
+    assert int(lower.offer.facts["bonus"]) == 4_772_727_272 - 4_545_454_545
+    assert lower.offer.seized == 4_772_727_272
     other = msgspec.structs.replace(position, e_mode=2)
-    assert decided(world, other, reserves=reserves).health == 98_000_000
+    assert decided(world, other, reserves=reserves).standing.value == 98_000_000
+
+
+def priced(world, index, pricing):
+    """Return the market's reserves, one of them with another oracle."""
+    return reserve(world, index, pricing=pricing)
+
+
+def test_an_oracle_with_a_constant_needs_no_price_and_is_never_stale(world):
+    prices = world.prices(aeusdc=70_000_000, at=world.now - 100)
+    fixed = priced(world, 1, Fixed(price=ONE))
+    plan = decided(world, prices=prices, reserves=fixed)
+    assert plan.standing.value == 98_000_000  # by the published price it would be 1.4
+    del prices[world.aeusdc]
+    assert decided(world, prices=prices, reserves=fixed) == plan
+    assert plan.valid_until == world.now - 100 + 359
+
+
+def test_an_oracle_with_a_ratio_multiplies_the_price_of_its_base(world):
+    ratio = priced(world, 0, Ratio(base="sBTC"))
+    prices = world.prices(sbtc=63_636_364, confidence=1)
+    del prices[world.ststx]
+    skip = decided(world, prices=prices, reserves=ratio)
+    assert skip.reason == Reason.NO_PRICE
+    assert "no ratio of stSTX to sBTC" in skip.detail
+    state = StateV1(ratios={world.ststx: 110_000_000})
+    plan = decided(world, prices=prices, reserves=ratio, state=state)
+    assert plan.standing.quotes[0].price == 63_636_364 * 1_100_000 // 10**6
+    assert plan.standing.quotes[0].price == 70_000_000
+    assert plan.standing.value == 98_000_000
+    old = {**prices, world.sbtc: world.price(world.sbtc, 63_636_364, at=0)}
+    skip = decided(world, prices=old, reserves=ratio, state=state)
+    assert skip.reason == Reason.STALE_PRICE
+    constant = priced(world, 0, Ratio(base="sBTC", ratio=110_000_000))
+    same = decided(world, prices=prices, reserves=constant)
+    assert same.profit_usd == plan.profit_usd
+
+
+def test_a_plan_holds_as_long_as_its_oldest_price(world):
+    prices = world.prices()
+    prices[world.aeusdc] = world.price(world.aeusdc, ONE, at=world.now - 200)
+    assert decided(world, prices=prices).valid_until == world.now + 159
+    assert decided(world).valid_until == world.now + 300
+    assert decided(world, limits=Limits(valid_for=10)).valid_until == world.now + 10
+
+
+@pytest.mark.parametrize(
+    ("index", "state", "reason", "words"),
+    [
+        (0, {"liquidity": 3_928_571_427}, Reason.ILLIQUID, "has 3,928.57 stSTX"),
+        (0, {"liquidity": 3_928_571_428}, None, ""),
+        (1, {"liquidity": 0}, None, ""),  # debt is paid into it
+        (0, {"active": False}, Reason.PAUSED, "stSTX is not active"),
+        (1, {"active": False}, Reason.PAUSED, "aeUSDC is not active"),
+        (1, {"frozen": True}, Reason.PAUSED, "aeUSDC is frozen"),
+        (0, {"grace": True}, Reason.GRACE, "stSTX is in its grace period"),
+        (1, {"grace": True}, None, ""),  # only that of the collateral counts
+        (2, {"active": False}, None, ""),
+    ],
+)
+def test_what_the_contract_refuses_is_not_planned(world, index, state, reason, words):
+    asset = world.market.reserves[index].asset
+    given = StateV1(reserves={asset: ReserveState(**state)})
+    decision = decided(world, state=given)
+    assert getattr(decision, "reason", None) == reason
+    assert words in getattr(decision, "detail", "")
+    other = world.position((world.sbtc, 10_000_000, 0), *world.danger().holdings[1:])
+    more = world.position(*world.danger().holdings, other.holdings[0])
+    if reason and index == 0:  # another collateral is seized instead
+        low = world.prices(sbtc=ONE)
+        limits = Limits(allow_unprofitable=True)
+        plan = decided(world, more, low, limits, state=given)
+        assert plan.collateral.symbol == "sBTC"
+
+
+def test_bad_debt_has_no_grace_period(world):
+    state = StateV1(reserves={world.ststx: ReserveState(grace=True)})
+    prices = world.prices(ststx=49_999_999)  # the debt is worth more than everything
+    assert isinstance(decided(world, prices=prices, state=state), Plan)
+    even = decided(world, prices=world.prices(ststx=50_000_000), state=state)
+    assert even.reason == Reason.GRACE
+
+
+def test_the_wallet_limits_what_is_paid(world):
+    plan = decided(world, wallet={world.aeusdc: 70_000_000, world.ststx: 0})
+    assert plan.offer.requested == plan.offer.paid == 70_000_000
+    assert decided(world, wallet={world.aeusdc: 0}).reason == Reason.OVER_CAP
 
 
 amounts = st.integers(0, 10**14)
@@ -256,14 +354,14 @@ def test_no_plan_breaks_a_limit(world, supplied, borrowed, price, cap, fee):
     limits = Limits(wallet_cap=cap, transaction_fee=fee)
     position = world.position((world.ststx, supplied, 0), (world.aeusdc, 0, borrowed))
     decision = decide(
-        position, world.prices(ststx=price), market, limits, now=world.now
+        position, world.prices(ststx=price), world.rules, limits, now=world.now
     )
     if isinstance(decision, Skip):
         assert decision.detail
         return
-    assert decision.health <= market.rules.health_threshold - limits.margin
+    assert decision.standing.value <= market.rules.health_threshold - limits.margin
     assert decision.profit_usd >= limits.min_profit
-    assert 0 < decision.sizing.seized <= supplied
-    assert 0 < decision.requested <= borrowed
+    assert 0 < decision.offer.seized <= supplied
+    assert 0 < decision.offer.requested <= borrowed
     assert cap is None or decision.most_paid_usd <= cap
-    assert decision.least <= decision.sizing.seized
+    assert decision.least <= decision.offer.seized

@@ -117,7 +117,7 @@ def test_the_table_ranks_by_health_and_counts_the_rest(engine, world):
     odd = world.position((world.aeusdc, 0, 1), ("SP1.x", 1, 0), who="SPodd")
     engine.handle(PositionsRead(world.now, (odd,)))
     told = drawn(engine, world, ("link", "subscription live"))
-    assert "and 10 healthier ones" in told
+    assert "and 10 farther from liquidation" in told
     assert told.index("SPAZ…S6AK") < told.index("SP00…0000")
 
 

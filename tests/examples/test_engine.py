@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
 from liquidation_bot.decide import Limits, Plan, Reason, Skip
-from liquidation_bot.engine import Engine, PositionsRead, PricesSeen, Tick
+from liquidation_bot.engine import (
+    Engine,
+    PositionsRead,
+    PricesSeen,
+    StateRead,
+    Tick,
+)
+from liquidation_bot.rules.zest_v1 import Ratio, ReserveState, StateV1
 
 COOL_DOWN = 100
 
@@ -99,6 +107,29 @@ def test_cool_downs_survive(world, engine):
     assert reasons(again.handle(read(world, world.danger()))) == [Reason.COOLING_DOWN]
 
 
+def test_a_price_looks_at_holders_of_what_is_priced_by_it(world):
+    ststx, *others = world.market.reserves
+    derived = msgspec.structs.replace(ststx, pricing=Ratio(base="sBTC", ratio=10**8))
+    market = msgspec.structs.replace(world.market, reserves=(derived, *others))
+    engine = Engine(market, Limits(), cool_down=COOL_DOWN)
+    engine.handle(seen(world, sbtc=80_000_000))
+    engine.handle(read(world, world.danger()))
+    moved = world.price(world.ststx, 1, at=world.now + 1)
+    assert engine.handle(PricesSeen(world.now + 1, (moved,))) == []
+    fall = world.price(world.sbtc, 70_000_000, at=world.now + 1)
+    assert reasons(engine.handle(PricesSeen(world.now + 1, (fall,)))) == [None]
+
+
+def test_the_protocols_state_looks_at_everybody(world, engine):
+    engine.handle(seen(world, ststx=80_000_000))
+    engine.handle(read(world, world.danger(), world.danger(who=world.bob)))
+    frozen = StateV1(reserves={world.ststx: ReserveState(frozen=True)})
+    assert len(engine.handle(StateRead(world.now, frozen))) == 2
+    assert engine.state == frozen
+    assert set(reasons(engine.handle(seen(world)))) == {Reason.PAUSED}
+    assert reasons(engine.handle(StateRead(world.now, StateV1()))) == [None, None]
+
+
 def test_time_alone_makes_prices_stale(world, engine):
     engine.handle(seen(world, ststx=80_000_000))
     assert reasons(engine.handle(read(world, world.danger()))) == [Reason.HEALTHY]
@@ -177,4 +208,4 @@ def test_decisions_are_kept_for_the_table(world, engine):
     engine.handle(read(world, world.danger()))
     decision = engine.decisions[world.alice]
     assert isinstance(decision, Skip)
-    assert decision.health == 112_000_000
+    assert decision.standing.value == 112_000_000

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from liquidation_bot import demo
-from liquidation_bot.market import FUNCTIONS, Market, MarketError
+from liquidation_bot.market import Market, MarketError
+from liquidation_bot.rules import rules_of
 
 MARKETS = Path(demo.MARKET).parent
 TEXT = demo.MARKET.read_text(encoding="utf-8")
@@ -45,7 +46,7 @@ def test_numbers_are_exact():
 
 
 def test_the_seven_functions():
-    assert len(set(FUNCTIONS)) == 7
+    assert len(set(rules_of(Market.read(TEXT)).watched.functions)) == 7
 
 
 def test_reserves_are_found_by_their_contract():
@@ -68,6 +69,9 @@ def test_a_reserve_may_lack_parameters_but_not_half_of_them():
     ("old", "new", "message"),
     [
         ("name = ", "nam = ", "unknown field `nam`"),
+        ("protocol = ", "protokol = ", "protocol must be 'zest-v1', got None"),
+        ('"zest-v1"', '"aave"', "must be 'zest-v1', got 'aave'"),
+        ("protocol = ", "protocol = 1 #", "must be 'zest-v1', got 1"),
         ("as_of = 2026-11-22", "as_of = 'today'", "date - at `$.as_of`"),
         ("[rules]", "[[rules]]", "Expected `object`, got `array` - at `$.rules`"),
         (
@@ -117,6 +121,18 @@ def test_a_reserve_may_lack_parameters_but_not_half_of_them():
             "matching regex",
         ),
         ("[contracts]", "[contracts", "invalid market file"),
+        ("fee_bps = 1000", "fee_bps = 1000\npricing = {kind = 'dia'}", "'dia'"),
+        (
+            "fee_bps = 1000",
+            "fee_bps = 1000\npricing = {kind = 'fixed', price = 0}",
+            "price must be positive",
+        ),
+        (
+            "fee_bps = 1000",
+            "fee_bps = 1000\npricing = {kind = 'ratio', base = 'STX'}",
+            "reserve whose pricing is of the kind 'pyth', got 'STX'",
+        ),
+        ("message_fee = 10", "", "missing required field `message_fee`"),
     ],
 )
 def test_mistakes_are_named_with_their_place(old, new, message):

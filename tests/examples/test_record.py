@@ -8,11 +8,11 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from liquidation_bot.call import canonical
-from liquidation_bot.decide import Limits, Plan
-from liquidation_bot.engine import PositionsRead, PricesSeen, Tick
+from liquidation_bot.decide import Limits, Plan, canonical
+from liquidation_bot.engine import PositionsRead, PricesSeen, StateRead, Tick
 from liquidation_bot.model import FileError, Position, Price
 from liquidation_bot.record import Recorder, Session, replay
+from liquidation_bot.rules.zest_v1 import ReserveState, StateV1
 
 
 def session(world, **changes):
@@ -60,6 +60,13 @@ def test_a_replay_makes_the_same_plans_to_the_byte(tmp_path, world):
     plans = recorded(path, session(world), story(world))
     assert len(plans) == 4
     assert [canonical(plan) for plan in replay(path)] == plans
+
+
+def test_the_protocols_state_is_part_of_a_session(tmp_path, world):
+    path = tmp_path / "session"
+    state = StateV1(reserves={world.ststx: ReserveState(liquidity=7)})
+    inputs = [StateRead(world.now, state), *story(world)]
+    assert recorded(path, session(world), inputs) == list(replay(path)) == []
 
 
 def test_settings_decide_in_a_replay_as_they_did(tmp_path, world):

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from liquidation_bot import sources
-from liquidation_bot.market import FUNCTIONS, Units
+from liquidation_bot.market import Units
 from liquidation_bot.model import FileError, Holding, Position, SourceError, UsageError
 from liquidation_bot.sources import (
     ASSUMED,
@@ -226,31 +226,34 @@ def event(market, function, who, *, minutes=1, contract=None):
 async def test_events_of_all_seven_functions_within_the_window(world, fake, client):
     events = fake.tables["stacks_contract_events"]
     events.insert(
-        [event(world.market, each, f"SP{n}") for n, each in enumerate(FUNCTIONS)]
+        [
+            event(world.market, each, f"SP{n}")
+            for n, each in enumerate(world.rules.watched.functions)
+        ]
     )
     events.insert(event(world.market, "transfer", "SPx"))
     events.insert(event(world.market, "supply", "SPx", contract="SP1.other"))
     events.insert(event(world.market, "supply", "SPx", minutes=61))
-    query = events_query(world.market, NOW - timedelta(hours=1))
+    query = events_query(world.rules.watched, NOW - timedelta(hours=1))
     async with client.watch(query) as updates:
         update = await anext(updates)
-        addresses, everybody = changed(update)
+        addresses, everybody = changed(update, world.rules.watched)
         assert addresses == [f"SP{n}" for n in range(7)]
         assert not everybody  # the first snapshot: everybody was just read
         events.insert(event(world.market, "borrow", "SP9"))
-        assert changed(await anext(updates)) == (["SP9"], False)
+        assert changed(await anext(updates), world.rules.watched) == (["SP9"], False)
 
 
 @pytest.mark.parametrize("function", ["repay", "liquidation-call"])
 async def test_of_some_events_the_sender_is_not_the_borrower(
     world, fake, client, function
 ):
-    query = events_query(world.market, NOW - timedelta(hours=1))
+    query = events_query(world.rules.watched, NOW - timedelta(hours=1))
     async with client.watch(query) as updates:
         await anext(updates)
         events = fake.tables["stacks_contract_events"]
         events.insert(event(world.market, function, "SPz"))
-        assert changed(await anext(updates)) == (["SPz"], True)
+        assert changed(await anext(updates), world.rules.watched) == (["SPz"], True)
 
 
 async def test_rows_beyond_the_limit_are_unseen_so_everybody_is_read(
@@ -258,19 +261,19 @@ async def test_rows_beyond_the_limit_are_unseen_so_everybody_is_read(
 ):
     events = fake.tables["stacks_contract_events"]
     events.insert(event(world.market, "supply", "SP1"))
-    query = events_query(world.market, NOW - timedelta(hours=1)).limit_to(1)
+    query = events_query(world.rules.watched, NOW - timedelta(hours=1)).limit_to(1)
     async with client.watch(query) as updates:
-        assert changed(await anext(updates)) == (["SP1"], True)
+        assert changed(await anext(updates), world.rules.watched) == (["SP1"], True)
 
 
 async def test_an_event_without_a_sender_may_be_about_anybody(world, fake, client):
-    query = events_query(world.market, NOW - timedelta(hours=1))
+    query = events_query(world.rules.watched, NOW - timedelta(hours=1))
     async with client.watch(query) as updates:
         await anext(updates)
         fake.tables["stacks_contract_events"].insert(
             [event(world.market, "supply", None), event(world.market, "supply", "SP1")]
         )
-        assert changed(await anext(updates)) == (["SP1"], True)
+        assert changed(await anext(updates), world.rules.watched) == (["SP1"], True)
 
 
 def test_the_members_that_are_needed():

@@ -7,8 +7,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, strategies as st
 
-from liquidation_bot import zest
-from liquidation_bot.zest import (
+from liquidation_bot.rules.zest_v1 import (
     MAX,
     ONE,
     Sizing,
@@ -231,7 +230,7 @@ def test_health_takes_ints_only(collateral):
 
 def test_division_by_zero_is_named():
     with pytest.raises(ValueError, match="divide"):
-        zest.div(1, 0)
+        div(1, 0)
 
 
 amounts = st.integers(0, 10**16)

@@ -1,0 +1,770 @@
+"""Zest Protocol V1: its arithmetic, its parameters, its refusals and its contract call.
+
+All numbers are integers, rounded where and as the public contracts round (release of
+2025-06-19), so the results equal theirs to the last digit. Amounts are in a token's
+smallest unit; prices and percentages have eight decimals (``ONE`` is 1.00 USD, or
+100 %). Clarity aborts if a product exceeds 2^128 - 1; these functions do not.
+
+The order of refusals is that of ``pool-borrow`` and ``liquidation-manager`` (their public
+text as ``liquidation-manager-v2-1``): a reserve that is not active, prices (u6001, u6003),
+no collateral (u90001), healthy (u90000), not used as collateral (u90003), grace period of
+the collateral (u90007, skipped for bad debt), no debt (u90008), liquidity of the
+collateral's reserve (u90005).
+
+Zest V2 liquidates on LTV instead of a health factor and has rules of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+
+import attrs
+import msgspec
+
+from liquidation_bot.market import (
+    BasisPoints,
+    Contract,
+    Market,
+    Percentage,
+    Reserve,
+    Seconds,
+    Token,
+    check_contracts,
+)
+from liquidation_bot.model import Amount, Holding, Position, shown
+from liquidation_bot.rules import (
+    Call,
+    Case,
+    ChainState,
+    Condition,
+    Offer,
+    Quote,
+    Reason,
+    Refused,
+    Standing,
+    Watched,
+    condition,
+    payment,
+)
+from liquidation_bot.stacks import Principal, UInt, Value
+
+if TYPE_CHECKING:
+    from liquidation_bot.decide import Plan
+
+__all__ = [
+    "MARKET",
+    "MAX",
+    "ONE",
+    "RULES",
+    "Fixed",
+    "MarketV1",
+    "Pyth",
+    "Ratio",
+    "ReserveState",
+    "ReserveV1",
+    "Sizing",
+    "StateV1",
+    "ZestV1",
+    "health_factor",
+    "size_liquidation",
+]
+
+ONE: Final = 10**8
+"""1.00 dollar or 100 %: fixed point with eight decimals."""
+
+MAX: Final = 2**128 - 1
+"""The health factor without debt: Clarity's largest uint."""
+
+_PLACES: Final = 8
+
+# The borrower's z-tokens gain interest between reading and execution, and sums from
+# events leave out all interest since the deposit. The contract never burns more than the
+# borrower has, so a wide condition costs nobody anything, and a tight one makes the call
+# fail: ten percent is some years of a supplier's interest.
+_BURN_MARGIN_BPS: Final = 1_000
+
+_FUNCTIONS: Final = (
+    "supply",
+    "borrow",
+    "withdraw",
+    "repay",
+    "liquidation-call",
+    "set-e-mode",
+    "set-user-use-reserve-as-collateral",
+)
+_BY_OTHERS: Final = frozenset({"repay", "liquidation-call"})
+
+Collateral: TypeAlias = tuple[int, int, int, int]
+"""(amount, decimals, price, liquidation threshold)"""
+
+Debt: TypeAlias = tuple[int, int, int]
+"""(amount, decimals, price)"""
+
+
+def _whole(**values: object) -> None:
+    """Raise for what Clarity's uint cannot hold: floats, booleans, negative numbers."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be an int (the smallest unit), got {kind}")
+        if value < 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
+
+
+def _positive(**values: int) -> None:
+    _whole(**values)
+    for name, value in values.items():
+        if value == 0:
+            raise ValueError(f"{name} must be positive: the contracts divide by it")
+
+
+def _ten(exponent: int) -> int:
+    """Return ten to a power that is not negative."""
+    return int(10**exponent)  # type checkers take the power of two ints for Any
+
+
+def mul(x: int, y: int) -> int:
+    """Multiply two numbers of eight decimals, rounded half up."""
+    _whole(x=x, y=y)
+    return (x * y + ONE // 2) // ONE
+
+
+def div(x: int, y: int) -> int:
+    """Divide two numbers of eight decimals, rounded half up.
+
+    Raises:
+        ValueError: ``y`` is 0.
+    """
+    _whole(x=x)
+    _positive(y=y)
+    return (x * ONE + y // 2) // y
+
+
+def usd(amount: int, decimals: int, price: int) -> int:
+    """Return the value of an amount in dollars with eight decimals.
+
+    Args:
+        amount: in the token's smallest unit.
+        decimals: of the token.
+        price: dollars for one whole token, with eight decimals.
+    """
+    _whole(amount=amount, decimals=decimals)
+    if decimals > _PLACES:
+        return mul(amount // _ten(decimals - _PLACES), price)
+    return mul(amount * _ten(_PLACES - decimals), price)
+
+
+def mul_perc(amount: int, decimals: int, percentage: int) -> int:
+    """Multiply a token amount by a percentage (or a price) with eight decimals."""
+    _whole(amount=amount, decimals=decimals, percentage=percentage)
+    if decimals > _PLACES:
+        one = _ten(decimals)
+        return (amount * percentage * _ten(decimals - _PLACES) + one // 2) // one
+    shift = _ten(_PLACES - decimals)
+    return (amount * shift * percentage + ONE // 2) // ONE // shift
+
+
+def div_perc(amount: int, decimals: int, percentage: int) -> int:
+    """Divide a token amount by a percentage (or a price) with eight decimals.
+
+    Raises:
+        ValueError: the percentage is 0.
+    """
+    _whole(amount=amount, decimals=decimals)
+    _positive(percentage=percentage)
+    if decimals > _PLACES:
+        by = percentage * _ten(decimals - _PLACES)
+        return (amount * _ten(decimals) + by // 2) // by
+    shift = _ten(_PLACES - decimals)
+    return (amount * shift * ONE + percentage // 2) // percentage // shift
+
+
+def y_from_x(x: int, dx: int, dy: int, px: int, py: int) -> int:
+    """Convert an amount of token x to an amount of token y of the same value.
+
+    Args:
+        x: the amount of x, in its smallest unit.
+        dx: decimals of x.
+        dy: decimals of y.
+        px: price of x, eight decimals.
+        py: price of y, eight decimals.
+
+    Raises:
+        ValueError: ``py`` is 0.
+    """
+    _whole(x=x, dx=dx, dy=dy, px=px)
+    if dx > dy:
+        return div_perc(mul_perc(x, dx, px), dx, py) // _ten(dx - dy)
+    return div_perc(mul_perc(x * _ten(dy - dx), dy, px), dy, py)
+
+
+def health_factor(collaterals: Iterable[Collateral], debts: Iterable[Debt]) -> int:
+    """Return a borrower's health factor; below the threshold it can be liquidated.
+
+    Args:
+        collaterals: ``(amount, decimals, price, threshold)`` of each reserve that
+            counts as collateral, with the threshold of the borrower's e-mode.
+        debts: ``(amount, decimals, price)`` of each borrowed reserve, interest
+            included.
+
+    Returns:
+        Eight decimals: ``ONE`` is 1.0. ``MAX`` without debt, 0 without collateral.
+    """
+    total = weighted = 0
+    for amount, decimals, price, threshold in collaterals:
+        _whole(threshold=threshold)
+        value = usd(amount, decimals, price)
+        total += value
+        weighted += mul(value, threshold)
+    owed = sum(usd(amount, decimals, price) for amount, decimals, price in debts)
+    if owed == 0:
+        return MAX
+    average = div(weighted, total) if total else 0
+    return div(mul(total, average), owed)
+
+
+@attrs.frozen
+class Sizing:
+    """The amounts of one liquidation, in the smallest units of its two tokens.
+
+    Attributes:
+        paid: debt tokens that the liquidator pays.
+        seized: collateral tokens that the borrower loses.
+        bonus: the part of ``seized`` that exceeds the value of ``paid``.
+        fee: the part of ``bonus`` that the protocol keeps.
+        to_liquidator: ``seized`` less ``fee``.
+    """
+
+    paid: int
+    seized: int
+    bonus: int
+    fee: int
+    to_liquidator: int
+
+
+def liquidation_limit(debt: int, debt_decimals: int, close_factor: int) -> int:
+    """Return the most debt that one call may pay back."""
+    return mul_perc(debt, debt_decimals, close_factor)
+
+
+def size_liquidation(
+    *,
+    debt: int,
+    debt_decimals: int,
+    debt_price: int,
+    collateral: int,
+    collateral_decimals: int,
+    collateral_price: int,
+    close_factor: int,
+    bonus: int,
+    fee_bps: int,
+    requested: int,
+) -> Sizing:
+    """Return the amounts of a liquidation, computed as the contract does.
+
+    Args:
+        debt: of the borrower, interest included.
+        debt_decimals: of the debt token.
+        debt_price: eight decimals.
+        collateral: the amount that can be seized.
+        collateral_decimals: of the collateral token.
+        collateral_price: eight decimals.
+        close_factor: the part of the debt that one call may pay, of the debt asset.
+        bonus: the liquidation bonus of the collateral asset; 10 % is ``ONE // 10``.
+        fee_bps: the protocol's part of the bonus, in hundredths of a percent.
+        requested: the debt that the liquidator offers to pay.
+
+    Raises:
+        ValueError: a price is 0, or a number is out of its range.
+        TypeError: a number is not an int.
+    """
+    _whole(collateral=collateral, bonus=bonus, requested=requested, fee_bps=fee_bps)
+    _positive(debt_price=debt_price, collateral_price=collateral_price)
+    if fee_bps > 10_000:
+        raise ValueError(f"fee_bps must be at most 10000 (100 %), got {fee_bps}")
+    paid = min(requested, liquidation_limit(debt, debt_decimals, close_factor))
+    base = y_from_x(
+        paid, debt_decimals, collateral_decimals, debt_price, collateral_price
+    )
+    seized = mul_perc(base, collateral_decimals, ONE + bonus)
+    extra = seized - base
+    if seized > collateral:
+        seized = collateral
+        worth = y_from_x(
+            collateral, collateral_decimals, debt_decimals, collateral_price, debt_price
+        )
+        inverse = div(ONE, ONE + bonus)
+        paid = mul_perc(worth, debt_decimals, inverse)
+        extra = mul_perc(collateral, collateral_decimals, ONE - inverse)
+    fee = fee_bps * extra // 10_000
+    return Sizing(paid, seized, extra, fee, seized - fee)
+
+
+class _Pricing(
+    msgspec.Struct,
+    frozen=True,
+    tag=str.lower,
+    tag_field="kind",
+    forbid_unknown_fields=True,
+):
+    """How an oracle's contract computes a price."""
+
+
+class Pyth(_Pricing, frozen=True):
+    """An oracle whose price is the published price of the asset itself."""
+
+
+class Fixed(_Pricing, frozen=True):
+    """An oracle that returns a constant, as those of several stablecoins do.
+
+    Attributes:
+        price: dollars of one whole token.
+    """
+
+    price: Percentage
+
+    def __post_init__(self) -> None:
+        """Check that the price is positive."""
+        if self.price == 0:
+            raise ValueError("price must be positive: the contracts divide by it")
+
+
+class Ratio(_Pricing, frozen=True):
+    """An oracle that multiplies the price of another asset, as that of stSTX does.
+
+    Attributes:
+        base: the symbol of the other asset, whose oracle is of the kind ``pyth``.
+        ratio: base tokens of one token; None if it changes and is read from the chain.
+    """
+
+    base: str
+    ratio: Percentage | None = None
+
+
+class ReserveV1(Reserve, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One reserve of the market.
+
+    A call must name every reserve, so a reserve is listed even if its parameters are
+    not known. Nothing is decided about debts in a reserve without ``close_factor``, nor
+    about collateral in one without ``threshold``, ``bonus`` and ``fee_bps``.
+
+    Attributes:
+        z_token: the contract of the supplier's token.
+        z_moves: the token that is burnt when collateral is seized.
+        oracle: the price oracle's contract.
+        pricing: how that contract computes the price.
+        threshold: the liquidation threshold.
+        bonus: the liquidation bonus.
+        close_factor: the part of a debt that one call may pay.
+        fee_bps: the protocol's part of the bonus, in hundredths of a percent.
+        collateral: whether the asset can be collateral.
+        e_mode: the e-mode that the asset belongs to; 0 without one.
+        e_mode_threshold: the threshold in that e-mode.
+        e_mode_bonus: the bonus in that e-mode.
+    """
+
+    z_token: Contract
+    z_moves: Token
+    oracle: Contract
+    pricing: Pyth | Fixed | Ratio = Pyth()
+    threshold: Percentage | None = None
+    bonus: Percentage | None = None
+    close_factor: Percentage | None = None
+    fee_bps: BasisPoints | None = None
+    collateral: bool = True
+    e_mode: Annotated[int, msgspec.Meta(ge=0, le=255)] = 0
+    e_mode_threshold: Percentage = Percentage(0)
+    e_mode_bonus: Percentage = Percentage(0)
+
+    def __post_init__(self) -> None:
+        """Check the contracts, and that no parameter of collateral is missing."""
+        super().__post_init__()
+        check_contracts(self.z_token, self.z_moves, self.oracle)
+        given = {
+            "threshold": self.threshold,
+            "bonus": self.bonus,
+            "fee_bps": self.fee_bps,
+        }
+        missing = [name for name, value in given.items() if value is None]
+        if missing and len(missing) < len(given):
+            raise ValueError(f"{missing[0]} is missing: set {', '.join(given)} or none")
+
+    @property
+    def payable(self) -> bool:
+        """Whether the parameters of debts are known."""
+        return self.close_factor is not None
+
+    @property
+    def seizable(self) -> bool:
+        """Whether the parameters of collateral are known."""
+        return self.threshold is not None
+
+    def counts(self, holding: Holding) -> bool:
+        """Return whether a holding in this reserve is collateral."""
+        return bool(holding.supplied and holding.as_collateral and self.collateral)
+
+    def threshold_in(self, e_mode: int) -> int:
+        """Return the threshold for a borrower in that e-mode."""
+        return self.e_mode_threshold if self._covers(e_mode) else self.threshold or 0
+
+    def bonus_in(self, e_mode: int) -> int:
+        """Return the bonus for a borrower in that e-mode."""
+        return self.e_mode_bonus if self._covers(e_mode) else self.bonus or 0
+
+    def _covers(self, e_mode: int) -> bool:
+        return e_mode != 0 and e_mode == self.e_mode
+
+
+class Contracts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The protocol's contracts.
+
+    Attributes:
+        liquidation: the contract that has ``liquidation-call``.
+        watched: the contracts whose events report that a position changed.
+        vault: the sender of the collateral that is seized.
+    """
+
+    liquidation: Contract
+    watched: Annotated[tuple[Contract, ...], msgspec.Meta(min_length=1)]
+    vault: Contract
+
+    def __post_init__(self) -> None:
+        """Check the contracts."""
+        check_contracts(self.liquidation, *self.watched, self.vault)
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The protocol's limits.
+
+    Attributes:
+        health_threshold: a position with a lower health factor can be liquidated.
+        max_price_age: the age in seconds from which the oracle refuses a price.
+        max_confidence_bps: the confidence from which it does, in hundredths of a percent.
+        message_fee: the most micro-STX that a price message in the call costs.
+    """
+
+    health_threshold: Percentage
+    max_price_age: Seconds
+    max_confidence_bps: BasisPoints
+    message_fee: Amount
+
+
+class MarketV1(Market, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A market of Zest V1.
+
+    Attributes:
+        contracts: the protocol's contracts.
+        rules: the protocol's limits.
+    """
+
+    reserves: Annotated[tuple[ReserveV1, ...], msgspec.Meta(min_length=1)]
+    contracts: Contracts
+    rules: Parameters
+
+    def __post_init__(self) -> None:
+        """Check the bases of ratios, too."""
+        super().__post_init__()
+        pyth = {each.symbol for each in self.reserves if isinstance(each.pricing, Pyth)}
+        for each in self.reserves:
+            if isinstance(each.pricing, Ratio) and each.pricing.base not in pyth:
+                raise ValueError(
+                    f"base of {each.symbol} must be the symbol of a reserve whose "
+                    f"pricing is of the kind 'pyth', got {each.pricing.base!r}"
+                )
+
+
+class ReserveState(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
+    """What a reserve allows now.
+
+    Attributes:
+        liquidity: tokens that can leave the reserve; None if not known.
+        active: whether the reserve is active.
+        frozen: whether it is frozen.
+        grace: whether its grace period after a freeze has not ended.
+    """
+
+    liquidity: Amount | None = None
+    active: bool = True
+    frozen: bool = False
+    grace: bool = False
+
+
+class StateV1(
+    ChainState, frozen=True, kw_only=True, tag="zest-v1", tag_field="protocol"
+):
+    """The state of Zest V1.
+
+    Attributes:
+        reserves: by the token's contract; a missing one allows everything.
+        ratios: base tokens of one token, eight decimals, by the token's contract.
+    """
+
+    reserves: dict[str, ReserveState] = msgspec.field(default_factory=dict)
+    ratios: dict[str, Amount] = msgspec.field(default_factory=dict)
+
+
+_ALL_ALLOWED: Final = ReserveState()
+
+
+def _state(case: Case) -> StateV1:
+    """Return what is known of the state; a state that was not read allows everything."""
+    return case.state if isinstance(case.state, StateV1) else StateV1()
+
+
+@attrs.frozen
+class _Asset:
+    """A debt or collateral with its reserve and its price."""
+
+    holding: Holding
+    reserve: ReserveV1
+    quote: Quote
+
+    @property
+    def counts(self) -> bool:
+        return self.reserve.counts(self.holding)
+
+    def usd(self, amount: int) -> int:
+        return usd(amount, self.reserve.decimals, self.quote.price)
+
+
+class ZestV1:
+    """The rules of Zest V1 in one market."""
+
+    def __init__(self, market: MarketV1) -> None:
+        self._market = market
+        self._reserves = {each.asset: each for each in market.reserves}
+        self._symbols = {each.symbol: each for each in market.reserves}
+
+    @property
+    def watched(self) -> Watched:
+        """The helper contracts' functions that change a position."""
+        return Watched(self._market.contracts.watched, _FUNCTIONS, _BY_OTHERS)
+
+    def price_assets(self, position: Position) -> set[str]:
+        """Return the assets whose published prices the position depends on."""
+        found = set[str]()
+        for asset in position.assets:
+            reserve = self._reserves.get(asset)
+            pricing = reserve.pricing if reserve is not None else Pyth()
+            if isinstance(pricing, Ratio):
+                found.add(self._symbols[pricing.base].asset)
+            elif isinstance(pricing, Pyth):
+                found.add(asset)
+        return found
+
+    def standing(self, case: Case) -> Standing:
+        """Return the health factor and its distance to the threshold."""
+        assets, mode = self._assets(case), case.position.e_mode
+        amounts = [
+            (each, each.reserve.decimals, each.quote.price, each.holding)
+            for each in assets
+        ]
+        health = health_factor(
+            [
+                (held.supplied, decimals, price, each.reserve.threshold_in(mode))
+                for each, decimals, price, held in amounts
+                if each.counts
+            ],
+            [(held.borrowed, decimals, price) for _, decimals, price, held in amounts],
+        )
+        return Standing(
+            value=health,
+            text=f"health {shown(health, 8, 4)}" if health < MAX else "debt worth 0",
+            headroom=health - self._market.rules.health_threshold,
+            facts={"health": shown(health, 8)},
+            quotes=tuple(each.quote for each in assets),
+        )
+
+    def offers(self, case: Case, standing: Standing) -> Sequence[Offer | Refused]:
+        """Return the liquidation of each pair of a debt and a collateral."""
+        if standing.headroom >= 0:
+            raise Refused(Reason.HEALTHY, standing.text)
+        assets = self._assets(case)
+        owed = sum(each.usd(each.holding.borrowed) for each in assets)
+        total = sum(each.usd(each.holding.supplied) for each in assets if each.counts)
+        return [
+            _refusal(case, debt.reserve, seized.reserve, bad_debt=owed > total)
+            or _offer(case, debt, seized)
+            for debt in assets
+            for seized in assets
+            if debt.holding.borrowed and seized.counts
+        ]
+
+    def call(self, plan: Plan, liquidator: str) -> Call:
+        """Return the call of ``liquidation-call`` with its ten arguments.
+
+        The function has no argument for the minimum of collateral: a post-condition in
+        deny mode is the only guard against slippage.
+        """
+        rules = self._market.rules
+        return Call(
+            contract=self._market.contracts.liquidation,
+            function="liquidation-call",
+            arguments=self._arguments(plan),
+            conditions=self._conditions(plan, liquidator),
+            inserts={
+                "price-feed-bytes": "none relies on the prices on the chain, which must "
+                f"be less than {rules.max_price_age} s old; a Pyth message with new "
+                "prices, as (some bytes), costs the sender its fee: the post-conditions "
+                f"allow {rules.message_fee} micro-STX"
+            },
+            complete=True,
+        )
+
+    def _assets(self, case: Case) -> list[_Asset]:
+        """Return debts and collaterals, without what is only supplied."""
+        held: list[tuple[Holding, ReserveV1]] = []
+        for holding in case.position.holdings:
+            reserve = self._reserves.get(holding.asset)
+            if reserve is None:
+                detail = f"the market file has no reserve {holding.asset}"
+                raise Refused(Reason.UNKNOWN_ASSET, detail)
+            debt, seized = bool(holding.borrowed), reserve.counts(holding)
+            if debt > reserve.payable or seized > reserve.seizable:
+                detail = f"the market file lacks parameters of {reserve.symbol}"
+                raise Refused(Reason.UNKNOWN_ASSET, detail)
+            if debt or seized:
+                held.append((holding, reserve))
+        if not any(reserve.counts(holding) for holding, reserve in held):
+            raise Refused(Reason.NO_COLLATERAL, "has nothing that could be seized")
+        return [
+            _Asset(each, reserve, self._quote(case, reserve)) for each, reserve in held
+        ]
+
+    def _quote(self, case: Case, reserve: ReserveV1) -> Quote:
+        """Return the price that the reserve's oracle contract would return."""
+        pricing, rules = reserve.pricing, self._market.rules
+        base, ratio = reserve, ONE
+        if isinstance(pricing, Fixed):
+            return Quote(reserve=reserve, price=pricing.price, source=None)
+        if isinstance(pricing, Ratio):
+            base, ratio = self._symbols[pricing.base], _ratio(case, reserve, pricing)
+        source = case.prices.get(base.asset)
+        if source is None:
+            raise Refused(Reason.NO_PRICE, f"no price of {base.symbol}")
+        if (price := source.price * ratio // ONE) == 0:
+            raise Refused(Reason.NO_PRICE, f"{reserve.symbol} costs 0")
+        # The oracle refuses unless div(confidence, price) is less than its limit.
+        widest = rules.max_confidence_bps * 10_000 * source.price - source.price // 2
+        return Quote(
+            reserve=reserve,
+            price=price,
+            source=source,
+            max_age=rules.max_price_age - 1,
+            max_confidence=(widest - 1) // ONE,
+        )
+
+    def _arguments(self, plan: Plan) -> list[tuple[str, Value]]:
+        offer = plan.offer
+        taking = self._reserves[offer.collateral.asset]
+        assets = [
+            {
+                "asset": Principal(each.asset),
+                "lp-token": Principal(each.z_token),
+                "oracle": Principal(each.oracle),
+            }
+            for each in self._market.reserves
+        ]
+        return [
+            ("assets", assets),
+            ("collateral-lp", Principal(taking.z_token)),
+            ("collateral-to-liquidate", Principal(taking.asset)),
+            ("debt-asset", Principal(offer.debt.asset)),
+            ("collateral-oracle", Principal(taking.oracle)),
+            ("debt-oracle", Principal(self._reserves[offer.debt.asset].oracle)),
+            ("liquidated-user", Principal(plan.borrower)),
+            ("debt-amount", UInt(offer.requested)),
+            ("to-receive-atoken", False),
+            ("price-feed-bytes", None),
+        ]
+
+    def _conditions(self, plan: Plan, liquidator: str) -> list[Condition]:
+        """Return the conditions that allow only the transfers of a liquidation."""
+        offer = plan.offer
+        taking, vault = offer.collateral, self._market.contracts.vault
+        # If the collateral is the limit, rounding may make the payment one unit larger.
+        most = max(offer.requested, offer.paid)
+        supplied = next(
+            each.supplied
+            for each in plan.position.holdings
+            if each.asset == taking.asset
+        )
+        burnt = supplied + supplied * _BURN_MARGIN_BPS // 10_000 + 1
+        return [
+            *payment(liquidator, offer.debt, most, self._market.rules.message_fee),
+            condition(vault, taking.moves, "gte", plan.least),
+            condition(
+                plan.borrower, self._reserves[taking.asset].z_moves, "lte", burnt
+            ),
+        ]
+
+
+def _ratio(case: Case, reserve: ReserveV1, pricing: Ratio) -> int:
+    ratio = _state(case).ratios.get(reserve.asset, pricing.ratio)
+    if ratio is None:
+        detail = (
+            f"no ratio of {reserve.symbol} to {pricing.base}: it is read from a node"
+        )
+        raise Refused(Reason.NO_PRICE, detail)
+    return ratio
+
+
+def _refusal(
+    case: Case, paying: ReserveV1, taking: ReserveV1, *, bad_debt: bool
+) -> Refused | None:
+    """Return why the contract refuses a pair, as far as the state tells."""
+    reserves = _state(case).reserves
+    for reserve in (paying, taking):
+        found = reserves.get(reserve.asset, _ALL_ALLOWED)
+        if found.frozen or not found.active:
+            why = "is frozen" if found.active else "is not active"
+            return Refused(Reason.PAUSED, f"the reserve of {reserve.symbol} {why}")
+    if reserves.get(taking.asset, _ALL_ALLOWED).grace and not bad_debt:
+        detail = f"{taking.symbol} is in its grace period after a freeze"
+        return Refused(Reason.GRACE, detail)
+    return None
+
+
+def _offer(case: Case, debt: _Asset, collateral: _Asset) -> Offer | Refused:
+    paying, taking = debt.reserve, collateral.reserve
+    owed, factor = debt.holding.borrowed, paying.close_factor or 0
+    limit = liquidation_limit(owed, paying.decimals, factor)
+    requested = case.affordable(paying, debt.quote.price, limit)
+    sizing = size_liquidation(
+        debt=owed,
+        debt_decimals=paying.decimals,
+        debt_price=debt.quote.price,
+        collateral=collateral.holding.supplied,
+        collateral_decimals=taking.decimals,
+        collateral_price=collateral.quote.price,
+        close_factor=factor,
+        bonus=taking.bonus_in(case.position.e_mode),
+        fee_bps=taking.fee_bps or 0,
+        requested=requested,
+    )
+    liquidity = _state(case).reserves.get(taking.asset, _ALL_ALLOWED).liquidity
+    if liquidity is not None and liquidity < sizing.seized:
+        return Refused(
+            Reason.ILLIQUID,
+            f"the reserve has {shown(liquidity, taking.decimals, 2)} {taking.symbol}, "
+            f"the call would seize {shown(sizing.seized, taking.decimals, 2)}",
+        )
+    return Offer(
+        debt=paying,
+        collateral=taking,
+        requested=requested,
+        paid=sizing.paid,
+        seized=sizing.seized,
+        received=sizing.to_liquidator,
+        requested_usd=debt.usd(requested),
+        paid_usd=debt.usd(sizing.paid),
+        received_usd=collateral.usd(sizing.to_liquidator),
+        facts={"bonus": str(sizing.bonus), "fee": str(sizing.fee)},
+    )
+
+
+MARKET: Final = MarketV1
+RULES: Final = ZestV1

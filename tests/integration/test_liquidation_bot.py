@@ -130,7 +130,7 @@ class Bot:
             self._process = subprocess.Popen(
                 self._command(
                     *("--market", MARKET, "--log", "json"),
-                    *("--state", "state", "--record", f"record-{self._runs}"),
+                    *("--state", "state", "--record", "record"),
                     *("--execute", "story_executor:Executor"),
                     *("--cap", "1000000", "--kill-file", "stop"),
                     *self._options,
@@ -198,18 +198,15 @@ class Bot:
         return [json.loads(line) for line in lines]
 
     def replayed(self):
-        """Return what a replay of every run prints."""
-        return b"".join(
-            subprocess.run(
-                self._command("--replay", f"record-{number}"),
-                cwd=self._folder,
-                env=self._environment(),
-                capture_output=True,
-                timeout=SECONDS,
-                check=True,
-            ).stdout
-            for number in range(1, self._runs + 1)
-        )
+        """Return what a replay of all runs prints."""
+        return subprocess.run(
+            self._command("--replay", "record"),
+            cwd=self._folder,
+            env=self._environment(),
+            capture_output=True,
+            timeout=SECONDS,
+            check=True,
+        ).stdout
 
     def sent(self):
         """Return what the executor has written."""
@@ -320,4 +317,57 @@ def test_no_kill_loses_a_plan_or_makes_two(cube, chain, bots):
     bot.stop()
     assert bot.planned() == [ALICE, BOB, CAROL]
     assert len({plan["id"] for plan in bot.plans()}) == 3
+    assert bot.replayed() == bot.sent()
+
+
+def test_a_start_decides_on_current_prices_whatever_the_server_has_cached(chain, bots):
+    chain.position(ALICE, stSTX=10_000, owes=5_000)
+    bot = bots("--once")
+    bot.run()
+    assert bot.plans() == []
+    chain.price("stSTX", "0.70")
+    bot.run()
+    assert bot.planned() == [ALICE]
+
+
+def test_a_borrower_beyond_the_limit_is_found_by_an_event(chain, bots):
+    chain.position(ALICE, stSTX=10_000, owes=5_000)
+    chain.position(BOB, sBTC="0.05", owes=2_000)
+    chain.position(CAROL, stSTX=1_000, owes=600)
+    bot = bots("--most-borrowers", "2")
+    bot.start()
+    bot.wait_for("link", "watching")
+    assert any("more than 2 borrowers" in note["text"] for note in bot.notes())
+    assert bot.plans() == []
+    chain.event(CAROL)
+    bot.wait_for_plans(CAROL)
+    bot.stop()
+
+
+def test_odd_rows_make_no_plan_and_hide_none(chain, bots):
+    chain.position(ALICE, stSTX=10_000, owes=5_000)
+    chain.position(BOB, sBTC="0.05", owes=2_000)
+    # Without the unknown collateral it could be liquidated.
+    chain.position(CAROL, stSTX=1_000, owes=600, **{UNKNOWN_ASSET: 1})
+    bot = bots()
+    bot.start()
+    bot.wait_for("link", "watching")
+    [refused] = [note for note in bot.notes() if note.get("borrower") == CAROL]
+    assert refused["reason"] == "unknown asset"
+    assert UNKNOWN_ASSET in refused["text"]
+
+    # The last price stays in use; NULL is not 0.
+    chain.lose_prices("stSTX")
+    chain.price("sBTC", "59000")
+    bot.wait_for("prices", "stSTX 0.8,", "sBTC 59,000")
+    assert not [note for note in bot.notes() if note.get("borrower") == ALICE]
+
+    # Anybody may be the sender, so everybody is read.
+    chain.position(BOB, sBTC="0.05", owes=2_500)
+    chain.event(None)
+    bot.wait_for_plans(BOB)
+
+    chain.price("stSTX", "0.70")
+    bot.wait_for_plans(BOB, ALICE)
+    bot.stop()
     assert bot.replayed() == bot.sent()

@@ -10,12 +10,13 @@ file names the contracts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Final, TypeVar
 
+import attrs
 import msgspec
 
 from liquidation_bot.market import Market, MarketError
@@ -30,16 +31,26 @@ from liquidation_bot.model import (
     load_json,
 )
 from liquidation_bot.rules import Watched
-from liquidation_bot.rules.zest_v1 import MarketV1
+from liquidation_bot.rules.zest_v1 import (
+    Fixed,
+    MarketV1,
+    Ratio,
+    ReserveState,
+    ReserveV1,
+    StateV1,
+)
 from liquidation_bot.stacks import (
     ClarityError,
     Node,
     Principal,
+    Some,
+    UInt,
     Value,
     fields,
     integer,
     ok,
     principals,
+    represent,
     some,
     uint,
 )
@@ -62,6 +73,7 @@ __all__ = [
     "Events",
     "FixturePositions",
     "FixturePrices",
+    "MarketCheck",
     "NodePositions",
     "NodePrices",
     "OrtegePositions",
@@ -70,6 +82,7 @@ __all__ = [
     "Prices",
     "changed",
     "check_cubes",
+    "check_market",
     "events_query",
     "members",
 ]
@@ -114,6 +127,7 @@ _CHEAPEST: Final = Decimal("0.000001")
 _DEAREST: Final = Decimal(10_000_000)
 # So many amounts without a fraction are not in whole tokens.
 _ENOUGH_AMOUNTS: Final = 20
+_NO_E_MODE: Final = bytes(1)
 _NOTHING: Final[Mapping[str, Value]] = {"assets-supplied": (), "assets-borrowed": ()}
 # Whatever a decision follows from is never asked from the server's cache. Of the modes
 # that would do, "must-revalidate" gives an outdated result once more on Cube 1.7.43 [seen].
@@ -478,8 +492,9 @@ class NodePositions:
 
     ``[node]`` in the market file names the contracts: ``data``
     (``get-user-assets-read``, ``get-user-reserve-data-read``), ``reader``
-    (``get-user-borrow-balance``) and, for markets with e-modes, ``e_mode``
-    (``get-user-e-mode-read``).
+    (``get-user-borrow-balance``), for markets with e-modes ``e_mode``
+    (``get-user-e-mode-read``) and ``e_mode_bonus``, and ``grace``, if the grace periods
+    after a freeze shall be known (``get-grace-period-enabled-read``).
 
     Raises:
         MarketError: the market is not of Zest V1, or its file does not name ``data`` or
@@ -500,6 +515,9 @@ class NodePositions:
         self._data = _contract(market, "data")
         self._reader = _contract(market, "reader")
         self._e_mode = market.node.get("e_mode")
+        self._grace = market.node.get("grace")
+        self._vault = market.contracts.vault
+        self._by_symbol = {each.symbol: each for each in market.reserves}
         self._reserves = {each.asset: each for each in market.reserves}
 
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
@@ -545,6 +563,65 @@ class NodePositions:
         return Holding(
             asset=asset, supplied=supply, borrowed=owed, as_collateral=pledged
         )
+
+    async def state(self, at: int) -> StateV1:
+        """Read what each reserve allows, and the ratios in prices.
+
+        Raises:
+            SourceError: not all of it can be read now.
+        """
+        del at  # the contracts have no times but heights
+        reserves = list(self._reserves.values())
+        found = await _all("reserves", [self._reserve(each) for each in reserves])
+        return StateV1(
+            reserves={asset: state for asset, state, _ in found},
+            ratios={asset: ratio for asset, _, ratio in found if ratio is not None},
+        )
+
+    async def _reserve(
+        self, reserve: ReserveV1
+    ) -> list[tuple[str, ReserveState, int | None]]:
+        asset, call = Principal(reserve.asset), self._node.call
+        liquidity, grace, ratio = None, False, None
+        try:
+            said = await call(self._data, "get-reserve-state-read", asset)
+            state = fields(some(said))
+            if reserve.seizable:
+                vault = Principal(self._vault)
+                liquidity = uint(ok(await call(reserve.asset, "get-balance", vault)))
+                grace = await self._in_grace(asset)
+            pricing = reserve.pricing
+            if isinstance(pricing, Ratio) and pricing.ratio is None:
+                base = Principal(self._by_symbol[pricing.base].asset)
+                oracle = principals((state.get("oracle"),))[0]
+                price = uint(ok(await call(oracle, "get-price", asset)))
+                of_base = uint(ok(await call(oracle, "get-price", base)))
+                # The oracle truncates price * ratio; the ratio has six decimals.
+                ratio = -(-price * 10**6 // max(of_base, 1)) * 100
+        except ClarityError as error:
+            raise SourceError(
+                f"cannot read reserve {reserve.symbol}: {error}"
+            ) from error
+        active, frozen = (state.get(key) is True for key in ("is-active", "is-frozen"))
+        found = ReserveState(
+            liquidity=liquidity, active=active, frozen=frozen, grace=grace
+        )
+        return [(reserve.asset, found, ratio)]
+
+    async def _in_grace(self, asset: Principal) -> bool:
+        """Return whether the grace period after a freeze has not ended."""
+        if (contract := self._grace) is None:
+            return False
+        call = self._node.call
+        # Without a setting the contract refuses every liquidation.
+        if await call(contract, "get-grace-period-enabled-read", asset) == Some(False):
+            return False
+        end = await call(contract, "get-freeze-end-block-read", asset)
+        period = await call(contract, "get-grace-period-time-read", asset)
+        if end is None or period is None:
+            return True
+        since = await self._node.burn_height() - uint(some(end))
+        return since <= uint(some(period))
 
     async def _read_e_mode(self, who: Principal, holdings: list[Holding]) -> int:
         reserves = [self._reserves.get(each.asset) for each in holdings]
@@ -620,6 +697,119 @@ async def _all(what: str, jobs: Sequence[Awaitable[Sequence[_T]]]) -> list[_T]:
         count = f"{len(failed)} of {len(jobs)} {what} not read: " if found else ""
         raise SourceError(f"{count}{failed[0]}", found) from failed[0]
     return found
+
+
+@attrs.frozen
+class MarketCheck:
+    """What a market file says, compared with the chain.
+
+    Attributes:
+        wrong: where the file says something else than the chain.
+        missing: what the file does not say; nothing is decided with it.
+    """
+
+    wrong: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+async def check_market(node: Node, market: Market) -> MarketCheck:
+    """Compare a market file of Zest V1 with the chain.
+
+    Raises:
+        MarketError: the market is not of Zest V1, or its file does not name a contract.
+        SourceError: not everything can be read now.
+    """
+    if not isinstance(market, MarketV1):
+        raise MarketError(f"a market of {market.protocol} cannot be compared")
+    wrong: list[str] = []
+    missing: list[str] = []
+    checks = list(_checks(market))
+    answers = await _all("answers", [_answer(node, each) for each in checks])
+    for check, answer in zip(checks, answers, strict=True):
+        for key, expected in check.expected.items():
+            found = answer
+            if key:
+                found = answer.get(key) if isinstance(answer, Mapping) else None
+            if found == expected or (found is None and expected == _NO_E_MODE):
+                continue
+            says = "nothing" if expected is None else represent(expected)
+            place = f"{check.what} {key or check.function}"
+            text = f"{place}: the chain has {represent(found)}, the file {says}"
+            (missing if expected is None else wrong).append(text)
+    return MarketCheck(tuple(wrong), tuple(missing))
+
+
+@attrs.frozen
+class _Check:
+    """A call, and its answer as the file has it: of a tuple by key, else with key ""."""
+
+    what: str
+    contract: str
+    function: str
+    arguments: tuple[Value, ...]
+    expected: Mapping[str, Value]
+
+
+async def _answer(node: Node, check: _Check) -> list[Value]:
+    answer = await node.call(check.contract, check.function, *check.arguments)
+    return [answer.value if isinstance(answer, Some) else answer]
+
+
+def _checks(market: MarketV1) -> Iterator[_Check]:
+    """Yield a call for everything that a market file says about Zest V1."""
+    data, registry = _contract(market, "data"), "the market"
+    threshold = UInt(market.rules.health_threshold)
+    assets = tuple(Principal(each.asset) for each in market.reserves)
+    vault = Principal(market.contracts.vault)
+    limit = "get-health-factor-liquidation-threshold-read"
+    yield _Check(registry, data, "get-assets-read", (), {"": assets})
+    yield _Check(registry, data, limit, (), {"": threshold})
+    yield _Check(registry, data, "get-reserve-vault-read", (), {"": vault})
+    for each in market.reserves:
+        yield from _reserve_checks(market, data, each)
+    for oracle in {each.oracle for each in market.reserves if each.feed}:
+        age = {"": UInt(market.rules.max_price_age)}
+        yield _Check(oracle, oracle, "get-stale-price-threshold", (), age)
+
+
+def _reserve_checks(market: MarketV1, data: str, each: ReserveV1) -> Iterator[_Check]:
+    asset = (Principal(each.asset),)
+
+    def check(
+        contract: str, name: str, expected: Value, *arguments: Value, key: str = ""
+    ) -> _Check:
+        function = f"get-{name}-read"
+        what = {key: expected}
+        return _Check(each.symbol, contract, function, arguments or asset, what)
+
+    state: Mapping[str, Value] = {
+        "decimals": UInt(each.decimals),
+        "oracle": Principal(each.oracle),
+        "a-token-address": Principal(each.z_token),
+        "liquidation-threshold": _known(each.threshold),
+        "liquidation-bonus": _known(each.bonus),
+        "usage-as-collateral-enabled": each.collateral,
+    }
+    yield _Check(each.symbol, data, "get-reserve-state-read", asset, state)
+    factor, fee = _known(each.close_factor), _known(each.fee_bps)
+    yield check(data, "liquidation-close-factor-percent", factor)
+    yield check(data, "origination-fee-prc", fee)
+    if isinstance(each.pricing, Fixed):
+        price = {"": UInt(each.pricing.price)}
+        yield _Check(each.symbol, each.oracle, "get-price", (), price)
+    if modes := market.node.get("e_mode"):
+        flag = bytes([each.e_mode])
+        yield check(modes, "asset-e-mode-type", flag)
+        if each.e_mode:
+            threshold, key = UInt(each.e_mode_threshold), "liquidation-threshold"
+            yield check(modes, "e-mode-type-config", threshold, flag, key=key)
+            bonuses = _contract(market, "e_mode_bonus")
+            bonus = UInt(each.e_mode_bonus)
+            yield check(bonuses, "liquidation-bonus-e-mode", bonus)
+
+
+def _known(value: int | None) -> UInt | None:
+    return None if value is None else UInt(value)
 
 
 def _contract(market: Market, key: str) -> str:

@@ -404,6 +404,7 @@ _MAX_CONCURRENT: Final = 8
 _RETRIES: Final = 4
 _LONGEST_PAUSE: Final = 60.0
 _LONGEST_CALL: Final = 150.0
+_FAILURES: Final = (httpx.HTTPError, TimeoutError, ValueError, TypeError)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -478,16 +479,29 @@ class Node:
         }
         path = f"/v2/contracts/call-read/{address}/{name}/{function}"
         try:
-            return _result(await self._post(path, body))
-        except (httpx.HTTPError, TimeoutError, ValueError, TypeError) as error:
-            reason = str(error) or type(error).__name__
-            raise SourceError(
-                f"cannot call {contract} {function} at {self._host}: {reason}"
-            ) from error
+            return _result(await self._ask("POST", path, body))
+        except _FAILURES as error:
+            raise self._failed(f"call {contract} {function}", error) from error
 
-    async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def burn_height(self) -> int:
+        """Return the height of the Bitcoin chain, as the node knows it.
+
+        Raises:
+            SourceError: the request failed, or its response cannot be read.
+        """
+        try:
+            info = await self._ask("GET", "/v2/info", None)
+            return int(info["burn_block_height"])
+        except (*_FAILURES, LookupError) as error:
+            raise self._failed("read /v2/info", error) from error
+
+    def _failed(self, what: str, error: Exception) -> SourceError:
+        reason = str(error) or type(error).__name__
+        return SourceError(f"cannot {what} at {self._host}: {reason}")
+
+    async def _ask(self, method: str, path: str, body: object) -> Any:
         async with self._slots:
-            response = await self._send(path, body)
+            response = await self._send(method, path, body)
             last = self._now() + _LONGEST_CALL
             for attempt in range(_RETRIES):
                 if response.status_code not in (429, 503):
@@ -496,19 +510,19 @@ class Node:
                 self._next = max(self._next, self._now() + pause)
                 if self._next > last:
                     break
-                response = await self._send(path, body)
+                response = await self._send(method, path, body)
         if response.status_code != 200:
             raise ValueError(f"HTTP status {response.status_code}")
         return response.json()
 
-    async def _send(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+    async def _send(self, method: str, path: str, body: object) -> httpx.Response:
         async with self._turn:
             # A shorter wait than a millisecond might not move the clock.
             while (wait := self._next - self._now()) > 0.001:
                 await self._sleep(wait)
             self._next = self._now() + self._interval
         async with asyncio.timeout(self._timeout):
-            return await self._http.post(path, json=body)
+            return await self._http.request(method, path, json=body)
 
 
 def _check_access(url: str, key: str | None) -> str:

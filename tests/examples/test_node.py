@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections import deque
 from itertools import pairwise
 
@@ -12,9 +13,10 @@ import httpx
 import msgspec
 import pytest
 
-from liquidation_bot.market import MarketError
+from liquidation_bot.market import MarketError, Percentage
 from liquidation_bot.model import Holding, SourceError, UsageError
-from liquidation_bot.sources import NodePositions, NodePrices
+from liquidation_bot.rules.zest_v1 import Fixed, Ratio, ReserveState, StateV1
+from liquidation_bot.sources import MarketCheck, NodePositions, NodePrices, check_market
 from liquidation_bot.stacks import (
     Err,
     Node,
@@ -41,7 +43,7 @@ class Chain:
     def __init__(self):
         self.answers = {}
         self.calls = []
-        self.broken = None
+        self.broken = self.info = None
 
     def say(self, contract, function, *arguments, result):
         self.answers[contract, function, arguments] = result
@@ -49,6 +51,8 @@ class Chain:
     def __call__(self, request):
         if self.broken is not None:
             return self.broken(request)
+        if request.url.path == "/v2/info":
+            return httpx.Response(200, json=self.info)
         _, _, _, _, address, name, function = request.url.path.split("/")
         body = json.loads(request.content)
         arguments = tuple(
@@ -544,3 +548,214 @@ def test_a_url_or_a_key_that_cannot_be_used(time, url, key, message):
     with pytest.raises(UsageError, match=message) as raised:
         Node(url, key=key)
     assert "pass-1" not in str(raised.value)
+
+
+def is_as_the_file_says(chain, market):
+    """Prepare what the chain says about a market, as its file has it."""
+    chain.info = {"burn_block_height": 900_000}
+    assets = tuple(Principal(each.asset) for each in market.reserves)
+    chain.say(DATA, "get-assets-read", result=assets)
+    limit = UInt(market.rules.health_threshold)
+    chain.say(DATA, "get-health-factor-liquidation-threshold-read", result=limit)
+    vault = Principal(market.contracts.vault)
+    chain.say(DATA, "get-reserve-vault-read", result=vault)
+    for each in market.reserves:
+        asset = Principal(each.asset)
+        state = {
+            "decimals": UInt(each.decimals),
+            "oracle": Principal(each.oracle),
+            "a-token-address": Principal(each.z_token),
+            "liquidation-threshold": UInt(each.threshold),
+            "liquidation-bonus": UInt(each.bonus),
+            "usage-as-collateral-enabled": True,
+            "is-active": True,
+            "is-frozen": False,
+            "base-ltv-as-collateral": UInt(1),
+        }
+        factor, fee = Some(UInt(each.close_factor)), Some(UInt(each.fee_bps))
+        for name, result in {
+            "reserve-state": Some(state),
+            "liquidation-close-factor-percent": factor,
+            "origination-fee-prc": fee,
+        }.items():
+            chain.say(DATA, f"get-{name}-read", asset, result=result)
+        mode = Some(bytes([each.e_mode])) if each.e_mode else None
+        chain.say(MODES, "get-asset-e-mode-type-read", asset, result=mode)
+        chain.say(GRACE, "get-grace-period-enabled-read", asset, result=Some(False))
+        chain.say(each.asset, "get-balance", vault, result=Ok(UInt(77)))
+        chain.say(each.oracle, "get-stale-price-threshold", result=UInt(360))
+        bonus = Some(UInt(each.e_mode_bonus))
+        chain.say(BONUS, "get-liquidation-bonus-e-mode-read", asset, result=bonus)
+        config = {"ltv": UInt(1), "liquidation-threshold": UInt(each.e_mode_threshold)}
+        if each.e_mode:
+            flag = bytes([each.e_mode])
+            chain.say(MODES, "get-e-mode-type-config-read", flag, result=Some(config))
+
+
+GRACE, BONUS = f"{ZERO}.grace", f"{ZERO}.bonus"
+
+
+@pytest.fixture
+def checked(chain, on_chain):
+    """Return a market that the chain agrees with."""
+    ststx, aeusdc, sbtc = on_chain.reserves
+    half = Percentage(50_000_000)
+    market = msgspec.structs.replace(
+        on_chain,
+        node={**on_chain.node, "grace": GRACE, "e_mode_bonus": BONUS},
+        reserves=(
+            msgspec.structs.replace(ststx, e_mode_threshold=half, e_mode_bonus=half),
+            msgspec.structs.replace(aeusdc, e_mode=0),
+            sbtc,
+        ),
+    )
+    is_as_the_file_says(chain, market)
+    return market
+
+
+def change(chain, function, asset, value, key=None):
+    """Let the chain say something else."""
+    for called, result in chain.answers.items():
+        if called[1] == function and (asset is None or called[2] == (asset,)):
+            if key is not None:
+                value = Some({**result.value, key: value})
+            chain.answers[called] = value
+            return
+    raise AssertionError(function)
+
+
+async def test_a_market_file_as_the_chain_has_it(node, checked):
+    assert await check_market(node, checked) == MarketCheck((), ())
+
+
+@pytest.mark.parametrize(
+    ("function", "key", "value", "says"),
+    [
+        ("get-assets-read", None, (), r"the market get-assets-read: .* \(list\), the"),
+        ("get-reserve-vault-read", None, Principal(ZERO), f"the chain has '{ZERO}"),
+        (
+            "get-health-factor-liquidation-threshold-read",
+            None,
+            UInt(99_000_000),
+            "the chain has u99000000, the file u100000000",
+        ),
+        ("get-reserve-state-read", "oracle", Principal(PYTH), "stSTX oracle: .*pyth"),
+        ("get-reserve-state-read", "a-token-address", Principal(PYTH), "stSTX a-tok"),
+        ("get-reserve-state-read", "decimals", UInt(8), "has u8, the file u6"),
+        ("get-reserve-state-read", "liquidation-threshold", UInt(6), "liquidation-th"),
+        ("get-reserve-state-read", "liquidation-bonus", UInt(6), "liquidation-bonus"),
+        ("get-reserve-state-read", "usage-as-collateral-enabled", False, "has false"),
+        ("get-liquidation-close-factor-percent-read", None, Some(UInt(1)), "close"),
+        ("get-origination-fee-prc-read", None, None, "the chain has none, the file u"),
+        ("get-asset-e-mode-type-read", None, None, "the chain has none, the file 0x01"),
+        ("get-e-mode-type-config-read", "liquidation-threshold", UInt(1), "has u1,"),
+        ("get-liquidation-bonus-e-mode-read", None, Some(UInt(1)), "bonus-e-mode"),
+        ("get-stale-price-threshold", None, UInt(120), "has u120, the file u360"),
+    ],
+)
+async def test_every_difference_to_the_chain_is_told(
+    world, chain, node, checked, function, key, value, says
+):
+    no_asset = ("assets", "vault", "health", "e-mode-type-config", "stale")
+    asset = None if any(word in function for word in no_asset) else world.ststx
+    change(chain, function, asset and Principal(asset), value, key)
+    found = await check_market(node, checked)
+    [text] = found.wrong
+    assert re.search(says, text)
+    assert found.missing == ()
+
+
+async def test_what_the_file_leaves_out_is_told_and_no_mismatch(chain, node, checked):
+    first, *others = checked.reserves
+    first = msgspec.structs.replace(first, threshold=None, bonus=None, fee_bps=None)
+    without = msgspec.structs.replace(checked, reserves=(first, *others))
+    found = await check_market(node, without)
+    assert found.wrong == ()
+    assert len(found.missing) == 3
+    assert found.missing[0].endswith("the chain has u70000000, the file nothing")
+
+
+async def test_a_reserve_that_the_chain_does_not_have(world, chain, node, checked):
+    change(chain, "get-reserve-state-read", Principal(world.ststx), None)
+    assert len((await check_market(node, checked)).wrong) == 6
+
+
+async def test_constants_of_oracles_are_compared(world, chain, node, checked):
+    first, *others = checked.reserves
+    first = msgspec.structs.replace(first, pricing=Fixed(price=Percentage(10**8)))
+    market = msgspec.structs.replace(checked, reserves=(first, *others))
+    chain.say(first.oracle, "get-price", result=UInt(10**8))
+    assert (await check_market(node, market)).wrong == ()
+    chain.say(first.oracle, "get-price", result=UInt(99_000_000))
+    [text] = (await check_market(node, market)).wrong
+    assert "stSTX get-price: the chain has u99000000, the file u100000000" in text
+
+
+async def test_a_check_that_lacks_an_answer_is_no_success(world, chain, node, checked):
+    del chain.answers[DATA, "get-reserve-state-read", (Principal(world.sbtc),)]
+    with pytest.raises(SourceError, match=r"1 of \d+ answers not read: cannot call"):
+        await check_market(node, checked)
+    without = msgspec.structs.replace(checked, node={"data": DATA, "e_mode": MODES})
+    with pytest.raises(MarketError, match=r"market\.node\.e_mode_bonus is missing"):
+        await check_market(node, without)
+
+
+async def test_the_state_of_the_reserves(world, chain, node, checked):
+    source = NodePositions(node, checked)
+    allowed = ReserveState(liquidity=77)
+    assets = [each.asset for each in checked.reserves]
+    assert await source.state(0) == StateV1(reserves=dict.fromkeys(assets, allowed))
+    ststx = Principal(world.ststx)
+    change(chain, "get-reserve-state-read", ststx, True, "is-frozen")
+    change(chain, "get-reserve-state-read", ststx, False, "is-active")
+    found = (await source.state(0)).reserves[world.ststx]
+    assert (found.frozen, found.active) == (True, False)
+    change(chain, "get-reserve-state-read", ststx, None)
+    with pytest.raises(SourceError, match="1 of 3 reserves not read: cannot read res"):
+        await source.state(0)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "end", "period", "grace"),
+    [
+        (Some(False), None, None, False),
+        (None, None, None, True),
+        (Some(True), None, None, True),
+        (Some(True), Some(UInt(899_999)), Some(UInt(1)), True),
+        (Some(True), Some(UInt(899_998)), Some(UInt(1)), False),
+    ],
+)
+async def test_the_grace_period_of_a_reserve(
+    world, chain, node, checked, enabled, end, period, grace
+):
+    ststx = Principal(world.ststx)
+    chain.say(GRACE, "get-grace-period-enabled-read", ststx, result=enabled)
+    chain.say(GRACE, "get-freeze-end-block-read", ststx, result=end)
+    chain.say(GRACE, "get-grace-period-time-read", ststx, result=period)
+    state = await NodePositions(node, checked).state(0)
+    assert state.reserves[world.ststx].grace is grace
+    assert not state.reserves[world.sbtc].grace
+
+
+@pytest.mark.parametrize("ratio", [1_000_000, 1_080_471, 1_234_567])
+@pytest.mark.parametrize("price", [50_000_000, 123_456_789])
+async def test_a_ratio_comes_from_the_oracle_that_the_chain_names(
+    world, chain, node, checked, ratio, price
+):
+    first, second, third = checked.reserves
+    first = msgspec.structs.replace(first, pricing=Ratio(base="sBTC"))
+    market = msgspec.structs.replace(checked, reserves=(first, second, third))
+    ststx, oracle = Principal(world.ststx), f"{ZERO}.newer"
+    change(chain, "get-reserve-state-read", ststx, Principal(oracle), "oracle")
+    chain.say(oracle, "get-price", Principal(world.sbtc), result=Ok(UInt(price)))
+    own = Ok(UInt(price * ratio // 10**6))
+    chain.say(oracle, "get-price", ststx, result=own)
+    state = await NodePositions(node, market).state(0)
+    assert state.ratios == {world.ststx: ratio * 100}
+
+
+async def test_a_height_of_another_shape_is_refused(chain, node):
+    for info in ([], {}, {"burn_block_height": None}, {"burn_block_height": "x"}):
+        chain.info = info
+        with pytest.raises(SourceError, match="cannot read /v2/info at node: "):
+            await node.burn_height()

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -143,130 +143,16 @@ def test_the_blocks_of_the_testing_page_are_a_file_of_tests(tmp_path: Path) -> N
     assert f"{passed} passed" in done.stdout
 
 
-class Page:
-    """The blocks of docs/bot.md up to its bot, in an event loop of their own."""
-
-    def __init__(self, runner: asyncio.Runner) -> None:
-        parser = CodeBlockParser("python", Evaluator(runner))
-        document = Sybil([parser]).parse(ROOT / "docs" / "bot.md")
-        self.names = document.namespace
-        for example in document.examples():
-            example.evaluate()
-            if "Bot" in self.names:
-                break
-        self.runner = runner
-        self.fake: FakeCube = self.names["fake"]
-        self.alarms: list[str] = []
-
-        async def alarm(borrower: str, now: Decimal) -> None:
-            self.alarms.append(borrower)
-
-        self.bot = self.names["Bot"](self.names["cube"], alarm)
-        self.prices(STX="1", USDC="1")
-
-    def prices(self, **prices: str) -> None:
-        self.fake.tables["stacks_oracle_prices"].insert(
-            {"token": token, "price": Decimal(price), "tx_date": datetime.now(UTC)}
-            for token, price in prices.items()
-        )
-
-    def events(self, *senders: str) -> None:
-        self.fake.tables["stacks_contract_events"].insert(
-            {
-                "sender_address": sender,
-                "function_name": "borrow",
-                "tx_date": datetime.now(UTC),
-            }
-            for sender in senders
-        )
-
-    def holds(self, borrower: str, token: str, **amounts: str) -> None:
-        self.names["holds"](borrower, token, **amounts)
-
-    def unsafe(self, borrower: str) -> None:
-        """Give a borrower a position that is unsafe, and an event."""
-        self.holds(borrower, "STX", supply="10")
-        self.holds(borrower, "USDC", borrow="10")
-        self.events(borrower)
-
-    def run(self, until: Callable[[], object]) -> None:
-        """Run the bot until a condition holds."""
-
-        async def run() -> None:
-            bot = asyncio.ensure_future(self.bot.run())
-            try:
-                async with asyncio.timeout(20):
-                    while not until():
-                        await asyncio.wait([bot], timeout=0.02)
-                        assert not bot.done(), bot
-            finally:
-                bot.cancel()
-                await asyncio.wait([bot])
-
-        self.runner.run(run())
-
-
-@pytest.fixture
-def page(no_server: None) -> Iterator[Page]:
-    with asyncio.Runner() as runner:
-        page = Page(runner)
-        yield page
-        runner.run(page.names["cube"].aclose())
-        page.fake.stop()
-
-
-def test_the_bot_of_the_page_reads_more_positions_than_a_result_may_have(
-    page: Page,
-) -> None:
-    borrowers = [f"SP{number}" for number in range(250)]
-    page.fake.tables["stacks_dapp_zest_positions_net"].insert(
-        {"lender_address": borrower, "asset_id": f"T{token}", "total_supply": 1}
-        for borrower in borrowers
-        for token in range(41)
-    )
-    page.events(*borrowers)
-    page.run(lambda: len(page.bot.positions) == 250)
-    assert not page.bot.unread
-
-
-def test_the_bot_of_the_page_reads_again_while_nothing_changes(page: Page) -> None:
-    page.bot.retry_after = 0.1
-    page.unsafe("SP-A")
-    # The query of the positions alone: subscriptions have another path.
-    page.fake.error(400, {"error": "Error: the database is not there"}, times=2)
-    page.run(lambda: page.alarms == ["SP-A"])
-
-
-def test_the_bot_of_the_page_reads_others_when_one_read_fails(page: Page) -> None:
-    page.bot.retry_after, page.bot.batch = 0.1, 1
-    page.fake.tables["stacks_dapp_zest_positions_net"].insert(
-        {"lender_address": "SP-A", "asset_id": f"T{token}", "total_supply": 1}
-        for token in range(10_000)
-    )
-    page.events("SP-A")
-    page.unsafe("SP-B")
-    page.run(lambda: page.alarms == ["SP-B"])
-
-
-def test_the_bot_of_the_page_goes_on_with_tokens_that_it_does_not_know(
-    page: Page,
-) -> None:
-    page.prices(ALEX="1")
-    page.holds("SP-A", "ALEX", supply="10")
-    page.holds("SP-A", "USDC", borrow="5")
-    page.events("SP-A")
-    page.unsafe("SP-B")
-    page.run(lambda: page.alarms == ["SP-B"])
-
-
-def test_the_bot_of_the_page_leaves_out_what_is_not_a_number(page: Page) -> None:
-    page.prices(STX="NaN")
-    page.holds("SP-A", "STX", supply="NaN")
-    page.holds("SP-A", "USDC", borrow="1")
-    page.events("SP-A")
-    page.unsafe("SP-B")
-    page.run(lambda: page.alarms == ["SP-B"])
-    assert page.bot.positions["SP-A"] is None
+def test_the_blocks_of_the_bot_page_are_the_quick_bot() -> None:
+    text = (ROOT / "docs" / "bot.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    code = (ROOT / "examples" / "quick_bot.py").read_text("utf-8")
+    code = code[code.index("import argparse") : code.index('if __name__ == "__main__"')]
+    parts = [each for each in blocks if each.strip() in code and each != "demo()\n"]
+    # In their order, all of them, and nothing else but the tests of the page.
+    joined = "\n".join("\n".join(parts).split())
+    assert joined == "\n".join(code.split())
+    assert len(parts) == 6
 
 
 def test_the_bot_of_the_quickstart_is_a_file_that_survives_nan(

@@ -1,5 +1,6 @@
 -- Two tables of one shape: stacks_contract_events is written to by the live tests,
--- stacks_contract_calls holds what is below and never changes. Two more for docs/bot.md.
+-- stacks_contract_calls holds what is below and never changes. Two more for
+-- examples/quick_bot.py.
 
 CREATE TABLE stacks_contract_events (
     id bigserial PRIMARY KEY,

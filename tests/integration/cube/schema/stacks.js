@@ -69,7 +69,7 @@ cube('slow_events', {
   },
 });
 
-// What the bot of docs/bot.md reads besides events.
+// What examples/quick_bot.py reads besides events.
 cube('stacks_dapp_zest_positions_net', {
   sql: 'SELECT * FROM stacks_dapp_zest_positions_net',
   refreshKey: { every: '1 second' },

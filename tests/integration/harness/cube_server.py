@@ -57,7 +57,7 @@ class CubeServer:
     ) -> None:
         self.generation = generation
         self._node = find_node()
-        self._modules = node_modules(generation)
+        self._modules = node_modules(generation.folder, f"cube-{generation.version}")
         self._port = free_port()
         self._log = Path(tempfile.mkdtemp(prefix="ow-cube-")) / "log"
         self._process: subprocess.Popen[bytes] | None = None

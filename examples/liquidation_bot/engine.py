@@ -15,6 +15,7 @@ from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
 from liquidation_bot.model import Position, Price, shown
 from liquidation_bot.rules import ChainState, rules_of
 from liquidation_bot.rules.zest_v1 import StateV1
+from liquidation_bot.rules.zest_v2 import StateV2
 
 if TYPE_CHECKING:
     from liquidation_bot.market import Market
@@ -31,7 +32,7 @@ __all__ = [
 
 Decision: TypeAlias = Plan | Skip
 
-State: TypeAlias = StateV1
+State: TypeAlias = StateV1 | StateV2
 """A protocol's state; a union with one struct for each protocol."""
 
 

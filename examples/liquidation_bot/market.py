@@ -32,7 +32,10 @@ __all__ = [
     "check_contracts",
 ]
 
-PROTOCOLS: Final = {"zest-v1": "liquidation_bot.rules.zest_v1"}
+PROTOCOLS: Final = {
+    "zest-v1": "liquidation_bot.rules.zest_v1",
+    "zest-v2": "liquidation_bot.rules.zest_v2",
+}
 """The module with the rules of each protocol, by the market file's key."""
 
 _MAX_PERCENTAGE: Final = 10

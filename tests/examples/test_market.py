@@ -69,9 +69,13 @@ def test_a_reserve_may_lack_parameters_but_not_half_of_them():
     ("old", "new", "message"),
     [
         ("name = ", "nam = ", "unknown field `nam`"),
-        ("protocol = ", "protokol = ", "protocol must be 'zest-v1', got None"),
-        ('"zest-v1"', '"aave"', "must be 'zest-v1', got 'aave'"),
-        ("protocol = ", "protocol = 1 #", "must be 'zest-v1', got 1"),
+        (
+            "protocol = ",
+            "protokol = ",
+            "protocol must be 'zest-v1' or 'zest-v2', got None",
+        ),
+        ('"zest-v1"', '"aave"', "must be 'zest-v1' or 'zest-v2', got 'aave'"),
+        ("protocol = ", "protocol = 1 #", "must be 'zest-v1' or 'zest-v2', got 1"),
         ("as_of = 2026-11-22", "as_of = 'today'", "date - at `$.as_of`"),
         ("[rules]", "[[rules]]", "Expected `object`, got `array` - at `$.rules`"),
         (

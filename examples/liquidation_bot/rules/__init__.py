@@ -52,6 +52,8 @@ class Reason(enum.StrEnum):
     NO_DEBT = "no debt"
     UNKNOWN_ASSET = "unknown asset"
     NO_COLLATERAL = "no collateral"
+    NO_STATE = "state not read"
+    OTHER_MARKET = "other market"
     NO_PRICE = "no price"
     STALE_PRICE = "stale price"
     WIDE_PRICE = "wide price"

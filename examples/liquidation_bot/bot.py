@@ -22,6 +22,8 @@ from liquidation_bot.engine import (
     Engine,
     Input,
     PricesSeen,
+    StateRead,
+    StateSource,
     Tick,
 )
 from liquidation_bot.model import (
@@ -75,6 +77,7 @@ class Settings:
         window: how far back the subscriptions to events and prices reach.
         resync: the interval for reading all positions again.
         poll_prices: the interval for reading prices that cannot be watched.
+        poll_state: the interval for reading the protocol's state.
         reread_after: when a position that changed is read once more.
         check: the interval for checking what is due.
         once: decide about everybody once, then end.
@@ -85,6 +88,7 @@ class Settings:
     window: int = 3600
     resync: int = 300
     poll_prices: int = 30
+    poll_state: int = 120
     reread_after: int = 60
     check: int = 10
     once: bool = False
@@ -109,6 +113,7 @@ class Bot:
         record: called with every input, for a replay.
         announcer: sends plans as alerts.
         listener: receives alerts, which are reasons to read a position again.
+        state: the source of the protocol's state; None if it is not read.
     """
 
     def __init__(
@@ -128,6 +133,7 @@ class Bot:
         record: Callable[[Input], object] | None = None,
         announcer: Announcer | None = None,
         listener: Listener | None = None,
+        state: StateSource | None = None,
     ) -> None:
         self._cube = cube
         self._session = session
@@ -143,6 +149,7 @@ class Bot:
         self._record = record
         self._announcer = announcer
         self._listener = listener
+        self._state = state
         self._lock = asyncio.Lock()
         self._reader = Reader(
             positions,
@@ -206,6 +213,7 @@ class Bot:
 
     async def _load(self) -> None:
         """Read prices and the positions of all borrowers for the first time."""
+        await self._read_state()
         await self._read_prices()
         try:
             found = await self._borrowers(self._settings.most_borrowers)
@@ -298,10 +306,13 @@ class Bot:
     async def _run_due(self) -> None:
         """Read what is due by time: prices and interest have no events."""
         watched = isinstance(self._prices, OrtegePrices)
-        last_resync = last_prices = self._now()
+        last_resync = last_prices = last_state = self._now()
         while True:
             await self._sleep(self._settings.check)
             now = self._now()
+            if now - last_state >= self._settings.poll_state:
+                last_state = now
+                await self._read_state()
             if now - last_resync >= self._settings.resync:
                 last_resync = last_prices = now
                 await self._read_prices()
@@ -314,6 +325,16 @@ class Bot:
 
     def _on_state(self, state: ConnectionState) -> None:
         self._say("link", f"subscription {state}", state=str(state))
+
+    async def _read_state(self) -> None:
+        if self._state is None:
+            return
+        try:
+            state = await self._state.state()
+        except SourceError as error:
+            self._say("trouble", str(error))
+            return
+        await self._handle(StateRead(self._now(), state))
 
     async def _read_prices(self) -> None:
         try:

@@ -6,8 +6,8 @@ The same inputs give the same decisions, so a recorded session can be replayed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 import msgspec
 
@@ -27,6 +27,7 @@ __all__ = [
     "PositionsRead",
     "PricesSeen",
     "StateRead",
+    "StateSource",
     "Tick",
 ]
 
@@ -83,6 +84,23 @@ class Tick(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 Input: TypeAlias = PositionsRead | PricesSeen | StateRead | Tick
+
+
+class StateSource(Protocol):
+    """A source of the protocol's state."""
+
+    @property
+    def caveats(self) -> Sequence[str]:
+        """What the state leaves out; repeated in every plan."""
+        ...
+
+    async def state(self) -> State:
+        """Read the state.
+
+        Raises:
+            SourceError: it cannot be read now.
+        """
+        ...
 
 
 class Engine:

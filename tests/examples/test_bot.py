@@ -18,9 +18,11 @@ from liquidation_bot.alerts import (
 )
 from liquidation_bot.bot import Bot, MembersMissing, Settings
 from liquidation_bot.decide import Limits, Plan, Reason
+from liquidation_bot.engine import StateRead
 from liquidation_bot.execution import Guard, Outbox, State
 from liquidation_bot.model import SourceError
 from liquidation_bot.record import Session
+from liquidation_bot.rules.zest_v1 import ReserveState, StateV1
 from liquidation_bot.sources import (
     FixturePositions,
     FixturePrices,
@@ -108,7 +110,7 @@ class Stage:
         self.prices = FixturePrices(world.prices(ststx=80_000_000).values())
         self.first, self.limits, self.cool_downs = [], Limits(), {}
         self.given, self.guard, self.state = [], None, None
-        self.announcer, self.listener = None, None
+        self.announcer, self.listener, self.chain = None, None, None
 
     def now(self):
         return self.world.now + int(self.clock.now())
@@ -158,6 +160,7 @@ class Stage:
             sleep=self.clock.sleep,
             record=self.given.append,
             announcer=self.announcer,
+            state=self.chain,
             listener=self.listener,
         )
 
@@ -323,6 +326,42 @@ async def test_prices_that_cannot_be_watched_are_polled(stage, world):
         assert stage.heard.plans == []
         await stage.clock.advance(10)
         await stage.heard.hear("plan", "S6AK")
+
+
+class Chain:
+    """A source of the protocol's state that a test sets."""
+
+    caveats = ()
+
+    def __init__(self, *states):
+        self.states = list(states)
+
+    async def state(self):
+        found = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if found is None:
+            raise SourceError("no state now")
+        return found
+
+
+async def test_the_protocols_state_is_read_first_and_again(stage, world):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    frozen = StateV1(reserves={world.ststx: ReserveState(frozen=True)})
+    stage.chain = Chain(frozen, None, StateV1())
+    async with stage.running(poll_state=30, check=10, resync=10_000):
+        await stage.heard.hear("skip", "paused: the reserve of stSTX is frozen")
+        await stage.clock.advance(20)
+        assert len(stage.chain.states) == 2
+        await stage.clock.advance(10)
+        await stage.heard.hear("trouble", "no state now")
+        assert stage.heard.plans == []
+        await stage.clock.advance(30)
+        await stage.heard.hear("plan", "S6AK")
+    read = [each for each in stage.given if isinstance(each, StateRead)]
+    assert read == [
+        StateRead(world.now, frozen),
+        StateRead(world.now + 60, StateV1()),
+    ]
 
 
 async def test_a_failing_executor_is_shown_and_survived(stage, world):

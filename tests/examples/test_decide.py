@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
 from liquidation_bot.model import Holding
@@ -16,6 +16,7 @@ from liquidation_bot.rules.zest_v1 import (
     Ratio,
     ReserveState,
     StateV1,
+    div,
 )
 
 
@@ -139,6 +140,23 @@ def test_prices_that_are_too_uncertain(world, confidence, wide):
     assert isinstance(decision, Skip) == wide
     if wide:
         assert decision.reason == Reason.WIDE_PRICE
+
+
+@example(price=2 * 10**8, bps=1, moved=-1)  # exactly at the limit
+@given(
+    price=st.integers(1, 10**13), bps=st.integers(1, 10_000), moved=st.integers(-1, 1)
+)
+def test_the_widest_confidence_is_the_oracles(world, price, bps, moved):
+    market = msgspec.structs.replace(
+        world.market,
+        rules=msgspec.structs.replace(world.market.rules, max_confidence_bps=bps),
+    )
+    widest = max(price * bps // 10_000 + moved, 0)
+    prices = world.prices()
+    prices[world.ststx] = world.price(world.ststx, price, confidence=widest)
+    decision = decide(world.danger(), prices, rules_of(market), Limits(), now=world.now)
+    refused = div(widest, price) >= bps * 10_000
+    assert (getattr(decision, "reason", None) == Reason.WIDE_PRICE) == refused
 
 
 def test_a_stale_price_of_what_does_not_matter_does_not_matter(world):

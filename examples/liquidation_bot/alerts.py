@@ -30,7 +30,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -57,6 +57,7 @@ __all__ = [
     "ENTITY_TYPE",
     "AlertSink",
     "Announcer",
+    "BackgroundSender",
     "Ignored",
     "LiquidationPlan",
     "ListenAddress",
@@ -64,6 +65,7 @@ __all__ = [
     "borrowers_of",
     "credentials",
     "entity_of",
+    "is_round",
     "open_sink",
     "plan_alert",
     "serve",
@@ -78,6 +80,7 @@ _QUEUE_SIZE: Final = 1000
 _BATCH_SIZE: Final = 100
 _MAX_NAMES: Final = 5
 
+T = TypeVar("T")
 Say: TypeAlias = Callable[[Kind, str], object]
 
 
@@ -231,7 +234,82 @@ async def open_sink(
             yield publisher
 
 
-class Announcer:
+class BackgroundSender(Generic[T]):
+    """A bounded queue and a task that empties it; neither delays nor stops the bot.
+
+    Args:
+        what: names the items in messages.
+        size: how many items the queue holds.
+        batch: how many items are sent together at most.
+        linger: seconds for the remaining items after the bot has ended by itself.
+
+    Attributes:
+        counts: how many items were sent, and how many were not.
+    """
+
+    def __init__(self, what: str, *, size: int, batch: int, linger: float) -> None:
+        self._what = what
+        self._batch = batch
+        self._linger = linger
+        self._queue = asyncio.Queue[T](size)
+        self._in_flight = self._dropped = 0
+        self._say: Say = lambda _kind, _text: None
+        self.counts = Counter[str]()
+
+    def put(self, item: T) -> None:
+        """Queue an item; if the queue is full, say so and count it as not sent."""
+        try:
+            self._queue.put_nowait(item)
+        except asyncio.QueueFull:
+            self.counts["not sent"] += 1
+            self._dropped += 1
+            if is_round(self._dropped):
+                full = f"the queue of {self._what} is full"
+                self._say("trouble", f"{full}: {self._dropped} dropped so far")
+
+    @asynccontextmanager
+    async def running(self, say: Say) -> AsyncIterator[None]:
+        """Send inside the block, and up to ``linger`` seconds after it."""
+        self._say = say
+        tasks = [
+            asyncio.create_task(each) for each in (self._run(), self._run_beside())
+        ]
+        try:
+            yield
+            joined = asyncio.create_task(self._queue.join())
+            tasks.append(joined)
+            await asyncio.wait([joined], timeout=self._linger)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self.counts["not sent"] += self._queue.qsize() + self._in_flight
+            if count := self.counts["not sent"]:
+                say("trouble", f"{self._what} not sent: {count}")
+        for task in tasks:
+            if not task.cancelled():
+                task.result()  # raises what a bug in the sender raised
+
+    async def _run(self) -> None:
+        while True:
+            items = [await self._queue.get()]
+            while len(items) < self._batch and not self._queue.empty():
+                items.append(self._queue.get_nowait())
+            self._in_flight = len(items)
+            await self._send(items)
+            self._in_flight = 0
+            for _ in items:
+                self._queue.task_done()
+
+    async def _send(self, items: list[T]) -> None:
+        """Send a batch; count and report what fails."""
+        raise NotImplementedError
+
+    async def _run_beside(self) -> None:
+        """Do what else is to be done while it runs."""
+
+
+class Announcer(BackgroundSender[AlertInfo]):
     """A background sender of plans as alerts; its errors never stop the bot.
 
     Args:
@@ -252,71 +330,34 @@ class Announcer:
         every: float = 60.0,
         linger: float = 10.0,
     ) -> None:
+        super().__init__("alerts", size=_QUEUE_SIZE, batch=_BATCH_SIZE, linger=linger)
         self._sink = sink
         self._sleep = sleep
         self._every = every
-        self._linger = linger
-        self._queue = asyncio.Queue[AlertInfo](_QUEUE_SIZE)
-        self._in_flight = 0
-        self.counts = Counter[str]()
 
     def announce(self, plan: Plan, plan_id: str) -> None:
-        """Queue a plan; if the queue is full, only count it as not sent."""
+        """Queue a plan."""
+        self.put(plan_alert(plan, plan_id))
+
+    async def _send(self, items: list[AlertInfo]) -> None:
         try:
-            self._queue.put_nowait(plan_alert(plan, plan_id))
-        except asyncio.QueueFull:
-            self.counts["not sent"] += 1
+            self._count(await self._sink.publish(items))
+        except OrtegeWatchError as error:
+            done = self._count(error.published or PublishResult())
+            left = max(len(items) - done, 0)
+            self.counts["not sent"] += left
+            self._say("trouble", f"{left} alerts not sent: {error}")
 
-    @asynccontextmanager
-    async def running(self, say: Say) -> AsyncIterator[None]:
-        """Send inside the block, and up to ``linger`` seconds after it."""
-        tasks = [
-            asyncio.create_task(self._send(say)),
-            asyncio.create_task(self._flush(say)),
-        ]
-        try:
-            yield
-            joined = asyncio.create_task(self._queue.join())
-            tasks.append(joined)
-            await asyncio.wait([joined], timeout=self._linger)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            self.counts["not sent"] += self._queue.qsize() + self._in_flight
-            if count := self.counts["not sent"]:
-                say("trouble", f"alerts not sent: {count}")
-        for task in tasks:
-            if not task.cancelled():
-                task.result()  # raises what a bug in the sender raised
-
-    async def _send(self, say: Say) -> None:
-        while True:
-            alerts = [await self._queue.get()]
-            while len(alerts) < _BATCH_SIZE and not self._queue.empty():
-                alerts.append(self._queue.get_nowait())
-            self._in_flight = len(alerts)
-            try:
-                self._count(await self._sink.publish(alerts), say)
-            except OrtegeWatchError as error:
-                done = self._count(error.published or PublishResult(), say)
-                left = max(len(alerts) - done, 0)
-                self.counts["not sent"] += left
-                say("trouble", f"{left} alerts not sent: {error}")
-            self._in_flight = 0
-            for _ in alerts:
-                self._queue.task_done()
-
-    async def _flush(self, say: Say) -> None:
+    async def _run_beside(self) -> None:
         while True:
             try:
-                self._count(await self._sink.flush(), say)
+                self._count(await self._sink.flush())
             except OrtegeWatchError as error:
-                self._count(error.published or PublishResult(), say)
-                say("trouble", f"alerts stay queued: {error}")
+                self._count(error.published or PublishResult())
+                self._say("trouble", f"alerts stay queued: {error}")
             await self._sleep(self._every)
 
-    def _count(self, result: PublishResult, say: Say) -> int:
+    def _count(self, result: PublishResult) -> int:
         """Count a result; the library logs what was queued or rejected."""
         self.counts["sent"] += len(result.sent)
         self.counts["refused"] += len(result.dead)
@@ -325,7 +366,7 @@ class Announcer:
                 f"{each.event_code} about {short(str(each.event_values['borrower']))}"
                 for each in result.sent
             ]
-            say("alert", f"{_few(names)}: sent")
+            self._say("alert", f"{_few(names)}: sent")
         return len(result.sent) + len(result.dead)
 
 
@@ -384,11 +425,16 @@ class Listener:
         except Ignored as reason:
             self.counts[str(reason)] += 1
             count = self.counts[str(reason)]
-            if str(count).rstrip("0") == "1":
+            if is_round(count):
                 say("alert", f"skipped, {count} so far: it is about {reason}")
             return
         self.counts["about a borrower"] += 1
         concerned.update(dict.fromkeys(found, alert.event_code))
+
+
+def is_round(count: int) -> bool:
+    """Return whether a count is 1, 10, 100, ...: not every time is worth a line."""
+    return str(count).rstrip("0") == "1"
 
 
 def _few(names: Sequence[str]) -> str:

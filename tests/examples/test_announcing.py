@@ -199,7 +199,10 @@ async def test_when_a_thousand_wait_no_more_are_taken(plan, heard, clock):
         for number in range(1001):
             announcer_.announce(plan, str(number))
         assert announcer_.counts["not sent"] == 1
-    assert heard.said == [("trouble", "alerts not sent: 1001")]
+    assert heard.said == [
+        ("trouble", "the queue of alerts is full: 1 dropped so far"),
+        ("trouble", "alerts not sent: 1001"),
+    ]
 
 
 async def test_a_defect_does_not_stay_hidden(plan, heard, clock):

@@ -13,22 +13,27 @@ from collections.abc import (
     Awaitable,
     Callable,
     Coroutine,
+    Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
 
 import attrs
+import msgspec
 
 from liquidation_bot import alerts, demo, execution, sources
+from liquidation_bot.backtest import Backtest, with_prices, with_settings
 from liquidation_bot.bot import Bot, Settings
 from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, Note, open_display
+from liquidation_bot.engine import Input
 from liquidation_bot.market import Market
 from liquidation_bot.model import (
     FileError,
@@ -38,7 +43,7 @@ from liquidation_bot.model import (
     UsageError,
     fixed_exactly,
 )
-from liquidation_bot.record import Recorder, Session, replay
+from liquidation_bot.record import Recorder, Session, read_record, replay
 from liquidation_bot.stacks import ClarityError, Node, check_principal
 from ortege_watch import AsyncCubeClient, InvalidArgument, OrtegeWatchError
 
@@ -69,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if chosen.replay is not None:
             return asyncio.run(_replay(chosen))
+        if chosen.backtest is not None:
+            return asyncio.run(_backtest(chosen))
         if chosen.demo:
             return _run(chosen, sys.stdout, lambda display: _demo(chosen, display))
         _check_environment()
@@ -132,6 +139,21 @@ def _listen_address(text: str) -> alerts.ListenAddress:
     return alerts.ListenAddress(parts.hostname, port, parts.path)
 
 
+def _time_range(text: str) -> tuple[datetime, datetime]:
+    try:
+        start, end = (
+            each if each.tzinfo else each.replace(tzinfo=UTC)
+            for each in map(datetime.fromisoformat, text.split(".."))
+        )
+    except ValueError:
+        start = end = datetime.now(UTC)
+    if start >= end:
+        raise argparse.ArgumentTypeError(
+            f"must be like 2026-11-01..2026-11-08T12:00, got {text!r}"
+        )
+    return start, end
+
+
 def _address(text: str) -> str:
     try:
         check_principal(text)
@@ -143,7 +165,11 @@ def _address(text: str) -> str:
 _RUN: Final = ("", "--once")
 _WATCH: Final = ("",)
 _SHOWN: Final = ("", "--once", "--demo")
-_MODES: Final = ("", "--once", "--demo", "--replay")
+_DECIDE: Final = (*_RUN, "--backtest")
+_PLANS: Final = (*_SHOWN, "--replay")
+_BACKTEST: Final = ("--backtest",)
+_MODES: Final = (*_PLANS, *_BACKTEST)
+_LIMITS: Final = tuple(each.name for each in msgspec.structs.fields(Limits))
 
 
 @attrs.frozen
@@ -192,7 +218,7 @@ class _Option:
 
 _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
     "sources (the API key for the node: STACKS_API_KEY)": [
-        _Option("--market FILE", "default: the shipped one, Zest V1, unverified", Path),
+        _Option("--market FILE", "default: Zest V1's, unverified", Path, None, _DECIDE),
         _Option("--positions ortege|node|FILE", "their source", default="ortege"),
         _Option("--prices ortege|node|FILE", "their source", default="ortege"),
         _Option("--node URL", "the Stacks node's API"),
@@ -201,19 +227,19 @@ _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
         _Option("--most-borrowers N", "how many are followed", _count, "5000"),
     ],
     "what is worth a plan (exact dollars)": [
-        _Option("--min-profit USD", "after fees and slippage", _dollars, "1"),
-        _Option("--allow-unprofitable", "also plans that lose money", None),
-        _Option("--transaction-fee USD", "expected for the call", _dollars, "0.1"),
-        _Option("--slippage-bps N", "expected when selling", _basis_points, "100"),
-        _Option("--wallet-cap USD", "the most one call may pay", _dollars),
-        _Option("--margin HEALTH", "distance from the threshold", _dollars, "0.001"),
+        _Option("--min-profit USD", "after fees and slippage", _dollars, "1", _DECIDE),
+        _Option("--allow-unprofitable", "plans at a loss, too", None, None, _DECIDE),
+        _Option("--transaction-fee USD", "of the call", _dollars, "0.1", _DECIDE),
+        _Option("--slippage-bps N", "when selling", _basis_points, "100", _DECIDE),
+        _Option("--wallet-cap USD", "most for one call", _dollars, None, _DECIDE),
+        _Option("--margin HEALTH", "to the threshold", _dollars, "0.001", _DECIDE),
     ],
     "operation (times in seconds)": [
-        _Option("--cool-down S", "between plans for one borrower", _count, "1800"),
+        _Option("--cool-down S", "between a borrower's plans", _count, "1800", _DECIDE),
         _Option("--resync S", "between readings of all", _count, "300", _WATCH),
         _Option("--window S", "of events and prices", _count, "3600", _WATCH),
         _Option("--liquidator ADDRESS", "for post-conditions", _address),
-        _Option("--plans DIRECTORY", "a JSON file for each plan", Path, None, _MODES),
+        _Option("--plans DIRECTORY", "a JSON file for each plan", Path, None, _PLANS),
         _Option("--state FILE", "keeps cool-downs across restarts", Path),
         _Option("--record FILE", "appends the inputs, for --replay", Path),
         _Option(
@@ -237,6 +263,17 @@ _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
             modes=_WATCH,
         ),
     ],
+    "backtests (limits that are not given stay as recorded)": [
+        _Option("--backtest-delay S", "until later prices", _count, "60", _BACKTEST),
+        _Option(
+            "--backtest-prices FROM..TO",
+            "Ortege's prices of that time instead, such as 2026-11-01..2026-11-08",
+            _time_range,
+            None,
+            _BACKTEST,
+        ),
+        _Option("--plot FILE", "a picture of the report, SVG", Path, None, _BACKTEST),
+    ],
     "execution (by your own code; none is shipped)": [
         _Option("--execute MODULE:NAME", "called to create an executor"),
         _Option("--cap USD", "for all plans of this run or state file", _dollars),
@@ -259,17 +296,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     modes(
         "--replay", type=Path, metavar="FILE", help="make the plans of a record again"
     )
+    about = "report what other limits would have done on records"
+    modes("--backtest", type=Path, nargs="+", metavar="FILE", help=about)
     for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
         for option in options:
             group.add_argument(option.name, **option.for_argparse())
     chosen = parser.parse_args(arguments)
+    chosen.given = frozenset(vars(chosen))
     mode = next(each for each in reversed(_MODES) if not each or vars(chosen)[each[2:]])
     for option in itertools.chain(*_OPTIONS.values()):
         if not hasattr(chosen, option.key):
             setattr(chosen, option.key, option.value())
         elif mode not in option.modes:
-            parser.error(f"{option.name} is not for {mode}, which does not use it")
+            parser.error(
+                f"{option.name} is not for {mode or 'watching'}, which does not use it"
+            )
     for mistake in _mistakes(chosen):
         parser.error(mistake)
     return chosen
@@ -340,6 +382,29 @@ async def _replay(chosen: argparse.Namespace) -> int:
     executor = execution.DryRunExecutor(chosen.plans, _plan_to_stdout)
     for plan in replay(chosen.replay):
         await executor.execute(plan)
+    return OK
+
+
+async def _backtest(chosen: argparse.Namespace) -> int:
+    items: Iterable[Session | Input] = with_settings(
+        itertools.chain.from_iterable(map(read_record, chosen.backtest)),
+        limits={name: vars(chosen)[name] for name in _LIMITS if name in chosen.given},
+        market=Market.load(chosen.market) if chosen.market else None,
+        cool_down=chosen.cool_down if "cool_down" in chosen.given else None,
+    )
+    if chosen.backtest_prices:
+        _check_environment()
+        items = [*items]
+        market = [each for each in items if isinstance(each, Session)][-1].market
+        async with AsyncCubeClient() as cube:
+            prices = sources.OrtegePrices(cube, market)
+            history = await prices.history(*chosen.backtest_prices)
+        items = with_prices(items, history)
+    report = Backtest.of(items, chosen.backtest_delay)
+    for line in report.lines():
+        print(line)
+    if chosen.plot:
+        chosen.plot.write_text(report.svg(), encoding="utf-8")
     return OK
 
 

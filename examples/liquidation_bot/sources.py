@@ -474,6 +474,34 @@ class OrtegePrices:
             for asset in self._assets.get(token, [])
         ]
 
+    async def history(self, start: datetime, end: datetime) -> list[Price]:
+        """Read the prices of a time, both ends included, in the order of their times.
+
+        Raises:
+            SourceError: they cannot be read.
+        """
+        found: dict[tuple[int, str], Price] = {}
+        while True:
+            query = Query(
+                measures=[Prices.price],
+                dimensions=[Prices.token, Prices.tx_date],
+                where=[
+                    Prices.token.in_(sorted(self._assets)),
+                    Prices.tx_date.in_range(start, end),
+                ],
+                order=[Prices.tx_date.asc(), Prices.token.asc()],
+                limit=_MAX_PRICES,
+            )
+            rows = await _load(self._cube, query, "prices")
+            for row in rows:
+                found.update({(each.at, each.asset): each for each in self.read([row])})
+            if not rows.truncated:
+                return [found[key] for key in sorted(found)]
+            last = max(filter(None, (row.get(Prices.tx_date) for row in rows)))
+            if last <= start:
+                raise SourceError(f"more than {_MAX_PRICES} prices at {start}")
+            start = last
+
     async def prices(self) -> Sequence[Price]:
         """Read the newest price of each asset."""
         return self.read(await _load(self._cube, self.query(), "prices"))

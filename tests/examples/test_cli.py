@@ -595,14 +595,8 @@ def test_wrong_options_end_with_code_2(capsys, arguments, message):
 
 SHOWN = ["--log json"]
 FILES = ["--plans d"]
-RUN = [
-    *SHOWN,
-    *FILES,
+DECIDE = [
     "--market f",
-    "--positions f",
-    "--prices f",
-    "--borrowers f",
-    "--most-borrowers 1",
     "--min-profit 1",
     "--allow-unprofitable",
     "--transaction-fee 1",
@@ -610,6 +604,15 @@ RUN = [
     "--wallet-cap 1",
     "--margin 1",
     "--cool-down 1",
+]
+RUN = [
+    *SHOWN,
+    *FILES,
+    *DECIDE,
+    "--positions f",
+    "--prices f",
+    "--borrowers f",
+    "--most-borrowers 1",
     "--liquidator SPAZ0AWR4XF9F2K6PB1YTESJY00Z1KAFHBC4S6AK",
     "--state f",
     "--record f",
@@ -620,6 +623,13 @@ RUN = [
     "--execute a:b --cap 1 --kill-file f",
 ]
 WATCH = [*RUN, "--resync 1", "--window 1", "--alerts-from x:1/a"]
+BACKTEST = [
+    "--backtest-delay 1",
+    "--backtest-prices 2026-11-01..2026-11-02",
+    "--plot f",
+    *DECIDE,
+]
+ALL = [*WATCH, *BACKTEST]
 
 
 @pytest.mark.parametrize(
@@ -629,14 +639,15 @@ WATCH = [*RUN, "--resync 1", "--window 1", "--alerts-from x:1/a"]
         (["--once"], RUN),
         (["--demo"], SHOWN + FILES),
         (["--replay", "f"], FILES),
+        (["--backtest", "f"], BACKTEST),
     ],
-    ids=["watch", "once", "demo", "replay"],
+    ids=["watch", "once", "demo", "replay", "backtest"],
 )
 def test_a_mode_refuses_the_options_that_it_does_not_use(capsys, mode, used):
     """All options are here, so a new one has to be put into this list."""
-    names = {each.split()[0] for each in WATCH} | {"--cap", "--kill-file"}
+    names = {each.split()[0] for each in ALL} | {"--cap", "--kill-file"}
     assert names == {each.name for each in itertools.chain(*cli._OPTIONS.values())}
-    for option in WATCH:
+    for option in ALL:
         arguments = [*mode, *option.split()]
         if option in used:
             assert cli.parse(arguments)
@@ -644,7 +655,9 @@ def test_a_mode_refuses_the_options_that_it_does_not_use(capsys, mode, used):
         with pytest.raises(SystemExit) as ended:
             cli.parse(arguments)
         assert ended.value.code == 2
-        assert f"is not for {mode[0]}" in capsys.readouterr().err, option
+        assert f"is not for {(mode or ['watching'])[0]}" in capsys.readouterr().err, (
+            option
+        )
 
 
 def test_a_replay_of_nothing_ends_with_code_2(capsys, tmp_path):

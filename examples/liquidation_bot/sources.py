@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -39,13 +40,25 @@ from liquidation_bot.rules.zest_v1 import (
     ReserveV1,
     StateV1,
 )
+from liquidation_bot.rules.zest_v2 import (
+    SHARES,
+    Asset,
+    Group,
+    MarketV2,
+    StateV2,
+    Vault,
+)
 from liquidation_bot.stacks import (
     ClarityError,
+    Err,
+    Name,
     Node,
+    Ok,
     Principal,
     Some,
     UInt,
     Value,
+    deserialize,
     fields,
     integer,
     ok,
@@ -76,6 +89,7 @@ __all__ = [
     "MarketCheck",
     "NodePositions",
     "NodePrices",
+    "NodeV2",
     "OrtegePositions",
     "OrtegePrices",
     "Positions",
@@ -430,6 +444,7 @@ class OrtegePrices:
                 if reserve.price_token == token
             ]
             for token in {reserve.price_token for reserve in market.reserves}
+            if token  # the others follow from these
         }
 
     def query(self, since: datetime | None = None) -> Query:
@@ -664,6 +679,236 @@ class NodePositions:
         return flag[0]
 
 
+class NodeV2:
+    """Positions and the protocol's state of Zest V2, from its public contracts.
+
+    The state takes about 120 calls, a position takes one. ``[node]`` in the market file
+    names the contracts ``assets``, ``groups``, ``ststx``, ``stbtc`` and ``dia``.
+
+    Raises:
+        MarketError: the market is not of Zest V2, or its file lacks a contract.
+    """
+
+    caveats: Sequence[str] = (
+        "positions and state are as of the node's tip, which may lag or be reorganised",
+        "interest is computed up to the decision; the call adds it up to its block",
+    )
+    chunk: int = 10
+
+    def __init__(self, node: Node, market: Market) -> None:
+        if not isinstance(market, MarketV2):
+            raise MarketError(f"protocol must be 'zest-v2', got {market.protocol!r}")
+        self._node, self._market = node, market
+        keys = ("assets", "groups", "ststx", "stbtc", "dia")
+        self._names = {key: _contract(market, key) for key in keys}
+        self._tokens: dict[int, str] = {}
+
+    async def borrowers(self, most: int) -> Sequence[str]:
+        """Return the accounts with debt among the newest ones of that number."""
+        count, vault = (
+            await self._read(int, self._market.vault, "get-nr"),
+            self._market.vault,
+        )
+        newest = range(max(0, count - most), count)
+        found = await self._each(_Account, vault, "lookup", newest)
+        return [each.account for each in found if each.mask >> 64]
+
+    async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
+        """Read the positions of these addresses, in their order."""
+        if not self._tokens:
+            await self._registry()
+        return await _all("positions", [self._position(each, at) for each in borrowers])
+
+    async def state(self, at: int) -> StateV2:
+        """Read the protocol's state; of a market without rules only its name.
+
+        Raises:
+            SourceError: the state cannot be read now.
+        """
+        names, vault = self._names, self._market.vault
+        market = await self._read(str, vault, "get-impl")
+        if market != self._market.contract:
+            return StateV2(read_at=at, market=market)
+        values = await self._table(
+            {
+                "enabled": (names["assets"], "get-bitmap"),
+                "ststx": (names["ststx"], "get-stx-per-ststx"),
+                "stbtc": (names["stbtc"], "get-sbtc-per-stbtc"),
+                "haircut": (market, "get-stbtc-haircut-bps"),
+                "max_confidence": (market, "get-max-confidence-ratio"),
+                "paused": (market, "get-pause-liquidation"),
+                "grace_end": (market, "get-liquidation-grace-end"),
+                "pauses": (vault, "get-pause-states"),
+            }
+        )
+        assets = await self._registry()
+        groups = range(await self._read(int, names["groups"], "get-nonce"))
+        lent = {SHARES[each.id]: each.addr for each in assets if each.id in SHARES}
+        vaults = await asyncio.gather(*(self._vault(*each) for each in lent.items()))
+        known = {
+            "read_at": at,
+            "market": market,
+            "assets": assets,
+            "groups": await self._each(Group, names["groups"], "lookup", groups),
+            "vaults": dict(zip(lent, vaults, strict=True)),
+            "dia": await self._dia(assets),
+        }
+        return _convert(f"state of {market}", {**values, **known}, StateV2)
+
+    async def check(self) -> MarketCheck:
+        """Compare the file with the market in force and with the registry."""
+        market = self._market
+        found = [f"market {await self._read(str, market.vault, 'get-impl')}"]
+        found += [_token(each.addr, each.decimals) for each in await self._registry()]
+        filed = [_token(each.asset, each.decimals) for each in market.reserves]
+        wrong = [
+            f"the chain has {on_chain}, the file {in_file}"
+            for on_chain, in_file in zip_longest(
+                found, [f"market {market.contract}", *filed], fillvalue="nothing"
+            )
+            if on_chain != in_file
+        ]
+        return MarketCheck(tuple(wrong), ())
+
+    async def _position(self, borrower: str, at: int) -> list[Position]:
+        args = (Principal(borrower), UInt(2**64 - 1))
+        answer = await self._node.call(self._market.vault, "get-position", *args)
+        found = _Obligation((), ())
+        if answer != Err(UInt(600006)):
+            found = _convert(f"position of {borrower}", answer, _Obligation)
+        supplied = {each.aid: each.amount for each in found.collateral}
+        borrowed = {each.aid: each.scaled for each in found.debt}
+        holdings = tuple(
+            Holding(
+                asset=self._tokens.get(asset, f"asset {asset}"),
+                supplied=supplied.get(asset, 0),
+                borrowed=borrowed.get(asset, 0),
+            )
+            for asset in sorted({*supplied, *borrowed})
+        )
+        return [Position(borrower=borrower, holdings=holdings, read_at=at)]
+
+    async def _registry(self) -> list[Asset]:
+        contract = self._names["assets"]
+        ids = range(await self._read(int, contract, "get-nonce"))
+        assets = await self._each(Asset, contract, "get-status", ids)
+        self._tokens = {each.id: each.addr for each in assets}
+        return assets
+
+    async def _vault(self, lent: int, vault: str) -> Vault:
+        values = await self._table(
+            {
+                # As stored, not `get-next-index`: the roll-forward starts from there.
+                "index": (vault, "get-index"),
+                "lindex": (vault, "get-liquidity-index"),
+                "last_update": (vault, "get-last-update"),
+                "principal": (vault, "get-principal-scaled"),
+                "available": (vault, "get-available-assets"),
+                "utils": (vault, "get-points-util"),
+                "rates": (vault, "get-points-rate"),
+                "fee": (vault, "get-fee-reserve"),
+                "pauses": (vault, "get-pause-states"),
+            }
+        )
+        function = "get-liquidation-grace-period-asset"
+        grace = await self._read(int, self._market.contract, function, UInt(lent))
+        return _convert(vault, {**values, "grace_end": grace}, Vault)
+
+    async def _dia(self, assets: Sequence[Asset]) -> dict[str, Price]:
+        found: dict[str, Price] = {}
+        for each in assets:
+            if each.oracle.dia and each.oracle.ident not in found:
+                try:
+                    name = deserialize(bytes.fromhex(each.oracle.ident))
+                except ClarityError as error:
+                    raise SourceError(
+                        f"cannot read the name of DIA's price: {error}"
+                    ) from error
+                answer = await self._read(_Dia, self._names["dia"], "get-value", name)
+                found[each.oracle.ident] = Price(
+                    asset=each.addr, price=answer.value, at=answer.timestamp // 1000
+                )
+        return found
+
+    async def _read(
+        self, kind: type[_T], contract: str, function: str, *arguments: Value
+    ) -> _T:
+        answer = await self._node.call(contract, function, *arguments)
+        return _convert(f"{contract} {function}", answer, kind)
+
+    async def _each(
+        self, kind: type[_T], contract: str, function: str, numbers: Iterable[int]
+    ) -> list[_T]:
+        """Call a function once for each number."""
+        jobs = (self._read(kind, contract, function, UInt(n)) for n in numbers)
+        return list(await asyncio.gather(*jobs))
+
+    async def _table(self, calls: Mapping[str, tuple[str, str]]) -> dict[str, Value]:
+        """Return the values of calls without arguments."""
+        values = await asyncio.gather(
+            *(self._node.call(*each) for each in calls.values())
+        )
+        return dict(zip(calls, values, strict=True))
+
+
+class _Account(msgspec.Struct):
+    account: str
+    mask: int
+
+
+class _Collateral(msgspec.Struct):
+    aid: int
+    amount: int
+
+
+class _Debt(msgspec.Struct):
+    aid: int
+    scaled: int
+
+
+class _Obligation(msgspec.Struct):
+    collateral: tuple[_Collateral, ...]
+    debt: tuple[_Debt, ...]
+
+
+class _Dia(msgspec.Struct):
+    value: int
+    timestamp: int
+
+
+def _token(contract: str, decimals: int) -> str:
+    return f"{contract} with {decimals} decimals"
+
+
+def _convert(what: str, value: object, kind: type[_T]) -> _T:
+    """Return an answer, without ``(ok ...)``, as a type, strictly."""
+    try:
+        return msgspec.convert(_plain(value), kind)
+    except ValueError as error:
+        raise SourceError(f"cannot read {what}: {error}") from error
+
+
+def _plain(value: object) -> object:
+    """Return a value in Python's own types; buffers of one or two bytes are numbers."""
+    match value:
+        case Ok(inner) | Some(inner):
+            return _plain(inner)
+        case Err():
+            raise ClarityError(f"expected (ok ...), got {represent(value)}")
+        case UInt(number):
+            return number
+        case Principal(text) | Name(text):
+            return text
+        case bytes():
+            return value.hex() if len(value) > 2 else int.from_bytes(value)
+        case Mapping():
+            return {key: _plain(each) for key, each in value.items()}
+        case tuple() | list():
+            return tuple(map(_plain, value))
+        case _:
+            return value
+
+
 class NodePrices:
     """Prices, with time and confidence, from Pyth's contract on the chain.
 
@@ -741,12 +986,14 @@ class MarketCheck:
 
 
 async def check_market(node: Node, market: Market) -> MarketCheck:
-    """Compare a market file of Zest V1 with the chain.
+    """Compare a market file with the chain; of Zest V2 the market, tokens and decimals.
 
     Raises:
-        MarketError: the market is not of Zest V1, or its file does not name a contract.
+        MarketError: the rules are neither V1's nor V2's, or a contract is not named.
         SourceError: not everything can be read now.
     """
+    if isinstance(market, MarketV2):
+        return await NodeV2(node, market).check()
     if not isinstance(market, MarketV1):
         raise MarketError(f"a market of {market.protocol} cannot be compared")
     wrong: list[str] = []

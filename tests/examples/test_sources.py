@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from liquidation_bot import sources
-from liquidation_bot.market import Units
+from liquidation_bot import demo, sources
+from liquidation_bot.market import Market, Units
 from liquidation_bot.model import FileError, Holding, Position, SourceError, UsageError
 from liquidation_bot.sources import (
     ASSUMED,
@@ -189,6 +189,17 @@ async def test_the_newest_price_of_each_token(world, fake, client):
     assert await source.prices() == expected
     since = source.query(NOW - timedelta(minutes=2))
     assert source.read(await client.load(since)) == expected[1:]
+
+
+async def test_prices_that_follow_from_others_are_not_asked_for(fake, client):
+    market = Market.load(demo.MARKET.parent / "zest-v2.toml")
+    at = NOW - timedelta(minutes=1)
+    fake.tables["stacks_oracle_prices"].insert(
+        {"token": token, "price": Decimal("0.2"), "tx_date": at}
+        for token in ("", "STX")
+    )
+    found = await OrtegePrices(client, market).prices()
+    assert [each.asset for each in found] == [market.reserves[0].asset]
 
 
 async def test_nothing_that_a_decision_follows_from_is_asked_from_the_cache(

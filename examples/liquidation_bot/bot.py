@@ -330,7 +330,7 @@ class Bot:
         if self._state is None:
             return
         try:
-            state = await self._state.state()
+            state = await self._state.state(self._now())
         except SourceError as error:
             self._say("trouble", str(error))
             return

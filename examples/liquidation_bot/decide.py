@@ -305,19 +305,14 @@ def document(
 
 
 def _price(quote: Quote, now: int) -> dict[str, Any]:
-    source = quote.source
-    found: dict[str, Any] = {
+    at = quote.source.at if quote.source else None
+    confidence = quote.source.confidence if quote.source else None
+    return {
         "asset": quote.reserve.symbol,
         "price": shown(quote.price, 8),
-    }
-    if source is None:
-        return {**found, "at": None, "age": None, "confidence": None}
-    confidence = None if source.confidence is None else shown(source.confidence, 8)
-    return {
-        **found,
-        "at": source.at,
-        "age": now - source.at,
-        "confidence": confidence,
+        "at": at,
+        "age": None if at is None else now - at,
+        "confidence": None if confidence is None else shown(confidence, 8),
     }
 
 

@@ -94,7 +94,7 @@ class StateSource(Protocol):
         """What the state leaves out; repeated in every plan."""
         ...
 
-    async def state(self) -> State:
+    async def state(self, at: int) -> State:
         """Read the state.
 
         Raises:

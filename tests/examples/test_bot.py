@@ -336,7 +336,7 @@ class Chain:
     def __init__(self, *states):
         self.states = list(states)
 
-    async def state(self):
+    async def state(self, at):
         found = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if found is None:
             raise SourceError("no state now")

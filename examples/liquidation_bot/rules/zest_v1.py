@@ -131,24 +131,14 @@ def mul(x: int, y: int) -> int:
 
 
 def div(x: int, y: int) -> int:
-    """Divide two numbers of eight decimals, rounded half up.
-
-    Raises:
-        ValueError: ``y`` is 0.
-    """
+    """Divide two numbers of eight decimals, rounded half up."""
     _whole(x=x)
     _positive(y=y)
     return (x * ONE + y // 2) // y
 
 
 def usd(amount: int, decimals: int, price: int) -> int:
-    """Return the value of an amount in dollars with eight decimals.
-
-    Args:
-        amount: in the token's smallest unit.
-        decimals: of the token.
-        price: dollars for one whole token, with eight decimals.
-    """
+    """Return the value of an amount at a price of one whole token, in dollars."""
     _whole(amount=amount, decimals=decimals)
     if decimals > _PLACES:
         return mul(amount // _ten(decimals - _PLACES), price)
@@ -166,11 +156,7 @@ def mul_perc(amount: int, decimals: int, percentage: int) -> int:
 
 
 def div_perc(amount: int, decimals: int, percentage: int) -> int:
-    """Divide a token amount by a percentage (or a price) with eight decimals.
-
-    Raises:
-        ValueError: the percentage is 0.
-    """
+    """Divide a token amount by a percentage (or a price) with eight decimals."""
     _whole(amount=amount, decimals=decimals)
     _positive(percentage=percentage)
     if decimals > _PLACES:
@@ -183,15 +169,7 @@ def div_perc(amount: int, decimals: int, percentage: int) -> int:
 def y_from_x(x: int, dx: int, dy: int, px: int, py: int) -> int:
     """Convert an amount of token x to an amount of token y of the same value.
 
-    Args:
-        x: the amount of x, in its smallest unit.
-        dx: decimals of x.
-        dy: decimals of y.
-        px: price of x, eight decimals.
-        py: price of y, eight decimals.
-
-    Raises:
-        ValueError: ``py`` is 0.
+    ``dx`` and ``dy`` are the decimals of the tokens, ``px`` and ``py`` their prices.
     """
     _whole(x=x, dx=dx, dy=dy, px=px)
     if dx > dy:
@@ -202,14 +180,8 @@ def y_from_x(x: int, dx: int, dy: int, px: int, py: int) -> int:
 def health_factor(collaterals: Iterable[Collateral], debts: Iterable[Debt]) -> int:
     """Return a borrower's health factor; below the threshold it can be liquidated.
 
-    Args:
-        collaterals: ``(amount, decimals, price, threshold)`` of each reserve that
-            counts as collateral, with the threshold of the borrower's e-mode.
-        debts: ``(amount, decimals, price)`` of each borrowed reserve, interest
-            included.
-
-    Returns:
-        Eight decimals: ``ONE`` is 1.0. ``MAX`` without debt, 0 without collateral.
+    It is ``MAX`` without debt, and 0 without collateral. Thresholds are those of the
+    borrower's e-mode, and debts include interest.
     """
     total = weighted = 0
     for amount, decimals, price, threshold in collaterals:
@@ -243,11 +215,6 @@ class Sizing:
     to_liquidator: int
 
 
-def liquidation_limit(debt: int, debt_decimals: int, close_factor: int) -> int:
-    """Return the most debt that one call may pay back."""
-    return mul_perc(debt, debt_decimals, close_factor)
-
-
 def size_liquidation(
     *,
     debt: int,
@@ -263,17 +230,7 @@ def size_liquidation(
 ) -> Sizing:
     """Return the amounts of a liquidation, computed as the contract does.
 
-    Args:
-        debt: of the borrower, interest included.
-        debt_decimals: of the debt token.
-        debt_price: eight decimals.
-        collateral: the amount that can be seized.
-        collateral_decimals: of the collateral token.
-        collateral_price: eight decimals.
-        close_factor: the part of the debt that one call may pay, of the debt asset.
-        bonus: the liquidation bonus of the collateral asset; 10 % is ``ONE // 10``.
-        fee_bps: the protocol's part of the bonus, in hundredths of a percent.
-        requested: the debt that the liquidator offers to pay.
+    The close factor is that of the debt asset; bonus and fee are of the collateral.
 
     Raises:
         ValueError: a price is 0, or a number is out of its range.
@@ -283,7 +240,7 @@ def size_liquidation(
     _positive(debt_price=debt_price, collateral_price=collateral_price)
     if fee_bps > 10_000:
         raise ValueError(f"fee_bps must be at most 10000 (100 %), got {fee_bps}")
-    paid = min(requested, liquidation_limit(debt, debt_decimals, close_factor))
+    paid = min(requested, mul_perc(debt, debt_decimals, close_factor))
     base = y_from_x(
         paid, debt_decimals, collateral_decimals, debt_price, collateral_price
     )
@@ -381,14 +338,10 @@ class ReserveV1(Reserve, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Check the contracts, and that no parameter of collateral is missing."""
         super().__post_init__()
         check_contracts(self.z_token, self.z_moves, self.oracle)
-        given = {
-            "threshold": self.threshold,
-            "bonus": self.bonus,
-            "fee_bps": self.fee_bps,
-        }
-        missing = [name for name, value in given.items() if value is None]
-        if missing and len(missing) < len(given):
-            raise ValueError(f"{missing[0]} is missing: set {', '.join(given)} or none")
+        names = ("threshold", "bonus", "fee_bps")
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing and len(missing) < len(names):
+            raise ValueError(f"{missing[0]} is missing: set {', '.join(names)} or none")
 
     @property
     def payable(self) -> bool:
@@ -526,8 +479,13 @@ class _Asset:
     def counts(self) -> bool:
         return self.reserve.counts(self.holding)
 
+    @property
+    def priced(self) -> tuple[int, int]:
+        """Decimals and price."""
+        return self.reserve.decimals, self.quote.price
+
     def usd(self, amount: int) -> int:
-        return usd(amount, self.reserve.decimals, self.quote.price)
+        return usd(amount, *self.priced)
 
 
 class ZestV1:
@@ -558,17 +516,13 @@ class ZestV1:
     def standing(self, case: Case) -> Standing:
         """Return the health factor and its distance to the threshold."""
         assets, mode = self._assets(case), case.position.e_mode
-        amounts = [
-            (each, each.reserve.decimals, each.quote.price, each.holding)
-            for each in assets
-        ]
         health = health_factor(
-            [
-                (held.supplied, decimals, price, each.reserve.threshold_in(mode))
-                for each, decimals, price, held in amounts
+            (
+                (each.holding.supplied, *each.priced, each.reserve.threshold_in(mode))
+                for each in assets
                 if each.counts
-            ],
-            [(held.borrowed, decimals, price) for _, decimals, price, held in amounts],
+            ),
+            ((each.holding.borrowed, *each.priced) for each in assets),
         )
         return Standing(
             value=health,
@@ -687,18 +641,14 @@ class ZestV1:
         taking, vault = offer.collateral, self._market.contracts.vault
         # If the collateral is the limit, rounding may make the payment one unit larger.
         most = max(offer.requested, offer.paid)
-        supplied = next(
-            each.supplied
-            for each in plan.position.holdings
-            if each.asset == taking.asset
-        )
+        held = plan.position.holdings
+        supplied = next(each.supplied for each in held if each.asset == taking.asset)
         burnt = supplied + supplied * _BURN_MARGIN_BPS // 10_000 + 1
+        z_token = self._reserves[taking.asset].z_moves
         return [
             *payment(liquidator, offer.debt, most, self._market.rules.message_fee),
             condition(vault, taking.moves, "gte", plan.least),
-            condition(
-                plan.borrower, self._reserves[taking.asset].z_moves, "lte", burnt
-            ),
+            condition(plan.borrower, z_token, "lte", burnt),
         ]
 
 
@@ -731,7 +681,7 @@ def _refusal(
 def _offer(case: Case, debt: _Asset, collateral: _Asset) -> Offer | Refused:
     paying, taking = debt.reserve, collateral.reserve
     owed, factor = debt.holding.borrowed, paying.close_factor or 0
-    limit = liquidation_limit(owed, paying.decimals, factor)
+    limit = mul_perc(owed, paying.decimals, factor)
     requested = case.affordable(paying, debt.quote.price, limit)
     sizing = size_liquidation(
         debt=owed,

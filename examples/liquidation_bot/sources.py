@@ -755,20 +755,20 @@ class NodeV2:
         }
         return _convert(f"state of {market}", {**values, **known}, StateV2)
 
-    async def check(self) -> MarketCheck:
+    async def compare(self) -> MarketCheck:
         """Compare the file with the market in force and with the registry."""
         market = self._market
         found = [f"market {await self._read(str, market.vault, 'get-impl')}"]
         found += [_token(each.addr, each.decimals) for each in await self._registry()]
-        filed = [_token(each.asset, each.decimals) for each in market.reserves]
-        wrong = [
-            f"the chain has {on_chain}, the file {in_file}"
-            for on_chain, in_file in zip_longest(
-                found, [f"market {market.contract}", *filed], fillvalue="nothing"
-            )
-            if on_chain != in_file
-        ]
-        return MarketCheck(tuple(wrong), ())
+        filed = [f"market {market.contract}"]
+        filed += [_token(each.asset, each.decimals) for each in market.reserves]
+        wrong: list[str] = []
+        missing: list[str] = []
+        for on_chain, in_file in zip_longest(found, filed, fillvalue="nothing"):
+            if on_chain != in_file:
+                text = f"the chain has {on_chain}, the file {in_file}"
+                (missing if in_file == "nothing" else wrong).append(text)
+        return MarketCheck(tuple(wrong), tuple(missing))
 
     async def _position(self, borrower: str, at: int) -> list[Position]:
         args = (Principal(borrower), UInt(2**64 - 1))
@@ -993,7 +993,7 @@ async def check_market(node: Node, market: Market) -> MarketCheck:
         SourceError: not everything can be read now.
     """
     if isinstance(market, MarketV2):
-        return await NodeV2(node, market).check()
+        return await NodeV2(node, market).compare()
     if not isinstance(market, MarketV1):
         raise MarketError(f"a market of {market.protocol} cannot be compared")
     wrong: list[str] = []

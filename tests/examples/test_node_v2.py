@@ -328,6 +328,8 @@ async def test_a_file_is_compared_with_the_market_in_force_and_the_registry(
     like = msgspec.structs.replace(market, reserves=(*reserves, market.reserves[8]))
     node = source._node
     assert await check_market(node, like) == MarketCheck((), ())
+    fewer = await check_market(node, msgspec.structs.replace(like, reserves=reserves))
+    assert (fewer.wrong, len(fewer.missing)) == ((), 1)
     found = await check_market(node, market)
     assert found.wrong[-1].startswith("the chain has nothing, the file SP1A27")
     other = market.contract.replace("v0-8", "v0-9")

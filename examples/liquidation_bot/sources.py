@@ -631,7 +631,9 @@ class NodePositions:
             state = fields(some(said))
             if reserve.seizable:
                 vault = Principal(self._vault)
-                liquidity = uint(ok(await call(reserve.asset, "get-balance", vault)))
+                held = uint(ok(await call(reserve.asset, "get-balance", vault)))
+                # The pool does not pay out what it owes to the treasury.
+                liquidity = max(held - uint(state.get("accrued-to-treasury")), 0)
                 grace = await self._in_grace(asset)
             pricing = reserve.pricing
             if isinstance(pricing, Ratio) and pricing.ratio is None:

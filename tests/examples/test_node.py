@@ -570,6 +570,7 @@ def is_as_the_file_says(chain, market):
             "usage-as-collateral-enabled": True,
             "is-active": True,
             "is-frozen": False,
+            "accrued-to-treasury": UInt(0),
             "base-ltv-as-collateral": UInt(1),
         }
         factor, fee = Some(UInt(each.close_factor)), Some(UInt(each.fee_bps))
@@ -706,6 +707,11 @@ async def test_the_state_of_the_reserves(world, chain, node, checked):
     assets = [each.asset for each in checked.reserves]
     assert await source.state(0) == StateV1(reserves=dict.fromkeys(assets, allowed))
     ststx = Principal(world.ststx)
+    change(chain, "get-reserve-state-read", ststx, UInt(70), "accrued-to-treasury")
+    owed = (await source.state(7)).reserves[world.ststx]
+    assert owed.liquidity == 7  # the protocol's own part cannot be paid out
+    change(chain, "get-reserve-state-read", ststx, UInt(78), "accrued-to-treasury")
+    assert (await source.state(7)).reserves[world.ststx].liquidity == 0
     change(chain, "get-reserve-state-read", ststx, True, "is-frozen")
     change(chain, "get-reserve-state-read", ststx, False, "is-active")
     found = (await source.state(0)).reserves[world.ststx]

@@ -9,8 +9,11 @@ import httpx
 import msgspec
 import pytest
 
+from liquidation_bot.decide import Limits, Plan
+from liquidation_bot.engine import Engine, PositionsRead, PricesSeen, StateRead
 from liquidation_bot.market import Market, MarketError
 from liquidation_bot.model import Holding, Price, SourceError
+from liquidation_bot.rules import Reason
 from liquidation_bot.rules.zest_v2 import (
     FEEDS,
     IDX,
@@ -348,3 +351,49 @@ async def test_the_market_file_names_the_contracts(market):
                 market, node={k: v for k, v in market.node.items() if k != "dia"}
             ),
         )
+
+
+async def test_a_position_on_the_chain_becomes_a_plan(source, chain, market):
+    """From the node's answers to the call, the debt in STX."""
+    chain.say(market.contract, "get-pause-liquidation", result=Ok(False))
+    none = dict.fromkeys(("collateral-remove", "debt-remove"), False)
+    chain.say(market.vault, "get-pause-states", result=Ok(none))
+    every = dict.fromkeys(("accrue", "repay"), False)
+    stx = market.reserves[1].asset
+    chain.say(stx, "get-pause-states", result=Ok(every))
+    lookup = (market.node["groups"], "lookup", (UInt(0),))
+    chain.answers[lookup] = {**chain.answers[lookup], "MASK": UInt(2**80 - 1)}
+    chain.say(
+        market.node["groups"],
+        "lookup",
+        UInt(0),
+        result={
+            **chain.answers[lookup],
+            "LIQ-CURVE-EXP": (10_000).to_bytes(2),
+            "LTV-LIQ-PARTIAL": (7000).to_bytes(2),
+        },
+    )
+    holds(chain, market, ALICE, collateral=[(3, 10**8)], debt=[(0, 215_000 * 10**6)])
+    wstx, sbtc = market.reserves[0].asset, market.reserves[2].asset
+    limits = Limits(slippage_bps=0)
+    engine = Engine(market, limits, cool_down=60)
+    engine.handle(StateRead(NOW, await source.state(NOW)))
+    prices = {wstx: 20_000_000, sbtc: 60_000 * 10**8}
+    seen = [Price(asset=each, price=p, at=NOW) for each, p in prices.items()]
+    engine.handle(PricesSeen(NOW, tuple(seen)))
+    found = await source.positions([ALICE], NOW)
+    [plan] = engine.handle(PositionsRead(NOW, tuple(found)))
+    assert isinstance(plan, Plan)
+    # The scripted registry gives wSTX the callcode of stSTX, whose ratio is 1.1.
+    assert plan.standing.text == "LTV 78.83 %"
+    conditions = engine.rules.call(plan, BOB).conditions
+    assert conditions[0] == {
+        "type": "stx-postcondition",
+        "address": BOB,
+        "condition": "lte",
+        "amount": str(plan.offer.requested),
+    }
+    # A later state with another market ends it.
+    chain.say(market.vault, "get-impl", result=Principal(BOB + ".v0-9-market"))
+    [skip] = engine.handle(StateRead(NOW + 99, await source.state(NOW + 99)))
+    assert skip.reason is Reason.OTHER_MARKET

@@ -16,6 +16,7 @@ from liquidation_bot.rules import Reason, rules_of
 from liquidation_bot.rules.zest_v2 import (
     FEEDS,
     IDX,
+    Account,
     Asset,
     Group,
     MarketPauses,
@@ -23,6 +24,7 @@ from liquidation_bot.rules.zest_v2 import (
     StateV2,
     Vault,
     VaultPauses,
+    liquidate,
 )
 
 FILE = Path(__file__).parents[2] / "examples/liquidation_bot/markets/zest-v2.toml"
@@ -109,15 +111,16 @@ def chain(market):
 
 def test_a_plan_pays_the_part_that_the_curve_allows(chain):
     plan = chain.decide()
-    # LTV 71.66 %: 166 of the 500 basis points between the thresholds, so 33.2 % of the
-    # debt for a penalty of 7.50 % and 33.2 % of 2.50 %
+    # LTV 71.66 %: 166 of the 500 basis points between the thresholds, for a penalty of
+    # 7.50 % and 33.2 % of 2.50 %. The call pays 31.6 % of the debt, as if the LTV were
+    # 71.58 %, so that it still passes if that falls by a tenth of a percent.
     assert isinstance(plan, Plan)
     assert plan.standing.text == "LTV 71.66 %"
     assert plan.standing.headroom == -1_660_000
-    assert (plan.offer.paid, plan.offer.facts["penalty_bps"]) == (14_276_000_000, "833")
+    assert (plan.offer.paid, plan.offer.facts["penalty_bps"]) == (13_588_000_000, "833")
     assert (
         plan.offer.seized
-        == 14_276_000_000 * 10_833 // 10_000 * 10**8 // 10**6 // 60_000
+        == 13_588_000_000 * 10_833 // 10_000 * 10**8 // 10**6 // 60_000
     )
     assert plan.offer.requested == plan.offer.paid
     assert plan.valid_until == NOW - 5 + 120
@@ -133,7 +136,7 @@ def test_the_call_has_seven_arguments_and_leaves_the_message_to_the_signer(chain
         "borrower": f"'{WHO}",
         "collateral-ft": f"'{chain.asset['zsBTC']}",
         "debt-ft": f"'{chain.asset['USDCx']}",
-        "debt-amount": "u14276000000",
+        "debt-amount": "u13588000000",
         "min-collateral-expected": f"u{plan.least}",
         "collateral-receiver": "none",
         "price-feeds": "none",
@@ -153,7 +156,7 @@ def test_the_conditions_allow_the_two_transfers_alone(chain):
             "type": "ft-postcondition",
             "address": WHO,
             "condition": "lte",
-            "amount": "14276000000",
+            "amount": "13588000000",
             "asset": f"{chain.asset['USDCx']}::usdcx-token",
         },
         {
@@ -321,3 +324,24 @@ def test_a_recorded_session_makes_the_same_plans_again(chain, tmp_path):
             made += [plan for plan in engine.handle(each) if isinstance(plan, Plan)]
     assert len(made) == 1
     assert list(map(canonical, replay(path))) == [canonical(session.document(made[0]))]
+
+
+def test_a_call_still_passes_if_the_price_recovers_a_little(chain):
+    """The curve then allows less, and a call that pays less seizes too little."""
+    plan = chain.decide(limits=msgspec.structs.replace(LIMITS, slippage_bps=100))
+    later = {
+        1: Price(asset="", price=60_000 * 10**8 * 1001 // 1000, at=NOW),
+        7: Price(asset="", price=10**8, at=NOW),
+    }
+    account = Account({3: 10**8}, {6: 43_000_000_000})
+    pair = plan.debt.asset, plan.collateral.asset
+    amounts = plan.offer.requested, plan.least
+    moved = liquidate(chain.state, account, later, NOW, pair, *amounts)
+    assert moved.paid == plan.offer.requested
+
+
+def test_a_position_that_a_small_move_makes_healthy_is_not_worth_a_plan(chain):
+    skip = chain.decide(
+        chain.position(debt=42_040_000_000), msgspec.structs.replace(LIMITS, margin=0)
+    )
+    assert (skip.standing.text, skip.reason) == ("LTV 70.06 %", Reason.TOO_CLOSE)

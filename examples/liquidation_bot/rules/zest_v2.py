@@ -55,6 +55,9 @@ _MAX: Final = 2**128 - 1
 _YEAR: Final = 31_536_000
 _FUTURE: Final = 60  # seconds that the time of a price may be ahead of the block's
 _STATE_AGE: Final = 600  # seconds after which pauses and the market are read again
+# By how much the LTV may fall before a call pays less than it offers: it would then seize
+# less than its minimum, and fail. An allowance of the bot, not of the protocol.
+_MOVE_BPS: Final = 10
 _DEBT: Final = 64  # a mask has a bit for each collateral and, 64 higher, for each debt
 _STSTX, _ZSTSTX, _STBTC = 0, 3, 7  # callcodes
 _LENT_BY: Final = {1: 0, 2: 2, _ZSTSTX: 4, 4: 6, 5: 8, 6: 10}  # a callcode's vault
@@ -67,6 +70,7 @@ _REFUSALS: Final = {
     "u400015": (Reason.NO_PRICE, "a price is missing, 0, too old or too wide"),
     "u400018": (Reason.HEALTHY, "the LTV is below the threshold"),
     "u400016": (Reason.PAUSED, "liquidations are paused or in their grace period"),
+    "u400002": (Reason.TOO_SMALL, "there is nothing to pay"),
     "u400008": (Reason.TOO_SMALL, "there is nothing to pay or to seize"),
     "u600002": (Reason.PAUSED, "the market vault is paused"),
 }
@@ -673,8 +677,17 @@ class ZestV2:
             raise Refused(Reason.HEALTHY, standing.text)
         read = self._read(case)
         prices = {each.reserve.asset: each.price for each in standing.quotes}
+        group = read.state.group(read.account.mask)
+        lower = standing.value * (BPS - _MOVE_BPS) // BPS
+        if lower < group.ltv_liq_partial:
+            detail = f"{standing.text}: a move of 0.1 % makes the position healthy"
+            raise Refused(Reason.TOO_CLOSE, detail)
+        linear = factor(lower, group.ltv_liq_partial, group.ltv_liq_full)
+        part = curve(linear, group.liq_curve_exp)
+        book = value(read.state, read.account, read.feeds, case.now, strict=False)
+        most = mul_div(part, book.debt, BPS)
         return [
-            self._offer(case, read, prices, debt, collateral)
+            self._offer(case, read, prices, most, debt, collateral)
             for debt in read.account.debt
             for collateral in read.account.collateral
         ]
@@ -753,8 +766,15 @@ class ZestV2:
         return _Read(state, Account(collateral, debt), feeds, assets, reserves)
 
     def _offer(
-        self, case: Case, read: _Read, prices: Mapping[str, int], pay: int, seize: int
+        self,
+        case: Case,
+        read: _Read,
+        prices: Mapping[str, int],
+        dollars: int,
+        pay: int,
+        seize: int,
     ) -> Offer | Refused:
+        """Return what a call moves that pays at most that many dollars."""
         paying, taking, account = read.reserves[pay], read.reserves[seize], read.account
         price = prices[paying.asset]
         owed = debt_of(account.debt[pay], read.state.vaults[pay].indexes(case.now)[0])
@@ -770,7 +790,7 @@ class ZestV2:
             )
         try:
             # Offer what is paid now: if the LTV is worse later, a larger offer pays more.
-            dollars = called(most).dollars
+            dollars = min(called(most).dollars, dollars)
             requested = min(most, tokens(dollars, paying.decimals, price, up=True))
             outcome = called(requested)
         except ContractError as error:

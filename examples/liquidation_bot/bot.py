@@ -1,31 +1,35 @@
 """The bot: reads, watches, lets the engine decide, and passes plans on.
 
 One subscription reports whose position changed, another one prices. Every position is
-also read again at an interval, because interest and some changes have no event.
+also read again at an interval, because interest and some changes have no event, and so
+is the list of borrowers. What fails is tried again; what is silent is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
 import attrs
 
+from liquidation_bot.alerts import Announcer, Listener
 from liquidation_bot.decide import Plan, Reason, Skip
-from liquidation_bot.display import Display, Kind, Note, library_log, short
+from liquidation_bot.display import Display, Kind, Note, Sight, library_log, short
 from liquidation_bot.engine import (
     Decision,
     Engine,
     Input,
+    PositionsRead,
     PricesSeen,
     StateRead,
     StateSource,
     Tick,
 )
+from liquidation_bot.execution import Outbox
 from liquidation_bot.model import (
     PositionSource,
     PriceSource,
@@ -33,24 +37,28 @@ from liquidation_bot.model import (
     UsageError,
     shown,
 )
-from liquidation_bot.reading import Reader
+from liquidation_bot.record import Session
 from liquidation_bot.sources import OrtegePrices, changed, events_query
 from ortege_watch import (
     AsyncCubeClient,
+    AsyncUpdates,
     ConnectionState,
     Reconnect,
     Update,
 )
 
-if TYPE_CHECKING:
-    from liquidation_bot.alerts import Announcer, Listener
-    from liquidation_bot.execution import Outbox
-    from liquidation_bot.record import Session
+__all__ = ["Bot", "Incomplete", "MembersMissing", "Reader", "Settings"]
 
-__all__ = ["Bot", "MembersMissing", "Settings"]
+_MAX_LINES: Final = 10
+_MAX_NAMES: Final = 5
+# Seconds between lines about what is seen, while positions are unread.
+_PROGRESS: Final = 60
+# Seconds between readings of all listed addresses, also of those without debt.
+_EVERYBODY: Final = 3600
 
-_MAX_LINES = 10
-_MAX_NAMES = 5
+
+class Incomplete(Exception):
+    """Raised at the end of ``once`` if the bot could not read everything."""
 
 
 class MembersMissing(UsageError):
@@ -80,6 +88,8 @@ class Settings:
         poll_state: the interval for reading the protocol's state.
         reread_after: when a position that changed is read once more.
         check: the interval for checking what is due.
+        status: the interval for saying what the bot sees.
+        silent_after: how old a price may be before it is asked for.
         once: decide about everybody once, then end.
         reconnect: how the subscription is opened again after an outage.
     """
@@ -91,19 +101,95 @@ class Settings:
     poll_state: int = 120
     reread_after: int = 60
     check: int = 10
+    status: int = 600
+    silent_after: int = 600
     once: bool = False
     reconnect: Reconnect = attrs.field(factory=Reconnect)
 
 
+@attrs.define(eq=False)
+class Reader:
+    """A reader of positions in chunks, which remembers the addresses still to be read.
+
+    A change may reach the source of positions after its event reaches the bot, because
+    a cube is refreshed on its own schedule. So a position that changed is read twice: at
+    once, and after a delay.
+
+    Attributes:
+        source: of the positions.
+        now: returns unix seconds.
+        on_read: called with the positions of a chunk.
+        on_error: called with a message when reading failed; it is retried.
+        reread_after: seconds after which a position that changed is read once more.
+        rank: orders the addresses; the least are read first.
+        unread: the addresses whose position has yet to be read.
+    """
+
+    source: PositionSource
+    now: Callable[[], int]
+    on_read: Callable[[PositionsRead], Awaitable[None]]
+    on_error: Callable[[str], object]
+    reread_after: int
+    rank: Callable[[str], tuple[bool, int, str]] = lambda address: (True, 0, address)
+    unread: set[str] = attrs.field(factory=set, init=False)
+    _reread: dict[str, int] = attrs.field(factory=dict, init=False)
+    # An older response must not replace a newer one.
+    _lock: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+
+    async def changed(self, borrowers: Iterable[str]) -> None:
+        """Read these addresses now, and once more after ``reread_after`` seconds."""
+        addresses = set(borrowers)
+        due = self.now() + self.reread_after
+        self._reread.update((address, due) for address in addresses)
+        self.unread |= addresses
+        await self._read(addresses)
+
+    async def run_due(self) -> None:
+        """Read every address that is due; other calls may read between two chunks."""
+        self.unread.update(
+            address for address, due in self._reread.items() if due <= self.now()
+        )
+        await self._read(self.unread)
+
+    async def _read(self, addresses: Iterable[str]) -> None:
+        wanted, size = sorted(addresses, key=self.rank), self.source.chunk
+        for start in range(0, len(wanted), size):
+            if not await self._chunk(wanted[start : start + size]):
+                return
+
+    async def _chunk(self, wanted: Sequence[str]) -> bool:
+        """Read a chunk; return False if the others would probably fail, too."""
+        async with self._lock:
+            chunk = [address for address in wanted if address in self.unread]
+            if not chunk:
+                return True
+            at, trouble = self.now(), ""
+            try:
+                positions = await self.source.positions(chunk, at)
+            except SourceError as error:
+                positions, trouble = error.read, f"{error}; "
+            found = {each.borrower for each in positions}
+            self.unread -= found
+            for address in found:
+                if self._reread.get(address, at + 1) <= at:
+                    del self._reread[address]
+            if positions:
+                await self.on_read(PositionsRead(at, tuple(positions)))
+            if len(found) < len(chunk):
+                self.on_error(f"{trouble}{len(self.unread)} addresses to be retried")
+        return bool(found)
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Bot:
     """The bot; it runs until it is cancelled.
 
-    Args:
+    Attributes:
         cube: the client for events, and for the sources that use it.
         session: the market, and everything else that decides.
         positions: the source of positions.
         prices: the source of prices; Ortege's are also watched.
-        borrowers: returns at most that many addresses to start with.
+        borrowers: returns at most that many addresses to follow.
         members: the members that the server must have.
         outbox: receives the plans.
         display: shows what happens.
@@ -114,95 +200,110 @@ class Bot:
         announcer: sends plans as alerts.
         listener: receives alerts, which are reasons to read a position again.
         state: the source of the protocol's state; None if it is not read.
+        engine: the memory and the decisions.
     """
 
-    def __init__(
-        self,
-        *,
-        cube: AsyncCubeClient,
-        session: Session,
-        positions: PositionSource,
-        prices: PriceSource,
-        borrowers: Callable[[int], Awaitable[Sequence[str]]],
-        members: Sequence[str],
-        outbox: Outbox,
-        display: Display,
-        settings: Settings,
-        now: Callable[[], int],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        record: Callable[[Input], object] | None = None,
-        announcer: Announcer | None = None,
-        listener: Listener | None = None,
-        state: StateSource | None = None,
-    ) -> None:
-        self._cube = cube
-        self._session = session
-        self._engine = session.engine()
-        self._prices = prices
-        self._borrowers = borrowers
-        self._members = members
-        self._outbox = outbox
-        self._display = display
-        self._settings = settings
-        self._now = now
-        self._sleep = sleep
-        self._record = record
-        self._announcer = announcer
-        self._listener = listener
-        self._state = state
-        self._lock = asyncio.Lock()
+    cube: AsyncCubeClient
+    session: Session
+    positions: PositionSource
+    prices: PriceSource
+    borrowers: Callable[[int], Awaitable[Sequence[str]]]
+    members: Sequence[str]
+    outbox: Outbox
+    display: Display
+    settings: Settings
+    now: Callable[[], int]
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    record: Callable[[Input], object] | None = None
+    announcer: Announcer | None = None
+    listener: Listener | None = None
+    state: StateSource | None = None
+    engine: Engine = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.engine = self.session.engine()
         self._reader = Reader(
-            positions,
-            now=now,
+            self.positions,
+            now=self.now,
             on_read=self._handle,
             on_error=lambda text: self._say("trouble", text),
-            reread_after=settings.reread_after,
+            reread_after=self.settings.reread_after,
+            rank=self.engine.rank,
         )
-
-    @property
-    def engine(self) -> Engine:
-        """The engine, for reading its state."""
-        return self._engine
+        self._watches_prices = isinstance(self.prices, OrtegePrices)
+        # When the newest prices were published, as far as the usual way has told.
+        self._price_times = dict[str, int]()
+        self._lock = asyncio.Lock()
+        self._has_read = asyncio.Event()
+        self._updates: AsyncUpdates | None = None
+        self._connection, self._link = "", "not connected yet"
+        self._started = self._opened = self.now()
+        self._last_data: int | None = None
+        # When the next of each is due, in unix seconds; at once without an entry.
+        self._due = {"status": self._started + self.settings.check}
+        self._back_off = 0
+        self._failed = set[str]()
+        self._listed = set[str]()
+        self._silent = set[str]()
 
     async def run(self) -> None:
         """Decide about everybody, then stay subscribed.
 
         Raises:
             MembersMissing: the server lacks members.
+            Incomplete: it was to look once, and could not read everything.
             OrtegeWatchError: a request failed, or the subscription cannot continue.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(library_log(lambda text: self._say("link", text)))
-            await self._check_server()
-            if self._announcer is not None:
-                await stack.enter_async_context(self._announcer.running(self._say))
+            meta = await self.cube.meta()
+            if missing := [name for name in self.members if name not in meta]:
+                raise MembersMissing(missing)
+            if self.announcer is not None:
+                await stack.enter_async_context(self.announcer.running(self._say))
             self._introduce()
-            await self._load()
-            if not self._settings.once:
-                await self._stay()
+            await self._restate(self.now())
+            await self._reprice(self.now())
+            await (self._once() if self.settings.once else self._stay())
+
+    async def _once(self) -> None:
+        await self._reread(self.now())
+        self._say_status()
+        if count := len(self._reader.unread):
+            self._failed.add(f"{count} positions")
+        if self._failed:
+            raise Incomplete(f"could not read {', '.join(sorted(self._failed))}")
 
     async def _stay(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._run_due())
+                tasks.create_task(self._every(self._restate))
+                tasks.create_task(self._every(self._reprice))
+                tasks.create_task(self._every(self._reread))
+                tasks.create_task(self._every(self._look))
                 tasks.create_task(self._watch())
-                if self._listener is not None:
-                    known = self._engine.positions
-                    tasks.create_task(
-                        self._listener.run(known, self._on_alerts, self._say)
-                    )
+                if (listener := self.listener) is not None:
+                    known = self.engine.positions
+                    tasks.create_task(listener.run(known, self._on_alerts, self._say))
         except ExceptionGroup as group:
             error = group.exceptions[0]
             raise error from error.__cause__
 
-    async def _check_server(self) -> None:
-        meta = await self._cube.meta()
-        missing = [name for name in self._members if name not in meta]
-        if missing:
-            raise MembersMissing(missing)
+    async def _every(self, work: Callable[[int], Awaitable[None]]) -> None:
+        """Call work again and again; it finds out itself what is due."""
+        while True:
+            await work(self.now())
+            await self.sleep(self.settings.check)
+
+    def _is_due(self, what: str, now: int, every: int) -> bool:
+        """Return whether something is due; if it is, set when it is due again."""
+        if now < self._due.get(what, now):
+            return False
+        self._due[what] = now + every
+        return True
 
     def _introduce(self) -> None:
-        market = self._engine.market
+        market = self.engine.market
         self._say(
             "start",
             f"{market.name}, {len(market.reserves)} reserves as of {market.as_of} "
@@ -211,67 +312,114 @@ class Bot:
         for doubt in market.unverified:
             self._say("start", f"not verified: {doubt}")
 
-    async def _load(self) -> None:
-        """Read prices and the positions of all borrowers for the first time."""
-        await self._read_state()
-        await self._read_prices()
+    async def _restate(self, now: int) -> None:
+        """Read the protocol's state where it is time to."""
+        if self.state is None or not self._is_due(
+            "state", now, self.settings.poll_state
+        ):
+            return
         try:
-            found = await self._borrowers(self._settings.most_borrowers)
+            state = await self.state.state(self.now())
         except SourceError as error:
+            self._failed.add("the protocol's state")
             self._say("trouble", str(error))
             return
-        if len(found) >= self._settings.most_borrowers:
+        self._failed.discard("the protocol's state")
+        await self._handle(StateRead(self.now(), state))
+
+    async def _reprice(self, now: int) -> None:
+        """Read prices where it is time to: they are polled, or watched and compared."""
+        settings = self.settings
+        every = settings.resync if self._watches_prices else settings.poll_prices
+        if self._is_due("prices", now, every) and not await self._read_prices():
+            self._due["prices"] = now + settings.poll_prices
+
+    async def _reread(self, now: int) -> None:
+        """Read positions where it is time to: interest and some changes have no event."""
+        if self._is_due("positions", now, self.settings.resync):
+            self._due["borrowers"] = now
+            if self.engine.positions:
+                await self._handle(Tick(now))
+            self._reader.unread.update(self.engine.positions)
+        is_news = False
+        if self._is_due("borrowers", now, self.settings.resync):
+            is_news = await self._list_borrowers(now)
+        await self._reader.run_due()
+        if is_news:
+            self._say("start", self._overview())
+        self._has_read.set()
+
+    async def _list_borrowers(self, now: int) -> bool:
+        """Have new borrowers read; return whether there are any, or it is the first list."""
+        settings, what = self.settings, "the list of borrowers"
+        try:
+            found = await self.borrowers(settings.most_borrowers)
+        except SourceError as error:
+            self._failed.add(what)
+            self._back_off = min(2 * self._back_off or settings.check, settings.resync)
+            self._due["borrowers"] = now + self._back_off
+            self._say("trouble", f"{error}; {what} is read again in {self._back_off} s")
+            return False
+        self._failed.discard(what)
+        self._back_off, new = 0, set(found) - self._listed
+        self._listed |= new
+        if new and len(found) >= settings.most_borrowers:
             self._say(
                 "trouble",
                 f"there may be more than {len(found)} borrowers; the others are unknown "
                 "until they have an event (--most-borrowers)",
             )
-        await self._reader.read(found)
-        self._say("start", self._overview())
+        is_first = "everybody" not in self._due
+        everybody = self._is_due("everybody", now, _EVERYBODY)
+        self._reader.unread.update(self._listed if everybody else new)
+        return is_first or bool(new)
 
     def _overview(self) -> str:
         """Return how many borrowers owe something, and who is nearest to liquidation."""
-        known = [
-            (each.standing.headroom, borrower, each.standing.text)
-            for borrower, each in self._engine.decisions.items()
-            if each.standing is not None
-        ]
-        nearest = [f"{short(who)} {text}" for _, who, text in sorted(known)]
-        return f"{len(self._engine.positions)} borrowers owe something" + (
-            f"; nearest to liquidation: {', '.join(nearest[:3])}" if nearest else ""
+        words = self._standings(self.engine.nearest()[:3])
+        return f"{len(self.engine.positions)} borrowers owe something" + (
+            f"; nearest to liquidation: {words}" if words else ""
+        )
+
+    def _standings(self, addresses: Sequence[str]) -> str:
+        decisions = self.engine.decisions
+        return ", ".join(
+            f"{short(who)} {each.standing.text}"
+            for who in addresses
+            if (each := decisions.get(who)) is not None and each.standing is not None
         )
 
     async def _watch(self) -> None:
-        """Stay subscribed."""
-        # The start of the window is fixed in the query, so each window needs a new one.
+        """Stay subscribed, with a new query for each window: its start is fixed."""
+        await self._has_read.wait()
         while True:
-            opened = self._now()
-            since = datetime.fromtimestamp(opened, UTC) - timedelta(
-                seconds=self._settings.window
+            self._opened = self.now()
+            since = datetime.fromtimestamp(self._opened, UTC) - timedelta(
+                seconds=self.settings.window
             )
-            events = events_query(self._engine.rules.watched, since)
+            events = events_query(self.engine.rules.watched, since)
             queries = [events]
-            if isinstance(self._prices, OrtegePrices):
-                queries.append(self._prices.query(since))
-            async with self._cube.watch(
+            if isinstance(self.prices, OrtegePrices):
+                queries.append(self.prices.query(since))
+            async with self.cube.watch(
                 *queries,
-                reconnect=self._settings.reconnect,
+                reconnect=self.settings.reconnect,
                 on_state=self._on_state,
                 on_error=lambda error: self._say("trouble", str(error)),
-            ) as updates:
-                async for update in updates:
+            ) as self._updates:
+                async for update in self._updates:  # until it is closed by _look
                     if update.query == events:
                         await self._on_events(update)
-                    elif isinstance(self._prices, OrtegePrices):
-                        prices = tuple(self._prices.read(update.result))
-                        await self._handle(PricesSeen(self._now(), prices))
-                    if self._now() - opened >= self._settings.window:
-                        break
+                    elif isinstance(self.prices, OrtegePrices):
+                        prices = tuple(self.prices.read(update.result))
+                        await self._handle(PricesSeen(self.now(), prices))
+                        self._price_times = self.engine.price_times()
 
     async def _on_events(self, update: Update) -> None:
-        addresses, everybody = changed(update, self._engine.rules.watched)
+        self._last_data = self.now()
+        addresses, everybody = changed(update, self.engine.rules.watched)
         if update.first:
-            hours = self._settings.window / 3600
+            hours = self.settings.window / 3600
             self._say(
                 "link",
                 f"watching; {len(addresses)} addresses had events in the last {hours:g} h",
@@ -282,7 +430,7 @@ class Bot:
             more = f" and {left} more" if left > 0 else ""
             after = " during the outage" if update.resumed else ""
             self._say("event", f"{names}{more} changed{after}: reading again")
-        others = self._engine.positions if everybody else ()
+        others = self.engine.positions if everybody else ()
         await self._reader.changed({*addresses, *others})
         if not update.first:
             self._say_standing("event", addresses)
@@ -293,71 +441,118 @@ class Bot:
         self._say_standing("alert", addresses)
 
     def _say_standing(self, kind: Kind, addresses: Sequence[str]) -> None:
-        decisions = self._engine.decisions
-        known = [(who, decisions.get(who)) for who in addresses[:_MAX_NAMES]]
-        words = [
-            f"{short(who)} {each.standing.text}"
-            for who, each in known
-            if each is not None and each.standing is not None
-        ]
-        if words:
-            self._say(kind, f"now: {', '.join(words)}")
+        if words := self._standings(addresses[:_MAX_NAMES]):
+            self._say(kind, f"now: {words}")
 
-    async def _run_due(self) -> None:
-        """Read what is due by time: prices and interest have no events."""
-        watched = isinstance(self._prices, OrtegePrices)
-        last_resync = last_prices = last_state = self._now()
-        while True:
-            await self._sleep(self._settings.check)
-            now = self._now()
-            if now - last_state >= self._settings.poll_state:
-                last_state = now
-                await self._read_state()
-            if now - last_resync >= self._settings.resync:
-                last_resync = last_prices = now
-                await self._read_prices()
-                await self._handle(Tick(now))
-                await self._reader.read(self._engine.positions)
-            elif not watched and now - last_prices >= self._settings.poll_prices:
-                last_prices = now
-                await self._read_prices()
-            await self._reader.run_due()
+    async def _look(self, now: int) -> None:
+        """Say what the bot sees; ask for prices that stopped; renew the subscription."""
+        self._say("tick", "")
+        every = self.settings.status
+        if self._is_due(
+            "status", now, min(_PROGRESS, every) if self._reader.unread else every
+        ):
+            self._say_status()
+        has_missed = await self._ask_what_is_silent(now)
+        if has_missed or now - self._opened >= self.settings.window:
+            self._opened = now
+            if self._updates is not None:
+                await self._updates.aclose()
+
+    async def _ask_what_is_silent(self, now: int) -> bool:
+        """Read prices that stopped; return whether the subscription has missed some."""
+        limit, times = self.settings.silent_after, self._price_times
+        before, self._silent = (
+            self._silent,
+            {
+                symbol
+                for symbol in self.engine.symbols_in_use()
+                if now - times.get(symbol, self._started) > limit
+            },
+        )
+        if again := before - self._silent:
+            self._say("prices", f"new prices again: {', '.join(sorted(again))}")
+        if self._silent - before:
+            self._due["silent"] = now
+        if not self._silent or not self._is_due("silent", now, limit):
+            return False
+        names = ", ".join(sorted(self._silent))
+        what = f"no new price of {names} for {limit} s, {self._link}"
+        self._say("trouble", f"{what}: reading prices")
+        if not await self._read_prices():
+            return False
+        newer = self.engine.price_times()
+        missed = {
+            each for each in self._silent if newer.get(each, 0) > times.get(each, 0)
+        }
+        if not missed:
+            self._say("trouble", f"the source has no newer price of {names} either")
+        if not missed or self._connection != "live" or not self._watches_prices:
+            return False
+        self._say(
+            "trouble",
+            f"the subscription missed prices of {', '.join(sorted(missed))}: opening "
+            "another one, and reading all positions",
+        )
+        self._due["positions"] = now
+        return True
+
+    def _sight(self) -> Sight:
+        now, known = self.now(), self.engine.positions.values()
+        times = self.engine.price_times()
+        return Sight(
+            borrowers=len(known),
+            unread=len(self._reader.unread),
+            positions=max((now - each.read_at for each in known), default=None),
+            prices={
+                each.symbol: now - times[each.symbol] if each.symbol in times else None
+                for each in self.engine.market.reserves
+            },
+            data=None if self._last_data is None else now - self._last_data,
+            link=self._link,
+        )
+
+    def _say_status(self) -> None:
+        sight = self._sight()
+        prices = self.engine.prices_in_words(self.now())
+        self._say("status", f"{sight.text()}; prices {prices}", **attrs.asdict(sight))
 
     def _on_state(self, state: ConnectionState) -> None:
-        self._say("link", f"subscription {state}", state=str(state))
+        self._connection, self._link = str(state), f"subscription {state}"
+        self._say("link", self._link, state=self._connection)
 
-    async def _read_state(self) -> None:
-        if self._state is None:
-            return
+    async def _read_prices(self) -> bool:
+        """Read prices; return whether they could be read."""
         try:
-            state = await self._state.state(self._now())
+            prices = await self.prices.prices()
+            self._failed.discard("prices")
         except SourceError as error:
+            prices = error.read
+            self._failed.add("prices")
             self._say("trouble", str(error))
-            return
-        await self._handle(StateRead(self._now(), state))
-
-    async def _read_prices(self) -> None:
-        try:
-            prices = await self._prices.prices()
-        except SourceError as error:
-            self._say("trouble", str(error))
-            return
-        await self._handle(PricesSeen(self._now(), tuple(prices)))
+        if prices:
+            await self._handle(PricesSeen(self.now(), tuple(prices)))
+        if not self._watches_prices:
+            self._price_times = self.engine.price_times()
+        return "prices" not in self._failed
 
     async def _handle(self, given: Input) -> None:
         async with self._lock:
-            if self._record is not None:
-                self._record(given)
-            before = dict(self._engine.decisions)
-            prices = self._engine.prices_in_words()
-            decisions = self._engine.handle(given)
-            if (words := self._engine.prices_in_words()) != prices:
+            if not isinstance(given, Tick):
+                self._last_data = given.at
+            if self.record is not None:
+                self.record(given)
+            before = dict(self.engine.decisions)
+            prices = self.engine.prices_in_words()
+            decisions = self.engine.handle(given)
+            if (words := self.engine.prices_in_words()) != prices:
                 self._say("prices", words)
             for decision in decisions:
                 if isinstance(decision, Plan):
                     await self._send(decision)
             skips = [each for each in decisions if isinstance(each, Skip)]
             self._say_skips([each for each in skips if _is_news(each, before)])
+        if isinstance(given, PositionsRead):
+            self._has_read.set()
 
     def _say_skips(self, skips: Sequence[Skip]) -> None:
         """Show each skip with its reason; many at once only as counts."""
@@ -375,15 +570,16 @@ class Bot:
             )
 
     async def _send(self, plan: Plan) -> None:
-        document = self._session.document(plan)
-        until = self._engine.cool_downs[plan.borrower]
-        done = await self._outbox.send(plan, document, until=until)
+        document = self.session.document(plan)
+        until = self.engine.cool_downs[plan.borrower]
+        done = await self.outbox.send(plan, document, until=until)
         self._say("plan", f"{in_words(plan)} ({done})", plan=document)
-        if self._announcer is not None:
-            self._announcer.announce(plan, document["id"])
+        if self.announcer is not None:
+            self.announcer.announce(plan, document["id"])
 
     def _say(self, kind: Kind, text: str, **data: Any) -> None:
-        self._display.show(Note(kind, self._now(), text, data), self._engine)
+        note = Note(kind, self.now(), text, data, self._sight())
+        self.display.show(note, self.engine)
 
 
 def in_words(plan: Plan) -> str:

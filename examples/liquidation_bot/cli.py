@@ -30,7 +30,7 @@ import msgspec
 
 from liquidation_bot import alerts, demo, execution, sources
 from liquidation_bot.backtest import Backtest, with_prices, with_settings
-from liquidation_bot.bot import Bot, Settings
+from liquidation_bot.bot import Bot, Incomplete, Settings
 from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, Note, open_display
 from liquidation_bot.engine import Input
@@ -52,6 +52,7 @@ __all__ = ["main", "parse", "read_borrowers"]
 OK: Final = 0
 FAILED: Final = 1
 WRONG_USE: Final = 2
+INCOMPLETE: Final = 3
 INTERRUPTED: Final = 130
 
 _ABOUT: Final = """\
@@ -61,9 +62,12 @@ neither."""
 
 _EXITS: Final = """\
 exit codes: 0 ended as requested (also on SIGTERM), 1 failed, 2 wrong use (options,
-environment, a file, or members that the server lacks), 130 on SIGINT (Ctrl-C)"""
+environment, a file, or members that the server lacks), 3 --once could not read all
+prices, borrowers and positions (its plans are valid), 130 on SIGINT (Ctrl-C)"""
 
 _MARKET: Final = Path(__file__).parent / "markets" / "zest-v1.toml"
+# Seconds for reading each of the seven chapters; the demo ends within 20 s.
+_PAUSE: Final = 2.0
 _MAX_DOLLARS: Final = 10**15
 _MAX_COUNT: Final = 50_000_000
 
@@ -82,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(chosen, sys.stderr, lambda display: _live(chosen, display))
     except (UsageError, InvalidArgument) as error:
         return _failed(WRONG_USE, error)
+    except Incomplete as error:
+        return _failed(INCOMPLETE, error)
     except (OrtegeWatchError, SourceError, demo.StoryBroken, OSError) as error:
         return _failed(FAILED, error)
 
@@ -238,6 +244,16 @@ _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
         _Option("--cool-down S", "between a borrower's plans", _count, "1800", _DECIDE),
         _Option("--resync S", "between readings of all", _count, "300", _WATCH),
         _Option("--window S", "of events and prices", _count, "3600", _WATCH),
+        _Option(
+            "--status S", "between lines about what is seen", _count, "600", _WATCH
+        ),
+        _Option(
+            "--silent-after S",
+            "age of a price that is asked for",
+            _count,
+            "600",
+            _WATCH,
+        ),
         _Option("--liquidator ADDRESS", "for post-conditions", _address),
         _Option("--plans DIRECTORY", "a JSON file for each plan", Path, None, _PLANS),
         _Option("--state FILE", "keeps cool-downs across restarts", Path),
@@ -373,8 +389,7 @@ async def _demo(chosen: argparse.Namespace, display: Display) -> None:
     await demo.run(
         display,
         executor=execution.DryRunExecutor(chosen.plans),
-        # People need time to read each chapter, a pipe does not.
-        pause=2.0 if at_a_terminal else 0.0,
+        pause=_PAUSE if at_a_terminal else 0.0,
     )
 
 
@@ -458,6 +473,8 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
                 most_borrowers=chosen.most_borrowers,
                 window=chosen.window,
                 resync=chosen.resync,
+                status=chosen.status,
+                silent_after=chosen.silent_after,
                 once=chosen.once,
             ),
             now=lambda: int(time.time()),

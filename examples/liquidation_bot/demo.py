@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import io
+import re
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -32,7 +34,7 @@ from liquidation_bot.alerts import (
 )
 from liquidation_bot.bot import Bot, Settings
 from liquidation_bot.decide import Limits
-from liquidation_bot.display import Display, Note, Picture, short
+from liquidation_bot.display import Display, LiveTable, Note, short
 from liquidation_bot.engine import Engine
 from liquidation_bot.execution import DryRunExecutor, Executor, Outbox
 from liquidation_bot.market import Market
@@ -49,7 +51,10 @@ from ortege_watch.watchbus import (
     serve_alert_channel,
 )
 
-__all__ = ["MARKET", "StoryBroken", "draw", "run"]
+if TYPE_CHECKING or importlib.util.find_spec("rich") is not None:
+    from rich.console import Console, RenderableType
+
+__all__ = ["MARKET", "Picture", "StoryBroken", "draw", "run"]
 
 MARKET: Final = Path(__file__).parent / "markets" / "demo.toml"
 
@@ -60,6 +65,7 @@ LIQUIDATOR: Final = "SP2YDZST3GTH0W4DNKBH10WAZNAM0MS4VSJRCG7NR"
 
 _START: Final = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 _TIMEOUT: Final = 10.0
+_FONTS: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 _TO: Final = Credentials("demo-bot", "made up, for alerts from the bot")
 _FROM: Final = Credentials("demo-monitor", "made up, for alerts to the bot")
 
@@ -123,6 +129,30 @@ class _Watcher:
 
     def count(self, kind: str) -> int:
         return sum(note.kind == kind for note in self._notes)
+
+
+class Picture:
+    """A display that keeps the table of the last alert, for the documentation."""
+
+    def __init__(self) -> None:
+        self._table = LiveTable(Console(file=io.StringIO()))
+        self._last: RenderableType = ""
+
+    def show(self, note: Note, engine: Engine, /) -> None:
+        """Add a note to the table."""
+        self._table.show(note, engine)
+        if note.kind == "alert":
+            self._last = self._table.draw(engine, note.at)
+
+    def close(self) -> None:
+        """Stop the table."""
+        self._table.close()
+
+    def svg(self, title: str) -> str:
+        """Return the table as SVG that loads no fonts from elsewhere."""
+        paper = Console(record=True, width=120, file=io.StringIO())
+        paper.print(self._last)
+        return _FONTS.sub("", paper.export_svg(title=title, unique_id="demo"))
 
 
 @attrs.frozen(kw_only=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import io
 import json
 import logging
 import os
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -32,21 +30,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Display",
-    "JsonLines",
     "Kind",
     "Lines",
     "LiveTable",
     "Note",
-    "Picture",
+    "Sight",
     "library_log",
     "open_display",
     "short",
 ]
 
-Kind: TypeAlias = Literal[
-    "story", "start", "link", "prices", "event", "skip", "plan", "alert", "trouble"
-]
+# A tick is no news: the display may show again how old everything is.
+_Plain: TypeAlias = Literal["story", "start", "status", "link", "prices", "event"]
+Kind: TypeAlias = _Plain | Literal["skip", "plan", "alert", "trouble", "tick"]
 
+# They are shown elsewhere than among the last notes.
+_UNLISTED: Final = ("story", "status", "tick")
 _ROWS: Final = 12
 _NOTES: Final = 6
 _NEAR: Final = 10**7  # 10 % of health or LTV
@@ -56,7 +55,38 @@ _STYLES: Final = {
     "skip": "yellow",
     "alert": "blue",
 }
-_FONTS: Final = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
+
+@attrs.frozen(kw_only=True)
+class Sight:
+    """What the bot sees. Ages are in seconds, None before the first.
+
+    Attributes:
+        borrowers: how many are known to owe something.
+        unread: how many addresses are yet to be read.
+        positions: the age of the oldest position.
+        prices: the age of each price, by symbol.
+        data: the age of the newest answer or update.
+        link: how the bot is connected.
+    """
+
+    borrowers: int
+    unread: int
+    positions: int | None
+    prices: Mapping[str, int | None]
+    data: int | None
+    link: str
+
+    def text(self) -> str:
+        """Return the same for people, without the prices."""
+        return (
+            f"{self.borrowers} borrowers known, {self.unread} addresses unread; positions "
+            f"up to {_age(self.positions)}; last data {_age(self.data)}; {self.link}"
+        )
+
+
+def _age(seconds: int | None) -> str:
+    return "none" if seconds is None else f"{max(seconds, 0)} s old"
 
 
 @attrs.frozen
@@ -68,17 +98,27 @@ class Note:
         at: unix seconds.
         text: one sentence for people.
         data: the same for programs.
+        sight: what the bot saw at that time.
     """
 
     kind: Kind
     at: int
     text: str
     data: Mapping[str, Any] = attrs.field(factory=dict)
+    sight: Sight | None = None
 
     def line(self) -> str:
-        """Return time, kind and text in columns."""
+        """Return time, kind and text in columns; a chapter of a story stands apart."""
+        if self.kind == "story":
+            return f"\n{self.text}"
         time = datetime.fromtimestamp(self.at, UTC).strftime("%H:%M:%S")
-        return f"{time}  {self.kind:<8} {self.text}"
+        return f"  {time}  {self.kind:<8} {self.text}"
+
+    def json(self) -> str:
+        """Return a JSON object."""
+        time = datetime.fromtimestamp(self.at, UTC).isoformat()
+        line = {"at": time, "kind": self.kind, "text": self.text, **self.data}
+        return json.dumps(line, ensure_ascii=False)
 
 
 class Display(Protocol):
@@ -94,31 +134,23 @@ class Display(Protocol):
 
 
 class Lines:
-    """A display with one line for each note."""
+    """A display with one line for each note.
 
-    def __init__(self, write: Callable[[str], object]) -> None:
+    Args:
+        write: writes a line.
+        form: makes it: ``Note.line`` or ``Note.json``.
+    """
+
+    def __init__(
+        self, write: Callable[[str], object], form: Callable[[Note], str] = Note.line
+    ) -> None:
         self._write = write
+        self._form = form
 
     def show(self, note: Note, _engine: Engine, /) -> None:
-        """Write the line; a chapter of a story stands apart."""
-        story = note.kind == "story"
-        self._write(f"\n{note.text}" if story else f"  {note.line()}")
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class JsonLines:
-    """A display with one JSON object for each note."""
-
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
-
-    def show(self, note: Note, _engine: Engine, /) -> None:
-        """Write the object."""
-        time = datetime.fromtimestamp(note.at, UTC).isoformat()
-        line = {"at": time, "kind": note.kind, "text": note.text, **note.data}
-        self._write(json.dumps(line, ensure_ascii=False))
+        """Write the line."""
+        if note.kind != "tick":
+            self._write(self._form(note))
 
     def close(self) -> None:
         """Do nothing."""
@@ -142,16 +174,17 @@ class LiveTable:
         )
         self._notes: deque[Note] = deque(maxlen=_NOTES)
         self._plans: deque[Note] = deque(maxlen=_NOTES)
-        self._link = "not connected yet"
+        self._sight = "not connected yet"
         self._live.start()
 
     def show(self, note: Note, engine: Engine, /) -> None:
         """Add a note and redraw the table."""
         if note.kind == "story":
             self._live.console.print(Text(f"\n{note.text}", style="bold"))
-        elif note.kind == "link":
-            self._link = note.text
-        (self._plans if note.kind == "plan" else self._notes).append(note)
+        if note.sight is not None:
+            self._sight = note.sight.text()
+        if note.kind not in _UNLISTED:
+            (self._plans if note.kind == "plan" else self._notes).append(note)
         self._live.update(self.draw(engine, note.at), refresh=True)
 
     def close(self) -> None:
@@ -160,12 +193,14 @@ class LiveTable:
 
     def draw(self, engine: Engine, now: int) -> RenderableType:
         """Return the table as of a time in unix seconds."""
-        notes = [*self._plans, *(each for each in self._notes if each.kind != "story")]
         return Group(
-            Text(f"{engine.market.name} | {self._link}", style="cyan"),
-            Text(_prices(engine, now)),
+            Text(f"{engine.market.name} | {self._sight}", style="cyan"),
+            Text(engine.prices_in_words(now)),
             _borrowers(engine),
-            *(Text(each.line(), style=_STYLES.get(each.kind, "")) for each in notes),
+            *(
+                Text(each.line(), style=_STYLES.get(each.kind, ""))
+                for each in (*self._plans, *self._notes)
+            ),
         )
 
 
@@ -177,44 +212,13 @@ def _same_file(one: IO[str], other: IO[str]) -> bool:
         return False
 
 
-class Picture:
-    """A display that keeps the table of the last alert, for the documentation."""
-
-    def __init__(self) -> None:
-        self._table = LiveTable(Console(file=io.StringIO()))
-        self._last: RenderableType = ""
-
-    def show(self, note: Note, engine: Engine, /) -> None:
-        """Add a note to the table."""
-        self._table.show(note, engine)
-        if note.kind == "alert":
-            self._last = self._table.draw(engine, note.at)
-
-    def close(self) -> None:
-        """Stop the table."""
-        self._table.close()
-
-    def svg(self, title: str) -> str:
-        """Return the table as SVG that loads no fonts from elsewhere."""
-        paper = Console(record=True, width=120, file=io.StringIO())
-        paper.print(self._last)
-        return _FONTS.sub("", paper.export_svg(title=title, unique_id="demo"))
-
-
-def _prices(engine: Engine, now: int) -> str:
-    return "   ".join(
-        f"{reserve.symbol} {shown(price.price, 8)} ({max(now - price.at, 0)} s old)"
-        for reserve in engine.market.reserves
-        if (price := engine.prices.get(reserve.asset)) is not None
-    )
-
-
 def _borrowers(engine: Engine) -> Table:
     table = Table(expand=True)
     for title in ("borrower", "standing", "owes", "has", "decision"):
         table.add_column(title, no_wrap=title != "decision")
-    ranked = sorted(engine.decisions.items(), key=lambda item: _rank(item[1].standing))
-    for borrower, decision in ranked[:_ROWS]:
+    ranked = engine.nearest()
+    for borrower in ranked[:_ROWS]:
+        decision = engine.decisions[borrower]
         table.add_row(
             short(borrower),
             "?" if decision.standing is None else decision.standing.text,
@@ -226,10 +230,6 @@ def _borrowers(engine: Engine) -> Table:
     if len(ranked) > _ROWS:
         table.caption = f"and {len(ranked) - _ROWS} farther from liquidation"
     return table
-
-
-def _rank(standing: Standing | None) -> tuple[bool, int]:
-    return (standing is None, 0 if standing is None else standing.headroom)
 
 
 def _style(standing: Standing | None) -> str:
@@ -266,7 +266,7 @@ def open_display(kind: str, log: TextIO) -> Display:
     def write(line: str) -> None:
         print(line, file=log, flush=True)
 
-    return JsonLines(write) if kind == "json" else Lines(write)
+    return Lines(write, Note.json if kind == "json" else Note.line)
 
 
 @contextmanager

@@ -161,13 +161,41 @@ class Engine:
             case _:
                 assert_never(given)
 
-    def prices_in_words(self) -> str:
-        """Return the prices for people, in the registry's order."""
-        return ", ".join(
-            f"{reserve.symbol} {shown(self.prices[reserve.asset].price, 8)}"
-            for reserve in self.market.reserves
-            if reserve.asset in self.prices
-        )
+    def prices_in_words(self, now: int | None = None) -> str:
+        """Return the prices for people, in the registry's order.
+
+        Args:
+            now: unix seconds, to say also how old they are, and which are missing.
+        """
+        words: list[str] = []
+        for reserve in self.market.reserves:
+            price = self.prices.get(reserve.asset)
+            if price is not None:
+                age = "" if now is None else f" ({max(now - price.at, 0)} s old)"
+                words.append(f"{reserve.symbol} {shown(price.price, 8)}{age}")
+            elif now is not None:
+                words.append(f"{reserve.symbol} none")
+        return ", ".join(words)
+
+    def rank(self, borrower: str) -> tuple[bool, int, str]:
+        """Return what orders borrowers by their headroom; those without one are last."""
+        decision = self.decisions.get(borrower)
+        standing = None if decision is None else decision.standing
+        return standing is None, 0 if standing is None else standing.headroom, borrower
+
+    def nearest(self) -> list[str]:
+        """Return the borrowers that were decided about, nearest to liquidation first."""
+        return sorted(self.decisions, key=self.rank)
+
+    def price_times(self) -> dict[str, int]:
+        """Return when each known price was published, by symbol."""
+        known = [each for each in self.market.reserves if each.asset in self.prices]
+        return {each.symbol: self.prices[each.asset].at for each in known}
+
+    def symbols_in_use(self) -> set[str]:
+        """Return the symbols of the assets on whose price a known position depends."""
+        used = {a for p in self.positions.values() for a in self.rules.price_assets(p)}
+        return {each.symbol for each in self.market.reserves if each.asset in used}
 
     def _newer(self, price: Price, at: int) -> bool:
         """Store a price unless a newer one is known; return whether it is a change."""

@@ -16,7 +16,7 @@ from liquidation_bot.alerts import (
     Listener,
     entity_of,
 )
-from liquidation_bot.bot import Bot, MembersMissing, Settings
+from liquidation_bot.bot import Bot, Incomplete, MembersMissing, Settings
 from liquidation_bot.decide import Limits, Plan, Reason
 from liquidation_bot.engine import StateRead
 from liquidation_bot.execution import Guard, Outbox, State
@@ -82,7 +82,7 @@ class Heard:
 class Broken:
     """A source that fails a given number of times."""
 
-    caveats = ()
+    caveats, chunk = (), 200
 
     def __init__(self, positions, times, heard):
         self.source, self.times, self.asked = positions, times, []
@@ -103,9 +103,9 @@ class Broken:
 class Stage:
     """Set up a bot whose every part a test may replace."""
 
-    def __init__(self, world, fake, client):
+    def __init__(self, world, fake, client, clock):
         self.world, self.fake, self.client = world, fake, client
-        self.clock, self.heard, self.saved = ManualClock(), Heard(), []
+        self.clock, self.heard, self.saved = clock, Heard(), []
         self.positions = FixturePositions()
         self.prices = FixturePrices(world.prices(ststx=80_000_000).values())
         self.first, self.limits, self.cool_downs = [], Limits(), {}
@@ -137,7 +137,7 @@ class Stage:
 
     def bot(self, **changes):
         settings = {"reconnect": Reconnect(base=0.01, cap=0.01), **changes}
-        return Bot(
+        self.bot_of_now = Bot(
             cube=self.client,
             session=Session(
                 market=self.world.market,
@@ -163,6 +163,7 @@ class Stage:
             state=self.chain,
             listener=self.listener,
         )
+        return self.bot_of_now
 
     @asynccontextmanager
     async def running(self, **changes):
@@ -182,11 +183,12 @@ class Stage:
 
 @pytest.fixture
 async def stage(world):
+    clock = ManualClock()
     async with (
-        FakeCube(now=lambda: float(world.now)) as fake,
+        FakeCube(now=lambda: world.now + clock.now()) as fake,
         AsyncCubeClient(fake.url, fake.token(), retry=Retry(attempts=1)) as client,
     ):
-        yield Stage(world, fake, client)
+        yield Stage(world, fake, client, clock)
 
 
 async def test_once_looks_and_ends(stage, world):
@@ -250,7 +252,7 @@ async def test_where_the_sender_may_be_another_everybody_is_read(
     stage.positions = Broken(stage.positions, 0, stage.heard)
     async with stage.running():
         stage.event(function, world.bob)
-        both = sorted([world.alice, world.bob])
+        both = [world.alice, world.bob]  # the known one first
         await stage.heard.until(lambda: stage.positions.asked[-1] == both)
 
 
@@ -299,7 +301,9 @@ async def test_what_cannot_be_read_is_tried_again_soon(stage, world):
     stage.positions = Broken(stage.positions, 2, stage.heard)
     async with stage.running(resync=300, check=10):
         await stage.heard.hear("trouble", "not now; 1 addresses to be retried")
-        await stage.clock.advance(10)
+        await stage.clock.advance(19)
+        assert stage.heard.plans == []
+        await stage.clock.advance(1)
         await stage.heard.hear("plan", "S6AK")
     assert stage.positions.asked == [[world.alice]] * 3
 
@@ -383,13 +387,168 @@ async def test_without_prices_it_goes_on_and_says_so(stage, world):
         await stage.heard.hear("skip", "no price")
 
 
-async def test_without_a_list_of_borrowers_it_goes_on_and_says_so(stage, world):
-    async def nobody(most):
-        raise SourceError("no list now")
+def failing(stage, times):
+    """Let the list of borrowers fail that often; return when it was asked for."""
+    asked, list_borrowers = [], stage.borrowers
 
-    stage.borrowers = nobody
-    async with stage.running():
+    async def borrowers(most):
+        asked.append(int(stage.clock.now()))
+        if len(asked) <= times:
+            raise SourceError("no list now")
+        return await list_borrowers(most)
+
+    stage.borrowers = borrowers
+    return asked
+
+
+async def test_a_list_of_borrowers_that_failed_is_asked_for_until_it_is_there(
+    stage, world
+):
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    asked = failing(stage, 4)
+    async with stage.running(check=10, resync=60, silent_after=10_000) as bot:
+        await stage.heard.hear("trouble", "no list now", "read again in 10 s")
+        assert bot.engine.positions == {}
+        await stage.clock.advance(119)
+        assert stage.heard.plans == []
+        await stage.clock.advance(1)
+        await stage.heard.hear("plan", "S6AK")
+        await stage.heard.hear("start", "1 borrowers owe something")
+    assert asked == [0, 10, 30, 60, 120]  # the delay doubles; a resync asks anyway
+
+
+async def test_a_resync_finds_new_borrowers_without_an_event(stage, world):
+    stage.put(world.position((world.aeusdc, 10, 0), who="SPnodebt"))
+    stage.prices = FixturePrices(world.prices().values())
+    stage.positions = Broken(stage.positions, 0, stage.heard)
+    async with stage.running(resync=60) as bot:
+        stage.positions.source.by_borrower[world.alice] = world.danger()
+        stage.first.append(world.alice)
+        await stage.clock.advance(50)
+        assert bot.engine.positions == {}
+        await stage.clock.advance(10)
+        await stage.heard.hear("plan", "S6AK")
+        await stage.heard.hear("start", "1 borrowers owe something")
+    # Whoever has no debt is not read again each time.
+    assert stage.positions.asked == [["SPnodebt"], [world.alice]]
+
+
+async def test_a_failing_list_takes_no_borrower_away(stage, world):
+    stage.put(world.danger())
+    stage.positions = Broken(stage.positions, 0, stage.heard)
+    async with stage.running(resync=60, check=10):
+        asked = failing(stage, 1)
+        stage.bot_of_now.borrowers = stage.borrowers
+        await stage.clock.advance(60)
         await stage.heard.hear("trouble", "no list now")
+        assert stage.positions.asked == [[world.alice]] * 2
+        await stage.clock.advance(10)
+        assert asked == [60, 70]
+
+
+async def test_those_without_debt_are_read_again_each_hour(stage, world):
+    stage.put(world.position((world.aeusdc, 10, 0)))
+    async with stage.running(resync=600, check=600, window=10_000) as bot:
+        stage.put(world.danger(), listed=False)
+        await stage.clock.advance(3000)
+        assert bot.engine.positions == {}
+        await stage.clock.advance(600)
+        assert set(bot.engine.positions) == {world.alice}
+
+
+async def test_a_slow_source_of_positions_does_not_keep_it_from_watching(stage, world):
+    """Reading hundreds of borrowers from a node takes minutes."""
+    gate = asyncio.Event()
+
+    class Slow(Broken):
+        async def positions(self, borrowers, at):
+            if self.asked:
+                await gate.wait()
+            return await super().positions(borrowers, at)
+
+    stage.put(*(world.danger(who=f"SP{number:03}") for number in range(201)))
+    stage.positions = Slow(stage.positions, 0, stage.heard)
+    async with stage.running() as bot:
+        assert len(bot.engine.positions) == 200
+        await stage.clock.advance(10)
+        await stage.heard.hear("status", "200 borrowers known, 1 addresses unread")
+        fresh = world.prices(ststx=79_000_000, at=world.now + 30).values()
+        stage.prices.by_asset = {each.asset: each for each in fresh}
+        await stage.clock.advance(20)
+        await stage.heard.hear("prices", "stSTX 0.79")
+        gate.set()
+        await stage.heard.hear("start", "201 borrowers owe something")
+
+
+async def test_those_nearest_to_the_threshold_are_read_first(stage, world):
+    stage.put(
+        world.position(
+            (world.ststx, 3 * 10**10, 0), (world.aeusdc, 0, 10**9), who=world.bob
+        ),
+        world.danger(),
+    )
+    stage.positions = Broken(stage.positions, 0, stage.heard)
+    async with stage.running(resync=60):
+        assert stage.positions.asked == [[world.bob, world.alice]]
+        await stage.clock.advance(60)
+        assert stage.positions.asked[1:] == [[world.alice, world.bob]]
+
+
+async def test_positions_that_the_source_leaves_out_are_read_again(stage, world):
+    class Forgetful(Broken):
+        async def positions(self, borrowers, at):
+            found = await super().positions(borrowers, at)
+            return found[1:] if len(self.asked) == 1 else found
+
+    stage.put(world.danger(), world.danger(who=world.bob))
+    stage.positions = Forgetful(stage.positions, 0, stage.heard)
+    async with stage.running(check=10):
+        await stage.heard.hear("trouble", "1 addresses to be retried")
+        await stage.clock.advance(10)
+        assert stage.positions.asked[1:] == [[world.bob]]
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ("positions", "1 positions"),
+        ("prices", "prices"),
+        ("borrowers", "the list of borrowers"),
+    ],
+)
+async def test_once_fails_if_it_could_not_read_all(stage, world, broken, named):
+    stage.put(world.danger())
+    if broken == "borrowers":
+        failing(stage, 1)
+    else:
+        setattr(stage, broken, Broken(stage.positions, 1, stage.heard))
+    with pytest.raises(Incomplete, match=f"could not read {named}$"):
+        await stage.bot(once=True).run()
+
+
+async def test_it_says_what_it_sees(stage, world):
+    stage.put(world.danger(), world.danger(who=world.bob))
+    stage.prices.by_asset.pop(world.sbtc)
+    async with stage.running(check=10, resync=100, status=100):
+        await stage.clock.advance(10)
+        first = await stage.heard.hear(
+            "status", "2 borrowers known, 0 addresses unread"
+        )
+        stage.positions = Broken(stage.positions, 10, stage.heard)
+        stage.bot_of_now._reader.source = stage.positions
+        await stage.clock.advance(99)
+        assert stage.heard.notes.count(first) == 1
+        await stage.clock.advance(1)
+        note = await stage.heard.hear("status", "2 addresses unread", count=1)
+    assert first.data["prices"] == {"stSTX": 10, "aeUSDC": 10, "sBTC": None}
+    assert "stSTX 0.8 (110 s old)" in note.text
+    assert "sBTC none" in note.text
+    assert "positions up to 110 s old" in note.text
+    assert "subscription live" in note.text
+    assert note.sight.unread == 2
+    ticks = [each.at for each in stage.heard.notes if each.kind == "tick"]
+    assert ticks == [world.now + each for each in range(0, 111, 10)]
 
 
 async def test_a_bounded_load_says_that_there_may_be_more(stage, world):
@@ -442,7 +601,7 @@ async def test_the_window_is_opened_anew_and_nothing_is_planned_twice(stage, wor
         await stage.fake.wait_until_async(lambda: len(stage.fake.attempts) == 2)
         await stage.heard.hear("link", "watching", count=2)
         stage.event("borrow", world.bob)
-        await stage.heard.hear("event", "BWB7 changed")
+        await stage.heard.hear("event", "BWB7", "changed")
     starts = [query["filters"][-1]["values"] for query in subscribed(stage.fake)]
     assert starts == [["2027-01-15T07:58:20.000"], ["2027-01-15T08:00:00.000"]]
     assert len(stage.heard.plans) == 1
@@ -669,6 +828,99 @@ async def test_prices_of_ortege_are_watched(stage, world):
             world.alice,
             world.bob,
         }
+
+
+class Watched:
+    """Prices of Ortege, and a position on them."""
+
+    def __init__(self, stage, world):
+        self.stage = stage
+        self.rows = stage.fake.tables["stacks_oracle_prices"]
+        self.put(stSTX="0.8", aeUSDC="1", sBTC="60000")
+        stage.put(world.danger())
+        stage.prices = OrtegePrices(stage.client, world.market)
+
+    def put(self, **dollars):
+        at = datetime.fromtimestamp(self.stage.now(), UTC)
+        self.rows.insert(
+            {"token": token, "price": Decimal(price), "tx_date": at}
+            for token, price in dollars.items()
+        )
+
+    async def forgotten(self):
+        """Let the server forget the subscription; the connection stays."""
+        fake = self.stage.fake
+        await fake.wait_until_async(lambda: len(fake.subscriptions) == 2)
+        fake.forget()
+
+
+async def test_a_subscription_that_is_live_but_silent_is_replaced(stage, world):
+    prices = Watched(stage, world)
+    async with stage.running(silent_after=300, check=10, resync=100_000):
+        await prices.forgotten()
+        await stage.clock.advance(200)
+        prices.put(stSTX="0.7", aeUSDC="1")
+        await stage.clock.advance(100)
+        assert stage.heard.plans == []  # the server has forgotten the subscription
+        await stage.clock.advance(10)
+        words = "no new price of aeUSDC, stSTX for 300 s, subscription live"
+        await stage.heard.hear("trouble", words)
+        await stage.heard.hear("plan", "S6AK")
+        await stage.heard.hear("trouble", "the subscription missed prices of aeUSDC")
+        async with asyncio.timeout(5):  # no note tells that prices are the same
+            while stage.bot_of_now._price_times["stSTX"] < world.now + 200:
+                await asyncio.sleep(0)
+        await stage.clock.advance(10)
+        await stage.heard.hear("prices", "new prices again: aeUSDC, stSTX")
+        prices.put(stSTX="0.69")
+        await stage.heard.hear("prices", "stSTX 0.69")
+
+
+async def test_a_regular_reading_of_prices_does_not_hide_a_silent_subscription(
+    stage, world
+):
+    prices = Watched(stage, world)
+    async with stage.running(silent_after=300, check=10, resync=100):
+        await prices.forgotten()
+        for number in (1, 2, 3):
+            await stage.clock.advance(99)
+            prices.put(stSTX=f"0.8{number}", aeUSDC="1")
+            await stage.clock.advance(1)
+            await stage.heard.hear("prices", f"stSTX 0.8{number}")
+        await stage.clock.advance(10)
+        await stage.heard.hear("trouble", "the subscription missed prices")
+
+
+async def test_prices_that_stopped_at_their_source_are_said_to_have(stage, world):
+    prices = Watched(stage, world)
+    async with stage.running(silent_after=300, check=10, resync=100_000):
+        await stage.clock.advance(200)
+        prices.put(stSTX="0.82")
+        await stage.heard.hear("prices", "stSTX 0.82")
+        await stage.clock.advance(110)
+        await stage.heard.hear("trouble", "no new price of aeUSDC for 300 s")
+        await stage.heard.hear("trouble", "no newer price of aeUSDC either")
+        prices.put(aeUSDC="1.01")
+        await stage.heard.hear("prices", "aeUSDC 1.01")
+        await stage.clock.advance(10)
+        await stage.heard.hear("prices", "new prices again: aeUSDC")
+        # sBTC is old, too, but nobody has it; and the connection is the first one.
+        said = [note.text for note in stage.heard.notes if note.kind == "trouble"]
+        assert not any("sBTC" in text for text in said)
+        assert len(stage.fake.attempts) == 1
+
+
+async def test_prices_that_are_polled_are_watched_over_too(stage, world):
+    stage.put(world.danger())
+    async with stage.running(silent_after=100, check=10, poll_prices=30):
+        await stage.clock.advance(110)
+        await stage.heard.hear("trouble", "no new price of aeUSDC, stSTX for 100 s")
+        await stage.heard.hear("trouble", "no newer price of aeUSDC, stSTX either")
+        await stage.clock.advance(90)
+        said = [note for note in stage.heard.notes if "no new price" in note.text]
+        assert len(said) == 1
+        await stage.clock.advance(10)
+        await stage.heard.hear("trouble", "no new price", count=2)
 
 
 async def test_positions_of_ortege(stage, world):

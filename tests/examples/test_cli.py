@@ -383,6 +383,14 @@ def test_a_file_that_cannot_be_read_is_wrong_use(fake, tmp_path, option):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.usefixtures("danger")
+def test_once_without_an_answer_about_positions_ends_with_code_3(fake, tmp_path):
+    fake.fail_query("Error: no positions today", status=400, times=1)
+    done = run(fake, "--once")
+    assert done.returncode == 3, done.stderr
+    assert "could not read prices" in done.stderr
+
+
 def test_a_refused_token_is_a_failure(fake):
     done = run(fake, "--once", ORTEGE_TOKEN="wrong-token")
     assert done.returncode == 1
@@ -622,7 +630,14 @@ RUN = [
     "--outbox f --alerts-to http://x",
     "--execute a:b --cap 1 --kill-file f",
 ]
-WATCH = [*RUN, "--resync 1", "--window 1", "--alerts-from x:1/a"]
+WATCH = [
+    *RUN,
+    "--resync 1",
+    "--window 1",
+    "--status 1",
+    "--silent-after 1",
+    "--alerts-from x:1/a",
+]
 BACKTEST = [
     "--backtest-delay 1",
     "--backtest-prices 2026-11-01..2026-11-02",
@@ -670,6 +685,7 @@ def test_help_names_the_exit_codes(capsys):
         cli.parse(["--help"])
     told = capsys.readouterr().out
     assert "exit codes" in told
+    assert all(code in told for code in ("0 ended", "1 failed", "2 wrong", "3 --once"))
     assert "130" in told
 
 

@@ -8,9 +8,12 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from liquidation_bot import cli
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DOCS = EXAMPLES.parent / "docs"
@@ -38,9 +41,14 @@ def run(*arguments, cwd=EXAMPLES, **env):
     ],
 )
 def test_the_demo_tells_its_story_and_ends(arguments, cwd):
+    started = time.monotonic()
     done = run(*arguments, cwd=cwd)
+    took = time.monotonic() - started
     assert done.returncode == 0, done.stderr
     told = done.stdout
+    pauses = len(re.findall(r"^(?:\d\.|The end)", told, re.MULTILINE))
+    assert pauses == 7
+    assert took + pauses * cli._PAUSE < 20  # on a terminal
     chapters = [
         "1. The market",
         "2. An event",

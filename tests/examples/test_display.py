@@ -6,14 +6,15 @@ import io
 import json
 import logging
 
+import attrs
 import pytest
 
 from liquidation_bot.decide import Limits
 from liquidation_bot.display import (
-    JsonLines,
     Lines,
     LiveTable,
     Note,
+    Sight,
     library_log,
     short,
 )
@@ -36,15 +37,18 @@ def test_lines(engine):
     display = Lines(lines.append)
     display.show(Note("story", 0, "1. Once"), engine)
     display.show(Note("plan", 3661, "a plan"), engine)
+    display.show(Note("tick", 3671, ""), engine)
     display.close()
     assert lines == ["\n1. Once", "  01:01:01  plan     a plan"]
 
 
 def test_json_lines(engine):
     lines = []
-    display = JsonLines(lines.append)
+    display = Lines(lines.append, Note.json)
     display.show(Note("plan", 3661, "ä plan", {"plan": {"id": "1"}}), engine)
+    display.show(Note("tick", 3671, ""), engine)
     display.close()
+    assert len(lines) == 1
     assert json.loads(lines[0]) == {
         "at": "1970-01-01T01:01:01+00:00",
         "kind": "plan",
@@ -69,6 +73,16 @@ def test_the_library_is_heard_while_it_lasts():
     assert heard == ["lost it"]
 
 
+SIGHT = Sight(
+    borrowers=12,
+    unread=3,
+    positions=290,
+    prices={"stSTX": 5, "aeUSDC": None},
+    data=4,
+    link="subscription live",
+)
+
+
 def drawn(engine, world, *notes):
     """Show notes in a table; give what is on the terminal at the end."""
     file = io.StringIO()
@@ -76,7 +90,7 @@ def drawn(engine, world, *notes):
     display = LiveTable(console)
     try:
         for kind, text in notes:
-            display.show(Note(kind, world.now, text), engine)
+            display.show(Note(kind, world.now, text, sight=SIGHT), engine)
     finally:
         display.close()
     return file.getvalue()
@@ -92,7 +106,8 @@ def test_the_table_shows_borrowers_prices_connection_and_plans(engine, world):
         *[("event", f"number {n}") for n in range(20)],
     )
     last = told[told.rindex("a market made up") :]
-    assert "subscription live" in last
+    assert "12 borrowers known, 3 addresses unread; positions up to 290 s" in last
+    assert "last data 4 s old; subscription live" in " ".join(last.split())
     assert "stSTX 0.7 (0 s old)" in last
     assert "SPAZ…S6AK" in last
     assert "0.9800" in last
@@ -121,7 +136,27 @@ def test_the_table_ranks_by_health_and_counts_the_rest(engine, world):
     assert told.index("SPAZ…S6AK") < told.index("SP00…0000")
 
 
+def test_the_table_gets_older_though_nothing_happens(engine, world):
+    file = io.StringIO()
+    display = LiveTable(Console(file=file, width=200, force_terminal=True))
+    try:
+        display.show(Note("event", world.now, "one", sight=SIGHT), engine)
+        later = attrs.evolve(SIGHT, data=70)
+        display.show(Note("tick", world.now + 66, "", sight=later), engine)
+    finally:
+        display.close()
+    last = file.getvalue()[file.getvalue().rindex("a market made up") :]
+    assert "stSTX 0.7 (66 s old)" in last
+    assert "last data 70 s old" in last
+    assert "tick" not in last
+
+
 def test_an_empty_table_is_a_table(world):
-    told = drawn(Engine(world.market, Limits(), cool_down=1), world, ("start", "hello"))
+    display = LiveTable(Console(file=io.StringIO(), record=True, width=200))
+    engine = Engine(world.market, Limits(), cool_down=1)
+    display.show(Note("start", world.now, "hello"), engine)
+    display.close()
+    told = display._live.console.export_text()
     assert "not connected yet" in told
+    assert "stSTX none" in told
     assert "hello" in told

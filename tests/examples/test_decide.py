@@ -343,6 +343,12 @@ def test_what_the_contract_refuses_is_not_planned(world, index, state, reason, w
         assert plan.collateral.symbol == "sBTC"
 
 
+def test_of_two_frozen_reserves_the_collaterals_is_named(world):
+    frozen = ReserveState(frozen=True)
+    state = StateV1(reserves={world.aeusdc: frozen, world.ststx: frozen})
+    assert decided(world, state=state).detail == "the reserve of stSTX is frozen"
+
+
 def test_bad_debt_has_no_grace_period(world):
     state = StateV1(reserves={world.ststx: ReserveState(grace=True)})
     prices = world.prices(ststx=49_999_999)  # the debt is worth more than everything

@@ -5,11 +5,12 @@ All numbers are integers, rounded where and as the public contracts round (relea
 smallest unit; prices and percentages have eight decimals (``ONE`` is 1.00 USD, or
 100 %). Clarity aborts if a product exceeds 2^128 - 1; these functions do not.
 
-The order of refusals is that of ``pool-borrow`` and ``liquidation-manager`` (their public
-text as ``liquidation-manager-v2-1``): a reserve that is not active, prices (u6001, u6003),
-no collateral (u90001), healthy (u90000), not used as collateral (u90003), grace period of
+The order of refusals is that of ``pool-borrow`` and ``liquidation-manager-v2-1`` in the
+public repository: a frozen reserve (the collateral's first), prices (u6001, u6003), no
+collateral (u90001), healthy (u90000), not used as collateral (u90003), grace period of
 the collateral (u90007, skipped for bad debt), no debt (u90008), liquidity of the
-collateral's reserve (u90005).
+collateral's reserve (u90005). A reserve that is not active is refused like a frozen one:
+older versions do, the newest public one does not.
 
 Zest V2 liquidates on LTV instead of a health factor and has rules of its own.
 """
@@ -667,7 +668,7 @@ def _refusal(
 ) -> Refused | None:
     """Return why the contract refuses a pair, as far as the state tells."""
     reserves = _state(case).reserves
-    for reserve in (paying, taking):
+    for reserve in (taking, paying):
         found = reserves.get(reserve.asset, _ALL_ALLOWED)
         if found.frozen or not found.active:
             why = "is frozen" if found.active else "is not active"

@@ -347,6 +347,9 @@ class OrtegePositions:
         cube: the client.
         market: the market, with the names and decimals of the assets.
         max_rows: the row limit of each query; a result that reaches it is an error.
+
+    Raises:
+        MarketError: the market file says that Ortege has no positions of the market.
     """
 
     caveats: Sequence[str] = (
@@ -364,6 +367,11 @@ class OrtegePositions:
         self._assets = {
             name: reserve for reserve in market.reserves for name in reserve.asset_ids
         }
+        if not self._assets:
+            raise MarketError(
+                f"Ortege has no positions of {market.name}, whose reserves have no "
+                "asset_ids: use --positions node --node URL"
+            )
 
     async def borrowers(self, most: int) -> Sequence[str]:
         """Return at most that many addresses that ever borrowed, largest sums first."""

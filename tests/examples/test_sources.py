@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from liquidation_bot import demo, sources
-from liquidation_bot.market import Market, Units
+from liquidation_bot.market import Market, MarketError, Units
 from liquidation_bot.model import FileError, Holding, Position, SourceError, UsageError
 from liquidation_bot.sources import (
     ASSUMED,
@@ -189,6 +189,12 @@ async def test_the_newest_price_of_each_token(world, fake, client):
     assert await source.prices() == expected
     since = source.query(NOW - timedelta(minutes=2))
     assert source.read(await client.load(since)) == expected[1:]
+
+
+async def test_positions_that_ortege_does_not_have_are_refused(client):
+    market = Market.load(demo.MARKET.parent / "zest-v2.toml")
+    with pytest.raises(MarketError, match="no asset_ids: use --positions node"):
+        OrtegePositions(client, market)
 
 
 async def test_prices_that_follow_from_others_are_not_asked_for(fake, client):

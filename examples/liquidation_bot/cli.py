@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import attrs
 import msgspec
 
-from liquidation_bot import alerts, demo, execution, sources
+from liquidation_bot import alerts, demo, execution, monitor, sources
 from liquidation_bot.backtest import Backtest, with_prices, with_settings
 from liquidation_bot.bot import Bot, Incomplete, Settings
 from liquidation_bot.decide import Limits
@@ -145,6 +145,19 @@ def _listen_address(text: str) -> alerts.ListenAddress:
     return alerts.ListenAddress(parts.hostname, port, parts.path)
 
 
+def _serve_address(text: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(f"//{text if ':' in text else f':{text}'}")
+        host, port, path = parts.hostname, parts.port, parts.path
+    except ValueError:
+        host = port = path = None
+    if port is None or path:
+        raise argparse.ArgumentTypeError(
+            f"must be like 127.0.0.1:9100 (port 0: any), got {text!r}"
+        )
+    return host or "127.0.0.1", port
+
+
 def _time_range(text: str) -> tuple[datetime, datetime]:
     try:
         start, end = (
@@ -188,6 +201,7 @@ class _Option:
         read: converts its value, or lists the values; None for a flag.
         default: its value as it would be given; None without one.
         modes: those that use it; "" watches.
+        repeats: whether it can be given more than once; the value is then a list.
     """
 
     usage: str
@@ -195,6 +209,7 @@ class _Option:
     read: Callable[[str], Any] | tuple[str, ...] | None = str
     default: str | None = None
     modes: Sequence[str] = _RUN
+    repeats: bool = False
 
     @property
     def name(self) -> str:
@@ -207,7 +222,7 @@ class _Option:
     def value(self) -> Any:
         """Return the value that it has without being given."""
         if self.default is None:
-            return False if self.read is None else None
+            return [] if self.repeats else False if self.read is None else None
         return self.read(self.default) if callable(self.read) else self.default
 
     def for_argparse(self) -> dict[str, Any]:
@@ -219,6 +234,8 @@ class _Option:
         if self.read is None:
             return {**common, "action": "store_true"}
         values = {"type": self.read} if callable(self.read) else {"choices": self.read}
+        if self.repeats:
+            common["action"] = "append"
         return {**common, **values, "metavar": self.usage.partition(" ")[2]}
 
 
@@ -277,6 +294,23 @@ _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
             "receive alerts over WebSocket: each is a reason to read a position again",
             _listen_address,
             modes=_WATCH,
+        ),
+    ],
+    "observation (the URL of a webhook is a secret: ORTEGE_BOT_WEBHOOK or a file hide it "
+    "from others on this machine)": [
+        _Option(
+            "--metrics HOST:PORT",
+            "serve /metrics and /health; without a host on 127.0.0.1",
+            _serve_address,
+            modes=_WATCH,
+        ),
+        _Option("--webhook URL", "gets plans, and problems that last", repeats=True),
+        _Option("--webhook-file FILE", "URLs of webhooks, one a line", Path),
+        _Option(
+            "--webhook-format slack|json",
+            "slack+https://… is Slack's in any case",
+            ("slack", "json"),
+            "json",
         ),
     ],
     "backtests (limits that are not given stay as recorded)": [
@@ -456,6 +490,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
         record = None
         if chosen.record:
             record = stack.enter_context(Recorder(chosen.record, session))
+        display = await _observed(chosen, stack, display, session)
         announcer, listener = await _alerts(chosen, stack, display, session)
         bot = Bot(
             cube=cube,
@@ -477,12 +512,46 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
                 silent_after=chosen.silent_after,
                 once=chosen.once,
             ),
-            now=lambda: int(time.time()),
+            now=_now,
             record=record,
             announcer=announcer,
             listener=listener,
         )
         await bot.run()
+
+
+async def _observed(
+    chosen: argparse.Namespace,
+    stack: AsyncExitStack,
+    display: Display,
+    session: Session,
+) -> Display:
+    """Return the display, or one around it that serves metrics and posts to webhooks."""
+    urls = [*chosen.webhook, *os.environ.get("ORTEGE_BOT_WEBHOOK", "").split()]
+    if chosen.webhook_file:
+        try:
+            urls += chosen.webhook_file.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"cannot read the webhooks: {error}") from None
+    if not urls and chosen.metrics is None:
+        return display
+    opening = monitor.open_webhooks(urls, slack=chosen.webhook_format == "slack")
+    webhooks = await stack.enter_async_context(opening)
+    observed = monitor.Monitor(
+        display=display, now=_now, webhooks=webhooks, patience=chosen.silent_after
+    )
+    await stack.enter_async_context(observed.running())
+    if chosen.metrics is not None:
+        host, port = chosen.metrics
+        serving = monitor.serve(host, port, observed)
+        url = await stack.enter_async_context(serving)
+        text = f"serving {url}/metrics and {url}/health"
+        observed.show(Note("start", _now(), text), session.engine())
+    return observed
+
+
+def _now() -> int:
+    return int(time.time())
 
 
 async def _alerts(
@@ -507,7 +576,7 @@ async def _alerts(
         listener = alerts.Listener()
         serving = alerts.serve(chosen.alerts_from, sender, listener)
         where = await stack.enter_async_context(serving)
-        note = Note("start", int(time.time()), f"receiving alerts at {where}")
+        note = Note("start", _now(), f"receiving alerts at {where}")
         display.show(note, session.engine())
     return announcer, listener
 

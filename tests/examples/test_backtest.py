@@ -165,6 +165,18 @@ def test_sessions_follow_one_another_with_their_cool_downs(world):
     assert [each.planned for each in backtest.chances] == [True, True]
 
 
+def test_what_is_open_ends_with_its_session(world):
+    """The bot was not running meanwhile: nobody knows what the prices were."""
+    again = [session(world), *story(world)[1:2], seen(world, 5_000)]
+    backtest = Backtest.of([*story(world)[:4], *again], 60)
+    first, second = backtest.outcomes
+    assert (first.later, second.later) == (None, None)
+    assert [(each.start, each.end) for each in backtest.chances] == [
+        (world.now, world.now + 30),
+        (world.now + 5_000, world.now + 5_000),
+    ]
+
+
 def test_nothing_recorded_is_an_empty_report(world):
     backtest = Backtest.of([session(world)], 60)
     assert "plans: 0, expected profit 0.00 USD" in text(backtest)
@@ -232,7 +244,8 @@ def test_prices_of_another_time_meet_the_last_positions(world):
     prices = [
         each for seconds in (5_000, 5_090) for each in seen(world, seconds).prices
     ]
-    items = list(with_prices(story(world), prices[::-1]))
+    running = {world.alice: world.now + 10_000}
+    items = list(with_prices(story(world, cool_downs=running), prices[::-1]))
     assert items[0] == session(world)
     assert items[1].at == world.now + 5_000
     assert [each.read_at for each in items[1].positions] == [world.now + 5_000]

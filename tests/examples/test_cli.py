@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import httpx
 import msgspec
 import pytest
 
@@ -625,6 +626,9 @@ RUN = [
     "--state f",
     "--record f",
     "--alerts-to ws://x/",
+    "--webhook https://x",
+    "--webhook-file f",
+    "--webhook-format slack",
     "--node http://x --positions node",
     "--node-calls-per-minute 5 --node http://x --positions node",
     "--outbox f --alerts-to http://x",
@@ -637,6 +641,7 @@ WATCH = [
     "--status 1",
     "--silent-after 1",
     "--alerts-from x:1/a",
+    "--metrics :1",
 ]
 BACKTEST = [
     "--backtest-delay 1",
@@ -710,3 +715,98 @@ def test_defaults_are_read_like_options():
         False,
         None,
     )
+
+
+class Hook(BaseHTTPRequestHandler):
+    """Take what is posted; the first post is too much."""
+
+    taken: ClassVar = []
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.taken.append((self.path, body))
+        self.send_response(200 if len(self.taken) > 1 else 429)
+        self.send_header("Retry-After", "0")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hook():
+    Hook.taken.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/s3cret"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.usefixtures("danger")
+def test_metrics_and_health_are_served(fake):
+    with start(fake, "--metrics", "127.0.0.1:0") as bot:
+        told = hear(bot, "start", "serving")["text"]
+        url = re.search(r"(http://127\.0\.0\.1:\d+)/metrics", told)[1]
+        hear(bot, "link", "watching")
+        assert "\nliquidation_bot_plans_total 1\n" in httpx.get(f"{url}/metrics").text
+        assert httpx.get(f"{url}/health").json() == {"problems": {}}
+        fake.down()
+        hear(bot, "link", "waiting")
+        ill = httpx.get(f"{url}/health")
+        assert ill.status_code == 503
+        assert list(ill.json()["problems"]) == ["connection"]
+        bot.send_signal(signal.SIGTERM)
+        assert bot.wait(10) == 0
+        assert fake.token() not in bot.stderr.read()
+
+
+@pytest.mark.usefixtures("danger")
+@pytest.mark.parametrize("how", ["option", "file", "environment"])
+def test_a_plan_is_posted_to_a_webhook_whose_url_stays_secret(
+    fake, hook, tmp_path, world, how
+):
+    secrets = tmp_path / "webhooks"
+    secrets.write_text(f"slack+{hook}\n")
+    options = {
+        "option": ["--webhook", f"slack+{hook}"],
+        "file": ["--webhook-file", secrets],
+        "environment": ["--webhook-format", "slack"],
+    }
+    env = {"ORTEGE_BOT_WEBHOOK": hook} if how == "environment" else {}
+    done = run(fake, "--once", *options[how], **env)
+    assert done.returncode == 0, done.stderr
+    [first, second] = Hook.taken
+    assert first == second
+    assert first[0] == "/s3cret"
+    assert first[1]["text"].startswith("SPAZ…S6AK health 0.9800: pay 2,500.00 aeUSDC")
+    assert "s3cret" not in done.stderr + done.stdout
+
+
+def test_a_webhook_that_is_no_url_is_refused_without_showing_it(fake):
+    done = run(fake, "--once", "--webhook", "htps://h/s3cret")
+    assert done.returncode == 2
+    assert "invalid webhook URL" in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["host", "host:", "host:x", ":65536", "::1"])
+def test_an_invalid_address_of_metrics_is_refused(text):
+    with pytest.raises(SystemExit):
+        cli.parse(["--metrics", text])
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":9100", ("127.0.0.1", 9100)),
+        ("9100", ("127.0.0.1", 9100)),
+        ("0.0.0.0:0", ("0.0.0.0", 0)),
+        ("[::1]:9100", ("::1", 9100)),
+    ],
+)
+def test_metrics_are_on_loopback_by_default(text, address):
+    assert cli.parse(["--metrics", text]).metrics == address

@@ -344,6 +344,36 @@ async def test_an_async_handler_that_survives_its_cancellation_is_left(caplog, e
         assert await inbox.handle(alert(1), "app", Inbox()) == DONE
 
 
+async def test_an_alert_whose_handler_was_cut_off_is_retried_while_its_claim_is_released():
+    let_on, releasing, let_release = asyncio.Event(), asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    async def handler(alert):
+        while not let_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await let_on.wait()
+
+    class Store:  # not a MemoryHandled, so that it is called in threads
+        def __init__(self):
+            self.memory = MemoryHandled()
+            self.claim, self.resolve = self.memory.claim, self.memory.resolve
+
+        def release(self, app_id, key):
+            loop.call_soon_threadsafe(releasing.set)
+            assert let_release.wait(10)
+            self.memory.release(app_id, key)
+
+    inbox = AlertInbox(Store(), handle_within=0.01)
+    with anyio.fail_after(10):
+        assert await inbox.handle(alert(1), "app", handler) == FAILED
+        let_on.set()  # the handler returns as if all was well, but it was cut off
+        await releasing.wait()
+        assert await inbox.handle(alert(1), "app", Inbox()) == FAILED
+        let_release.set()
+        while await inbox.handle(alert(1), "app", Inbox()) != DONE:
+            await asyncio.sleep(0.001)
+
+
 async def test_the_handlers_that_are_left_are_limited(caplog):
     let_on = asyncio.Event()
 

@@ -52,6 +52,9 @@ _MAX_WAITING: Final = 1
 _LARGE: Final = 16 * 1024
 """Bytes from which a frame is received into memory of its own."""
 
+_RECEIVED: Final = 64 * 1024
+"""Bytes to receive at a time, apart from large frames."""
+
 _MESSAGES: Final = (Opcode.TEXT, Opcode.BINARY)
 
 _BODY_HEADERS: Final = re.compile(
@@ -79,47 +82,51 @@ class _FrameReader(StreamReader):
     frame in the way [seen]. At most ``max_size`` bytes are reserved.
     """
 
-    _frame: memoryview | None = None  # the large frame that is being received
-    _received = 0  # bytes of it
+    rest: memoryview | None = None  # where the next bytes of a large frame go
 
     def read_exact(self, n: int) -> Generator[None, None, bytearray]:
         """Read a given number of bytes."""
         return self._read_frame(n) if n >= _LARGE else super().read_exact(n)
 
     def _read_frame(self, size: int) -> Generator[None, None, bytearray]:
-        if len(self.buffer) >= size:  # copy what follows the frame instead of the frame
+        start = len(self.buffer)
+        if start >= size:  # copy what follows the frame instead of the frame
             frame, self.buffer = self.buffer, self.buffer[size:]
             del frame[size:]
             return frame
         frame = bytearray(size)
-        self._received = len(self.buffer)
-        self._frame = memoryview(frame)
-        self._frame[: self._received] = self.buffer
+        frame[:start] = self.buffer
         self.buffer = bytearray()
+        self.rest = memoryview(frame)[start:]
         try:
-            while self._received < size:
+            while self.rest:
                 if self.eof:
-                    got = self._received
+                    got = size - len(self.rest)
                     raise EOFError(f"stream ends after {got} bytes, expected {size}")
                 yield
         finally:
-            self._frame = None
+            self.rest = None
         return frame
 
     def feed_data(self, data: bytes | bytearray) -> None:
         """Take what arrived."""
-        if self._frame is not None:
-            start = self._received
-            part = data[: len(self._frame) - start]
-            self._received = start + len(part)
-            self._frame[start : self._received] = part
+        if self.rest:
+            part = data[: len(self.rest)]
+            self.rest[: len(part)] = part
+            self.rest = self.rest[len(part) :]
             data = data[len(part) :]
         super().feed_data(data)
 
 
-class Connection(ClientConnection):
-    """A connection whose opening fails with the reason, and which ends in time."""
+class Connection(ClientConnection, asyncio.BufferedProtocol):
+    """A connection whose opening fails with the reason, and which ends in time.
 
+    asyncio receives into memory that this names: a large frame is not copied, and no
+    memory of another size is taken for each of its parts, which would leave gaps between
+    frames. An event loop that does not support it calls ``data_received()`` alone.
+    """
+
+    _buffer = memoryview(b"")  # for what is no large frame
     _ends = False
     _opening = b""  # what was received of the response to the upgrade
     _on_message: Callable[[bytes | bytearray], object] | None = None
@@ -169,6 +176,27 @@ class Connection(ClientConnection):
                 return
             self._queued += 1
         super().process_event(event)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the memory to receive into: the rest of a large frame, if there is one."""
+        del sizehint
+        if not self._buffer:  # in a proxy's tunnel, this is called before all others
+            self._buffer = memoryview(bytearray(_RECEIVED))
+        return getattr(self.protocol.reader, "rest", None) or self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Read what was received there."""
+        reader = self.protocol.reader
+        if isinstance(reader, _FrameReader) and reader.rest:
+            reader.rest = reader.rest[nbytes:]
+            if not reader.rest:
+                self.data_received(b"")
+            return
+        data = self._buffer[:nbytes]
+        if self.response is None:
+            self.data_received(bytes(data))
+        else:
+            self.data_received(cast("bytes", data))
 
     def data_received(self, data: bytes) -> None:
         """Read, and abort a connection that the peer should close, and does not."""

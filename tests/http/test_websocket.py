@@ -37,9 +37,10 @@ async def opened(*chunks: bytes) -> AsyncIterator[Connection]:
         for chunk in chunks:
             writer.write(chunk)
             await writer.drain()
+        if CLOSING in chunks[-1]:
+            writer.write_eof()
         while await reader.read(100) != b"":
-            if CLOSING in chunks[-1]:
-                return
+            pass
 
     async with asyncio.timeout(20), peer(talk) as url:
         connection = await open_websocket(url.replace("http", "ws"), {}, secrets=[])
@@ -101,6 +102,23 @@ async def test_a_connection_that_ends_within_a_large_message_is_reported():
             await reading
     assert error.value.rcvd is None
     assert read == [b"1"]
+
+
+async def test_a_large_message_is_received_into_its_own_memory():
+    # Memory of another size for each part would leave gaps between messages.
+    read: list[Any] = []
+    async with opened(frame(b"x" * 1_000_000)) as connection:
+        tracemalloc.start()
+        try:
+            reading = asyncio.ensure_future(connection.read(read.append))
+            while not read:
+                await asyncio.sleep(0)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        reading.cancel()
+    assert [len(message) for message in read] == [1_000_000]
+    assert 1_000_000 < peak < 1_130_000  # asyncio would take 262,144 for a part
 
 
 async def test_a_message_needs_its_own_memory_once():

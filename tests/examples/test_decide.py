@@ -317,7 +317,8 @@ def test_a_plan_holds_as_long_as_its_oldest_price(world):
 @pytest.mark.parametrize(
     ("index", "state", "reason", "words"),
     [
-        (0, {"liquidity": 3_928_571_427}, Reason.ILLIQUID, "has 3,928.57 stSTX"),
+        (0, {"liquidity": 1}, Reason.ILLIQUID, "the reserve has 0.000001 stSTX"),
+        (0, {"liquidity": 0}, Reason.ILLIQUID, "the reserve has 0 stSTX"),
         (0, {"liquidity": 3_928_571_428}, None, ""),
         (1, {"liquidity": 0}, None, ""),  # debt is paid into it
         (0, {"active": False}, Reason.PAUSED, "stSTX is not active"),
@@ -341,6 +342,34 @@ def test_what_the_contract_refuses_is_not_planned(world, index, state, reason, w
         limits = Limits(allow_unprofitable=True)
         plan = decided(world, more, low, limits, state=given)
         assert plan.collateral.symbol == "sBTC"
+
+
+@given(
+    liquidity=st.integers(10**7, 10**13),
+    more=st.integers(-10, 10**13),
+    price=st.integers(10**5, 10**8),
+    places=st.sampled_from([(6, 6), (8, 6), (6, 8)]),
+)
+def test_a_plan_takes_what_the_reserve_can_pay_out(
+    world, liquidity, more, price, places
+):
+    reserves = [
+        msgspec.structs.replace(each, decimals=decimals)
+        for each, decimals in zip(world.market.reserves, (*places, 8), strict=True)
+    ]
+    known = StateV1(reserves={world.ststx: ReserveState(liquidity=liquidity)})
+
+    def decision(supplied, state):
+        held = (world.ststx, supplied, 0), (world.aeusdc, 0, 10**16)
+        given = world.position(*held), world.prices(ststx=price)
+        limits = Limits(allow_unprofitable=True)
+        return decided(world, *given, limits, state, reserves=tuple(reserves))
+
+    found = decision(liquidity + more, known)
+    full = decision(min(liquidity + more, liquidity), None)
+    assert 0 < found.offer.seized <= liquidity
+    least = full.offer.paid - full.offer.paid // 10**7 - 1
+    assert least <= found.offer.paid <= full.offer.paid + 1
 
 
 def test_of_two_frozen_reserves_the_collaterals_is_named(world):

@@ -684,25 +684,32 @@ def _offer(case: Case, debt: _Asset, collateral: _Asset) -> Offer | Refused:
     owed, factor = debt.holding.borrowed, paying.close_factor or 0
     limit = mul_perc(owed, paying.decimals, factor)
     requested = case.affordable(paying, debt.quote.price, limit)
-    sizing = size_liquidation(
-        debt=owed,
-        debt_decimals=paying.decimals,
-        debt_price=debt.quote.price,
-        collateral=collateral.holding.supplied,
-        collateral_decimals=taking.decimals,
-        collateral_price=collateral.quote.price,
-        close_factor=factor,
-        bonus=taking.bonus_in(case.position.e_mode),
-        fee_bps=taking.fee_bps or 0,
-        requested=requested,
-    )
+
+    def size(supplied: int, requested: int) -> Sizing:
+        return size_liquidation(
+            debt=owed,
+            debt_decimals=paying.decimals,
+            debt_price=debt.quote.price,
+            collateral=supplied,
+            collateral_decimals=taking.decimals,
+            collateral_price=collateral.quote.price,
+            close_factor=factor,
+            bonus=taking.bonus_in(case.position.e_mode),
+            fee_bps=taking.fee_bps or 0,
+            requested=requested,
+        )
+
+    sizing = size(collateral.holding.supplied, requested)
     liquidity = _state(case).reserves.get(taking.asset, _ALL_ALLOWED).liquidity
     if liquidity is not None and liquidity < sizing.seized:
-        return Refused(
-            Reason.ILLIQUID,
-            f"the reserve has {shown(liquidity, taking.decimals, 2)} {taking.symbol}, "
-            f"the call would seize {shown(sizing.seized, taking.decimals, 2)}",
-        )
+        paid = min(size(liquidity, requested).paid, requested)
+        requested = max(paid - paid // 10**7 - 1, 0)  # more than all roundings
+        sizing = size(collateral.holding.supplied, requested)
+        if not sizing.paid or liquidity < sizing.seized:
+            detail = (
+                f"the reserve has {shown(liquidity, taking.decimals)} {taking.symbol}"
+            )
+            return Refused(Reason.ILLIQUID, detail)
     return Offer(
         debt=paying,
         collateral=taking,

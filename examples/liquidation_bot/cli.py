@@ -63,7 +63,7 @@ neither."""
 _EXITS: Final = """\
 exit codes: 0 ended as requested (also on SIGTERM), 1 failed, 2 wrong use (options,
 environment, a file, or members that the server lacks), 3 --once could not read all
-prices, borrowers and positions (its plans are valid), 130 on SIGINT (Ctrl-C)"""
+prices, positions, borrowers and state (its plans are valid), 130 on SIGINT (Ctrl-C)"""
 
 _MARKET: Final = Path(__file__).parent / "markets" / "zest-v1.toml"
 # Seconds for reading each of the seven chapters; the demo ends within 20 s.
@@ -228,8 +228,11 @@ class _Option:
     def for_argparse(self) -> dict[str, Any]:
         """Return the arguments of ``add_argument``; no default tells what is given."""
         notes = "" if self.default is None else f" (default {self.default})"
-        if self.modes != _RUN:
-            notes += f" [{', '.join(each or 'watching' for each in self.modes)}]"
+        lacking = [f"not {each}" for each in _RUN[1:] if each not in self.modes]
+        more = [f"also {each}" for each in self.modes if each not in _RUN]
+        if "" not in self.modes:
+            lacking, more = [], [f"only {each}" for each in self.modes]
+        notes += "".join(f" [{each}]" for each in (*lacking, *more))
         common = {"default": argparse.SUPPRESS, "help": self.about + notes}
         if self.read is None:
             return {**common, "action": "store_true"}

@@ -481,6 +481,55 @@ async def test_a_slow_source_of_positions_does_not_keep_it_from_watching(stage, 
         await stage.heard.hear("start", "201 borrowers owe something")
 
 
+async def test_it_says_each_minute_how_many_positions_are_unread(stage, world):
+    stage.put(world.danger(), world.danger(who=world.bob))
+    stage.positions = Broken(stage.positions, 20, stage.heard)
+    async with stage.running(check=10, resync=1000, status=1000):
+        await stage.clock.advance(129)
+        said = [note for note in stage.heard.notes if note.kind == "status"]
+        assert [note.sight.unread for note in said] == [2, 2]
+        await stage.clock.advance(101)
+        said = [note for note in stage.heard.notes if note.kind == "status"]
+        assert [note.sight.unread for note in said] == [2, 2, 2, 2]
+        await stage.clock.advance(760)
+        said = [note for note in stage.heard.notes if note.kind == "status"]
+        assert [note.sight.unread for note in said] == [2, 2, 2, 2, 0]
+
+
+async def test_it_watches_after_the_first_positions(stage, world):
+    """What the window says about borrowers has something to be compared with."""
+    gate = asyncio.Event()
+
+    class Slow(Broken):
+        async def positions(self, borrowers, at):
+            found = await super().positions(borrowers, at)
+            await gate.wait()
+            return found
+
+    stage.put(world.danger())
+    stage.positions = Slow(stage.positions, 0, stage.heard)
+    running = asyncio.create_task(stage.bot().run())
+    await stage.heard.until(lambda: stage.positions.asked)
+    await stage.clock.advance(0)
+    assert not any(note.kind == "link" for note in stage.heard.notes)
+    gate.set()
+    await stage.heard.hear("link", "watching")
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_prices_that_were_read_though_others_failed_are_kept(stage, world):
+    class Partly(Broken):
+        async def prices(self):
+            raise SourceError("one failed", list(world.prices().values())[:2])
+
+    stage.put(world.danger())
+    stage.prices = Partly(None, 0, stage.heard)
+    async with stage.running():
+        await stage.heard.hear("trouble", "one failed")
+        await stage.heard.hear("plan", "S6AK")
+
+
 async def test_those_nearest_to_the_threshold_are_read_first(stage, world):
     stage.put(
         world.position(
@@ -546,6 +595,7 @@ async def test_it_says_what_it_sees(stage, world):
     assert "sBTC none" in note.text
     assert "positions up to 110 s old" in note.text
     assert "subscription live" in note.text
+    assert "last data 20 s old" in note.text
     assert note.sight.unread == 2
     ticks = [each.at for each in stage.heard.notes if each.kind == "tick"]
     assert ticks == [world.now + each for each in range(0, 111, 10)]
@@ -856,6 +906,7 @@ class Watched:
 
 async def test_a_subscription_that_is_live_but_silent_is_replaced(stage, world):
     prices = Watched(stage, world)
+    stage.positions = Broken(stage.positions, 0, stage.heard)
     async with stage.running(silent_after=300, check=10, resync=100_000):
         await prices.forgotten()
         await stage.clock.advance(200)
@@ -872,6 +923,7 @@ async def test_a_subscription_that_is_live_but_silent_is_replaced(stage, world):
                 await asyncio.sleep(0)
         await stage.clock.advance(10)
         await stage.heard.hear("prices", "new prices again: aeUSDC, stSTX")
+        assert len(stage.positions.asked) == 2  # events may have been missed, too
         prices.put(stSTX="0.69")
         await stage.heard.hear("prices", "stSTX 0.69")
 
@@ -921,6 +973,17 @@ async def test_prices_that_are_polled_are_watched_over_too(stage, world):
         assert len(said) == 1
         await stage.clock.advance(10)
         await stage.heard.hear("trouble", "no new price", count=2)
+
+
+async def test_another_price_that_stops_is_asked_for_at_once(stage, world):
+    stage.put(world.danger())
+    fresh = world.price(world.ststx, 80_000_000, at=world.now + 50)
+    stage.prices.by_asset[world.ststx] = fresh
+    async with stage.running(silent_after=100, check=10, poll_prices=30):
+        await stage.clock.advance(110)
+        await stage.heard.hear("trouble", "no new price of aeUSDC for 100 s")
+        await stage.clock.advance(50)
+        await stage.heard.hear("trouble", "no new price of aeUSDC, stSTX for 100 s")
 
 
 async def test_positions_of_ortege(stage, world):

@@ -112,11 +112,7 @@ def entity_of(principal: str) -> str:
 
 
 def plan_alert(plan: Plan, plan_id: str) -> AlertInfo:
-    """Return a plan as an alert about its borrower.
-
-    Args:
-        plan: the plan.
-        plan_id: the ``id`` of its document.
+    """Return a plan, and the ``id`` of its document, as an alert about its borrower.
 
     Raises:
         ClarityError: the borrower's address is invalid.
@@ -161,11 +157,7 @@ def borrowers_of(alert: AlertInfo, known: Iterable[str]) -> list[str]:
 
 
 def credentials(prefix: str, environ: Mapping[str, str]) -> Credentials:
-    """Read an app id and a secret from the environment, never from options.
-
-    Args:
-        prefix: ``ALERTS_TO`` or ``ALERTS_FROM``.
-        environ: has ``<prefix>_APP_ID`` and ``<prefix>_SECRET``.
+    """Read ``<prefix>_APP_ID`` and ``<prefix>_SECRET``, never given as options.
 
     Raises:
         InvalidArgument: one of them is missing or invalid.
@@ -181,20 +173,11 @@ class AlertSink(Protocol):
     """Where alerts go; an ``AsyncAlertPublisher`` is one."""
 
     async def publish(self, alerts: Iterable[AlertInfo], /) -> PublishResult:
-        """Send alerts; the unsent ones of the result stay queued.
-
-        Raises:
-            OrtegeWatchError: some alerts were not sent; without an outbox they are not
-                queued either.
-        """
+        """Send alerts, or raise OrtegeWatchError; only an outbox keeps the unsent ones."""
         ...
 
     async def flush(self) -> PublishResult:
-        """Send the queued alerts.
-
-        Raises:
-            OrtegeWatchError: they cannot be sent now.
-        """
+        """Send the queued alerts, or raise OrtegeWatchError."""
         ...
 
 
@@ -217,10 +200,7 @@ async def open_sink(
 ) -> AsyncIterator[AlertSink]:
     """Open a channel to a ``ws`` or ``wss`` URL, or a publisher that POSTs to others.
 
-    Args:
-        url: where alerts go.
-        signer: signs them.
-        outbox: a file that keeps alerts until they are sent; only for POST.
+    An outbox, a file, keeps alerts until they are sent; only for POST.
 
     Raises:
         InvalidArgument: the URL is invalid.
@@ -394,12 +374,9 @@ class Listener:
         read: Callable[[Sequence[str], str], Awaitable[None]],
         say: Say,
     ) -> None:
-        """Have positions read until cancelled.
+        """Have ``known`` borrowers, iterated anew for each alert, read until cancelled.
 
-        Args:
-            known: the borrowers; iterated anew for each alert.
-            read: reads their positions; its second argument says why.
-            say: called for the first, tenth, hundredth, ... alert that is skipped.
+        ``read`` gets their addresses, and why; ``say`` each tenfold count of skipped ones.
         """
         while True:
             concerned: dict[str, str] = {}
@@ -449,13 +426,7 @@ def _printable(code: str) -> str:
 
 @attrs.frozen
 class ListenAddress:
-    """Where alerts are received.
-
-    Attributes:
-        host: the address to listen on.
-        port: 0 lets the system choose.
-        path: the path that senders sign.
-    """
+    """Where alerts are received; port 0 lets the system choose, senders sign the path."""
 
     host: str
     port: int

@@ -81,16 +81,8 @@ class Chance:
 class Backtest:
     """Sessions that are decided about anew, and the report about them.
 
-    Dollars have eight decimals, times are in unix seconds.
-
-    Attributes:
-        delay: seconds after which the amounts of a plan are valued again.
-        setups: the market and the limits of the sessions; equal ones only once.
-        sessions: how many there were.
-        times: of the inputs.
-        outcomes: of all plans, in their order.
-        chances: all times in which a position could be liquidated, in their order.
-        reasons: how often each reason against a plan was given.
+    ``delay`` is the seconds after which the amounts of a plan are valued again; ``setups``
+    are the markets and limits of the sessions; ``times`` are those of the inputs.
     """
 
     delay: int

@@ -52,12 +52,7 @@ _NO_PRICE: Final = (Reason.NO_PRICE, Reason.STALE_PRICE)
 class Webhook(BackgroundSender[Mapping[str, Any]]):
     """A background sender of JSON to a URL, which is a secret: only its host is shown.
 
-    Args:
-        url: ``https://…``, or ``slack+https://…`` for messages in Slack's form.
-        http: the client.
-        slack: use Slack's form for any URL.
-        sleep: sleeps that many seconds.
-        linger: seconds for the remaining posts after the bot has ended by itself.
+    ``slack+https://…``, or ``slack=True``, sends messages in Slack's form.
 
     Raises:
         UsageError: the URL is invalid.
@@ -157,8 +152,7 @@ class Monitor:
         display: shows the notes.
         now: returns unix seconds.
         webhooks: receive each plan, each problem that lasts, and its end.
-        patience: seconds after which it is a problem that no data came, or that
-            positions are unread.
+        patience: seconds without data, or with unread positions, that are no problem.
         lasts: seconds after which a problem is posted.
         queued: returns how many plans are still to be handed over.
         responses: how many HTTP requests were answered, by status.
@@ -384,11 +378,9 @@ async def _answer(reader: asyncio.StreamReader, monitor: Monitor) -> Page:
 def _response(page: Page) -> bytes:
     status, kind, text = page
     body = text.encode()
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        f"Content-Type: {kind}",
-        f"Content-Length: {len(body)}",
-        *(["Allow: GET"] if status is HTTPStatus.METHOD_NOT_ALLOWED else []),
-        "Connection: close",
-    ]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    allow = "Allow: GET\r\n" * (status is HTTPStatus.METHOD_NOT_ALLOWED)
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\n{allow}"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body

@@ -326,6 +326,18 @@ def test_a_recorded_session_makes_the_same_plans_again(chain, tmp_path):
     assert list(map(canonical, replay(path))) == [canonical(session.document(made[0]))]
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"ltv_liq_full": 7000}, "DivisionByZero"),
+        ({"liq_penalty_max": 0}, "ArithmeticUnderflow"),
+    ],
+)
+def test_a_group_that_the_contract_would_not_accept_ends_no_bot(chain, change, code):
+    group = msgspec.structs.replace(chain.state.groups[0], **change)
+    assert code in chain.decide(groups=(group,)).detail
+
+
 def test_a_call_still_passes_if_the_price_recovers_a_little(chain):
     """The curve then allows less, and a call that pays less seizes too little."""
     plan = chain.decide(limits=msgspec.structs.replace(LIMITS, slippage_bps=100))

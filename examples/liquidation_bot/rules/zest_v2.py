@@ -11,9 +11,10 @@ The bot uses the prices of its sources, converted as the market converts the mes
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Final
 
 import attrs
@@ -589,6 +590,15 @@ class MarketV2(Market, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
 
 
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn the failure of a call into a reason against a plan."""
+    try:
+        yield
+    except ContractError as error:
+        raise error.refused() from None
+
+
 @attrs.frozen
 class _Read:
     """A case in the protocol's terms; reserves and assets of the position by id."""
@@ -636,13 +646,14 @@ class ZestV2:
 
     def standing(self, case: Case) -> Standing:
         """Return the LTV and its distance to the threshold of the risk group."""
+        with _refusals():
+            return self._standing(case)
+
+    def _standing(self, case: Case) -> Standing:
         read = self._read(case)
         state, account = read.state, read.account
-        try:
-            group = state.group(account.mask)
-            book = value(state, account, read.feeds, case.now, strict=False)
-        except ContractError as error:
-            raise error.refused() from None
+        group = state.group(account.mask)
+        book = value(state, account, read.feeds, case.now, strict=False)
         ages = required_prices(state, account).items()
         feeds = ", ".join(f"{feed} (at most {age} s old)" for feed, age in ages)
         fails = ", at which a call fails with u400008" * (
@@ -675,6 +686,10 @@ class ZestV2:
         """Return the liquidation of each pair of a debt and a collateral."""
         if standing.headroom >= 0:
             raise Refused(Reason.HEALTHY, standing.text)
+        with _refusals():
+            return self._offers(case, standing)
+
+    def _offers(self, case: Case, standing: Standing) -> list[Offer | Refused]:
         read = self._read(case)
         prices = {each.reserve.asset: each.price for each in standing.quotes}
         group = read.state.group(read.account.mask)
@@ -741,10 +756,7 @@ class ZestV2:
         collateral, debt = dict[int, int](), dict[int, int]()
         for each in case.position.holdings:
             reserve = market.reserve(each.asset)
-            try:
-                asset = state.asset(each.asset)
-            except ContractError as error:
-                raise error.refused() from None
+            asset = state.asset(each.asset)
             if reserve is None or reserve.decimals != asset.decimals:
                 raise Refused(
                     Reason.UNKNOWN_ASSET,

@@ -38,11 +38,12 @@ from liquidation_bot.model import (
     shown,
 )
 from liquidation_bot.record import Session
-from liquidation_bot.sources import OrtegePrices, changed, events_query
+from liquidation_bot.sources import MarketCheck, OrtegePrices, changed, events_query
 from ortege_watch import (
     AsyncCubeClient,
     AsyncUpdates,
     ConnectionState,
+    Meta,
     Reconnect,
     Update,
 )
@@ -53,6 +54,8 @@ _MAX_LINES: Final = 10
 _MAX_NAMES: Final = 5
 # Seconds between lines about what is seen, while positions are unread.
 _PROGRESS: Final = 60
+# Seconds until the chain is asked again for what it could not tell.
+_RETRY: Final = 30
 # Seconds between readings of all listed addresses, also of those without debt.
 _EVERYBODY: Final = 3600
 
@@ -139,10 +142,15 @@ class Reader:
     async def changed(self, borrowers: Iterable[str]) -> None:
         """Read these addresses now, and once more after ``reread_after`` seconds."""
         addresses = set(borrowers)
+        self.later(addresses)
+        await self._read(addresses)
+
+    def later(self, borrowers: Iterable[str]) -> None:
+        """Have these addresses read by ``run_due``, and once more after the delay."""
+        addresses = set(borrowers)
+        self.unread |= addresses
         due = self.now() + self.reread_after
         self._reread.update((address, due) for address in addresses)
-        self.unread |= addresses
-        await self._read(addresses)
 
     async def run_due(self) -> None:
         """Read every address that is due; other calls may read between two chunks."""
@@ -191,6 +199,9 @@ class Bot:
         prices: the source of prices; Ortege's are also watched.
         borrowers: returns at most that many addresses to follow.
         members: the members that the server must have.
+        assumed: checks what is assumed about the cubes; returns what is not certain.
+        compare: compares the market file with the chain; until they agree, no plan
+            leaves the bot.
         outbox: receives the plans.
         display: shows what happens.
         settings: how to run.
@@ -218,6 +229,8 @@ class Bot:
     announcer: Announcer | None = None
     listener: Listener | None = None
     state: StateSource | None = None
+    assumed: Callable[[Meta], Awaitable[Sequence[str]]] | None = None
+    compare: Callable[[], Awaitable[MarketCheck]] | None = None
     engine: Engine = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -245,6 +258,8 @@ class Bot:
         self._failed = set[str]()
         self._listed = set[str]()
         self._silent = set[str]()
+        # Why no plan may leave the bot; "" if plans may.
+        self._doubt = "" if self.compare is None else "not compared with the chain yet"
 
     async def run(self) -> None:
         """Decide about everybody, then stay subscribed.
@@ -261,7 +276,8 @@ class Bot:
                 raise MembersMissing(missing)
             if self.announcer is not None:
                 await stack.enter_async_context(self.announcer.running(self._say))
-            self._introduce()
+            self._introduce(await self._doubts(meta))
+            await self._compare(self.now())
             await self._restate(self.now())
             await self._reprice(self.now())
             await (self._once() if self.settings.once else self._stay())
@@ -277,6 +293,7 @@ class Bot:
     async def _stay(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._every(self._compare))
                 tasks.create_task(self._every(self._restate))
                 tasks.create_task(self._every(self._reprice))
                 tasks.create_task(self._every(self._reread))
@@ -302,14 +319,21 @@ class Bot:
         self._due[what] = now + every
         return True
 
-    def _introduce(self) -> None:
+    async def _doubts(self, meta: Meta) -> Sequence[str]:
+        """Check what is assumed about the cubes; return what is not certain."""
+        try:
+            return [] if self.assumed is None else await self.assumed(meta)
+        except SourceError as error:
+            return [f"what is assumed about the cubes: {error}"]
+
+    def _introduce(self, doubts: Sequence[str]) -> None:
         market = self.engine.market
         self._say(
             "start",
             f"{market.name}, {len(market.reserves)} reserves as of {market.as_of} "
             f"(source: {market.source})",
         )
-        for doubt in market.unverified:
+        for doubt in (*market.unverified, *doubts):
             self._say("start", f"not verified: {doubt}")
 
     async def _restate(self, now: int) -> None:
@@ -322,7 +346,8 @@ class Bot:
             state = await self.state.state(self.now())
         except SourceError as error:
             self._failed.add("the protocol's state")
-            self._say("trouble", str(error))
+            self._due["state"] = now + _RETRY
+            self._say("trouble", f"{error}; the state is read again in {_RETRY} s")
             return
         self._failed.discard("the protocol's state")
         await self._handle(StateRead(self.now(), state))
@@ -333,6 +358,27 @@ class Bot:
         every = settings.resync if self._watches_prices else settings.poll_prices
         if self._is_due("prices", now, every) and not await self._read_prices():
             self._due["prices"] = now + settings.poll_prices
+
+    async def _compare(self, now: int) -> None:
+        """Compare the market file with the chain, until there was an answer."""
+        if self.compare is None or not self._is_due("compare", now, _RETRY):
+            return
+        try:
+            found = await self.compare()
+        except SourceError as error:
+            self._failed.add("the market on the chain")
+            self._say("trouble", f"watch only, until the market is compared: {error}")
+            return
+        self.compare, self._doubt = None, ""
+        self._failed.discard("the market on the chain")
+        for text in found.missing:
+            self._say("start", f"not in the market file: {text}")
+        for text in found.wrong:
+            self._say("trouble", f"the market file is wrong: {text}")
+        if found.wrong:
+            self._failed.add("a market file that agrees with the chain")
+            self._doubt = f"{len(found.wrong)} lines of the market file are wrong"
+            self._say("trouble", f"watch only, no plan leaves the bot: {self._doubt}")
 
     async def _reread(self, now: int) -> None:
         """Read positions where it is time to: interest and some changes have no event."""
@@ -430,8 +476,9 @@ class Bot:
             more = f" and {left} more" if left > 0 else ""
             after = " during the outage" if update.resumed else ""
             self._say("event", f"{names}{more} changed{after}: reading again")
-        others = self.engine.positions if everybody else ()
-        await self._reader.changed({*addresses, *others})
+        if everybody:  # in the background: that may take minutes
+            self._reader.later(self.engine.positions)
+        await self._reader.changed(addresses)
         if not update.first:
             self._say_standing("event", addresses)
 
@@ -508,7 +555,9 @@ class Bot:
                 for each in self.engine.market.reserves
             },
             data=None if self._last_data is None else now - self._last_data,
-            link=self._link,
+            link=f"watch only: {self._doubt}; {self._link}"
+            if self._doubt
+            else self._link,
         )
 
     def _say_status(self) -> None:
@@ -570,6 +619,9 @@ class Bot:
             )
 
     async def _send(self, plan: Plan) -> None:
+        if self._doubt:
+            self._say("trouble", f"{in_words(plan)}: not sent, {self._doubt}")
+            return
         document = self.session.document(plan)
         until = self.engine.cool_downs[plan.borrower]
         done = await self.outbox.send(plan, document, until=until)

@@ -21,6 +21,7 @@ from collections.abc import (
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TextIO
 from urllib.parse import urlsplit
@@ -63,7 +64,8 @@ neither."""
 _EXITS: Final = """\
 exit codes: 0 ended as requested (also on SIGTERM), 1 failed, 2 wrong use (options,
 environment, a file, or members that the server lacks), 3 --once could not read all
-prices, positions, borrowers and state (its plans are valid), 130 on SIGINT (Ctrl-C)"""
+prices, positions, borrowers and state (its plans are valid) or the market file is wrong,
+130 on SIGINT (Ctrl-C)"""
 
 _MARKET: Final = Path(__file__).parent / "markets" / "zest-v1.toml"
 # Seconds for reading each of the seven chapters; the demo ends within 20 s.
@@ -80,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(_replay(chosen))
         if chosen.backtest is not None:
             return asyncio.run(_backtest(chosen))
+        if chosen.check_market:
+            return asyncio.run(_check_market(chosen))
         if chosen.demo:
             return _run(chosen, sys.stdout, lambda display: _demo(chosen, display))
         _check_environment()
@@ -187,7 +191,9 @@ _SHOWN: Final = ("", "--once", "--demo")
 _DECIDE: Final = (*_RUN, "--backtest")
 _PLANS: Final = (*_SHOWN, "--replay")
 _BACKTEST: Final = ("--backtest",)
-_MODES: Final = (*_PLANS, *_BACKTEST)
+_MODES: Final = (*_PLANS, *_BACKTEST, "--check-market")
+_CHAIN: Final = (*_RUN, "--check-market")
+_MARKETS: Final = (*_DECIDE, "--check-market")
 _LIMITS: Final = tuple(each.name for each in msgspec.structs.fields(Limits))
 
 
@@ -244,11 +250,13 @@ class _Option:
 
 _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
     "sources (the API key for the node: STACKS_API_KEY)": [
-        _Option("--market FILE", "default: Zest V1's, unverified", Path, None, _DECIDE),
+        _Option(
+            "--market FILE", "default: Zest V1's, unverified", Path, None, _MARKETS
+        ),
         _Option("--positions ortege|node|FILE", "their source", default="ortege"),
         _Option("--prices ortege|node|FILE", "their source", default="ortege"),
-        _Option("--node URL", "the Stacks node's API"),
-        _Option("--node-calls-per-minute N", "what it allows; default 500", _count),
+        _Option("--node URL", "also checks the market", modes=_CHAIN),
+        _Option("--node-calls-per-minute N", "default 500", _count, modes=_CHAIN),
         _Option("--borrowers FILE", "addresses; default: asked from Ortege", Path),
         _Option("--most-borrowers N", "how many are followed", _count, "5000"),
     ],
@@ -351,13 +359,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     about = "report what other limits would have done on records"
     modes("--backtest", type=Path, nargs="+", metavar="FILE", help=about)
+    modes("--check-market", action=flag, help="compare the market file with the chain")
     for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
         for option in options:
             group.add_argument(option.name, **option.for_argparse())
     chosen = parser.parse_args(arguments)
     chosen.given = frozenset(vars(chosen))
-    mode = next(each for each in reversed(_MODES) if not each or vars(chosen)[each[2:]])
+    mode = next(
+        each
+        for each in reversed(_MODES)
+        if not each or getattr(chosen, each[2:].replace("-", "_"))
+    )
     for option in itertools.chain(*_OPTIONS.values()):
         if not hasattr(chosen, option.key):
             setattr(chosen, option.key, option.value())
@@ -381,8 +394,8 @@ def _mistakes(chosen: argparse.Namespace) -> Iterator[str]:
         yield "--plans is not for --execute, which passes plans to your executor"
     if reads_node and not chosen.node:
         yield "--positions node and --prices node need --node URL"
-    if chosen.node and not reads_node:
-        yield "--node needs --positions node or --prices node"
+    if chosen.check_market and not chosen.node:
+        yield "--check-market needs --node URL"
     if chosen.node_calls_per_minute and not chosen.node:
         yield "--node-calls-per-minute needs --node URL"
     if chosen.outbox and not (chosen.alerts_to or "").startswith("http"):
@@ -471,16 +484,11 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
         state = execution.State.load(chosen.state)
     async with AsyncExitStack() as stack:
         cube = await stack.enter_async_context(AsyncCubeClient())
-        node = None
+        node = chain = None
         if chosen.node:
-            node = await stack.enter_async_context(
-                Node(
-                    chosen.node,
-                    calls_per_minute=chosen.node_calls_per_minute or 500,
-                    key=os.environ.get("STACKS_API_KEY"),
-                )
-            )
-        positions = _positions(chosen, cube, node, market)
+            node = await stack.enter_async_context(_node(chosen))
+            chain = sources.node_source(node, market)
+        positions = _positions(chosen, cube, chain, market)
         prices = _prices(chosen, cube, node, market)
         session = Session(
             market=market,
@@ -489,6 +497,11 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             cool_downs=state.cool_downs,
             caveats=(*positions.caveats, *prices.caveats),
             liquidator=chosen.liquidator,
+        )
+        borrowers = _borrowers(chosen, chain)
+        members = sources.members(
+            positions=chosen.positions == "ortege" or borrowers is None,
+            prices=chosen.prices == "ortege",
         )
         record = None
         if chosen.record:
@@ -500,11 +513,8 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             session=session,
             positions=positions,
             prices=prices,
-            borrowers=_borrowers(chosen, cube, market),
-            members=sources.members(
-                positions=chosen.positions == "ortege" or chosen.borrowers is None,
-                prices=chosen.prices == "ortege",
-            ),
+            borrowers=borrowers or sources.OrtegePositions(cube, market).borrowers,
+            members=members,
             outbox=_outbox(chosen, state),
             display=display,
             settings=Settings(
@@ -519,6 +529,9 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             record=record,
             announcer=announcer,
             listener=listener,
+            assumed=partial(sources.check_cubes, cube, market=market, names=members),
+            state=chain,
+            compare=partial(sources.check_market, node, market) if node else None,
         )
         await bot.run()
 
@@ -555,6 +568,23 @@ async def _observed(
 
 def _now() -> int:
     return int(time.time())
+
+
+def _node(chosen: argparse.Namespace) -> Node:
+    budget, key = chosen.node_calls_per_minute, os.environ.get("STACKS_API_KEY")
+    return Node(chosen.node, calls_per_minute=budget or 500, key=key)
+
+
+async def _check_market(chosen: argparse.Namespace) -> int:
+    """Print what the market file says otherwise than the chain, and what it leaves out."""
+    async with _node(chosen) as node:
+        market = Market.load(chosen.market or _MARKET)
+        found = await sources.check_market(node, market)
+    for kind in ("wrong", "missing"):
+        for text in getattr(found, kind):
+            print(f"{kind}: {text}")
+    print(f"{market.name}: {len(found.wrong)} wrong, {len(found.missing)} missing")
+    return FAILED if found.wrong else OK
 
 
 async def _alerts(
@@ -607,13 +637,13 @@ def _outbox(chosen: argparse.Namespace, state: execution.State) -> execution.Out
 def _positions(
     chosen: argparse.Namespace,
     cube: AsyncCubeClient,
-    node: Node | None,
+    chain: PositionSource | None,
     market: Market,
 ) -> PositionSource:
     if chosen.positions == "ortege":
         return sources.OrtegePositions(cube, market)
-    if chosen.positions == "node" and node is not None:
-        return sources.NodePositions(node, market)
+    if chosen.positions == "node" and chain is not None:
+        return chain
     return sources.FixturePositions.load(Path(chosen.positions))
 
 
@@ -631,10 +661,13 @@ def _prices(
 
 
 def _borrowers(
-    chosen: argparse.Namespace, cube: AsyncCubeClient, market: Market
-) -> Callable[[int], Awaitable[Sequence[str]]]:
+    chosen: argparse.Namespace, chain: PositionSource | None
+) -> Callable[[int], Awaitable[Sequence[str]]] | None:
+    """Return what lists the borrowers; None if Ortege does."""
     if chosen.borrowers is None:
-        return sources.OrtegePositions(cube, market).borrowers
+        if chosen.positions == "node" and isinstance(chain, sources.NodeV2):
+            return chain.borrowers
+        return None
     listed = read_borrowers(chosen.borrowers)
 
     async def first(most: int) -> Sequence[str]:

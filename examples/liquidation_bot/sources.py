@@ -99,6 +99,7 @@ __all__ = [
     "check_market",
     "events_query",
     "members",
+    "node_source",
 ]
 
 
@@ -567,7 +568,7 @@ class NodePositions:
         self._reader = _contract(market, "reader")
         self._e_mode = market.node.get("e_mode")
         self._grace = market.node.get("grace")
-        self._vault = market.contracts.vault
+        self._market = market
         self._by_symbol = {each.symbol: each for each in market.reserves}
         self._reserves = {each.asset: each for each in market.reserves}
 
@@ -638,7 +639,7 @@ class NodePositions:
             said = await call(self._data, "get-reserve-state-read", asset)
             state = fields(some(said))
             if reserve.seizable:
-                vault = Principal(self._vault)
+                vault = Principal(self._market.contracts.vault)
                 held = uint(ok(await call(reserve.asset, "get-balance", vault)))
                 # The pool does not pay out what it owes to the treasury.
                 liquidity = max(held - uint(state.get("accrued-to-treasury")), 0)
@@ -993,6 +994,17 @@ class MarketCheck:
 
     wrong: tuple[str, ...]
     missing: tuple[str, ...]
+
+
+def node_source(node: Node, market: Market) -> NodePositions | NodeV2:
+    """Return the source of positions and state for the market's protocol.
+
+    Raises:
+        MarketError: the protocol has none, or the market file does not name a contract.
+    """
+    if isinstance(market, MarketV2):
+        return NodeV2(node, market)
+    return NodePositions(node, market)
 
 
 async def check_market(node: Node, market: Market) -> MarketCheck:

@@ -20,12 +20,13 @@ from liquidation_bot.bot import Bot, Incomplete, MembersMissing, Settings
 from liquidation_bot.decide import Limits, Plan, Reason
 from liquidation_bot.engine import StateRead
 from liquidation_bot.execution import Guard, Outbox, State
-from liquidation_bot.model import SourceError
+from liquidation_bot.model import SourceError, UsageError
 from liquidation_bot.record import Session
 from liquidation_bot.rules.zest_v1 import ReserveState, StateV1
 from liquidation_bot.sources import (
     FixturePositions,
     FixturePrices,
+    MarketCheck,
     OrtegePositions,
     OrtegePrices,
     members,
@@ -111,6 +112,7 @@ class Stage:
         self.first, self.limits, self.cool_downs = [], Limits(), {}
         self.given, self.guard, self.state = [], None, None
         self.announcer, self.listener, self.chain = None, None, None
+        self.more = {}
 
     def now(self):
         return self.world.now + int(self.clock.now())
@@ -162,6 +164,7 @@ class Stage:
             announcer=self.announcer,
             state=self.chain,
             listener=self.listener,
+            **self.more,
         )
         return self.bot_of_now
 
@@ -217,6 +220,87 @@ async def test_missing_members_are_named_before_anything_else(stage):
     assert stage.heard.notes == []
 
 
+async def test_what_is_assumed_about_the_cubes_is_checked_first(stage):
+    async def doubts(meta):
+        assert "stacks_contract_events.tx_date" in meta
+        return ["how a price is aggregated"]
+
+    stage.more = {"assumed": doubts}
+    await stage.bot(once=True).run()
+    texts = [note.text for note in stage.heard.notes if note.kind == "start"]
+    assert "not verified: how a price is aggregated" in texts
+
+    async def wrong(meta):
+        raise UsageError("a sum of prices")
+
+    stage.more, stage.heard.notes = {"assumed": wrong}, []
+    with pytest.raises(UsageError, match="a sum of prices"):
+        await stage.bot(once=True).run()
+    assert stage.heard.notes == []
+
+    async def away(meta):
+        raise SourceError("not now")
+
+    stage.more = {"assumed": away}
+    await stage.bot(once=True).run()
+    await stage.heard.hear("start", "not verified: what is assumed", "not now")
+
+
+class File:
+    """A market file that a test compares with a chain of its own."""
+
+    def __init__(self):
+        self.wrong, self.missing, self.fail, self.asked = (), (), 0, 0
+
+    async def compare(self):
+        self.asked += 1
+        if self.fail:
+            self.fail -= 1
+            raise SourceError("no chain now")
+        return MarketCheck(self.wrong, self.missing)
+
+
+@pytest.fixture
+def file(stage, world):
+    """Return the market file of a bot that would make a plan."""
+    file = File()
+    stage.more = {"compare": file.compare}
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    return file
+
+
+async def test_a_market_file_that_agrees_with_the_chain_lets_plans_leave(stage, file):
+    file.missing = ("stSTX bonus",)
+    await stage.bot(once=True).run()
+    assert len(stage.heard.plans) == 1
+    await stage.heard.hear("start", "not in the market file: stSTX bonus")
+
+
+async def test_a_market_file_that_is_wrong_lets_no_plan_leave(stage, file):
+    file.wrong = ("stSTX oracle: the chain has 'a, the file 'b",)
+    with pytest.raises(Incomplete, match="a market file that agrees with the chain"):
+        await stage.bot(once=True).run()
+    assert stage.heard.plans == []
+    await stage.heard.hear("trouble", "the market file is wrong: stSTX oracle")
+    await stage.heard.hear("trouble", "watch only, no plan leaves the bot: 1 lines")
+    await stage.heard.hear("trouble", "pay 2,500.00 aeUSDC", "not sent")
+    assert "watch only: 1 lines" in stage.heard.notes[-1].sight.link
+    assert not any(note.kind == "plan" for note in stage.heard.notes)
+
+
+async def test_without_an_answer_it_watches_only_and_asks_again(stage, file):
+    file.fail = 1
+    async with stage.running():
+        await stage.heard.hear("trouble", "watch only", "no chain now")
+        assert stage.heard.plans == []
+        await stage.clock.advance(30)
+        await stage.heard.until(lambda: file.asked == 2)
+        await stage.clock.advance(100)
+        assert file.asked == 2
+        assert "watch only" not in stage.heard.notes[-1].sight.link
+
+
 async def test_at_the_start_it_says_what_is_not_verified(stage):
     await stage.bot(once=True).run()
     texts = [note.text for note in stage.heard.notes if note.kind == "start"]
@@ -252,7 +336,11 @@ async def test_where_the_sender_may_be_another_everybody_is_read(
     stage.positions = Broken(stage.positions, 0, stage.heard)
     async with stage.running():
         stage.event(function, world.bob)
-        both = [world.alice, world.bob]  # the known one first
+        await stage.heard.until(lambda: stage.positions.asked[-1] == [world.bob])
+        await stage.clock.advance(10)
+        await stage.heard.until(lambda: stage.positions.asked[-1] == [world.alice])
+        await stage.clock.advance(60)  # both once more, the known one first
+        both = [world.alice, world.bob]
         await stage.heard.until(lambda: stage.positions.asked[-1] == both)
 
 

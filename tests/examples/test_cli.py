@@ -308,7 +308,8 @@ class Node(BaseHTTPRequestHandler):
         self.keys.add(self.headers.get("x-api-key"))
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         function = self.path.rpartition("/")[2]
-        last = deserialize(bytes.fromhex(body["arguments"][-1][2:]))
+        arguments = [deserialize(bytes.fromhex(each[2:])) for each in body["arguments"]]
+        last = arguments[-1] if arguments else None
         result = f"0x{serialize(self.answers[function, last]).hex()}"
         answer = json.dumps({"okay": True, "result": result}).encode()
         self.send_response(200)
@@ -345,6 +346,35 @@ def node(world):
             {"price": 35, "expo": -2, "conf": UInt(0), "publish-time": now}
         ),
     }
+    rules, vault = world.market.rules, Principal(world.market.contracts.vault)
+    reserves = {Principal(each.asset): each for each in world.market.reserves}
+    Node.answers |= {
+        ("get-assets-read", None): tuple(reserves),
+        ("get-reserve-vault-read", None): vault,
+        ("get-health-factor-liquidation-threshold-read", None): UInt(
+            rules.health_threshold
+        ),
+        ("get-balance", vault): Ok(UInt(10**15)),
+        ("get-stale-price-threshold", None): UInt(rules.max_price_age),
+    }
+    for asset, each in reserves.items():
+        state = {
+            "decimals": UInt(each.decimals),
+            "oracle": Principal(each.oracle),
+            "a-token-address": Principal(each.z_token),
+            "liquidation-threshold": UInt(each.threshold),
+            "liquidation-bonus": UInt(each.bonus),
+            "usage-as-collateral-enabled": True,
+            "is-active": True,
+            "is-frozen": False,
+            "accrued-to-treasury": UInt(0),
+        }
+        factor, fee = Some(UInt(each.close_factor)), Some(UInt(each.fee_bps))
+        Node.answers |= {
+            ("get-reserve-state-read", asset): Some(state),
+            ("get-liquidation-close-factor-percent-read", asset): factor,
+            ("get-origination-fee-prc-read", asset): fee,
+        }
     server = ThreadingHTTPServer(("127.0.0.1", 0), Node)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -354,7 +384,9 @@ def node(world):
     server.server_close()
 
 
-def test_positions_and_prices_of_a_node(fake, world, tmp_path, node):
+@pytest.fixture
+def on_chain(tmp_path):
+    """Write the demonstration's market with the contracts that a node has."""
     zero = "SP000000000000000000002Q6VF78"
     text = demo.MARKET.read_text()
     names = "".join(f'{key} = "{zero}.{key}"\n' for key in ("data", "reader", "pyth"))
@@ -362,11 +394,15 @@ def test_positions_and_prices_of_a_node(fake, world, tmp_path, node):
     text = text.replace("fee_bps = 1000\n", f'fee_bps = 1000\nfeed = "{"00" * 32}"\n')
     market = tmp_path / "market.toml"
     market.write_text(text)
+    return market
+
+
+def test_positions_and_prices_of_a_node(fake, world, tmp_path, node, on_chain):
     (tmp_path / "borrowers").write_text(world.alice)
     for table in ("stacks_oracle_prices", "stacks_dapp_zest_positions_net"):
         del fake.tables[table]
     sources = ["--positions", "node", "--prices", "node", "--node", node]
-    sources += ["--borrowers", tmp_path / "borrowers", "--market", market]
+    sources += ["--borrowers", tmp_path / "borrowers", "--market", on_chain]
     sources += ["--node-calls-per-minute", "5000"]
     done = run(fake, "--once", *sources, STACKS_API_KEY="key-123")
     assert done.returncode == 0, done.stderr
@@ -374,6 +410,34 @@ def test_positions_and_prices_of_a_node(fake, world, tmp_path, node):
     assert "key-123" not in done.stderr + done.stdout
     # All at one price: 10,000 of each, thresholds 0.7 and (aeUSDC's) 0.9, owed 5,000.
     assert "nearest to liquidation: SPAZ…S6AK health 3.2000" in done.stderr
+
+
+def test_the_market_file_is_compared_with_the_chain(fake, node, on_chain, world):
+    check = ["--check-market", "--node", node, "--market", on_chain]
+    done = run(fake, *check, ORTEGE_URL="", ORTEGE_TOKEN="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("demo: 0 wrong, 0 missing\n")
+    Node.answers["get-reserve-vault-read", None] = Principal(world.bob)
+    done = run(fake, *check, ORTEGE_URL="", ORTEGE_TOKEN="")
+    assert done.returncode == 1
+    wrong = f"wrong: the market get-reserve-vault-read: the chain has '{world.bob}, the"
+    assert done.stdout.startswith(wrong)
+    del Node.answers["get-reserve-vault-read", None]
+    done = run(fake, *check)
+    assert done.returncode == 1
+    assert "answers not read: cannot call" in done.stderr
+
+
+@pytest.mark.usefixtures("danger")
+def test_no_plan_leaves_while_the_market_file_is_wrong(fake, node, on_chain, world):
+    options = ["--once", "--node", node, "--market", on_chain]
+    done = run(fake, *options)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    Node.answers["get-reserve-vault-read", None] = Principal(world.bob)
+    done = run(fake, *options)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "watch only, no plan leaves the bot: 1 lines" in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--positions", "--prices", "--borrowers"])
@@ -386,7 +450,7 @@ def test_a_file_that_cannot_be_read_is_wrong_use(fake, tmp_path, option):
 
 @pytest.mark.usefixtures("danger")
 def test_once_without_an_answer_about_positions_ends_with_code_3(fake, tmp_path):
-    fake.fail_query("Error: no positions today", status=400, times=1)
+    fake.fail_query("Error: no positions today", status=400, times=2)
     done = run(fake, "--once")
     assert done.returncode == 3, done.stderr
     assert "could not read prices" in done.stderr
@@ -585,7 +649,7 @@ def test_one_secret_for_both_directions_is_wrong_use(fake):
             ["--execute", "a:b", "--cap", "1", "--kill-file", "k", "--plans", "d"],
             "--plans is not for --execute",
         ),
-        (["--node", "http://x"], "--node needs"),
+        (["--check-market"], "--check-market needs --node"),
         (["--log", "loud"], "invalid choice: 'loud'"),
         (["--outbox", "x"], "--outbox needs"),
         (["--outbox", "x", "--alerts-to", "ws://x/"], "--outbox needs"),
@@ -629,8 +693,8 @@ RUN = [
     "--webhook https://x",
     "--webhook-file f",
     "--webhook-format slack",
-    "--node http://x --positions node",
-    "--node-calls-per-minute 5 --node http://x --positions node",
+    "--node http://x",
+    "--node-calls-per-minute 5 --node http://x",
     "--outbox f --alerts-to http://x",
     "--execute a:b --cap 1 --kill-file f",
 ]
@@ -649,6 +713,11 @@ BACKTEST = [
     "--plot f",
     *DECIDE,
 ]
+CHECK = [
+    "--market f",
+    "--node http://x",
+    "--node-calls-per-minute 5 --node http://x",
+]
 ALL = [*WATCH, *BACKTEST]
 
 
@@ -660,8 +729,9 @@ ALL = [*WATCH, *BACKTEST]
         (["--demo"], SHOWN + FILES),
         (["--replay", "f"], FILES),
         (["--backtest", "f"], BACKTEST),
+        (["--check-market", "--node", "http://x"], CHECK),
     ],
-    ids=["watch", "once", "demo", "replay", "backtest"],
+    ids=["watch", "once", "demo", "replay", "backtest", "check-market"],
 )
 def test_a_mode_refuses_the_options_that_it_does_not_use(capsys, mode, used):
     """All options are here, so a new one has to be put into this list."""

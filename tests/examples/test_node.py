@@ -696,7 +696,9 @@ async def test_a_check_that_lacks_an_answer_is_no_success(world, chain, node, ch
     del chain.answers[DATA, "get-reserve-state-read", (Principal(world.sbtc),)]
     with pytest.raises(SourceError, match=r"1 of \d+ answers not read: cannot call"):
         await check_market(node, checked)
-    without = msgspec.structs.replace(checked, node={"data": DATA, "e_mode": MODES})
+    without = msgspec.structs.replace(
+        checked, node={"data": DATA, "reader": READER, "e_mode": MODES}
+    )
     with pytest.raises(MarketError, match=r"market\.node\.e_mode_bonus is missing"):
         await check_market(node, without)
 

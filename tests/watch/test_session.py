@@ -377,6 +377,14 @@ def test_an_unreadable_answer_is_asked_for_by_its_new_id():
     assert unsubscribed(asked) == list(forms(asked)) == [renewed("2")]
 
 
+def test_a_query_with_a_new_id_is_not_asked_again_for_what_had_the_old_one():
+    script = Script({"1": COUNT, "2": SUM})
+    script.go_live()
+    script.on(Unreadable(DecodeError("x"), "2"))
+    script.receive(refusal(FORM_REFUSED))  # both are sent again
+    assert script.state.ask_at is None
+
+
 def test_a_new_socket_knows_nothing_of_the_form_of_the_last_one():
     known = AddedKeys()
     script, other = Script(added_keys=known), Script(added_keys=known)

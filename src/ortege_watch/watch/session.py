@@ -681,7 +681,9 @@ class Session:
             *(states.Send(frames.unsubscribe(old)) for old in self._queries.renew_ids())
         )
         self._subscribe_all()
-        return replace(state, resend_at=self._now + self._settings.resend_every)
+        ask_at = state.ask_at if self._queries.unread else None
+        resend_at = self._now + self._settings.resend_every
+        return replace(state, resend_at=resend_at, ask_at=ask_at)
 
     def _start_polling(self) -> Polling:
         """Send every query over REST for the first time."""

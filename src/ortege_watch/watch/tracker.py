@@ -114,8 +114,14 @@ class QueryTracker:
         return [old[key] for key in self._entries]
 
     def _use(self, message_ids: dict[str, str]) -> None:
+        """Give queries ids that the server does not know yet.
+
+        It will answer each, so nothing has to be asked for again.
+        """
         self._message_ids = message_ids
         self._keys = {message_ids[key]: key for key in message_ids}
+        for entry in self._entries.values():
+            entry.unread = False
 
     def on_send(self, key: str) -> dict[str, Any]:
         """Return an open query as it is sent now, with added keys."""
@@ -133,11 +139,10 @@ class QueryTracker:
     def on_reconnect(self) -> None:
         """Mark every query as waiting for its first snapshot after an outage.
 
-        What was held is dropped, and nothing has to be asked for again: the server of
-        a new connection knows no query, and answers each that is sent.
+        What was held is dropped.
         """
         for entry in self._entries.values():
-            entry.fresh, entry.unread, entry.added = True, False, None
+            entry.fresh, entry.added = True, None
             entry.held = entry.held_until = None
         self.release_at = None
         self._use({key: key for key in self.ids})

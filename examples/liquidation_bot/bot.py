@@ -558,6 +558,7 @@ class Bot:
             link=f"watch only: {self._doubt}; {self._link}"
             if self._doubt
             else self._link,
+            failed=sorted(self._failed),
         )
 
     def _say_status(self) -> None:

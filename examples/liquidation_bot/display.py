@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import logging
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TextIO, TypeAlias
@@ -68,6 +69,7 @@ class Sight:
         prices: the age of each price, by symbol.
         data: the age of the newest answer or update.
         link: how the bot is connected.
+        failed: what could not be read when it was last tried.
     """
 
     borrowers: int
@@ -76,12 +78,15 @@ class Sight:
     prices: Mapping[str, int | None]
     data: int | None
     link: str
+    failed: Sequence[str] = ()
 
     def text(self) -> str:
         """Return the same for people, without the prices."""
+        old = "" if self.positions is None else f" up to {_age(self.positions)}"
+        trouble = f"; cannot read {', '.join(self.failed)}" if self.failed else ""
         return (
-            f"{self.borrowers} borrowers known, {self.unread} addresses unread; positions "
-            f"up to {_age(self.positions)}; last data {_age(self.data)}; {self.link}"
+            f"{self.borrowers} borrowers known{old}, {self.unread} addresses unread; "
+            f"last data {_age(self.data)}; {self.link}{trouble}"
         )
 
 
@@ -193,14 +198,12 @@ class LiveTable:
 
     def draw(self, engine: Engine, now: int) -> RenderableType:
         """Return the table as of a time in unix seconds."""
+        notes = [*self._plans, *self._notes]
         return Group(
             Text(f"{engine.market.name} | {self._sight}", style="cyan"),
             Text(engine.prices_in_words(now)),
             _borrowers(engine),
-            *(
-                Text(each.line(), style=_STYLES.get(each.kind, ""))
-                for each in (*self._plans, *self._notes)
-            ),
+            *(Text(each.line(), style=_STYLES.get(each.kind, "")) for each in notes),
         )
 
 
@@ -262,10 +265,7 @@ def open_display(kind: str, log: TextIO) -> Display:
         if not rich:
             raise UsageError("--log table needs rich: pip install rich")
         return LiveTable(Console(file=log))
-
-    def write(line: str) -> None:
-        print(line, file=log, flush=True)
-
+    write = functools.partial(print, file=log, flush=True)
     return Lines(write, Note.json if kind == "json" else Note.line)
 
 

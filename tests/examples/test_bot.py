@@ -498,7 +498,13 @@ async def test_a_list_of_borrowers_that_failed_is_asked_for_until_it_is_there(
     async with stage.running(check=10, resync=60, silent_after=10_000) as bot:
         await stage.heard.hear("trouble", "no list now", "read again in 10 s")
         assert bot.engine.positions == {}
-        await stage.clock.advance(119)
+        await stage.clock.advance(10)
+        words = (
+            "0 borrowers known, 0 addresses unread; ",
+            "cannot read the list of borrowers",
+        )
+        await stage.heard.hear("status", *words)
+        await stage.clock.advance(109)
         assert stage.heard.plans == []
         await stage.clock.advance(1)
         await stage.heard.hear("plan", "S6AK")
@@ -560,7 +566,9 @@ async def test_a_slow_source_of_positions_does_not_keep_it_from_watching(stage, 
     async with stage.running() as bot:
         assert len(bot.engine.positions) == 200
         await stage.clock.advance(10)
-        await stage.heard.hear("status", "200 borrowers known, 1 addresses unread")
+        await stage.heard.hear(
+            "status", "200 borrowers known up to 10 s old, 1 addresses unread"
+        )
         fresh = world.prices(ststx=79_000_000, at=world.now + 30).values()
         stage.prices.by_asset = {each.asset: each for each in fresh}
         await stage.clock.advance(20)
@@ -670,7 +678,7 @@ async def test_it_says_what_it_sees(stage, world):
     async with stage.running(check=10, resync=100, status=100):
         await stage.clock.advance(10)
         first = await stage.heard.hear(
-            "status", "2 borrowers known, 0 addresses unread"
+            "status", "2 borrowers known up to 10 s old, 0 addresses unread"
         )
         stage.positions = Broken(stage.positions, 10, stage.heard)
         stage.bot_of_now._reader.source = stage.positions
@@ -681,7 +689,7 @@ async def test_it_says_what_it_sees(stage, world):
     assert first.data["prices"] == {"stSTX": 10, "aeUSDC": 10, "sBTC": None}
     assert "stSTX 0.8 (110 s old)" in note.text
     assert "sBTC none" in note.text
-    assert "positions up to 110 s old" in note.text
+    assert "2 borrowers known up to 110 s old" in note.text
     assert "subscription live" in note.text
     assert "last data 20 s old" in note.text
     assert note.sight.unread == 2

@@ -20,6 +20,7 @@ from liquidation_bot.alerts import Announcer, Listener
 from liquidation_bot.decide import Plan, Reason, Skip
 from liquidation_bot.display import Display, Kind, Note, Sight, library_log, short
 from liquidation_bot.engine import (
+    CoolDown,
     Decision,
     Engine,
     Input,
@@ -29,7 +30,7 @@ from liquidation_bot.engine import (
     StateSource,
     Tick,
 )
-from liquidation_bot.execution import Outbox
+from liquidation_bot.execution import Dispatcher, Hooks
 from liquidation_bot.model import (
     PositionSource,
     PriceSource,
@@ -202,7 +203,7 @@ class Bot:
         assumed: checks what is assumed about the cubes; returns what is not certain.
         compare: compares the market file with the chain; until they agree, no plan
             leaves the bot.
-        outbox: receives the plans.
+        dispatcher: receives the plans.
         display: shows what happens.
         settings: how to run.
         now: returns unix seconds.
@@ -220,7 +221,7 @@ class Bot:
     prices: PriceSource
     borrowers: Callable[[int], Awaitable[Sequence[str]]]
     members: Sequence[str]
-    outbox: Outbox
+    dispatcher: Dispatcher
     display: Display
     settings: Settings
     now: Callable[[], int]
@@ -280,19 +281,35 @@ class Bot:
             await self._compare(self.now())
             await self._restate(self.now())
             await self._reprice(self.now())
-            await (self._once() if self.settings.once else self._stay())
+            await self._work()
 
     async def _once(self) -> None:
         await self._reread(self.now())
+        await self.dispatcher.drained()
         self._say_status()
         if count := len(self._reader.unread):
             self._failed.add(f"{count} positions")
         if self._failed:
             raise Incomplete(f"could not read {', '.join(sorted(self._failed))}")
 
-    async def _stay(self) -> None:
+    async def _work(self) -> None:
+        """Hand plans over beside everything else."""
+        hooks = Hooks(
+            engine=self.engine,
+            document=self.session.document,
+            cool_down=self._cool_down,
+            say=self._say,
+            doubt=lambda: self._doubt,
+            now=self.now,
+            sleep=self.sleep,
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
+                worker = tasks.create_task(self.dispatcher.run(hooks))
+                if self.settings.once:
+                    await self._once()
+                    worker.cancel()
+                    return
                 tasks.create_task(self._every(self._compare))
                 tasks.create_task(self._every(self._restate))
                 tasks.create_task(self._every(self._reprice))
@@ -494,6 +511,7 @@ class Bot:
     async def _look(self, now: int) -> None:
         """Say what the bot sees; ask for prices that stopped; renew the subscription."""
         self._say("tick", "")
+        self.dispatcher.retry()
         every = self.settings.status
         if self._is_due(
             "status", now, min(_PROGRESS, every) if self._reader.unread else every
@@ -587,7 +605,7 @@ class Bot:
 
     async def _handle(self, given: Input) -> None:
         async with self._lock:
-            if not isinstance(given, Tick):
+            if not isinstance(given, Tick | CoolDown):
                 self._last_data = given.at
             if self.record is not None:
                 self.record(given)
@@ -598,7 +616,7 @@ class Bot:
                 self._say("prices", words)
             for decision in decisions:
                 if isinstance(decision, Plan):
-                    await self._send(decision)
+                    await self._offer(decision)
             skips = [each for each in decisions if isinstance(each, Skip)]
             self._say_skips([each for each in skips if _is_news(each, before)])
         if isinstance(given, PositionsRead):
@@ -619,13 +637,18 @@ class Bot:
                 reason=str(skip.reason),
             )
 
-    async def _send(self, plan: Plan) -> None:
-        if self._doubt:
-            self._say("trouble", f"{in_words(plan)}: not sent, {self._doubt}")
-            return
+    async def _cool_down(self, borrower: str, until: int) -> None:
+        await self._handle(CoolDown(self.now(), borrower, until))
+
+    async def _offer(self, plan: Plan) -> None:
         document = self.session.document(plan)
         until = self.engine.cool_downs[plan.borrower]
-        done = await self.outbox.send(plan, document, until=until)
+        if self._doubt:
+            self._say("trouble", f"{in_words(plan)}: not sent, {self._doubt}")
+            if self.dispatcher.executes:  # it stays in the queue until then
+                await self.dispatcher.offer(plan, document, until)
+            return
+        done = await self.dispatcher.offer(plan, document, until)
         self._say("plan", f"{in_words(plan)} ({done})", plan=document)
         if self.announcer is not None:
             self.announcer.announce(plan, document["id"])

@@ -44,7 +44,7 @@ from liquidation_bot.model import (
     UsageError,
     fixed_exactly,
 )
-from liquidation_bot.record import Recorder, Session, read_record, replay
+from liquidation_bot.record import Journal, Recorder, Session, read_record, replay
 from liquidation_bot.stacks import ClarityError, Node, check_principal
 from ortege_watch import AsyncCubeClient, InvalidArgument, OrtegeWatchError
 
@@ -284,7 +284,7 @@ _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
         ),
         _Option("--liquidator ADDRESS", "for post-conditions", _address),
         _Option("--plans DIRECTORY", "a JSON file for each plan", Path, None, _PLANS),
-        _Option("--state FILE", "keeps cool-downs across restarts", Path),
+        _Option("--state FILE", "keeps every step of a plan across restarts", Path),
         _Option("--record FILE", "appends the inputs, for --replay", Path),
         _Option(
             "--log auto|table|lines|json",
@@ -337,8 +337,9 @@ _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
     ],
     "execution (by your own code; none is shipped)": [
         _Option("--execute MODULE:NAME", "called to create an executor"),
-        _Option("--cap USD", "for all plans of this run or state file", _dollars),
+        _Option("--cap USD", "for all executed plans of the state file", _dollars),
         _Option("--kill-file FILE", "while it exists, nothing is executed", Path),
+        _Option("--execute-within S", "limit of each call; default 60", _count),
     ],
 }
 
@@ -386,10 +387,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def _mistakes(chosen: argparse.Namespace) -> Iterator[str]:
     """Yield what options lack, or exclude."""
     reads_node = "node" in (chosen.positions, chosen.prices)
-    if chosen.execute and (chosen.cap is None or chosen.kill_file is None):
-        yield "--execute needs --cap and --kill-file"
-    if not chosen.execute and (chosen.cap is not None or chosen.kill_file):
-        yield "--cap and --kill-file need --execute"
+    needed = (chosen.cap, chosen.kill_file, chosen.state)
+    if chosen.execute and None in needed:
+        yield "--execute needs --cap, --kill-file and --state"
+    more = (chosen.cap, chosen.kill_file, chosen.execute_within)
+    if not chosen.execute and any(each is not None for each in more):
+        yield "--cap, --kill-file and --execute-within need --execute"
     if chosen.execute and chosen.plans:
         yield "--plans is not for --execute, which passes plans to your executor"
     if reads_node and not chosen.node:
@@ -479,10 +482,8 @@ def _plan_to_stdout(line: str) -> None:
 
 async def _live(chosen: argparse.Namespace, display: Display) -> None:
     market = Market.load(chosen.market or _MARKET)
-    state = execution.State.empty()
-    if chosen.state:
-        state = execution.State.load(chosen.state)
     async with AsyncExitStack() as stack:
+        journal = stack.enter_context(Journal.opened(chosen.state))
         cube = await stack.enter_async_context(AsyncCubeClient())
         node = chain = None
         if chosen.node:
@@ -494,7 +495,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             market=market,
             limits=_limits(chosen),
             cool_down=chosen.cool_down,
-            cool_downs=state.cool_downs,
+            cool_downs=journal.ledger.running(_now()),
             caveats=(*positions.caveats, *prices.caveats),
             liquidator=chosen.liquidator,
         )
@@ -506,7 +507,8 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
         record = None
         if chosen.record:
             record = stack.enter_context(Recorder(chosen.record, session))
-        display = await _observed(chosen, stack, display, session)
+        dispatcher = _dispatcher(chosen, journal)
+        display = await _observed(chosen, stack, display, session, dispatcher)
         announcer, listener = await _alerts(chosen, stack, display, session)
         bot = Bot(
             cube=cube,
@@ -515,7 +517,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             prices=prices,
             borrowers=borrowers or sources.OrtegePositions(cube, market).borrowers,
             members=members,
-            outbox=_outbox(chosen, state),
+            dispatcher=dispatcher,
             display=display,
             settings=Settings(
                 most_borrowers=chosen.most_borrowers,
@@ -541,6 +543,7 @@ async def _observed(
     stack: AsyncExitStack,
     display: Display,
     session: Session,
+    dispatcher: execution.Dispatcher,
 ) -> Display:
     """Return the display, or one around it that serves metrics and posts to webhooks."""
     urls = [*chosen.webhook, *os.environ.get("ORTEGE_BOT_WEBHOOK", "").split()]
@@ -554,7 +557,11 @@ async def _observed(
     opening = monitor.open_webhooks(urls, slack=chosen.webhook_format == "slack")
     webhooks = await stack.enter_async_context(opening)
     observed = monitor.Monitor(
-        display=display, now=_now, webhooks=webhooks, patience=chosen.silent_after
+        display=display,
+        now=_now,
+        webhooks=webhooks,
+        patience=chosen.silent_after,
+        queued=dispatcher.queued,
     )
     await stack.enter_async_context(observed.running())
     if chosen.metrics is not None:
@@ -619,19 +626,13 @@ def _limits(chosen: argparse.Namespace) -> Limits:
     return Limits(**{name: getattr(chosen, name) for name in names})
 
 
-def _outbox(chosen: argparse.Namespace, state: execution.State) -> execution.Outbox:
-    path: Path | None = chosen.state
-
-    def save(new: execution.State) -> None:
-        if path is not None:
-            new.save(path)
-
+def _dispatcher(chosen: argparse.Namespace, journal: Journal) -> execution.Dispatcher:
     if not chosen.execute:
         dry_run = execution.DryRunExecutor(chosen.plans, _plan_to_stdout)
-        return execution.Outbox(dry_run, state=state, save=save)
-    guard = execution.Guard(chosen.cap, chosen.kill_file)
+        return execution.Dispatcher(dry_run, journal=journal)
+    guard = execution.Guard(chosen.cap, chosen.kill_file, chosen.execute_within or 60)
     executor = execution.load(chosen.execute)
-    return execution.Outbox(executor, guard=guard, state=state, save=save)
+    return execution.Dispatcher(executor, journal=journal, guard=guard)
 
 
 def _positions(

@@ -36,7 +36,7 @@ from liquidation_bot.bot import Bot, Settings
 from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, LiveTable, Note, short
 from liquidation_bot.engine import Engine
-from liquidation_bot.execution import DryRunExecutor, Executor, Outbox
+from liquidation_bot.execution import Dispatcher, DryRunExecutor, Executor
 from liquidation_bot.market import Market
 from liquidation_bot.record import Session
 from liquidation_bot.sources import OrtegePositions, OrtegePrices, members
@@ -286,7 +286,7 @@ async def run(
             positions=positions,
             prices=OrtegePrices(cube, market),
             borrowers=positions.borrowers,
-            outbox=Outbox(executor or DryRunExecutor(None), save=lambda _: None),
+            dispatcher=Dispatcher(executor or DryRunExecutor(None)),
             display=watcher,
             # The story moves the clock: nothing must be read again because of real time.
             settings=Settings(reconnect=Reconnect(base=0.5, cap=1.0), check=3600),

@@ -43,7 +43,9 @@ __all__ = [
 
 # A tick is no news: the display may show again how old everything is.
 _Plain: TypeAlias = Literal["story", "start", "status", "link", "prices", "event"]
-Kind: TypeAlias = _Plain | Literal["skip", "plan", "alert", "trouble", "tick"]
+Kind: TypeAlias = (
+    _Plain | Literal["skip", "plan", "execute", "alert", "trouble", "tick"]
+)
 
 # They are shown elsewhere than among the last notes.
 _UNLISTED: Final = ("story", "status", "tick")
@@ -52,6 +54,7 @@ _NOTES: Final = 6
 _NEAR: Final = 10**7  # 10 % of health or LTV
 _STYLES: Final = {
     "plan": "bold green",
+    "execute": "bold green",
     "trouble": "red",
     "skip": "yellow",
     "alert": "blue",
@@ -189,7 +192,8 @@ class LiveTable:
         if note.sight is not None:
             self._sight = note.sight.text()
         if note.kind not in _UNLISTED:
-            (self._plans if note.kind == "plan" else self._notes).append(note)
+            is_plan = note.kind in ("plan", "execute")
+            (self._plans if is_plan else self._notes).append(note)
         self._live.update(self.draw(engine, note.at), refresh=True)
 
     def close(self) -> None:

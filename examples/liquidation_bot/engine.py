@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from liquidation_bot.market import Market
 
 __all__ = [
+    "CoolDown",
     "Decision",
     "Engine",
     "Input",
@@ -83,7 +84,21 @@ class Tick(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     at: int
 
 
-Input: TypeAlias = PositionsRead | PricesSeen | StateRead | Tick
+class CoolDown(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """What became of a plan: until when its borrower gets no other.
+
+    Attributes:
+        at: unix seconds.
+        borrower: the address.
+        until: unix seconds.
+    """
+
+    at: int
+    borrower: str
+    until: int
+
+
+Input: TypeAlias = PositionsRead | PricesSeen | StateRead | Tick | CoolDown
 
 
 class StateSource(Protocol):
@@ -158,8 +173,32 @@ class Engine:
                     if until > at
                 }
                 return self._look(self.positions.values(), at)
+            case CoolDown(_, borrower, until):
+                self.cool_downs[borrower] = until
+                return []
             case _:
                 assert_never(given)
+
+    def again(
+        self,
+        borrower: str,
+        at: int,
+        limits: Limits | None = None,
+        wallet: Mapping[str, int] | None = None,
+    ) -> Decision:
+        """Decide about a borrower without regard to cool-downs; remember nothing."""
+        position = self.positions.get(borrower) or Position(
+            borrower=borrower, holdings=(), read_at=at
+        )
+        return decide(
+            position,
+            self.prices,
+            self.rules,
+            limits or self.limits,
+            now=at,
+            state=self.state,
+            wallet=wallet,
+        )
 
     def prices_in_words(self, now: int | None = None) -> str:
         """Return the prices for people, in the registry's order.

@@ -1,161 +1,112 @@
-"""From a plan to its execution: the state on disk, the guard, the executor.
+"""From a plan to its execution: the queue, the guard, the executor.
 
-The state survives every end of the bot: the file is replaced as a whole, so ``kill -9``
-leaves the old state or the new one. It is written before a plan leaves the bot, so a
-plan may be lost but is never made twice. The shipped executor only writes plans down:
-nothing signs or sends a transaction.
+A plan is decided about again before it is handed over, and its journal is on the disk
+before the executor is called. The shipped executor only writes plans down: nothing signs
+or sends a transaction.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 
 import attrs
 import msgspec
 
-from liquidation_bot.model import Amount, FileError, UsageError, load_json, shown
-
-if TYPE_CHECKING:
-    from liquidation_bot.decide import Plan
+from liquidation_bot.decide import Plan, Skip
+from liquidation_bot.display import short
+from liquidation_bot.engine import Engine
+from liquidation_bot.model import UsageError, shown
+from liquidation_bot.record import Entry, Journal, Step, write_atomically
 
 __all__ = [
+    "Dispatcher",
     "DryRunExecutor",
     "Executor",
     "ExecutorError",
     "Guard",
-    "Outbox",
-    "State",
+    "Hooks",
+    "NotSent",
     "load",
-    "write_atomically",
 ]
 
+T = TypeVar("T")
 
-class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What survives a restart. A file must hold every key.
+_FIRST_DELAY: Final = 60
+_LONGEST_DELAY: Final = 6 * 3600
+_LONGEST_TEXT: Final = 300
 
-    Attributes:
-        version: of the file.
-        plans: how many plans were ever made.
-        cool_downs: until when a borrower gets no other plan, in unix seconds.
-        spent: dollars that executed plans may have paid, eight decimals.
-    """
-
-    version: Literal[1]
-    plans: Amount
-    cool_downs: dict[str, Amount]
-    spent: Amount
-
-    @classmethod
-    def empty(cls) -> State:
-        """Return the state before the first plan."""
-        return cls(version=1, plans=0, cool_downs={}, spent=0)
-
-    @classmethod
-    def load(cls, path: Path) -> State:
-        """Read the file; without a file, return the empty state.
-
-        Raises:
-            FileError: the file cannot be read or is invalid.
-        """
-        if not path.exists():
-            return cls.empty()
-        try:
-            return load_json(path, cls)
-        except FileError as error:
-            raise FileError(
-                f"{error}. Without this state plans could be made twice: check the "
-                "file, and delete it to start with an empty state"
-            ) from None
-
-    def save(self, path: Path) -> None:
-        """Replace the file as a whole and sync it to the disk."""
-        write_atomically(path, msgspec.json.encode(self).decode() + "\n")
+Document: TypeAlias = Mapping[str, Any]
+Queued: TypeAlias = tuple[Plan, Document]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that readers see all of it or nothing, even after a crash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+def in_order(queued: Iterable[Queued]) -> list[Queued]:
+    """Return plans in the order of execution: the most profitable first. Pure."""
+    return sorted(
+        queued, key=lambda it: (-it[0].profit_usd, it[0].made_at, it[0].borrower)
+    )
+
+
+def back_off(first: int, failures: int) -> int:
+    """Return the seconds to wait after that many failures in a row. Pure."""
+    return min(first << min(failures - 1, 20), max(first, _LONGEST_DELAY))
 
 
 class ExecutorError(UsageError):
     """Raised when an executor cannot be loaded."""
 
 
-class Executor(Protocol):
-    """Something that handles plans."""
+class NotSent(Exception):
+    """Raise it in an executor if nothing was sent, and nothing will be.
 
-    async def execute(self, plan: Mapping[str, Any]) -> str:
-        """Handle a plan in the form that ``decide.document`` returns.
-
-        Returns:
-            What was done with it, in a few words for the log.
-        """
-        ...
-
-
-@attrs.frozen
-class Guard:
-    """The conditions under which plans may be executed.
-
-    Attributes:
-        cap: dollars with eight decimals that all executed plans together may pay.
-        kill_file: while a file of this name exists, nothing is executed.
+    The plan's dollars do not count then. After any other error they do, because the
+    transaction may be on its way.
     """
 
-    cap: int
-    kill_file: Path
 
-    def refusal(self, most: int, spent: int) -> str | None:
-        """Return why a plan must not be executed, or None if it may.
+class Executor(Protocol):
+    """Something that handles plans.
 
-        Args:
-            most: dollars that the plan may pay.
-            spent: dollars that earlier plans may have paid.
+    It may also have ``async def balance(self, asset: str) -> int``, which returns how
+    much of a token the wallet has, in its smallest unit. Plans are sized down to that.
+    """
+
+    async def execute(self, plan: Document) -> str:
+        """Handle a plan, and return in a few words for the log what was done.
+
+        Raises:
+            NotSent: nothing was sent, and nothing will be.
         """
-        if self.kill_file.exists():
-            return f"the kill file {self.kill_file} exists"
-        if spent + most > self.cap:
-            left = shown(max(self.cap - spent, 0), 8, 2)
-            return (
-                f"the plan may pay {shown(most, 8, 2)} USD, {left} of the cap is left"
-            )
-        return None
+        ...
 
 
 def load(path: str) -> Executor:
     """Import ``module:name``, call it, and return the executor.
 
     Raises:
-        ExecutorError: it cannot be imported or called, or has no ``execute`` method.
+        ExecutorError: it cannot be made, or its methods are not coroutine functions.
     """
     module, colon, name = path.partition(":")
     if not (module and colon and name):
         raise ExecutorError(f"executor must be module:name, got {path!r}")
     try:
         executor = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ExecutorError(f"cannot load the executor {path!r}: {error}") from error
-    if not callable(getattr(executor, "execute", None)):
-        raise ExecutorError(f"executor {path!r} has no execute method")
+    except Exception as error:  # it is the user's code
+        problem = f"cannot load the executor {path!r}: {_words(error)}"
+        raise ExecutorError(problem) from error
+    for method in ("execute", "balance"):
+        found = getattr(executor, method, None)
+        is_needed = found is not None or method == "execute"
+        if is_needed and not inspect.iscoroutinefunction(found):
+            raise ExecutorError(
+                f"executor {path!r} must have 'async def {method}', got {found!r}; a "
+                "synchronous method would stop the bot while it runs"
+            )
     return cast("Executor", executor)
 
 
@@ -173,7 +124,7 @@ class DryRunExecutor:
         self._directory = directory
         self._write = write
 
-    async def execute(self, plan: Mapping[str, Any]) -> str:
+    async def execute(self, plan: Document) -> str:
         """Write the plan."""
         if self._directory is None:
             if self._write is not None:
@@ -184,60 +135,259 @@ class DryRunExecutor:
         return f"dry run, written to {path}"
 
 
-class Outbox:
-    """The way out for plans: each is passed to the executor at most once.
+@attrs.frozen
+class Guard:
+    """The conditions under which plans may be executed.
+
+    Attributes:
+        cap: dollars with eight decimals that all executed plans together may pay.
+        kill_file: while a file of this name exists, nothing is executed.
+        within: seconds that a call of the executor may take.
+    """
+
+    cap: int
+    kill_file: Path
+    within: int = 60
+
+
+@attrs.frozen(kw_only=True)
+class Hooks:
+    """What a dispatcher uses of the bot.
+
+    ``cool_down`` sets one until a time; ``doubt`` returns why no plan may leave.
+    """
+
+    engine: Engine
+    document: Callable[[Plan], Document]
+    cool_down: Callable[[str, int], Awaitable[None]]
+    say: Callable[..., object]  # a note: kind, text and data
+    doubt: Callable[[], str]
+    now: Callable[[], int]
+    sleep: Callable[[float], Awaitable[None]]
+
+
+class Dispatcher:
+    """The way from the bot's plans to the executor, which gets each at most once.
+
+    Without a guard the executor only writes, and is called at once. With one, plans are
+    queued, and :meth:`run` hands them over one after another; a plan that is held back
+    stays in the queue.
 
     Args:
         executor: receives the plans.
-        guard: may hold a plan back; None if the executor only writes.
-        state: from the last run.
-        save: persists the state; called before a plan leaves.
+        journal: keeps every step; by default nothing is kept.
+        guard: the conditions of execution; None if the executor only writes.
+
+    Attributes:
+        executes: whether there is a guard.
     """
 
     def __init__(
         self,
         executor: Executor,
         *,
+        journal: Journal | None = None,
         guard: Guard | None = None,
-        state: State | None = None,
-        save: Callable[[State], object],
     ) -> None:
         self._executor = executor
+        self._journal = journal or Journal()
         self._guard = guard
-        self._state = state or State.empty()
-        self._save = save
+        self.executes = guard is not None
+        self._queue: dict[str, Queued] = {}
+        self._due: set[str] = set()
+        self._holds: dict[str, str] = {}
+        self._more, self._idle = asyncio.Event(), asyncio.Event()
 
-    async def send(self, plan: Plan, document: Mapping[str, Any], *, until: int) -> str:
-        """Pass a plan to the executor, and return what was done with it.
+    async def offer(self, plan: Plan, document: Document, until: int) -> str:
+        """Queue a plan, or write it, and return which in words.
 
         Args:
             plan: the plan.
             document: the plan as JSON values.
             until: when its borrower may get another plan, in unix seconds.
         """
-        most = plan.most_paid_usd
-        held = self._guard.refusal(most, self._state.spent) if self._guard else None
-        spends = most if self._guard is not None and held is None else 0
-        self._note(plan, until, spends)
-        if held is not None:
-            return f"held back: {held}"
+        new = plan.made_at, document["id"], plan.borrower
+        if self._guard is not None:
+            self._journal.append(Entry("planned", *new))
+            self._queue[plan.borrower] = plan, document
+            self.retry(plan.borrower)
+            return "queued"
+        self._journal.append(Entry("written", *new, until=until))
         try:
             return await self._executor.execute(document)
         except Exception as error:  # noqa: BLE001 - the executor is the user's code
-            return f"the executor failed with {type(error).__name__}: {error}"
+            return f"the executor failed with {_words(error)}"
 
-    def _note(self, plan: Plan, until: int, spends: int) -> None:
-        # Only cool-downs of plans that have left are kept: others from the same input
-        # would be lost as plans if the bot stopped now.
-        running = {
-            borrower: end
-            for borrower, end in self._state.cool_downs.items()
-            if end > plan.made_at
-        }
-        self._state = msgspec.structs.replace(
-            self._state,
-            plans=self._state.plans + 1,
-            cool_downs={**running, plan.borrower: until},
-            spent=self._state.spent + spends,
+    def queued(self) -> int:
+        """Return how many plans are queued."""
+        return len(self._queue)
+
+    def retry(self, *borrowers: str) -> None:
+        """Try to hand over plans of these borrowers, or else all of the queue."""
+        self._due.update(borrowers or self._queue)
+        if self._due:
+            self._idle.clear()
+            self._more.set()
+
+    async def drained(self) -> None:
+        """Wait until every plan was handed over, dropped or held back."""
+        await self._idle.wait()
+
+    async def run(self, hooks: Hooks) -> None:
+        """Hand over plans until cancelled; a call that has begun may end first."""
+        self._report(hooks)
+        while True:
+            if not self._due:
+                self._more.clear()
+                self._idle.set()
+                await self._more.wait()
+            plan, document = in_order(self._queue[each] for each in self._due)[0]
+            self._due.discard(plan.borrower)
+            del self._queue[plan.borrower]
+            await self._hand_over(plan, document, hooks)
+
+    def _report(self, hooks: Hooks) -> None:
+        """Say what the last run has left behind; only once, since it is a result."""
+        if self._journal.notice:
+            hooks.say("trouble", self._journal.notice)
+        for entry in list(self._journal.ledger.open.values()):
+            hooks.say(
+                "trouble",
+                f"{short(entry.borrower)} plan {entry.id} was handed over at {entry.at} "
+                "(unix seconds), result unknown: check the chain; it counts as "
+                f"{shown(entry.usd, 8, 2)} USD spent",
+            )
+            self._journal.append(
+                Entry("unknown", hooks.now(), entry.id, entry.borrower)
+            )
+
+    async def _hand_over(self, planned: Plan, document: Document, hooks: Hooks) -> None:
+        """Decide about a plan again, then hand it over, hold it back or drop it."""
+        borrower, ledger = planned.borrower, self._journal.ledger
+        last = self._holds.pop(borrower, "")
+        plan = await self._decide(borrower, hooks)
+        # From this decision to the journal nothing is awaited.
+        now, until = hooks.now(), ledger.cool_downs.get(borrower, 0)
+        if isinstance(plan, str):
+            if plan != last:
+                hooks.say("execute", f"{short(borrower)} held back: {plan}")
+            self._holds[borrower] = plan
+            self._queue.setdefault(borrower, (planned, document))
+            return
+        if isinstance(plan, Plan):
+            # Nothing but the time has changed? Then it is the plan that was shown.
+            same = hooks.document(
+                attrs.evolve(
+                    plan, made_at=planned.made_at, valid_until=planned.valid_until
+                )
+            )
+            if same != document or planned.valid_until < now:
+                document = hooks.document(plan)
+            if until <= now and document["id"] not in ledger.handed:
+                await self._send(plan, document, hooks)
+                return
+            why = f"another plan was handed over, wait {max(until - now, 0)} s"
+        else:
+            why = f"{plan.reason}: {plan.detail}"
+        hooks.say("execute", f"{short(borrower)} dropped: {why}")
+        self._journal.append(Entry("dropped", now, document["id"], borrower, text=why))
+        await hooks.cool_down(borrower, max(until, now))
+
+    async def _decide(self, borrower: str, hooks: Hooks) -> Plan | Skip | str:
+        """Decide again within the cap and the wallet; return why it must wait, or a plan."""
+        guard, engine = cast("Guard", self._guard), hooks.engine
+        balance = getattr(self._executor, "balance", None)
+        wallet: dict[str, int] = {}
+        while True:
+            decision = engine.again(borrower, hooks.now())
+            if isinstance(decision, Skip):
+                return decision
+            if guard.kill_file.exists():
+                return f"the kill file {guard.kill_file} exists"
+            if doubt := hooks.doubt():
+                return doubt
+            left = max(guard.cap - self._journal.ledger.spent, 0)
+            most = engine.limits.wallet_cap
+            limits = msgspec.structs.replace(
+                engine.limits, wallet_cap=left if most is None else min(most, left)
+            )
+            sized = engine.again(borrower, hooks.now(), limits, wallet)
+            if isinstance(sized, Skip):
+                return (
+                    f"{shown(left, 8, 2)} USD of the cap and the balances {wallet} "
+                    f"allow no plan: {sized.reason}, {sized.detail}"
+                )
+            asset = sized.debt.asset
+            if balance is None or asset in wallet:
+                return sized
+            try:
+                wallet[asset] = await self._bounded(balance(asset), hooks)
+            except Exception as error:  # noqa: BLE001 - the executor is the user's code
+                return f"cannot read the balance of {asset}: {_words(error)}"
+
+    async def _send(self, plan: Plan, document: Document, hooks: Hooks) -> None:
+        """Hand a plan over; if the bot ends meanwhile, still wait for the result."""
+        now = hooks.now()
+        begun = Entry(
+            "handed over",
+            now,
+            document["id"],
+            plan.borrower,
+            until=now + hooks.engine.cool_down,
+            usd=plan.most_paid_usd,
         )
-        self._save(self._state)
+        self._journal.append(begun)
+        calling = asyncio.create_task(self._call(begun, document, hooks))
+        try:
+            await asyncio.shield(calling)
+        except asyncio.CancelledError:
+            hooks.say("execute", f"ending after the result of plan {begun.id}")
+            await calling
+            raise
+
+    async def _call(self, begun: Entry, document: Document, hooks: Hooks) -> None:
+        """Call the executor and write its result down."""
+        step: Step = "failed"
+        try:
+            call = self._executor.execute(document)
+            text, step = _words(await self._bounded(call, hooks)), "done"
+        except NotSent as error:
+            text, step = _words(error), "not sent"
+        except Exception as error:  # noqa: BLE001 - the executor is the user's code
+            text = _words(error)
+        now, until = hooks.now(), begun.until
+        if step != "done":
+            failures = self._journal.ledger.failures.get(begun.borrower, 0) + 1
+            first = _FIRST_DELAY if step == "not sent" else hooks.engine.cool_down
+            until = now + back_off(first, failures)
+            text += f"; no other plan for {until - now} s"
+        self._journal.append(
+            Entry(step, now, begun.id, begun.borrower, until=until, text=text)
+        )
+        hooks.say(
+            "execute" if step == "done" else "trouble",
+            f"{short(begun.borrower)} plan {begun.id} {step}: {text}",
+            result=step,
+        )
+        await hooks.cool_down(begun.borrower, until)
+
+    async def _bounded(self, call: Coroutine[Any, Any, T], hooks: Hooks) -> T:
+        """Return the result of a call; after the time limit raise TimeoutError."""
+        within = cast("Guard", self._guard).within
+        task = asyncio.create_task(call)
+        timer = asyncio.ensure_future(hooks.sleep(within))
+        try:
+            await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and not task.cancelled():
+                return task.result()
+            raise TimeoutError(f"no result within {within} s; it may come later")
+        finally:
+            task.cancel()
+            timer.cancel()
+
+
+def _words(given: object) -> str:
+    """Return a result or an error as one bounded line that can be encoded."""
+    text = f"{type(given).__name__}: {given}" if isinstance(given, Exception) else given
+    line = " ".join(str(text).split())[:_LONGEST_TEXT]
+    return line.encode("utf-8", "replace").decode()

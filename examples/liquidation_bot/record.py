@@ -1,36 +1,60 @@
-"""Sessions as files.
+"""Sessions, and the steps of plans, as files.
 
 A session is recorded as one JSON object a line. Its first line holds everything that
 decides (the market file, the limits, ...), so a replay needs only the record, and makes
 the same plans to the last byte. A file may hold several sessions, one after another: each
 run of the bot appends its own.
+
+A state file is a journal. Each step of a plan is one JSON line, which is on the disk
+before the step is taken: after ``kill -9``, a plan that may have reached the executor is
+never handed over again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, TypeAlias
 
+import attrs
 import msgspec
 
 from liquidation_bot.decide import Limits, Plan, document
 from liquidation_bot.engine import Engine, Input
 from liquidation_bot.market import Market
-from liquidation_bot.model import FileError
+from liquidation_bot.model import Amount, FileError, UsageError
 from liquidation_bot.rules import rules_of
 
 __all__ = [
+    "Entry",
+    "Journal",
+    "Ledger",
     "Recorder",
     "Session",
+    "State",
+    "Step",
     "read_record",
     "replay",
+    "write_atomically",
 ]
 
 _VERSION: Final = 1
 _FIRST: Final = b'{"record":'  # how the first line of a session begins
+
+Step: TypeAlias = Literal[
+    "written",
+    "planned",
+    "dropped",
+    "handed over",
+    "done",
+    "not sent",
+    "failed",
+    "unknown",
+]
 
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -185,3 +209,188 @@ def _session(line: bytes) -> Session:
     market = Market.read(str(found.pop("market", "")))
     settings = msgspec.convert(found, _Settings)
     return Session(market=market, **msgspec.structs.asdict(settings))
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first line of a state file: what was known before its other lines."""
+
+    version: Literal[1]
+    plans: Amount
+    cool_downs: dict[str, Amount]
+    spent: Amount
+
+
+class Entry(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """A step of a plan: one line of a state file. Times are in unix seconds."""
+
+    step: Step
+    at: int
+    id: str
+    borrower: str
+    until: Amount = 0  # when the borrower may get another plan
+    usd: Amount = 0  # the most that the plan may pay, eight decimals
+    text: str = ""
+
+
+@attrs.define
+class Ledger:
+    """The sum of a state file. Pure.
+
+    Attributes:
+        plans: how many plans were made.
+        cool_downs: until when a borrower gets no other plan, in unix seconds.
+        spent: dollars that plans may have paid, eight decimals.
+        handed: the ids of the plans that were handed over.
+        open: those that have no result.
+        failures: how often in a row the plans of a borrower have failed.
+    """
+
+    plans: int = 0
+    cool_downs: dict[str, int] = attrs.field(factory=dict[str, int])
+    spent: int = 0
+    handed: set[str] = attrs.field(factory=set[str])
+    open: dict[str, Entry] = attrs.field(factory=dict[str, Entry])
+    failures: dict[str, int] = attrs.field(factory=dict[str, int])
+
+    def apply(self, entry: Entry) -> None:
+        """Add a step.
+
+        Raises:
+            ValueError: it cannot follow the steps before it.
+        """
+        match entry.step:
+            case "written" | "planned":
+                self.plans += 1
+            case "dropped":
+                pass
+            case "handed over":
+                if entry.id in self.handed:
+                    raise ValueError(f"plan {entry.id!r} is handed over twice")
+                self.handed.add(entry.id)
+                self.open[entry.id] = entry
+                self.spent += entry.usd
+            case _:
+                if (begun := self.open.pop(entry.id, None)) is None:
+                    raise ValueError(f"plan {entry.id!r} was not handed over before")
+                self.spent -= begun.usd if entry.step == "not sent" else 0
+                failures = self.failures.pop(entry.borrower, 0)
+                if entry.step != "done":
+                    self.failures[entry.borrower] = failures + 1
+        if entry.until:
+            self.cool_downs[entry.borrower] = entry.until
+
+    def running(self, now: int) -> dict[str, int]:
+        """Return the cool-downs that have not ended."""
+        return {who: until for who, until in self.cool_downs.items() if until > now}
+
+
+class Journal:
+    """A state file that is open and locked; without a file, only its ledger.
+
+    Attributes:
+        ledger: the sum of its lines.
+        notice: what was repaired when the file was opened, or an empty string.
+    """
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.notice = ""
+        self._path: Path | None = None
+        self._file, self._size = -1, 0
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, path: Path | None) -> Iterator[Journal]:
+        """Lock and read a file, which is created if it is missing.
+
+        Raises:
+            UsageError: another bot uses it.
+            FileError: it cannot be read or is invalid.
+        """
+        journal = cls()
+        with contextlib.ExitStack() as stack:
+            try:
+                if path is not None:
+                    journal._open(path, stack)
+            except BlockingIOError:
+                raise UsageError(
+                    f"the state file {str(path)!r} is used by another bot: stop that "
+                    "one, or name another file with --state"
+                ) from None
+            except (OSError, ValueError) as error:
+                raise FileError(
+                    f"cannot use the state file {str(path)!r}: {error}. Without it plans "
+                    "could be executed twice: check the file, and delete it to start "
+                    "with an empty state"
+                ) from None
+            yield journal
+
+    def _open(self, path: Path, stack: contextlib.ExitStack) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context(path.with_name(f"{path.name}.lock").open("a"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists():
+            empty = State(version=1, plans=0, cool_downs={}, spent=0)
+            write_atomically(path, msgspec.json.encode(empty).decode() + "\n")
+        first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()  # the step that the line was for was not taken
+            self.notice = f"removed the last line of {path}, which was incomplete"
+        state = msgspec.json.decode(first, type=State)
+        self.ledger = Ledger(state.plans, dict(state.cool_downs), state.spent)
+        for number, line in enumerate(lines, 2):
+            try:
+                self.ledger.apply(msgspec.json.decode(line, type=Entry))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        stack.callback(os.close, self._file)
+        os.ftruncate(self._file, len(first) + sum(map(len, lines)))
+        if not first.endswith(b"\n"):
+            os.write(self._file, b"\n")
+        self._path, self._size = path, os.fstat(self._file).st_size
+
+    def append(self, entry: Entry) -> None:
+        """Write a line to the disk, and add it to the ledger.
+
+        Raises:
+            OSError: it cannot be written; then it is not in the ledger either.
+        """
+        if self._path is not None:
+            line = msgspec.json.encode(entry) + b"\n"
+            try:
+                written = os.write(self._file, line)
+                os.fsync(self._file)
+                problem = "the disk is full" if written < len(line) else ""
+            except OSError as error:
+                problem = str(error)
+            if problem:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, self._size)
+                raise OSError(
+                    f"cannot write the state file {str(self._path)!r}, and no plan "
+                    f"leaves without it: {problem}"
+                )
+            self._size += len(line)
+        self.ledger.apply(entry)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that readers see all of it or nothing, even after a crash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -51,6 +51,12 @@ class World:
             e_mode=e_mode,
         )
 
+    def borrower(self, number):
+        """Return one of 256 addresses."""
+        from liquidation_bot.stacks import c32_encode
+
+        return c32_encode(22, bytes([number]) * 20)
+
     def danger(self, who=None):
         """Return the position of the derived vectors: health 0.98 at 0.70."""
         return self.position(

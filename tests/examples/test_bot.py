@@ -19,9 +19,9 @@ from liquidation_bot.alerts import (
 from liquidation_bot.bot import Bot, Incomplete, MembersMissing, Settings
 from liquidation_bot.decide import Limits, Plan, Reason
 from liquidation_bot.engine import StateRead
-from liquidation_bot.execution import Guard, Outbox, State
+from liquidation_bot.execution import Dispatcher, Guard
 from liquidation_bot.model import SourceError, UsageError
-from liquidation_bot.record import Session
+from liquidation_bot.record import Journal, Session
 from liquidation_bot.rules.zest_v1 import ReserveState, StateV1
 from liquidation_bot.sources import (
     FixturePositions,
@@ -106,11 +106,11 @@ class Stage:
 
     def __init__(self, world, fake, client, clock):
         self.world, self.fake, self.client = world, fake, client
-        self.clock, self.heard, self.saved = clock, Heard(), []
+        self.clock, self.heard, self.journal = clock, Heard(), Journal()
         self.positions = FixturePositions()
         self.prices = FixturePrices(world.prices(ststx=80_000_000).values())
         self.first, self.limits, self.cool_downs = [], Limits(), {}
-        self.given, self.guard, self.state = [], None, None
+        self.given, self.guard = [], None
         self.announcer, self.listener, self.chain = None, None, None
         self.more = {}
 
@@ -153,9 +153,7 @@ class Stage:
             prices=self.prices,
             borrowers=self.borrowers,
             members=members(positions=False, prices=False),
-            outbox=Outbox(
-                self.heard, save=self.saved.append, guard=self.guard, state=self.state
-            ),
+            dispatcher=Dispatcher(self.heard, journal=self.journal, guard=self.guard),
             display=self.heard,
             settings=Settings(**settings),
             now=self.now,
@@ -759,37 +757,33 @@ def subscribed(fake):
     return [frame["params"]["query"] for frame in calls]
 
 
-async def test_state_is_saved_before_a_plan_leaves(stage, world):
+async def test_a_plan_is_in_the_journal_before_it_leaves(stage, world):
     stage.put(world.danger())
     stage.prices = FixturePrices(world.prices().values())
     seen = []
 
     async def execute(plan):
-        seen.append(list(stage.saved))
+        seen.append(dict(stage.journal.ledger.cool_downs))
         return "taken"
 
     stage.heard.execute = execute
     await stage.bot(once=True).run()
-    [[state]] = seen
-    assert state == State(
-        version=1, spent=0, plans=1, cool_downs={world.alice: world.now + 1000}
-    )
+    assert seen == [{world.alice: world.now + 1000}]
 
 
-async def test_of_several_plans_only_those_that_are_out_are_saved(stage, world):
+async def test_of_several_plans_only_those_that_are_out_have_a_cool_down(stage, world):
     """Whoever kills it between two plans gets the second one after a restart."""
     stage.put(world.danger(), world.danger(who=world.bob))
     stage.prices = FixturePrices(world.prices().values())
-    stage.state = State(
-        version=1, spent=0, plans=4, cool_downs={"SPx": 1, "SPy": world.now + 9}
-    )
+    seen = []
+
+    async def execute(plan):
+        seen.append(set(stage.journal.ledger.cool_downs))
+        return "taken"
+
+    stage.heard.execute = execute
     await stage.bot(once=True).run()
-    until = world.now + 1000
-    first, second = stage.saved
-    assert first == State(
-        version=1, spent=0, plans=5, cool_downs={"SPy": world.now + 9, world.bob: until}
-    )
-    assert second.cool_downs == {**first.cool_downs, world.alice: until}
+    assert seen == [{world.bob}, {world.alice, world.bob}]
 
 
 async def test_many_skips_at_once_are_one_line(stage, world):
@@ -812,32 +806,101 @@ async def test_cool_downs_from_before_hold(stage, world):
     assert stage.heard.plans == []
 
 
-@pytest.mark.parametrize(
-    ("cap", "spent", "killed", "held"),
-    [
-        (2_500, 0, False, False),
-        (2_499, 0, False, True),
-        (5_000, 2_501, False, True),
-        (5_000, 0, True, True),
-    ],
-)
-async def test_a_guard_holds_plans_back(
-    stage, world, tmp_path, cap, spent, killed, held
-):
-    one = 10**8
+ONE = 10**8
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_guard_holds_plans_back(stage, world, tmp_path, killed):
     kill = tmp_path / "kill"
     if killed:
         kill.touch()
     stage.put(world.danger())
     stage.prices = FixturePrices(world.prices().values())
-    stage.guard = Guard(cap * one, kill)
-    stage.state = State(version=1, plans=7, cool_downs={}, spent=spent * one)
+    stage.guard = Guard(2_500 * ONE, kill)
     await stage.bot(once=True).run()
-    [state] = stage.saved
-    assert state.plans == 8
-    assert state.spent == (spent + (0 if held else 2_500)) * one
-    assert len(stage.heard.plans) == (0 if held else 1)
-    await stage.heard.hear("plan", "held back" if held else "taken")
+    ledger = stage.journal.ledger
+    assert ledger.plans == 1
+    assert ledger.spent == (0 if killed else 2_500 * ONE)
+    assert set(ledger.cool_downs) == (set() if killed else {world.alice})
+    assert len(stage.heard.plans) == (0 if killed else 1)
+    await stage.heard.hear("plan", "(queued)")
+    await stage.heard.hear("execute", "held back" if killed else "done: taken")
+
+
+async def test_a_plan_is_offered_again_when_the_hold_ends(stage, world, tmp_path):
+    stage.guard = Guard(10**12, tmp_path / "kill")
+    stage.guard.kill_file.touch()
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running(check=10, resync=10_000):
+        await stage.heard.hear("execute", "held back", "kill exists")
+        await stage.clock.advance(30)
+        assert stage.heard.plans == []
+        held = [note for note in stage.heard.notes if "held back" in note.text]
+        assert len(held) == 1  # not once for each try
+        stage.guard.kill_file.unlink()
+        await stage.clock.advance(10)
+        await stage.heard.hear("execute", "done: taken")
+    assert len(stage.heard.plans) == 1
+
+
+async def test_it_decides_about_others_while_the_executor_is_busy(
+    stage, world, tmp_path
+):
+    stage.guard, free = Guard(10**12, tmp_path / "kill"), asyncio.Event()
+
+    async def execute(plan):
+        stage.heard.plans.append(plan)
+        await free.wait()
+        return "taken"
+
+    stage.heard.execute = execute
+    stage.put(world.danger())
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running(resync=10_000, check=10_000):
+        await stage.heard.until(lambda: len(stage.heard.plans) == 1)
+        stage.put(world.danger(who=world.bob), listed=False)
+        stage.event("borrow", world.bob)
+        await stage.heard.hear("plan", "BWB7", "(queued)")
+        assert len(stage.heard.plans) == 1
+        free.set()
+        await stage.heard.hear("execute", "taken", count=2)
+
+
+async def test_a_plan_that_no_longer_holds_is_dropped_and_a_replay_agrees(
+    stage, world, tmp_path
+):
+    stage.guard, free = Guard(10**12, tmp_path / "kill"), asyncio.Event()
+
+    async def execute(plan):
+        stage.heard.plans.append(plan)
+        await free.wait()
+        return "taken"
+
+    stage.heard.execute = execute
+    stage.put(world.danger(), world.danger(who=world.bob))
+    stage.prices = FixturePrices(world.prices().values())
+    async with stage.running(resync=10_000, check=30) as bot:
+        await stage.heard.until(lambda: len(stage.heard.plans) == 1)
+        later = world.prices(ststx=90_000_000, at=world.now + 20).values()
+        stage.prices.by_asset = {each.asset: each for each in later}
+        await stage.clock.advance(30)
+        free.set()
+        note = await stage.heard.hear("execute", "dropped", "healthy: health 1.26")
+        assert "S6AK" in note.text
+        again = world.prices(at=world.now + 40).values()
+        stage.prices.by_asset = {each.asset: each for each in again}
+        await stage.clock.advance(30)
+        await stage.heard.until(lambda: len(stage.heard.plans) == 2)
+        await stage.heard.hear("execute", "taken", count=2)
+    assert [each["borrower"] for each in stage.heard.plans] == [world.bob, world.alice]
+    shown = [note.data["plan"] for note in stage.heard.notes if note.kind == "plan"]
+    assert stage.heard.plans == [shown[0], shown[2]]  # to the last byte
+    session = bot.session
+    engine = session.engine()
+    decisions = [each for one in stage.given for each in engine.handle(one)]
+    plans = [session.document(each) for each in decisions if isinstance(each, Plan)]
+    assert plans == shown
 
 
 class Ways:

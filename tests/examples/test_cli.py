@@ -239,7 +239,7 @@ def test_after_kill_9_nobody_gets_a_second_plan(fake, world, tmp_path):
         bot.terminate()
         assert bot.wait(10) == 0
         assert bot.stdout.read() == ""
-    assert json.loads(state.read_text())["plans"] == 1
+    assert [each["step"] for each in steps(state)] == ["written"]
 
 
 @pytest.mark.usefixtures("danger")
@@ -477,7 +477,112 @@ def test_execution_by_code_of_ones_own(fake, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("executed ")
     assert "signed by me" in done.stderr
-    assert json.loads((tmp_path / "state").read_text())["spent"] == 2500 * 10**8
+    planned, handed, done = steps(tmp_path / "state")
+    assert handed["usd"] == 2500 * 10**8
+    assert done["text"] == "signed by me"
+    assert planned["id"] == handed["id"] == done["id"]
+
+
+@pytest.fixture
+def executor(fake, danger, tmp_path):
+    """Return a function that runs or starts the bot with an executor."""
+    state = tmp_path / "state"
+
+    def go(how, body, *options, state=state, method="async def"):
+        (tmp_path / "mine.py").write_text(
+            f"import asyncio, pathlib\n"
+            f"calls = pathlib.Path({str(tmp_path / 'calls')!r})\n"
+            f"class Mine:\n"
+            f"    {method} execute(self, plan):\n"
+            f"        with calls.open('a') as file:\n"
+            f"            file.write(plan['id'] + '\\n')\n"
+            f"        {body}\n"
+        )
+        common = ["--execute", "mine:Mine", "--kill-file", tmp_path / "kill"]
+        common += ["--state", state] if state else []
+        env = {"PYTHONPATH": str(tmp_path)}
+        return how(fake, *common, "--cap", 10_000, *options, **env)
+
+    (tmp_path / "calls").touch()
+    return go
+
+
+def test_execution_needs_a_state(executor, tmp_path):
+    done = executor(run, "return 'ok'", "--once", state=None)
+    assert done.returncode == 2
+    assert "--execute needs --cap, --kill-file and --state" in done.stderr
+    assert (tmp_path / "calls").read_text() == ""
+
+
+def test_a_hold_starts_no_cool_down(executor, tmp_path):
+    (tmp_path / "kill").touch()
+    done = executor(run, "return 'ok'", "--once")
+    assert "held back: the kill file" in done.stderr
+    (tmp_path / "kill").unlink()
+    done = executor(run, "return 'ok'", "--once")
+    assert done.returncode == 0
+    assert len((tmp_path / "calls").read_text().split()) == 1
+
+
+def test_a_synchronous_executor_is_refused_at_the_start(executor, tmp_path):
+    done = executor(run, "return 'ok'", "--once", method="def")
+    assert done.returncode == 2
+    assert "must have 'async def execute'" in done.stderr
+    assert (tmp_path / "calls").read_text() == ""
+
+
+def test_an_executor_that_hangs_does_not_stop_the_bot(executor, tmp_path):
+    options = ["--once", "--execute-within", 1]
+    done = executor(run, "await asyncio.Event().wait()", *options)
+    assert done.returncode == 0
+    assert "failed: TimeoutError: no result within 1 s" in done.stderr
+
+
+def test_a_second_bot_with_the_same_state_is_refused(executor, fake, tmp_path):
+    with executor(start, "return 'ok'") as bot:
+        hear(bot, "execute", "done: ok")
+        for second in (
+            executor(run, "return 'ok'", "--once"),
+            run(fake, "--once", "--state", tmp_path / "state"),
+        ):
+            assert second.returncode == 2
+            assert "is used by another bot: stop that one" in second.stderr
+        bot.terminate()
+        assert bot.wait(10) == 0
+    assert len((tmp_path / "calls").read_text().split()) == 1
+
+
+def test_after_kill_9_within_a_call_the_result_is_unknown(executor, tmp_path):
+    with executor(start, "await asyncio.Event().wait()") as bot:
+        hear(bot, "plan", "queued")
+        while not (tmp_path / "calls").read_text():
+            assert bot.poll() is None
+        bot.kill()
+    called = (tmp_path / "calls").read_text().strip()
+    done = executor(run, "return 'ok'", "--once")
+    assert f"plan {called} was handed over at" in done.stderr
+    assert "result unknown: check the chain" in done.stderr
+    assert (tmp_path / "calls").read_text().split() == [called]
+    done = executor(run, "return 'ok'", "--once")
+    assert "result unknown" not in done.stderr
+
+
+def test_a_signal_lets_a_call_end(executor, tmp_path):
+    slow = f"while not pathlib.Path({str(tmp_path / 'go')!r}).exists():\n"
+    slow += "            await asyncio.sleep(0.01)\n        return 'in time'"
+    with executor(start, slow) as bot:
+        hear(bot, "link", "watching")
+        bot.terminate()
+        hear(bot, "execute", "ending after the result")
+        (tmp_path / "go").touch()
+        hear(bot, "execute", "done: in time")
+        assert bot.wait(10) == 0
+    assert [each["step"] for each in steps(tmp_path / "state")][-1] == "done"
+
+
+def steps(state):
+    """Return the steps of plans in a state file."""
+    return [json.loads(line) for line in state.read_text().splitlines()[1:]]
 
 
 ALERTS = {
@@ -626,9 +731,10 @@ def test_one_secret_for_both_directions_is_wrong_use(fake):
     [
         (["--nonsense"], "unrecognized arguments"),
         (["--demo", "--once"], "not allowed with"),
-        (["--execute", "a:b"], "--execute needs --cap and --kill-file"),
+        (["--execute", "a:b"], "--execute needs --cap, --kill-file and --state"),
         (["--execute", "a:b", "--cap", "1", "--state", "s"], "--execute needs"),
-        (["--execute", "a:b", "--kill-file", "k"], "--execute needs"),
+        (["--execute", "a:b", "--kill-file", "k", "--cap", "1"], "--execute needs"),
+        (["--execute-within", "0"], "must be a whole number between 1 and"),
         (["--positions", "node"], "need --node"),
         (["--min-profit", "much"], "must be a number"),
         (["--min-profit", "-1"], "must be between"),
@@ -646,7 +752,18 @@ def test_one_secret_for_both_directions_is_wrong_use(fake):
         (["--cap", "1"], "need --execute"),
         (["--kill-file", "k"], "need --execute"),
         (
-            ["--execute", "a:b", "--cap", "1", "--kill-file", "k", "--plans", "d"],
+            [
+                "--execute",
+                "a:b",
+                "--cap",
+                "1",
+                "--kill-file",
+                "k",
+                "--state",
+                "s",
+                "--plans",
+                "d",
+            ],
             "--plans is not for --execute",
         ),
         (["--check-market"], "--check-market needs --node"),
@@ -696,7 +813,8 @@ RUN = [
     "--node http://x",
     "--node-calls-per-minute 5 --node http://x",
     "--outbox f --alerts-to http://x",
-    "--execute a:b --cap 1 --kill-file f",
+    "--execute a:b --cap 1 --kill-file f --state f",
+    "--execute-within 5 --execute a:b --cap 1 --kill-file f --state f",
 ]
 WATCH = [
     *RUN,

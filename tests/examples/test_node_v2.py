@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -41,6 +47,7 @@ from liquidation_bot.stacks import (
     deserialize,
     serialize,
 )
+from ortege_watch.testing import FakeCube
 
 pytestmark = pytest.mark.anyio
 FILE = Path(__file__).parents[2] / "examples/liquidation_bot/markets/zest-v2.toml"
@@ -353,47 +360,108 @@ async def test_the_market_file_names_the_contracts(market):
         )
 
 
-async def test_a_position_on_the_chain_becomes_a_plan(source, chain, market):
-    """From the node's answers to the call, the debt in STX."""
+@pytest.fixture
+def danger(chain, market):
+    """Let Alice be liquidated: a share of sBTC, and a debt in STX."""
+    off = dict.fromkeys(("accrue", "repay", "collateral-remove", "debt-remove"), False)
+    for share in (1, 3):
+        contract = market.reserves[share].asset
+        chain.say(contract, "get-pause-states", result=Ok(off))
+        end = (UInt(share - 1),)
+        grace = "get-liquidation-grace-period-asset"
+        chain.say(market.contract, grace, *end, result=Ok(UInt(0)))
+    chain.say(market.vault, "get-pause-states", result=Ok(off))
     chain.say(market.contract, "get-pause-liquidation", result=Ok(False))
-    none = dict.fromkeys(("collateral-remove", "debt-remove"), False)
-    chain.say(market.vault, "get-pause-states", result=Ok(none))
-    every = dict.fromkeys(("accrue", "repay"), False)
-    stx = market.reserves[1].asset
-    chain.say(stx, "get-pause-states", result=Ok(every))
+    chain.say(market.contract, "get-liquidation-grace-end", result=Ok(UInt(0)))
     lookup = (market.node["groups"], "lookup", (UInt(0),))
-    chain.answers[lookup] = {**chain.answers[lookup], "MASK": UInt(2**80 - 1)}
-    chain.say(
-        market.node["groups"],
-        "lookup",
-        UInt(0),
-        result={
-            **chain.answers[lookup],
-            "LIQ-CURVE-EXP": (10_000).to_bytes(2),
-            "LTV-LIQ-PARTIAL": (7000).to_bytes(2),
-        },
-    )
+    chain.answers[lookup] |= {
+        "MASK": UInt(2**80 - 1),
+        "LIQ-CURVE-EXP": (10_000).to_bytes(2),
+        "LTV-LIQ-PARTIAL": (7000).to_bytes(2),
+    }
     holds(chain, market, ALICE, collateral=[(3, 10**8)], debt=[(0, 215_000 * 10**6)])
-    wstx, sbtc = market.reserves[0].asset, market.reserves[2].asset
-    limits = Limits(slippage_bps=0)
-    engine = Engine(market, limits, cool_down=60)
+    return {market.reserves[0].asset: 20_000_000, market.reserves[2].asset: 6 * 10**12}
+
+
+async def test_a_position_on_the_chain_becomes_a_plan(source, chain, market, danger):
+    """From the node's answers to the call, the debt in STX."""
+    engine = Engine(market, Limits(slippage_bps=0), cool_down=60)
     engine.handle(StateRead(NOW, await source.state(NOW)))
-    prices = {wstx: 20_000_000, sbtc: 60_000 * 10**8}
-    seen = [Price(asset=each, price=p, at=NOW) for each, p in prices.items()]
+    seen = [Price(asset=each, price=price, at=NOW) for each, price in danger.items()]
     engine.handle(PricesSeen(NOW, tuple(seen)))
     found = await source.positions([ALICE], NOW)
     [plan] = engine.handle(PositionsRead(NOW, tuple(found)))
     assert isinstance(plan, Plan)
     # The scripted registry gives wSTX the callcode of stSTX, whose ratio is 1.1.
     assert plan.standing.text == "LTV 78.83 %"
-    conditions = engine.rules.call(plan, BOB).conditions
-    assert conditions[0] == {
+    assert engine.rules.call(plan, BOB).conditions[0] == {
         "type": "stx-postcondition",
         "address": BOB,
         "condition": "lte",
         "amount": str(plan.offer.requested),
     }
-    # A later state with another market ends it.
-    chain.say(market.vault, "get-impl", result=Principal(BOB + ".v0-9-market"))
+    # The market is replaced.
+    chain.say(market.vault, "get-impl", result=Principal(f"{BOB}.v0-9-market"))
     [skip] = engine.handle(StateRead(NOW + 99, await source.state(NOW + 99)))
     assert skip.reason is Reason.OTHER_MARKET
+
+
+@pytest.fixture
+def served(chain):
+    """Serve the scripted node over HTTP."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer = chain(httpx.Request("POST", f"http://x{self.path}", content=body))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_program_lists_borrowers_on_the_chain_and_plans(
+    chain, market, danger, served, tmp_path
+):
+    chain.say(market.vault, "get-nr", result=UInt(1))
+    account = {"id": UInt(0), "account": Principal(ALICE), "mask": UInt(1 << 64)}
+    chain.say(market.vault, "lookup", UInt(0), result=account)
+    head, *reserves = market.text.split("[[reserves]]")
+    registered = "[[reserves]]".join([head, *reserves[:4], reserves[8]])
+    (tmp_path / "market.toml").write_text(registered)
+    at = int(time.time())
+    prices = [
+        {"asset": each, "price": price, "at": at} for each, price in danger.items()
+    ]
+    (tmp_path / "prices.json").write_text(json.dumps(prices))
+    options = ["--once", "--market", tmp_path / "market.toml", "--positions", "node"]
+    options += ["--prices", tmp_path / "prices.json", "--node", served]
+    options += ["--node-calls-per-minute", "100000"]
+    with FakeCube() as cube:
+        del cube.tables["stacks_dapp_zest_positions_net"]  # of V1
+        env = {**os.environ, "ORTEGE_URL": cube.url, "ORTEGE_TOKEN": cube.token()}
+        done = subprocess.run(
+            [sys.executable, "-m", "liquidation_bot", *map(str, options)],
+            cwd=FILE.parents[2],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    [plan] = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (plan["borrower"], plan["ltv_bps"]) == (ALICE, "7883")
+    assert plan["call"]["complete"] is False
+    assert plan["price_feeds"] == "45 (at most 120 s old), 1 (at most 123 s old)"

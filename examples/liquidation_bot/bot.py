@@ -378,7 +378,7 @@ class Bot:
 
     async def _compare(self, now: int) -> None:
         """Compare the market file with the chain, until there was an answer."""
-        if self.compare is None or not self._is_due("compare", now, _RETRY):
+        if self.compare is None or not self._is_due("compare", now, 2 * _RETRY):
             return
         try:
             found = await self.compare()

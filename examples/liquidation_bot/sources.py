@@ -49,6 +49,7 @@ from liquidation_bot.rules.zest_v2 import (
     Vault,
 )
 from liquidation_bot.stacks import (
+    CallRefused,
     ClarityError,
     Err,
     Name,
@@ -1048,7 +1049,10 @@ class _Check:
 
 
 async def _answer(node: Node, check: _Check) -> list[Value]:
-    answer = await node.call(check.contract, check.function, *check.arguments)
+    try:
+        answer = await node.call(check.contract, check.function, *check.arguments)
+    except CallRefused as error:
+        return [Name(str(error))]
     return [answer.value if isinstance(answer, Some) else answer]
 
 

@@ -17,10 +17,12 @@ from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 import attrs
 import httpx
+import msgspec
 
 from liquidation_bot.model import SourceError, UsageError
 
 __all__ = [
+    "CallRefused",
     "ClarityError",
     "Err",
     "Name",
@@ -50,6 +52,10 @@ _T = TypeVar("_T")
 
 class ClarityError(ValueError):
     """Raised for an invalid Clarity value or principal."""
+
+
+class CallRefused(SourceError):
+    """Raised when a node answers that a call fails; it would fail again."""
 
 
 @attrs.frozen
@@ -408,6 +414,12 @@ _FAILURES: Final = (httpx.HTTPError, TimeoutError, ValueError, TypeError)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
+class _Answer(msgspec.Struct):
+    okay: bool
+    result: str = ""
+    cause: str = "no cause given"
+
+
 class Node:
     """A client that calls read-only functions over HTTP, within a budget.
 
@@ -479,9 +491,12 @@ class Node:
         }
         path = f"/v2/contracts/call-read/{address}/{name}/{function}"
         try:
-            return _result(await self._ask("POST", path, body))
+            answer = msgspec.convert(await self._ask("POST", path, body), _Answer)
+            if answer.okay:
+                return deserialize(bytes.fromhex(answer.result.removeprefix("0x")))
         except _FAILURES as error:
             raise self._failed(f"call {contract} {function}", error) from error
+        raise CallRefused(f"cannot call {contract} {function}: {answer.cause[:200]}")
 
     async def burn_height(self) -> int:
         """Return the height of the Bitcoin chain, as the node knows it.
@@ -551,13 +566,3 @@ def _retry_after(response: httpx.Response, otherwise: float) -> float:
         return max((until - at).total_seconds(), 0.0)
     except (ValueError, TypeError):
         return otherwise
-
-
-def _result(answer: Any) -> Value:
-    if not isinstance(answer, dict):
-        raise TypeError("expected a JSON object")
-    found = cast("dict[str, Any]", answer)
-    if found.get("okay") is not True:
-        raise ValueError(str(found.get("cause", "failed without a cause"))[:200])
-    result = str(found.get("result", ""))
-    return deserialize(bytes.fromhex(result.removeprefix("0x")))

@@ -292,7 +292,7 @@ async def test_without_an_answer_it_watches_only_and_asks_again(stage, file):
     async with stage.running():
         await stage.heard.hear("trouble", "watch only", "no chain now")
         assert stage.heard.plans == []
-        await stage.clock.advance(30)
+        await stage.clock.advance(60)
         await stage.heard.until(lambda: file.asked == 2)
         await stage.clock.advance(100)
         assert file.asked == 2

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from liquidation_bot.bot import Reader
 from liquidation_bot.market import MarketError, Percentage
 from liquidation_bot.model import Holding, SourceError, UsageError
 from liquidation_bot.rules.zest_v1 import Fixed, Ratio, ReserveState, StateV1
@@ -666,6 +667,16 @@ async def test_every_difference_to_the_chain_is_told(
     assert found.missing == ()
 
 
+async def test_a_contract_that_refuses_a_call_is_not_the_one_of_the_file(
+    world, chain, node, checked
+):
+    """It would refuse again, so it is no reason to ask again."""
+    del chain.answers[DATA, "get-origination-fee-prc-read", (Principal(world.sbtc),)]
+    [text] = (await check_market(node, checked)).wrong
+    assert "cannot call" in text
+    assert "Unchecked" in text
+
+
 async def test_what_the_file_leaves_out_is_told_and_no_mismatch(chain, node, checked):
     first, *others = checked.reserves
     first = msgspec.structs.replace(first, threshold=None, bonus=None, fee_bps=None)
@@ -693,9 +704,19 @@ async def test_constants_of_oracles_are_compared(world, chain, node, checked):
 
 
 async def test_a_check_that_lacks_an_answer_is_no_success(world, chain, node, checked):
-    del chain.answers[DATA, "get-reserve-state-read", (Principal(world.sbtc),)]
+    def lost(request):
+        if request.url.path.endswith("get-reserve-vault-read"):
+            raise httpx.ConnectError("no route")
+        chain.broken = None
+        try:
+            return chain(request)
+        finally:
+            chain.broken = lost
+
+    chain.broken = lost
     with pytest.raises(SourceError, match=r"1 of \d+ answers not read: cannot call"):
         await check_market(node, checked)
+    chain.broken = None
     without = msgspec.structs.replace(
         checked, node={"data": DATA, "reader": READER, "e_mode": MODES}
     )
@@ -767,3 +788,43 @@ async def test_a_height_of_another_shape_is_refused(chain, node):
         chain.info = info
         with pytest.raises(SourceError, match="cannot read /v2/info at node: "):
             await node.burn_height()
+
+
+async def test_the_reader_loses_nobody_and_starts_with_the_nearest(
+    world, chain, time, on_chain
+):
+    everybody = [c32_encode(22, number.to_bytes(20)) for number in range(300)]
+    for who in everybody:
+        owes(chain, world, on_chain, who)
+    broken, said = set(everybody[5:300:40]), []
+    assets = {who: (DATA, "get-user-assets-read", (Principal(who),)) for who in broken}
+    kept = {who: chain.answers.pop(key) for who, key in assets.items()}
+    found = []
+
+    async def on_read(given):
+        found.extend(each.borrower for each in given.positions)
+
+    def rank(who):
+        return False, -everybody.index(who), who
+
+    async with open_node(Limited(chain, time, 500), time) as node:
+        reader = Reader(
+            source=NodePositions(node, on_chain),
+            now=lambda: int(time.now()),
+            on_read=on_read,
+            on_error=said.append,
+            reread_after=60,
+            rank=rank,
+        )
+        reader.unread.update(everybody)
+        start = time.now()
+        await reader.run_due()
+        assert time.now() - start <= 300
+        assert reader.unread == broken
+        assert found == [who for who in reversed(everybody) if who not in broken]
+        assert len(said) == len(broken)
+        assert said[0].startswith("1 of 10 positions not read: cannot call")
+        chain.answers |= {assets[who]: kept[who] for who in broken}
+        await reader.run_due()
+    assert reader.unread == set()
+    assert sorted(found) == sorted(everybody)

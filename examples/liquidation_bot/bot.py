@@ -49,7 +49,7 @@ from ortege_watch import (
     Update,
 )
 
-__all__ = ["Bot", "Incomplete", "MembersMissing", "Reader", "Settings"]
+__all__ = ["Bot", "Incomplete", "Reader", "Settings"]
 
 _MAX_LINES: Final = 10
 _MAX_NAMES: Final = 5
@@ -63,21 +63,6 @@ _EVERYBODY: Final = 3600
 
 class Incomplete(Exception):
     """Raised at the end of ``once`` if the bot could not read everything."""
-
-
-class MembersMissing(UsageError):
-    """Raised when the server lacks members that the bot needs.
-
-    Attributes:
-        names: the members.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
-        super().__init__(
-            f"the server lacks {', '.join(names)}: see its /meta, or use other sources "
-            "(--positions, --prices)"
-        )
 
 
 @attrs.frozen(kw_only=True)
@@ -266,7 +251,7 @@ class Bot:
         """Decide about everybody, then stay subscribed.
 
         Raises:
-            MembersMissing: the server lacks members.
+            UsageError: the server lacks members.
             Incomplete: it was to look once, and could not read everything.
             OrtegeWatchError: a request failed, or the subscription cannot continue.
         """
@@ -274,7 +259,10 @@ class Bot:
             stack.enter_context(library_log(lambda text: self._say("link", text)))
             meta = await self.cube.meta()
             if missing := [name for name in self.members if name not in meta]:
-                raise MembersMissing(missing)
+                raise UsageError(
+                    f"the server lacks {', '.join(missing)}: see its /meta, or use other "
+                    "sources (--positions, --prices)"
+                )
             if self.announcer is not None:
                 await stack.enter_async_context(self.announcer.running(self._say))
             self._introduce(await self._doubts(meta))
@@ -355,9 +343,8 @@ class Bot:
 
     async def _restate(self, now: int) -> None:
         """Read the protocol's state where it is time to."""
-        if self.state is None or not self._is_due(
-            "state", now, self.settings.poll_state
-        ):
+        every = self.settings.poll_state
+        if self.state is None or not self._is_due("state", now, every):
             return
         try:
             state = await self.state.state(self.now())
@@ -512,10 +499,8 @@ class Bot:
         """Say what the bot sees; ask for prices that stopped; renew the subscription."""
         self._say("tick", "")
         self.dispatcher.retry()
-        every = self.settings.status
-        if self._is_due(
-            "status", now, min(_PROGRESS, every) if self._reader.unread else every
-        ):
+        most = _PROGRESS if self._reader.unread else self.settings.status
+        if self._is_due("status", now, min(most, self.settings.status)):
             self._say_status()
         has_missed = await self._ask_what_is_silent(now)
         if has_missed or now - self._opened >= self.settings.window:
@@ -526,14 +511,12 @@ class Bot:
     async def _ask_what_is_silent(self, now: int) -> bool:
         """Read prices that stopped; return whether the subscription has missed some."""
         limit, times = self.settings.silent_after, self._price_times
-        before, self._silent = (
-            self._silent,
-            {
-                symbol
-                for symbol in self.engine.symbols_in_use()
-                if now - times.get(symbol, self._started) > limit
-            },
-        )
+        before = self._silent
+        self._silent = {
+            symbol
+            for symbol in self.engine.symbols_in_use()
+            if now - times.get(symbol, self._started) > limit
+        }
         if again := before - self._silent:
             self._say("prices", f"new prices again: {', '.join(sorted(again))}")
         if self._silent - before:
@@ -573,9 +556,7 @@ class Bot:
                 for each in self.engine.market.reserves
             },
             data=None if self._last_data is None else now - self._last_data,
-            link=f"watch only: {self._doubt}; {self._link}"
-            if self._doubt
-            else self._link,
+            link=(f"watch only: {self._doubt}; " if self._doubt else "") + self._link,
             failed=sorted(self._failed),
         )
 

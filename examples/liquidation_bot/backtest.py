@@ -19,6 +19,7 @@ import msgspec
 
 from liquidation_bot.decide import Plan, Reason
 from liquidation_bot.engine import (
+    CoolDown,
     Decision,
     Engine,
     Input,
@@ -100,13 +101,14 @@ class Backtest:
     def of(cls, items: Iterable[Session | Input], delay: int) -> Backtest:
         """Pass each session, followed by its inputs, to a new engine.
 
-        A session starts with the cool-downs with which the one before it ended.
+        A session starts with the cool-downs with which the one before it ended. What
+        became of the recorded plans is left out: other plans are tested.
         """
         found = cls(delay)
         for each in items:
             if isinstance(each, Session):
                 found._begin(each)
-            elif found._engine is not None:
+            elif found._engine is not None and not isinstance(each, CoolDown):
                 found._handle(each, found._engine)
         return found
 

@@ -12,7 +12,7 @@ import pytest
 from liquidation_bot import cli, sources
 from liquidation_bot.backtest import Backtest, with_prices, with_settings
 from liquidation_bot.decide import Limits, Reason
-from liquidation_bot.engine import PositionsRead, PricesSeen, Tick
+from liquidation_bot.engine import CoolDown, PositionsRead, PricesSeen, Tick
 from liquidation_bot.model import SourceError, UsageError
 from liquidation_bot.record import Recorder, Session, read_record, replay
 from ortege_watch import AsyncCubeClient
@@ -102,6 +102,16 @@ def test_the_amounts_stay_those_of_the_plan_whatever_becomes_of_the_position(wor
     items.insert(4, PositionsRead(world.now + 40, (world.position(),)))
     [outcome] = Backtest.of(items, 60).outcomes
     assert outcome.later == Backtest.of(story(world), 60).outcomes[0].later
+
+
+@pytest.mark.parametrize("seconds", [-4, 1])
+@pytest.mark.parametrize("until", [0, 900])
+def test_what_became_of_recorded_plans_changes_nothing(world, seconds, until):
+    """A plan that failed or was dropped is not one of those that are tested."""
+    items = story(world)
+    given = CoolDown(world.now + seconds, world.alice, world.now + until)
+    items.insert(2 if seconds < 0 else 3, given)
+    assert text(Backtest.of(items, 60)) == text(Backtest.of(story(world), 60))
 
 
 def test_other_limits_miss_what_was_there_and_say_why(world):

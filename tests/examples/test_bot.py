@@ -285,6 +285,18 @@ async def test_a_market_file_that_is_wrong_lets_no_plan_leave(stage, file):
     assert not any(note.kind == "plan" for note in stage.heard.notes)
 
 
+async def test_a_plan_of_before_the_comparison_is_executed_after_it(
+    stage, file, tmp_path
+):
+    stage.guard, file.fail = Guard(10**12, tmp_path / "kill"), 1
+    async with stage.running(resync=10_000):
+        await stage.heard.hear("execute", "held back: not compared with the chain")
+        assert stage.heard.plans == []
+        await stage.clock.advance(60)
+        await stage.heard.hear("execute", "done: taken")
+    assert len(stage.heard.plans) == 1
+
+
 async def test_without_an_answer_it_watches_only_and_asks_again(stage, file):
     file.fail = 1
     async with stage.running():

@@ -235,6 +235,7 @@ async def _check_prices(cube: AsyncCubeClient, meta: Meta, market: Market) -> li
         time=[Prices.tx_date.over("from 24 hours ago to now")],
         having=[count.gt(1)],
         limit=1,
+        cache=_FRESH,
     )
     for row in await _load(cube, query, "prices"):
         raise _wrong(
@@ -250,6 +251,7 @@ async def _check_amounts(cube: AsyncCubeClient, market: Market) -> None:
         dimensions=[Positions.lender_address, Positions.asset_id],
         order=[Positions.borrow.desc()],
         limit=100,
+        cache=_FRESH,
     )
     amounts = [
         amount

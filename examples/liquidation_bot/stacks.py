@@ -410,7 +410,11 @@ _MAX_CONCURRENT: Final = 8
 _RETRIES: Final = 4
 _LONGEST_PAUSE: Final = 60.0
 _LONGEST_CALL: Final = 150.0
-_FAILURES: Final = (httpx.HTTPError, TimeoutError, ValueError, TypeError)
+# A RecursionError comes from JSON that is nested without end.
+_FAILURES: Final = (
+    *(httpx.HTTPError, TimeoutError, ValueError, TypeError),
+    *(LookupError, RecursionError),
+)
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -507,7 +511,7 @@ class Node:
         try:
             info = await self._ask("GET", "/v2/info", None)
             return int(info["burn_block_height"])
-        except (*_FAILURES, LookupError) as error:
+        except _FAILURES as error:
             raise self._failed("read /v2/info", error) from error
 
     def _failed(self, what: str, error: Exception) -> SourceError:

@@ -122,6 +122,8 @@ def event(fake, world, who, function="borrow"):
 def test_once_writes_plans_to_stdout_and_the_log_to_stderr(fake, world):
     done = run(fake, "--once", "--liquidator", world.bob)
     assert done.returncode == 0, done.stderr
+    asked = [each.json for each in fake.requests if each.path.endswith("/load")]
+    assert {each.get("cache") for each in asked} == {"no-cache"}
     [plan] = [json.loads(line) for line in done.stdout.splitlines()]
     assert plan["borrower"] == world.alice
     assert plan["call"]["post_conditions"][0]["address"] == world.bob

@@ -253,6 +253,7 @@ def broken(response):
         httpx.Response(429),
         httpx.Response(200, text="<html>"),
         httpx.Response(200, json=[]),
+        httpx.Response(200, content=b"[" * 100_000),
         httpx.Response(200, json={"okay": False, "cause": "Unchecked(NoSuchContract)"}),
         httpx.Response(200, json={"okay": "true", "result": "0x09"}),
         httpx.Response(200, json={"okay": True}),

@@ -12,6 +12,7 @@ The bot uses the prices of its sources, converted as the market converts the mes
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -289,10 +290,8 @@ class StateV2(
     """The state of Zest V2.
 
     Attributes:
-        read_at: unix seconds.
         market: the contract that may change positions, ``v0-market-vault.get-impl``.
         enabled: the registry's bitmap.
-        assets: the registry.
         groups: the risk groups, in the order of their registration.
         vaults: by the id of the asset that they lend.
         dia: DIA's prices by identifier.
@@ -301,8 +300,6 @@ class StateV2(
         ststx: STX for one stSTX, six decimals.
         stbtc: sBTC for one stBTC, eight decimals.
         haircut: what is taken off stBTC's price.
-        max_confidence: of a price.
-        paused: whether nobody can be liquidated.
         grace_end: until when nobody can be liquidated, in unix seconds.
         pauses: of the market vault.
     """
@@ -644,12 +641,9 @@ class ZestV2:
         reserves = (self._market.reserve(each) for each in position.assets)
         return {self._sources[each.feed] for each in reserves if each and each.feed}
 
+    @_refusals()
     def standing(self, case: Case) -> Standing:
         """Return the LTV and its distance to the threshold of the risk group."""
-        with _refusals():
-            return self._standing(case)
-
-    def _standing(self, case: Case) -> Standing:
         read = self._read(case)
         state, account = read.state, read.account
         group = state.group(account.mask)
@@ -682,16 +676,12 @@ class ZestV2:
             ),
         )
 
+    @_refusals()
     def offers(self, case: Case, standing: Standing) -> Sequence[Offer | Refused]:
         """Return the liquidation of each pair of a debt and a collateral."""
         if standing.headroom >= 0:
             raise Refused(Reason.HEALTHY, standing.text)
-        with _refusals():
-            return self._offers(case, standing)
-
-    def _offers(self, case: Case, standing: Standing) -> list[Offer | Refused]:
         read = self._read(case)
-        prices = {each.reserve.asset: each.price for each in standing.quotes}
         group = read.state.group(read.account.mask)
         lower = standing.value * (BPS - _MOVE_BPS) // BPS
         if lower < group.ltv_liq_partial:
@@ -702,7 +692,7 @@ class ZestV2:
         book = value(read.state, read.account, read.feeds, case.now, strict=False)
         most = mul_div(part, book.debt, BPS)
         return [
-            self._offer(case, read, prices, most, debt, collateral)
+            self._offer(case, read, book, most, (debt, collateral))
             for debt in read.account.debt
             for collateral in read.account.collateral
         ]
@@ -781,21 +771,23 @@ class ZestV2:
         self,
         case: Case,
         read: _Read,
-        prices: Mapping[str, int],
+        book: Book,
         dollars: int,
-        pay: int,
-        seize: int,
+        pair: tuple[int, int],
     ) -> Offer | Refused:
         """Return what a call moves that pays at most that many dollars."""
-        paying, taking, account = read.reserves[pay], read.reserves[seize], read.account
-        price = prices[paying.asset]
-        owed = debt_of(account.debt[pay], read.state.vaults[pay].indexes(case.now)[0])
+        debt, (paying, taking) = pair[0], (read.reserves[each] for each in pair)
+        price = book.prices[debt]
+        owed = debt_of(read.account.debt[debt], book.indexes[debt][0])
         most = case.affordable(paying, price, owed)
-
-        def called(amount: int) -> Outcome:
-            pair = (paying.asset, taking.asset)
-            return liquidate(read.state, account, read.feeds, case.now, pair, amount)
-
+        called = functools.partial(
+            liquidate,
+            read.state,
+            read.account,
+            read.feeds,
+            case.now,
+            (paying.asset, taking.asset),
+        )
         if not most:
             return Refused(
                 Reason.OVER_CAP, "the cap or the wallet leaves nothing to pay"

@@ -357,3 +357,20 @@ def test_a_position_that_a_small_move_makes_healthy_is_not_worth_a_plan(chain):
         chain.position(debt=42_040_000_000), msgspec.structs.replace(LIMITS, margin=0)
     )
     assert (skip.standing.text, skip.reason) == ("LTV 70.06 %", Reason.TOO_CLOSE)
+
+
+def test_the_call_may_pay_what_it_offers_though_it_pays_less(chain):
+    vaults = dict(chain.state.vaults)
+    vaults[6] = msgspec.structs.replace(vaults[6], index=IDX * 10**6 // 3)
+    plan = chain.decide(chain.position(debt=129_001), vaults=vaults)
+    offer = plan.offer
+    assert offer.paid < offer.requested
+    assert offer.paid_usd < offer.requested_usd == plan.most_paid_usd
+    [sent, _] = chain.rules.call(plan, WHO).conditions
+    assert sent["amount"] == str(offer.requested)
+
+
+def test_a_part_that_the_curve_rounds_to_nothing_is_too_small(chain):
+    steep = msgspec.structs.replace(chain.state.groups[0], liq_curve_exp=40_000)
+    skip = chain.decide(chain.position(debt=42_100_000_000), groups=(steep,))
+    assert (skip.standing.text, skip.reason) == ("LTV 70.16 %", Reason.TOO_SMALL)

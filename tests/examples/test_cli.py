@@ -954,6 +954,23 @@ def test_metrics_and_health_are_served(fake):
         assert fake.token() not in bot.stderr.read()
 
 
+def test_what_an_executor_did_is_in_the_metrics(executor):
+    with executor(start, "raise ValueError('s3cret')", "--metrics", ":0") as bot:
+        told = hear(bot, "start", "serving")["text"]
+        url = re.search(r"(http://127\.0\.0\.1:\d+)/metrics", told)[1]
+        hear(bot, "trouble", "failed: ValueError")
+        hear(bot, "link", "watching")
+        failed = '\nliquidation_bot_executor_results_total{result="failed"} 1\n'
+        assert failed in httpx.get(f"{url}/metrics").text
+        ill = httpx.get(f"{url}/health")
+        assert ill.status_code == 503
+        assert ill.json() == {
+            "problems": {"executor": "1 failures in a row, see the log"}
+        }
+        bot.send_signal(signal.SIGTERM)
+        assert bot.wait(10) == 0
+
+
 @pytest.mark.usefixtures("danger")
 @pytest.mark.parametrize("how", ["option", "file", "environment"])
 def test_a_plan_is_posted_to_a_webhook_whose_url_stays_secret(

@@ -220,18 +220,20 @@ async def _check_prices(cube: AsyncCubeClient, meta: Meta, market: Market) -> li
     doubts = [
         f"Ortege has no price of {each.symbol} in the last 24 hours"
         for each in market.reserves
-        if each.asset not in found
+        if each.price_token and each.asset not in found
     ]
     for asset, fixed_price in found.items():
         price = exact(fixed_price, 8)
         if not _CHEAPEST <= price <= _DEAREST:
             raise _wrong(f"the price of {asset} is {price}, not in dollars")
+    tokens = {each.price_token for each in market.reserves} - {""}
     count = Measure("stacks_oracle_prices.count", int)
     if count not in meta:
         return [*doubts, "without a count it is not known if prices have several rows"]
     query = Query(
         measures=[count],
         dimensions=[Prices.token, Prices.tx_date],
+        where=[Prices.token.in_(sorted(tokens))],
         time=[Prices.tx_date.over("from 24 hours ago to now")],
         having=[count.gt(1)],
         limit=1,

@@ -468,6 +468,9 @@ async def test_prices_that_cannot_be_dollars_are_refused(assumed, price):
 async def test_several_prices_at_one_time_are_refused(assumed):
     assumed.prices()
     assumed.aggregate("stacks_oracle_prices", "count", "count")
+    assumed.price("another", "1")
+    assumed.price("another", "2")
+    assert await assumed.check() == []
     assumed.price("stSTX", "0.9", minutes=1)
     with pytest.raises(UsageError, match="'stSTX' has several prices at 2026-11-22"):
         await assumed.check()

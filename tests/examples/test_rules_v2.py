@@ -370,7 +370,16 @@ def test_the_call_may_pay_what_it_offers_though_it_pays_less(chain):
     assert sent["amount"] == str(offer.requested)
 
 
-def test_a_part_that_the_curve_rounds_to_nothing_is_too_small(chain):
+@pytest.mark.parametrize(
+    ("debt", "text", "code"),
+    [
+        (42_100_000_000, "LTV 70.16 %", "u400008"),
+        # Here the curve allows a ten thousandth, and nothing after a small move.
+        (42_310_000_000, "LTV 70.51 %", "u400002"),
+    ],
+)
+def test_a_part_that_the_curve_rounds_to_nothing_is_too_small(chain, debt, text, code):
     steep = msgspec.structs.replace(chain.state.groups[0], liq_curve_exp=40_000)
-    skip = chain.decide(chain.position(debt=42_100_000_000), groups=(steep,))
-    assert (skip.standing.text, skip.reason) == ("LTV 70.16 %", Reason.TOO_SMALL)
+    skip = chain.decide(chain.position(debt=debt), groups=(steep,))
+    assert (skip.standing.text, skip.reason) == (text, Reason.TOO_SMALL)
+    assert code in skip.detail

@@ -244,7 +244,8 @@ class Bot:
         self._failed = set[str]()
         self._listed = set[str]()
         self._silent = set[str]()
-        # Why no plan may leave the bot; "" if plans may.
+        # Borrowers whose plan did not leave, and why; "" if plans may.
+        self._withheld = set[str]()
         self._doubt = "" if self.compare is None else "not compared with the chain yet"
 
     async def run(self) -> None:
@@ -383,6 +384,12 @@ class Bot:
             self._failed.add("a market file that agrees with the chain")
             self._doubt = f"{len(found.wrong)} lines of the market file are wrong"
             self._say("trouble", f"watch only, no plan leaves the bot: {self._doubt}")
+            return
+        for borrower in sorted(self._withheld):
+            await self._cool_down(borrower, now)
+        if self._withheld:
+            self._withheld.clear()
+            await self._handle(Tick(now))
 
     async def _reread(self, now: int) -> None:
         """Read positions where it is time to: interest and some changes have no event."""
@@ -628,6 +635,8 @@ class Bot:
             self._say("trouble", f"{in_words(plan)}: not sent, {self._doubt}")
             if self.dispatcher.executes:  # it stays in the queue until then
                 await self.dispatcher.offer(plan, document, until)
+            else:
+                self._withheld.add(plan.borrower)
             return
         done = await self.dispatcher.offer(plan, document, until)
         self._say("plan", f"{in_words(plan)} ({done})", plan=document)

@@ -302,8 +302,12 @@ async def test_without_an_answer_it_watches_only_and_asks_again(stage, file):
     async with stage.running():
         await stage.heard.hear("trouble", "watch only", "no chain now")
         assert stage.heard.plans == []
+        await stage.heard.hear("trouble", "pay 2,500.00 aeUSDC", "not sent")
         await stage.clock.advance(60)
         await stage.heard.until(lambda: file.asked == 2)
+        # What was not sent starts no cool-down.
+        await stage.heard.hear("plan", "pay 2,500.00 aeUSDC")
+        assert len(stage.heard.plans) == 1
         await stage.clock.advance(100)
         assert file.asked == 2
         assert "watch only" not in stage.heard.notes[-1].sight.link

@@ -348,7 +348,10 @@ def test_a_read_that_failed_is_retried_while_nothing_changes(world, caplog):
     assert caplog.text.count("1 positions are read again: ") == 2
 
 
-def test_no_verdict_on_a_position_that_moved_and_cannot_be_read(world, caplog):
+def test_no_verdict_on_a_position_that_moved_and_cannot_be_read(
+    world, quick_bot, monkeypatch, caplog
+):
+    monkeypatch.setattr(quick_bot, "PAUSE", 3600)  # nothing is read but after an update
     world.borrows("SP0", supply="0")
     world.borrows("SP1", debt="6")
     world.borrows("SP2", debt="6")
@@ -361,7 +364,8 @@ def test_no_verdict_on_a_position_that_moved_and_cannot_be_read(world, caplog):
     assert world.says() == "SP2 can be liquidated: health 0.93"
     assert world.lines.empty()
     world.fake.heal()
-    assert world.says() == "SP1 can be liquidated: health 0.93"
+    world.price(stSTX="0.79")
+    assert world.says() == "SP1 can be liquidated: health 0.92"
 
 
 def test_others_are_read_when_one_read_fails(world, quick_bot, monkeypatch, caplog):

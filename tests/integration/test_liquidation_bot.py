@@ -77,6 +77,12 @@ class Chain:
             f"UPDATE stacks_oracle_prices SET price = NULL WHERE token = {quoted(token)}"
         )
 
+    def double_prices(self):
+        """Have two rows for each token and time."""
+        self._database.execute(
+            "INSERT INTO stacks_oracle_prices SELECT * FROM stacks_oracle_prices"
+        )
+
     def position(self, who, *, owes, **supplied):
         """Replace a position by this debt in aeUSDC and these supplies."""
         rows = [
@@ -149,15 +155,15 @@ class Bot:
             self._process.wait()
             self._process = None
 
-    def run(self):
-        """Run the process to its end."""
+    def run(self, code=0):
+        """Run the process until it ends with a code, and return its log."""
         self.start()
-        self._end()
+        return self._end(code)
 
     def stop(self):
         """End the process as an operator does (SIGTERM)."""
         self._process.terminate()
-        self._end()
+        self._end(0)
 
     def wait_for(self, kind, *words):
         """Wait for the next note of a kind that contains all these words."""
@@ -224,9 +230,11 @@ class Bot:
             "ORTEGE_TOKEN": self._cube.token(),
         }
 
-    def _end(self):
-        assert self._process.wait(SECONDS) == 0, self.log.read_text()
+    def _end(self, code):
+        ended, log = self._process.wait(SECONDS), self.log.read_text(encoding="utf-8")
+        assert ended == code, log
         self._process = None
+        return log
 
     def _hears(self, kind, words):
         notes = self.notes()
@@ -312,6 +320,7 @@ def test_no_kill_loses_a_plan_or_makes_two(cube, chain, bots):
     chain.event(CAROL)
     cube.start()
     bot.start()
+    bot.wait_for("trouble", bot.plans()[-1]["id"], "result unknown")
     bot.wait_for("link", "watching")
     bot.wait_for_plans(ALICE, BOB, CAROL)
     bot.stop()
@@ -377,3 +386,8 @@ def test_odd_rows_make_no_plan_and_hide_none(chain, bots):
     bot.wait_for_plans(BOB, ALICE)
     bot.stop()
     assert bot.replayed() == bot.sent()
+
+
+def test_two_prices_of_one_time_are_noticed_at_the_start(chain, bots):
+    chain.double_prices()
+    assert "has several prices at" in bots().run(code=2)

@@ -89,6 +89,7 @@ cube('stacks_oracle_prices', {
   refreshKey: { every: '1 second' },
   measures: {
     price: { sql: 'price', type: 'max' },
+    count: { type: 'count' },
   },
   dimensions: {
     token: { sql: 'token', type: 'string' },

@@ -44,7 +44,8 @@ class Update:
         changed: rows with a known key and new measures; ``before`` is the old row.
         removed: rows whose key has left the result.
         first: this is the first snapshot of the query.
-        resumed: this is the first snapshot after an outage, so its difference spans it.
+        resumed: this is the first snapshot after an outage, so its difference spans it. One
+            that is equal is not delivered, and then no update is marked.
         stale: the server refreshed this snapshot before the last delivered one, and sent
             no newer one for ``hold_stale_for`` seconds. Rows missing from it may be
             ``removed``, and ``added`` again later.

@@ -442,8 +442,10 @@ def test_it_tells_what_it_sees_when_it_sees_nothing(world, caplog):
 
 def test_everybody_is_read_again_without_an_event(world, quick_bot, monkeypatch):
     monkeypatch.setattr(quick_bot, "EVERY", 0.05)
+    world.borrows("SP0", supply="0")
     world.borrows("SP1", debt="6")
     world.starts()
+    assert world.says() == "SP0 can be liquidated: health 0.00"  # both are read
     world.holds("SP1", AEUSDC, total_borrow="4")
     assert world.says() == "SP1 can be liquidated: health 0.70"
 

@@ -41,11 +41,16 @@ from liquidation_bot.model import (
 from liquidation_bot.record import Session
 from liquidation_bot.sources import MarketCheck, OrtegePrices, changed, events_query
 from ortege_watch import (
+    ApiError,
     AsyncCubeClient,
     AsyncUpdates,
     ConnectionState,
+    DeadlineExceeded,
     Meta,
+    OrtegeWatchError,
+    RateLimited,
     Reconnect,
+    TransportError,
     Update,
 )
 
@@ -254,11 +259,12 @@ class Bot:
         Raises:
             UsageError: the server lacks members.
             Incomplete: it was to look once, and could not read everything.
-            OrtegeWatchError: a request failed, or the subscription cannot continue.
+            OrtegeWatchError: a request failed for good, such as for a refused token, or
+                the first one did and it was to look once.
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(library_log(lambda text: self._say("link", text)))
-            meta = await self.cube.meta()
+            meta = await self._meta()
             if missing := [name for name in self.members if name not in meta]:
                 raise UsageError(
                     f"the server lacks {', '.join(missing)}: see its /meta, or use other "
@@ -271,6 +277,23 @@ class Bot:
             await self._restate(self.now())
             await self._reprice(self.now())
             await self._work()
+
+    async def _meta(self) -> Meta:
+        """Ask what the server has until it answers; ``once`` asks once."""
+        pause = self.settings.check
+        while True:
+            try:
+                meta = await self.cube.meta()
+            except (TransportError, DeadlineExceeded, ApiError) as error:
+                if self.settings.once or not _may_heal(error):
+                    raise
+                self._failed.add("the server's members")
+                self._say("trouble", f"{error}; asking again in {pause} s")
+            else:
+                self._failed.discard("the server's members")
+                return meta
+            await self.sleep(pause)
+            pause = min(2 * pause, self.settings.resync)
 
     async def _once(self) -> None:
         await self._reread(self.now())
@@ -646,6 +669,13 @@ class Bot:
     def _say(self, kind: Kind, text: str, **data: Any) -> None:
         note = Note(kind, self.now(), text, data, self._sight())
         self.display.show(note, self.engine)
+
+
+def _may_heal(error: OrtegeWatchError) -> bool:
+    """Return whether the same request may succeed later: not a token that is refused."""
+    if not isinstance(error, ApiError) or error.from_proxy:
+        return True
+    return isinstance(error, RateLimited) or error.status >= 500
 
 
 def in_words(plan: Plan) -> str:

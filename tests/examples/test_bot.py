@@ -37,6 +37,7 @@ from ortege_watch import (
     QueryError,
     Reconnect,
     Retry,
+    TransportError,
 )
 from ortege_watch.testing import FakeCube, ManualClock, Table
 from ortege_watch.watchbus import AlertInfo, PublishResult
@@ -214,6 +215,39 @@ async def test_missing_members_are_named_before_anything_else(stage):
         "stacks_contract_events.sender_address, stacks_contract_events.tx_date: see"
     ) in str(raised.value)
     assert stage.heard.notes == []
+
+
+async def test_a_server_that_is_away_at_the_start_is_asked_again(stage):
+    stage.fake.down()
+    task = asyncio.create_task(stage.bot().run())
+    try:
+        for pause in (10, 20):
+            await stage.heard.hear("trouble", "127.0.0.1", f"again in {pause} s")
+            await stage.clock.advance(pause)
+        note = await stage.heard.hear("trouble", "again in 40 s")
+        assert note.sight.failed == ["the server's members"]
+        stage.fake.up()
+        stage.fake.error(502, "<html>Bad Gateway</html>")
+        await stage.clock.advance(40)
+        await stage.heard.hear("trouble", "502", "again in 80 s")
+        await stage.clock.advance(80)
+        note = await stage.heard.hear("link", "watching")
+        assert note.sight.failed == []
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_server_that_is_away_ends_a_single_look(stage):
+    stage.fake.down()
+    with pytest.raises(TransportError, match="127.0.0.1"):
+        await stage.bot(once=True).run()
+
+
+async def test_a_token_that_is_refused_at_the_start_ends_the_bot(stage):
+    stage.fake.require("another key")
+    with pytest.raises(AuthenticationError):
+        await stage.bot().run()
 
 
 async def test_what_is_assumed_about_the_cubes_is_checked_first(stage):

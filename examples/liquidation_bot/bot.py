@@ -39,7 +39,13 @@ from liquidation_bot.model import (
     shown,
 )
 from liquidation_bot.record import Session
-from liquidation_bot.sources import MarketCheck, OrtegePrices, changed, events_query
+from liquidation_bot.sources import (
+    MarketCheck,
+    OrtegePrices,
+    changed,
+    events_query,
+    newest_event,
+)
 from ortege_watch import (
     ApiError,
     AsyncCubeClient,
@@ -241,7 +247,10 @@ class Bot:
         self._has_read = asyncio.Event()
         self._updates: AsyncUpdates | None = None
         self._connection, self._link = "", "not connected yet"
-        self._started = self._opened = self.now()
+        self._started = self._opened = self._events_at = self.now()
+        # The newest event of the subscription, and of the server when it was asked.
+        self._newest: datetime | None = None
+        self._unseen: datetime | None = None
         self._last_data: int | None = None
         # When the next of each is due, in unix seconds; at once without an entry.
         self._due = {"status": self._started + self.settings.check}
@@ -496,7 +505,8 @@ class Bot:
                         self._price_times = self.engine.price_times()
 
     async def _on_events(self, update: Update) -> None:
-        self._last_data = self.now()
+        self._last_data = self._events_at = self.now()
+        self._newest = newest_event(update.result) or self._newest
         addresses, everybody = changed(update, self.engine.rules.watched)
         if update.first:
             hours = self.settings.window / 3600
@@ -532,7 +542,9 @@ class Bot:
         most = _PROGRESS if self._reader.unread else self.settings.status
         if self._is_due("status", now, min(most, self.settings.status)):
             self._say_status()
-        has_missed = await self._ask_what_is_silent(now)
+        has_missed = await self._ask_what_is_silent(now) or await self._ask_for_events(
+            now
+        )
         if has_missed or now - self._opened >= self.settings.window:
             self._opened = now
             if self._updates is not None:
@@ -566,13 +578,46 @@ class Bot:
             self._say("trouble", f"the source has no newer price of {names} either")
         if not missed or self._connection != "live" or not self._watches_prices:
             return False
+        self._say_missed(f"prices of {', '.join(sorted(missed))}")
+        return True
+
+    async def _ask_for_events(self, now: int) -> bool:
+        """Ask for the newest event; return whether the subscription has missed some.
+
+        It may be a moment behind: an event is missed if it has not come until the server
+        is asked again.
+        """
+        limit = self.settings.silent_after
+        if self._connection != "live" or now - self._events_at <= limit:
+            self._unseen = None
+            return False
+        if not self._is_due("events", now, self.settings.reread_after):
+            return False
+        since = datetime.fromtimestamp(now - self.settings.window, UTC)
+        query = events_query(self.engine.rules.watched, since)
+        try:
+            found = await self.cube.load(attrs.evolve(query, limit=1, cache="no-cache"))
+        except OrtegeWatchError as error:
+            self._say("trouble", f"cannot ask for events: {error}")
+            return False
+        newest, seen = newest_event(found), self._newest
+        unseen, self._unseen = self._unseen, None
+        if newest is None or (seen is not None and newest <= seen):
+            self._due["events"] = now + limit
+            return False
+        if unseen is None:
+            self._unseen = newest
+            return False
+        self._say_missed("events")
+        return True
+
+    def _say_missed(self, what: str) -> None:
         self._say(
             "trouble",
-            f"the subscription missed prices of {', '.join(sorted(missed))}: opening "
-            "another one, and reading all positions",
+            f"the subscription missed {what}: opening another one, and reading all "
+            "positions",
         )
-        self._due["positions"] = now
-        return True
+        self._due["positions"] = self.now()
 
     def _sight(self) -> Sight:
         now, known = self.now(), self.engine.positions.values()

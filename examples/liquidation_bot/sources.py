@@ -100,6 +100,7 @@ __all__ = [
     "check_market",
     "events_query",
     "members",
+    "newest_event",
     "node_source",
 ]
 
@@ -342,6 +343,11 @@ def changed(update: Update, watched: Watched) -> tuple[list[str], bool]:
     )
     addresses = sorted(each for each in senders if each is not None)
     return addresses, update.truncated or None in senders or by_others
+
+
+def newest_event(events: Iterable[Row]) -> datetime | None:
+    """Return the time of the newest of these events, which are the newest first."""
+    return next(filter(None, (row.get(Events.tx_date) for row in events)), None)
 
 
 class OrtegePositions:

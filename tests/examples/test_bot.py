@@ -240,7 +240,7 @@ async def test_a_server_that_is_away_at_the_start_is_asked_again(stage):
 
 async def test_a_server_that_is_away_ends_a_single_look(stage):
     stage.fake.down()
-    with pytest.raises(TransportError, match="127.0.0.1"):
+    with pytest.raises(TransportError, match=r"127\.0\.0\.1"):
         await stage.bot(once=True).run()
 
 
@@ -1133,6 +1133,36 @@ async def test_a_subscription_that_is_live_but_silent_is_replaced(stage, world):
         assert len(stage.positions.asked) == 2  # events may have been missed, too
         prices.put(stSTX="0.69")
         await stage.heard.hear("prices", "stSTX 0.69")
+
+
+async def test_events_that_a_live_subscription_misses_are_found(stage, world):
+    """Prices are from elsewhere, and would not tell."""
+    stage.positions = Broken(stage.positions, 0, stage.heard)
+    async with stage.running(silent_after=300, check=10, resync=100_000):
+        fake, read = stage.fake, stage.positions.asked
+        await fake.wait_until_async(lambda: len(fake.subscriptions) == 1)
+        fake.forget()
+        stage.event("borrow", world.alice)
+        await stage.clock.advance(310)
+        await stage.clock.wait_for_sleepers()
+        assert len(fake.attempts) == 1  # the subscription may only be late
+        await stage.clock.advance(60)
+        await stage.heard.hear("trouble", "the subscription missed events: opening")
+        await stage.heard.until(lambda: [world.alice] in read)
+
+
+async def test_a_quiet_market_is_no_silent_subscription(stage, world):
+    stage.event("borrow", world.alice)
+    async with stage.running(silent_after=300, check=10, window=100_000):
+        fake = stage.fake
+        before = len(fake.requests)
+        for _ in range(10):
+            await stage.clock.advance(100)
+            await stage.clock.wait_for_sleepers()
+        await fake.wait_until_async(lambda: len(fake.requests) > before + 1)
+        said = [note.text for note in stage.heard.notes if note.kind == "trouble"]
+        assert not any("events" in text for text in said)
+        assert len(fake.attempts) == 1
 
 
 async def test_a_regular_reading_of_prices_does_not_hide_a_silent_subscription(

@@ -132,9 +132,16 @@ class Reader:
     reread_after: int
     rank: Callable[[str], tuple[bool, int, str]] = lambda address: (True, 0, address)
     unread: set[str] = attrs.field(factory=set, init=False)
+    _most: int = attrs.field(default=0, init=False)
     _reread: dict[str, int] = attrs.field(factory=dict, init=False)
     # An older response must not replace a newer one.
     _lock: asyncio.Lock = attrs.field(factory=asyncio.Lock, init=False)
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many addresses are unread, and how many were since none was."""
+        left = len(self.unread)
+        self._most = max(self._most, left) if left else 0
+        return left, self._most
 
     async def changed(self, borrowers: Iterable[str]) -> None:
         """Read these addresses now, and once more after ``reread_after`` seconds."""
@@ -165,6 +172,7 @@ class Reader:
     async def _chunk(self, wanted: Sequence[str]) -> bool:
         """Read a chunk; return False if the others would probably fail, too."""
         async with self._lock:
+            self.progress()  # none of these is forgotten in the second number
             chunk = [address for address in wanted if address in self.unread]
             if not chunk:
                 return True
@@ -621,10 +629,12 @@ class Bot:
 
     def _sight(self) -> Sight:
         now, known = self.now(), self.engine.positions.values()
+        unread, most_unread = self._reader.progress()
         times = self.engine.price_times()
         return Sight(
             borrowers=len(known),
-            unread=len(self._reader.unread),
+            unread=unread,
+            most_unread=most_unread,
             positions=max((now - each.read_at for each in known), default=None),
             prices={
                 each.symbol: now - times[each.symbol] if each.symbol in times else None

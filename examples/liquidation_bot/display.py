@@ -68,6 +68,7 @@ class Sight:
     Attributes:
         borrowers: how many are known to owe something.
         unread: how many addresses are yet to be read.
+        most_unread: how many were at most since none was.
         positions: the age of the oldest position.
         prices: the age of each price, by symbol.
         data: the age of the newest answer or update.
@@ -77,6 +78,7 @@ class Sight:
 
     borrowers: int
     unread: int
+    most_unread: int
     positions: int | None
     prices: Mapping[str, int | None]
     data: int | None
@@ -86,9 +88,10 @@ class Sight:
     def text(self) -> str:
         """Return the same for people, without the prices."""
         old = "" if self.positions is None else f" up to {_age(self.positions)}"
+        unread = f"{self.unread} of {self.most_unread}" if self.unread else "0"
         trouble = f"; cannot read {', '.join(self.failed)}" if self.failed else ""
         return (
-            f"{self.borrowers} borrowers known{old}, {self.unread} addresses unread; "
+            f"{self.borrowers} borrowers known{old}, {unread} addresses unread; "
             f"last data {_age(self.data)}; {self.link}{trouble}"
         )
 

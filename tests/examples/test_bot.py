@@ -613,7 +613,7 @@ async def test_a_slow_source_of_positions_does_not_keep_it_from_watching(stage, 
         assert len(bot.engine.positions) == 200
         await stage.clock.advance(10)
         await stage.heard.hear(
-            "status", "200 borrowers known up to 10 s old, 1 addresses unread"
+            "status", "200 borrowers known up to 10 s old, 1 of 201 addresses unread"
         )
         fresh = world.prices(ststx=79_000_000, at=world.now + 30).values()
         stage.prices.by_asset = {each.asset: each for each in fresh}
@@ -731,7 +731,7 @@ async def test_it_says_what_it_sees(stage, world):
         await stage.clock.advance(99)
         assert stage.heard.notes.count(first) == 1
         await stage.clock.advance(1)
-        note = await stage.heard.hear("status", "2 addresses unread", count=1)
+        note = await stage.heard.hear("status", "2 of 2 addresses unread", count=1)
     assert first.data["prices"] == {"stSTX": 10, "aeUSDC": 10, "sBTC": None}
     assert "stSTX 0.8 (110 s old)" in note.text
     assert "sBTC none" in note.text

@@ -76,6 +76,7 @@ def test_the_library_is_heard_while_it_lasts():
 SIGHT = Sight(
     borrowers=12,
     unread=3,
+    most_unread=8,
     positions=290,
     prices={"stSTX": 5, "aeUSDC": None},
     data=4,
@@ -106,7 +107,7 @@ def test_the_table_shows_borrowers_prices_connection_and_plans(engine, world):
         *[("event", f"number {n}") for n in range(20)],
     )
     last = told[told.rindex("a market made up") :]
-    assert "12 borrowers known up to 290 s old, 3 addresses unread; last" in last
+    assert "12 borrowers known up to 290 s old, 3 of 8 addresses unread; last" in last
     assert "last data 4 s old; subscription live" in " ".join(last.split())
     assert "stSTX 0.7 (0 s old)" in last
     assert "SPAZ…S6AK" in last

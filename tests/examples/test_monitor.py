@@ -73,6 +73,7 @@ def sight(**changes):
     given = {
         "borrowers": 1,
         "unread": 0,
+        "most_unread": 9,
         "positions": 5,
         "prices": {"stSTX": 7, "sBTC": None},
         "data": 3,

@@ -87,7 +87,8 @@ class Settings:
         poll_prices: the interval for reading prices that cannot be watched.
         poll_state: the interval for reading the protocol's state.
         reread_after: when a position that changed is read once more.
-        check: the interval for checking what is due.
+        check: the interval for checking what is due; default: 10, or the least of those
+            that the user sets if that is less.
         status: the interval for saying what the bot sees.
         silent_after: how old a price may be before it is asked for.
         once: decide about everybody once, then end.
@@ -100,11 +101,15 @@ class Settings:
     poll_prices: int = 30
     poll_state: int = 120
     reread_after: int = 60
-    check: int = 10
     status: int = 600
     silent_after: int = 600
     once: bool = False
+    check: int = attrs.field()
     reconnect: Reconnect = attrs.field(factory=Reconnect)
+
+    @check.default
+    def _check(self) -> int:
+        return min(10, self.resync, self.status, self.silent_after, self.window)
 
 
 @attrs.define(eq=False)

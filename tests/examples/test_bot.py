@@ -718,6 +718,17 @@ async def test_once_fails_if_it_could_not_read_all(stage, world, broken, named):
         await stage.bot(once=True).run()
 
 
+async def test_an_interval_of_less_than_ten_seconds_is_kept(stage, world):
+    stage.put(world.danger())
+    stage.positions = Broken(stage.positions, 0, stage.heard)
+    async with stage.running(status=3, resync=3):
+        await stage.clock.advance(12)
+        await stage.clock.wait_for_sleepers()
+        said = [note.at for note in stage.heard.notes if note.kind == "status"]
+        assert [at - world.now for at in said] == [3, 6, 9, 12]
+        assert len(stage.positions.asked) == 5
+
+
 async def test_it_says_what_it_sees(stage, world):
     stage.put(world.danger(), world.danger(who=world.bob))
     stage.prices.by_asset.pop(world.sbtc)

@@ -76,6 +76,10 @@ class Incomplete(Exception):
     """Raised at the end of ``once`` if the bot could not read everything."""
 
 
+def _least_of(given: Settings) -> int:
+    return min(10, given.resync, given.status, given.silent_after, given.window)
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """How the bot runs. Times are in seconds.
@@ -104,12 +108,8 @@ class Settings:
     status: int = 600
     silent_after: int = 600
     once: bool = False
-    check: int = attrs.field()
+    check: int = attrs.field(default=attrs.Factory(_least_of, takes_self=True))
     reconnect: Reconnect = attrs.field(factory=Reconnect)
-
-    @check.default
-    def _check(self) -> int:
-        return min(10, self.resync, self.status, self.silent_after, self.window)
 
 
 @attrs.define(eq=False)

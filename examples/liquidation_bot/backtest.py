@@ -27,7 +27,7 @@ from liquidation_bot.engine import (
     PricesSeen,
     StateRead,
 )
-from liquidation_bot.market import Market, Reserve
+from liquidation_bot.market import Market
 from liquidation_bot.model import Price, UsageError, shown
 from liquidation_bot.record import Session
 from liquidation_bot.rules import Case, Refused
@@ -243,13 +243,11 @@ def _profit(plan: Plan, engine: Engine, now: int) -> int | None:
         quotes = engine.rules.standing(case).quotes
     except Refused:
         return None
-    prices = {each.reserve.asset: each.price for each in quotes}
-
-    def worth(reserve: Reserve, amount: int) -> int:
-        return int(amount * prices[reserve.asset] // 10**reserve.decimals)
-
-    gained = worth(plan.collateral, offer.received) * (10_000 - limits.slippage_bps)
-    return gained // 10_000 - worth(plan.debt, offer.paid) - limits.transaction_fee
+    debt, collateral = (quotes.get(each.asset) for each in (plan.debt, plan.collateral))
+    if debt is None or collateral is None:
+        return None
+    gained = collateral.usd(offer.received) * (10_000 - limits.slippage_bps) // 10_000
+    return gained - debt.usd(offer.paid, up=True) - limits.transaction_fee
 
 
 def _text(x: int, y: int, text: str, anchor: str = "start") -> str:

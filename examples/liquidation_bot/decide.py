@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -108,17 +108,22 @@ class Plan:
     @property
     def debt(self) -> Reserve:
         """The reserve whose debt is paid."""
-        return self.offer.debt
+        return self.offer.debt.reserve
 
     @property
     def collateral(self) -> Reserve:
         """The reserve that is seized."""
-        return self.offer.collateral
+        return self.offer.collateral.reserve
+
+    @property
+    def paid_usd(self) -> int:
+        """The value of what the call pays."""
+        return self.offer.debt.usd(self.offer.paid, up=True)
 
     @property
     def most_paid_usd(self) -> int:
         """The most dollars that the call can take out of the wallet."""
-        return self.offer.requested_usd
+        return self.offer.debt.usd(self.offer.requested, up=True)
 
 
 def decide(
@@ -153,9 +158,10 @@ def decide(
     )
     standing: Standing | None = None
     try:
-        standing = _standing(case, rules)
-        _check(standing, now, limits)
-        return _best(case, standing, rules.offers(case, standing), limits)
+        _check_position(position)
+        standing = rules.standing(case)
+        _check_standing(standing, now, limits)
+        return _best(case, standing, rules, limits)
     except Refused as refused:
         return Skip(
             borrower=position.borrower,
@@ -165,18 +171,22 @@ def decide(
         )
 
 
-def _standing(case: Case, rules: Rules) -> Standing:
-    if not case.position.has_debt:
+def _check_position(position: Position) -> None:
+    if not position.has_debt:
         raise Refused(Reason.NO_DEBT, "owes nothing")
-    return rules.standing(case)
+    if len(position.assets) < len(position.holdings):
+        detail = "an asset is twice in the position: its amounts are not known"
+        raise Refused(Reason.UNKNOWN_ASSET, detail)
 
 
-def _check(standing: Standing, now: int, limits: Limits) -> None:
-    for quote in standing.quotes:
+def _check_standing(standing: Standing, now: int, limits: Limits) -> None:
+    for quote in standing.quotes.values():
         _check_price(quote, now, limits)
     if abs(standing.headroom) < limits.margin:
         detail = f"{standing.text} is too close to the threshold"
         raise Refused(Reason.TOO_CLOSE, detail)
+    if standing.headroom >= 0:
+        raise Refused(Reason.HEALTHY, standing.text)
 
 
 def _check_price(quote: Quote, now: int, limits: Limits) -> None:
@@ -200,26 +210,23 @@ def _check_price(quote: Quote, now: int, limits: Limits) -> None:
         )
 
 
-def _best(
-    case: Case, standing: Standing, found: Sequence[Offer | Refused], limits: Limits
-) -> Plan:
-    """Return the most profitable plan; of equal ones, the first in registry order."""
-    offers = [each for each in found if isinstance(each, Offer)]
-    sized = [each for each in offers if each.paid and each.received]
-    if not sized:
-        limited = limits.wallet_cap is not None or bool(case.wallet)
-        if offers and limited and not any(each.requested for each in offers):
-            raise Refused(
-                Reason.OVER_CAP, "the cap or the wallet leaves nothing to pay"
-            )
-        for refused in found:
-            if isinstance(refused, Refused):
-                raise refused
-        raise Refused(Reason.TOO_SMALL, "the amounts round to 0")
-    best = max(
-        (_plan(case, standing, offer, limits) for offer in sized),
-        key=lambda plan: plan.profit_usd,
-    )
+def _best(case: Case, standing: Standing, rules: Rules, limits: Limits) -> Plan:
+    """Return the most profitable plan; of equal ones, the first in registry order.
+
+    Raises:
+        Refused: no plan is worth it, or the contract would refuse every pair of a debt
+            and a supply. Of several refusals, that which came nearest to a plan.
+    """
+    plans: list[Plan] = []
+    refusals: list[Refused] = []
+    for each in _offers(case, standing, rules):
+        if isinstance(each, Offer):
+            plans.append(_plan(case, standing, each, limits))
+        else:
+            refusals.append(each)
+    if not plans:
+        raise max(refusals, key=lambda refused: list(Reason).index(refused.reason))
+    best = max(plans, key=lambda plan: plan.profit_usd)
     if best.profit_usd < limits.min_profit and not limits.allow_unprofitable:
         raise Refused(
             Reason.UNPROFITABLE,
@@ -229,20 +236,32 @@ def _best(
     return best
 
 
+def _offers(case: Case, standing: Standing, rules: Rules) -> Iterator[Offer | Refused]:
+    held = case.position.holdings
+    for debt in (each for each in held if each.borrowed):
+        for collateral in (each for each in held if each.supplied):
+            try:
+                yield rules.offer(case, standing, debt, collateral)
+            except Refused as refused:
+                yield refused
+
+
 def _plan(case: Case, standing: Standing, offer: Offer, limits: Limits) -> Plan:
     kept = 10_000 - limits.slippage_bps
-    gained = offer.received_usd * kept // 10_000
+    gained = offer.collateral.usd(offer.received) * kept // 10_000
+    paid = offer.debt.usd(offer.paid, up=True)
+    quotes = standing.quotes.values()
     return Plan(
         borrower=case.position.borrower,
         made_at=case.now,
         valid_until=min(
             case.now + limits.valid_for,
-            *(each.source.at + each.max_age for each in standing.quotes if each.source),
+            *(each.source.at + each.max_age for each in quotes if each.source),
         ),
         standing=standing,
         offer=offer,
         gained_usd=gained,
-        profit_usd=gained - offer.paid_usd - limits.transaction_fee,
+        profit_usd=gained - paid - limits.transaction_fee,
         least=offer.seized * kept // 10_000,
         position=case.position,
     )
@@ -293,11 +312,13 @@ def document(
             "shown": shown(offer.received, collateral.decimals),
         },
         "usd": {
-            "paid": shown(offer.paid_usd, 8),
+            "paid": shown(plan.paid_usd, 8),
             "gained_after_slippage": shown(plan.gained_usd, 8),
             "profit": shown(plan.profit_usd, 8),
         },
-        "prices": [_price(quote, plan.made_at) for quote in plan.standing.quotes],
+        "prices": [
+            _price(quote, plan.made_at) for quote in plan.standing.quotes.values()
+        ],
         "call": _call(plan, rules, liquidator or LIQUIDATOR),
         "unverified": [*market.unverified, *caveats],
     }

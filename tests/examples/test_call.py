@@ -110,7 +110,8 @@ def test_without_an_address_there_is_a_placeholder(plan, world):
 
 def test_stx_that_pays_the_debt_and_the_fee_has_one_condition(plan, world):
     debt = msgspec.structs.replace(plan.debt, moves="")
-    stx = attrs.evolve(plan, offer=attrs.evolve(plan.offer, debt=debt))
+    paid = attrs.evolve(plan.offer.debt, reserve=debt)
+    stx = attrs.evolve(plan, offer=attrs.evolve(plan.offer, debt=paid))
     # The chain compares each condition with the sum of all STX that the address sends.
     first, *others = written(stx, world, liquidator=world.bob)["call"][
         "post_conditions"

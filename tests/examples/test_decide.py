@@ -44,10 +44,10 @@ def test_the_derived_vector_is_a_plan(world):
     assert (offer.requested, offer.paid) == (2_500_000_000, 2_500_000_000)
     assert (offer.seized, offer.received) == (3_928_571_428, 3_892_857_143)
     assert offer.facts == {"bonus": "357142857", "fee": "35714285"}
-    assert offer.paid_usd == 2_500 * ONE
+    assert plan.paid_usd == 2_500 * ONE
     # 3892.857143 stSTX at 0.70, less one percent for selling it
     assert plan.gained_usd == 272_500_000_010 * 99 // 100
-    assert plan.profit_usd == plan.gained_usd - offer.paid_usd - ONE // 10
+    assert plan.profit_usd == plan.gained_usd - plan.paid_usd - ONE // 10
     assert plan.least == 3_928_571_428 * 99 // 100
     assert plan.most_paid_usd == 2_500 * ONE
 
@@ -104,6 +104,28 @@ def test_reserves_without_parameters_are_not_guessed(world, index, needed, unnee
     skip = decided(world, reserves=reserve(world, index, **needed))
     assert skip.reason == Reason.UNKNOWN_ASSET
     assert isinstance(decided(world, reserves=reserve(world, index, **unneeded)), Plan)
+
+
+def test_an_asset_that_is_twice_in_a_position_is_not_counted_twice(world):
+    position = world.position(*world.danger().holdings, (world.aeusdc, 0, 1))
+    skip = decided(world, position, prices=world.prices(ststx=80_000_000))
+    assert (skip.reason, skip.standing) == (Reason.UNKNOWN_ASSET, None)
+    assert "twice" in skip.detail
+
+
+def test_an_e_mode_without_its_threshold_is_no_threshold_of_zero(world):
+    with pytest.raises(ValueError, match="e_mode_threshold is missing"):
+        reserve(world, 0, e_mode=1)
+
+
+def test_the_contract_reads_the_price_of_what_is_no_collateral_any_more(world):
+    used = world.position(*world.danger().holdings, (world.sbtc, 5, 0))
+    prices = world.prices()
+    prices[world.sbtc] = world.price(world.sbtc, 1, at=0)
+    disabled = reserve(world, 2, collateral=False)
+    assert decided(world, used, prices, reserves=disabled).reason == Reason.STALE_PRICE
+    fresh = decided(world, used, reserves=disabled)
+    assert fresh.standing.value == 98_000_000
 
 
 def test_prices_that_are_not_there(world):
@@ -214,6 +236,12 @@ def test_dust_is_too_small(world):
     assert decision.reason == Reason.TOO_SMALL
 
 
+def test_dust_is_too_small_whatever_the_cap(world):
+    dust = world.position((world.ststx, 1, 0), (world.aeusdc, 0, 1))
+    capped = decided(world, dust, limits=Limits(wallet_cap=100 * ONE))
+    assert capped.reason == Reason.TOO_SMALL
+
+
 def test_profit_is_what_is_left_after_everything(world):
     profit = decided(world).profit_usd
     assert isinstance(decided(world, limits=Limits(min_profit=profit)), Plan)
@@ -295,8 +323,8 @@ def test_an_oracle_with_a_ratio_multiplies_the_price_of_its_base(world):
     assert "no ratio of stSTX to sBTC" in skip.detail
     state = StateV1(ratios={world.ststx: 110_000_000})
     plan = decided(world, prices=prices, reserves=ratio, state=state)
-    assert plan.standing.quotes[0].price == 63_636_364 * 1_100_000 // 10**6
-    assert plan.standing.quotes[0].price == 70_000_000
+    assert plan.standing.quotes[world.ststx].price == 63_636_364 * 1_100_000 // 10**6
+    assert plan.standing.quotes[world.ststx].price == 70_000_000
     assert plan.standing.value == 98_000_000
     old = {**prices, world.sbtc: world.price(world.sbtc, 63_636_364, at=0)}
     skip = decided(world, prices=old, reserves=ratio, state=state)
@@ -390,6 +418,23 @@ def test_the_wallet_limits_what_is_paid(world):
     plan = decided(world, wallet={world.aeusdc: 70_000_000, world.ststx: 0})
     assert plan.offer.requested == plan.offer.paid == 70_000_000
     assert decided(world, wallet={world.aeusdc: 0}).reason == Reason.OVER_CAP
+
+
+def test_a_debt_that_the_wallet_cannot_pay_does_not_hide_another(world):
+    position = world.position(
+        (world.ststx, 10_000_000_000, 0),
+        (world.aeusdc, 0, 1_000_000_000),
+        (world.sbtc, 0, 7_000_000),
+    )
+    plan = decided(world, position, wallet={world.sbtc: 0})
+    assert plan.debt.symbol == "aeUSDC"
+
+
+def test_of_several_refusals_the_nearest_to_a_plan_is_named(world):
+    idle = Holding(asset=world.sbtc, supplied=5, as_collateral=False)
+    position = world.position(idle, *world.danger().holdings)
+    state = StateV1(reserves={world.ststx: ReserveState(grace=True)})
+    assert decided(world, position, state=state).reason == Reason.GRACE
 
 
 amounts = st.integers(0, 10**14)

@@ -111,7 +111,9 @@ async def node(chain, time):
 def on_chain(world):
     """Return the market with the contracts that a node is called for."""
     reserves = tuple(
-        msgspec.structs.replace(each, feed=FEED, e_mode=1) if index < 2 else each
+        msgspec.structs.replace(each, feed=FEED, e_mode=1, e_mode_threshold=1)
+        if index < 2
+        else each
         for index, each in enumerate(world.market.reserves)
     )
     names = {"data": DATA, "reader": READER, "e_mode": MODES, "pyth": PYTH}

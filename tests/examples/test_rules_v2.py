@@ -330,6 +330,7 @@ def test_a_recorded_session_makes_the_same_plans_again(chain, tmp_path):
     ("change", "code"),
     [
         ({"ltv_liq_full": 7000}, "DivisionByZero"),
+        ({"ltv_liq_full": 6999, "liq_curve_exp": 5000}, "ArithmeticUnderflow"),
         ({"liq_penalty_max": 0}, "ArithmeticUnderflow"),
     ],
 )
@@ -365,7 +366,7 @@ def test_the_call_may_pay_what_it_offers_though_it_pays_less(chain):
     plan = chain.decide(chain.position(debt=129_001), vaults=vaults)
     offer = plan.offer
     assert offer.paid < offer.requested
-    assert offer.paid_usd < offer.requested_usd == plan.most_paid_usd
+    assert plan.paid_usd < plan.most_paid_usd
     [sent, _] = chain.rules.call(plan, WHO).conditions
     assert sent["amount"] == str(offer.requested)
 
@@ -383,3 +384,46 @@ def test_a_part_that_the_curve_rounds_to_nothing_is_too_small(chain, debt, text,
     skip = chain.decide(chain.position(debt=debt), groups=(steep,))
     assert (skip.standing.text, skip.reason) == (text, Reason.TOO_SMALL)
     assert code in skip.detail
+
+
+def disabled(chain, **feed):
+    """Return a decision about disabled zSTX beside the share of sBTC."""
+    zstx = chain.asset["zSTX"]
+    held = chain.position().holdings
+    if feed:
+        stx = chain.asset["wSTX"]
+        chain.prices[stx] = Price(asset=stx, **feed)
+    group = msgspec.structs.replace(chain.state.groups[0], mask=0b1110 | 1 << 70)
+    return chain.decide(
+        msgspec.structs.replace(
+            chain.position(), holdings=(*held, Holding(asset=zstx, supplied=10**12))
+        ),
+        groups=(group,),
+        vaults={**chain.state.vaults, 0: chain.state.vaults[2]},
+    )
+
+
+def test_disabled_collateral_that_is_seized_needs_its_price_in_the_message(chain):
+    few = chain.position(collateral=10).holdings[0]
+    position = chain.position
+    chain.position = lambda: msgspec.structs.replace(
+        position(), holdings=(few, position().holdings[1])
+    )
+    plan = disabled(chain, price=10**8, at=NOW - 60)
+    assert plan.collateral.symbol == "zSTX"
+    assert plan.valid_until == NOW + 60
+    assert "45 (at most 120 s old)" in plan.standing.facts["price_feeds"]
+
+
+@pytest.mark.parametrize("feed", [{}, {"price": 0, "at": NOW}, {"price": 9, "at": 0}])
+def test_disabled_collateral_without_a_price_hinders_no_other(chain, feed):
+    plan = disabled(chain, **feed)
+    assert plan.collateral.symbol == "zsBTC"
+    assert "45" not in plan.standing.facts["price_feeds"]
+
+
+def test_a_plan_ends_before_a_price_is_older_than_the_contract_accepts(chain):
+    long = msgspec.structs.replace(LIMITS, valid_for=10**6)
+    plan = chain.decide(limits=long, now=NOW + 115)
+    assert (plan.made_at, plan.valid_until) == (NOW + 115, NOW + 115)
+    assert chain.decide(limits=long, now=NOW + 116).reason is Reason.STALE_PRICE

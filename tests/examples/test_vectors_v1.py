@@ -21,18 +21,6 @@ MATH = {
     "div-precision-with-factor": (zest_v1.div_perc, 499),
     "get-y-from-x": (zest_v1.y_from_x, 474),
 }
-SIZE = [
-    "debt",
-    "debt_decimals",
-    "debt_price",
-    "collateral",
-    "collateral_decimals",
-    "collateral_price",
-    "close_factor",
-    "bonus",
-    "fee_bps",
-    "requested",
-]
 
 
 def test_no_vector_is_left_out():
@@ -50,11 +38,15 @@ def test_every_function_of_the_contracts_library(name):
 
 
 def test_every_size_of_a_liquidation():
+    names = ["close_factor", "bonus", "fee_bps", "requested"]
     for *arguments, result in VECTORS["size"]:
-        given = dict(zip(SIZE, arguments, strict=True))
-        assert list(attrs.astuple(zest_v1.size_liquidation(**given))) == result, given
+        debt, collateral = arguments[:3], arguments[3:6]
+        given = dict(zip(names, arguments[6:], strict=True))
+        sizing = zest_v1.size_liquidation(debt, collateral, **given)
+        assert list(attrs.astuple(sizing)) == result, arguments
 
 
 def test_every_health_factor():
     for collaterals, debts, result in VECTORS["health"]:
-        assert zest_v1.health_factor(collaterals, debts) == result, (collaterals, debts)
+        weighted = [(each[:3], each[3]) for each in collaterals]
+        assert zest_v1.health_factor(weighted, debts) == result, (collaterals, debts)

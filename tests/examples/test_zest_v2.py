@@ -132,7 +132,9 @@ HELPERS = {
         worth, BPS, BPS + penalty
     ),
     "calc-liquidation-params": parameters,
-    "is-healthy": v2.is_healthy,
+    "is-healthy": lambda collateral, debt, ltv: (
+        debt == 0 or v2.mul_div(debt, BPS, 1) <= v2.mul_div(collateral, ltv, 1)
+    ),
     "calc-final-liquidation-amounts": final,
     "user-safe-mask": lambda mask, enabled: sum(
         1 << each for each in v2.priced(mask, enabled)
@@ -394,9 +396,10 @@ def test_single_calls_end_as_in_the_contract(case, result):
 
 
 def test_each_price_of_a_position_needs_a_feed():
-    both_sides = Account({1: 1, 3: 1}, {6: 1, 8: 1})
-    assert v2.required_prices(state(), both_sides) == {1: 120, 7: 120, 45: 120}
-    assert v2.required_prices(state(enabled=0), both_sides) == {7: 120}
+    mask = Account({1: 1, 3: 1}, {6: 1, 8: 1}).mask
+    every, debts = v2.priced(mask, ENABLED), v2.priced(mask, 0)
+    assert v2.required_feeds(state(), every) == {1: 120, 7: 120, 45: 120}
+    assert v2.required_feeds(state(), debts) == {7: 120}
 
 
 def test_the_first_refusal_in_the_contract_s_order_is_named():

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 from liquidation_bot.decide import Plan, document
 from liquidation_bot.market import Market
 from liquidation_bot.model import Holding, Position
-from liquidation_bot.rules import LIQUIDATOR, Offer, Standing, rules_of
+from liquidation_bot.rules import LIQUIDATOR, Offer, Quote, Standing, rules_of
 from liquidation_bot.stacks import Some, c32_encode, serialize
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -130,15 +130,12 @@ def planned(file, debt, collateral, *, message_fee=None, **facts):
     paying, taking = symbols[debt], symbols[collateral]
     now = int(time.time())
     offer = Offer(
-        debt=paying,
-        collateral=taking,
+        debt=Quote(reserve=paying, price=1, source=None),
+        collateral=Quote(reserve=taking, price=1, source=None),
         requested=2_500_000_000,
         paid=2_499_999_999,
         seized=3_928_571_428,
         received=3_892_857_143,
-        requested_usd=1,
-        paid_usd=1,
-        received_usd=1,
         facts={},
     )
     held = Holding(asset=taking.asset, supplied=10_000_000_000)
@@ -146,7 +143,7 @@ def planned(file, debt, collateral, *, message_fee=None, **facts):
         borrower=BORROWER,
         made_at=now,
         valid_until=now + 600,
-        standing=Standing(value=0, text="", headroom=-1, facts=facts, quotes=()),
+        standing=Standing(value=0, text="", headroom=-1, facts=facts, quotes={}),
         offer=offer,
         gained_usd=1,
         profit_usd=1,

@@ -1,8 +1,10 @@
-"""The interface of a protocol's rules.
+"""What the bot asks a protocol, and what the answers look like.
 
-``decide.py`` asks a protocol how near a position is to its liquidation, what a call would
-pay and seize, and what the call looks like. The answers are in one file for each
-protocol; the market file chooses it with its key ``protocol``.
+A third protocol is one file beside ``zest_v1.py``, named in ``market.PROTOCOLS``. It has
+``MARKET``, its kind of `Market`, and ``RULES``, its class with the five members of
+`Rules`. State on the chain, if it needs any, is a `ChainState` named in
+``engine.State``. Nothing else of the bot knows a protocol, except the readers in
+``sources.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import attrs
 import msgspec
 
 from liquidation_bot.market import Market, Reserve
-from liquidation_bot.model import Position, Price
+from liquidation_bot.model import Holding, Position, Price
 from liquidation_bot.stacks import Value
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Reason(enum.StrEnum):
 
 
 class Refused(Exception):
-    """A reason against a plan, raised or returned by the rules.
+    """A reason against a plan.
 
     Attributes:
         reason: the kind of reason, for counting.
@@ -102,16 +104,24 @@ class Case:
 
     position: Position
     prices: Mapping[str, Price]
-    state: ChainState | None
+    state: ChainState | None = None
     now: int
     cap: int | None = None
     wallet: Mapping[str, int] = attrs.field(factory=dict)
 
-    def affordable(self, reserve: Reserve, price: int, most: int) -> int:
-        """Return how much of an amount the cap and the wallet allow to pay."""
+    def affordable(self, debt: Quote, most: int) -> int:
+        """Return how much of an amount the cap and the wallet allow to pay.
+
+        Raises:
+            Refused: they allow nothing.
+        """
+        allowed = min(most, self.wallet.get(debt.reserve.asset, most))
         if self.cap is not None:
-            most = min(most, self.cap * int(10**reserve.decimals) // price)
-        return min(most, self.wallet.get(reserve.asset, most))
+            allowed = min(allowed, self.cap * 10**debt.reserve.decimals // debt.price)
+        if most and not allowed:
+            detail = "the cap or the wallet leaves nothing to pay"
+            raise Refused(Reason.OVER_CAP, detail)
+        return int(allowed)
 
 
 @attrs.frozen(kw_only=True)
@@ -132,6 +142,11 @@ class Quote:
     max_age: int = 0
     max_confidence: int | None = None
 
+    def usd(self, amount: int, *, up: bool = False) -> int:
+        """Return the value of an amount, in dollars with eight decimals."""
+        unit = int(10**self.reserve.decimals)
+        return (amount * self.price + (unit - 1 if up else 0)) // unit
+
 
 @attrs.frozen(kw_only=True)
 class Standing:
@@ -143,42 +158,36 @@ class Standing:
         headroom: the signed distance to the threshold, eight decimals; negative if the
             position can be liquidated. It orders borrowers, whatever their protocol.
         facts: entries of the plan's document.
-        quotes: the prices of every asset that counts.
+        quotes: the price of every asset that counts, by the token's contract.
     """
 
     value: int
     text: str
     headroom: int
     facts: Mapping[str, str]
-    quotes: tuple[Quote, ...]
+    quotes: Mapping[str, Quote]
 
 
 @attrs.frozen(kw_only=True)
 class Offer:
-    """A liquidation that the contract would carry out. Dollars have eight decimals.
+    """A liquidation that the contract would carry out.
 
     Attributes:
-        debt: the reserve whose debt is paid.
-        collateral: the reserve that is seized.
+        debt: the asset whose debt is paid.
+        collateral: the asset that is seized.
         requested: debt tokens that the call offers to pay.
         paid: debt tokens that it pays.
         seized: collateral tokens that the borrower loses.
         received: collateral tokens that the liquidator gets.
-        requested_usd: the value of ``requested``.
-        paid_usd: the value of ``paid``.
-        received_usd: the value of ``received``.
         facts: entries of ``seizes`` in the plan's document.
     """
 
-    debt: Reserve
-    collateral: Reserve
+    debt: Quote
+    collateral: Quote
     requested: int
     paid: int
     seized: int
     received: int
-    requested_usd: int
-    paid_usd: int
-    received_usd: int
     facts: Mapping[str, str]
 
 
@@ -238,12 +247,15 @@ class Rules(Protocol):
         """
         ...
 
-    def offers(self, case: Case, standing: Standing) -> Sequence[Offer | Refused]:
-        """Return what the contract would do, for each pair of debt and collateral.
+    def offer(
+        self, case: Case, standing: Standing, debt: Holding, collateral: Holding
+    ) -> Offer:
+        """Return what the contract would do for a debt and a supply of the position.
+
+        It is only asked if ``standing.headroom`` is negative.
 
         Raises:
-            Refused: the contract would refuse every pair, for a reason that is looked
-                for before the pair.
+            Refused: the contract would refuse, or the amounts are 0.
         """
         ...
 

@@ -17,7 +17,7 @@ Zest V2 liquidates on LTV instead of a health factor and has rules of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
 
 import attrs
@@ -38,7 +38,6 @@ from liquidation_bot.rules import (
     Call,
     Case,
     ChainState,
-    Condition,
     Offer,
     Quote,
     Reason,
@@ -96,28 +95,18 @@ _FUNCTIONS: Final = (
 )
 _BY_OTHERS: Final = frozenset({"repay", "liquidation-call"})
 
-Collateral: TypeAlias = tuple[int, int, int, int]
-"""(amount, decimals, price, liquidation threshold)"""
-
-Debt: TypeAlias = tuple[int, int, int]
-"""(amount, decimals, price)"""
+Sized: TypeAlias = tuple[int, int, int]
+"""(amount in the smallest unit, decimals, price)"""
 
 
-def _whole(**values: object) -> None:
+def _whole(*values: object) -> None:
     """Raise for what Clarity's uint cannot hold: floats, booleans, negative numbers."""
-    for name, value in values.items():
+    for value in values:
         if not isinstance(value, int) or isinstance(value, bool):
             kind = type(value).__name__
-            raise TypeError(f"{name} must be an int (the smallest unit), got {kind}")
+            raise TypeError(f"amounts and prices must be an int, got {kind} {value!r}")
         if value < 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
-
-
-def _positive(**values: int) -> None:
-    _whole(**values)
-    for name, value in values.items():
-        if value == 0:
-            raise ValueError(f"{name} must be positive: the contracts divide by it")
+            raise ValueError(f"amounts and prices must not be negative, got {value}")
 
 
 def _ten(exponent: int) -> int:
@@ -127,20 +116,16 @@ def _ten(exponent: int) -> int:
 
 def mul(x: int, y: int) -> int:
     """Multiply two numbers of eight decimals, rounded half up."""
-    _whole(x=x, y=y)
     return (x * y + ONE // 2) // ONE
 
 
 def div(x: int, y: int) -> int:
     """Divide two numbers of eight decimals, rounded half up."""
-    _whole(x=x)
-    _positive(y=y)
     return (x * ONE + y // 2) // y
 
 
 def usd(amount: int, decimals: int, price: int) -> int:
     """Return the value of an amount at a price of one whole token, in dollars."""
-    _whole(amount=amount, decimals=decimals)
     if decimals > _PLACES:
         return mul(amount // _ten(decimals - _PLACES), price)
     return mul(amount * _ten(_PLACES - decimals), price)
@@ -148,7 +133,6 @@ def usd(amount: int, decimals: int, price: int) -> int:
 
 def mul_perc(amount: int, decimals: int, percentage: int) -> int:
     """Multiply a token amount by a percentage (or a price) with eight decimals."""
-    _whole(amount=amount, decimals=decimals, percentage=percentage)
     if decimals > _PLACES:
         one = _ten(decimals)
         return (amount * percentage * _ten(decimals - _PLACES) + one // 2) // one
@@ -158,8 +142,6 @@ def mul_perc(amount: int, decimals: int, percentage: int) -> int:
 
 def div_perc(amount: int, decimals: int, percentage: int) -> int:
     """Divide a token amount by a percentage (or a price) with eight decimals."""
-    _whole(amount=amount, decimals=decimals)
-    _positive(percentage=percentage)
     if decimals > _PLACES:
         by = percentage * _ten(decimals - _PLACES)
         return (amount * _ten(decimals) + by // 2) // by
@@ -172,25 +154,28 @@ def y_from_x(x: int, dx: int, dy: int, px: int, py: int) -> int:
 
     ``dx`` and ``dy`` are the decimals of the tokens, ``px`` and ``py`` their prices.
     """
-    _whole(x=x, dx=dx, dy=dy, px=px)
     if dx > dy:
         return div_perc(mul_perc(x, dx, px), dx, py) // _ten(dx - dy)
     return div_perc(mul_perc(x * _ten(dy - dx), dy, px), dy, py)
 
 
-def health_factor(collaterals: Iterable[Collateral], debts: Iterable[Debt]) -> int:
+def health_factor(
+    collaterals: Iterable[tuple[Sized, int]], debts: Iterable[Sized]
+) -> int:
     """Return a borrower's health factor; below the threshold it can be liquidated.
 
-    It is ``MAX`` without debt, and 0 without collateral. Thresholds are those of the
-    borrower's e-mode, and debts include interest.
+    It is ``MAX`` without debt, and 0 without collateral. Each collateral has its
+    liquidation threshold, that of the borrower's e-mode; debts include interest.
     """
-    total = weighted = 0
-    for amount, decimals, price, threshold in collaterals:
-        _whole(threshold=threshold)
-        value = usd(amount, decimals, price)
+    total = weighted = owed = 0
+    for collateral, threshold in collaterals:
+        _whole(*collateral, threshold)
+        value = usd(*collateral)
         total += value
         weighted += mul(value, threshold)
-    owed = sum(usd(amount, decimals, price) for amount, decimals, price in debts)
+    for debt in debts:
+        _whole(*debt)
+        owed += usd(*debt)
     if owed == 0:
         return MAX
     average = div(weighted, total) if total else 0
@@ -217,13 +202,9 @@ class Sizing:
 
 
 def size_liquidation(
+    debt: Sized,
+    collateral: Sized,
     *,
-    debt: int,
-    debt_decimals: int,
-    debt_price: int,
-    collateral: int,
-    collateral_decimals: int,
-    collateral_price: int,
     close_factor: int,
     bonus: int,
     fee_bps: int,
@@ -237,24 +218,20 @@ def size_liquidation(
         ValueError: a price is 0, or a number is out of its range.
         TypeError: a number is not an int.
     """
-    _whole(collateral=collateral, bonus=bonus, requested=requested, fee_bps=fee_bps)
-    _positive(debt_price=debt_price, collateral_price=collateral_price)
+    _whole(*debt, *collateral, close_factor, bonus, fee_bps, requested)
+    (owed, dd, pd), (have, dc, pc) = debt, collateral
+    if not pd or not pc:
+        raise ValueError("prices must be positive: the contract divides by them")
     if fee_bps > 10_000:
         raise ValueError(f"fee_bps must be at most 10000 (100 %), got {fee_bps}")
-    paid = min(requested, mul_perc(debt, debt_decimals, close_factor))
-    base = y_from_x(
-        paid, debt_decimals, collateral_decimals, debt_price, collateral_price
-    )
-    seized = mul_perc(base, collateral_decimals, ONE + bonus)
+    paid = min(requested, mul_perc(owed, dd, close_factor))
+    base = y_from_x(paid, dd, dc, pd, pc)
+    seized = mul_perc(base, dc, ONE + bonus)
     extra = seized - base
-    if seized > collateral:
-        seized = collateral
-        worth = y_from_x(
-            collateral, collateral_decimals, debt_decimals, collateral_price, debt_price
-        )
-        inverse = div(ONE, ONE + bonus)
-        paid = mul_perc(worth, debt_decimals, inverse)
-        extra = mul_perc(collateral, collateral_decimals, ONE - inverse)
+    if seized > have:
+        seized, inverse = have, div(ONE, ONE + bonus)
+        paid = mul_perc(y_from_x(have, dc, dd, pc, pd), dd, inverse)
+        extra = mul_perc(have, dc, ONE - inverse)
     fee = fee_bps * extra // 10_000
     return Sizing(paid, seized, extra, fee, seized - fee)
 
@@ -343,6 +320,10 @@ class ReserveV1(Reserve, frozen=True, kw_only=True, forbid_unknown_fields=True):
         missing = [name for name in names if getattr(self, name) is None]
         if missing and len(missing) < len(names):
             raise ValueError(f"{missing[0]} is missing: set {', '.join(names)} or none")
+        if self.e_mode and not self.e_mode_threshold:
+            raise ValueError(
+                "e_mode_threshold is missing: reserves with an e_mode need it"
+            )
 
     @property
     def payable(self) -> bool:
@@ -460,35 +441,6 @@ class StateV1(
     ratios: dict[str, Amount] = msgspec.field(default_factory=dict)
 
 
-_ALL_ALLOWED: Final = ReserveState()
-
-
-def _state(case: Case) -> StateV1:
-    """Return what is known of the state; a state that was not read allows everything."""
-    return case.state if isinstance(case.state, StateV1) else StateV1()
-
-
-@attrs.frozen
-class _Asset:
-    """A debt or collateral with its reserve and its price."""
-
-    holding: Holding
-    reserve: ReserveV1
-    quote: Quote
-
-    @property
-    def counts(self) -> bool:
-        return self.reserve.counts(self.holding)
-
-    @property
-    def priced(self) -> tuple[int, int]:
-        """Decimals and price."""
-        return self.reserve.decimals, self.quote.price
-
-    def usd(self, amount: int) -> int:
-        return usd(amount, *self.priced)
-
-
 class ZestV1:
     """The rules of Zest V1 in one market."""
 
@@ -516,37 +468,72 @@ class ZestV1:
 
     def standing(self, case: Case) -> Standing:
         """Return the health factor and its distance to the threshold."""
-        assets, mode = self._assets(case), case.position.e_mode
+        quotes = self._quotes(case)
         health = health_factor(
-            (
-                (each.holding.supplied, *each.priced, each.reserve.threshold_in(mode))
-                for each in assets
-                if each.counts
-            ),
-            ((each.holding.borrowed, *each.priced) for each in assets),
+            self._collaterals(case, quotes), self._debts(case, quotes)
         )
         return Standing(
             value=health,
             text=f"health {shown(health, 8, 4)}" if health < MAX else "debt worth 0",
             headroom=health - self._market.rules.health_threshold,
             facts={"health": shown(health, 8)},
-            quotes=tuple(each.quote for each in assets),
+            quotes=quotes,
         )
 
-    def offers(self, case: Case, standing: Standing) -> Sequence[Offer | Refused]:
-        """Return the liquidation of each pair of a debt and a collateral."""
-        if standing.headroom >= 0:
-            raise Refused(Reason.HEALTHY, standing.text)
-        assets = self._assets(case)
-        owed = sum(each.usd(each.holding.borrowed) for each in assets)
-        total = sum(each.usd(each.holding.supplied) for each in assets if each.counts)
-        return [
-            _refusal(case, debt.reserve, seized.reserve, bad_debt=owed > total)
-            or _offer(case, debt, seized)
-            for debt in assets
-            for seized in assets
-            if debt.holding.borrowed and seized.counts
-        ]
+    def offer(
+        self, case: Case, standing: Standing, debt: Holding, collateral: Holding
+    ) -> Offer:
+        """Return the liquidation of a pair, if no gate of the contract is closed."""
+        paying, taking = (self._reserves[each.asset] for each in (debt, collateral))
+        known = _state(case).reserves
+        for reserve in (taking, paying):
+            found = known.get(reserve.asset, ReserveState())
+            if found.frozen or not found.active:
+                why = "is frozen" if found.active else "is not active"
+                detail = f"the reserve of {reserve.symbol} {why}"
+                raise Refused(Reason.PAUSED, detail)
+        if not taking.counts(collateral):
+            detail = f"{taking.symbol} is not used as collateral"
+            raise Refused(Reason.NO_COLLATERAL, detail)
+        allowed = known.get(taking.asset, ReserveState())
+        if allowed.grace and not self._is_bad_debt(case, standing.quotes):
+            detail = f"{taking.symbol} is in its grace period after a freeze"
+            raise Refused(Reason.GRACE, detail)
+        pays, takes = standing.quotes[debt.asset], standing.quotes[collateral.asset]
+        factor = paying.close_factor or 0
+        limit = mul_perc(debt.borrowed, paying.decimals, factor)
+
+        def size(supplied: int, requested: int) -> Sizing:
+            return size_liquidation(
+                (debt.borrowed, paying.decimals, pays.price),
+                (supplied, taking.decimals, takes.price),
+                close_factor=factor,
+                bonus=taking.bonus_in(case.position.e_mode),
+                fee_bps=taking.fee_bps or 0,
+                requested=requested,
+            )
+
+        requested = case.affordable(pays, limit)
+        sizing = size(collateral.supplied, requested)
+        liquidity = allowed.liquidity
+        if liquidity is not None and liquidity < sizing.seized:
+            paid = min(size(liquidity, requested).paid, requested)
+            requested = max(paid - paid // 10**7 - 1, 0)  # more than all roundings
+            sizing = size(collateral.supplied, requested)
+            if not sizing.paid or liquidity < sizing.seized:
+                has = f"{shown(liquidity, taking.decimals)} {taking.symbol}"
+                raise Refused(Reason.ILLIQUID, f"the reserve has {has}")
+        if not sizing.paid or not sizing.to_liquidator:
+            raise Refused(Reason.TOO_SMALL, "the amounts round to 0")
+        return Offer(
+            debt=pays,
+            collateral=takes,
+            requested=requested,
+            paid=sizing.paid,
+            seized=sizing.seized,
+            received=sizing.to_liquidator,
+            facts={"bonus": str(sizing.bonus), "fee": str(sizing.fee)},
+        )
 
     def call(self, plan: Plan, liquidator: str) -> Call:
         """Return the call of ``liquidation-call`` with its ten arguments.
@@ -554,40 +541,108 @@ class ZestV1:
         The function has no argument for the minimum of collateral: a post-condition in
         deny mode is the only guard against slippage.
         """
-        rules = self._market.rules
+        market, offer = self._market, plan.offer
+        fee, max_age = market.rules.message_fee, market.rules.max_price_age
+        paying, taking = (
+            self._reserves[each.asset] for each in (plan.debt, plan.collateral)
+        )
+        supplied = next(
+            each.supplied
+            for each in plan.position.holdings
+            if each.asset == taking.asset
+        )
+        burnt = supplied + supplied * _BURN_MARGIN_BPS // 10_000 + 1
+        # If the collateral is the limit, rounding may make the payment larger.
+        most = max(offer.requested, offer.paid)
+        reserves: list[Value] = [
+            {
+                "asset": Principal(each.asset),
+                "lp-token": Principal(each.z_token),
+                "oracle": Principal(each.oracle),
+            }
+            for each in market.reserves
+        ]
         return Call(
-            contract=self._market.contracts.liquidation,
+            contract=market.contracts.liquidation,
             function="liquidation-call",
-            arguments=self._arguments(plan),
-            conditions=self._conditions(plan, liquidator),
+            arguments=[
+                ("assets", reserves),
+                ("collateral-lp", Principal(taking.z_token)),
+                ("collateral-to-liquidate", Principal(taking.asset)),
+                ("debt-asset", Principal(paying.asset)),
+                ("collateral-oracle", Principal(taking.oracle)),
+                ("debt-oracle", Principal(paying.oracle)),
+                ("liquidated-user", Principal(plan.borrower)),
+                ("debt-amount", UInt(offer.requested)),
+                ("to-receive-atoken", False),
+                ("price-feed-bytes", None),
+            ],
+            conditions=[
+                *payment(liquidator, plan.debt, most, fee),
+                condition(market.contracts.vault, taking.moves, "gte", plan.least),
+                condition(plan.borrower, taking.z_moves, "lte", burnt),
+            ],
             inserts={
                 "price-feed-bytes": "none relies on the prices on the chain, which must "
-                f"be less than {rules.max_price_age} s old; a Pyth message with new "
-                "prices, as (some bytes), costs the sender its fee: the post-conditions "
-                f"allow {rules.message_fee} micro-STX"
+                f"be less than {max_age} s old; a Pyth message with new prices, as (some "
+                "bytes), costs the sender its fee: the post-conditions allow "
+                f"{fee} micro-STX"
             },
             complete=True,
         )
 
-    def _assets(self, case: Case) -> list[_Asset]:
-        """Return debts and collaterals, without what is only supplied."""
-        held: list[tuple[Holding, ReserveV1]] = []
-        for holding in case.position.holdings:
-            reserve = self._reserves.get(holding.asset)
+    def _quotes(self, case: Case) -> dict[str, Quote]:
+        """Return the prices that the contract reads, if the position can be valued.
+
+        It reads those of debts and of what the borrower uses as collateral, also where
+        the reserve is none; not those of what is only supplied.
+        """
+        read: list[ReserveV1] = []
+        seizable = False
+        for each in case.position.holdings:
+            reserve = self._reserves.get(each.asset)
             if reserve is None:
-                detail = f"the market file has no reserve {holding.asset}"
+                detail = f"the market file has no reserve {each.asset}"
                 raise Refused(Reason.UNKNOWN_ASSET, detail)
-            debt, seized = bool(holding.borrowed), reserve.counts(holding)
-            if debt > reserve.payable or seized > reserve.seizable:
+            debt, counts = bool(each.borrowed), reserve.counts(each)
+            if debt > reserve.payable or counts > reserve.seizable:
                 detail = f"the market file lacks parameters of {reserve.symbol}"
                 raise Refused(Reason.UNKNOWN_ASSET, detail)
-            if debt or seized:
-                held.append((holding, reserve))
-        if not any(reserve.counts(holding) for holding, reserve in held):
+            seizable |= counts
+            if debt or (each.supplied and each.as_collateral):
+                read.append(reserve)
+        if not seizable:
             raise Refused(Reason.NO_COLLATERAL, "has nothing that could be seized")
+        return {each.asset: self._quote(case, each) for each in read}
+
+    def _collaterals(
+        self, case: Case, quotes: Mapping[str, Quote]
+    ) -> list[tuple[Sized, int]]:
+        """Return what counts as collateral, and its liquidation threshold."""
         return [
-            _Asset(each, reserve, self._quote(case, reserve)) for each, reserve in held
+            (
+                (each.supplied, reserve.decimals, quotes[each.asset].price),
+                reserve.threshold_in(case.position.e_mode),
+            )
+            for each in case.position.holdings
+            if (reserve := self._reserves[each.asset]).counts(each)
         ]
+
+    def _debts(self, case: Case, quotes: Mapping[str, Quote]) -> list[Sized]:
+        return [
+            (
+                each.borrowed,
+                self._reserves[each.asset].decimals,
+                quotes[each.asset].price,
+            )
+            for each in case.position.holdings
+            if each.borrowed
+        ]
+
+    def _is_bad_debt(self, case: Case, quotes: Mapping[str, Quote]) -> bool:
+        """Return whether all collateral is worth less than the debts."""
+        total = sum(usd(*each) for each, _ in self._collaterals(case, quotes))
+        return sum(usd(*each) for each in self._debts(case, quotes)) > total
 
     def _quote(self, case: Case, reserve: ReserveV1) -> Quote:
         """Return the price that the reserve's oracle contract would return."""
@@ -612,45 +667,10 @@ class ZestV1:
             max_confidence=(widest - 1) // ONE,
         )
 
-    def _arguments(self, plan: Plan) -> list[tuple[str, Value]]:
-        offer = plan.offer
-        taking = self._reserves[offer.collateral.asset]
-        assets = [
-            {
-                "asset": Principal(each.asset),
-                "lp-token": Principal(each.z_token),
-                "oracle": Principal(each.oracle),
-            }
-            for each in self._market.reserves
-        ]
-        return [
-            ("assets", assets),
-            ("collateral-lp", Principal(taking.z_token)),
-            ("collateral-to-liquidate", Principal(taking.asset)),
-            ("debt-asset", Principal(offer.debt.asset)),
-            ("collateral-oracle", Principal(taking.oracle)),
-            ("debt-oracle", Principal(self._reserves[offer.debt.asset].oracle)),
-            ("liquidated-user", Principal(plan.borrower)),
-            ("debt-amount", UInt(offer.requested)),
-            ("to-receive-atoken", False),
-            ("price-feed-bytes", None),
-        ]
 
-    def _conditions(self, plan: Plan, liquidator: str) -> list[Condition]:
-        """Return the conditions that allow only the transfers of a liquidation."""
-        offer = plan.offer
-        taking, vault = offer.collateral, self._market.contracts.vault
-        # If the collateral is the limit, rounding may make the payment one unit larger.
-        most = max(offer.requested, offer.paid)
-        held = plan.position.holdings
-        supplied = next(each.supplied for each in held if each.asset == taking.asset)
-        burnt = supplied + supplied * _BURN_MARGIN_BPS // 10_000 + 1
-        z_token = self._reserves[taking.asset].z_moves
-        return [
-            *payment(liquidator, offer.debt, most, self._market.rules.message_fee),
-            condition(vault, taking.moves, "gte", plan.least),
-            condition(plan.borrower, z_token, "lte", burnt),
-        ]
+def _state(case: Case) -> StateV1:
+    """Return what is known of the state; a state that was not read allows everything."""
+    return case.state if isinstance(case.state, StateV1) else StateV1()
 
 
 def _ratio(case: Case, reserve: ReserveV1, pricing: Ratio) -> int:
@@ -661,67 +681,6 @@ def _ratio(case: Case, reserve: ReserveV1, pricing: Ratio) -> int:
         )
         raise Refused(Reason.NO_PRICE, detail)
     return ratio
-
-
-def _refusal(
-    case: Case, paying: ReserveV1, taking: ReserveV1, *, bad_debt: bool
-) -> Refused | None:
-    """Return why the contract refuses a pair, as far as the state tells."""
-    reserves = _state(case).reserves
-    for reserve in (taking, paying):
-        found = reserves.get(reserve.asset, _ALL_ALLOWED)
-        if found.frozen or not found.active:
-            why = "is frozen" if found.active else "is not active"
-            return Refused(Reason.PAUSED, f"the reserve of {reserve.symbol} {why}")
-    if reserves.get(taking.asset, _ALL_ALLOWED).grace and not bad_debt:
-        detail = f"{taking.symbol} is in its grace period after a freeze"
-        return Refused(Reason.GRACE, detail)
-    return None
-
-
-def _offer(case: Case, debt: _Asset, collateral: _Asset) -> Offer | Refused:
-    paying, taking = debt.reserve, collateral.reserve
-    owed, factor = debt.holding.borrowed, paying.close_factor or 0
-    limit = mul_perc(owed, paying.decimals, factor)
-    requested = case.affordable(paying, debt.quote.price, limit)
-
-    def size(supplied: int, requested: int) -> Sizing:
-        return size_liquidation(
-            debt=owed,
-            debt_decimals=paying.decimals,
-            debt_price=debt.quote.price,
-            collateral=supplied,
-            collateral_decimals=taking.decimals,
-            collateral_price=collateral.quote.price,
-            close_factor=factor,
-            bonus=taking.bonus_in(case.position.e_mode),
-            fee_bps=taking.fee_bps or 0,
-            requested=requested,
-        )
-
-    sizing = size(collateral.holding.supplied, requested)
-    liquidity = _state(case).reserves.get(taking.asset, _ALL_ALLOWED).liquidity
-    if liquidity is not None and liquidity < sizing.seized:
-        paid = min(size(liquidity, requested).paid, requested)
-        requested = max(paid - paid // 10**7 - 1, 0)  # more than all roundings
-        sizing = size(collateral.holding.supplied, requested)
-        if not sizing.paid or liquidity < sizing.seized:
-            detail = (
-                f"the reserve has {shown(liquidity, taking.decimals)} {taking.symbol}"
-            )
-            return Refused(Reason.ILLIQUID, detail)
-    return Offer(
-        debt=paying,
-        collateral=taking,
-        requested=requested,
-        paid=sizing.paid,
-        seized=sizing.seized,
-        received=sizing.to_liquidator,
-        requested_usd=debt.usd(requested),
-        paid_usd=debt.usd(sizing.paid),
-        received_usd=collateral.usd(sizing.to_liquidator),
-        facts={"bonus": str(sizing.bonus), "fee": str(sizing.fee)},
-    )
 
 
 MARKET: Final = MarketV1

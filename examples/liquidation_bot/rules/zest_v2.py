@@ -12,17 +12,16 @@ The bot uses the prices of its sources, converted as the market converts the mes
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import attrs
 import msgspec
 
 from liquidation_bot.market import Contract, Market, Reserve, check_contracts
-from liquidation_bot.model import Amount, Position, Price, shown
+from liquidation_bot.model import Amount, Holding, Position, Price, shown
 from liquidation_bot.rules import (
     Call,
     Case,
@@ -88,24 +87,24 @@ _BY_BORROWER: Final = (
 )
 
 
-class ContractError(Exception):
+class ContractError(Refused):
     """The failure of a call: an error code such as ``u400018``, or an abort's name."""
 
     def __init__(self, code: str) -> None:
-        super().__init__(code)
+        known = _REFUSALS.get(code)
+        if known is None and code.startswith("u80"):
+            known = Reason.PAUSED, "repaying is paused"
+        reason, words = known or (
+            Reason.UNKNOWN_ASSET,
+            "an asset or its price is not usable",
+        )
+        super().__init__(reason, f"the call would fail with {code}: {words}")
         self.code = code
-
-    def refused(self) -> Refused:
-        """Return the reason against a plan."""
-        reason, words = _REFUSALS.get(self.code, (Reason.PAUSED, "repaying is paused"))
-        if self.code not in _REFUSALS and not self.code.startswith("u80"):
-            reason, words = Reason.UNKNOWN_ASSET, "an asset or its price is not usable"
-        return Refused(reason, f"the call would fail with {self.code}: {words}")
 
 
 def mul_div(x: int, y: int, z: int, *, up: bool = False) -> int:
     """Return ``x * y / z``, rounded down or up, if the product fits into a uint."""
-    if min(x, y) < 0:
+    if min(x, y, z) < 0:
         raise ContractError("ArithmeticUnderflow")
     if x * y > _MAX:
         raise ContractError("ArithmeticOverflow")
@@ -156,13 +155,8 @@ def bound(part: int, least: int, most: int) -> int:
     return min(most, least + mul_div(part, most - least, BPS))
 
 
-def is_healthy(collateral: int, debt: int, ltv: int) -> bool:
-    """Return whether a position may borrow; liquidations compare the LTV instead."""
-    return debt == 0 or mul_div(debt, BPS, 1) <= mul_div(collateral, ltv, 1)
-
-
 def priced(mask: int, enabled: int) -> list[int]:
-    """Return the ids that need a price: enabled collateral, and every debt."""
+    """Return the ids whose prices the LTV needs: enabled collateral, and every debt."""
     bits = (mask & enabled & ((1 << _DEBT) - 1)) | (mask >> _DEBT)
     return [each for each in range(_DEBT) if bits >> each & 1]
 
@@ -339,8 +333,8 @@ class StateV2(
 class Account:
     """A position: collateral and scaled debts by the asset's id, without zeros."""
 
-    collateral: Mapping[int, int]
-    debt: Mapping[int, int]
+    collateral: dict[int, int]
+    debt: dict[int, int]
 
     @property
     def mask(self) -> int:
@@ -553,9 +547,12 @@ def liquidate(
     )
 
 
-def required_prices(state: StateV2, account: Account) -> dict[int, int]:
-    """Return the feeds that the message needs, and the seconds that they may be old."""
-    ids, ages = priced(account.mask, state.enabled), dict[int, int]()
+def required_feeds(state: StateV2, ids: Collection[int]) -> dict[int, int]:
+    """Return the feeds that the message needs for the prices of those assets.
+
+    The values are the seconds that their prices may be old.
+    """
+    ages = dict[int, int]()
     for asset in state.assets:
         if asset.id in ids and not asset.oracle.dia:
             feed, age = FEEDS.get(asset.oracle.ident, 0), asset.oracle.max_staleness
@@ -587,32 +584,6 @@ class MarketV2(Market, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
 
 
-@contextlib.contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn the failure of a call into a reason against a plan."""
-    try:
-        yield
-    except ContractError as error:
-        raise error.refused() from None
-
-
-@attrs.frozen
-class _Read:
-    """A case in the protocol's terms; reserves and assets of the position by id."""
-
-    state: StateV2
-    account: Account
-    feeds: Mapping[int, Price]
-    assets: Mapping[int, Asset]
-    reserves: Mapping[int, Reserve]
-
-    def source(self, id_: int) -> Price:
-        """Return the price behind that of an asset."""
-        oracle = self.assets[id_].oracle
-        dia, feeds = self.state.dia, self.feeds
-        return dia[oracle.ident] if oracle.dia else feeds[FEEDS[oracle.ident]]
-
-
 class ZestV2:
     """The rules of Zest V2 in one market.
 
@@ -641,15 +612,21 @@ class ZestV2:
         reserves = (self._market.reserve(each) for each in position.assets)
         return {self._sources[each.feed] for each in reserves if each and each.feed}
 
-    @_refusals()
     def standing(self, case: Case) -> Standing:
         """Return the LTV and its distance to the threshold of the risk group."""
-        read = self._read(case)
-        state, account = read.state, read.account
+        state, account, feeds = self._read(case)
         group = state.group(account.mask)
-        book = value(state, account, read.feeds, case.now, strict=False)
-        ages = required_prices(state, account).items()
-        feeds = ", ".join(f"{feed} (at most {age} s old)" for feed, age in ages)
+        book = value(state, account, feeds, case.now, strict=False)
+        prices = dict(book.prices)
+        assets = {each.id: each for each in state.assets}
+        for each in account.collateral:
+            if each not in prices:  # disabled collateral: worth 0, but it can be seized
+                with contextlib.suppress(ContractError):
+                    prices[each] = final_price(
+                        state, assets[each], feeds, book.indexes, case.now
+                    )
+        ages = required_feeds(state, prices).items()
+        needed = ", ".join(f"{feed} (at most {age} s old)" for feed, age in ages)
         fails = ", at which a call fails with u400008" * (
             book.ltv == group.ltv_liq_partial
         )
@@ -660,42 +637,45 @@ class ZestV2:
             facts={
                 "ltv_bps": str(book.ltv),
                 "liquidated_from_bps": str(group.ltv_liq_partial),
-                "price_feeds": feeds or "none",
+                "price_feeds": needed or "none",
             },
-            quotes=tuple(
-                Quote(
-                    reserve=read.reserves[each],
-                    price=price,
-                    source=(source := read.source(each)),
-                    max_age=read.assets[each].oracle.max_staleness,
-                    max_confidence=None
-                    if read.assets[each].oracle.dia
-                    else mul_div(source.price, state.max_confidence, BPS),
-                )
-                for each, price in book.prices.items()
-            ),
+            quotes={
+                assets[each].addr: self._quote(state, feeds, assets[each], price)
+                for each, price in prices.items()
+            },
         )
 
-    @_refusals()
-    def offers(self, case: Case, standing: Standing) -> Sequence[Offer | Refused]:
-        """Return the liquidation of each pair of a debt and a collateral."""
-        if standing.headroom >= 0:
-            raise Refused(Reason.HEALTHY, standing.text)
-        read = self._read(case)
-        group = read.state.group(read.account.mask)
+    def offer(
+        self, case: Case, standing: Standing, debt: Holding, collateral: Holding
+    ) -> Offer:
+        """Return what a call moves that pays what is allowed at a slightly lower LTV."""
+        state, account, feeds = self._read(case)
+        group = state.group(account.mask)
         lower = standing.value * (BPS - _MOVE_BPS) // BPS
         if lower < group.ltv_liq_partial:
             detail = f"{standing.text}: a move of 0.1 % makes the position healthy"
             raise Refused(Reason.TOO_CLOSE, detail)
         linear = factor(lower, group.ltv_liq_partial, group.ltv_liq_full)
-        part = curve(linear, group.liq_curve_exp)
-        book = value(read.state, read.account, read.feeds, case.now, strict=False)
-        most = mul_div(part, book.debt, BPS)
-        return [
-            self._offer(case, read, book, most, (debt, collateral))
-            for debt in read.account.debt
-            for collateral in read.account.collateral
-        ]
+        book = value(state, account, feeds, case.now, strict=False)
+        cap = mul_div(curve(linear, group.liq_curve_exp), book.debt, BPS)
+        pays = standing.quotes[debt.asset]
+        index, _ = book.indexes[state.asset(debt.asset).id]
+        most = case.affordable(pays, debt_of(debt.borrowed, index))
+        pair = debt.asset, collateral.asset
+        # Offer what is paid now: if the LTV is worse later, a larger offer pays more.
+        dollars = liquidate(state, account, feeds, case.now, pair, most).dollars
+        dollars, decimals = min(dollars, cap), pays.reserve.decimals
+        requested = min(most, tokens(dollars, decimals, pays.price, up=True))
+        outcome = liquidate(state, account, feeds, case.now, pair, requested)
+        return Offer(
+            debt=pays,
+            collateral=standing.quotes[collateral.asset],
+            requested=requested,
+            paid=outcome.paid,
+            seized=outcome.seized,
+            received=outcome.seized,
+            facts={"penalty_bps": str(outcome.penalty)},
+        )
 
     def call(self, plan: Plan, liquidator: str) -> Call:
         """Return the call of ``liquidate`` with its seven arguments."""
@@ -712,23 +692,23 @@ class ZestV2:
             function="liquidate",
             arguments=[
                 ("borrower", Principal(plan.borrower)),
-                ("collateral-ft", Principal(offer.collateral.asset)),
-                ("debt-ft", Principal(offer.debt.asset)),
+                ("collateral-ft", Principal(plan.collateral.asset)),
+                ("debt-ft", Principal(plan.debt.asset)),
                 ("debt-amount", UInt(offer.requested)),
                 ("min-collateral-expected", UInt(plan.least)),
                 ("collateral-receiver", None),
                 ("price-feeds", None),
             ],
             conditions=[
-                *payment(liquidator, offer.debt, offer.requested, market.message_fee),
-                condition(market.vault, offer.collateral.moves, "gte", plan.least),
+                *payment(liquidator, plan.debt, offer.requested, market.message_fee),
+                condition(market.vault, plan.collateral.moves, "gte", plan.least),
             ],
             inserts={"price-feeds": message} if feeds != "none" else {},
             complete=feeds == "none",
         )
 
-    def _read(self, case: Case) -> _Read:
-        """Return the position by asset ids, if the protocol's state can be used."""
+    def _read(self, case: Case) -> tuple[StateV2, Account, Mapping[int, Price]]:
+        """Return state, position and feeds, if the state on the chain can be used."""
         state, market = case.state, self._market
         if not isinstance(state, StateV2) or case.now - state.read_at > _STATE_AGE:
             raise Refused(
@@ -742,74 +722,42 @@ class ZestV2:
                 f"the market in force is {state.market}: only the rules of "
                 f"{market.contract} are implemented",
             )
-        assets, reserves = dict[int, Asset](), dict[int, Reserve]()
-        collateral, debt = dict[int, int](), dict[int, int]()
+        account = Account({}, {})
         for each in case.position.holdings:
-            reserve = market.reserve(each.asset)
-            asset = state.asset(each.asset)
+            asset, reserve = state.asset(each.asset), market.reserve(each.asset)
             if reserve is None or reserve.decimals != asset.decimals:
                 raise Refused(
                     Reason.UNKNOWN_ASSET,
                     f"the market file has no reserve {each.asset} with "
                     f"{asset.decimals} decimals",
                 )
-            assets[asset.id], reserves[asset.id] = asset, reserve
             if each.supplied:
-                collateral[asset.id] = each.supplied
+                account.collateral[asset.id] = each.supplied
             if each.borrowed:
-                debt[asset.id] = each.borrowed
-        if not collateral:
+                account.debt[asset.id] = each.borrowed
+        if not account.collateral:
             raise Refused(Reason.NO_COLLATERAL, "has nothing that could be seized")
         feeds = {
             FEEDS.get(feed, 0): case.prices[asset]
             for feed, asset in self._sources.items()
             if asset in case.prices
         }
-        return _Read(state, Account(collateral, debt), feeds, assets, reserves)
+        return state, account, feeds
 
-    def _offer(
-        self,
-        case: Case,
-        read: _Read,
-        book: Book,
-        dollars: int,
-        pair: tuple[int, int],
-    ) -> Offer | Refused:
-        """Return what a call moves that pays at most that many dollars."""
-        debt, (paying, taking) = pair[0], (read.reserves[each] for each in pair)
-        price = book.prices[debt]
-        owed = debt_of(read.account.debt[debt], book.indexes[debt][0])
-        most = case.affordable(paying, price, owed)
-        called = functools.partial(
-            liquidate,
-            read.state,
-            read.account,
-            read.feeds,
-            case.now,
-            (paying.asset, taking.asset),
-        )
-        if not most:
-            return Refused(
-                Reason.OVER_CAP, "the cap or the wallet leaves nothing to pay"
-            )
-        try:
-            # Offer what is paid now: if the LTV is worse later, a larger offer pays more.
-            dollars = min(called(most).dollars, dollars)
-            requested = min(most, tokens(dollars, paying.decimals, price, up=True))
-            outcome = called(requested)
-        except ContractError as error:
-            return error.refused()
-        return Offer(
-            debt=paying,
-            collateral=taking,
-            requested=requested,
-            paid=outcome.paid,
-            seized=outcome.seized,
-            received=outcome.seized,
-            requested_usd=usd(requested, paying.decimals, price, up=True),
-            paid_usd=usd(outcome.paid, paying.decimals, price, up=True),
-            received_usd=usd(outcome.seized, taking.decimals, outcome.price),
-            facts={"penalty_bps": str(outcome.penalty)},
+    def _quote(
+        self, state: StateV2, feeds: Mapping[int, Price], asset: Asset, price: int
+    ) -> Quote:
+        """Return a price with the limits of what it was computed from."""
+        oracle, widest = asset.oracle, None
+        source = state.dia[oracle.ident] if oracle.dia else feeds[FEEDS[oracle.ident]]
+        if not oracle.dia:
+            widest = mul_div(source.price, state.max_confidence, BPS)
+        return Quote(
+            reserve=cast("Reserve", self._market.reserve(asset.addr)),
+            price=price,
+            source=source,
+            max_age=oracle.max_staleness,
+            max_confidence=widest,
         )
 
 

@@ -44,7 +44,14 @@ from liquidation_bot.model import (
     UsageError,
     fixed_exactly,
 )
-from liquidation_bot.record import Journal, Recorder, Session, read_record, replay
+from liquidation_bot.record import (
+    Journal,
+    Recorder,
+    Session,
+    Step,
+    read_record,
+    replay,
+)
 from liquidation_bot.stacks import ClarityError, Node, check_principal
 from ortege_watch import AsyncCubeClient, InvalidArgument, OrtegeWatchError
 
@@ -82,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return asyncio.run(_replay(chosen))
         if chosen.backtest is not None:
             return asyncio.run(_backtest(chosen))
+        if chosen.settle is not None:
+            return _settle(chosen)
         if chosen.check_market:
             return asyncio.run(_check_market(chosen))
         if chosen.demo:
@@ -177,6 +186,15 @@ def _time_range(text: str) -> tuple[datetime, datetime]:
     return start, end
 
 
+def _result(text: str) -> tuple[str, Step]:
+    plan, _, result = text.partition("=")
+    if not plan or result not in ("sent", "not-sent"):
+        raise argparse.ArgumentTypeError(
+            f"must be the id of a plan, and =sent or =not-sent, got {text!r}"
+        )
+    return plan, "sent" if result == "sent" else "not sent"
+
+
 def _address(text: str) -> str:
     try:
         check_principal(text)
@@ -191,7 +209,8 @@ _SHOWN: Final = ("", "--once", "--demo")
 _DECIDE: Final = (*_RUN, "--backtest")
 _PLANS: Final = (*_SHOWN, "--replay")
 _BACKTEST: Final = ("--backtest",)
-_MODES: Final = (*_PLANS, *_BACKTEST, "--check-market")
+_SETTLE: Final = ("--settle",)
+_MODES: Final = (*_PLANS, *_BACKTEST, *_SETTLE, "--check-market")
 _CHAIN: Final = (*_RUN, "--check-market")
 _MARKETS: Final = (*_DECIDE, "--check-market")
 _LIMITS: Final = tuple(each.name for each in msgspec.structs.fields(Limits))
@@ -284,7 +303,13 @@ _OPTIONS: Final[Mapping[str, Sequence[_Option]]] = {
         ),
         _Option("--liquidator ADDRESS", "for post-conditions", _address),
         _Option("--plans DIRECTORY", "a JSON file for each plan", Path, None, _PLANS),
-        _Option("--state FILE", "keeps every step of a plan across restarts", Path),
+        _Option(
+            "--state FILE",
+            "keeps every step of a plan across restarts",
+            Path,
+            None,
+            (*_RUN, *_SETTLE),
+        ),
         _Option("--record FILE", "appends the inputs, for --replay", Path),
         _Option(
             "--log auto|table|lines|json",
@@ -360,6 +385,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     about = "report what other limits would have done on records"
     modes("--backtest", type=Path, nargs="+", metavar="FILE", help=about)
+    about = "say what became of plans with an unknown result, or list them"
+    modes(
+        "--settle", type=_result, nargs="*", metavar="ID=sent|ID=not-sent", help=about
+    )
     modes("--check-market", action=flag, help="compare the market file with the chain")
     for title, options in _OPTIONS.items():
         group = parser.add_argument_group(title)
@@ -370,7 +399,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     mode = next(
         each
         for each in reversed(_MODES)
-        if not each or getattr(chosen, each[2:].replace("-", "_"))
+        if not each or getattr(chosen, each[2:].replace("-", "_")) not in (None, False)
     )
     for option in itertools.chain(*_OPTIONS.values()):
         if not hasattr(chosen, option.key):
@@ -397,6 +426,8 @@ def _mistakes(chosen: argparse.Namespace) -> Iterator[str]:
         yield "--plans is not for --execute, which passes plans to your executor"
     if reads_node and not chosen.node:
         yield "--positions node and --prices node need --node URL"
+    if chosen.settle is not None and not chosen.state:
+        yield "--settle needs --state FILE"
     if chosen.check_market and not chosen.node:
         yield "--check-market needs --node URL"
     if chosen.node_calls_per_minute and not chosen.node:
@@ -450,6 +481,15 @@ async def _replay(chosen: argparse.Namespace) -> int:
     executor = execution.DryRunExecutor(chosen.plans, _plan_to_stdout)
     for plan in replay(chosen.replay):
         await executor.execute(plan)
+    return OK
+
+
+def _settle(chosen: argparse.Namespace) -> int:
+    if not chosen.state.is_file():
+        raise UsageError(f"there is no state file {str(chosen.state)!r}")
+    with Journal.opened(chosen.state) as journal:
+        for line in execution.settle(journal, dict(chosen.settle), _now()):
+            print(line)
     return OK
 
 

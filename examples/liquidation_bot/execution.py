@@ -11,6 +11,9 @@ import asyncio
 import importlib
 import inspect
 import json
+import sys
+import threading
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
@@ -33,6 +36,7 @@ __all__ = [
     "Hooks",
     "NotSent",
     "load",
+    "settle",
 ]
 
 T = TypeVar("T")
@@ -40,6 +44,10 @@ T = TypeVar("T")
 _FIRST_DELAY: Final = 60
 _LONGEST_DELAY: Final = 6 * 3600
 _LONGEST_TEXT: Final = 300
+_BLOCKS: Final = (
+    "the executor blocks the event loop, and nothing else runs meanwhile: await what "
+    "takes long, such as asyncio.to_thread(...)"
+)
 
 Document: TypeAlias = Mapping[str, Any]
 Queued: TypeAlias = tuple[Plan, Document]
@@ -97,7 +105,7 @@ def load(path: str) -> Executor:
     try:
         executor = getattr(importlib.import_module(module), name)()
     except Exception as error:  # it is the user's code
-        problem = f"cannot load the executor {path!r}: {_words(error)}"
+        problem = f"cannot load the executor {path!r}: {_failure(error)}"
         raise ExecutorError(problem) from error
     for method in ("execute", "balance"):
         found = getattr(executor, method, None)
@@ -216,7 +224,7 @@ class Dispatcher:
         try:
             return await self._executor.execute(document)
         except Exception as error:  # noqa: BLE001 - the executor is the user's code
-            return f"the executor failed with {_words(error)}"
+            return f"the executor failed with {_failure(error)}"
 
     def queued(self) -> int:
         """Return how many plans are queued."""
@@ -241,21 +249,25 @@ class Dispatcher:
                 self._more.clear()
                 self._idle.set()
                 await self._more.wait()
+            self._say_notice(hooks)
             plan, document = in_order(self._queue[each] for each in self._due)[0]
             self._due.discard(plan.borrower)
             del self._queue[plan.borrower]
             await self._hand_over(plan, document, hooks)
 
+    def _say_notice(self, hooks: Hooks) -> None:
+        if notice := self._journal.notice:
+            self._journal.notice = ""
+            hooks.say("trouble", notice)
+
     def _report(self, hooks: Hooks) -> None:
         """Say what the last run has left behind; only once, since it is a result."""
-        if self._journal.notice:
-            hooks.say("trouble", self._journal.notice)
+        self._say_notice(hooks)
         for entry in list(self._journal.ledger.open.values()):
             hooks.say(
                 "trouble",
                 f"{short(entry.borrower)} plan {entry.id} was handed over at {entry.at} "
-                "(unix seconds), result unknown: check the chain; it counts as "
-                f"{shown(entry.usd, 8, 2)} USD spent",
+                f"(unix seconds), result unknown: check the chain; {_counts(entry)}",
             )
             self._journal.append(
                 Entry("unknown", hooks.now(), entry.id, entry.borrower)
@@ -323,7 +335,7 @@ class Dispatcher:
             try:
                 wallet[asset] = await self._bounded(balance(asset), hooks)
             except Exception as error:  # noqa: BLE001 - the executor is the user's code
-                return f"cannot read the balance of {asset}: {_words(error)}"
+                return f"cannot read the balance of {asset}: {_failure(error)}"
 
     async def _send(self, plan: Plan, document: Document, hooks: Hooks) -> None:
         """Hand a plan over; if the bot ends meanwhile, still wait for the result."""
@@ -352,9 +364,9 @@ class Dispatcher:
             call = self._executor.execute(document)
             text, step = _words(await self._bounded(call, hooks)), "done"
         except NotSent as error:
-            text, step = _words(error), "not sent"
+            text, step = f"NotSent: {_words(error)}", "not sent"
         except Exception as error:  # noqa: BLE001 - the executor is the user's code
-            text = _words(error)
+            text = f"{_failure(error)}; {_counts(begun)}"
         now, until = hooks.now(), begun.until
         if step != "done":
             failures = self._journal.ledger.failures.get(begun.borrower, 0) + 1
@@ -373,21 +385,72 @@ class Dispatcher:
 
     async def _bounded(self, call: Coroutine[Any, Any, T], hooks: Hooks) -> T:
         """Return the result of a call; after the time limit raise TimeoutError."""
-        within = cast("Guard", self._guard).within
+        within, begun = cast("Guard", self._guard).within, hooks.now()
+        # A call that blocks the event loop stops everything else, the limit included.
+        alarm = threading.Timer(2 * within, print, [_BLOCKS], {"file": sys.stderr})
+        alarm.daemon = True
+        alarm.start()
         task = asyncio.create_task(call)
         timer = asyncio.ensure_future(hooks.sleep(within))
         try:
             await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and not task.cancelled():
-                return task.result()
-            raise TimeoutError(f"no result within {within} s; it may come later")
+            if not task.done() or task.cancelled():
+                raise TimeoutError(f"no result within {within} s; it may come later")
+            if (seconds := hooks.now() - begun) > within:
+                hooks.say("trouble", f"{_BLOCKS}; it did for up to {seconds} s")
+            return task.result()
         finally:
+            alarm.cancel()
             task.cancel()
             timer.cancel()
 
 
+def _counts(entry: Entry) -> str:
+    return f"{shown(entry.usd, 8, 2)} USD count as spent (see --settle)"
+
+
+def settle(journal: Journal, results: Mapping[str, Step], now: int) -> list[str]:
+    """Say what became of plans whose result is unknown.
+
+    Args:
+        journal: of the bot, which must not run meanwhile.
+        results: "sent" or "not sent", by the id of the plan.
+        now: unix seconds.
+
+    Returns:
+        Lines for people: what is still unknown, and what counts as spent.
+
+    Raises:
+        UsageError: the result of a plan is not unknown; then nothing is changed.
+    """
+    ledger = journal.ledger
+    for entry in list(ledger.open.values()):
+        journal.append(Entry("unknown", now, entry.id, entry.borrower))
+    if strange := results.keys() - ledger.unsettled:
+        raise UsageError(
+            f"there is no plan with an unknown result of id {', '.join(sorted(strange))}"
+        )
+    for plan, step in results.items():
+        journal.append(Entry(step, now, plan, ledger.unsettled[plan].borrower))
+    return [
+        *(
+            f"{each.id}: {each.borrower}, handed over at {each.at} (unix seconds), "
+            f"result unknown, {shown(each.usd, 8, 2)} USD"
+            for each in ledger.unsettled.values()
+        ),
+        f"{len(ledger.unsettled)} unknown; {shown(ledger.spent, 8, 2)} USD are spent",
+    ]
+
+
 def _words(given: object) -> str:
-    """Return a result or an error as one bounded line that can be encoded."""
-    text = f"{type(given).__name__}: {given}" if isinstance(given, Exception) else given
-    line = " ".join(str(text).split())[:_LONGEST_TEXT]
+    """Return a text as one bounded line that can be encoded."""
+    line = " ".join(str(given).split())[:_LONGEST_TEXT]
     return line.encode("utf-8", "replace").decode()
+
+
+def _failure(error: Exception) -> str:
+    """Return the type of an error, and its place instead of a text with secrets."""
+    kind, frames = type(error).__name__, traceback.extract_tb(error.__traceback__)
+    if isinstance(error, ImportError) or not frames or frames[-1].filename == __file__:
+        return _words(f"{kind}: {error}")  # not the user's text
+    return f"{kind} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"

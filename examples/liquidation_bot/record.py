@@ -20,7 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias
 
-import attrs
 import msgspec
 
 from liquidation_bot.decide import Limits, Plan, document
@@ -35,7 +34,6 @@ __all__ = [
     "Ledger",
     "Recorder",
     "Session",
-    "State",
     "Step",
     "read_record",
     "replay",
@@ -43,6 +41,7 @@ __all__ = [
 ]
 
 _VERSION: Final = 1
+_MOST_GROWTH: Final = 2**20  # bytes of steps after which a state file is shortened
 _FIRST: Final = b'{"record":'  # how the first line of a session begins
 
 Step: TypeAlias = Literal[
@@ -54,6 +53,7 @@ Step: TypeAlias = Literal[
     "not sent",
     "failed",
     "unknown",
+    "sent",
 ]
 
 
@@ -211,15 +211,6 @@ def _session(line: bytes) -> Session:
     return Session(market=market, **msgspec.structs.asdict(settings))
 
 
-class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The first line of a state file: what was known before its other lines."""
-
-    version: Literal[1]
-    plans: Amount
-    cool_downs: dict[str, Amount]
-    spent: Amount
-
-
 class Entry(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -234,8 +225,7 @@ class Entry(
     text: str = ""
 
 
-@attrs.define
-class Ledger:
+class Ledger(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """The sum of a state file. Pure.
 
     Attributes:
@@ -244,15 +234,17 @@ class Ledger:
         spent: dollars that plans may have paid, eight decimals.
         handed: the ids of the plans that were handed over.
         open: those that have no result.
+        unsettled: those of which nobody knows if they were sent; they count as spent.
         failures: how often in a row the plans of a borrower have failed.
     """
 
-    plans: int = 0
-    cool_downs: dict[str, int] = attrs.field(factory=dict[str, int])
-    spent: int = 0
-    handed: set[str] = attrs.field(factory=set[str])
-    open: dict[str, Entry] = attrs.field(factory=dict[str, Entry])
-    failures: dict[str, int] = attrs.field(factory=dict[str, int])
+    plans: Amount = 0
+    cool_downs: dict[str, Amount] = msgspec.field(default_factory=dict)
+    spent: Amount = 0
+    handed: set[str] = msgspec.field(default_factory=set)
+    open: dict[str, Entry] = msgspec.field(default_factory=dict)
+    unsettled: dict[str, Entry] = msgspec.field(default_factory=dict)
+    failures: dict[str, Amount] = msgspec.field(default_factory=dict)
 
     def apply(self, entry: Entry) -> None:
         """Add a step.
@@ -271,6 +263,9 @@ class Ledger:
                 self.handed.add(entry.id)
                 self.open[entry.id] = entry
                 self.spent += entry.usd
+            case "sent" | "not sent" if entry.id in self.unsettled:
+                settled = self.unsettled.pop(entry.id)
+                self.spent -= settled.usd if entry.step == "not sent" else 0
             case _:
                 if (begun := self.open.pop(entry.id, None)) is None:
                     raise ValueError(f"plan {entry.id!r} was not handed over before")
@@ -278,6 +273,8 @@ class Ledger:
                 failures = self.failures.pop(entry.borrower, 0)
                 if entry.step != "done":
                     self.failures[entry.borrower] = failures + 1
+                if entry.step in ("failed", "unknown"):
+                    self.unsettled[entry.id] = begun
         if entry.until:
             self.cool_downs[entry.borrower] = entry.until
 
@@ -286,8 +283,19 @@ class Ledger:
         return {who: until for who, until in self.cool_downs.items() if until > now}
 
 
+class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line of a state file."""
+
+    version: Literal[2]
+    ledger: Ledger
+
+
 class Journal:
     """A state file that is open and locked; without a file, only its ledger.
+
+    The first line is a ledger, the others are the steps since. A file that has grown by a
+    megabyte is replaced by one with the sum in its first line; what it was stays beside
+    it as ``FILE.old``.
 
     Attributes:
         ledger: the sum of its lines.
@@ -298,7 +306,7 @@ class Journal:
         self.ledger = Ledger()
         self.notice = ""
         self._path: Path | None = None
-        self._file, self._size = -1, 0
+        self._file, self._size, self._most = -1, 0, _MOST_GROWTH
 
     @classmethod
     @contextlib.contextmanager
@@ -328,29 +336,60 @@ class Journal:
             yield journal
 
     def _open(self, path: Path, stack: contextlib.ExitStack) -> None:
+        path = path.resolve()  # a link stays one, and leads to the same lock
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = stack.enter_context(path.with_name(f"{path.name}.lock").open("a"))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stack.callback(self._close)
         if not path.exists():
-            empty = State(version=1, plans=0, cool_downs={}, spent=0)
-            write_atomically(path, msgspec.json.encode(empty).decode() + "\n")
+            self._write(path)
         first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()  # the step that the line was for was not taken
             self.notice = f"removed the last line of {path}, which was incomplete"
-        state = msgspec.json.decode(first, type=State)
-        self.ledger = Ledger(state.plans, dict(state.cool_downs), state.spent)
+        self.ledger = msgspec.json.decode(first, type=_State).ledger
         for number, line in enumerate(lines, 2):
             try:
                 self.ledger.apply(msgspec.json.decode(line, type=Entry))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        stack.callback(os.close, self._file)
+        self._use(path, len(first))
         os.ftruncate(self._file, len(first) + sum(map(len, lines)))
         if not first.endswith(b"\n"):
             os.write(self._file, b"\n")
-        self._path, self._size = path, os.fstat(self._file).st_size
+        self._size = os.fstat(self._file).st_size
+        self._shorten()
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def _write(self, path: Path) -> None:
+        """Write a file that has only its first line."""
+        line = msgspec.json.encode(_State(version=2, ledger=self.ledger)).decode()
+        write_atomically(path, line + "\n")
+
+    def _use(self, path: Path, first: int) -> None:
+        """Append to a file from now on, whose first line has that many bytes."""
+        file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._close()
+        self._path, self._file = path, file
+        self._size, self._most = os.fstat(file).st_size, first + _MOST_GROWTH
+
+    def _shorten(self) -> None:
+        """Replace a file that has grown by one with the sum in its first line."""
+        if (path := self._path) is None or self._size <= self._most:
+            return
+        old = path.with_name(f"{path.name}.old")
+        try:
+            old.unlink(missing_ok=True)
+            old.hardlink_to(path)  # the file itself is there at any time
+            self._write(path)
+            self._use(path, path.stat().st_size)
+        except OSError as error:  # it is only long
+            self._most = self._size + _MOST_GROWTH
+            self.notice = f"cannot shorten the state file {str(path)!r}: {error}"
 
     def append(self, entry: Entry) -> None:
         """Write a line to the disk, and add it to the ledger.
@@ -364,6 +403,8 @@ class Journal:
                 written = os.write(self._file, line)
                 os.fsync(self._file)
                 problem = "the disk is full" if written < len(line) else ""
+                if not os.fstat(self._file).st_nlink:
+                    problem = "it was deleted"
             except OSError as error:
                 problem = str(error)
             if problem:
@@ -375,6 +416,7 @@ class Journal:
                 )
             self._size += len(line)
         self.ledger.apply(entry)
+        self._shorten()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -510,7 +510,7 @@ async def test_a_failing_executor_is_shown_and_survived(stage, world):
     stage.prices = FixturePrices(world.prices().values())
     stage.heard.execute = execute
     await stage.bot(once=True).run()
-    await stage.heard.hear("plan", "failed with RuntimeError: no key", count=2)
+    await stage.heard.hear("plan", "failed with RuntimeError at test_bot.py:", count=2)
 
 
 async def test_without_prices_it_goes_on_and_says_so(stage, world):

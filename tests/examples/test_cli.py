@@ -41,7 +41,8 @@ def environment(fake, **more):
 
 
 def program(*arguments):
-    market = [] if "--replay" in arguments else ["--market", str(demo.MARKET)]
+    has_none = {"--replay", "--settle"} & set(arguments)
+    market = [] if has_none else ["--market", str(demo.MARKET)]
     return [sys.executable, "-m", "liquidation_bot", *market, *arguments]
 
 
@@ -567,6 +568,55 @@ def test_after_kill_9_within_a_call_the_result_is_unknown(executor, tmp_path):
     assert (tmp_path / "calls").read_text().split() == [called]
     done = executor(run, "return 'ok'", "--once")
     assert "result unknown" not in done.stderr
+
+
+def test_an_unknown_result_is_settled_by_the_operator(executor, fake, tmp_path):
+    state = tmp_path / "state"
+
+    def settle(*results):
+        return run(fake, "--settle", *results, "--state", state)
+
+    assert "there is no state file" in settle().stderr
+    done = executor(run, "raise ValueError('s3cret')", "--once")
+    assert "2,500.00 USD count as spent (see --settle)" in done.stderr
+    assert "s3cret" not in done.stderr + state.read_text()
+    done = settle()
+    assert done.returncode == 0
+    assert (
+        "result unknown, 2,500.00 USD\n1 unknown; 2,500.00 USD are spent" in done.stdout
+    )
+    [plan] = [line.partition(":")[0] for line in done.stdout.splitlines()[:-1]]
+    for wrong in ("none=sent", f"{plan}=maybe", plan):
+        done = settle(f"{plan}=sent", wrong)
+        assert done.returncode == 2
+        assert wrong.partition("=")[0] in done.stderr
+    done = settle(f"{plan}=not-sent")
+    assert (done.returncode, done.stdout) == (0, "0 unknown; 0.00 USD are spent\n")
+    assert settle(f"{plan}=sent").returncode == 2
+
+
+def test_what_became_of_a_plan_is_not_said_while_the_bot_runs(executor, fake, tmp_path):
+    with executor(start, "await asyncio.Event().wait()") as bot:
+        hear(bot, "plan", "queued")
+        done = run(fake, "--settle", "--state", tmp_path / "state")
+        assert done.returncode == 2
+        assert "is used by another bot" in done.stderr
+        bot.kill()
+    while not (tmp_path / "calls").read_text():
+        pytest.fail("it was not called")
+    done = run(fake, "--settle", "--state", tmp_path / "state")
+    assert "1 unknown; 2,500.00 USD are spent" in done.stdout
+
+
+def test_an_executor_that_blocks_the_bot_is_named(executor, tmp_path):
+    body = "import time; time.sleep(3.2); return 'late'"
+    done = executor(run, body, "--once", "--execute-within", 1)
+    assert done.returncode == 0
+    assert (
+        "the executor blocks the event loop" in done.stderr.partition("it did for")[0]
+    )
+    assert "it did for up to" in done.stderr
+    assert "done: late" in done.stderr
 
 
 def test_a_signal_lets_a_call_end(executor, tmp_path):

@@ -9,16 +9,25 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
+from hypothesis import given, strategies as st
 
 from liquidation_bot.model import FileError, UsageError
-from liquidation_bot.record import Entry, Journal, Ledger, write_atomically
+from liquidation_bot.record import Entry, Journal, Ledger, Step, write_atomically
 
 TESTS = Path(__file__).parent
 EXAMPLES = TESTS.parents[1] / "examples"
-OLD = b'{"version":1,"plans":3,"cool_downs":{"SP1":9},"spent":7}\n'
+OLD = (
+    b'{"version":2,"ledger":{"plans":3,"cool_downs":{"SP1":9},"spent":7,"handed":["x"],'
+    b'"unsettled":{"x":{"step":"handed over","at":1,"id":"x","borrower":"SP1","usd":7}}'
+    b"}}\n"
+)
+HELD = Entry("handed over", 1, "x", "SP1", usd=7)
 
 
 def entry(step, name="a", who="SP1", **more):
@@ -49,11 +58,31 @@ HANDED = entry("handed over", until=50, usd=10)
         ),
         (
             [HANDED, entry("failed", until=90)],
-            Ledger(spent=10, cool_downs={"SP1": 90}, handed={"a"}, failures={"SP1": 1}),
+            Ledger(
+                spent=10,
+                cool_downs={"SP1": 90},
+                handed={"a"},
+                failures={"SP1": 1},
+                unsettled={"a": HANDED},
+            ),
         ),
         (
             [HANDED, entry("unknown")],
-            Ledger(spent=10, cool_downs={"SP1": 50}, handed={"a"}, failures={"SP1": 1}),
+            Ledger(
+                spent=10,
+                cool_downs={"SP1": 50},
+                handed={"a"},
+                failures={"SP1": 1},
+                unsettled={"a": HANDED},
+            ),
+        ),
+        (
+            [HANDED, entry("unknown"), entry("not sent")],
+            Ledger(spent=0, cool_downs={"SP1": 50}, handed={"a"}, failures={"SP1": 1}),
+        ),
+        (
+            [HANDED, entry("failed", until=90), entry("sent")],
+            Ledger(spent=10, cool_downs={"SP1": 90}, handed={"a"}, failures={"SP1": 1}),
         ),
         (
             [
@@ -63,7 +92,11 @@ HANDED = entry("handed over", until=50, usd=10)
                 entry("not sent", "b", until=80),
             ],
             Ledger(
-                spent=10, cool_downs={"SP1": 80}, handed={"a", "b"}, failures={"SP1": 2}
+                spent=10,
+                cool_downs={"SP1": 80},
+                handed={"a", "b"},
+                failures={"SP1": 2},
+                unsettled={"a": HANDED},
             ),
         ),
         (
@@ -73,7 +106,12 @@ HANDED = entry("handed over", until=50, usd=10)
                 entry("handed over", "b", until=70, usd=1),
                 entry("done", "b", until=70),
             ],
-            Ledger(spent=11, cool_downs={"SP1": 70}, handed={"a", "b"}),
+            Ledger(
+                spent=11,
+                cool_downs={"SP1": 70},
+                handed={"a", "b"},
+                unsettled={"a": HANDED},
+            ),
         ),
     ],
 )
@@ -92,6 +130,11 @@ def test_the_ledger_is_the_sum_of_the_steps(steps, ledger):
         ([entry("done")], "plan 'a' was not handed over before"),
         ([HANDED, entry("done", "b")], "plan 'b' was not handed over before"),
         ([HANDED, entry("done"), entry("unknown")], "plan 'a' was not handed over"),
+        ([HANDED, entry("done"), entry("not sent")], "plan 'a' was not handed over"),
+        (
+            [HANDED, entry("failed"), entry("sent"), entry("not sent")],
+            "plan 'a' was not handed over",
+        ),
     ],
 )
 def test_steps_that_cannot_follow_are_refused(tmp_path, steps, message):
@@ -138,15 +181,154 @@ def test_without_a_file_nothing_is_kept():
 
 
 @pytest.mark.parametrize("content", [OLD, OLD.rstrip()])
-def test_a_state_of_an_earlier_version_is_continued(tmp_path, content):
+def test_a_first_line_with_a_sum_is_continued(tmp_path, content):
     path = tmp_path / "state"
     path.write_bytes(content)
     with Journal.opened(path) as journal:
-        assert journal.ledger == Ledger(3, {"SP1": 9}, 7)
+        assert journal.ledger == Ledger(3, {"SP1": 9}, 7, {"x"}, {}, {"x": HELD})
         journal.append(entry("planned"))
+        journal.append(entry("not sent", "x"))
     with Journal.opened(path) as journal:
-        assert journal.ledger == Ledger(4, {"SP1": 9}, 7)
+        assert journal.ledger == Ledger(4, {"SP1": 9}, 0, {"x"})
     assert path.read_bytes().startswith(OLD)
+
+
+def long_file(path, spare):
+    """Write a state file that lacks so many bytes until it is shortened."""
+    steps = b""
+    for number in range(10**9):
+        lines = b"".join(
+            msgspec.json.encode(entry(step, f"p{number}", f"SP{number % 99}", **more))
+            + b"\n"
+            for step, more in [
+                ("planned", {}),
+                ("handed over", {"until": number, "usd": 3}),
+                (("done", "failed", "not sent")[number % 3], {"text": "x" * 900}),
+            ]
+        )
+        if len(steps) + len(lines) > 2**20 - spare:
+            break
+        steps += lines
+    path.write_bytes(OLD + steps)
+    return number
+
+
+def test_a_long_file_is_shortened_at_the_start_and_nothing_of_it_is_lost(tmp_path):
+    path = tmp_path / "state"
+    path.symlink_to(tmp_path / "disk")  # as on a volume
+    count = long_file(path, -5000)
+    before = path.read_bytes()
+    with Journal.opened(path) as journal:
+        ledger = journal.ledger
+        assert ledger.plans == count + 3
+        assert ledger.spent == 7 + 3 * (count - count // 3)
+        assert len(ledger.unsettled) == 1 + (count + 1) // 3
+        assert len(ledger.cool_downs) == 100 - 1
+        assert journal.notice == ""
+        with pytest.raises(ValueError, match="twice"):
+            ledger.apply(entry("handed over", "p0"))
+        journal.append(HANDED)
+    assert len(path.read_bytes().splitlines()) == 2
+    assert path.is_symlink()
+    assert (tmp_path / "disk.old").read_bytes() == before
+    with Journal.opened(path) as journal:
+        assert journal.ledger == ledger
+        assert set(journal.ledger.open) == {"a"}
+    assert (tmp_path / "disk.old").read_bytes() == before
+
+
+SHORTENING = """
+import sys
+from pathlib import Path
+examples, state = sys.argv[1:]
+sys.path[:0] = [examples]
+from liquidation_bot.record import Journal
+print("ready", flush=True)
+with Journal.opened(Path(state)):
+    print("done", flush=True)
+"""
+
+
+def test_kill_9_while_a_file_is_shortened_loses_nothing(tmp_path):
+    path, chance, killed = tmp_path / "state", random.Random(7), 0
+    long_file(path, -5000)
+    before = path.read_bytes()
+    with Journal.opened(tmp_path / "state") as journal:
+        ledger = journal.ledger
+    for _ in range(10):
+        path.write_bytes(before)
+        command = [sys.executable, "-c", SHORTENING, str(EXAMPLES), str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+            assert child.stdout.readline() == b"ready\n"
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(chance.uniform(0, 0.03))
+            child.kill()
+            killed += child.stdout.readline() != b"done\n"
+        with Journal.opened(path) as journal:
+            assert journal.ledger == ledger
+    assert killed
+
+
+def test_a_file_that_grows_is_shortened_while_it_is_used(tmp_path):
+    path = tmp_path / "state"
+    count = long_file(path, 200)
+    with Journal.opened(path) as journal:
+        for number in range(60):
+            journal.append(entry("planned", f"q{number}"))
+        ledger = journal.ledger
+        assert ledger.plans == count + 63
+    lines = path.read_bytes().splitlines()
+    assert 2 < len(lines) < 61
+    with Journal.opened(path) as journal:
+        assert journal.ledger == ledger
+
+
+def test_what_cannot_be_shortened_stays_and_is_reported(tmp_path):
+    path = tmp_path / "state"
+    long_file(path, -5000)
+    before = path.read_bytes()
+    (tmp_path / "state.old").mkdir()
+    with Journal.opened(path) as journal:
+        assert "cannot shorten the state file" in journal.notice
+        journal.append(HANDED)
+    assert path.read_bytes().startswith(before)
+    assert len(path.read_bytes().splitlines()) == len(before.splitlines()) + 1
+
+
+def test_a_file_that_was_deleted_takes_no_step(tmp_path):
+    path = tmp_path / "state"
+    with Journal.opened(path) as journal:
+        path.unlink()
+        with pytest.raises(OSError, match="no plan leaves without it: it was deleted"):
+            journal.append(HANDED)
+        assert journal.ledger == Ledger()
+
+
+STEPS = st.sampled_from(get_args(Step))
+
+
+@given(
+    st.lists(
+        st.builds(
+            Entry,
+            STEPS,
+            st.integers(0, 9),
+            st.sampled_from("abc"),
+            st.sampled_from(["SP1", "SP2"]),
+            st.integers(0, 9),
+            st.integers(0, 10**30),
+        ),
+        max_size=30,
+    )
+)
+def test_a_sum_that_was_written_is_the_sum(steps):
+    ledger = Ledger()
+    for each in steps:
+        with suppress(ValueError):
+            ledger.apply(each)
+    again = msgspec.json.decode(msgspec.json.encode(ledger), type=Ledger)
+    assert again == ledger
+    assert again.spent >= 0
 
 
 @pytest.mark.parametrize(
@@ -158,12 +340,15 @@ def test_a_state_of_an_earlier_version_is_continued(tmp_path, content):
         b"[]",
         b"null",
         b"{}",
-        b'{"version": 2, "plans": 0, "cool_downs": {}, "spent": 0}',
-        b'{"version": 1, "plans": 0, "cool_downs": [], "spent": 0}',
-        b'{"version": 1, "plans": true, "cool_downs": {}, "spent": 0}',
-        b'{"version": 1, "plans": 0, "cool_downs": {"SP1": 1.5}, "spent": 0}',
-        b'{"version": 1, "plans": 0, "cool_downs": {}, "spent": -1}',
-        b'{"version": 1, "plans": 0, "cool_downs": {}}',
+        b'{"version": 1, "plans": 0, "cool_downs": {}, "spent": 0}',
+        b'{"version": 1, "ledger": {}}',
+        b'{"version": 2}',
+        b'{"ledger": {}}',
+        b'{"version": 2, "ledger": {"cool_downs": []}}',
+        b'{"version": 2, "ledger": {"plans": true}}',
+        b'{"version": 2, "ledger": {"cool_downs": {"SP1": 1.5}}}',
+        b'{"version": 2, "ledger": {"spent": -1}}',
+        b'{"version": 2, "ledger": {"spend": 1}}',
         OLD + b"{}\n",
         OLD + b'{"step":"unheard of","at":1,"id":"a","borrower":"SP1"}\n',
         OLD + b'{"step":"planned","at":1,"id":"a","borrower":"SP1","x":1}\n',

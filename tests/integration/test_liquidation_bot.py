@@ -189,14 +189,21 @@ class Bot:
         """Return whom they were for."""
         return [plan["borrower"] for plan in self.plans()]
 
-    @contextmanager
     def hanging(self):
         """Let the executor never return, whatever it is given inside the block."""
-        (self._folder / "hang").touch()
+        return self._while_exists("hang")
+
+    def stopped(self):
+        """Stop all execution inside the block, with the kill file."""
+        return self._while_exists("stop")
+
+    @contextmanager
+    def _while_exists(self, name):
+        (self._folder / name).touch()
         try:
             yield
         finally:
-            (self._folder / "hang").unlink()
+            (self._folder / name).unlink()
 
     def notes(self):
         """Return the notes of this run; everything that it writes must be one."""
@@ -292,8 +299,11 @@ def test_no_kill_loses_a_plan_or_makes_two(cube, chain, bots):
     bot.wait_for("event", "1.0465")
     assert bot.plans() == []
 
-    # A price drop, which has no event.
-    chain.price("stSTX", "0.70")
+    # A price drop, which has no event. The kill file holds the plan back, not more.
+    with bot.stopped():
+        chain.price("stSTX", "0.70")
+        bot.wait_for("execute", "held back: the kill file stop exists")
+        assert bot.plans() == []
     bot.wait_for_plans(ALICE)
 
     # The server is killed. What happens meanwhile is caught up with, without a second plan.

@@ -333,7 +333,7 @@ class Dispatcher:
             if balance is None or asset in wallet:
                 return sized
             try:
-                wallet[asset] = await self._bounded(balance(asset), hooks)
+                wallet[asset] = _amount(await self._bounded(balance(asset), hooks))
             except Exception as error:  # noqa: BLE001 - the executor is the user's code
                 return f"cannot read the balance of {asset}: {_failure(error)}"
 
@@ -440,6 +440,13 @@ def settle(journal: Journal, results: Mapping[str, Step], now: int) -> list[str]
         ),
         f"{len(ledger.unsettled)} unknown; {shown(ledger.spent, 8, 2)} USD are spent",
     ]
+
+
+def _amount(given: object) -> int:
+    """Return what the user's code says is an amount, if it is one."""
+    if not isinstance(given, int) or isinstance(given, bool) or given < 0:
+        raise ValueError(f"expected an int of at least 0, got {given!r}")
+    return given
 
 
 def _words(given: object) -> str:

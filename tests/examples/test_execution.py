@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from decimal import Decimal
 from types import SimpleNamespace
 
 import msgspec
@@ -464,6 +465,20 @@ async def test_a_balance_that_cannot_be_read_holds(stage, world):
         assert "cannot read the balance" in stage.said[0]
         assert "RuntimeError at test_execution.py:" in stage.said[0]
         assert stage.steps() == ["planned"]
+
+
+@pytest.mark.parametrize("has", [None, "5", 70.5, Decimal(70), True, -1])
+async def test_a_balance_that_is_no_amount_holds(stage, world, has):
+    async def balance(asset):
+        return has
+
+    stage.executor.balance = balance
+    async with stage:
+        await stage.offer(world.danger())
+        await stage.drained()
+        assert stage.executor.plans == []
+        assert f"expected an int of at least 0, got {has!r}" in stage.said[0]
+        assert stage.dispatcher.queued() == 1
 
 
 async def test_a_doubt_about_the_market_holds(stage, world):

@@ -30,7 +30,7 @@ from liquidation_bot.engine import (
 from liquidation_bot.market import Market
 from liquidation_bot.model import Price, UsageError, shown
 from liquidation_bot.record import Session
-from liquidation_bot.rules import Case, Refused
+from liquidation_bot.rules import Refused
 
 __all__ = ["Backtest", "Chance", "Outcome", "with_prices", "with_settings"]
 
@@ -237,10 +237,9 @@ class Backtest:
 
 def _profit(plan: Plan, engine: Engine, now: int) -> int | None:
     """Return the profit of a plan's amounts at the current prices, if they are known."""
-    state, offer, limits = engine.state, plan.offer, engine.limits
-    case = Case(position=plan.position, prices=engine.prices, state=state, now=now)
+    offer, limits = plan.offer, engine.limits
     try:
-        quotes = engine.rules.standing(case).quotes
+        quotes = engine.rules.standing(engine.case(plan.position, now)).quotes
     except Refused:
         return None
     debt, collateral = (quotes.get(each.asset) for each in (plan.debt, plan.collateral))

@@ -6,18 +6,18 @@ What a protocol allows, and at which size, is asked from its rules.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
-import msgspec
 
-from liquidation_bot.model import Position, Price, shown
+from liquidation_bot.model import Position, shown
 from liquidation_bot.rules import (
     LIQUIDATOR,
     Case,
-    ChainState,
+    Limits,
     Offer,
     Quote,
     Reason,
@@ -25,40 +25,11 @@ from liquidation_bot.rules import (
     Rules,
     Standing,
 )
-from liquidation_bot.stacks import represent, serialize
 
 if TYPE_CHECKING:
     from liquidation_bot.market import Market, Reserve
 
 __all__ = ["Limits", "Plan", "Reason", "Skip", "canonical", "decide", "document"]
-
-_ONE = 10**8
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which liquidations are worth a plan. Dollars have eight decimals.
-
-    Attributes:
-        min_profit: dollars that must be left after fee and slippage.
-        allow_unprofitable: make plans that lose money, too.
-        transaction_fee: dollars that the call is expected to cost.
-        slippage_bps: the expected loss when the collateral is sold, in hundredths of a
-            percent; also how much less collateral the call may yield.
-        wallet_cap: dollars that one call may pay; None for no cap.
-        margin: how far beyond the threshold a position must be; eight decimals of the
-            health factor or of the LTV.
-        clock_skew: seconds that the time of a price may be in the future.
-        valid_for: seconds after which a plan is not executed any more.
-    """
-
-    min_profit: int = _ONE
-    allow_unprofitable: bool = False
-    transaction_fee: int = _ONE // 10
-    slippage_bps: int = 100
-    wallet_cap: int | None = None
-    margin: int = _ONE // 1000
-    clock_skew: int = 60
-    valid_for: int = 300
 
 
 @attrs.frozen(kw_only=True)
@@ -126,45 +97,17 @@ class Plan:
         return self.offer.debt.usd(self.offer.requested, up=True)
 
 
-def decide(
-    position: Position,
-    prices: Mapping[str, Price],
-    rules: Rules,
-    limits: Limits,
-    *,
-    now: int,
-    state: ChainState | None = None,
-    wallet: Mapping[str, int] | None = None,
-) -> Plan | Skip:
-    """Decide about one borrower.
-
-    Args:
-        position: of the borrower.
-        prices: the newest published price of each asset, by the token's contract.
-        rules: of the market's protocol.
-        limits: which liquidations are worth a plan.
-        now: unix seconds.
-        state: the protocol's state on the chain; None if it was not read.
-        wallet: amounts that the wallet has, by the token's contract; assets that are
-            missing here are not limited.
-    """
-    case = Case(
-        position=position,
-        prices=prices,
-        state=state,
-        now=now,
-        cap=limits.wallet_cap,
-        wallet=wallet or {},
-    )
+def decide(case: Case, rules: Rules) -> Plan | Skip:
+    """Decide about the borrower of a case by the rules of the market's protocol."""
     standing: Standing | None = None
     try:
-        _check_position(position)
+        _check_position(case.position)
         standing = rules.standing(case)
-        _check_standing(standing, now, limits)
-        return _best(case, standing, rules, limits)
+        _check_standing(standing, case)
+        return _best(case, standing, rules)
     except Refused as refused:
         return Skip(
-            borrower=position.borrower,
+            borrower=case.position.borrower,
             reason=refused.reason,
             detail=refused.detail,
             standing=standing,
@@ -179,22 +122,22 @@ def _check_position(position: Position) -> None:
         raise Refused(Reason.UNKNOWN_ASSET, detail)
 
 
-def _check_standing(standing: Standing, now: int, limits: Limits) -> None:
+def _check_standing(standing: Standing, case: Case) -> None:
     for quote in standing.quotes.values():
-        _check_price(quote, now, limits)
-    if abs(standing.headroom) < limits.margin:
+        _check_price(quote, case)
+    if abs(standing.headroom) < case.limits.margin:
         detail = f"{standing.text} is too close to the threshold"
         raise Refused(Reason.TOO_CLOSE, detail)
     if standing.headroom >= 0:
         raise Refused(Reason.HEALTHY, standing.text)
 
 
-def _check_price(quote: Quote, now: int, limits: Limits) -> None:
+def _check_price(quote: Quote, case: Case) -> None:
     source, symbol = quote.source, quote.reserve.symbol
     if source is None:
         return
-    age = now - source.at
-    if age > quote.max_age or age < -limits.clock_skew:
+    age = case.now - source.at
+    if age > quote.max_age or age < -case.limits.clock_skew:
         when = (
             f"{age} s old, at most {quote.max_age} s are allowed"
             if age >= 0
@@ -210,20 +153,21 @@ def _check_price(quote: Quote, now: int, limits: Limits) -> None:
         )
 
 
-def _best(case: Case, standing: Standing, rules: Rules, limits: Limits) -> Plan:
+def _best(case: Case, standing: Standing, rules: Rules) -> Plan:
     """Return the most profitable plan; of equal ones, the first in registry order.
 
     Raises:
         Refused: no plan is worth it, or the contract would refuse every pair of a debt
             and a supply. Of several refusals, that which came nearest to a plan.
     """
-    plans: list[Plan] = []
-    refusals: list[Refused] = []
-    for each in _offers(case, standing, rules):
-        if isinstance(each, Offer):
-            plans.append(_plan(case, standing, each, limits))
-        else:
-            refusals.append(each)
+    plans, refusals, limits = list[Plan](), list[Refused](), case.limits
+    for debt, collateral in itertools.product(case.position.holdings, repeat=2):
+        if debt.borrowed and collateral.supplied:
+            try:
+                offer = rules.offer(case, standing, debt, collateral)
+                plans.append(_plan(case, standing, offer))
+            except Refused as refused:
+                refusals.append(refused)
     if not plans:
         raise max(refusals, key=lambda refused: list(Reason).index(refused.reason))
     best = max(plans, key=lambda plan: plan.profit_usd)
@@ -236,21 +180,11 @@ def _best(case: Case, standing: Standing, rules: Rules, limits: Limits) -> Plan:
     return best
 
 
-def _offers(case: Case, standing: Standing, rules: Rules) -> Iterator[Offer | Refused]:
-    held = case.position.holdings
-    for debt in (each for each in held if each.borrowed):
-        for collateral in (each for each in held if each.supplied):
-            try:
-                yield rules.offer(case, standing, debt, collateral)
-            except Refused as refused:
-                yield refused
-
-
-def _plan(case: Case, standing: Standing, offer: Offer, limits: Limits) -> Plan:
+def _plan(case: Case, standing: Standing, offer: Offer) -> Plan:
+    limits, quotes = case.limits, standing.quotes.values()
     kept = 10_000 - limits.slippage_bps
     gained = offer.collateral.usd(offer.received) * kept // 10_000
     paid = offer.debt.usd(offer.paid, up=True)
-    quotes = standing.quotes.values()
     return Plan(
         borrower=case.position.borrower,
         made_at=case.now,
@@ -319,7 +253,7 @@ def document(
         "prices": [
             _price(quote, plan.made_at) for quote in plan.standing.quotes.values()
         ],
-        "call": _call(plan, rules, liquidator or LIQUIDATOR),
+        "call": rules.call(plan, liquidator or LIQUIDATOR),
         "unverified": [*market.unverified, *caveats],
     }
     return {"id": hashlib.sha256(canonical(body).encode()).hexdigest()[:16], **body}
@@ -334,26 +268,6 @@ def _price(quote: Quote, now: int) -> dict[str, Any]:
         "at": at,
         "age": None if at is None else now - at,
         "confidence": None if confidence is None else shown(confidence, 8),
-    }
-
-
-def _call(plan: Plan, rules: Rules, liquidator: str) -> dict[str, Any]:
-    call = rules.call(plan, liquidator)
-    return {
-        "contract": call.contract,
-        "function": call.function,
-        "arguments": [
-            {
-                "name": name,
-                "repr": represent(value),
-                "hex": f"0x{serialize(value).hex()}",
-            }
-            for name, value in call.arguments
-        ],
-        "complete": call.complete,
-        "signer_inserts": dict(call.inserts),
-        "post_condition_mode": "deny",
-        "post_conditions": list(call.conditions),
     }
 
 

@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
+import attrs
 import msgspec
 
 from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
 from liquidation_bot.model import Position, Price, shown
-from liquidation_bot.rules import ChainState, rules_of
+from liquidation_bot.rules import Case, ChainState, rules_of
 from liquidation_bot.rules.zest_v1 import StateV1
 from liquidation_bot.rules.zest_v2 import StateV2
 
@@ -190,14 +191,17 @@ class Engine:
         position = self.positions.get(borrower) or Position(
             borrower=borrower, holdings=(), read_at=at
         )
-        return decide(
-            position,
-            self.prices,
-            self.rules,
-            limits or self.limits,
+        case = attrs.evolve(self.case(position, at), wallet=wallet or {})
+        return decide(attrs.evolve(case, limits=limits or self.limits), self.rules)
+
+    def case(self, position: Position, at: int) -> Case:
+        """Return a position with what is known now."""
+        return Case(
+            position=position,
+            prices=self.prices,
+            limits=self.limits,
             now=at,
             state=self.state,
-            wallet=wallet,
         )
 
     def prices_in_words(self, now: int | None = None) -> str:
@@ -266,9 +270,7 @@ class Engine:
         return [self._decide(position, at) for position in list(positions)]
 
     def _decide(self, position: Position, at: int) -> Decision:
-        decision: Decision = decide(
-            position, self.prices, self.rules, self.limits, now=at, state=self.state
-        )
+        decision: Decision = decide(self.case(position, at), self.rules)
         if isinstance(decision, Plan):
             until = self.cool_downs.get(position.borrower, 0)
             if until > at:

@@ -51,6 +51,19 @@ class World:
             e_mode=e_mode,
         )
 
+    def case(self, position, prices, limits=None, **more):
+        """Return a case of now."""
+        from liquidation_bot.decide import Limits
+        from liquidation_bot.rules import Case
+
+        return Case(
+            position=position,
+            prices=prices,
+            limits=limits or Limits(),
+            now=self.now,
+            **more,
+        )
+
     def borrower(self, number):
         """Return one of 256 addresses."""
         from liquidation_bot.stacks import c32_encode

@@ -17,7 +17,7 @@ from liquidation_bot.alerts import (
     entity_of,
     plan_alert,
 )
-from liquidation_bot.decide import Limits, decide
+from liquidation_bot.decide import decide
 from liquidation_bot.model import exact
 from liquidation_bot.stacks import ClarityError, c32_encode
 from ortege_watch.watchbus import AlertInfo, Credentials, RequestVerifier, sign
@@ -29,7 +29,7 @@ ADDRESS = "SP2J6ZY48GV1EZ5V2V5RB9MP66SW86PYKKNRV9EJ7"
 
 @pytest.fixture
 def plan(world):
-    return decide(world.danger(), world.prices(), world.rules, Limits(), now=world.now)
+    return decide(world.case(world.danger(), world.prices()), world.rules)
 
 
 def alert(entity=HASH, *, chain_id=CHAIN_ID, entity_type=ENTITY_TYPE):

@@ -10,7 +10,7 @@ import pytest
 
 from liquidation_bot import alerts
 from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
-from liquidation_bot.decide import Limits, decide
+from liquidation_bot.decide import decide
 from ortege_watch import InvalidArgument, OrtegeWatchError, TransportError
 from ortege_watch.testing import ManualClock
 from ortege_watch.watchbus import (
@@ -76,7 +76,7 @@ class Sink:
 
 @pytest.fixture
 def plan(world):
-    return decide(world.danger(), world.prices(), world.rules, Limits(), now=world.now)
+    return decide(world.case(world.danger(), world.prices()), world.rules)
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import attrs
 import msgspec
 import pytest
 
-from liquidation_bot.decide import Limits, canonical, decide, document
+from liquidation_bot.decide import canonical, decide, document
 from liquidation_bot.rules import LIQUIDATOR, rules_of
 from liquidation_bot.stacks import Principal, UInt, deserialize
 
 
 @pytest.fixture
 def plan(world):
-    return decide(world.danger(), world.prices(), world.rules, Limits(), now=world.now)
+    return decide(world.case(world.danger(), world.prices()), world.rules)
 
 
 def written(plan, world, **more):

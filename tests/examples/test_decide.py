@@ -24,15 +24,14 @@ def decided(
     world, position=None, prices=None, limits=None, state=None, wallet=None, **changes
 ):
     """Decide about the vectors' position, with changes to the market."""
-    return decide(
+    case = world.case(
         position or world.danger(),
         world.prices() if prices is None else prices,
-        rules_of(msgspec.structs.replace(world.market, **changes)),
-        limits or Limits(),
-        now=world.now,
+        limits,
         state=state,
-        wallet=wallet,
+        wallet=wallet or {},
     )
+    return decide(case, rules_of(msgspec.structs.replace(world.market, **changes)))
 
 
 def test_the_derived_vector_is_a_plan(world):
@@ -176,7 +175,7 @@ def test_the_widest_confidence_is_the_oracles(world, price, bps, moved):
     widest = max(price * bps // 10_000 + moved, 0)
     prices = world.prices()
     prices[world.ststx] = world.price(world.ststx, price, confidence=widest)
-    decision = decide(world.danger(), prices, rules_of(market), Limits(), now=world.now)
+    decision = decide(world.case(world.danger(), prices), rules_of(market))
     refused = div(widest, price) >= bps * 10_000
     assert (getattr(decision, "reason", None) == Reason.WIDE_PRICE) == refused
 
@@ -452,7 +451,7 @@ def test_no_plan_breaks_a_limit(world, supplied, borrowed, price, cap, fee):
     limits = Limits(wallet_cap=cap, transaction_fee=fee)
     position = world.position((world.ststx, supplied, 0), (world.aeusdc, 0, borrowed))
     decision = decide(
-        position, world.prices(ststx=price), world.rules, limits, now=world.now
+        world.case(position, world.prices(ststx=price), limits), world.rules
     )
     if isinstance(decision, Skip):
         assert decision.detail

@@ -119,13 +119,9 @@ def test_plans_are_those_of_the_formulas(world, supplied, borrowed, price, mode,
     owed = ststx if both else aeusdc
     held = [(ststx.asset, supplied, borrowed if both else 0)]
     held += [] if both else [(aeusdc.asset, 0, borrowed)]
-    decision = decide(
-        world.position(*held, e_mode=mode),
-        world.prices(ststx=price),
-        rules_of(market),
-        Limits(margin=0, allow_unprofitable=True, slippage_bps=0),
-        now=world.now,
-    )
+    limits = Limits(margin=0, allow_unprofitable=True, slippage_bps=0)
+    position, seen = world.position(*held, e_mode=mode), world.prices(ststx=price)
+    decision = decide(world.case(position, seen, limits), rules_of(market))
     collateral = supplied, ststx.decimals, price
     debt = borrowed, owed.decimals, price if both else E8
     if not borrowed or not supplied:

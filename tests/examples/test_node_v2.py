@@ -394,7 +394,7 @@ async def test_a_position_on_the_chain_becomes_a_plan(source, chain, market, dan
     assert isinstance(plan, Plan)
     # The scripted registry gives wSTX the callcode of stSTX, whose ratio is 1.1.
     assert plan.standing.text == "LTV 78.83 %"
-    assert engine.rules.call(plan, BOB).conditions[0] == {
+    assert engine.rules.call(plan, BOB)["post_conditions"][0] == {
         "type": "stx-postcondition",
         "address": BOB,
         "condition": "lte",

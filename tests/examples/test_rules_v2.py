@@ -12,7 +12,7 @@ from liquidation_bot.engine import PositionsRead, PricesSeen, StateRead
 from liquidation_bot.market import Market, MarketError
 from liquidation_bot.model import Holding, Position, Price
 from liquidation_bot.record import Recorder, Session, replay
-from liquidation_bot.rules import Reason, rules_of
+from liquidation_bot.rules import Case, Reason, rules_of
 from liquidation_bot.rules.zest_v2 import (
     FEEDS,
     IDX,
@@ -101,7 +101,12 @@ class Chain:
         """Return the decision, with changes of the state."""
         state = msgspec.structs.replace(self.state, **changes)
         who = position or self.position()
-        return decide(who, self.prices, self.rules, limits, now=now, state=state)
+        return decide(self.case(who, limits, now=now, state=state), self.rules)
+
+    def case(self, position, limits=LIMITS, **more):
+        return Case(
+            position=position, prices=self.prices, limits=limits, **{"now": NOW, **more}
+        )
 
 
 @pytest.fixture
@@ -151,7 +156,7 @@ def test_the_call_has_seven_arguments_and_leaves_the_message_to_the_signer(chain
 def test_the_conditions_allow_the_two_transfers_alone(chain):
     plan = chain.decide()
     call = chain.rules.call(plan, WHO)
-    assert call.conditions == [
+    assert call["post_conditions"] == [
         {
             "type": "ft-postcondition",
             "address": WHO,
@@ -177,7 +182,7 @@ def test_a_price_message_that_costs_something_is_allowed(chain):
         "address": WHO,
         "condition": "lte",
         "amount": "7",
-    } in call.conditions
+    } in call["post_conditions"]
 
 
 def test_nothing_is_planned_unless_the_market_in_force_has_its_rules_here(chain):
@@ -188,7 +193,7 @@ def test_nothing_is_planned_unless_the_market_in_force_has_its_rules_here(chain)
 
 
 def test_nothing_is_planned_without_the_state_or_with_an_old_one(chain):
-    unread = decide(chain.position(), chain.prices, chain.rules, LIMITS, now=NOW)
+    unread = decide(chain.case(chain.position()), chain.rules)
     assert unread.reason is chain.decide(read_at=NOW - 601).reason is Reason.NO_STATE
     assert isinstance(chain.decide(read_at=NOW - 600), Plan)
 
@@ -298,7 +303,7 @@ def test_a_position_with_prices_on_the_chain_alone_needs_no_message(chain):
     )
     assert isinstance(plan, Plan)
     call = chain.rules.call(plan, WHO)
-    assert (call.complete, dict(call.inserts)) == (True, {})
+    assert (call["complete"], call["signer_inserts"]) == (True, {})
     assert plan.valid_until == NOW + 20
 
 
@@ -367,7 +372,7 @@ def test_the_call_may_pay_what_it_offers_though_it_pays_less(chain):
     offer = plan.offer
     assert offer.paid < offer.requested
     assert plan.paid_usd < plan.most_paid_usd
-    [sent, _] = chain.rules.call(plan, WHO).conditions
+    [sent, _] = chain.rules.call(plan, WHO)["post_conditions"]
     assert sent["amount"] == str(offer.requested)
 
 

@@ -19,17 +19,17 @@ import msgspec
 
 from liquidation_bot.market import Market, Reserve
 from liquidation_bot.model import Holding, Position, Price
-from liquidation_bot.stacks import Value
+from liquidation_bot.stacks import Value, represent, serialize
 
 if TYPE_CHECKING:
     from liquidation_bot.decide import Plan
 
 __all__ = [
     "LIQUIDATOR",
-    "Call",
     "Case",
     "ChainState",
     "Condition",
+    "Limits",
     "Offer",
     "Quote",
     "Reason",
@@ -38,6 +38,7 @@ __all__ = [
     "Standing",
     "Watched",
     "condition",
+    "contract_call",
     "payment",
     "rules_of",
 ]
@@ -46,6 +47,8 @@ LIQUIDATOR: Final = "<the liquidator's address>"
 """The placeholder in post-conditions if the signer is not known."""
 
 Condition: TypeAlias = dict[str, str]
+
+_ONE: Final = 10**8
 
 
 class Reason(enum.StrEnum):
@@ -88,6 +91,32 @@ class ChainState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Base class of a protocol's state on the chain, besides positions and prices."""
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which liquidations are worth a plan. Dollars have eight decimals.
+
+    Attributes:
+        min_profit: dollars that must be left after fee and slippage.
+        allow_unprofitable: make plans that lose money, too.
+        transaction_fee: dollars that the call is expected to cost.
+        slippage_bps: the expected loss when the collateral is sold, in hundredths of a
+            percent; also how much less collateral the call may yield.
+        wallet_cap: dollars that one call may pay; None for no cap.
+        margin: how far beyond the threshold a position must be; eight decimals of the
+            health factor or of the LTV.
+        clock_skew: seconds that the time of a price may be in the future.
+        valid_for: seconds after which a plan is not executed any more.
+    """
+
+    min_profit: int = _ONE
+    allow_unprofitable: bool = False
+    transaction_fee: int = _ONE // 10
+    slippage_bps: int = 100
+    wallet_cap: int | None = None
+    margin: int = _ONE // 1000
+    clock_skew: int = 60
+    valid_for: int = 300
+
+
 @attrs.frozen(kw_only=True)
 class Case:
     """Everything that a decision about one borrower rests on.
@@ -95,18 +124,18 @@ class Case:
     Attributes:
         position: of the borrower.
         prices: the newest price of each asset from the source, by the token's contract.
-        state: the protocol's state; None if it was not read.
+        limits: which liquidations are worth a plan.
         now: unix seconds.
-        cap: dollars that the call may pay, eight decimals; None for no cap.
-        wallet: what the wallet has, in smallest units; assets that are missing here are
-            not limited.
+        state: the protocol's state on the chain; None if it was not read.
+        wallet: what the wallet has, in smallest units, by the token's contract; assets
+            that are missing here are not limited.
     """
 
     position: Position
     prices: Mapping[str, Price]
-    state: ChainState | None = None
+    limits: Limits
     now: int
-    cap: int | None = None
+    state: ChainState | None = None
     wallet: Mapping[str, int] = attrs.field(factory=dict)
 
     def affordable(self, debt: Quote, most: int) -> int:
@@ -116,8 +145,8 @@ class Case:
             Refused: they allow nothing.
         """
         allowed = min(most, self.wallet.get(debt.reserve.asset, most))
-        if self.cap is not None:
-            allowed = min(allowed, self.cap * 10**debt.reserve.decimals // debt.price)
+        if (cap := self.limits.wallet_cap) is not None:
+            allowed = min(allowed, cap * 10**debt.reserve.decimals // debt.price)
         if most and not allowed:
             detail = "the cap or the wallet leaves nothing to pay"
             raise Refused(Reason.OVER_CAP, detail)
@@ -191,27 +220,6 @@ class Offer:
     facts: Mapping[str, str]
 
 
-@attrs.frozen(kw_only=True)
-class Call:
-    """A contract call.
-
-    Attributes:
-        contract: the contract.
-        function: its function.
-        arguments: names and values, in order.
-        conditions: the post-conditions, in deny mode.
-        inserts: what the signer inserts for an argument, in words, by its name.
-        complete: whether the call can pass without those.
-    """
-
-    contract: str
-    function: str
-    arguments: Sequence[tuple[str, Value]]
-    conditions: Sequence[Condition]
-    inserts: Mapping[str, str]
-    complete: bool
-
-
 @attrs.frozen
 class Watched:
     """The events that report a changed position.
@@ -259,8 +267,8 @@ class Rules(Protocol):
         """
         ...
 
-    def call(self, plan: Plan, liquidator: str) -> Call:
-        """Return the contract call of a plan.
+    def call(self, plan: Plan, liquidator: str) -> dict[str, Any]:
+        """Return the contract call of a plan, made by `contract_call`.
 
         Args:
             plan: the plan.
@@ -273,6 +281,39 @@ def rules_of(market: Market) -> Rules:
     """Return the rules of a market; they are in the file that has its class."""
     module: Any = importlib.import_module(type(market).__module__)
     return cast("Rules", module.RULES(market))
+
+
+def contract_call(
+    contract: str,
+    function: str,
+    arguments: Sequence[tuple[str, Value]],
+    *,
+    conditions: Sequence[Condition],
+    inserts: Mapping[str, str],
+    complete: bool,
+) -> dict[str, Any]:
+    """Return a call as JSON values; each argument has its name, source and bytes.
+
+    Args:
+        contract: the contract.
+        function: its function.
+        arguments: names and values, in order.
+        conditions: the post-conditions, in deny mode.
+        inserts: what the signer inserts for an argument, in words, by its name.
+        complete: whether the call can pass without those.
+    """
+    return {
+        "contract": contract,
+        "function": function,
+        "arguments": [
+            {"name": name, "repr": represent(each), "hex": f"0x{serialize(each).hex()}"}
+            for name, each in arguments
+        ],
+        "complete": complete,
+        "signer_inserts": inserts,
+        "post_condition_mode": "deny",
+        "post_conditions": conditions,
+    }
 
 
 def condition(address: str, moves: str, how: str, amount: int) -> Condition:

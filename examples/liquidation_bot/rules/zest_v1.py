@@ -18,7 +18,7 @@ Zest V2 liquidates on LTV instead of a health factor and has rules of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import attrs
 import msgspec
@@ -35,7 +35,6 @@ from liquidation_bot.market import (
 )
 from liquidation_bot.model import Amount, Holding, Position, shown
 from liquidation_bot.rules import (
-    Call,
     Case,
     ChainState,
     Offer,
@@ -45,30 +44,13 @@ from liquidation_bot.rules import (
     Standing,
     Watched,
     condition,
+    contract_call,
     payment,
 )
 from liquidation_bot.stacks import Principal, UInt, Value
 
 if TYPE_CHECKING:
     from liquidation_bot.decide import Plan
-
-__all__ = [
-    "MARKET",
-    "MAX",
-    "ONE",
-    "RULES",
-    "Fixed",
-    "MarketV1",
-    "Pyth",
-    "Ratio",
-    "ReserveState",
-    "ReserveV1",
-    "Sizing",
-    "StateV1",
-    "ZestV1",
-    "health_factor",
-    "size_liquidation",
-]
 
 ONE: Final = 10**8
 """1.00 dollar or 100 %: fixed point with eight decimals."""
@@ -535,7 +517,7 @@ class ZestV1:
             facts={"bonus": str(sizing.bonus), "fee": str(sizing.fee)},
         )
 
-    def call(self, plan: Plan, liquidator: str) -> Call:
+    def call(self, plan: Plan, liquidator: str) -> dict[str, Any]:
         """Return the call of ``liquidation-call`` with its ten arguments.
 
         The function has no argument for the minimum of collateral: a post-condition in
@@ -562,10 +544,10 @@ class ZestV1:
             }
             for each in market.reserves
         ]
-        return Call(
-            contract=market.contracts.liquidation,
-            function="liquidation-call",
-            arguments=[
+        return contract_call(
+            market.contracts.liquidation,
+            "liquidation-call",
+            [
                 ("assets", reserves),
                 ("collateral-lp", Principal(taking.z_token)),
                 ("collateral-to-liquidate", Principal(taking.asset)),

@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import attrs
 import msgspec
@@ -23,7 +23,6 @@ import msgspec
 from liquidation_bot.market import Contract, Market, Reserve, check_contracts
 from liquidation_bot.model import Amount, Holding, Position, Price, shown
 from liquidation_bot.rules import (
-    Call,
     Case,
     ChainState,
     Offer,
@@ -33,6 +32,7 @@ from liquidation_bot.rules import (
     Standing,
     Watched,
     condition,
+    contract_call,
     payment,
 )
 from liquidation_bot.stacks import Principal, UInt
@@ -74,7 +74,9 @@ _REFUSALS: Final = {
     "u400002": (Reason.TOO_SMALL, "there is nothing to pay"),
     "u400008": (Reason.TOO_SMALL, "there is nothing to pay or to seize"),
     "u600002": (Reason.PAUSED, "the market vault is paused"),
+    "u80": (Reason.PAUSED, "repaying is paused"),  # u80x006, of vault x
 }
+_UNUSABLE: Final = Reason.UNKNOWN_ASSET, "an asset or its price is not usable"
 _BY_OTHERS: Final = frozenset(
     {"repay", "liquidate", "liquidate-redeem", "liquidate-multi-with-feeds"}
 )
@@ -91,13 +93,7 @@ class ContractError(Refused):
     """The failure of a call: an error code such as ``u400018``, or an abort's name."""
 
     def __init__(self, code: str) -> None:
-        known = _REFUSALS.get(code)
-        if known is None and code.startswith("u80"):
-            known = Reason.PAUSED, "repaying is paused"
-        reason, words = known or (
-            Reason.UNKNOWN_ASSET,
-            "an asset or its price is not usable",
-        )
+        reason, words = _REFUSALS.get(code) or _REFUSALS.get(code[:3], _UNUSABLE)
         super().__init__(reason, f"the call would fail with {code}: {words}")
         self.code = code
 
@@ -677,7 +673,7 @@ class ZestV2:
             facts={"penalty_bps": str(outcome.penalty)},
         )
 
-    def call(self, plan: Plan, liquidator: str) -> Call:
+    def call(self, plan: Plan, liquidator: str) -> dict[str, Any]:
         """Return the call of ``liquidate`` with its seven arguments."""
         offer, market = plan.offer, self._market
         feeds = plan.standing.facts["price_feeds"]
@@ -687,10 +683,10 @@ class ZestV2:
             f"update time of the feeds {feeds}; its fee is paid by the sender, and the "
             f"post-conditions allow {market.message_fee} micro-STX"
         )
-        return Call(
-            contract=market.contract,
-            function="liquidate",
-            arguments=[
+        return contract_call(
+            market.contract,
+            "liquidate",
+            [
                 ("borrower", Principal(plan.borrower)),
                 ("collateral-ft", Principal(plan.collateral.asset)),
                 ("debt-ft", Principal(plan.debt.asset)),

@@ -39,62 +39,45 @@ State: TypeAlias = StateV1 | StateV2
 """A protocol's state; a union with one struct for each protocol."""
 
 
-class PositionsRead(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Positions that were just read; each of their borrowers is decided about.
+class _Input(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """What the engine is told.
 
     Attributes:
         at: unix seconds.
-        positions: the current positions.
     """
 
     at: int
+
+
+class PositionsRead(_Input, frozen=True):
+    """Positions that were just read; each of their borrowers is decided about."""
+
     positions: tuple[Position, ...]
 
 
-class PricesSeen(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class PricesSeen(_Input, frozen=True):
     """Prices; every holder of an asset whose price changed is decided about.
 
     Attributes:
-        at: unix seconds.
         prices: in any order; old prices may be among them.
     """
 
-    at: int
     prices: tuple[Price, ...]
 
 
-class StateRead(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """The protocol's state on the chain; every borrower is decided about.
+class StateRead(_Input, frozen=True):
+    """The protocol's state on the chain; every borrower is decided about."""
 
-    Attributes:
-        at: unix seconds.
-        state: reserves, pauses, ratios and the like.
-    """
-
-    at: int
     state: State
 
 
-class Tick(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """The passing of time; every borrower is decided about.
-
-    Attributes:
-        at: unix seconds.
-    """
-
-    at: int
+class Tick(_Input, frozen=True):
+    """The passing of time; every borrower is decided about."""
 
 
-class CoolDown(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """What became of a plan: until when its borrower gets no other.
+class CoolDown(_Input, frozen=True):
+    """What became of a plan: its borrower gets no other until a time, in unix seconds."""
 
-    Attributes:
-        at: unix seconds.
-        borrower: the address.
-        until: unix seconds.
-    """
-
-    at: int
     borrower: str
     until: int
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import attrs
 import msgspec
@@ -28,7 +28,6 @@ __all__ = [
     "LIQUIDATOR",
     "Case",
     "ChainState",
-    "Condition",
     "Limits",
     "Offer",
     "Quote",
@@ -45,8 +44,6 @@ __all__ = [
 
 LIQUIDATOR: Final = "<the liquidator's address>"
 """The placeholder in post-conditions if the signer is not known."""
-
-Condition: TypeAlias = dict[str, str]
 
 _ONE: Final = 10**8
 
@@ -288,7 +285,7 @@ def contract_call(
     function: str,
     arguments: Sequence[tuple[str, Value]],
     *,
-    conditions: Sequence[Condition],
+    conditions: Sequence[dict[str, str]],
     inserts: Mapping[str, str],
     complete: bool,
 ) -> dict[str, Any]:
@@ -316,7 +313,7 @@ def contract_call(
     }
 
 
-def condition(address: str, moves: str, how: str, amount: int) -> Condition:
+def condition(address: str, moves: str, how: str, amount: int) -> dict[str, str]:
     """Return a post-condition on what an address sends.
 
     Args:
@@ -331,7 +328,9 @@ def condition(address: str, moves: str, how: str, amount: int) -> Condition:
     return {"type": "ft-postcondition", **common, "asset": moves}
 
 
-def payment(liquidator: str, debt: Reserve, most: int, fee: int) -> list[Condition]:
+def payment(
+    liquidator: str, debt: Reserve, most: int, fee: int
+) -> list[dict[str, str]]:
     """Return the conditions on what the liquidator sends.
 
     Args:

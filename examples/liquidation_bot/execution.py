@@ -445,7 +445,8 @@ def settle(journal: Journal, results: Mapping[str, Step], now: int) -> list[str]
 def _amount(given: object) -> int:
     """Return what the user's code says is an amount, if it is one."""
     if not isinstance(given, int) or isinstance(given, bool) or given < 0:
-        raise ValueError(f"expected an int of at least 0, got {given!r}")
+        kind = "a negative int" if type(given) is int else type(given).__name__
+        raise ValueError(f"balance must be an int from 0 on, got {kind}")
     return given
 
 

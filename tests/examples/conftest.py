@@ -24,6 +24,7 @@ class World:
     """Build positions and prices in a few words."""
 
     now = 1_800_000_000
+    files = EXAMPLES / "liquidation_bot" / "markets"
     alice = "SPAZ0AWR4XF9F2K6PB1YTESJY00Z1KAFHBC4S6AK"
     bob = "SP3VGRTTC0XNGZ2HNE3REXHC82VJYNGV66BEMBWB7"
 

@@ -12,7 +12,8 @@ from fractions import Fraction
 import msgspec
 from hypothesis import assume, example, given, settings, strategies as st
 
-from liquidation_bot.decide import Limits, Reason, decide
+from liquidation_bot.decide import Limits, Plan, Reason, decide
+from liquidation_bot.market import Market
 from liquidation_bot.model import Price
 from liquidation_bot.rules import rules_of, zest_v2 as v2
 from liquidation_bot.rules.zest_v1 import MAX, health_factor, size_liquidation
@@ -246,6 +247,19 @@ LAST_UNITS = {
 }
 
 
+def placed(case):
+    """Return a case with a price of the collateral for its LTV, if it names one.
+
+    ``at`` is the distance of the LTV to the threshold.
+    """
+    if case["at"] is None:
+        return case
+    owed = case["scaled"] * case["index"] // E12 * case["pd"] // 10**6
+    price = owed * BPS // (case["partial"] + case["at"]) * E8 // case["have"]
+    assume(0 < price < 10**25)
+    return {**case, "pc": price, "other": None}
+
+
 def v2_state(case):
     """Return a state with one share, one debt, and one debt in the collateral's asset."""
 
@@ -273,18 +287,57 @@ def v2_state(case):
     )
 
 
+@settings(max_examples=200)
+@given(CASES)
+def test_plans_for_v2_are_those_of_the_formulas(world, case):
+    """The call pays what would also be allowed at an LTV that is 0.1 % lower."""
+    case = placed(case)
+    market = Market.load(world.files / "zest-v2.toml")
+    sbtc, usdcx = (market.reserves[each].asset for each in (2, 6))
+    state = v2_state(case)
+    assets = zip(state.assets, (sbtc, usdcx), strict=True)
+    state = msgspec.structs.replace(
+        state,
+        market=market.contract,
+        assets=tuple(msgspec.structs.replace(each, addr=addr) for each, addr in assets),
+    )
+    prices = {
+        sbtc: world.price(sbtc, case["pc"], at=NOW),
+        usdcx: world.price(usdcx, case["pd"], at=NOW),
+    }
+    limits = Limits(margin=0, allow_unprofitable=True, slippage_bps=0)
+    position = world.position((sbtc, case["have"], 0), (usdcx, 0, case["scaled"]))
+    decision = decide(
+        world.case(position, prices, limits, state=state), rules_of(market)
+    )
+    group, collateral = state.groups[0], (case["have"], 8, case["pc"])
+    debt = case["scaled"], 6, case["pd"], case["index"]
+    _, owed, ltv = v2_ltv([collateral], [debt])
+    lower = ltv * 9_990 // BPS
+    assert decision.standing.value == ltv
+    if ltv <= group.ltv_liq_partial:
+        assert decision.reason is Reason.HEALTHY
+    elif lower < group.ltv_liq_partial:
+        assert decision.reason is Reason.TOO_CLOSE
+    elif isinstance(decision, Plan):
+        offer = decision.offer
+        moved = v2_moved(collateral, debt, group, owed, ltv, offer.requested)
+        assert (offer.paid, offer.seized) == moved[:2]
+        assert offer.received == decision.least == offer.seized
+        assert int(offer.facts["penalty_bps"]) == moved[2]
+        allowed = down(Fraction(v2_part(lower, group)[0] * owed, BPS))
+        assert (offer.requested - 1) * case["pd"] < allowed * 10**6
+    else:
+        assert decision.reason is Reason.TOO_SMALL
+
+
 @settings(max_examples=300)
 @example(LAST_UNITS)
 @given(CASES)
 def test_a_call_moves_what_the_formulas_say(case):
-    """``at`` puts the LTV at that distance from the threshold."""
     state = v2_state(case)
     group, (btc, usdc) = state.groups[0], state.assets
-    if case["at"] is not None:  # choose the price of the collateral for that
-        owed = case["scaled"] * case["index"] // E12 * case["pd"] // 10**6
-        ltv = case["partial"] + case["at"]
-        case = {**case, "pc": owed * BPS // ltv * E8 // case["have"], "other": None}
-        assume(0 < case["pc"] < 10**25)
+    case = placed(case)
     account = v2.Account({2: case["have"]}, {6: case["scaled"]})
     debts = [(case["scaled"], 6, case["pd"], case["index"])]
     if case["other"]:  # the collateral's asset is owed, too

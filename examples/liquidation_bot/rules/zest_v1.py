@@ -330,6 +330,8 @@ class ReserveV1(Reserve, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.e_mode_bonus if self._covers(e_mode) else self.bonus or 0
 
     def _covers(self, e_mode: int) -> bool:
+        # Like get-e-mode-config, whatever became of the e-mode: disabling one only keeps
+        # others from entering it.
         return e_mode != 0 and e_mode == self.e_mode
 
 

@@ -52,6 +52,7 @@ from ortege_watch import (
     AsyncUpdates,
     ConnectionState,
     DeadlineExceeded,
+    DecodeError,
     Meta,
     OrtegeWatchError,
     RateLimited,
@@ -259,6 +260,7 @@ class Bot:
         self._lock = asyncio.Lock()
         self._has_read = asyncio.Event()
         self._updates: AsyncUpdates | None = None
+        self._unreadable = ""  # how many of the prices that are watched
         self._connection, self._link = "", "not connected yet"
         self._started = self._opened = self._events_at = self.now()
         # The newest event of the subscription, and of the server when it was asked.
@@ -349,6 +351,7 @@ class Bot:
                 tasks.create_task(self._every(self._reprice))
                 tasks.create_task(self._every(self._reread))
                 tasks.create_task(self._every(self._look))
+                tasks.create_task(self._every(self._ask_for_events))
                 tasks.create_task(self._watch())
                 if (listener := self.listener) is not None:
                     known = self.engine.positions
@@ -374,7 +377,7 @@ class Bot:
         """Check what is assumed about the cubes; return what is not certain."""
         try:
             return [] if self.assumed is None else await self.assumed(meta)
-        except SourceError as error:
+        except (SourceError, DecodeError) as error:
             return [f"what is assumed about the cubes: {error}"]
 
     def _introduce(self, doubts: Sequence[str]) -> None:
@@ -513,9 +516,19 @@ class Bot:
                     if update.query == events:
                         await self._on_events(update)
                     elif isinstance(self.prices, OrtegePrices):
-                        prices = tuple(self.prices.read(update.result))
-                        await self._handle(PricesSeen(self.now(), prices))
-                        self._price_times = self.engine.price_times()
+                        await self._on_prices(self.prices, update)
+
+    async def _on_prices(self, source: OrtegePrices, update: Update) -> None:
+        count = ""
+        try:
+            prices = source.read(update.result)
+        except SourceError as error:
+            prices, (count, _, _) = error.read, str(error).partition(",")
+            if count != self._unreadable:  # they are in the next results, too
+                self._say("trouble", str(error))
+        self._unreadable = count
+        await self._handle(PricesSeen(self.now(), tuple(prices)))
+        self._price_times = self.engine.price_times()
 
     async def _on_events(self, update: Update) -> None:
         self._last_data = self._events_at = self.now()
@@ -555,16 +568,27 @@ class Bot:
         most = _PROGRESS if self._reader.unread else self.settings.status
         if self._is_due("status", now, min(most, self.settings.status)):
             self._say_status()
-        has_missed = await self._ask_what_is_silent(now) or await self._ask_for_events(
-            now
-        )
-        if has_missed or now - self._opened >= self.settings.window:
-            self._opened = now
-            if self._updates is not None:
-                await self._updates.aclose()
+        await self._ask_what_is_silent(now)
+        if now - self._opened >= self.settings.window:
+            await self._open_another()
 
-    async def _ask_what_is_silent(self, now: int) -> bool:
-        """Read prices that stopped; return whether the subscription has missed some."""
+    async def _open_another(self) -> None:
+        """End the subscription: another one begins, with a window up to now."""
+        self._opened = self.now()
+        if self._updates is not None:
+            await self._updates.aclose()
+
+    async def _has_missed(self, what: str) -> None:
+        self._say(
+            "trouble",
+            f"the subscription missed {what}: opening another one, and reading all "
+            "positions",
+        )
+        self._due["positions"] = self.now()
+        await self._open_another()
+
+    async def _ask_what_is_silent(self, now: int) -> None:
+        """Read prices that stopped; the subscription may have missed some."""
         limit, times = self.settings.silent_after, self._price_times
         before = self._silent
         self._silent = {
@@ -577,12 +601,12 @@ class Bot:
         if self._silent - before:
             self._due["silent"] = now
         if not self._silent or not self._is_due("silent", now, limit):
-            return False
+            return
         names = ", ".join(sorted(self._silent))
         what = f"no new price of {names} for {limit} s, {self._link}"
         self._say("trouble", f"{what}: reading prices")
         if not await self._read_prices():
-            return False
+            return
         newer = self.engine.price_times()
         missed = {
             each for each in self._silent if newer.get(each, 0) > times.get(each, 0)
@@ -590,47 +614,37 @@ class Bot:
         if not missed:
             self._say("trouble", f"the source has no newer price of {names} either")
         if not missed or self._connection != "live" or not self._watches_prices:
-            return False
-        self._say_missed(f"prices of {', '.join(sorted(missed))}")
-        return True
+            return
+        await self._has_missed(f"prices of {', '.join(sorted(missed))}")
 
-    async def _ask_for_events(self, now: int) -> bool:
-        """Ask for the newest event; return whether the subscription has missed some.
+    async def _ask_for_events(self, now: int) -> None:
+        """Ask for the newest event if none came for long.
 
-        It may be a moment behind: an event is missed if it has not come until the server
-        is asked again.
+        The subscription may be a moment behind: an event is missed if it has not come
+        until the server is asked again.
         """
         limit = self.settings.silent_after
         if self._connection != "live" or now - self._events_at <= limit:
             self._unseen = None
-            return False
+            return
         if not self._is_due("events", now, self.settings.reread_after):
-            return False
+            return
         since = datetime.fromtimestamp(now - self.settings.window, UTC)
         query = events_query(self.engine.rules.watched, since)
         try:
             found = await self.cube.load(attrs.evolve(query, limit=1, cache="no-cache"))
+            newest, seen = newest_event(found), self._newest
         except OrtegeWatchError as error:
             self._say("trouble", f"cannot ask for events: {error}")
-            return False
-        newest, seen = newest_event(found), self._newest
+            return
         unseen, self._unseen = self._unseen, None
         if newest is None or (seen is not None and newest <= seen):
             self._due["events"] = now + limit
-            return False
+            return
         if unseen is None:
             self._unseen = newest
-            return False
-        self._say_missed("events")
-        return True
-
-    def _say_missed(self, what: str) -> None:
-        self._say(
-            "trouble",
-            f"the subscription missed {what}: opening another one, and reading all "
-            "positions",
-        )
-        self._due["positions"] = self.now()
+            return
+        await self._has_missed("events")
 
     def _sight(self) -> Sight:
         now, known = self.now(), self.engine.positions.values()
@@ -656,6 +670,7 @@ class Bot:
         self._say("status", f"{sight.text()}; prices {prices}", **attrs.asdict(sight))
 
     def _on_state(self, state: ConnectionState) -> None:
+        self._unreadable = ""  # how many of the prices that are watched
         self._connection, self._link = str(state), f"subscription {state}"
         self._say("link", self._link, state=self._connection)
 

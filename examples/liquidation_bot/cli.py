@@ -33,7 +33,7 @@ from liquidation_bot import alerts, demo, execution, monitor, sources
 from liquidation_bot.backtest import Backtest, with_prices, with_settings
 from liquidation_bot.bot import Bot, Incomplete, Settings
 from liquidation_bot.decide import Limits
-from liquidation_bot.display import Display, Note, open_display
+from liquidation_bot.display import Display, Note, one_line, open_display
 from liquidation_bot.engine import Input
 from liquidation_bot.market import Market
 from liquidation_bot.model import (
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(code: int, error: Exception) -> int:
-    print(f"liquidation_bot: {error}", file=sys.stderr)
+    print(f"liquidation_bot: {one_line(str(error))}", file=sys.stderr)
     return code
 
 

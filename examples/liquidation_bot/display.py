@@ -37,6 +37,7 @@ __all__ = [
     "Note",
     "Sight",
     "library_log",
+    "one_line",
     "open_display",
     "short",
 ]
@@ -100,6 +101,14 @@ def _age(seconds: int | None) -> str:
     return "none" if seconds is None else f"{max(seconds, 0)} s old"
 
 
+def one_line(text: str) -> str:
+    """Return a text without line breaks and control characters.
+
+    Names of tokens and addresses are whatever somebody has put on the chain.
+    """
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
 @attrs.frozen
 class Note:
     """One thing that happened.
@@ -123,12 +132,13 @@ class Note:
         if self.kind == "story":
             return f"\n{self.text}"
         time = datetime.fromtimestamp(self.at, UTC).strftime("%H:%M:%S")
-        return f"  {time}  {self.kind:<8} {self.text}"
+        return f"  {time}  {self.kind:<8} {one_line(self.text)}"
 
     def json(self) -> str:
         """Return a JSON object."""
         time = datetime.fromtimestamp(self.at, UTC).isoformat()
-        line = {"at": time, "kind": self.kind, "text": self.text, **self.data}
+        text = one_line(self.text)
+        line = {"at": time, "kind": self.kind, "text": text, **self.data}
         return json.dumps(line, ensure_ascii=False)
 
 

@@ -70,6 +70,7 @@ from liquidation_bot.stacks import (
 )
 from ortege_watch import (
     AsyncCubeClient,
+    DecodeError,
     Dimension,
     Measure,
     MeasureMeta,
@@ -404,6 +405,7 @@ class OrtegePositions:
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
         """Read the sums of these addresses, a chunk in each query."""
         found: dict[str, list[Holding]] = {borrower: [] for borrower in borrowers}
+        problems: list[str] = []
         for start in range(0, len(borrowers), self.chunk):
             query = Query(
                 measures=[Positions.supply, Positions.borrow, Positions.repaid],
@@ -419,12 +421,22 @@ class OrtegePositions:
             if result.truncated:  # a debt may be among the rows that are missing
                 raise SourceError(f"positions are truncated at {self._max_rows} rows")
             for row in result:
-                if (holding := self._holding(row)) is not None:
-                    found[row[Positions.lender_address]].append(holding)
-        return [
+                who = row.get(Positions.lender_address) or ""
+                try:
+                    if (holding := self._holding(row)) is not None and who in found:
+                        found[who].append(holding)
+                except DecodeError as error:  # such as NaN: not the others' problem
+                    found.pop(who, None)
+                    problems.append(str(error))
+        positions = [
             Position(borrower=borrower, holdings=tuple(holdings), read_at=at)
             for borrower, holdings in found.items()
         ]
+        if problems:
+            count = len(borrowers) - len(positions)
+            problem = f"{count} positions are not readable, such as {problems[0]}"
+            raise SourceError(problem, positions)
+        return positions
 
     def _holding(self, row: Row) -> Holding | None:
         supplied = _at_least_zero(row.get(Positions.supply))
@@ -490,16 +502,24 @@ class OrtegePrices:
 
         A token may be missing from a truncated result. The engine then keeps its last
         price, and makes no plan once that is stale.
+
+        Raises:
+            SourceError: a row cannot be read; it has the prices of the others.
         """
         newest: dict[str, tuple[datetime, Decimal]] = {}
+        problems: list[str] = []
         for row in rows:
-            token, price = row.get(Prices.token), row.get(Prices.price)
-            at = row.get(Prices.tx_date)
+            try:
+                token, price = row.get(Prices.token), row.get(Prices.price)
+                at = row.get(Prices.tx_date)
+            except DecodeError as error:  # such as NaN
+                problems.append(str(error))
+                continue
             if token is None or price is None or at is None:
                 continue
             if token not in newest or at > newest[token][0]:
                 newest[token] = (at, price)
-        return [
+        prices = [
             Price(
                 asset=asset,
                 price=fixed(_at_least_zero(price), 8),
@@ -508,6 +528,10 @@ class OrtegePrices:
             for token, (at, price) in sorted(newest.items())
             for asset in self._assets.get(token, [])
         ]
+        if problems:
+            problem = f"{len(problems)} rows are left out, such as {problems[0]}"
+            raise SourceError(problem, prices)
+        return prices
 
     async def history(self, start: datetime, end: datetime) -> list[Price]:
         """Read the prices of a time, both ends included, in the order of their times.

@@ -73,6 +73,13 @@ def test_the_library_is_heard_while_it_lasts():
     assert heard == ["lost it"]
 
 
+@pytest.mark.parametrize("form", [Note.line, Note.json])
+def test_names_from_a_chain_write_no_lines_and_control_no_terminal(form):
+    line = form(Note("skip", 0, "unknown asset a\x1b]0;x\x07\x9b2J\r\nb"))
+    assert line.isprintable()
+    assert "unknown asset a ]0;x  2J  b" in line
+
+
 SIGHT = Sight(
     borrowers=12,
     unread=3,

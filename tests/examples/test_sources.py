@@ -56,6 +56,33 @@ def held(world, who, asset, supply="0", borrow="0", repaid="0"):
     }
 
 
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", "-Infinity"])
+async def test_an_amount_that_is_no_number_is_one_borrowers_problem(
+    world, fake, client, odd
+):
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    table.insert(held(world, world.alice, world.ststx, supply="1"))
+    table.insert(held(world, world.alice, world.aeusdc, borrow=odd))
+    table.insert(held(world, world.alice, world.sbtc, supply="1"))
+    table.insert(held(world, world.bob, world.aeusdc, borrow="1"))
+    source = OrtegePositions(client, world.market)
+    with pytest.raises(SourceError, match="1 positions are not readable") as raised:
+        await source.positions([world.alice, world.bob], 5)
+    [read] = raised.value.read
+    assert read.borrower == world.bob
+    assert "total_borrow" in str(raised.value)
+
+
+async def test_a_price_that_is_no_number_is_left_out(world, fake, client):
+    prices = fake.tables["stacks_oracle_prices"]
+    for token, price in [("stSTX", "NaN"), ("aeUSDC", "1"), ("sBTC", "Infinity")]:
+        at = NOW - timedelta(seconds=9)
+        prices.insert({"token": token, "price": Decimal(price), "tx_date": at})
+    with pytest.raises(SourceError, match="2 rows are left out, such as") as raised:
+        await OrtegePrices(client, world.market).prices()
+    assert [each.asset for each in raised.value.read] == [world.aeusdc]
+
+
 async def test_positions_in_tokens_become_smallest_units(world, fake, client):
     table = fake.tables["stacks_dapp_zest_positions_net"]
     table.insert(held(world, world.alice, world.ststx, supply="10000.1234569"))

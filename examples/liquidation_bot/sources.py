@@ -425,7 +425,10 @@ class OrtegePositions:
                 try:
                     if (holding := self._holding(row)) is not None and who in found:
                         found[who].append(holding)
-                except DecodeError as error:  # such as NaN: not the others' problem
+                except (
+                    DecodeError,
+                    ClarityError,
+                ) as error:  # such as NaN: not the others' problem
                     found.pop(who, None)
                     problems.append(str(error))
         positions = [
@@ -453,8 +456,8 @@ class OrtegePositions:
             places = reserve.decimals if self._market.units.amounts == "tokens" else 0
             holding = Holding(
                 asset=reserve.asset,
-                supplied=fixed(supplied, places),
-                borrowed=fixed(_at_least_zero(owed), places),
+                supplied=_amount(supplied, places),
+                borrowed=_amount(owed, places),
             )
         return holding if holding.supplied or holding.borrowed else None
 
@@ -506,25 +509,20 @@ class OrtegePrices:
         Raises:
             SourceError: a row cannot be read; it has the prices of the others.
         """
-        newest: dict[str, tuple[datetime, Decimal]] = {}
+        newest: dict[str, tuple[datetime, int]] = {}
         problems: list[str] = []
         for row in rows:
             try:
                 token, price = row.get(Prices.token), row.get(Prices.price)
                 at = row.get(Prices.tx_date)
-            except DecodeError as error:  # such as NaN
+                if token is None or price is None or at is None:
+                    continue
+                if token not in newest or at > newest[token][0]:
+                    newest[token] = (at, _amount(price, 8))
+            except (DecodeError, ClarityError) as error:  # such as NaN
                 problems.append(str(error))
-                continue
-            if token is None or price is None or at is None:
-                continue
-            if token not in newest or at > newest[token][0]:
-                newest[token] = (at, price)
         prices = [
-            Price(
-                asset=asset,
-                price=fixed(_at_least_zero(price), 8),
-                at=int(at.timestamp()),
-            )
+            Price(asset=asset, price=price, at=int(at.timestamp()))
             for token, (at, price) in sorted(newest.items())
             for asset in self._assets.get(token, [])
         ]
@@ -564,6 +562,14 @@ class OrtegePrices:
     async def prices(self) -> Sequence[Price]:
         """Read the newest price of each asset."""
         return self.read(await _load(self._cube, self.query(), "prices"))
+
+
+def _amount(value: Decimal, places: int) -> int:
+    """Return a number that is at least zero as the contracts have it."""
+    number = fixed(_at_least_zero(value), places)
+    if number >= 2**128:
+        raise ClarityError(f"{value} does not fit into 128 bits")
+    return number
 
 
 def _at_least_zero(value: Decimal | None) -> Decimal:

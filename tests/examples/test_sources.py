@@ -56,7 +56,7 @@ def held(world, who, asset, supply="0", borrow="0", repaid="0"):
     }
 
 
-@pytest.mark.parametrize("odd", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", "-Infinity", "4e32"])
 async def test_an_amount_that_is_no_number_is_one_borrowers_problem(
     world, fake, client, odd
 ):
@@ -70,12 +70,12 @@ async def test_an_amount_that_is_no_number_is_one_borrowers_problem(
         await source.positions([world.alice, world.bob], 5)
     [read] = raised.value.read
     assert read.borrower == world.bob
-    assert "total_borrow" in str(raised.value)
+    assert "total_borrow" in str(raised.value) or "128 bits" in str(raised.value)
 
 
 async def test_a_price_that_is_no_number_is_left_out(world, fake, client):
     prices = fake.tables["stacks_oracle_prices"]
-    for token, price in [("stSTX", "NaN"), ("aeUSDC", "1"), ("sBTC", "Infinity")]:
+    for token, price in [("stSTX", "NaN"), ("aeUSDC", "1"), ("sBTC", "4e30")]:
         at = NOW - timedelta(seconds=9)
         prices.insert({"token": token, "price": Decimal(price), "tx_date": at})
     with pytest.raises(SourceError, match="2 rows are left out, such as") as raised:

@@ -523,7 +523,7 @@ class Bot:
         try:
             prices = source.read(update.result)
         except SourceError as error:
-            prices, (count, _, _) = error.read, str(error).partition(",")
+            prices, (count, _, _) = list(error.read), str(error).partition(",")
             if count != self._unreadable:  # they are in the next results, too
                 self._say("trouble", str(error))
         self._unreadable = count

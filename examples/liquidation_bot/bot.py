@@ -55,7 +55,6 @@ from ortege_watch import (
     DecodeError,
     Meta,
     OrtegeWatchError,
-    RateLimited,
     Reconnect,
     TransportError,
     Update,
@@ -747,10 +746,10 @@ class Bot:
 
 
 def _may_heal(error: OrtegeWatchError) -> bool:
-    """Return whether the same request may succeed later: not a token that is refused."""
+    """Return whether the same request may succeed later; a wrong token or URL does not."""
     if not isinstance(error, ApiError) or error.from_proxy:
         return True
-    return isinstance(error, RateLimited) or error.status >= 500
+    return error.status not in (401, 403, 404)
 
 
 def in_words(plan: Plan) -> str:

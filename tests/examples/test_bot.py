@@ -32,6 +32,7 @@ from liquidation_bot.sources import (
     members,
 )
 from ortege_watch import (
+    ApiError,
     AsyncCubeClient,
     AuthenticationError,
     QueryError,
@@ -237,7 +238,10 @@ async def test_a_server_that_is_away_at_the_start_is_asked_again(stage):
         stage.fake.error(502, "<html>Bad Gateway</html>")
         await stage.clock.advance(40)
         await stage.heard.hear("trouble", "502", "again in 80 s")
+        stage.fake.error(400, {"error": "Error: the database is not there"})
         await stage.clock.advance(80)
+        await stage.heard.hear("trouble", "not there", "again in 160 s")
+        await stage.clock.advance(160)
         note = await stage.heard.hear("link", "watching")
         assert note.sight.failed == []
     finally:
@@ -254,6 +258,12 @@ async def test_a_server_that_is_away_ends_a_single_look(stage):
 async def test_a_token_that_is_refused_at_the_start_ends_the_bot(stage):
     stage.fake.require("another key")
     with pytest.raises(AuthenticationError):
+        await stage.bot().run()
+
+
+async def test_a_wrong_url_ends_the_bot(stage):
+    stage.fake.error(404, {"error": "Not Found"})
+    with pytest.raises(ApiError, match="404"):
         await stage.bot().run()
 
 

@@ -226,7 +226,9 @@ async def _check_prices(cube: AsyncCubeClient, meta: Meta, market: Market) -> li
     ]
     for asset, fixed_price in found.items():
         price = exact(fixed_price, 8)
-        if not _CHEAPEST <= price <= _DEAREST:
+        if not price:  # of no asset in any unit: nothing is decided with it
+            doubts.append(f"the price of {asset} is zero")
+        elif not _CHEAPEST <= price <= _DEAREST:
             raise _wrong(f"the price of {asset} is {price}, not in dollars")
     tokens = {each.price_token for each in market.reserves} - {""}
     count = Measure("stacks_oracle_prices.count", int)

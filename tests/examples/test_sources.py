@@ -485,6 +485,13 @@ async def test_an_aggregation_that_the_server_does_not_tell_is_a_doubt(
         assert doubts == sorted([told, COUNT])
 
 
+@pytest.mark.parametrize("price", ["0", "-1"])
+async def test_a_price_of_zero_keeps_no_bot_from_starting(assumed, price):
+    assumed.price("stSTX", price)
+    asset = assumed.market.reserves[0].asset
+    assert f"the price of {asset} is zero" in await assumed.check()
+
+
 @pytest.mark.parametrize("price", ["80000000", "0.0000001"])
 async def test_prices_that_cannot_be_dollars_are_refused(assumed, price):
     assumed.price("stSTX", price)

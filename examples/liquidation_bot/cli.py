@@ -18,7 +18,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -106,7 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(code: int, error: Exception) -> int:
-    print(f"liquidation_bot: {one_line(str(error))}", file=sys.stderr)
+    with suppress(OSError):  # nobody reads it
+        print(f"liquidation_bot: {one_line(str(error))}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at the end, and change the code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 

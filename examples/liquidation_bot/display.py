@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -10,7 +11,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TextIO, TypeAlias
 
@@ -169,9 +169,10 @@ class Lines:
         self._form = form
 
     def show(self, note: Note, _engine: Engine, /) -> None:
-        """Write the line."""
+        """Write the line, unless nobody reads the log any more: the bot goes on."""
         if note.kind != "tick":
-            self._write(self._form(note))
+            with contextlib.suppress(OSError):
+                self._write(self._form(note))
 
     def close(self) -> None:
         """Do nothing."""
@@ -207,11 +208,13 @@ class LiveTable:
         if note.kind not in _UNLISTED:
             is_plan = note.kind in ("plan", "execute")
             (self._plans if is_plan else self._notes).append(note)
-        self._live.update(self.draw(engine, note.at), refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(self.draw(engine, note.at), refresh=True)
 
     def close(self) -> None:
         """Stop, and leave the last table on the terminal."""
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
     def draw(self, engine: Engine, now: int) -> RenderableType:
         """Return the table as of a time in unix seconds."""
@@ -286,7 +289,7 @@ def open_display(kind: str, log: TextIO) -> Display:
     return Lines(write, Note.json if kind == "json" else Note.line)
 
 
-@contextmanager
+@contextlib.contextmanager
 def library_log(show: Callable[[str], object]) -> Iterator[None]:
     """Pass the library's warnings to ``show`` inside the block."""
 

@@ -223,6 +223,8 @@ class Dispatcher:
         self._journal.append(Entry("written", *new, until=until))
         try:
             return await self._executor.execute(document)
+        except OSError as error:  # a full disk, or nobody reads: no plan would arrive
+            raise OSError(f"cannot write plan {document['id']}: {error}") from error
         except Exception as error:  # noqa: BLE001 - the executor is the user's code
             return f"the executor failed with {_failure(error)}"
 

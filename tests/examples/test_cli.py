@@ -88,6 +88,10 @@ def fake():
 
 @pytest.fixture
 def danger(fake, world):
+    put_danger(fake, world)
+
+
+def put_danger(fake, world):
     """Insert an unsafe position into the server, with new prices."""
     ststx, aeusdc, _ = world.market.reserves
     now = datetime.now(UTC)
@@ -484,6 +488,27 @@ def test_execution_by_code_of_ones_own(fake, tmp_path):
     assert handed["usd"] == 2500 * 10**8
     assert done["text"] == "signed by me"
     assert planned["id"] == handed["id"] == done["id"]
+
+
+def test_a_log_that_nobody_reads_ends_nothing(fake, world):
+    with start(fake) as bot:
+        hear(bot, "link", "watching")
+        bot.stderr.close()
+        put_danger(fake, world)
+        event(fake, world, world.alice)
+        assert json.loads(bot.stdout.readline())["borrower"]
+        bot.terminate()
+        assert bot.wait(10) == 0
+
+
+def test_plans_that_nobody_reads_end_the_bot_with_a_code(fake, world):
+    with start(fake) as bot:
+        hear(bot, "link", "watching")
+        bot.stdout.close()
+        put_danger(fake, world)
+        event(fake, world, world.alice)
+        assert "cannot write plan" in bot.stderr.read()
+        assert bot.wait(10) == 1
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ from ortege_watch.watchbus import (
 )
 
 if TYPE_CHECKING:
-    from liquidation_bot.decide import Plan
+    from liquidation_bot.engine import Plan
 
 __all__ = [
     "CHAIN_ID",

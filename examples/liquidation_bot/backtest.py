@@ -17,14 +17,15 @@ from xml.sax.saxutils import escape
 import attrs
 import msgspec
 
-from liquidation_bot.decide import Plan, Reason
 from liquidation_bot.engine import (
     CoolDown,
     Decision,
     Engine,
     Input,
+    Plan,
     PositionsRead,
     PricesSeen,
+    Reason,
     StateRead,
 )
 from liquidation_bot.market import Market

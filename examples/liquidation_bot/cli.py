@@ -32,9 +32,9 @@ import msgspec
 from liquidation_bot import alerts, demo, execution, monitor, sources
 from liquidation_bot.backtest import Backtest, with_prices, with_settings
 from liquidation_bot.bot import Bot, Incomplete, Settings
-from liquidation_bot.decide import Limits
+from liquidation_bot.chain import NodePrices, NodeV2, check_market, node_source
 from liquidation_bot.display import Display, Note, one_line, open_display
-from liquidation_bot.engine import Input
+from liquidation_bot.engine import Input, Limits
 from liquidation_bot.market import Market
 from liquidation_bot.model import (
     FileError,
@@ -533,7 +533,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
         node = chain = None
         if chosen.node:
             node = await stack.enter_async_context(_node(chosen))
-            chain = sources.node_source(node, market)
+            chain = node_source(node, market)
         positions = _positions(chosen, cube, chain, market)
         prices = _prices(chosen, cube, node, market)
         session = Session(
@@ -578,7 +578,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             listener=listener,
             assumed=partial(sources.check_cubes, cube, market=market, names=members),
             state=chain,
-            compare=partial(sources.check_market, node, market) if node else None,
+            compare=partial(check_market, node, market) if node else None,
         )
         await bot.run()
 
@@ -631,7 +631,7 @@ async def _check_market(chosen: argparse.Namespace) -> int:
     """Print what the market file says otherwise than the chain, and what it leaves out."""
     async with _node(chosen) as node:
         market = Market.load(chosen.market or _MARKET)
-        found = await sources.check_market(node, market)
+        found = await check_market(node, market)
     for kind in ("wrong", "missing"):
         for text in getattr(found, kind):
             print(f"{kind}: {text}")
@@ -702,7 +702,7 @@ def _prices(
     if chosen.prices == "ortege":
         return sources.OrtegePrices(cube, market)
     if chosen.prices == "node" and node is not None:
-        return sources.NodePrices(node, market)
+        return NodePrices(node, market)
     return sources.FixturePrices.load(Path(chosen.prices))
 
 
@@ -711,7 +711,7 @@ def _borrowers(
 ) -> Callable[[int], Awaitable[Sequence[str]]] | None:
     """Return what lists the borrowers; None if Ortege does."""
     if chosen.borrowers is None:
-        if chosen.positions == "node" and isinstance(chain, sources.NodeV2):
+        if chosen.positions == "node" and isinstance(chain, NodeV2):
             return chain.borrowers
         return None
     listed = read_borrowers(chosen.borrowers)

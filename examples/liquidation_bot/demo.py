@@ -33,9 +33,8 @@ from liquidation_bot.alerts import (
     serve,
 )
 from liquidation_bot.bot import Bot, Settings
-from liquidation_bot.decide import Limits
 from liquidation_bot.display import Display, LiveTable, Note, short
-from liquidation_bot.engine import Engine
+from liquidation_bot.engine import Engine, Limits
 from liquidation_bot.execution import Dispatcher, DryRunExecutor, Executor
 from liquidation_bot.market import Market
 from liquidation_bot.record import Session

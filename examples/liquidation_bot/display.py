@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Literal, Protocol, TextIO, Typ
 
 import attrs
 
-from liquidation_bot.decide import Plan
+from liquidation_bot.engine import Plan
 from liquidation_bot.model import UsageError, shown
 
 if TYPE_CHECKING or importlib.util.find_spec("rich") is not None:

@@ -21,9 +21,8 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast
 import attrs
 import msgspec
 
-from liquidation_bot.decide import Plan, Skip
 from liquidation_bot.display import short
-from liquidation_bot.engine import Engine
+from liquidation_bot.engine import Engine, Plan, Skip
 from liquidation_bot.model import UsageError, shown
 from liquidation_bot.record import Entry, Journal, Step, write_atomically
 

@@ -24,9 +24,8 @@ import attrs
 import httpx
 
 from liquidation_bot.alerts import BackgroundSender
-from liquidation_bot.decide import Reason, Skip
 from liquidation_bot.display import Display, Kind, Note
-from liquidation_bot.engine import Engine
+from liquidation_bot.engine import Engine, Reason, Skip
 from liquidation_bot.model import UsageError
 
 __all__ = ["Monitor", "Webhook", "open_webhooks", "serve"]

@@ -22,8 +22,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 import msgspec
 
-from liquidation_bot.decide import Limits, Plan, document
-from liquidation_bot.engine import Engine, Input
+from liquidation_bot.engine import Engine, Input, Limits, Plan, document
 from liquidation_bot.market import Market
 from liquidation_bot.model import Amount, FileError, UsageError
 from liquidation_bot.rules import rules_of

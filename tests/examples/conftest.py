@@ -54,7 +54,7 @@ class World:
 
     def case(self, position, prices, limits=None, **more):
         """Return a case of now."""
-        from liquidation_bot.decide import Limits
+        from liquidation_bot.engine import Limits
         from liquidation_bot.rules import Case
 
         return Case(

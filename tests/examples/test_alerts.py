@@ -17,7 +17,7 @@ from liquidation_bot.alerts import (
     entity_of,
     plan_alert,
 )
-from liquidation_bot.decide import decide
+from liquidation_bot.engine import decide
 from liquidation_bot.model import exact
 from liquidation_bot.stacks import ClarityError, c32_encode
 from ortege_watch.watchbus import AlertInfo, Credentials, RequestVerifier, sign

@@ -10,7 +10,7 @@ import pytest
 
 from liquidation_bot import alerts
 from liquidation_bot.alerts import CHAIN_ID, ENTITY_TYPE, entity_of
-from liquidation_bot.decide import decide
+from liquidation_bot.engine import decide
 from ortege_watch import InvalidArgument, OrtegeWatchError, TransportError
 from ortege_watch.testing import ManualClock
 from ortege_watch.watchbus import (

@@ -11,8 +11,14 @@ import pytest
 
 from liquidation_bot import cli, sources
 from liquidation_bot.backtest import Backtest, with_prices, with_settings
-from liquidation_bot.decide import Limits, Reason
-from liquidation_bot.engine import CoolDown, PositionsRead, PricesSeen, Tick
+from liquidation_bot.engine import (
+    CoolDown,
+    Limits,
+    PositionsRead,
+    PricesSeen,
+    Reason,
+    Tick,
+)
 from liquidation_bot.model import SourceError, UsageError
 from liquidation_bot.record import Recorder, Session, read_record, replay
 from ortege_watch import AsyncCubeClient

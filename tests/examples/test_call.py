@@ -8,7 +8,7 @@ import attrs
 import msgspec
 import pytest
 
-from liquidation_bot.decide import canonical, decide, document
+from liquidation_bot.engine import canonical, decide, document
 from liquidation_bot.rules import LIQUIDATOR, rules_of
 from liquidation_bot.stacks import Principal, UInt, deserialize
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 
-from liquidation_bot.decide import Limits, Plan, Reason, Skip, decide
+from liquidation_bot.engine import Limits, Plan, Reason, Skip, decide
 from liquidation_bot.model import Holding
 from liquidation_bot.rules import rules_of
 from liquidation_bot.rules.zest_v1 import (

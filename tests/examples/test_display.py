@@ -9,7 +9,6 @@ import logging
 import attrs
 import pytest
 
-from liquidation_bot.decide import Limits
 from liquidation_bot.display import (
     Lines,
     LiveTable,
@@ -18,7 +17,7 @@ from liquidation_bot.display import (
     library_log,
     short,
 )
-from liquidation_bot.engine import Engine, PositionsRead, PricesSeen
+from liquidation_bot.engine import Engine, Limits, PositionsRead, PricesSeen
 
 rich = pytest.importorskip("rich")
 from rich.console import Console  # noqa: E402

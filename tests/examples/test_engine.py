@@ -6,11 +6,14 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from liquidation_bot.decide import Limits, Plan, Reason, Skip
 from liquidation_bot.engine import (
     Engine,
+    Limits,
+    Plan,
     PositionsRead,
     PricesSeen,
+    Reason,
+    Skip,
     StateRead,
     Tick,
 )

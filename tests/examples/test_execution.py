@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from liquidation_bot.decide import Limits, Plan
-from liquidation_bot.engine import CoolDown, PositionsRead, PricesSeen
+from liquidation_bot.engine import CoolDown, Limits, Plan, PositionsRead, PricesSeen
 from liquidation_bot.execution import (
     Dispatcher,
     DryRunExecutor,

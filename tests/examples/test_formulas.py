@@ -12,7 +12,7 @@ from fractions import Fraction
 import msgspec
 from hypothesis import assume, example, given, settings, strategies as st
 
-from liquidation_bot.decide import Limits, Plan, Reason, decide
+from liquidation_bot.engine import Limits, Plan, Reason, decide
 from liquidation_bot.market import Market
 from liquidation_bot.model import Price
 from liquidation_bot.rules import rules_of, zest_v2 as v2

@@ -12,9 +12,8 @@ import httpx
 import pytest
 
 from liquidation_bot import monitor as monitoring
-from liquidation_bot.decide import Limits
 from liquidation_bot.display import Note, Sight
-from liquidation_bot.engine import Engine, PositionsRead, PricesSeen
+from liquidation_bot.engine import Engine, Limits, PositionsRead, PricesSeen
 from liquidation_bot.model import UsageError
 from liquidation_bot.monitor import Monitor, Webhook, open_webhooks, serve
 from ortege_watch.testing import ManualClock

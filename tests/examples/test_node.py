@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from liquidation_bot.bot import Reader
+from liquidation_bot.chain import MarketCheck, NodePositions, NodePrices, check_market
 from liquidation_bot.market import MarketError, Percentage
 from liquidation_bot.model import Holding, SourceError, UsageError
 from liquidation_bot.rules.zest_v1 import Fixed, Ratio, ReserveState, StateV1
-from liquidation_bot.sources import MarketCheck, NodePositions, NodePrices, check_market
 from liquidation_bot.stacks import (
     Err,
     Node,

@@ -15,8 +15,15 @@ import httpx
 import msgspec
 import pytest
 
-from liquidation_bot.decide import Limits, Plan
-from liquidation_bot.engine import Engine, PositionsRead, PricesSeen, StateRead
+from liquidation_bot.chain import MarketCheck, NodeV2, check_market
+from liquidation_bot.engine import (
+    Engine,
+    Limits,
+    Plan,
+    PositionsRead,
+    PricesSeen,
+    StateRead,
+)
 from liquidation_bot.market import Market, MarketError
 from liquidation_bot.model import Holding, Price, SourceError
 from liquidation_bot.rules import Reason
@@ -30,11 +37,6 @@ from liquidation_bot.rules.zest_v2 import (
     StateV2,
     Vault,
     VaultPauses,
-)
-from liquidation_bot.sources import (
-    MarketCheck,
-    NodeV2,
-    check_market,
 )
 from liquidation_bot.stacks import (
     Err,

@@ -8,8 +8,15 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from liquidation_bot.decide import Limits, Plan, canonical
-from liquidation_bot.engine import PositionsRead, PricesSeen, StateRead, Tick
+from liquidation_bot.engine import (
+    Limits,
+    Plan,
+    PositionsRead,
+    PricesSeen,
+    StateRead,
+    Tick,
+    canonical,
+)
 from liquidation_bot.model import FileError, Position, Price
 from liquidation_bot.record import Recorder, Session, replay
 from liquidation_bot.rules.zest_v1 import ReserveState, StateV1

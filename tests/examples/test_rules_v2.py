@@ -7,8 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from liquidation_bot.decide import Limits, Plan, canonical, decide, document
-from liquidation_bot.engine import PositionsRead, PricesSeen, StateRead
+from liquidation_bot.engine import (
+    Limits,
+    Plan,
+    PositionsRead,
+    PricesSeen,
+    StateRead,
+    canonical,
+    decide,
+    document,
+)
 from liquidation_bot.market import Market, MarketError
 from liquidation_bot.model import Holding, Position, Price
 from liquidation_bot.record import Recorder, Session, replay

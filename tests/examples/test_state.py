@@ -438,7 +438,7 @@ examples, tests, state, calls = sys.argv[1:]
 sys.path[:0] = [examples, tests]
 from conftest import World
 from liquidation_bot import demo
-from liquidation_bot.decide import Limits, Plan
+from liquidation_bot.engine import Limits, Plan
 from liquidation_bot.engine import CoolDown, PositionsRead, PricesSeen
 from liquidation_bot.execution import Dispatcher, Guard, Hooks
 from liquidation_bot.market import Market

@@ -21,7 +21,7 @@ from harness.node_modules import find_node, node_modules
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
-from liquidation_bot.decide import Plan, document
+from liquidation_bot.engine import Plan, document
 from liquidation_bot.market import Market
 from liquidation_bot.model import Holding, Position
 from liquidation_bot.rules import LIQUIDATOR, Offer, Quote, Standing, rules_of

@@ -22,7 +22,7 @@ from liquidation_bot.model import Holding, Position, Price
 from liquidation_bot.stacks import Value, represent, serialize
 
 if TYPE_CHECKING:
-    from liquidation_bot.decide import Plan
+    from liquidation_bot.engine import Plan
 
 __all__ = [
     "LIQUIDATOR",

@@ -50,7 +50,7 @@ from liquidation_bot.rules import (
 from liquidation_bot.stacks import Principal, UInt, Value
 
 if TYPE_CHECKING:
-    from liquidation_bot.decide import Plan
+    from liquidation_bot.engine import Plan
 
 ONE: Final = 10**8
 """1.00 dollar or 100 %: fixed point with eight decimals."""

@@ -38,7 +38,7 @@ from liquidation_bot.rules import (
 from liquidation_bot.stacks import Principal, UInt
 
 if TYPE_CHECKING:
-    from liquidation_bot.decide import Plan
+    from liquidation_bot.engine import Plan
 
 BPS: Final = 10_000
 IDX: Final = 10**12

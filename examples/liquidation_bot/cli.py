@@ -64,15 +64,18 @@ INCOMPLETE: Final = 3
 INTERRUPTED: Final = 130
 
 _ABOUT: Final = """\
-Watch borrowers of Zest Protocol V1 and write a plan for each profitable liquidation. No
-transaction is signed or sent. ORTEGE_URL and ORTEGE_TOKEN name the server; --demo needs
-neither."""
+Watch borrowers of Zest Protocol, V1 or V2 as the market file says, and write a plan for
+each profitable liquidation. No transaction is signed or sent. ORTEGE_URL and ORTEGE_TOKEN
+name the server; --demo needs neither.
+
+Without a mode (--demo, --once, ...) it watches until it is stopped. Options are for
+watching and --once; [also MODE], [not MODE] and [only MODE] name the exceptions."""
 
 _EXITS: Final = """\
-exit codes: 0 ended as requested (also on SIGTERM), 1 failed, 2 wrong use (options,
-environment, a file, or members that the server lacks), 3 --once could not read all
-prices, positions, borrowers and state (its plans are valid) or the market file is wrong,
-130 on SIGINT (Ctrl-C)"""
+exit codes: 0 ended as requested (also on SIGTERM), 1 failed, or --check-market found a wrong
+line, 2 wrong use (options, environment, a file, or members that the server lacks), 3 --once
+could not read all prices, positions, borrowers and state (its plans are valid), or the
+market file does not agree with the chain, 130 on SIGINT (Ctrl-C)"""
 
 _MARKET: Final = Path(__file__).parent / "markets" / "zest-v1.toml"
 # Seconds for reading each of the seven chapters; the demo ends within 20 s.

@@ -49,7 +49,7 @@ contract = Dimension("stacks_contract_events.contract_id")
 function = Dimension("stacks_contract_events.function_name")
 sender = Dimension("stacks_contract_events.sender_address")
 moved_at = TimeDimension("stacks_contract_events.tx_date")
-price = Measure("stacks_oracle_prices.price")
+price = Measure("stacks_oracle_prices.price")  # no sum: it would add rows of one time
 token = Dimension("stacks_oracle_prices.token")
 priced_at = TimeDimension("stacks_oracle_prices.tx_date")
 supplied = Measure("stacks_dapp_zest_positions_net.total_supply")
@@ -101,7 +101,9 @@ def read(cube: CubeClient, borrowers: list[str]) -> dict[str, list[Row]]:
     """Return each borrower's position, a row for each asset."""
     result = cube.load(POSITIONS.filter(borrower.in_(borrowers)), deadline=30)
     if result.truncated:
-        raise OrtegeWatchError("the positions have too many rows, lower BATCH")
+        if not (half := len(borrowers) // 2):
+            raise OrtegeWatchError(f"{borrowers[0]} has too many rows, raise the limit")
+        return read(cube, borrowers[:half]) | read(cube, borrowers[half:])
     return {who: [row for row in result if row[borrower] == who] for who in borrowers}
 
 
@@ -130,19 +132,21 @@ def judge(position: list[Row], prices: Prices, now: datetime) -> str:
 def verdicts(cube: CubeClient) -> Iterator[str]:
     """Yield a line whenever the verdict on a borrower changes."""
     positions, said = dict[str, list[Row]](), dict[str, str]()
-    prices, unread = Prices(), dict[str, None]()
+    prices, unread, routine = Prices(), dict[str, None](), dict[str, None]()
     report_at = time.monotonic() + PAUSE
     with cube.watch(PRICES, EVENTS, on_error=log.warning) as updates:
         while True:
             with suppress(DeadlineExceeded):  # no update within PAUSE
                 take(updates.next(timeout=PAUSE), prices, unread)
-            if batch := list(unread)[:BATCH]:
-                unread = dict.fromkeys(list(unread)[BATCH:])
+            # Those that moved are first, and get no verdict before they are read.
+            if batch := dict.fromkeys([*(unread | routine)][:BATCH]):
                 try:
-                    positions |= read(cube, batch)
-                except OrtegeWatchError as error:
-                    unread |= dict.fromkeys(batch)  # after the others
+                    positions |= read(cube, [*batch])
+                    unread = {who: None for who in unread if who not in batch}
+                except OrtegeWatchError as error:  # they are read after the others
+                    unread = dict.fromkeys(sorted(unread, key=batch.__contains__))
                     log.warning("%d positions are read again: %s", len(batch), error)
+                routine = {who: None for who in routine if who not in batch}
             now = datetime.now(UTC)
             for who in sorted(positions.keys() - unread.keys()) if prices else ():
                 verdict = judge(positions[who], prices, now)
@@ -156,7 +160,7 @@ def verdicts(cube: CubeClient) -> Iterator[str]:
                     f"{n} of {at:%H:%M:%S}" for n, (at, _) in prices.items()
                 )
                 log.info("%s, %s; prices: %s", updates.state, counts, ages or "none")
-                unread |= dict.fromkeys(positions)
+                routine = dict.fromkeys(positions)
 
 
 def demo() -> None:

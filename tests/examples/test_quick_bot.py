@@ -377,7 +377,28 @@ def test_others_are_read_when_one_read_fails(world, quick_bot, monkeypatch, capl
     world.borrows("SP2", age=1)
     world.starts()
     assert world.says() == "SP2 can be liquidated: health 0.70"
-    until(lambda: "too many rows, lower BATCH" in caplog.text)
+    until(lambda: "SP1 has too many rows, raise the limit" in caplog.text)
+
+
+def test_a_batch_with_too_many_rows_is_read_in_halves(world, quick_bot, monkeypatch):
+    monkeypatch.setattr(quick_bot, "POSITIONS", quick_bot.POSITIONS.limit_to(3))
+    for who in ("SP1", "SP2", "SP3"):
+        world.borrows(who)
+    world.starts()
+    assert {world.says().split()[0] for _ in range(3)} == {"SP1", "SP2", "SP3"}
+
+
+def test_a_routine_reading_that_fails_keeps_no_verdict_back(
+    world, quick_bot, monkeypatch, caplog
+):
+    monkeypatch.setattr(quick_bot, "EVERY", 0)
+    world.borrows("SP1")
+    world.starts()
+    assert world.says() == "SP1 can be liquidated: health 0.70"
+    world.fake.error(400, {"error": "Error: the database is not there"}, times=None)
+    until(lambda: "1 positions are read again: " in caplog.text)
+    world.price(stSTX="0.5")
+    assert world.says() == "SP1 can be liquidated: health 0.35"
 
 
 def test_more_borrowers_than_one_query_reads(world, quick_bot):

@@ -402,7 +402,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         group = parser.add_argument_group(title)
         for option in options:
             group.add_argument(option.name, **option.for_argparse())
-    chosen = parser.parse_args(arguments)
+    chosen, unknown = parser.parse_known_args(arguments)
+    if unknown:  # a value may be the URL of a webhook
+        names = [each.partition("=")[0] for each in unknown if each.startswith("-")]
+        parser.error(f"unrecognized arguments: {', '.join(names) or 'a value'}")
     chosen.given = frozenset(vars(chosen))
     mode = next(
         each

@@ -500,7 +500,8 @@ class Node:
                 return deserialize(bytes.fromhex(answer.result.removeprefix("0x")))
         except _FAILURES as error:
             raise self._failed(f"call {contract} {function}", error) from error
-        raise CallRefused(f"cannot call {contract} {function}: {answer.cause[:200]}")
+        cause = self._without_key(answer.cause)[:200]
+        raise CallRefused(f"cannot call {contract} {function}: {cause}")
 
     async def burn_height(self) -> int:
         """Return the height of the Bitcoin chain, as the node knows it.
@@ -515,8 +516,13 @@ class Node:
             raise self._failed("read /v2/info", error) from error
 
     def _failed(self, what: str, error: Exception) -> SourceError:
-        reason = str(error) or type(error).__name__
+        reason = self._without_key(str(error)) or type(error).__name__
         return SourceError(f"cannot {what} at {self._host}: {reason}")
+
+    def _without_key(self, text: str) -> str:
+        """Hide the key where a node repeats it."""
+        key = self._http.headers.get("x-api-key")
+        return text.replace(key, "[hidden]") if key else text
 
     async def _ask(self, method: str, path: str, body: object) -> Any:
         async with self._slots:
@@ -553,8 +559,8 @@ def _check_access(url: str, key: str | None) -> str:
     if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
         # A URL may contain a password, so it is not repeated.
         raise UsageError("the node's URL must be https://host, without a password")
-    if key and not (key.isascii() and key.isprintable()):
-        raise UsageError("STACKS_API_KEY has characters that a header cannot contain")
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
+        raise UsageError("STACKS_API_KEY has spaces or other invalid characters")
     if key and parsed.scheme == "http" and parsed.host not in _LOOPBACK:
         raise UsageError("STACKS_API_KEY is sent only over https://")
     return parsed.host

@@ -1075,6 +1075,14 @@ def test_a_webhook_that_is_no_url_is_refused_without_showing_it(fake):
     assert "s3cret" not in done.stderr
 
 
+def test_a_mistyped_option_is_named_without_its_value(capsys):
+    with pytest.raises(SystemExit):
+        cli.parse(["--webhok", "https://h/s3cret", "--webook=https://h/s3cret"])
+    said = capsys.readouterr().err
+    assert "unrecognized arguments: --webhok, --webook\n" in said
+    assert "s3cret" not in said
+
+
 @pytest.mark.parametrize("text", ["host", "host:", "host:x", ":65536", "::1"])
 def test_an_invalid_address_of_metrics_is_refused(text):
     with pytest.raises(SystemExit):

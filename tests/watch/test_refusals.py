@@ -265,6 +265,16 @@ async def test_a_fixed_token_that_expires_is_warned_about_once(transport, caplog
     assert token not in caplog.text
 
 
+async def test_one_warning_about_a_token_is_enough_for_many_subscriptions(caplog):
+    cube = FakeCube()
+    token = cube.token(expires_in=3600)
+    async with watching(cube=cube, token=token) as watch:
+        await watch.next()
+        async with watch.client.watch(QUERY.limit_to(1)) as another:
+            await anext(another)
+    assert caplog.text.count("fixed string") == 1
+
+
 async def test_a_fixed_token_that_has_expired_is_said_to_have(caplog):
     cube = FakeCube()
     with pytest.raises(AuthenticationError):

@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, ParamSpec, TypeVar, assert_never
 
 import attrs
@@ -64,6 +64,18 @@ _WORST_FIRST: Final = (
     ConnectionState.POLLING,
     ConnectionState.LIVE,
 )
+
+
+@lru_cache(maxsize=128)
+def _warn_of_expiry(server: str, until: float) -> None:
+    """Log a warning, once for each token, however many subscriptions use it."""
+    LOGGER.warning(
+        "%s: the token is a fixed string and %s at %s: pass a function that"
+        " returns a new one",
+        server,
+        "expires" if until > time.time() else "expired",
+        timestamp(until),
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -155,14 +167,7 @@ class Subscription:
         if self._on_state is not None:
             self._call("on_state", self._on_state, self.state)
         if self._target.fixed_until is not None:
-            until = self._target.fixed_until
-            LOGGER.warning(
-                "%s: the token is a fixed string and %s at %s: pass a function that"
-                " returns a new one",
-                self.server,
-                "expires" if until > time.time() else "expired",
-                timestamp(until),
-            )
+            _warn_of_expiry(self.server, self._target.fixed_until)
         if not self.finished:  # by a callback that failed
             self._start_sessions()
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 import attrs
 
 from liquidation_bot.alerts import Announcer, Listener
-from liquidation_bot.chain import MarketCheck
 from liquidation_bot.display import Display, Kind, Note, Sight, library_log, short
 from liquidation_bot.engine import (
     CoolDown,
@@ -42,6 +41,7 @@ from liquidation_bot.model import (
     shown,
 )
 from liquidation_bot.record import Session
+from liquidation_bot.rules import MarketCheck
 from liquidation_bot.sources import OrtegePrices, changed, events_query, newest_event
 from ortege_watch import (
     ApiError,

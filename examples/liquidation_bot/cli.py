@@ -32,7 +32,7 @@ import msgspec
 from liquidation_bot import alerts, demo, execution, monitor, sources
 from liquidation_bot.backtest import Backtest, with_prices, with_settings
 from liquidation_bot.bot import Bot, Incomplete, Settings
-from liquidation_bot.chain import NodePrices, NodeV2, check_market, node_source
+from liquidation_bot.chain import Node, NodePrices, NodeSource
 from liquidation_bot.display import Display, Note, one_line, open_display
 from liquidation_bot.engine import Input, Limits
 from liquidation_bot.market import Market
@@ -52,7 +52,7 @@ from liquidation_bot.record import (
     read_record,
     replay,
 )
-from liquidation_bot.stacks import ClarityError, Node, check_principal
+from liquidation_bot.stacks import ClarityError, check_principal
 from ortege_watch import AsyncCubeClient, InvalidArgument, OrtegeWatchError
 
 __all__ = ["main", "parse", "read_borrowers"]
@@ -539,7 +539,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
         node = chain = None
         if chosen.node:
             node = await stack.enter_async_context(_node(chosen))
-            chain = node_source(node, market)
+            chain = NodeSource(node, market)
         positions = _positions(chosen, cube, chain, market)
         prices = _prices(chosen, cube, node, market)
         session = Session(
@@ -584,7 +584,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
             listener=listener,
             assumed=partial(sources.check_cubes, cube, market=market, names=members),
             state=chain,
-            compare=partial(check_market, node, market) if node else None,
+            compare=chain.compare if chain else None,
         )
         await bot.run()
 
@@ -637,7 +637,7 @@ async def _check_market(chosen: argparse.Namespace) -> int:
     """Print what the market file says otherwise than the chain, and what it leaves out."""
     async with _node(chosen) as node:
         market = Market.load(chosen.market or _MARKET)
-        found = await check_market(node, market)
+        found = await NodeSource(node, market).compare()
     for kind in ("wrong", "missing"):
         for text in getattr(found, kind):
             print(f"{kind}: {text}")
@@ -713,11 +713,11 @@ def _prices(
 
 
 def _borrowers(
-    chosen: argparse.Namespace, chain: PositionSource | None
+    chosen: argparse.Namespace, chain: NodeSource | None
 ) -> Callable[[int], Awaitable[Sequence[str]]] | None:
     """Return what lists the borrowers; None if Ortege does."""
     if chosen.borrowers is None:
-        if chosen.positions == "node" and isinstance(chain, NodeV2):
+        if chosen.positions == "node" and chain is not None and chain.lists_borrowers:
             return chain.borrowers
         return None
     listed = read_borrowers(chosen.borrowers)

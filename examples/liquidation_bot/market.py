@@ -170,6 +170,19 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise MarketError(f"invalid market file: {error}") from None
         return msgspec.structs.replace(market, text=text)
 
+    def role(self, name: str) -> str:
+        """Return the contract that has a role in reading from a node.
+
+        Raises:
+            MarketError: the file does not name it.
+        """
+        try:
+            return self.node[name]
+        except KeyError:
+            raise MarketError(
+                f"market.node.{name} is missing: name the contract"
+            ) from None
+
     def reserve(self, asset: str) -> Reserve | None:
         """Return the reserve of an asset, found by its contract."""
         return next((each for each in self.reserves if each.asset == asset), None)

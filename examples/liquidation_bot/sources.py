@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -33,9 +33,11 @@ from ortege_watch import (
     AsyncCubeClient,
     DecodeError,
     Dimension,
+    Filter,
     Measure,
     MeasureMeta,
     Meta,
+    Order,
     OrtegeWatchError,
     Query,
     Result,
@@ -441,15 +443,19 @@ class OrtegePrices:
             since: the start of the window of a subscription; without one, the query is
                 for the last 24 hours, and its result is not from the server's cache.
         """
-        window = [Prices.tx_date.after(since)] if since is not None else []
+        if since is not None:  # a subscription takes no cache mode
+            return self._query([Prices.tx_date.after(since)], Prices.tx_date.desc())
+        day = Prices.tx_date.over("from 24 hours ago to now")
+        return self._query([], Prices.tx_date.desc(), time=[day], cache=_FRESH)
+
+    def _query(self, window: Sequence[Filter], *order: Order, **more: Any) -> Query:
         return Query(
             measures=[Prices.price],
             dimensions=[Prices.token, Prices.tx_date],
             where=[Prices.token.in_(sorted(self._assets)), *window],
-            time=[] if window else [Prices.tx_date.over("from 24 hours ago to now")],
-            order=[Prices.tx_date.desc()],
+            order=order,
             limit=_MAX_PRICES,
-            cache=None if window else _FRESH,  # a subscription takes no mode
+            **more,
         )
 
     def read(self, rows: Iterable[Row]) -> list[Price]:
@@ -491,16 +497,8 @@ class OrtegePrices:
         """
         found: dict[tuple[int, str], Price] = {}
         while True:
-            query = Query(
-                measures=[Prices.price],
-                dimensions=[Prices.token, Prices.tx_date],
-                where=[
-                    Prices.token.in_(sorted(self._assets)),
-                    Prices.tx_date.in_range(start, end),
-                ],
-                order=[Prices.tx_date.asc(), Prices.token.asc()],
-                limit=_MAX_PRICES,
-            )
+            window = [Prices.tx_date.in_range(start, end)]
+            query = self._query(window, Prices.tx_date.asc(), Prices.token.asc())
             rows = await _load(self._cube, query, "prices")
             for row in rows:
                 found.update({(each.at, each.asset): each for each in self.read([row])})

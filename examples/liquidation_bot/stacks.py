@@ -1,4 +1,4 @@
-"""Stacks: Clarity values and principals as a node writes them, and calls to a node.
+"""Stacks: Clarity values, principals, and calls of contracts, as data.
 
 Follows SIP-005 (serialization of Clarity values; addresses in c32check), as far as the
 bot needs it. Bytes that cannot be read are an error, never a guess.
@@ -6,56 +6,45 @@ bot needs it. Bytes that cannot be read are an error, never a guess.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from email.utils import parsedate_to_datetime
-from types import NoneType, TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import NoneType
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
-import httpx
 import msgspec
 
-from liquidation_bot.model import SourceError, UsageError
-
 __all__ = [
-    "CallRefused",
+    "BURN_HEIGHT",
+    "Call",
     "ClarityError",
     "Err",
+    "Int",
     "Name",
-    "Node",
     "Ok",
     "Principal",
     "Some",
+    "Steps",
     "UInt",
     "Value",
+    "ask",
     "c32_decode",
     "c32_encode",
     "check_principal",
+    "convert",
     "deserialize",
-    "fields",
-    "integer",
-    "ok",
-    "principals",
     "represent",
     "serialize",
-    "some",
-    "uint",
 ]
 
 
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 
 class ClarityError(ValueError):
     """Raised for an invalid Clarity value or principal."""
-
-
-class CallRefused(SourceError):
-    """Raised when a node answers that a call fails; it would fail again."""
 
 
 @attrs.frozen
@@ -367,212 +356,74 @@ def _prefix(value: Value) -> int:
     )
 
 
-def _as(value: Value, kind: type[_T], name: str) -> _T:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ClarityError(f"expected {name}, got {value!r}")
-    return value
+@attrs.frozen
+class Int:
+    """A signed integer in what `convert` returns, where an ``int`` is not negative."""
+
+    value: int
 
 
-def some(value: Value) -> Value:
-    """Return what ``(some ...)`` contains, or raise ClarityError."""
-    return _as(value, Some, "(some ...)").value
+def convert(value: Value, kind: Any) -> Any:
+    """Return a value as a type, strictly, without ``(ok ...)`` and ``(some ...)``.
 
-
-def ok(value: Value) -> Value:
-    """Return what ``(ok ...)`` contains, or raise ClarityError."""
-    return _as(value, Ok, "(ok ...)").value
-
-
-def fields(value: Value) -> Mapping[str, Value]:
-    """Return the fields of a tuple, or raise ClarityError."""
-    return cast("Mapping[str, Value]", _as(value, dict, "a tuple"))
-
-
-def uint(value: Value) -> int:
-    """Return the number of a uint, or raise ClarityError."""
-    return _as(value, UInt, "a uint").value
-
-
-def integer(value: Value) -> int:
-    """Return a signed integer, or raise ClarityError."""
-    return _as(value, int, "an int")
-
-
-def principals(value: Value) -> list[str]:
-    """Return the principals of a list, or raise ClarityError."""
-    listed = cast("tuple[Value, ...]", _as(value, tuple, "a list"))
-    return [_as(each, Principal, "a principal").text for each in listed]
-
-
-# A read-only call needs a sender, and accepts any: this is the burn address.
-_SENDER: Final = "SP000000000000000000002Q6VF78"
-_MAX_CONCURRENT: Final = 8
-_RETRIES: Final = 4
-_LONGEST_PAUSE: Final = 60.0
-_LONGEST_CALL: Final = 150.0
-# A RecursionError comes from JSON that is nested without end.
-_FAILURES: Final = (
-    *(httpx.HTTPError, TimeoutError, ValueError, TypeError),
-    *(LookupError, RecursionError),
-)
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class _Answer(msgspec.Struct):
-    okay: bool
-    result: str = ""
-    cause: str = "no cause given"
-
-
-class Node:
-    """A client that calls read-only functions over HTTP, within a budget.
-
-    Calls are sent at equal intervals. An answer 429 or 503 stops all calls for as long
-    as its ``Retry-After`` says, a minute at most; then the call is repeated, four times
-    and two and a half minutes at most.
-
-    Args:
-        url: of the node or of its API, such as ``https://api.hiro.so``.
-        calls_per_minute: how many calls the node allows.
-        key: sent as ``x-api-key``; it is in no log and no error.
-        transport: replaces the network in tests.
-        timeout: in seconds, for each request up to the end of its response.
-        now: returns seconds.
-        sleep: sleeps that many seconds.
+    Buffers of one or two bytes become numbers, longer ones hex.
 
     Raises:
-        UsageError: the URL or the key cannot be used.
+        ClarityError: the value is ``(err ...)`` or does not fit the type.
+    """
+    try:
+        return msgspec.convert(_plain(value), kind)
+    except msgspec.ValidationError as error:
+        raise ClarityError(str(error)) from None
+
+
+def _plain(value: Value) -> object:
+    match value:
+        case Ok(inner) | Some(inner):
+            return _plain(inner)
+        case Err():
+            raise ClarityError(f"expected (ok ...), got {represent(value)}")
+        case UInt(plain) | Principal(plain) | Name(plain):
+            return plain
+        case bool() | str() | None:
+            return value
+        case int():
+            return Int(value)
+        case bytes():
+            return value.hex() if len(value) > 2 else int.from_bytes(value)
+        case Mapping():
+            return {key: _plain(each) for key, each in value.items()}
+        case _:
+            return tuple(map(_plain, value))
+
+
+@attrs.frozen
+class Call:
+    """A call of a read-only function.
+
+    Attributes:
+        contract: the contract.
+        function: its function.
+        arguments: its arguments.
+        kind: what `convert` makes of the value; None leaves it as it is.
+        may_fail: whether the text of a refusal is a value, a `Name`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        calls_per_minute: int = 500,
-        key: str | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-        timeout: float = 20.0,
-        now: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._host = _check_access(url, key)
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers={"x-api-key": key} if key else {},
-            transport=transport,
-            timeout=timeout,
-        )
-        self._timeout = timeout
-        self._now = now
-        self._sleep = sleep
-        # A little more than needed: clocks and ways to the node differ.
-        self._interval = 61 / calls_per_minute
-        self._next = now()
-        self._turn = asyncio.Lock()
-        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._http.aclose()
-
-    async def call(self, contract: str, function: str, *arguments: Value) -> Value:
-        """Call a read-only function and return its value.
-
-        Raises:
-            SourceError: the call failed, or its response cannot be read.
-        """
-        address, _, name = contract.partition(".")
-        body = {
-            "sender": _SENDER,
-            "arguments": [f"0x{serialize(each).hex()}" for each in arguments],
-        }
-        path = f"/v2/contracts/call-read/{address}/{name}/{function}"
-        try:
-            answer = msgspec.convert(await self._ask("POST", path, body), _Answer)
-            if answer.okay:
-                return deserialize(bytes.fromhex(answer.result.removeprefix("0x")))
-        except _FAILURES as error:
-            raise self._failed(f"call {contract} {function}", error) from error
-        cause = self._without_key(answer.cause)[:200]
-        raise CallRefused(f"cannot call {contract} {function}: {cause}")
-
-    async def burn_height(self) -> int:
-        """Return the height of the Bitcoin chain, as the node knows it.
-
-        Raises:
-            SourceError: the request failed, or its response cannot be read.
-        """
-        try:
-            info = await self._ask("GET", "/v2/info", None)
-            return int(info["burn_block_height"])
-        except _FAILURES as error:
-            raise self._failed("read /v2/info", error) from error
-
-    def _failed(self, what: str, error: Exception) -> SourceError:
-        reason = self._without_key(str(error)) or type(error).__name__
-        return SourceError(f"cannot {what} at {self._host}: {reason}")
-
-    def _without_key(self, text: str) -> str:
-        """Hide the key where a node repeats it."""
-        key = self._http.headers.get("x-api-key")
-        return text.replace(key, "[hidden]") if key else text
-
-    async def _ask(self, method: str, path: str, body: object) -> Any:
-        async with self._slots:
-            response = await self._send(method, path, body)
-            last = self._now() + _LONGEST_CALL
-            for attempt in range(_RETRIES):
-                if response.status_code not in (429, 503):
-                    break
-                pause = min(_retry_after(response, 2.0**attempt), _LONGEST_PAUSE)
-                self._next = max(self._next, self._now() + pause)
-                if self._next > last:
-                    break
-                response = await self._send(method, path, body)
-        if response.status_code != 200:
-            raise ValueError(f"HTTP status {response.status_code}")
-        return response.json()
-
-    async def _send(self, method: str, path: str, body: object) -> httpx.Response:
-        async with self._turn:
-            # A shorter wait than a millisecond might not move the clock.
-            while (wait := self._next - self._now()) > 0.001:
-                await self._sleep(wait)
-            self._next = self._now() + self._interval
-        async with asyncio.timeout(self._timeout):
-            return await self._http.request(method, path, json=body)
+    contract: str
+    function: str
+    arguments: tuple[Value, ...] = ()
+    kind: Any = None
+    may_fail: bool = False
 
 
-def _check_access(url: str, key: str | None) -> str:
-    """Return the host of a URL that a key may be sent to."""
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.userinfo:
-        # A URL may contain a password, so it is not repeated.
-        raise UsageError("the node's URL must be https://host, without a password")
-    if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise UsageError("STACKS_API_KEY has spaces or other invalid characters")
-    if key and parsed.scheme == "http" and parsed.host not in _LOOPBACK:
-        raise UsageError("STACKS_API_KEY is sent only over https://")
-    return parsed.host
+BURN_HEIGHT: Final = Call("", "")
+"""Asks for the height of the Bitcoin chain, which is not a contract's to tell."""
+
+Steps: TypeAlias = Generator[Sequence[Call], Sequence[Any], _T]
+"""What reads from a node without knowing one: it yields calls, and is sent their values."""
 
 
-def _retry_after(response: httpx.Response, otherwise: float) -> float:
-    """Return for how many seconds the server does not want to be asked."""
-    said = response.headers.get("retry-after", "")
-    if said.isascii() and said.isdecimal():
-        return float(said)
-    try:
-        until, at = map(parsedate_to_datetime, (said, response.headers.get("date", "")))
-        return max((until - at).total_seconds(), 0.0)
-    except (ValueError, TypeError):
-        return otherwise
+def ask(calls: Mapping[_K, Call]) -> Steps[dict[_K, Any]]:
+    """Return the values of calls by the same keys."""
+    values = yield list(calls.values())
+    return dict(zip(calls, values, strict=True))

@@ -17,11 +17,11 @@ from liquidation_bot.alerts import (
     entity_of,
 )
 from liquidation_bot.bot import Bot, Incomplete, Settings
-from liquidation_bot.chain import MarketCheck
 from liquidation_bot.engine import Limits, Plan, Reason, StateRead
 from liquidation_bot.execution import Dispatcher, Guard
 from liquidation_bot.model import SourceError, UsageError
 from liquidation_bot.record import Journal, Session
+from liquidation_bot.rules import MarketCheck
 from liquidation_bot.rules.zest_v1 import ReserveState, StateV1
 from liquidation_bot.sources import (
     FixturePositions,

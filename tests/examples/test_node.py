@@ -14,13 +14,15 @@ import msgspec
 import pytest
 
 from liquidation_bot.bot import Reader
-from liquidation_bot.chain import MarketCheck, NodePositions, NodePrices, check_market
+from liquidation_bot.chain import Node, NodePrices, NodeSource
 from liquidation_bot.market import MarketError, Percentage
 from liquidation_bot.model import Holding, SourceError, UsageError
+from liquidation_bot.rules import MarketCheck
 from liquidation_bot.rules.zest_v1 import Fixed, Ratio, ReserveState, StateV1
 from liquidation_bot.stacks import (
+    Call,
     Err,
-    Node,
+    Int,
     Ok,
     Principal,
     Some,
@@ -162,7 +164,7 @@ def alice(chain, world, on_chain):
 
 @pytest.mark.usefixtures("alice")
 async def test_a_position_with_interest_flags_and_balances(world, node, on_chain):
-    [found] = await NodePositions(node, on_chain).positions([world.alice], world.now)
+    [found] = await NodeSource(node, on_chain).positions([world.alice], world.now)
     assert found == msgspec.structs.replace(
         world.position(
             Holding(asset=world.aeusdc, borrowed=5_000_000_000, as_collateral=False),
@@ -175,17 +177,17 @@ async def test_a_position_with_interest_flags_and_balances(world, node, on_chain
 async def test_her_e_mode(world, chain, node, on_chain):
     who = Principal(world.alice)
     chain.say(MODES, "get-user-e-mode-read", who, result=Some(b"\x01"))
-    [found] = await NodePositions(node, on_chain).positions([world.alice], 0)
+    [found] = await NodeSource(node, on_chain).positions([world.alice], 0)
     assert found.e_mode == 1
     without = msgspec.structs.replace(on_chain, node={"data": DATA, "reader": READER})
-    [found] = await NodePositions(node, without).positions([world.alice], 0)
+    [found] = await NodeSource(node, without).positions([world.alice], 0)
     assert found.e_mode == 0
 
 
 async def test_somebody_the_protocol_does_not_know(world, chain, node, on_chain):
     who = Principal(world.alice)
     chain.say(DATA, "get-user-assets-read", who, result=None)
-    [found] = await NodePositions(node, on_chain).positions([world.alice], world.now)
+    [found] = await NodeSource(node, on_chain).positions([world.alice], world.now)
     assert found == world.position()
     assert len(chain.calls) == 1
 
@@ -194,7 +196,7 @@ async def test_of_somebody_without_a_debt_nothing_more_is_read(
     world, chain, node, on_chain
 ):
     alice_has(chain, world, supplied=[world.ststx, world.aeusdc])
-    [found] = await NodePositions(node, on_chain).positions([world.alice], world.now)
+    [found] = await NodeSource(node, on_chain).positions([world.alice], world.now)
     assert found == world.position()
     assert len(chain.calls) == 1
 
@@ -204,7 +206,7 @@ async def test_what_the_position_does_not_touch_is_not_asked_for(
     world, chain, node, on_chain
 ):
     """No balance of what is not used as collateral, no e-mode where no asset has one."""
-    await NodePositions(node, on_chain).positions([world.alice], world.now)
+    await NodeSource(node, on_chain).positions([world.alice], world.now)
     assert sorted(function for _, function, _ in chain.calls) == [
         "get-balance",
         "get-user-assets-read",
@@ -216,7 +218,7 @@ async def test_what_the_position_does_not_touch_is_not_asked_for(
     chain.calls.clear()
     plain = [msgspec.structs.replace(each, e_mode=0) for each in on_chain.reserves]
     without = msgspec.structs.replace(on_chain, reserves=tuple(plain))
-    await NodePositions(node, without).positions([world.alice], world.now)
+    await NodeSource(node, without).positions([world.alice], world.now)
     assert len(chain.calls) == 5
 
 
@@ -226,14 +228,14 @@ async def test_an_asset_that_the_market_file_does_not_know(
     other = f"{ZERO}.other"
     alice_has(chain, world, supplied=[other], borrowed=[other])
     reserve_data(chain, world, other)
-    [found] = await NodePositions(node, on_chain).positions([world.alice], 0)
+    [found] = await NodeSource(node, on_chain).positions([world.alice], 0)
     assert found.holdings == (Holding(asset=other),)
     reserve_data(chain, world, other, collateral=False)
-    [found] = await NodePositions(node, on_chain).positions([world.alice], 0)
+    [found] = await NodeSource(node, on_chain).positions([world.alice], 0)
     assert found.holdings == ()
     args = (Principal(world.alice), Principal(other))
     chain.say(DATA, "get-user-reserve-data-read", *args, result=None)
-    [found] = await NodePositions(node, on_chain).positions([world.alice], 0)
+    [found] = await NodeSource(node, on_chain).positions([world.alice], 0)
     assert found.holdings == ()
 
 
@@ -271,7 +273,7 @@ async def test_whatever_the_node_does_is_a_source_error(
 ):
     chain.broken = broken(response)
     with pytest.raises(SourceError, match="cannot call"):
-        await NodePositions(node, on_chain).positions([world.alice], 0)
+        await NodeSource(node, on_chain).positions([world.alice], 0)
     with pytest.raises(SourceError, match="cannot call"):
         await NodePrices(node, on_chain).prices()
 
@@ -298,7 +300,7 @@ async def test_answers_of_another_shape_are_refused(
     contract = MODES if "e-mode" in function else DATA
     chain.say(contract, function, Principal(world.alice), result=result)
     with pytest.raises(SourceError, match="cannot read the position"):
-        await NodePositions(node, on_chain).positions([world.alice], 0)
+        await NodeSource(node, on_chain).positions([world.alice], 0)
 
 
 @pytest.mark.usefixtures("alice")
@@ -309,7 +311,7 @@ async def test_balances_of_another_shape_are_refused(
     who = Principal(world.alice)
     chain.say(on_chain.reserves[0].z_token, "get-balance", who, result=result)
     with pytest.raises(SourceError, match="cannot read the position"):
-        await NodePositions(node, on_chain).positions([world.alice], 0)
+        await NodeSource(node, on_chain).positions([world.alice], 0)
 
 
 def feed(price, expo, conf=CONFIDENCE, at=WHEN):
@@ -356,8 +358,10 @@ async def test_prices_of_another_shape_are_refused(chain, node, on_chain, result
 
 async def test_what_the_market_file_lacks_is_named(node, world, on_chain):
     with pytest.raises(MarketError, match=r"market.node.data is missing"):
-        NodePositions(node, world.market)
-    with pytest.raises(MarketError, match=r"market.node.pyth is missing"):
+        NodeSource(node, world.market)
+    with pytest.raises(
+        MarketError, match=r"market.node.pyth is missing: .*--prices ortege"
+    ):
         NodePrices(node, world.market)
     without = msgspec.structs.replace(world.market, node={"pyth": PYTH})
     with pytest.raises(MarketError, match="at least one reserve needs a feed"):
@@ -408,7 +412,7 @@ async def test_300_borrowers_under_500_calls_a_minute_are_read_in_5_minutes(
         owes(chain, world, on_chain, who)
     limited = Limited(chain, time, 500)
     async with open_node(limited, time, calls_per_minute=budget) as node:
-        source, found = NodePositions(node, on_chain), []
+        source, found = NodeSource(node, on_chain), []
         start = time.now()
         for first in range(0, 300, source.chunk):
             found += await source.positions(everybody[first : first + source.chunk], 0)
@@ -504,8 +508,30 @@ async def test_a_call_that_fails_loses_only_its_borrower(world, chain, node, on_
         owes(chain, world, on_chain, who)
     del chain.answers[DATA, "get-user-assets-read", (Principal(everybody[1]),)]
     with pytest.raises(SourceError, match="1 of 3 positions not read: ") as raised:
-        await NodePositions(node, on_chain).positions(everybody, 0)
+        await NodeSource(node, on_chain).positions(everybody, 0)
     assert [each.borrower for each in raised.value.read] == [everybody[0], everybody[2]]
+
+
+async def test_after_a_failure_the_other_calls_of_a_step_are_not_sent(chain, node):
+    """And what a signed integer, an error or a longer list is, is not guessed."""
+
+    def steps(count, kind=int):
+        return (yield [Call(DATA, "f", (UInt(each),), kind) for each in range(count)])
+
+    with pytest.raises(SourceError, match="cannot call"):
+        await node.run("it", steps(100))
+    sent = len(chain.calls)
+    assert sent < 10
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(chain.calls) == sent
+    for value, kind in ((5, int), (UInt(5), Int), (Err(UInt(5)), int), (None, int)):
+        chain.say(DATA, "f", UInt(0), result=value)
+        with pytest.raises(SourceError, match=f"cannot read it: {DATA} f u0: "):
+            await node.run("it", steps(1, kind))
+    for value, kind, found in ((5, Int, Int(5)), (Some(Ok(UInt(5))), int, 5)):
+        chain.say(DATA, "f", UInt(0), result=value)
+        assert await node.run("it", steps(1, kind)) == [found]
 
 
 async def test_a_feed_that_fails_loses_only_its_price(world, chain, node, on_chain):
@@ -632,7 +658,7 @@ def change(chain, function, asset, value, key=None):
 
 
 async def test_a_market_file_as_the_chain_has_it(node, checked):
-    assert await check_market(node, checked) == MarketCheck((), ())
+    assert await NodeSource(node, checked).compare() == MarketCheck((), ())
 
 
 @pytest.mark.parametrize(
@@ -666,7 +692,7 @@ async def test_every_difference_to_the_chain_is_told(
     no_asset = ("assets", "vault", "health", "e-mode-type-config", "stale")
     asset = None if any(word in function for word in no_asset) else world.ststx
     change(chain, function, asset and Principal(asset), value, key)
-    found = await check_market(node, checked)
+    found = await NodeSource(node, checked).compare()
     [text] = found.wrong
     assert re.search(says, text)
     assert found.missing == ()
@@ -677,7 +703,7 @@ async def test_a_contract_that_refuses_a_call_is_not_the_one_of_the_file(
 ):
     """It would refuse again, so it is no reason to ask again."""
     del chain.answers[DATA, "get-origination-fee-prc-read", (Principal(world.sbtc),)]
-    [text] = (await check_market(node, checked)).wrong
+    [text] = (await NodeSource(node, checked).compare()).wrong
     assert "cannot call" in text
     assert "Unchecked" in text
 
@@ -686,7 +712,7 @@ async def test_what_the_file_leaves_out_is_told_and_no_mismatch(chain, node, che
     first, *others = checked.reserves
     first = msgspec.structs.replace(first, threshold=None, bonus=None, fee_bps=None)
     without = msgspec.structs.replace(checked, reserves=(first, *others))
-    found = await check_market(node, without)
+    found = await NodeSource(node, without).compare()
     assert found.wrong == ()
     assert len(found.missing) == 3
     assert found.missing[0].endswith("the chain has u70000000, the file nothing")
@@ -694,7 +720,7 @@ async def test_what_the_file_leaves_out_is_told_and_no_mismatch(chain, node, che
 
 async def test_a_reserve_that_the_chain_does_not_have(world, chain, node, checked):
     change(chain, "get-reserve-state-read", Principal(world.ststx), None)
-    assert len((await check_market(node, checked)).wrong) == 6
+    assert len((await NodeSource(node, checked).compare()).wrong) == 6
 
 
 async def test_constants_of_oracles_are_compared(world, chain, node, checked):
@@ -702,9 +728,9 @@ async def test_constants_of_oracles_are_compared(world, chain, node, checked):
     first = msgspec.structs.replace(first, pricing=Fixed(price=Percentage(10**8)))
     market = msgspec.structs.replace(checked, reserves=(first, *others))
     chain.say(first.oracle, "get-price", result=UInt(10**8))
-    assert (await check_market(node, market)).wrong == ()
+    assert (await NodeSource(node, market).compare()).wrong == ()
     chain.say(first.oracle, "get-price", result=UInt(99_000_000))
-    [text] = (await check_market(node, market)).wrong
+    [text] = (await NodeSource(node, market).compare()).wrong
     assert "stSTX get-price: the chain has u99000000, the file u100000000" in text
 
 
@@ -719,18 +745,18 @@ async def test_a_check_that_lacks_an_answer_is_no_success(world, chain, node, ch
             chain.broken = lost
 
     chain.broken = lost
-    with pytest.raises(SourceError, match=r"1 of \d+ answers not read: cannot call"):
-        await check_market(node, checked)
+    with pytest.raises(SourceError, match=r"cannot call \S+ get-reserve-vault"):
+        await NodeSource(node, checked).compare()
     chain.broken = None
     without = msgspec.structs.replace(
         checked, node={"data": DATA, "reader": READER, "e_mode": MODES}
     )
     with pytest.raises(MarketError, match=r"market\.node\.e_mode_bonus is missing"):
-        await check_market(node, without)
+        await NodeSource(node, without).compare()
 
 
 async def test_the_state_of_the_reserves(world, chain, node, checked):
-    source = NodePositions(node, checked)
+    source = NodeSource(node, checked)
     allowed = ReserveState(liquidity=77)
     assets = [each.asset for each in checked.reserves]
     assert await source.state(0) == StateV1(reserves=dict.fromkeys(assets, allowed))
@@ -745,7 +771,9 @@ async def test_the_state_of_the_reserves(world, chain, node, checked):
     found = (await source.state(0)).reserves[world.ststx]
     assert (found.frozen, found.active) == (True, False)
     change(chain, "get-reserve-state-read", ststx, None)
-    with pytest.raises(SourceError, match="1 of 3 reserves not read: cannot read res"):
+    with pytest.raises(
+        SourceError, match=f"the state of .* get-reserve-state-read '{world.ststx}"
+    ):
         await source.state(0)
 
 
@@ -766,7 +794,7 @@ async def test_the_grace_period_of_a_reserve(
     chain.say(GRACE, "get-grace-period-enabled-read", ststx, result=enabled)
     chain.say(GRACE, "get-freeze-end-block-read", ststx, result=end)
     chain.say(GRACE, "get-grace-period-time-read", ststx, result=period)
-    state = await NodePositions(node, checked).state(0)
+    state = await NodeSource(node, checked).state(0)
     assert state.reserves[world.ststx].grace is grace
     assert not state.reserves[world.sbtc].grace
 
@@ -784,7 +812,7 @@ async def test_a_ratio_comes_from_the_oracle_that_the_chain_names(
     chain.say(oracle, "get-price", Principal(world.sbtc), result=Ok(UInt(price)))
     own = Ok(UInt(price * ratio // 10**6))
     chain.say(oracle, "get-price", ststx, result=own)
-    state = await NodePositions(node, market).state(0)
+    state = await NodeSource(node, market).state(0)
     assert state.ratios == {world.ststx: ratio * 100}
 
 
@@ -814,7 +842,7 @@ async def test_the_reader_loses_nobody_and_starts_with_the_nearest(
 
     async with open_node(Limited(chain, time, 500), time) as node:
         reader = Reader(
-            source=NodePositions(node, on_chain),
+            source=NodeSource(node, on_chain),
             now=lambda: int(time.now()),
             on_read=on_read,
             on_error=said.append,

@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 
-from liquidation_bot.chain import MarketCheck, NodeV2, check_market
+from liquidation_bot.chain import Node, NodeSource
 from liquidation_bot.engine import (
     Engine,
     Limits,
@@ -26,7 +26,7 @@ from liquidation_bot.engine import (
 )
 from liquidation_bot.market import Market, MarketError
 from liquidation_bot.model import Holding, Price, SourceError
-from liquidation_bot.rules import Reason
+from liquidation_bot.rules import MarketCheck, Reason
 from liquidation_bot.rules.zest_v2 import (
     FEEDS,
     IDX,
@@ -41,7 +41,6 @@ from liquidation_bot.rules.zest_v2 import (
 from liquidation_bot.stacks import (
     Err,
     Name,
-    Node,
     Ok,
     Principal,
     Some,
@@ -236,7 +235,7 @@ async def source(chain, market):
     async with Node(
         "http://node", transport=httpx.MockTransport(chain), calls_per_minute=10**6
     ) as node:
-        yield NodeV2(node, market)
+        yield NodeSource(node, market)
 
 
 async def test_the_state_is_read_as_the_contracts_have_it(source, expected):
@@ -339,14 +338,16 @@ async def test_a_file_is_compared_with_the_market_in_force_and_the_registry(
     reserves = market.reserves[:4]
     like = msgspec.structs.replace(market, reserves=(*reserves, market.reserves[8]))
     node = source._node
-    assert await check_market(node, like) == MarketCheck((), ())
-    fewer = await check_market(node, msgspec.structs.replace(like, reserves=reserves))
+    assert await NodeSource(node, like).compare() == MarketCheck((), ())
+    fewer = await NodeSource(
+        node, msgspec.structs.replace(like, reserves=reserves)
+    ).compare()
     assert (fewer.wrong, len(fewer.missing)) == ((), 1)
-    found = await check_market(node, market)
-    assert found.wrong[-1].startswith("the chain has nothing, the file SP1A27")
+    found = await NodeSource(node, market).compare()
+    assert "the chain has nothing, the file SP1A27" in found.wrong[-1]
     other = market.contract.replace("v0-8", "v0-9")
     chain.say(market.vault, "get-impl", result=Principal(other))
-    [wrong] = (await check_market(node, like)).wrong
+    [wrong] = (await NodeSource(node, like).compare()).wrong
     assert other in wrong
     assert market.contract in wrong
 
@@ -354,7 +355,7 @@ async def test_a_file_is_compared_with_the_market_in_force_and_the_registry(
 async def test_the_market_file_names_the_contracts(market):
     node = Node("http://node", transport=httpx.MockTransport(Chain()))
     with pytest.raises(MarketError, match="dia is missing"):
-        NodeV2(
+        NodeSource(
             node,
             msgspec.structs.replace(
                 market, node={k: v for k, v in market.node.items() if k != "dia"}

@@ -1,10 +1,9 @@
 """What the bot asks a protocol, and what the answers look like.
 
 A third protocol is one file beside ``zest_v1.py``, named in ``market.PROTOCOLS``. It has
-``MARKET``, its kind of `Market`, and ``RULES``, its class with the five members of
-`Rules`. State on the chain, if it needs any, is a `ChainState` named in
-``engine.State``. Nothing else of the bot knows a protocol, except the readers in
-``sources.py``.
+``MARKET``, its kind of `Market`, ``RULES``, its class with the five members of `Rules`,
+and ``READER``, its `ChainReader`. State on the chain, if it needs any, is a `ChainState`
+named in ``engine.State``. Nothing else of the bot knows a protocol.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import msgspec
 
 from liquidation_bot.market import Market, Reserve
 from liquidation_bot.model import Holding, Position, Price
-from liquidation_bot.stacks import Value, represent, serialize
+from liquidation_bot.stacks import Steps, Value, represent, serialize
 
 if TYPE_CHECKING:
     from liquidation_bot.engine import Plan
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
 __all__ = [
     "LIQUIDATOR",
     "Case",
+    "ChainReader",
     "ChainState",
     "Limits",
+    "MarketCheck",
     "Offer",
     "Quote",
     "Reason",
@@ -39,6 +40,7 @@ __all__ = [
     "condition",
     "contract_call",
     "payment",
+    "reader_of",
     "rules_of",
 ]
 
@@ -274,10 +276,73 @@ class Rules(Protocol):
         ...
 
 
+@attrs.frozen
+class MarketCheck:
+    """What a market file says, compared with the chain.
+
+    Attributes:
+        wrong: where the file says something else than the chain.
+        missing: what the file does not say; nothing is decided with it.
+    """
+
+    wrong: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+class ChainReader:
+    """What is read from a protocol's contracts, as calls for a node. Pure.
+
+    Attributes:
+        caveats: what its positions leave out.
+        lists_borrowers: whether the contracts list accounts.
+    """
+
+    caveats: Sequence[str] = (
+        "positions and state are as of the node's tip, which may lag or be reorganised",
+    )
+    lists_borrowers: bool = False
+
+    def prepare(self) -> Steps[None]:
+        """Read once what positions need."""
+        yield ()
+
+    def borrowers(self, most: int) -> Steps[list[str]]:
+        """Return the accounts with debt among the newest ones of that number."""
+        raise NotImplementedError(most)
+
+    def position(self, borrower: str, at: int) -> Steps[Position]:
+        """Return the position of an address, with as few calls as it needs."""
+        raise NotImplementedError(borrower, at)
+
+    def state(self, at: int) -> Steps[Any]:
+        """Return the protocol's `ChainState`."""
+        raise NotImplementedError(at)
+
+    def differences(self) -> Steps[list[tuple[str, str, str | None]]]:
+        """Return where the market file and the chain differ.
+
+        Each difference is the place, what the chain has, and what the file has: None if
+        it says nothing.
+        """
+        raise NotImplementedError
+
+
+def reader_of(market: Market) -> ChainReader:
+    """Return the reader of a market.
+
+    Raises:
+        MarketError: the market file does not name a contract that it needs.
+    """
+    return cast("ChainReader", _module(market).READER(market))
+
+
 def rules_of(market: Market) -> Rules:
     """Return the rules of a market; they are in the file that has its class."""
-    module: Any = importlib.import_module(type(market).__module__)
-    return cast("Rules", module.RULES(market))
+    return cast("Rules", _module(market).RULES(market))
+
+
+def _module(market: Market) -> Any:
+    return importlib.import_module(type(market).__module__)
 
 
 def contract_call(

@@ -17,7 +17,7 @@ Zest V2 liquidates on LTV instead of a health factor and has rules of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import attrs
@@ -36,6 +36,7 @@ from liquidation_bot.market import (
 from liquidation_bot.model import Amount, Holding, Position, shown
 from liquidation_bot.rules import (
     Case,
+    ChainReader,
     ChainState,
     Offer,
     Quote,
@@ -47,7 +48,18 @@ from liquidation_bot.rules import (
     contract_call,
     payment,
 )
-from liquidation_bot.stacks import Principal, UInt, Value
+from liquidation_bot.stacks import (
+    BURN_HEIGHT,
+    Call,
+    ClarityError,
+    Principal,
+    Some,
+    Steps,
+    UInt,
+    Value,
+    ask,
+    represent,
+)
 
 if TYPE_CHECKING:
     from liquidation_bot.engine import Plan
@@ -76,6 +88,8 @@ _FUNCTIONS: Final = (
     "set-user-use-reserve-as-collateral",
 )
 _BY_OTHERS: Final = frozenset({"repay", "liquidation-call"})
+
+_NO_E_MODE: Final = bytes(1)
 
 Sized: TypeAlias = tuple[int, int, int]
 """(amount in the smallest unit, decimals, price)"""
@@ -667,5 +681,260 @@ def _ratio(case: Case, reserve: ReserveV1, pricing: Ratio) -> int:
     return ratio
 
 
+class _Listed(msgspec.Struct, rename="kebab"):
+    assets_supplied: tuple[str, ...]
+    assets_borrowed: tuple[str, ...]
+
+
+class _InReserve(msgspec.Struct, rename="kebab"):
+    principal_borrow_balance: int
+    use_as_collateral: bool
+
+
+class _Owed(msgspec.Struct, rename="kebab"):
+    compounded_balance: int
+
+
+class _Flags(msgspec.Struct, rename="kebab"):
+    oracle: str
+    accrued_to_treasury: int
+    is_active: bool
+    is_frozen: bool
+
+
+class ReaderV1(ChainReader):
+    """What is read from Zest V1's contracts; the functions are those of the public ones.
+
+    Nothing more is read of somebody without a debt, no balance of what is not used as
+    collateral, no e-mode if no asset in the position has one.
+
+    ``[node]`` in the market file names the contracts ``data`` and ``reader``, for
+    markets with e-modes ``e_mode`` and ``e_mode_bonus``, and ``grace``, if the grace
+    periods after a freeze shall be known.
+    """
+
+    def __init__(self, market: MarketV1) -> None:
+        self._market = market
+        self._data, self._reader = market.role("data"), market.role("reader")
+        self._reserves = {each.asset: each for each in market.reserves}
+        self._symbols = {each.symbol: each for each in market.reserves}
+
+    def position(self, borrower: str, at: int) -> Steps[Position]:
+        """Return a position with interest, if the address owes anything."""
+        who, holdings, e_mode = Principal(borrower), list[Holding](), 0
+        (listed,) = yield [
+            Call(self._data, "get-user-assets-read", (who,), _Listed | None)
+        ]
+        if listed is not None and listed.assets_borrowed:
+            assets = sorted({*listed.assets_supplied, *listed.assets_borrowed})
+            holdings = yield from self._holdings(who, assets)
+            e_mode = yield from self._e_mode(who, holdings)
+        held = tuple(holdings)
+        return Position(borrower=borrower, holdings=held, read_at=at, e_mode=e_mode)
+
+    def _holdings(self, who: Principal, assets: Sequence[str]) -> Steps[list[Holding]]:
+        said = yield from _each(
+            assets, self._data, "get-user-reserve-data-read", _InReserve | None, who
+        )
+        known = {asset: data for asset, data in said.items() if data is not None}
+        owing = [
+            asset for asset, data in known.items() if data.principal_borrow_balance
+        ]
+        debts = yield from _each(
+            owing, self._reader, "get-user-borrow-balance", _Owed, who
+        )
+        owed = {asset: debt.compounded_balance for asset, debt in debts.items()}
+        supplied: dict[str, int] = yield from ask(
+            {
+                asset: Call(self._reserves[asset].z_token, "get-balance", (who,), int)
+                for asset, data in known.items()
+                if data.use_as_collateral and asset in self._reserves
+            }
+        )
+        return [
+            Holding(
+                asset=asset,
+                supplied=supplied.get(asset, 0),
+                borrowed=owed.get(asset, 0),
+                as_collateral=data.use_as_collateral,
+            )
+            for asset, data in known.items()
+            if data.use_as_collateral or owed.get(asset)
+        ]
+
+    def _e_mode(self, who: Principal, holdings: Sequence[Holding]) -> Steps[int]:
+        contract = self._market.node.get("e_mode")
+        reserves = [self._reserves.get(each.asset) for each in holdings]
+        if contract is None or not any(each and each.e_mode for each in reserves):
+            return 0
+        (mode,) = yield [Call(contract, "get-user-e-mode-read", (who,))]
+        match mode:
+            case None:
+                return 0
+            case Some(bytes(flag)) if len(flag) == 1:
+                return flag[0]
+            case _:
+                raise ClarityError(f"e-mode must be one byte, got {mode!r}")
+
+    def state(self, at: int) -> Steps[StateV1]:
+        """Return what each reserve allows, and the ratios in prices."""
+        del at  # the contracts have no times but heights
+        flags = yield from _each(
+            self._reserves, self._data, "get-reserve-state-read", _Flags
+        )
+        vault = Principal(self._market.contracts.vault)
+        held: dict[str, int] = yield from ask(
+            {
+                asset: Call(asset, "get-balance", (vault,), int)
+                for asset, reserve in self._reserves.items()
+                if reserve.seizable
+            }
+        )
+        # The pool does not pay out what it owes to the treasury.
+        liquidity = {
+            asset: max(has - flags[asset].accrued_to_treasury, 0)
+            for asset, has in held.items()
+        }
+        graces = yield from self._graces(list(held))
+        ratios = yield from self._ratios(flags)
+        return StateV1(
+            reserves={
+                asset: ReserveState(
+                    liquidity=liquidity.get(asset),
+                    active=each.is_active,
+                    frozen=each.is_frozen,
+                    grace=asset in graces,
+                )
+                for asset, each in flags.items()
+            },
+            ratios=ratios,
+        )
+
+    def _ratios(self, flags: Mapping[str, _Flags]) -> Steps[dict[str, int]]:
+        bases = {
+            asset: self._symbols[each.pricing.base].asset
+            for asset, each in self._reserves.items()
+            if isinstance(each.pricing, Ratio) and each.pricing.ratio is None
+        }
+        price: dict[tuple[str, str], int] = yield from ask(
+            {
+                (asset, each): Call(
+                    flags[asset].oracle, "get-price", (Principal(each),), int
+                )
+                for asset, base in bases.items()
+                for each in (asset, base)
+            }
+        )
+        # The oracle truncates price * ratio; the ratio has six decimals.
+        return {
+            asset: -(-price[asset, asset] * 10**6 // max(price[asset, base], 1)) * 100
+            for asset, base in bases.items()
+        }
+
+    def _graces(self, assets: Collection[str]) -> Steps[set[str]]:
+        """Return the assets whose grace period after a freeze has not ended."""
+        if (contract := self._market.node.get("grace")) is None:
+            return set()
+
+        enabled = yield from _each(
+            assets, contract, "get-grace-period-enabled-read", bool | None
+        )
+        # Without a setting the contract refuses every liquidation.
+        assets = [each for each in assets if enabled[each] is not False]
+        function = "get-freeze-end-block-read"
+        ends = yield from _each(assets, contract, function, int | None)
+        function = "get-grace-period-time-read"
+        periods = yield from _each(assets, contract, function, int | None)
+        (height,) = (yield [BURN_HEIGHT]) if assets else (0,)
+        return {
+            each
+            for each in assets
+            if None in (ends[each], periods[each])
+            or height - ends[each] <= periods[each]
+        }
+
+    def differences(self) -> Steps[list[tuple[str, str, str | None]]]:
+        """Compare everything but token names and watched contracts."""
+        found: list[tuple[str, str, str | None]] = []
+        checks = list(self._checks())
+        answers = yield from ask({call: call for _, call, _, _ in checks})
+        for what, call, key, expected in checks:
+            answer = answers[call]
+            answer = answer.value if isinstance(answer, Some) else answer
+            if key:
+                answer = answer.get(key) if isinstance(answer, Mapping) else None
+            if answer != expected and (answer is not None or expected != _NO_E_MODE):
+                filed = None if expected is None else represent(expected)
+                place = f"{what} {key or call.function}"
+                found.append((place, represent(answer), filed))
+        return found
+
+    def _checks(self) -> Iterator[tuple[str, Call, str, Value]]:
+        """Yield a place, a call, a key of its value ("" for all), and what it should be."""
+        market, data = self._market, self._data
+
+        def check(
+            what: str, contract: str, name: str, expected: Value, *arguments: Value
+        ) -> tuple[str, Call, str, Value]:
+            name, _, key = name.partition(" ")
+            call = Call(contract, f"get-{name}", arguments, may_fail=True)
+            return what, call, key, expected
+
+        threshold = UInt(market.rules.health_threshold)
+        assets = tuple(Principal(each.asset) for each in market.reserves)
+        limit = "health-factor-liquidation-threshold-read"
+        vault, modes = Principal(market.contracts.vault), market.node.get("e_mode")
+        yield check("the market", data, "assets-read", assets)
+        yield check("the market", data, limit, threshold)
+        yield check("the market", data, "reserve-vault-read", vault)
+        for each in market.reserves:
+            what, asset = each.symbol, Principal(each.asset)
+            said: Mapping[str, Value] = {
+                "reserve-state-read decimals": UInt(each.decimals),
+                "reserve-state-read oracle": Principal(each.oracle),
+                "reserve-state-read a-token-address": Principal(each.z_token),
+                "reserve-state-read liquidation-threshold": _known(each.threshold),
+                "reserve-state-read liquidation-bonus": _known(each.bonus),
+                "reserve-state-read usage-as-collateral-enabled": each.collateral,
+                "liquidation-close-factor-percent-read": _known(each.close_factor),
+                "origination-fee-prc-read": _known(each.fee_bps),
+            }
+            for name, expected in said.items():
+                yield check(what, data, name, expected, asset)
+            if isinstance(each.pricing, Fixed):
+                yield check(what, each.oracle, "price", UInt(each.pricing.price))
+            flag = bytes([each.e_mode])
+            if modes is not None:
+                yield check(what, modes, "asset-e-mode-type-read", flag, asset)
+            if modes is not None and each.e_mode:
+                name = "e-mode-type-config-read liquidation-threshold"
+                yield check(what, modes, name, UInt(each.e_mode_threshold), flag)
+                name, other = (
+                    "liquidation-bonus-e-mode-read",
+                    market.role("e_mode_bonus"),
+                )
+                yield check(what, other, name, UInt(each.e_mode_bonus), asset)
+        for oracle in {each.oracle for each in market.reserves if each.feed}:
+            age = UInt(market.rules.max_price_age)
+            yield check(oracle, oracle, "stale-price-threshold", age)
+
+
+def _each(
+    assets: Iterable[str], contract: str, function: str, kind: Any, *who: Principal
+) -> Steps[dict[str, Any]]:
+    """Call a function once for each asset."""
+    return ask(
+        {
+            each: Call(contract, function, (*who, Principal(each)), kind)
+            for each in assets
+        }
+    )
+
+
+def _known(value: int | None) -> UInt | None:
+    return None if value is None else UInt(value)
+
+
 MARKET: Final = MarketV1
 RULES: Final = ZestV1
+READER: Final = ReaderV1

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import attrs
@@ -24,6 +24,7 @@ from liquidation_bot.market import Contract, Market, Reserve, check_contracts
 from liquidation_bot.model import Amount, Holding, Position, Price, shown
 from liquidation_bot.rules import (
     Case,
+    ChainReader,
     ChainState,
     Offer,
     Quote,
@@ -35,7 +36,16 @@ from liquidation_bot.rules import (
     contract_call,
     payment,
 )
-from liquidation_bot.stacks import Principal, UInt
+from liquidation_bot.stacks import (
+    Call,
+    Err,
+    Principal,
+    Steps,
+    UInt,
+    ask,
+    convert,
+    deserialize,
+)
 
 if TYPE_CHECKING:
     from liquidation_bot.engine import Plan
@@ -757,5 +767,191 @@ class ZestV2:
         )
 
 
+class _Account(msgspec.Struct):
+    account: str
+    mask: int
+
+
+class _Collateral(msgspec.Struct):
+    aid: int
+    amount: int
+
+
+class _Debt(msgspec.Struct):
+    aid: int
+    scaled: int
+
+
+class _Obligation(msgspec.Struct):
+    collateral: tuple[_Collateral, ...] = ()
+    debt: tuple[_Debt, ...] = ()
+
+
+class _Dia(msgspec.Struct):
+    value: int
+    timestamp: int
+
+
+# As stored, not `get-next-index`: the roll-forward starts from there.
+_OF_VAULT: Final = {
+    "index": "get-index",
+    "lindex": "get-liquidity-index",
+    "last_update": "get-last-update",
+    "principal": "get-principal-scaled",
+    "available": "get-available-assets",
+    "utils": "get-points-util",
+    "rates": "get-points-rate",
+    "fee": "get-fee-reserve",
+    "pauses": "get-pause-states",
+}
+
+
+class ReaderV2(ChainReader):
+    """What is read from Zest V2's contracts.
+
+    The state takes about 120 calls, a position takes one. ``[node]`` in the market file
+    names the contracts ``assets``, ``groups``, ``ststx``, ``stbtc`` and ``dia``.
+    """
+
+    caveats = (
+        *ChainReader.caveats,
+        "interest is computed up to the decision; the call adds it up to its block",
+    )
+    lists_borrowers = True
+
+    def __init__(self, market: MarketV2) -> None:
+        self._market = market
+        keys = ("assets", "groups", "ststx", "stbtc", "dia")
+        self._names = {key: market.role(key) for key in keys}
+        self._tokens: dict[int, str] = {}
+
+    def prepare(self) -> Steps[None]:
+        """Read the registry of assets, whose numbers positions have."""
+        if not self._tokens:
+            yield from self._registry()
+
+    def borrowers(self, most: int) -> Steps[list[str]]:
+        """Return the accounts with debt among the newest ones of that number."""
+        vault = self._market.vault
+        (count,) = yield [Call(vault, "get-nr", kind=int)]
+        newest = range(max(0, count - most), count)
+        found = yield _numbered(vault, "lookup", newest, _Account)
+        return [each.account for each in found if each.mask >> _DEBT]
+
+    def position(self, borrower: str, at: int) -> Steps[Position]:
+        """Return collateral and scaled debts."""
+        args = (Principal(borrower), UInt(2**64 - 1))
+        (answer,) = yield [Call(self._market.vault, "get-position", args)]
+        found = _Obligation()
+        if answer != Err(UInt(600006)):
+            found = convert(answer, _Obligation)
+        supplied = {each.aid: each.amount for each in found.collateral}
+        borrowed = {each.aid: each.scaled for each in found.debt}
+        holdings = tuple(
+            Holding(
+                asset=self._tokens.get(asset, f"asset {asset}"),
+                supplied=supplied.get(asset, 0),
+                borrowed=borrowed.get(asset, 0),
+            )
+            for asset in sorted({*supplied, *borrowed})
+        )
+        return Position(borrower=borrower, holdings=holdings, read_at=at)
+
+    def state(self, at: int) -> Steps[StateV2]:
+        """Return the protocol's state; of a market without rules only its name."""
+        names, vault = self._names, self._market.vault
+        (market,) = yield [Call(vault, "get-impl", kind=str)]
+        if market != self._market.contract:
+            return StateV2(read_at=at, market=market)
+        calls = {
+            "enabled": Call(names["assets"], "get-bitmap", kind=int),
+            "ststx": Call(names["ststx"], "get-stx-per-ststx", kind=int),
+            "stbtc": Call(names["stbtc"], "get-sbtc-per-stbtc", kind=int),
+            "haircut": Call(market, "get-stbtc-haircut-bps", kind=int),
+            "max_confidence": Call(market, "get-max-confidence-ratio", kind=int),
+            "paused": Call(market, "get-pause-liquidation", kind=bool),
+            "grace_end": Call(market, "get-liquidation-grace-end", kind=int),
+            "pauses": Call(vault, "get-pause-states", kind=MarketPauses),
+        }
+        values = yield from ask(calls)
+        assets = yield from self._registry()
+        (count,) = yield [Call(names["groups"], "get-nonce", kind=int)]
+        groups = yield _numbered(names["groups"], "lookup", range(count), Group)
+        return StateV2(
+            read_at=at,
+            market=market,
+            assets=tuple(assets),
+            groups=tuple(groups),
+            vaults=(yield from self._vaults(assets)),
+            dia=(yield from self._dia(assets)),
+            **values,
+        )
+
+    def differences(self) -> Steps[list[tuple[str, str, str | None]]]:
+        """Compare the market in force, and the tokens and decimals of the registry."""
+        market = self._market
+        (impl,) = yield [Call(market.vault, "get-impl", kind=str)]
+        assets = yield from self._registry()
+        chain = [f"market {impl}"]
+        chain += [f"{each.addr} with {each.decimals} decimals" for each in assets]
+        filed = [f"market {market.contract}"]
+        filed += [
+            f"{each.asset} with {each.decimals} decimals" for each in market.reserves
+        ]
+        pairs = enumerate(itertools.zip_longest(chain, filed))
+        return [
+            (f"asset {number - 1}" if number else "the market", has or "nothing", says)
+            for number, (has, says) in pairs
+            if has != says
+        ]
+
+    def _registry(self) -> Steps[list[Asset]]:
+        contract = self._names["assets"]
+        (count,) = yield [Call(contract, "get-nonce", kind=int)]
+        assets = yield _numbered(contract, "get-status", range(count), Asset)
+        self._tokens = {each.id: each.addr for each in assets}
+        return list(assets)
+
+    def _vaults(self, assets: Sequence[Asset]) -> Steps[dict[int, Vault]]:
+        lent = {SHARES[each.id]: each.addr for each in assets if each.id in SHARES}
+        kinds = {each.name: each.type for each in msgspec.structs.fields(Vault)}
+        found = yield from ask(
+            {
+                (asset, name): Call(vault, function, kind=kinds[name])
+                for asset, vault in lent.items()
+                for name, function in _OF_VAULT.items()
+            }
+        )
+        function, market = "get-liquidation-grace-period-asset", self._market.contract
+        ends = yield _numbered(market, function, lent, int)
+        return {
+            asset: Vault(
+                grace_end=end, **{name: found[asset, name] for name in _OF_VAULT}
+            )
+            for asset, end in zip(lent, ends, strict=True)
+        }
+
+    def _dia(self, assets: Sequence[Asset]) -> Steps[dict[str, Price]]:
+        dia = self._names["dia"]
+        priced = {each.oracle.ident: each.addr for each in assets if each.oracle.dia}
+        names = {ident: deserialize(bytes.fromhex(ident)) for ident in priced}
+        values: dict[str, _Dia] = yield from ask(
+            {ident: Call(dia, "get-value", (names[ident],), _Dia) for ident in priced}
+        )
+        return {
+            ident: Price(
+                asset=priced[ident], price=each.value, at=each.timestamp // 1000
+            )
+            for ident, each in values.items()
+        }
+
+
+def _numbered(
+    contract: str, function: str, numbers: Iterable[int], kind: Any
+) -> list[Call]:
+    return [Call(contract, function, (UInt(each),), kind) for each in numbers]
+
+
 MARKET: Final = MarketV2
 RULES: Final = ZestV2
+READER: Final = ReaderV2

@@ -22,14 +22,15 @@ __all__ = [
     "PROTOCOLS",
     "BasisPoints",
     "Contract",
+    "Contracts",
     "Market",
     "MarketError",
     "Percentage",
     "Reserve",
     "Seconds",
+    "Table",
     "Token",
     "Units",
-    "check_contracts",
 ]
 
 PROTOCOLS: Final = {
@@ -43,9 +44,11 @@ _CONTRACT: Final = r"[0-9A-Za-z]+\.[a-zA-Z][a-zA-Z0-9_-]*"
 
 BasisPoints = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 Contract = Annotated[str, msgspec.Meta(pattern=rf"\A{_CONTRACT}\Z")]
+Contracts = Annotated[tuple[Contract, ...], msgspec.Meta(min_length=1)]
 Decimals = Annotated[int, msgspec.Meta(ge=0, le=38)]
 Feed = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+Roles = dict[str, Contract]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 Token = Annotated[
     str, msgspec.Meta(pattern=rf"\A({_CONTRACT}::[a-zA-Z][a-zA-Z0-9_-]{{0,127}})?\Z")
@@ -68,7 +71,21 @@ class Percentage(int):
         return cls(fixed_exactly(value, _MAX_PERCENTAGE))
 
 
-class Reserve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file; each address in it is checked."""
+
+    def __post_init__(self) -> None:
+        """Check the addresses of contracts and tokens; "" is STX itself."""
+        for field in msgspec.structs.fields(self):
+            if field.type in (Contract, Token, Contracts, Roles):
+                found = getattr(self, field.name)
+                named = found.values() if isinstance(found, dict) else found
+                for name in [found] if isinstance(found, str) else named:
+                    if name:
+                        check_principal(name.partition("::")[0])
+
+
+class Reserve(Table, frozen=True, kw_only=True):
     """One asset of the market.
 
     Attributes:
@@ -89,12 +106,8 @@ class Reserve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     asset_ids: tuple[NonEmpty, ...]
     feed: Feed = ""
 
-    def __post_init__(self) -> None:
-        """Check the contracts."""
-        check_contracts(self.asset, self.moves)
 
-
-class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Units(Table, frozen=True, kw_only=True):
     """The units in Ortege's cubes.
 
     Attributes:
@@ -104,7 +117,7 @@ class Units(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     amounts: Annotated[str, msgspec.Meta(pattern=r"\A(tokens|smallest)\Z")]
 
 
-class Market(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Market(Table, frozen=True, kw_only=True):
     """A market; see ``markets/`` for files with comments.
 
     Attributes:
@@ -126,12 +139,12 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     units: Units
     reserves: Annotated[tuple[Reserve, ...], msgspec.Meta(min_length=1)]
     unverified: tuple[NonEmpty, ...] = ()
-    node: dict[str, Contract] = msgspec.field(default_factory=dict)
+    node: Roles = msgspec.field(default_factory=dict)
     text: str = ""
 
     def __post_init__(self) -> None:
         """Check the contracts, and that no name means two reserves."""
-        check_contracts(*self.node.values())
+        super().__post_init__()
         names = {
             "symbol": [each.symbol for each in self.reserves],
             "asset": [each.asset for each in self.reserves],
@@ -186,16 +199,6 @@ class Market(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def reserve(self, asset: str) -> Reserve | None:
         """Return the reserve of an asset, found by its contract."""
         return next((each for each in self.reserves if each.asset == asset), None)
-
-
-def check_contracts(*names: str) -> None:
-    """Check contracts, and the contracts of tokens; "" is STX itself.
-
-    Raises:
-        ClarityError: an address is invalid.
-    """
-    for name in filter(None, names):
-        check_principal(name.partition("::")[0])
 
 
 def _kind(protocol: object) -> type[Market]:

@@ -379,10 +379,7 @@ class OrtegePositions:
                 try:
                     if (holding := self._holding(row)) is not None and who in found:
                         found[who].append(holding)
-                except (
-                    DecodeError,
-                    ClarityError,
-                ) as error:  # such as NaN: not the others' problem
+                except (DecodeError, ClarityError) as error:  # such as NaN
                     found.pop(who, None)
                     problems.append(str(error))
         positions = [

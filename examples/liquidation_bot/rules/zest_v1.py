@@ -26,12 +26,13 @@ import msgspec
 from liquidation_bot.market import (
     BasisPoints,
     Contract,
+    Contracts,
     Market,
     Percentage,
     Reserve,
     Seconds,
+    Table,
     Token,
-    check_contracts,
 )
 from liquidation_bot.model import Amount, Holding, Position, shown
 from liquidation_bot.rules import (
@@ -232,13 +233,7 @@ def size_liquidation(
     return Sizing(paid, seized, extra, fee, seized - fee)
 
 
-class _Pricing(
-    msgspec.Struct,
-    frozen=True,
-    tag=str.lower,
-    tag_field="kind",
-    forbid_unknown_fields=True,
-):
+class _Pricing(Table, frozen=True, tag=str.lower, tag_field="kind"):
     """How an oracle's contract computes a price."""
 
 
@@ -273,7 +268,7 @@ class Ratio(_Pricing, frozen=True):
     ratio: Percentage | None = None
 
 
-class ReserveV1(Reserve, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReserveV1(Reserve, frozen=True, kw_only=True):
     """One reserve of the market.
 
     A call must name every reserve, so a reserve is listed even if its parameters are
@@ -311,7 +306,6 @@ class ReserveV1(Reserve, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Check the contracts, and that no parameter of collateral is missing."""
         super().__post_init__()
-        check_contracts(self.z_token, self.z_moves, self.oracle)
         names = ("threshold", "bonus", "fee_bps")
         missing = [name for name in names if getattr(self, name) is None]
         if missing and len(missing) < len(names):
@@ -349,7 +343,7 @@ class ReserveV1(Reserve, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return e_mode != 0 and e_mode == self.e_mode
 
 
-class Contracts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Called(Table, frozen=True, kw_only=True):
     """The protocol's contracts.
 
     Attributes:
@@ -359,15 +353,11 @@ class Contracts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     liquidation: Contract
-    watched: Annotated[tuple[Contract, ...], msgspec.Meta(min_length=1)]
+    watched: Contracts
     vault: Contract
 
-    def __post_init__(self) -> None:
-        """Check the contracts."""
-        check_contracts(self.liquidation, *self.watched, self.vault)
 
-
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Parameters(Table, frozen=True, kw_only=True):
     """The protocol's limits.
 
     Attributes:
@@ -383,7 +373,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     message_fee: Amount
 
 
-class MarketV1(Market, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class MarketV1(Market, frozen=True, kw_only=True):
     """A market of Zest V1.
 
     Attributes:
@@ -392,7 +382,7 @@ class MarketV1(Market, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     reserves: Annotated[tuple[ReserveV1, ...], msgspec.Meta(min_length=1)]
-    contracts: Contracts
+    contracts: Called
     rules: Parameters
 
     def __post_init__(self) -> None:

@@ -145,6 +145,29 @@ def test_mistakes_are_named_with_their_place(old, new, message):
         Market.read(TEXT.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ('liquidation = "SP1E', "$.contracts"),
+        ('watched = ["SP1E', "$.contracts"),
+        ('vault = "SP1E', "$.contracts"),
+        ('asset = "SP11', "$.reserves[0]"),
+        ('moves = "SP11', "$.reserves[0]"),
+        ('z_token = "SP1E', "$.reserves[0]"),
+        ('z_moves = "SP1E', "$.reserves[0]"),
+        ('oracle = "SP1E', "$.reserves[0]"),
+        ('data = "SP1E', ""),
+    ],
+)
+def test_each_address_is_checked(text, place):
+    named = TEXT[TEXT.index('vault = "') + 9 :].partition('"')[0]
+    whole = TEXT.replace("[units]", f'[node]\ndata = "{named}"\n[units]')
+    assert Market.read(whole).node == {"data": named}
+    with pytest.raises(MarketError, match="invalid Stacks address") as raised:
+        Market.read(whole.replace(text, f"{text[:-1]}Z", 1))
+    assert place in str(raised.value)
+
+
 def test_reserves_must_be_tables():
     head = TEXT[: TEXT.index("[[reserves]]")]
     for wrong in ("", "reserves = []\n", "reserves = [1]\n"):

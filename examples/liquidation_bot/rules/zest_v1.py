@@ -835,12 +835,12 @@ class ReaderV1(ChainReader):
         ends = yield from _each(assets, contract, function, int | None)
         function = "get-grace-period-time-read"
         periods = yield from _each(assets, contract, function, int | None)
-        (height,) = (yield [BURN_HEIGHT]) if assets else (0,)
+        timed = [each for each in assets if None not in (ends[each], periods[each])]
+        (height,) = (yield [BURN_HEIGHT]) if timed else (0,)
         return {
             each
             for each in assets
-            if None in (ends[each], periods[each])
-            or height - ends[each] <= periods[each]
+            if each not in timed or height - ends[each] <= periods[each]
         }
 
     def differences(self) -> Steps[list[tuple[str, str, str | None]]]:

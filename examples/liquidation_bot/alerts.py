@@ -23,14 +23,16 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Iterable,
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import attrs
 
@@ -62,6 +64,7 @@ __all__ = [
     "LiquidationPlan",
     "ListenAddress",
     "Listener",
+    "beside",
     "borrowers_of",
     "credentials",
     "entity_of",
@@ -172,7 +175,7 @@ def credentials(prefix: str, environ: Mapping[str, str]) -> Credentials:
 class AlertSink(Protocol):
     """Where alerts go; an ``AsyncAlertPublisher`` is one."""
 
-    async def publish(self, alerts: Iterable[AlertInfo], /) -> PublishResult:
+    def publish(self, alerts: Iterable[AlertInfo], /) -> Awaitable[PublishResult]:
         """Send alerts, or raise OrtegeWatchError; only an outbox keeps the unsent ones."""
         ...
 
@@ -182,16 +185,21 @@ class AlertSink(Protocol):
 
 
 @attrs.frozen
-class _ChannelSink:
-    channel: AlertChannel
+class _WithoutOutbox:
+    """A sink that has nothing to flush."""
 
-    async def publish(self, alerts: Iterable[AlertInfo], /) -> PublishResult:
-        sent = tuple(alerts)
-        await self.channel.send(sent)
-        return PublishResult(sent=sent)
+    publish: Callable[[Iterable[AlertInfo]], Awaitable[PublishResult]]
 
     async def flush(self) -> PublishResult:
         return PublishResult()
+
+
+async def _send_over(
+    channel: AlertChannel, alerts: Iterable[AlertInfo], /
+) -> PublishResult:
+    sent = tuple(alerts)
+    await channel.send(sent)
+    return PublishResult(sent=sent)
 
 
 @asynccontextmanager
@@ -208,10 +216,33 @@ async def open_sink(
     """
     if url.startswith(("ws:", "wss:")):
         async with AlertChannel(url, signer) as channel:
-            yield _ChannelSink(channel)
+            yield _WithoutOutbox(partial(_send_over, channel))
     else:
         async with AsyncAlertPublisher(url, signer, outbox=outbox) as publisher:
-            yield publisher
+            yield publisher if outbox else _WithoutOutbox(publisher.publish)
+
+
+@asynccontextmanager
+async def beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run tasks inside the block; raise at its end what a bug in them raised."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
+async def _batch(queue: asyncio.Queue[T], most: int) -> list[T]:
+    """Wait for an item; return it with those behind it."""
+    items = [await queue.get()]
+    while len(items) < most and not queue.empty():
+        items.append(queue.get_nowait())
+    return items
 
 
 class BackgroundSender(Generic[T]):
@@ -251,30 +282,19 @@ class BackgroundSender(Generic[T]):
     async def running(self, say: Say) -> AsyncIterator[None]:
         """Send inside the block, and up to ``linger`` seconds after it."""
         self._say = say
-        tasks = [
-            asyncio.create_task(each) for each in (self._run(), self._run_beside())
-        ]
         try:
-            yield
-            joined = asyncio.create_task(self._queue.join())
-            tasks.append(joined)
-            await asyncio.wait([joined], timeout=self._linger)
+            async with beside(self._run(), self._run_beside()):
+                yield
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._queue.join(), self._linger)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
             self.counts["not sent"] += self._queue.qsize() + self._in_flight
             if count := self.counts["not sent"]:
                 say("trouble", f"{self._what} not sent: {count}")
-        for task in tasks:
-            if not task.cancelled():
-                task.result()  # raises what a bug in the sender raised
 
     async def _run(self) -> None:
         while True:
-            items = [await self._queue.get()]
-            while len(items) < self._batch and not self._queue.empty():
-                items.append(self._queue.get_nowait())
+            items = await _batch(self._queue, self._batch)
             self._in_flight = len(items)
             await self._send(items)
             self._in_flight = 0
@@ -380,9 +400,14 @@ class Listener:
         """
         while True:
             concerned: dict[str, str] = {}
-            self._look(await self._queue.get(), known, concerned, say)
-            for _ in range(min(self._queue.qsize(), _BATCH_SIZE)):
-                self._look(self._queue.get_nowait(), known, concerned, say)
+            for alert in await _batch(self._queue, _BATCH_SIZE):
+                try:
+                    found = borrowers_of(alert, known)
+                except Ignored as reason:
+                    self._skip(str(reason), say)
+                    continue
+                self.counts["about a borrower"] += 1
+                concerned.update(dict.fromkeys(found, alert.event_code))
             if concerned:
                 names = [
                     f"{_printable(code)} about {short(who)}"
@@ -390,23 +415,10 @@ class Listener:
                 ]
                 await read(list(concerned), f"{_few(names)}: reading again")
 
-    def _look(
-        self,
-        alert: AlertInfo,
-        known: Iterable[str],
-        concerned: dict[str, str],
-        say: Say,
-    ) -> None:
-        try:
-            found = borrowers_of(alert, known)
-        except Ignored as reason:
-            self.counts[str(reason)] += 1
-            count = self.counts[str(reason)]
-            if is_round(count):
-                say("alert", f"skipped, {count} so far: it is about {reason}")
-            return
-        self.counts["about a borrower"] += 1
-        concerned.update(dict.fromkeys(found, alert.event_code))
+    def _skip(self, reason: str, say: Say) -> None:
+        self.counts[reason] += 1
+        if is_round(count := self.counts[reason]):
+            say("alert", f"skipped, {count} so far: it is about {reason}")
 
 
 def is_round(count: int) -> bool:

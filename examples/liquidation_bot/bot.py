@@ -342,12 +342,9 @@ class Bot:
                     await self._once()
                     worker.cancel()
                     return
-                tasks.create_task(self._every(self._compare))
-                tasks.create_task(self._every(self._restate))
-                tasks.create_task(self._every(self._reprice))
-                tasks.create_task(self._every(self._reread))
-                tasks.create_task(self._every(self._look))
-                tasks.create_task(self._every(self._ask_for_events))
+                again = self._compare, self._restate, self._reprice
+                for work in (*again, self._reread, self._look, self._ask_for_events):
+                    tasks.create_task(self._every(work))
                 tasks.create_task(self._watch())
                 if (listener := self.listener) is not None:
                     known = self.engine.positions

@@ -80,6 +80,7 @@ market file does not agree with the chain, 130 on SIGINT (Ctrl-C)"""
 _MARKET: Final = Path(__file__).parent / "markets" / "zest-v1.toml"
 # Seconds for reading each of the seven chapters; the demo ends within 20 s.
 _PAUSE: Final = 2.0
+_write_to_stdout = partial(print, flush=True)
 _MAX_DOLLARS: Final = 10**15
 _MAX_COUNT: Final = 50_000_000
 
@@ -489,7 +490,7 @@ async def _demo(chosen: argparse.Namespace, display: Display) -> None:
 
 
 async def _replay(chosen: argparse.Namespace) -> int:
-    executor = execution.DryRunExecutor(chosen.plans, _plan_to_stdout)
+    executor = execution.DryRunExecutor(chosen.plans, _write_to_stdout)
     for plan in replay(chosen.replay):
         await executor.execute(plan)
     return OK
@@ -527,10 +528,6 @@ async def _backtest(chosen: argparse.Namespace) -> int:
     return OK
 
 
-def _plan_to_stdout(line: str) -> None:
-    print(line, flush=True)
-
-
 async def _live(chosen: argparse.Namespace, display: Display) -> None:
     market = Market.load(chosen.market or _MARKET)
     async with AsyncExitStack() as stack:
@@ -540,8 +537,7 @@ async def _live(chosen: argparse.Namespace, display: Display) -> None:
         if chosen.node:
             node = await stack.enter_async_context(_node(chosen))
             chain = NodeSource(node, market)
-        positions = _positions(chosen, cube, chain, market)
-        prices = _prices(chosen, cube, node, market)
+        positions, prices = _sources(chosen, cube, node, chain, market)
         session = Session(
             market=market,
             limits=_limits(chosen),
@@ -679,37 +675,30 @@ def _limits(chosen: argparse.Namespace) -> Limits:
 
 def _dispatcher(chosen: argparse.Namespace, journal: Journal) -> execution.Dispatcher:
     if not chosen.execute:
-        dry_run = execution.DryRunExecutor(chosen.plans, _plan_to_stdout)
+        dry_run = execution.DryRunExecutor(chosen.plans, _write_to_stdout)
         return execution.Dispatcher(dry_run, journal=journal)
     guard = execution.Guard(chosen.cap, chosen.kill_file, chosen.execute_within or 60)
     executor = execution.load(chosen.execute)
     return execution.Dispatcher(executor, journal=journal, guard=guard)
 
 
-def _positions(
-    chosen: argparse.Namespace,
-    cube: AsyncCubeClient,
-    chain: PositionSource | None,
-    market: Market,
-) -> PositionSource:
-    if chosen.positions == "ortege":
-        return sources.OrtegePositions(cube, market)
-    if chosen.positions == "node" and chain is not None:
-        return chain
-    return sources.FixturePositions.load(Path(chosen.positions))
-
-
-def _prices(
+def _sources(
     chosen: argparse.Namespace,
     cube: AsyncCubeClient,
     node: Node | None,
+    chain: PositionSource | None,
     market: Market,
-) -> PriceSource:
+) -> tuple[PositionSource, PriceSource]:
+    positions, prices = chain, NodePrices(node, market) if node else None
+    if chosen.positions == "ortege":
+        positions = sources.OrtegePositions(cube, market)
+    elif chosen.positions != "node" or positions is None:
+        positions = sources.FixturePositions.load(Path(chosen.positions))
     if chosen.prices == "ortege":
-        return sources.OrtegePrices(cube, market)
-    if chosen.prices == "node" and node is not None:
-        return NodePrices(node, market)
-    return sources.FixturePrices.load(Path(chosen.prices))
+        return positions, sources.OrtegePrices(cube, market)
+    if chosen.prices != "node" or prices is None:
+        return positions, sources.FixturePrices.load(Path(chosen.prices))
+    return positions, prices
 
 
 def _borrowers(

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 import attrs
 import httpx
 
-from liquidation_bot.alerts import BackgroundSender
+from liquidation_bot.alerts import BackgroundSender, beside
 from liquidation_bot.display import Display, Kind, Note
 from liquidation_bot.engine import Engine, Reason, Skip
 from liquidation_bot.model import UsageError
@@ -206,14 +206,8 @@ class Monitor:
         async with AsyncExitStack() as stack:
             for webhook in self.webhooks:
                 await stack.enter_async_context(webhook.running(self._say))
-            task = asyncio.create_task(check())
-            try:
-                yield
-            finally:
-                task.cancel()
-                await asyncio.wait([task])
-            if not task.cancelled():
-                task.result()  # raises what a bug in the check raised
+            await stack.enter_async_context(beside(check()))
+            yield
 
     def check(self) -> None:
         """Post the problems that have lasted, and the end of those that were posted."""

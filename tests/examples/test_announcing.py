@@ -258,6 +258,15 @@ async def test_the_way_by_post_keeps_alerts_in_the_outbox(plan, heard, clock, tm
     assert [each.event_values["plan_id"] for each in taken] == ["1"]
 
 
+async def test_the_way_by_post_needs_no_outbox(plan, heard, clock):
+    async with (
+        alerts.open_sink("http://127.0.0.1:1", OURS) as sink,
+        announcer(sink, clock).running(heard.say),
+    ):
+        await clock.wait_for_sleepers()
+    assert heard.said == []
+
+
 @pytest.mark.parametrize("url", ["ftp://x", "ws:", "http://", "nonsense"])
 async def test_an_address_that_cannot_be_used_is_refused(url):
     with pytest.raises(InvalidArgument):

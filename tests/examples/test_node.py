@@ -15,7 +15,7 @@ import pytest
 
 from liquidation_bot.bot import Reader
 from liquidation_bot.chain import Node, NodePrices, NodeSource
-from liquidation_bot.market import MarketError, Percentage
+from liquidation_bot.market import PROTOCOLS, Market, MarketError, Percentage
 from liquidation_bot.model import Holding, SourceError, UsageError
 from liquidation_bot.rules import MarketCheck
 from liquidation_bot.rules.zest_v1 import Fixed, Ratio, ReserveState, StateV1
@@ -532,6 +532,60 @@ async def test_after_a_failure_the_other_calls_of_a_step_are_not_sent(chain, nod
     for value, kind, found in ((5, Int, Int(5)), (Some(Ok(UInt(5))), int, 5)):
         chain.say(DATA, "f", UInt(0), result=value)
         assert await node.run("it", steps(1, kind)) == [found]
+
+
+THIRD = """
+from liquidation_bot.market import Market
+from liquidation_bot.model import Holding, Position
+from liquidation_bot.rules import ChainReader
+from liquidation_bot.stacks import Call, Principal
+
+
+class Third(Market, frozen=True, kw_only=True):
+    pass
+
+
+class Reader(ChainReader):
+    def __init__(self, market):
+        self.market = market
+
+    def position(self, borrower, at):
+        data, asset = self.market.role("data"), self.market.reserves[0].asset
+        (owed,) = yield [Call(data, "owed", (Principal(borrower),), int)]
+        held = Holding(asset=asset, borrowed=owed)
+        return Position(borrower=borrower, holdings=(held,), read_at=at)
+
+
+MARKET, READER = Third, Reader
+"""
+
+
+async def test_a_third_protocol_is_one_file_and_one_market(
+    world, chain, node, tmp_path, monkeypatch
+):
+    (tmp_path / "third_protocol.py").write_text(THIRD)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(PROTOCOLS, "third", "third_protocol")
+    market = Market.read(f"""
+        protocol = "third"
+        name = "third"
+        source = "invented"
+        as_of = 2026-01-01
+        units = {{ amounts = "tokens" }}
+        node = {{ data = "{DATA}" }}
+        [[reserves]]
+        symbol = "STX"
+        asset = "{world.ststx}"
+        moves = ""
+        decimals = 6
+        price_token = ""
+        asset_ids = []
+    """)
+    chain.say(DATA, "owed", Principal(world.alice), result=UInt(7))
+    source = NodeSource(node, market)
+    assert not source.lists_borrowers
+    owes = world.position(Holding(asset=world.ststx, borrowed=7))
+    assert await source.positions([world.alice], world.now) == [owes]
 
 
 async def test_a_feed_that_fails_loses_only_its_price(world, chain, node, on_chain):

@@ -689,16 +689,16 @@ def _sources(
     chain: PositionSource | None,
     market: Market,
 ) -> tuple[PositionSource, PriceSource]:
-    positions, prices = chain, NodePrices(node, market) if node else None
+    positions = chain
     if chosen.positions == "ortege":
         positions = sources.OrtegePositions(cube, market)
     elif chosen.positions != "node" or positions is None:
         positions = sources.FixturePositions.load(Path(chosen.positions))
     if chosen.prices == "ortege":
         return positions, sources.OrtegePrices(cube, market)
-    if chosen.prices != "node" or prices is None:
-        return positions, sources.FixturePrices.load(Path(chosen.prices))
-    return positions, prices
+    if chosen.prices == "node" and node is not None:  # not all market files allow it
+        return positions, NodePrices(node, market)
+    return positions, sources.FixturePrices.load(Path(chosen.prices))
 
 
 def _borrowers(

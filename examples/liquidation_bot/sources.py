@@ -6,6 +6,7 @@ use; their exact meaning is not documented, so every plan lists what they leave 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -26,9 +27,6 @@ from liquidation_bot.model import (
     load_json,
 )
 from liquidation_bot.rules import Watched
-from liquidation_bot.stacks import (
-    ClarityError,
-)
 from ortege_watch import (
     AsyncCubeClient,
     DecodeError,
@@ -99,6 +97,8 @@ _CHEAPEST: Final = Decimal("0.000001")
 _DEAREST: Final = Decimal(10_000_000)
 # So many amounts without a fraction are not in whole tokens.
 _ENOUGH_AMOUNTS: Final = 20
+# Decimals of an asset that is unknown; of its amounts only the sign matters.
+_UNKNOWN: Final = 38
 # Whatever a decision follows from is never asked from the server's cache. Of the modes
 # that would do, "must-revalidate" gives an outdated result once more on Cube 1.7.43 [seen].
 _FRESH: Final = "no-cache"
@@ -358,7 +358,8 @@ class OrtegePositions:
 
     async def positions(self, borrowers: Sequence[str], at: int) -> Sequence[Position]:
         """Read the sums of these addresses, a chunk in each query."""
-        found: dict[str, list[Holding]] = {borrower: [] for borrower in borrowers}
+        # An asset may have rows under several names: their sums are one holding.
+        sums: dict[str, dict[str, list[int]]] = {each: {} for each in borrowers}
         problems: list[str] = []
         for start in range(0, len(borrowers), self.chunk):
             query = Query(
@@ -377,40 +378,56 @@ class OrtegePositions:
             for row in result:
                 who = row.get(Positions.lender_address) or ""
                 try:
-                    if (holding := self._holding(row)) is not None and who in found:
-                        found[who].append(holding)
-                except (DecodeError, ClarityError) as error:  # such as NaN
-                    found.pop(who, None)
+                    asset, *amounts = self._amounts(row)
+                except DecodeError as error:  # such as NaN: not the others' problem
+                    sums.pop(who, None)
                     problems.append(str(error))
-        positions = [
-            Position(borrower=borrower, holdings=tuple(holdings), read_at=at)
-            for borrower, holdings in found.items()
-        ]
+                    continue
+                if (held := sums.get(who)) is not None:
+                    before = held.get(asset, [0] * len(amounts))
+                    held[asset] = list(map(operator.add, before, amounts))
+        positions: list[Position] = []
+        for who, held in sums.items():
+            holdings = tuple(
+                holding
+                for asset, amounts in held.items()
+                if (holding := self._holding(asset, *amounts)) is not None
+            )
+            if any(max(each.supplied, each.borrowed) >= 2**128 for each in holdings):
+                problems.append(f"an amount of {who} that does not fit into 128 bits")
+                continue
+            positions.append(Position(borrower=who, holdings=holdings, read_at=at))
         if problems:
             count = len(borrowers) - len(positions)
             problem = f"{count} positions are not readable, such as {problems[0]}"
             raise SourceError(problem, positions)
         return positions
 
-    def _holding(self, row: Row) -> Holding | None:
-        supplied = _at_least_zero(row.get(Positions.supply))
-        borrowed = _at_least_zero(row.get(Positions.borrow))
-        owed = borrowed - _at_least_zero(row.get(Positions.repaid))
-        asset_id = row.get(Positions.asset_id) or "NULL"
-        reserve = self._assets.get(asset_id)
+    def _amounts(self, row: Row) -> tuple[str, int, int, int]:
+        """Return the asset, and what was supplied, borrowed and repaid of it."""
+        name = row.get(Positions.asset_id) or "NULL"
+        reserve = self._assets.get(name)
         if reserve is None:
-            # The decimals are unknown: keep only whether there is an amount.
-            holding = Holding(
-                asset=asset_id, supplied=int(supplied > 0), borrowed=int(owed > 0)
-            )
+            asset, places = name, _UNKNOWN
         else:
-            places = reserve.decimals if self._market.units.amounts == "tokens" else 0
-            holding = Holding(
-                asset=reserve.asset,
-                supplied=_amount(supplied, places),
-                borrowed=_amount(owed, places),
-            )
-        return holding if holding.supplied or holding.borrowed else None
+            in_tokens = self._market.units.amounts == "tokens"
+            asset, places = reserve.asset, reserve.decimals if in_tokens else 0
+        return (
+            asset,
+            fixed(_at_least_zero(row.get(Positions.supply)), places),
+            fixed(_at_least_zero(row.get(Positions.borrow)), places),
+            fixed(_at_least_zero(row.get(Positions.repaid)), places),
+        )
+
+    def _holding(
+        self, asset: str, supplied: int, borrowed: int, repaid: int
+    ) -> Holding | None:
+        owed = max(borrowed - repaid, 0)
+        if self._market.reserve(asset) is None:  # only whether there is an amount
+            supplied, owed = min(supplied, 1), min(owed, 1)
+        if not supplied and not owed:
+            return None
+        return Holding(asset=asset, supplied=supplied, borrowed=owed)
 
 
 class OrtegePrices:
@@ -472,9 +489,11 @@ class OrtegePrices:
                 at = row.get(Prices.tx_date)
                 if token is None or price is None or at is None:
                     continue
-                if token not in newest or at > newest[token][0]:
-                    newest[token] = (at, _amount(price, 8))
-            except (DecodeError, ClarityError) as error:  # such as NaN
+                if (dollars := fixed(_at_least_zero(price), 8)) >= 2**128:
+                    problems.append(f"a price that does not fit into 128 bits: {price}")
+                elif token not in newest or at > newest[token][0]:
+                    newest[token] = (at, dollars)
+            except DecodeError as error:  # such as NaN
                 problems.append(str(error))
         prices = [
             Price(asset=asset, price=price, at=int(at.timestamp()))
@@ -509,14 +528,6 @@ class OrtegePrices:
     async def prices(self) -> Sequence[Price]:
         """Read the newest price of each asset."""
         return self.read(await _load(self._cube, self.query(), "prices"))
-
-
-def _amount(value: Decimal, places: int) -> int:
-    """Return a number that is at least zero as the contracts have it."""
-    number = fixed(_at_least_zero(value), places)
-    if number >= 2**128:
-        raise ClarityError(f"{value} does not fit into 128 bits")
-    return number
 
 
 def _at_least_zero(value: Decimal | None) -> Decimal:

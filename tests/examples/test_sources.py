@@ -73,6 +73,28 @@ async def test_an_amount_that_is_no_number_is_one_borrowers_problem(
     assert "total_borrow" in str(raised.value) or "128 bits" in str(raised.value)
 
 
+async def test_an_asset_with_rows_under_several_names_is_one_holding(
+    world, fake, client
+):
+    market = msgspec.structs.replace(
+        world.market,
+        reserves=tuple(
+            msgspec.structs.replace(each, asset_ids=(*each.asset_ids, each.symbol))
+            for each in world.market.reserves
+        ),
+    )
+    table = fake.tables["stacks_dapp_zest_positions_net"]
+    whole = 10**25  # more digits than a decimal context keeps
+    table.insert(
+        held(world, world.alice, "aeUSDC", supply="1", borrow=f"{whole}.000001")
+    )
+    table.insert(held(world, world.alice, world.aeusdc, supply="2", repaid=f"{whole}"))
+    [position] = await OrtegePositions(client, market).positions([world.alice], 5)
+    assert position.holdings == (
+        Holding(asset=world.aeusdc, supplied=3_000_000, borrowed=1),
+    )
+
+
 async def test_a_price_that_is_no_number_is_left_out(world, fake, client):
     prices = fake.tables["stacks_oracle_prices"]
     for token, price in [("stSTX", "NaN"), ("aeUSDC", "1"), ("sBTC", "4e30")]:

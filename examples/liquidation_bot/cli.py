@@ -89,6 +89,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bot; return the exit code."""
     chosen = parse(arguments)
     try:
+        return _chosen(chosen)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # Python would try again at its end, and change the code
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _chosen(chosen: argparse.Namespace) -> int:
+    try:
         if chosen.replay is not None:
             return asyncio.run(_replay(chosen))
         if chosen.backtest is not None:
@@ -112,10 +123,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(code: int, error: Exception) -> int:
     with suppress(OSError):  # nobody reads it
         print(f"liquidation_bot: {one_line(str(error))}", file=sys.stderr)
-    try:
-        sys.stdout.flush()
-    except OSError:  # Python would try again at the end, and change the code
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 

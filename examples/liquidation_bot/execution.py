@@ -391,11 +391,11 @@ class Dispatcher:
         alarm = threading.Timer(2 * within, print, [_BLOCKS], {"file": sys.stderr})
         alarm.daemon = True
         alarm.start()
-        task = asyncio.create_task(call)
+        task = asyncio.create_task(_contained(call))
         timer = asyncio.ensure_future(hooks.sleep(within))
         try:
             await asyncio.wait((task, timer), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done() or task.cancelled():
+            if not task.done():
                 raise TimeoutError(f"no result within {within} s; it may come later")
             if (seconds := hooks.now() - begun) > within:
                 hooks.say("trouble", f"{_BLOCKS}; it did for up to {seconds} s")
@@ -404,6 +404,23 @@ class Dispatcher:
             alarm.cancel()
             task.cancel()
             timer.cancel()
+
+
+async def _contained(call: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a call; no error of it ends the bot."""
+    try:
+        return await call
+    except Exception:
+        raise
+    except BaseException as error:  # such as sys.exit()
+        if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            raise
+        raise RuntimeError(f"{type(error).__name__} in the executor") from None
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _counts(entry: Entry) -> str:

@@ -205,7 +205,13 @@ def _session(line: bytes) -> Session:
     version = found.pop("record", None)
     if version != _VERSION:
         raise ValueError(f"expected version {_VERSION} of a record, got {version!r}")
-    market = Market.read(str(found.pop("market", "")))
+    try:
+        market = Market.read(str(found.pop("market", "")))
+    except UsageError as error:
+        raise ValueError(
+            f"{error}. It is the market in the record: replay it with the version of the "
+            "bot that wrote it"
+        ) from None
     settings = msgspec.convert(found, _Settings)
     return Session(market=market, **msgspec.structs.asdict(settings))
 
@@ -342,6 +348,7 @@ class Journal:
         stack.callback(self._close)
         if not path.exists():
             self._write(path)
+        self._use(path)
         first, *lines = path.read_bytes().splitlines(keepends=True) or [b""]
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()  # the step that the line was for was not taken
@@ -352,7 +359,7 @@ class Journal:
                 self.ledger.apply(msgspec.json.decode(line, type=Entry))
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-        self._use(path, len(first))
+        self._most = len(first) + _MOST_GROWTH
         os.ftruncate(self._file, len(first) + sum(map(len, lines)))
         if not first.endswith(b"\n"):
             os.write(self._file, b"\n")
@@ -369,12 +376,13 @@ class Journal:
         line = msgspec.json.encode(_State(version=2, ledger=self.ledger)).decode()
         write_atomically(path, line + "\n")
 
-    def _use(self, path: Path, first: int) -> None:
-        """Append to a file from now on, whose first line has that many bytes."""
+    def _use(self, path: Path) -> None:
+        """Append to a file from now on; the lock beside it may be deleted, or not found."""
         file = os.open(path, os.O_WRONLY | os.O_APPEND)
         self._close()
         self._path, self._file = path, file
-        self._size, self._most = os.fstat(file).st_size, first + _MOST_GROWTH
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._size = os.fstat(file).st_size
 
     def _shorten(self) -> None:
         """Replace a file that has grown by one with the sum in its first line."""
@@ -385,10 +393,12 @@ class Journal:
             old.unlink(missing_ok=True)
             old.hardlink_to(path)  # the file itself is there at any time
             self._write(path)
-            self._use(path, path.stat().st_size)
         except OSError as error:  # it is only long
             self._most = self._size + _MOST_GROWTH
             self.notice = f"cannot shorten the state file {str(path)!r}: {error}"
+            return
+        self._use(path)  # the steps after a failure would go to the old file
+        self._most = self._size + _MOST_GROWTH
 
     def append(self, entry: Entry) -> None:
         """Write a line to the disk, and add it to the ledger.

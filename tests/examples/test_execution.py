@@ -546,6 +546,29 @@ async def test_an_executor_has_a_time_limit(stage, world):
         assert stage.journal.ledger.spent == 7_500 * ONE
 
 
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [
+        (SystemExit(0), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (BaseException("s3cret"), "BaseException"),
+    ],
+)
+async def test_no_error_of_an_executor_ends_the_bot(stage, world, error, name):
+    async def execute(plan):
+        stage.executor.plans.append(plan)
+        raise error
+
+    stage.executor.execute = execute
+    async with stage:
+        await stage.offer(world.danger())
+        await stage.drained()
+        assert f"failed: RuntimeError: {name} in the executor" in stage.said[-1]
+        assert stage.steps() == ["planned", "handed over", "failed"]
+        assert not stage.task.done()
+
+
 async def test_an_executor_that_ignores_its_end_stops_nobody(stage, world):
     ended = asyncio.Event()
 

@@ -153,6 +153,19 @@ def test_two_bots_do_not_write_into_one_record(tmp_path, world):
     recorded(path, session(world), story(world))  # the first has ended
 
 
+@pytest.mark.parametrize("lacking", ["protocol", "message_fee"])
+def test_a_record_of_another_version_says_what_to_do(tmp_path, world, lacking):
+    path = tmp_path / "record"
+    recorded(path, session(world), story(world))
+    text = path.read_text(encoding="utf-8")
+    assert lacking in text
+    path.write_text(text.replace(f"\\n{lacking} = ", "\\nolder = "), encoding="utf-8")
+    with pytest.raises(
+        FileError, match=r"line 1: .*the version of the bot that wrote it"
+    ):
+        list(replay(path))
+
+
 def test_a_record_that_cannot_be_opened(tmp_path, world):
     with pytest.raises(FileError, match="cannot open the record"):
         Recorder(tmp_path, session(world))

@@ -400,6 +400,27 @@ def test_a_second_bot_is_refused(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("how", ["link", "hard link", "lock deleted"])
+def test_a_second_bot_is_refused_under_every_name(tmp_path, how):
+    path, other = tmp_path / "state", tmp_path / "state2"
+    with Journal.opened(path) as journal:
+        if how == "link":
+            other.symlink_to(path)
+        elif how == "hard link":
+            other.hardlink_to(path)
+        else:
+            (tmp_path / "state.lock").unlink()
+            other = path
+        with (
+            pytest.raises(UsageError, match="used by another bot: stop that one"),
+            Journal.opened(other),
+        ):
+            pass
+        journal.append(HANDED)
+    with Journal.opened(path) as journal:
+        assert set(journal.ledger.open) == {"a"}
+
+
 @pytest.mark.parametrize("broken", ["write", "fsync"])
 def test_what_is_not_on_the_disk_does_not_count(tmp_path, monkeypatch, broken):
     path = tmp_path / "state"
